@@ -1,0 +1,84 @@
+"""Tickets: what a peer shows to be admitted, and the protocol of those who judge it.
+
+A validator's ``signature`` folds in everything that can change its verdict; the group folds every
+validator's signature into its GroupId. So two groups with different trust can never bond.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from attestation.errors import AttestationError
+
+
+class TicketRejectedError(AttestationError):
+    """A validator does not accept this ticket. ``reason`` is the cause's own stable code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedClaims:
+    """What the verifier itself knows of the peer that presents a ticket.
+
+    Attributes:
+        peer_id: id of the key that the peer proved to hold in TLS, 32 bytes.
+        network_id: our network, 32 bytes.
+        group_id: the group whose bond is being formed, 32 bytes; None outside a group.
+        binding: digest of the TLS exporter of this very connection and our own nonce, 32 bytes. None
+            only when judging a published, unbound ticket (audit), never when admitting.
+    """
+
+    peer_id: bytes
+    network_id: bytes
+    group_id: bytes | None
+    binding: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiration:
+    """A validator's yes, and until when it holds.
+
+    Attributes:
+        at: aware UTC time after which the ticket is worth nothing; None if it does not expire.
+        appraisal: what was established, JSON-able, for the audit log and the API.
+    """
+
+    at: datetime | None
+    appraisal: dict[str, Any]
+
+
+class TicketValidator(Protocol):
+    """Judges one class of tickets."""
+
+    @property
+    def ticket_class(self) -> str:
+        """Name under which a peer presents a ticket for this validator, such as ``tdx``."""
+        ...
+
+    @property
+    def signature(self) -> bytes:
+        """32-byte digest of everything that can change a verdict."""
+        ...
+
+    @property
+    def mock(self) -> bool:
+        """True if this validator accepts anything that is not rooted in real hardware or keys."""
+        ...
+
+    def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
+        """Return until when the ticket holds.
+
+        Raises:
+            TicketRejectedError: with a stable reason.
+        """
+        ...
+
+
+class TicketIssuer(Protocol):
+    """Makes this node's own tickets of one class."""
+
+    @property
+    def ticket_class(self) -> str: ...
+
+    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+        """Return a fresh ticket. Blocking (a quote takes milliseconds to seconds): call in a thread."""
+        ...

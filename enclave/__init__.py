@@ -1,0 +1,1 @@
+"""The attester (RATS, RFC 9334): what the inside of a trust domain offers."""

@@ -1,0 +1,1 @@
+"""The relying party and the service: bonds, replication, HTTP API, command line."""

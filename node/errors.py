@@ -1,0 +1,25 @@
+"""The node's error tree."""
+
+
+class NodeError(Exception):
+    """The base."""
+
+
+class ConfigError(NodeError):
+    """The configuration is wrong; the message names the key and what to do. Exit code 2."""
+
+
+class LocalProtocolError(NodeError):
+    """We broke a protocol: our own bug."""
+
+
+class RemoteProtocolError(NodeError):
+    """A peer broke a protocol: its connection closes, with the reason in the audit log."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CorruptStorageError(NodeError):
+    """What the disk gives back is not what was written; the node stops."""
