@@ -1,0 +1,90 @@
+"""What a replicated state machine is.
+
+``apply`` must be deterministic: no clock, no chance, no I/O, no iteration over unordered sets. Commands,
+queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dicts with text keys).
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyContext:
+    """Equal on every node for the same entry.
+
+    Attributes:
+        term: of the entry.
+        index: of the entry, the revision that etcd users think in.
+        sub: position of the command within its entry, from 0.
+        time_ms: the leader's clock at append, monotone in the log, Unix milliseconds.
+        group_id: 32 bytes.
+    """
+
+    term: int
+    index: int
+    sub: int
+    time_ms: int
+    group_id: bytes
+
+
+class CommandError(Exception):
+    """Raise it in ``apply`` or ``query`` to refuse. Deterministic; the state stays as it was.
+
+    Args:
+        code: stable kebab-case code.
+        message: one sentence for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class StateMachine(ABC):
+    """Subclass it, and name it ``module:Class`` in the configuration."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> str:
+        """Stable name and version, such as ``example.org/ledger/v1``. Part of the GroupId."""
+
+    @abstractmethod
+    def apply(self, command: Any, context: ApplyContext) -> Any:
+        """Execute one committed command and return its result.
+
+        Raises:
+            CommandError: a recorded, deterministic refusal. Any other exception is recorded too, as
+                ``apply-raised``; either way the state is rolled back to before the entry.
+        """
+
+    @abstractmethod
+    def query(self, query: Any) -> Any:
+        """Answer from the current state without changing it.
+
+        Raises:
+            CommandError: the query makes no sense.
+        """
+
+    def savepoint(self) -> Any:
+        """Return what ``rollback`` needs to undo everything that follows.
+
+        The default copies the whole state, which is always right and slow for a large state; a machine
+        that keeps an undo log overrides both (see ``KeyValue``).
+        """
+        return copy.deepcopy(self.__dict__)
+
+    def rollback(self, savepoint: Any) -> None:
+        """Return to the state at ``savepoint``."""
+        self.__dict__.clear()
+        self.__dict__.update(savepoint)
+
+    def snapshot(self) -> Any:
+        """Return the whole state as plain CBOR data: equal states give equal snapshots."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")
+
+    def restore(self, snapshot: Any) -> None:
+        """Replace the whole state by a snapshot's."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")

@@ -1,0 +1,1 @@
+"""Consensus: the safe Raft variant of bondstone, as a sans-IO core."""

@@ -1,0 +1,198 @@
+"""What goes into a group member and what comes out of it. No sockets, clocks or chance on either side.
+
+    effects = member.step(now_ms, event)
+
+``now_ms`` is a monotonic clock in milliseconds. The driver then, in this order: makes ``persist`` durable
+(trust_disk only) and reports ``Persisted``; hands each ``Send`` to the bonds (one serialisation for all its
+addressees); completes futures; publishes notices. ``next_tick_ms`` says when a ``Tick`` is due at the latest.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from node.raft.types import Consistency, Cursor, Incarnation, Outcome, Preference, Role
+
+
+# ---- events -----------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+class BondLoss(Enum):
+    LOST = "lost"  # connection broke or went silent
+    DEPARTED = "departed"  # the peer said goodbye
+    EXPIRED = "expired"  # its ticket expired, or a policy or new collateral revoked it
+
+
+@dataclass(frozen=True, slots=True)
+class BondUp:
+    peer: Incarnation
+    preference: Preference
+
+
+@dataclass(frozen=True, slots=True)
+class BondDown:
+    peer: Incarnation
+    loss: BondLoss
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message arrived over the bond with ``sender`` (rule R2: nobody speaks for another)."""
+
+    sender: Incarnation
+    message: Any  # node.raft.messages.Message
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Run these commands as one atomic entry, exactly once.
+
+    Attributes:
+        token: chosen by the driver, unique; names the completion.
+        commands: plain CBOR data, at least one.
+        key: idempotency key of the caller: the same key within the session TTL never executes twice,
+            whichever node it is sent to.
+        feed: complete as soon as the cursor is known (``Ok`` with no results) instead of when applied.
+    """
+
+    token: int
+    commands: tuple[object, ...]
+    key: bytes | None = None
+    feed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Ask the state machine.
+
+    Attributes:
+        min_at: answer from a state that includes this cursor (read your writes).
+        max_age_ms: weak reads only: refuse if the last leader contact is older.
+    """
+
+    token: int
+    query: object
+    consistency: Consistency
+    min_at: Cursor | None = None
+    max_age_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller gave up waiting: forget the token (what was sent may still happen)."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLeadership:
+    token: int
+    target: Incarnation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """Everything in ``persist`` of effects up to serial ``serial`` is durable (trust_disk only)."""
+
+    serial: int
+
+
+Event = (
+    Tick
+    | BondUp
+    | BondDown
+    | Received
+    | Execute
+    | Query
+    | Cancel
+    | TransferLeadership
+    | Persisted
+)
+
+
+# ---- effects ----------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One message to some peers; serialise it once."""
+
+    to: tuple[Incarnation, ...]
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    leader: Incarnation | None
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged:
+    role: Role
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineChanged:
+    online: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """The commit index moved (and everything up to it is applied)."""
+
+    commit: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigCommitted:
+    epoch: int
+    voters: tuple[Incarnation, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RivalCluster:
+    """A peer of the same GroupId belongs to another cluster; its bond must be refused."""
+
+    peer: Incarnation
+    cluster_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A peer broke the protocol: close its bond, with the reason in the audit log."""
+
+    peer: Incarnation
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """Divergence or a broken invariant: this member has stopped and must not be used."""
+
+    reason: str
+
+
+Notice = (
+    LeaderChanged
+    | RoleChanged
+    | OnlineChanged
+    | Advanced
+    | ConfigCommitted
+    | RivalCluster
+    | Violation
+    | Halted
+)
+
+
+@dataclass(slots=True)
+class Effects:
+    sends: list[Send] = field(default_factory=list)
+    completions: list[tuple[int, Outcome]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    persist: list[Any] = field(default_factory=list)
+    serial: int = 0
+    next_tick_ms: int = 0

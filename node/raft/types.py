@@ -1,0 +1,211 @@
+"""Values that every part of consensus speaks of."""
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Incarnation:
+    """One life of one node: the Raft voter (rule R1).
+
+    Attributes:
+        name: the operator's stable label.
+        id: 32-byte peer id: digest of the SPKI of the key born in TD memory at this start.
+    """
+
+    name: str
+    id: bytes
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.id.hex()[:8]}"
+
+
+class Cursor(NamedTuple):
+    """A place in the log: the entry at ``index`` written in ``term``. (0, 0) is before the first entry."""
+
+    term: int
+    index: int
+
+
+class Position(NamedTuple):
+    """A cursor and the chain digest of the log up to and including it."""
+
+    term: int
+    index: int
+    chain: bytes
+
+
+CHAIN_START: Final = bytes(32)
+ORIGIN: Final = Position(0, 0, CHAIN_START)
+
+
+class EntryKind(IntEnum):
+    NOOP = 0
+    CONFIG = 1
+    COMMAND = 2
+    SESSION = 3
+    SNAPSHOT = 4
+    POLICY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One log entry. ``chain`` = digest over the previous chain and all other fields.
+
+    Attributes:
+        term: leader's term, from 1.
+        index: from 1, without gaps.
+        kind: what the payload is.
+        time_ms: the leader's clock, clamped to be monotone in the log; Unix milliseconds.
+        payload: deterministic CBOR.
+        chain: 32 bytes.
+    """
+
+    term: int
+    index: int
+    kind: EntryKind
+    time_ms: int
+    payload: bytes
+    chain: bytes
+
+
+class Role(Enum):
+    LEARNER = "learner"
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class Preference(Enum):
+    """How much a node wants to lead. Local: not in the GroupId, advertised to peers."""
+
+    NORMAL = "normal"
+    RELUCTANT = "reluctant"
+    OBSERVER = "observer"
+
+
+class Bootstrap(Enum):
+    """How a group comes into being (3.9)."""
+
+    INIT = "init"
+    JOIN = "join"
+    EXPECT = "expect"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Consensus settings that are wire- or safety-relevant: all of them are folded into the GroupId.
+
+    Times in milliseconds, sizes in bytes.
+    """
+
+    heartbeat_ms: int = 100
+    election_timeout_ms: int = 1000
+    election_jitter_ms: int = 500
+    reluctant_factor: int = 3
+    demote_after_ms: int = 3000
+    demote_lag_ms: int = 5000
+    min_voters: int = 2
+    max_voters: int = 7
+    tie_break: bool = True
+    trust_disk: bool = False
+    lease_reads: bool = False
+    session_ttl_ms: int = 60_000
+    session_window: int = 1024
+    append_bytes_max: int = 512 * 1024
+    chunk_bytes_max: int = 256 * 1024
+    command_bytes_max: int = 1024 * 1024
+    catchup_buffer_bytes_max: int = 16 * 1024 * 1024
+    pending_max: int = 16_384
+    on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Founding:
+    """How this member may come to have a genesis. ``expect`` is the number of founders (EXPECT only)."""
+
+    bootstrap: Bootstrap
+    expect: int = 0
+    bootstrap_delay_ms: int = 3000  # AUTO: alone for so long -> founds {self}
+
+
+class Consistency(Enum):
+    STRONG = "strong"
+    WEAK = "weak"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What ``apply`` returned: plain CBOR data."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """``apply`` refused, the same way on every node; the state did not change."""
+
+    code: str
+    message: str
+
+
+Result = Applied | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Ok:
+    """Committed and applied exactly once, at ``at``. One result per command."""
+
+    results: tuple[Result, ...]
+    at: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A query's result and the state it speaks of. ``age_ms``: time since last leader contact (weak reads)."""
+
+    value: object
+    at: Cursor
+    age_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NotExecuted:
+    """It did not happen and never will; safe to try again. ``leader`` may know better."""
+
+    reason: str
+    leader: Incarnation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may or may not have happened (only after session loss or a local deadline)."""
+
+    reason: str
+
+
+Outcome = Ok | Answer | NotExecuted | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    """A snapshot of one member, for people and metrics."""
+
+    me: Incarnation
+    role: Role
+    term: int
+    leader: Incarnation | None
+    cluster_id: bytes | None
+    commit: Cursor
+    last: Cursor
+    applied: int
+    config_epoch: int
+    voters: tuple[Incarnation, ...]
+    learners: tuple[Incarnation, ...]
+    tie: Incarnation | None
+    online: bool
+    halted: str | None
+    match: dict[Incarnation, int] = field(default_factory=dict)
