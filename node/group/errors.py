@@ -1,0 +1,60 @@
+"""How a call on a group can end other than well.
+
+    GroupError
+    ├─ NotExecutedError    it did not happen and never will: safe to try again
+    ├─ OutcomeUnknownError it may or may not have happened: ask, or retry with the same idempotency key
+    ├─ CommandFailedError  it was committed, and the state machine refused it, the same way everywhere
+    ├─ SupersededError     another term's entry was committed at that index
+    └─ GroupClosedError    this handle's group has ended
+"""
+
+from node.errors import NodeError
+from node.raft.types import Cursor, Incarnation
+
+
+class GroupError(NodeError):
+    """The base."""
+
+
+class NotExecutedError(GroupError):
+    """The command or query was not executed. ``reason`` is a stable kebab-case code."""
+
+    def __init__(self, reason: str, leader: Incarnation | None) -> None:
+        super().__init__(f"not executed: {reason}")
+        self.reason = reason
+        self.leader = leader
+
+
+class OutcomeUnknownError(GroupError):
+    """The command may or may not have been executed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"outcome unknown: {reason}")
+        self.reason = reason
+
+
+class CommandFailedError(GroupError):
+    """The state machine refused the command, deterministically; nothing changed."""
+
+    def __init__(self, code: str, message: str, at: Cursor) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.at = at
+
+
+class SupersededError(GroupError):
+    """The entry that this cursor named was replaced before it was committed."""
+
+    def __init__(self, cursor: Cursor, committed: Cursor) -> None:
+        super().__init__(f"{tuple(cursor)} was superseded by {tuple(committed)}")
+        self.cursor = cursor
+        self.committed = committed
+
+
+class GroupClosedError(GroupError):
+    """The group ended before this could be answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the group has ended: {reason}")
+        self.reason = reason
