@@ -11,3 +11,7 @@ class NotATrustDomainError(EnclaveError):
 
 class QuoteUnavailableError(EnclaveError):
     """This is a TD, but no quote could be had now (quoting service busy, down, or the host refused)."""
+
+
+class MockAuthorityError(EnclaveError):
+    """The saved mock authority cannot be read: the message names the file and what to do."""

@@ -1,0 +1,273 @@
+"""The mock quoting authority: what Intel is to real platforms, for mock ones.
+
+It holds the private keys of everything, so it belongs on the machine of whoever tries the service out,
+and its root must never be pinned anywhere else. ``TrustRoot`` marks it as mock by comparing with Intel's.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestation.certificates import load_certificate_untrusted
+from attestation.collateral import Endorsements
+from attestation.errors import MalformedError
+from attestation.eventlog import Event
+from attestation.pck import parse_pck_extension_untrusted
+from attestation.trust import TrustRoot
+from enclave.errors import MockAuthorityError
+from enclave.mock.pki import (
+    PCKValues,
+    Signer,
+    make_crl,
+    make_pck,
+    make_platform_ca,
+    make_root,
+    make_tcb_signer,
+)
+from enclave.mock.statement import Statement
+from enclave.mock.td import MockPlatform, MockTD, TDSettings
+
+ROOT_FILE: Final = "root.pem"
+PLATFORM_CA_FILE: Final = "platform-ca.pem"
+TCB_SIGNING_FILE: Final = "tcb-signing.pem"
+PCK_FILE: Final = "pck.pem"
+TRUST_ROOT_FILE: Final = "trust-root.der"
+
+FILE_BYTES_MAX: Final = 16 * 1024
+
+# Certificates start early, so that a verifier whose clock is behind the maker's still accepts them.
+_CERTIFICATES_BEFORE: Final = timedelta(days=30)
+_ROOT_AFTER: Final = timedelta(days=30 * 365)
+_CERTIFICATES_AFTER: Final = timedelta(days=10 * 365)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MockAuthority:
+    """Root, platform CA, TCB signing certificate, and one platform that TDs run on by default."""
+
+    root: Signer
+    platform_ca: Signer
+    tcb_signer: Signer
+    platform: MockPlatform
+
+    @classmethod
+    def create(cls, now: datetime) -> "MockAuthority":
+        """Return a new authority with keys of its own, valid around ``now`` (aware UTC)."""
+        start = now.astimezone(UTC) - _CERTIFICATES_BEFORE
+        root = make_root(start, now + _ROOT_AFTER)
+        platform_ca = make_platform_ca(root, start, now + _CERTIFICATES_AFTER)
+        values = PCKValues()
+        return cls(
+            root=root,
+            platform_ca=platform_ca,
+            tcb_signer=make_tcb_signer(root, start, now + _CERTIFICATES_AFTER),
+            platform=MockPlatform(
+                pck=make_pck(platform_ca, values, start, now + _CERTIFICATES_AFTER),
+                values=values,
+                issuers=(platform_ca.certificate_pem, root.certificate_pem),
+            ),
+        )
+
+    def create_platform(
+        self,
+        now: datetime,
+        values: PCKValues | None = None,
+        *,
+        valid_for: timedelta = _CERTIFICATES_AFTER,
+    ) -> MockPlatform:
+        """Return another platform, with its own PCK key and certificate."""
+        values = values or PCKValues()
+        start = now.astimezone(UTC) - _CERTIFICATES_BEFORE
+        return MockPlatform(
+            pck=make_pck(self.platform_ca, values, start, now + valid_for),
+            values=values,
+            issuers=(self.platform_ca.certificate_pem, self.root.certificate_pem),
+        )
+
+    @property
+    def trust_root(self) -> TrustRoot:
+        """The root to pin, explicitly, where mock evidence shall be accepted."""
+        return TrustRoot.from_bytes_untrusted(self.root.certificate_der)
+
+    def endorsements(
+        self,
+        now: datetime,
+        statement: Statement | None = None,
+        *,
+        platform: MockPlatform | None = None,
+    ) -> Endorsements:
+        """Return signed collateral whose windows hold at ``now``.
+
+        Within one UTC day the same authority, statement and platform give the same bytes.
+        """
+        statement = statement or Statement()
+        values = (platform or self.platform).values
+        issued_at = statement.issued_at(now)
+        next_update = issued_at + statement.valid_for
+        tcb_info = statement.tcb_info(fmspc=values.fmspc, pce_id=values.pce_id, issued_at=issued_at)
+        qe_identity = statement.qe_identity(issued_at=issued_at)
+        tcb_chain = self.tcb_signer.certificate_pem + self.root.certificate_pem
+        return Endorsements(
+            pck_crl_issuer_chain=self.platform_ca.certificate_pem + self.root.certificate_pem,
+            root_ca_crl=make_crl(
+                self.root,
+                statement.revoked_ca_serials,
+                issued_at,
+                issued_at + statement.root_crl_valid_for,
+            ),
+            pck_crl=make_crl(self.platform_ca, statement.revoked_pck_serials, issued_at, next_update),
+            tcb_info_issuer_chain=tcb_chain,
+            tcb_info=tcb_info,
+            tcb_info_signature=self.tcb_signer.sign_raw(tcb_info),
+            qe_identity_issuer_chain=tcb_chain,
+            qe_identity=qe_identity,
+            qe_identity_signature=self.tcb_signer.sign_raw(qe_identity),
+            pck_certificate_chain=None,
+        )
+
+    def create_td(
+        self,
+        *,
+        mrtd: bytes | None = None,
+        rtmrs: tuple[bytes, bytes, bytes, bytes] | None = None,
+        attributes: int | None = None,
+        settings: TDSettings | None = None,
+        platform: MockPlatform | None = None,
+        boot_events: Sequence[Event] | None = None,
+    ) -> MockTD:
+        """Return a mock TD, see :class:`enclave.mock.td.MockTD`.
+
+        Args:
+            mrtd: 48 bytes; like the next two, instead of what ``settings`` says.
+            rtmrs: four times 48 bytes.
+            attributes: TDATTRIBUTES as an integer.
+            settings: everything else, by default a TD that is beyond reproach.
+            platform: the machine it runs on, by default the authority's own.
+            boot_events: what firmware and loader extended.
+        """
+        settings = settings or TDSettings()
+        return MockTD(
+            platform=platform or self.platform,
+            settings=replace(
+                settings,
+                mrtd=settings.mrtd if mrtd is None else mrtd,
+                rtmrs=settings.rtmrs if rtmrs is None else rtmrs,
+                td_attributes=settings.td_attributes if attributes is None else attributes,
+            ),
+            boot_events=boot_events,
+        )
+
+    # ---- keeping it between processes ---------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Write keys and certificates, readable by the owner only.
+
+        Raises:
+            MockAuthorityError: an authority is already there, or the directory cannot be written.
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, signer in (
+                (ROOT_FILE, self.root),
+                (PLATFORM_CA_FILE, self.platform_ca),
+                (TCB_SIGNING_FILE, self.tcb_signer),
+                (PCK_FILE, self.platform.pck),
+            ):
+                _write_new(directory / name, _signer_to_pem(signer))
+            _write_new(directory / TRUST_ROOT_FILE, self.root.certificate_der)
+        except FileExistsError as exc:
+            raise MockAuthorityError(
+                f"{exc.filename} exists: give another directory, or use the authority that is there"
+            ) from exc
+        except OSError as exc:
+            raise MockAuthorityError(
+                f"the mock authority cannot be saved to {directory}: {exc.strerror}"
+            ) from exc
+
+    @classmethod
+    def load(cls, directory: Path) -> "MockAuthority":
+        """Return the authority that :meth:`save` wrote.
+
+        Raises:
+            MockAuthorityError: a file is missing, too large, or not what it should be.
+        """
+        root = _read_signer(directory / ROOT_FILE)
+        platform_ca = _read_signer(directory / PLATFORM_CA_FILE)
+        pck = _read_signer(directory / PCK_FILE)
+        return cls(
+            root=root,
+            platform_ca=platform_ca,
+            tcb_signer=_read_signer(directory / TCB_SIGNING_FILE),
+            platform=MockPlatform(
+                pck=pck,
+                values=_pck_values(directory / PCK_FILE, pck),
+                issuers=(platform_ca.certificate_pem, root.certificate_pem),
+            ),
+        )
+
+
+def _pck_values(path: Path, pck: Signer) -> PCKValues:
+    """Return what the certificate itself says of the platform: it is the only record of it."""
+    try:
+        certificate = load_certificate_untrusted(pck.certificate_der, role="pck")
+        if certificate.sgx_extension is None:
+            raise MockAuthorityError(f"the certificate in {path} has no SGX extension")
+        said = parse_pck_extension_untrusted(certificate.sgx_extension)
+    except MalformedError as exc:
+        raise MockAuthorityError(f"the certificate in {path} is no PCK certificate: {exc}") from exc
+    if said.platform_instance_id is None:
+        raise MockAuthorityError(f"the certificate in {path} names no platform instance")
+    return PCKValues(
+        ppid=said.ppid,
+        sgx_svns=said.tcb_components,
+        pce_svn=said.pce_svn,
+        pce_id=said.pce_id,
+        fmspc=said.fmspc,
+        platform_instance_id=said.platform_instance_id,
+    )
+
+
+def _signer_to_pem(signer: Signer) -> bytes:
+    key = signer.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return key + signer.certificate_pem
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    # O_EXCL: two authorities that overwrite each other by halves would fit together nowhere.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _read_signer(path: Path) -> Signer:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as exc:
+        raise MockAuthorityError(
+            f"the mock authority's {path} cannot be read: {exc.strerror}; "
+            "`bondstone dev` makes one, or name its directory"
+        ) from exc
+    if len(data) > FILE_BYTES_MAX:
+        raise MockAuthorityError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+        certificate = x509.load_pem_x509_certificate(data)
+    except (ValueError, TypeError) as exc:
+        raise MockAuthorityError(f"{path} does not hold a PEM key and certificate") from exc
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise MockAuthorityError(f"the key in {path} is not on P-256")
+    if key.public_key() != certificate.public_key():
+        raise MockAuthorityError(f"the key in {path} is not that of its certificate")
+    return Signer(key=key, certificate=certificate)
