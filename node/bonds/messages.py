@@ -1,0 +1,361 @@
+"""What is said over a bond: frozen values and their CBOR form ``[tag, fields…]``.
+
+Tags 1 to 5 are the handshake's, 16 and up belong to an admitted bond.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestation import canonical
+from attestation.errors import MalformedError
+from node.errors import RemoteProtocolError
+from node.raft.types import Incarnation, Preference
+
+PROTOCOL: Final = "bondstone/bond"
+VERSIONS: Final = (1,)
+
+ADDRESSES_MAX: Final = 8
+ADDRESS_CHARS_MAX: Final = 262  # a DNS name of 253, a colon, a port, brackets
+URL_CHARS_MAX: Final = 512
+ENTRIES_MAX: Final = 256
+VERSIONS_MAX: Final = 16
+TICKETS_MAX: Final = 8
+_PREFERENCES: Final = frozenset(item.value for item in Preference)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_URL: Final = re.compile(r"https://[!-~]+")
+_ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerEntry:
+    """What a member says of itself, and what others pass on so that all can meet.
+
+    Passed-on entries are hints where to dial, no more: who answers there has to prove everything anew.
+
+    Attributes:
+        peer: name and 32-byte id.
+        addresses: ``host:port`` at which it takes bonds.
+        api_url: where its HTTP API is, or None.
+    """
+
+    peer: Incarnation
+    preference: Preference
+    addresses: tuple[str, ...]
+    api_url: str | None
+
+
+# ---- handshake ----------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Attributes: ``nonce`` 32 fresh bytes that the other side's tickets must be bound to."""
+
+    versions: tuple[int, ...]
+    network_id: bytes
+    group_id: bytes
+    nonce: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prove:
+    """Attributes: ``proof`` 32 bytes, see ``handshake.proof_of``."""
+
+    proof: bytes
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attest:
+    """Attributes: ``tickets`` by ticket class, bound to this connection and the receiver's nonce."""
+
+    tickets: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    peers: tuple[PeerEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """Also ends an admitted bond. Attributes: ``code`` of ``refusals``; ``reason`` kebab-case."""
+
+    code: int
+    reason: str
+
+
+# ---- admitted -------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerEntryUpdate:
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BondFormed:
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReattestRequest:
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reattest:
+    """Attributes: ``nonce`` of the request that it answers."""
+
+    nonce: bytes
+    tickets: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A whole payload."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part of a payload.
+
+    Attributes:
+        stream: 0 consensus, 1 bulk; parts of one stream come in order.
+        last: this part completes the payload.
+    """
+
+    stream: int
+    last: bool
+    data: bytes
+
+
+HandshakeMessage = Hello | Prove | Attest | Admit | Refuse
+BondMessage = (
+    Refuse
+    | Ping
+    | Pong
+    | Departure
+    | PeerEntryUpdate
+    | BondFormed
+    | ReattestRequest
+    | Reattest
+    | Payload
+    | Fragment
+)
+Message = HandshakeMessage | BondMessage
+
+
+def _fail(what: str) -> RemoteProtocolError:
+    return RemoteProtocolError("malformed-message", f"malformed bond message: {what}")
+
+
+def _bytes32(value: Any) -> bytes:
+    if not isinstance(value, bytes) or len(value) != 32:
+        raise _fail("expected 32 bytes")
+    return value
+
+
+def _blob(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise _fail("expected bytes")
+    return value
+
+
+def _integer(value: Any, *, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _fail(f"expected an integer in {low}..{high}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _fail("expected a boolean")
+    return value
+
+
+def _text(value: Any, pattern: re.Pattern[str], *, chars_max: int) -> str:
+    if not isinstance(value, str) or len(value) > chars_max or not pattern.fullmatch(value):
+        raise _fail("text of an unexpected form")
+    return value
+
+
+def _list(value: Any, *, items_max: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > items_max:
+        raise _fail(f"expected a list of at most {items_max}")
+    return value
+
+
+def is_name(name: str) -> bool:
+    """Return whether ``name`` can name a member: 1 to 63 of ``A-Za-z0-9._-``, not starting with ``._-``."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_address(address: str) -> bool:
+    """Return whether ``address`` reads ``host:port``, an IPv6 host in brackets."""
+    matches = len(address) <= ADDRESS_CHARS_MAX and _ADDRESS.fullmatch(address) is not None
+    return matches and 0 < int(address.rpartition(":")[2]) < 65536
+
+
+def _address(value: Any) -> str:
+    text = _text(value, _ADDRESS, chars_max=ADDRESS_CHARS_MAX)
+    if not is_address(text):
+        raise _fail("a port outside 1..65535")
+    return text
+
+
+def _tickets(value: Any) -> dict[str, bytes]:
+    if not isinstance(value, dict) or len(value) > TICKETS_MAX:
+        raise _fail(f"expected a map of at most {TICKETS_MAX} tickets")
+    return {_text(key, _CODE, chars_max=64): _blob(item) for key, item in value.items()}
+
+
+def _entry_to_value(entry: PeerEntry) -> list[Any]:
+    return [
+        entry.peer.id,
+        entry.peer.name,
+        entry.preference.value,
+        list(entry.addresses),
+        entry.api_url,
+    ]
+
+
+def _entry(value: Any) -> PeerEntry:
+    fields = _list(value, items_max=5)
+    if len(fields) != 5:
+        raise _fail("a peer entry has five fields")
+    peer_id, name, preference, addresses, api_url = fields
+    if not isinstance(preference, str) or preference not in _PREFERENCES:
+        raise _fail("unknown leadership preference")
+    return PeerEntry(
+        peer=Incarnation(_text(name, _NAME, chars_max=63), _bytes32(peer_id)),
+        preference=Preference(preference),
+        addresses=tuple(_address(item) for item in _list(addresses, items_max=ADDRESSES_MAX)),
+        api_url=None if api_url is None else _text(api_url, _URL, chars_max=URL_CHARS_MAX),
+    )
+
+
+def _hello(*fields: Any) -> Hello:
+    protocol, versions, network_id, group_id, nonce, name = _list(list(fields), items_max=6)
+    if protocol != PROTOCOL:
+        raise _fail("another protocol")
+    numbers = _list(versions, items_max=VERSIONS_MAX)
+    return Hello(
+        versions=tuple(_integer(item, low=1, high=65535) for item in numbers),
+        network_id=_bytes32(network_id),
+        group_id=_bytes32(group_id),
+        nonce=_bytes32(nonce),
+        name=_text(name, _NAME, chars_max=63),
+    )
+
+
+# One row per message: tag, class, value -> fields, fields -> value.
+_TABLE: Final[tuple[tuple[int, type, Callable[[Any], list[Any]], Callable[..., Message]], ...]] = (
+    (
+        1,
+        Hello,
+        lambda m: [PROTOCOL, list(m.versions), m.network_id, m.group_id, m.nonce, m.name],
+        _hello,
+    ),
+    (
+        2,
+        Prove,
+        lambda m: [m.proof, _entry_to_value(m.entry)],
+        lambda proof, entry: Prove(proof=_bytes32(proof), entry=_entry(entry)),
+    ),
+    (3, Attest, lambda m: [m.tickets], lambda tickets: Attest(tickets=_tickets(tickets))),
+    (
+        4,
+        Admit,
+        lambda m: [[_entry_to_value(entry) for entry in m.peers]],
+        lambda peers: Admit(peers=tuple(_entry(item) for item in _list(peers, items_max=ENTRIES_MAX))),
+    ),
+    (
+        5,
+        Refuse,
+        lambda m: [m.code, m.reason],
+        lambda code, reason: Refuse(
+            code=_integer(code, low=0, high=99_999), reason=_text(reason, _CODE, chars_max=64)
+        ),
+    ),
+    (16, Ping, lambda _: [], Ping),
+    (17, Pong, lambda _: [], Pong),
+    (18, Departure, lambda _: [], Departure),
+    (
+        19,
+        PeerEntryUpdate,
+        lambda m: [_entry_to_value(m.entry)],
+        lambda entry: PeerEntryUpdate(entry=_entry(entry)),
+    ),
+    (
+        20,
+        BondFormed,
+        lambda m: [_entry_to_value(m.entry)],
+        lambda entry: BondFormed(entry=_entry(entry)),
+    ),
+    (
+        21,
+        ReattestRequest,
+        lambda m: [m.nonce],
+        lambda nonce: ReattestRequest(nonce=_bytes32(nonce)),
+    ),
+    (
+        22,
+        Reattest,
+        lambda m: [m.nonce, m.tickets],
+        lambda nonce, tickets: Reattest(nonce=_bytes32(nonce), tickets=_tickets(tickets)),
+    ),
+    (23, Payload, lambda m: [m.data], lambda data: Payload(_blob(data))),
+    (
+        24,
+        Fragment,
+        lambda m: [m.stream, m.last, m.data],
+        lambda stream, last, data: Fragment(_integer(stream, low=0, high=1), _flag(last), _blob(data)),
+    ),
+)
+_ENCODE: Final = {cls: (tag, to_fields) for tag, cls, to_fields, _ in _TABLE}
+_DECODE: Final = {tag: from_fields for tag, _, _, from_fields in _TABLE}
+
+
+def encode(message: Message) -> bytes:
+    """Return the deterministic CBOR of ``message``."""
+    tag, to_fields = _ENCODE[type(message)]
+    return canonical.encode([tag, *to_fields(message)])
+
+
+def decode_untrusted(data: bytes) -> Message:
+    """Parse one message. The caller's frame limit bounds ``data``.
+
+    Raises:
+        RemoteProtocolError: ``malformed-message``.
+    """
+    try:
+        value = canonical.decode_untrusted(data, bytes_max=len(data))
+    except MalformedError as exc:
+        raise _fail(exc.reason) from exc
+    if not isinstance(value, list) or not value or not isinstance(value[0], int):
+        raise _fail("not an array that starts with a tag")
+    decoder = _DECODE.get(value[0])
+    if decoder is None:
+        raise _fail(f"unknown tag {value[0]}")
+    try:
+        return decoder(*value[1:])
+    except (TypeError, ValueError) as exc:
+        raise _fail("wrong number of fields") from exc

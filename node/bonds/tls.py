@@ -1,0 +1,165 @@
+"""TLS 1.3 over memory BIOs: bytes in, bytes out, no socket.
+
+pyOpenSSL rather than ``ssl``, because a bond's proofs and tickets are bound to exported keying material
+(RFC 5705, RFC 8446 7.5). Certificates are self-signed, so OpenSSL's path check has nothing to say; what it
+does check is that the peer holds the key (CertificateVerify). ``certificate.py`` judges the rest.
+
+No resumption: a resumed session would carry no certificate and no fresh evidence. No early data either.
+"""
+
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
+
+from node.errors import RemoteProtocolError
+
+ALPN: Final = b"bondstone/bond/1"
+EXPORTER_LABEL: Final = b"EXPORTER-bondstone-bond-v1"
+EXPORTER_BYTES: Final = 32
+CIPHERSUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+_READ_BYTES: Final = 256 * 1024
+_RECORD_BYTES: Final = 16 * 1024  # SSL_read gives at most one record
+
+
+def bond_context(private_key: ec.EllipticCurvePrivateKey, certificate_der: bytes) -> SSL.Context:
+    """Return the one TLS context of a process, for both directions."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(CIPHERSUITES)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.use_certificate(x509.load_der_x509_certificate(certificate_der))
+    context.use_privatekey(private_key)
+    context.set_alpn_protos([ALPN])
+    context.set_alpn_select_callback(_select_alpn)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _accept_any_path)
+    return context
+
+
+def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _accept_any_path(
+    _connection: SSL.Connection,
+    _certificate: crypto.X509,
+    _error: int,
+    _depth: int,
+    _ok: int,
+) -> bool:
+    return True
+
+
+class TLSSession:
+    """One TLS connection.
+
+    Attributes:
+        established: the handshake is over and the connection is what a bond needs.
+        closed: the peer sent close_notify; nothing more will come.
+    """
+
+    def __init__(self, context: SSL.Context, *, server: bool) -> None:
+        self._connection = SSL.Connection(context, None)
+        self.established = False
+        self.closed = False
+        if server:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+
+    def start(self) -> None:
+        """Make the first flight (client); harmless for a server.
+
+        Raises:
+            RemoteProtocolError: see ``receive_data_untrusted``.
+        """
+        self._handshake()
+
+    def receive_data_untrusted(self, data: bytes) -> bytes:
+        """Take bytes from the socket and return the plaintext in them.
+
+        Raises:
+            RemoteProtocolError: ``tls-failed``, ``tls-alpn``. What ``data_to_send`` then holds is the alert.
+        """
+        self._connection.bio_write(data)
+        if not self.established:
+            self._handshake()
+            if not self.established:
+                return b""
+        parts = []
+        while True:
+            try:
+                parts.append(self._connection.recv(_RECORD_BYTES))
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                self.closed = True
+                break
+            except SSL.Error as exc:
+                raise RemoteProtocolError("tls-failed", f"TLS failed: {_text_of(exc)}") from exc
+        return b"".join(parts) if len(parts) != 1 else parts[0]
+
+    def send_data(self, data: bytes) -> None:
+        """Encrypt ``data``; fetch it with ``data_to_send``."""
+        # pyOpenSSL enables partial writes: one record per call. A memory BIO never blocks.
+        sent = self._connection.send(data)
+        if sent < len(data):
+            rest = memoryview(data)[sent:]
+            while rest:
+                rest = rest[self._connection.send(rest) :]
+
+    def send_close(self) -> None:
+        """Append close_notify."""
+        try:
+            self._connection.shutdown()
+        except SSL.Error:
+            # Before the handshake is over, or after a fatal alert: there is nobody to say goodbye to.
+            return
+
+    def data_to_send(self) -> bytes:
+        """Return everything for the socket."""
+        parts = []
+        while True:
+            try:
+                part = self._connection.bio_read(_READ_BYTES)
+            except SSL.WantReadError:
+                break
+            parts.append(part)
+            if len(part) < _READ_BYTES:
+                break
+        return b"".join(parts) if len(parts) != 1 else parts[0]
+
+    def peer_certificate_der(self) -> bytes:
+        """Return the certificate whose key the peer proved to hold. Only when established."""
+        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None
+        return certificate.public_bytes(Encoding.DER)
+
+    def export(self, context: bytes) -> bytes:
+        """Return 32 bytes that both ends of this connection share and nobody else knows."""
+        return self._connection.export_keying_material(EXPORTER_LABEL, EXPORTER_BYTES, context)
+
+    def _handshake(self) -> None:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return
+        except SSL.Error as exc:
+            raise RemoteProtocolError("tls-failed", f"TLS failed: {_text_of(exc)}") from exc
+        if self._connection.get_alpn_proto_negotiated() != ALPN:
+            raise RemoteProtocolError("tls-alpn", "the peer does not speak the bond protocol")
+        # The context allows nothing else; what follows would be unsafe if it ever did.
+        assert self._connection.get_protocol_version() == SSL.TLS1_3_VERSION
+        self.established = True
+
+
+def _text_of(error: SSL.Error) -> str:
+    """Return OpenSSL's own reasons, which pyOpenSSL keeps in ``args``."""
+    for arg in error.args:
+        if isinstance(arg, list) and arg:
+            return "; ".join(str(item[-1]) for item in arg)
+    return ", ".join(str(arg) for arg in error.args) or type(error).__name__
