@@ -1,11 +1,11 @@
 """How a call on a group can end other than well.
 
-    GroupError
-    ├─ NotExecutedError    it did not happen and never will: safe to try again
-    ├─ OutcomeUnknownError it may or may not have happened: ask, or retry with the same idempotency key
-    ├─ CommandFailedError  it was committed, and the state machine refused it, the same way everywhere
-    ├─ SupersededError     another term's entry was committed at that index
-    └─ GroupClosedError    this handle's group has ended
+GroupError
+├─ NotExecutedError    it did not happen and never will: safe to try again
+├─ OutcomeUnknownError it may or may not have happened: ask, or retry with the same idempotency key
+├─ CommandFailedError  it was committed, and the state machine refused it, the same way everywhere
+├─ SupersededError     another term's entry was committed at that index
+└─ GroupClosedError    this handle's group has ended
 """
 
 from node.errors import NodeError

@@ -1,0 +1,53 @@
+# bondstone: every target sets up what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SECONDS ?= 60
+
+.PHONY: help run test check fix simulate fuzz soak chaos bench test-image clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(VENV)/.installed ## Start a three-node attested cluster with embedded mock TDs (Ctrl-C stops it)
+	@$(BIN)/bondstone dev $(ARGS)
+
+test: $(VENV)/.installed-dev ## Run the tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not image and not long" $(ARGS)
+
+check: $(VENV)/.installed-dev ## Format, lint, types, import layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: $(VENV)/.installed-dev ## Apply formatting and safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+simulate: $(VENV)/.installed-dev ## Simulate random schedules for SECONDS on all cores
+	@$(BIN)/python -m node.simulation --seconds $(SECONDS)
+
+fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
+	@$(BIN)/python tests/fuzz/run.py $(SECONDS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "bondstone needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). hint: make PYTHON=python3.12 …" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot make a virtual environment. hint: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
+
+$(VENV)/.installed: pyproject.toml requirements.lock | $(VENV)/bin/python
+	@echo "installing bondstone into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@echo "installing the development tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+clean: ## Remove the environment and what runs have left
+	rm -rf $(VENV) .bondstone .pytest_cache .mypy_cache .ruff_cache

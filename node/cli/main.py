@@ -1,0 +1,95 @@
+"""Entry point of ``bondstone``: finds the command, maps errors to exit codes.
+
+Exit codes: 0 yes, 1 no (refused, failed), 2 usage or configuration, 3 could not decide.
+"""
+
+import importlib
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from attestation.errors import AttestationError, EndorsementsUnavailableError
+from enclave.errors import EnclaveError
+from node.errors import ConfigError, NodeError
+
+# Command -> (module, help). A module is imported only for its own command: `node run` starts faster so.
+COMMANDS: Final = {
+    "dev": ("node.cli.dev", "Run a local cluster of mock TDs, one process each"),
+    "node": ("node.cli.node", "Run one node"),
+    "status": ("node.cli.status", "Show the group, its members and their bonds"),
+    "kv": ("node.cli.kv", "Read and write the key-value store"),
+    "verify": ("node.cli.verify", "Check a live node's evidence and TLS key against a policy"),
+    "provision": ("node.cli.provision", "Verify a waiting node, then send it the group key"),
+    "audit": ("node.cli.audit", "Read and check the audit log"),
+    "quote": ("node.cli.quote", "Get, show and verify TD quotes"),
+    "collateral": ("node.cli.collateral", "Fetch, show and verify DCAP collateral"),
+    "group-id": ("node.cli.group_id", "Print the GroupId that a configuration leads to"),
+    "image": ("node.cli.image", "Build, measure, run and verify TD images"),
+}
+SINGLE: Final = {"dev", "status", "verify", "provision", "group-id"}
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("bondstone"))
+        raise typer.Exit
+
+
+def build_app(wanted: str | None) -> typer.Typer:
+    """Return the application with the wanted command, or with all of them."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="A replicated, attested cluster service for Intel TDX.",
+    )
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
+        del version
+
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        assert name is not None
+        module_name, text = COMMANDS[name]
+        module = importlib.import_module(module_name)
+        if name in SINGLE:
+            app.command(name, help=text)(module.command)
+        else:
+            app.add_typer(module.app, name=name, help=text, no_args_is_help=True)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    try:
+        build_app(wanted)()
+    except ConfigError as exc:
+        fail(str(exc), 2)
+    except EndorsementsUnavailableError as exc:
+        fail(str(exc), 3)
+    except (NodeError, AttestationError, EnclaveError) as exc:
+        fail(str(exc), 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def fail(message: str, code: int) -> None:
+    """Say on stderr what went wrong, and end."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,373 @@
+"""``bondstone dev``: a local cluster of mock TDs, one process each, on loopback only.
+
+Everything lies in one directory: the mock authority, the policy, the group key, the tokens, and per node a
+configuration file, a log and a data directory. Nothing restarts a node that ended: killing one and starting
+it again by hand, with the command that is printed, is what this is for.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from enclave.mock.authority import MockAuthority
+from node.errors import ConfigError
+from node.group.identity import GroupKey
+from node.tokens import write_tokens
+
+NODES_MAX: Final = 15
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 10.0
+CERTIFICATE_POLL_S: Final = 0.3
+SEPT_VE_DISABLE: Final = "0000001000000000"
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def mock_measurement(label: str) -> str:
+    """Return the measurement, in hex, of a mock image's part with this label."""
+    return hashlib.sha384(f"bondstone dev image: {label}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class DevNode:
+    """One node of the cluster."""
+
+    name: str
+    directory: Path
+    api: str
+    bond: str
+    process: asyncio.subprocess.Process | None = None
+    peer_id: str = ""
+    group_id: str = ""
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "config.toml"
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "node.log"
+
+    @property
+    def certificate_file(self) -> Path:
+        return self.directory / "data" / "api-certificate.pem"
+
+    @property
+    def command(self) -> list[str]:
+        return [*bondstone_command(), "node", "run", "--config", str(self.config_file)]
+
+    def describe(self) -> dict[str, Any]:
+        assert self.process is not None
+        return {
+            "name": self.name,
+            "pid": self.process.pid,
+            "api": f"https://{self.api}",
+            "bond": self.bond,
+            "peer_id": self.peer_id,
+            "data_dir": str(self.directory / "data"),
+            "command": shlex.join(self.command),
+        }
+
+
+def bondstone_command() -> list[str]:
+    """Return how to call this very installation's command line."""
+    script = Path(sys.executable).with_name("bondstone")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "node.cli.main"]
+
+
+class DevCluster:
+    """Prepares the directory, starts the nodes, follows them, stops them."""
+
+    def __init__(self, directory: Path, *, nodes: int, api_port: int, emit: Emit) -> None:
+        if not 1 <= nodes <= NODES_MAX:
+            raise ConfigError(f"--nodes {nodes}: a local cluster has 1 to {NODES_MAX} nodes")
+        if not 1 <= api_port <= 65535 - nodes:
+            raise ConfigError(f"--api-port {api_port} leaves no room for {nodes} ports")
+        self.directory = directory.resolve()
+        self._emit = emit
+        self._count = nodes
+        self._api_port = api_port
+        self.nodes: list[DevNode] = []
+
+    @property
+    def ca_file(self) -> Path:
+        return self.directory / "api-ca.pem"
+
+    @property
+    def token_file(self) -> Path:
+        return self.directory / "token"
+
+    # ---- preparing ----------------------------------------------------------
+    def prepare(self) -> None:
+        """Write everything that the nodes need; keep the secrets of an earlier run in this directory."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        authority_dir = self.directory / "authority"
+        if not authority_dir.exists():
+            MockAuthority.create(datetime.now(UTC)).save(authority_dir)
+        key_file = self.directory / "group.key"
+        if not key_file.exists():
+            _write_secret(key_file, GroupKey.generate().secret.hex() + "\n")
+        if not self.token_file.exists():
+            _write_secret(self.token_file, secrets.token_urlsafe(32) + "\n")
+        token = self.token_file.read_text().strip()
+        write_tokens(self.directory / "tokens.json", {"dev": (token, ("read", "write", "audit", "admin"))})
+        network_file = self.directory / "network"
+        if not network_file.exists():
+            network_file.write_text(f"dev-{secrets.token_hex(8)}\n")
+        (self.directory / "policy.toml").write_text(_policy_text())
+        ports = [self._api_port + i for i in range(self._count)]
+        for port in ports:
+            _require_free(port)
+        bond_ports = _free_ports(self._count)
+        seeds = [f"127.0.0.1:{port}" for port in bond_ports]
+        network = network_file.read_text().strip()
+        for i, (port, seed) in enumerate(zip(ports, seeds, strict=True)):
+            node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
+            (node.directory / "data").mkdir(parents=True, exist_ok=True)
+            node.certificate_file.unlink(missing_ok=True)
+            node.config_file.write_text(_config_text(node, seeds, network, self._count))
+            self.nodes.append(node)
+        (self.directory / "client.json").write_text(
+            json.dumps(
+                {
+                    "urls": [f"https://{node.api}" for node in self.nodes],
+                    "token_file": str(self.token_file),
+                    "ca": str(self.ca_file),
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+    # ---- running ------------------------------------------------------------
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start all nodes, wait until the group is ready; on leaving, stop them.
+
+        Raises:
+            ConfigError: a node ended during start-up; the message shows the end of its log.
+        """
+        with _Locked(self.directory / "lock"):
+            self.prepare()
+            async with asyncio.TaskGroup() as tasks:
+                try:
+                    for node in self.nodes:
+                        await self._start(node, tasks)
+                    certificates = tasks.create_task(self._keep_certificates())
+                    await self._until_ready()
+                    yield
+                finally:
+                    await self._stop()
+                certificates.cancel()
+
+    async def _start(self, node: DevNode, tasks: asyncio.TaskGroup) -> None:
+        log = node.log_file.open("ab")
+        with log:
+            node.process = await asyncio.create_subprocess_exec(
+                *node.command,
+                "--json",
+                "--stop-with-stdin",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._emit({"event": "node-started", "name": node.name, "pid": node.process.pid})
+        tasks.create_task(self._follow(node, node.process))
+
+    async def _follow(self, node: DevNode, process: asyncio.subprocess.Process) -> None:
+        """Read the node's events until it ends."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "listening":
+                node.peer_id, node.group_id = event["peer_id"], event["group_id"]
+                self._write_ca()
+            elif event.get("event") == "ready":
+                node.ready.set()
+        code = await process.wait()
+        self._emit(
+            {
+                "event": "node-exited",
+                "name": node.name,
+                "pid": process.pid,
+                "code": code,
+                "log": str(node.log_file),
+                "restart": shlex.join(node.command),
+            }
+        )
+
+    async def _until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        for node in self.nodes:
+            while not node.ready.is_set():
+                assert node.process is not None
+                if node.process.returncode is not None:
+                    raise ConfigError(
+                        f"{node.name} ended during start-up:\n{_tail(node.directory / 'node.log')}"
+                    )
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{node.name} is not ready after {START_TIMEOUT_S:.0f} s; see {node.log_file}"
+                    )
+                try:
+                    await asyncio.wait_for(node.ready.wait(), 0.1)
+                except TimeoutError:
+                    continue
+        self._write_ca()
+        self._emit(
+            {
+                "event": "ready",
+                "group_id": self.nodes[0].group_id,
+                "nodes": [node.describe() for node in self.nodes],
+                "token": self.token_file.read_text().strip(),
+                "ca": str(self.ca_file),
+            }
+        )
+
+    async def _keep_certificates(self) -> None:
+        """Follow the API certificates: a node that is started again has a new key."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_POLL_S)
+            self._write_ca()
+
+    def _write_ca(self) -> None:
+        parts = [n.certificate_file.read_text() for n in self.nodes if n.certificate_file.exists()]
+        bundle = "".join(parts)
+        if not self.ca_file.exists() or self.ca_file.read_text() != bundle:
+            staged = self.ca_file.with_suffix(".new")
+            staged.write_text(bundle)
+            staged.replace(self.ca_file)
+
+    async def _stop(self) -> None:
+        running = [n.process for n in self.nodes if n.process is not None and n.process.returncode is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            try:
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def _policy_text() -> str:
+    return f"""\
+# The appraisal policy of a local cluster: mock TDs of one mock image.
+# A node with other measurements, or under another authority, has no way in.
+accepted_tcb_statuses = ["UpToDate"]
+
+[reference_values.baseline]
+mrtd = ["{mock_measurement("mrtd")}"]
+rtmr1 = ["{mock_measurement("rtmr1")}"]
+rtmr2 = ["{mock_measurement("rtmr2")}"]
+"""
+
+
+def _config_text(node: DevNode, seeds: list[str], network: str, count: int) -> str:
+    min_voters = min(2, count)
+    return f"""\
+[node]
+name = "{node.name}"
+data_dir = "data"
+
+[api]
+listen = "{node.api}"
+tokens_file = "../tokens.json"
+
+[bond]
+listen = "{node.bond}"
+seeds = {json.dumps([seed for seed in seeds if seed != node.bond])}
+
+[network]
+name = "{network}"
+
+[group]
+key_file = "../group.key"
+state_machine = "kv"
+bootstrap = "expect {count}"
+
+[consensus]
+min_voters = {min_voters}
+
+[attestation]
+mode = "mock"
+policy = "../policy.toml"
+
+[attestation.mock]
+authority = "../authority"
+mrtd = "{mock_measurement("mrtd")}"
+rtmr1 = "{mock_measurement("rtmr1")}"
+rtmr2 = "{mock_measurement("rtmr2")}"
+attributes = "{SEPT_VE_DISABLE}"
+"""
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
+class _Locked:
+    """Hold a lock file: one cluster a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ConfigError(
+                f"another cluster runs in {self._path.parent}; stop it, or choose another --dir"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise ConfigError(f"port {port} is in use; choose another with --api-port") from exc
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

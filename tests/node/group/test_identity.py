@@ -1,0 +1,87 @@
+"""The GroupId: any difference that matters is another group."""
+
+import dataclasses
+
+import pytest
+
+from node.errors import ConfigError
+from node.group.identity import GroupKey, group_id
+from node.raft.types import Settings
+
+KEY = GroupKey(bytes(range(32)))
+
+
+class Validator:
+    ticket_class = "tdx"
+    mock = False
+
+    def __init__(self, signature: bytes = b"s" * 32, ticket_class: str = "tdx") -> None:
+        self.signature = signature
+        self.ticket_class = ticket_class
+
+
+def make(**changes):
+    values = {
+        "key": KEY,
+        "settings": Settings(),
+        "machine_signature": "bondstone/kv/v1",
+        "sync_signature": "bondstone/log-replay/v1",
+        "validators": [Validator()],
+    }
+    return group_id(**(values | changes))
+
+
+def test_equal_parts_give_an_equal_id():
+    assert make() == make(key=GroupKey(bytes(range(32))), validators=[Validator()])
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
+def test_every_consensus_setting_is_in_the_id(field):
+    value = getattr(Settings(), field)
+    other = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int) else value + "x"
+
+    assert make(settings=dataclasses.replace(Settings(), **{field: other})) != make()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": GroupKey(bytes(32))},
+        {"machine_signature": "bondstone/counter/v1"},
+        {"sync_signature": "other"},
+        {"validators": []},
+        {"validators": [Validator(b"t" * 32)]},
+        {"validators": [Validator(ticket_class="jwt")]},
+        {"validators": [Validator(), Validator()]},
+    ],
+    ids=["key", "machine", "sync", "none", "policy", "class", "twice"],
+)
+def test_any_other_difference_is_another_group(changes):
+    assert make(**changes) != make()
+
+
+def test_the_order_of_validators_matters():
+    first, second = Validator(b"1" * 32), Validator(b"2" * 32)
+
+    assert make(validators=[first, second]) != make(validators=[second, first])
+
+
+def test_a_key_never_shows_itself():
+    assert KEY.secret.hex() not in repr(KEY)
+    assert KEY.secret != KEY.public_digest
+
+
+def test_a_key_derived_from_validators_is_deterministic_and_bound_to_them():
+    assert GroupKey.derived([Validator()]) == GroupKey.derived([Validator()])
+    assert GroupKey.derived([Validator()]) != GroupKey.derived([Validator(b"t" * 32)])
+
+
+@pytest.mark.parametrize("text", ["", "00", "zz" * 32, "00" * 33])
+def test_a_malformed_key_file_is_refused(text):
+    with pytest.raises(ConfigError):
+        GroupKey.from_hex(text)
+
+
+def test_nothing_to_derive_a_key_from_is_refused():
+    with pytest.raises(ConfigError):
+        GroupKey.derived([])
