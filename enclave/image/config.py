@@ -1,0 +1,200 @@
+"""The configuration that an untrusted host hands to a guest.
+
+One JSON document, through fw_cfg (``opt/bondstone/config``) or at the start of a small read-only disk::
+
+    {"version": 1,
+     "files": {"node.toml": "...", "policy.toml": "...", "mock-authority/root.pem": "..."},
+     "addresses": {"eth1": "10.77.0.1/24"}}
+
+Nothing in it is trusted for being there: what matters is folded into the GroupId, and MRCONFIGID,
+when the host sets it, is SHA-384 over the exact bytes of the document and is compared before a
+single file is written.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import AddressValueError, IPv4Interface, NetmaskValueError
+from types import MappingProxyType
+from typing import Any, Final
+
+from enclave.image.errors import GuestConfigError
+
+CONFIG_BYTES_MAX: Final = 256 * 1024
+FILES_MAX: Final = 32
+FILE_CHARACTERS_MAX: Final = 128 * 1024
+ADDRESSES_MAX: Final = 4
+
+DISK_MAGIC: Final = b"BONDSTONE-CONFIG"
+"""The first 16 bytes of a configuration disk; then u32 length (little-endian), then the document."""
+DISK_HEADER_BYTES: Final = len(DISK_MAGIC) + 4
+DISK_SECTOR_BYTES: Final = 512
+
+MR_CONFIG_ID_BYTES: Final = 48
+
+_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}(?:/[a-z0-9][a-z0-9._-]{0,62})?")
+_INTERFACE: Final = re.compile(r"eth[0-9]")
+_MEMBERS: Final = frozenset({"version", "files", "addresses"})
+_NODE_FILE: Final = "node.toml"
+_SECRET_KEYS: Final = ("key", "key_file")
+
+
+class Profile(StrEnum):
+    """Which image this is; the profile is part of the measured initrd."""
+
+    PROD = "prod"
+    DEBUG = "debug"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestConfig:
+    """A configuration that a guest of the given profile may start with."""
+
+    files: Mapping[str, str]
+    """Relative name to contents; ``node.toml`` is always among them."""
+    addresses: Mapping[str, IPv4Interface]
+    """Interface to static address, for links without DHCP."""
+    digest: bytes
+    """SHA-384 of the document's exact bytes: what MRCONFIGID must be."""
+
+
+def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfig:
+    """Parse the document.
+
+    Raises:
+        GuestConfigError: too large, malformed, or with a group key in a production image.
+    """
+    if len(data) > CONFIG_BYTES_MAX:
+        raise GuestConfigError(
+            "config-too-large", f"a configuration of {len(data)} bytes, at most {CONFIG_BYTES_MAX}"
+        )
+    document = _json_untrusted(data)
+    if not isinstance(document, dict) or set(document) - _MEMBERS or document.get("version") != 1:
+        raise GuestConfigError("config-members", "the configuration is not an object of version 1 with files")
+    files = _files(document.get("files"))
+    if profile is Profile.PROD:
+        _refuse_secrets(files[_NODE_FILE])
+    return GuestConfig(
+        files=MappingProxyType(files),
+        addresses=MappingProxyType(_addresses(document.get("addresses", {}))),
+        digest=hashlib.sha384(data).digest(),
+    )
+
+
+def require_measured(config: GuestConfig, mr_config_id: bytes) -> None:
+    """Raise unless MRCONFIGID is unset (all zeros), or is this configuration's digest.
+
+    That it *is* set can be required only by whoever appraises the quote: a host that leaves it out
+    is not caught in here.
+
+    Raises:
+        GuestConfigError: this is not the configuration that was measured into the TD.
+    """
+    if len(mr_config_id) != MR_CONFIG_ID_BYTES:
+        raise GuestConfigError("mrconfigid-length", f"MRCONFIGID has {len(mr_config_id)} bytes")
+    if any(mr_config_id) and mr_config_id != config.digest:
+        raise GuestConfigError(
+            "mrconfigid-mismatch",
+            f"the configuration's SHA-384 is {config.digest.hex()}, but MRCONFIGID is "
+            f"{mr_config_id.hex()}: the host handed over another configuration than it declared",
+        )
+
+
+def encode_guest_config(files: Mapping[str, str], *, addresses: Mapping[str, str] | None = None) -> bytes:
+    """Return the document's bytes. The parser's rules are applied when a guest reads it, not here."""
+    document: dict[str, Any] = {"version": 1, "files": dict(files)}
+    if addresses:
+        document["addresses"] = dict(addresses)
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def encode_config_disk(document: bytes) -> bytes:
+    """Return a disk that carries ``document``, filled up to whole sectors."""
+    disk = DISK_MAGIC + len(document).to_bytes(4, "little") + document
+    return disk.ljust(-(-len(disk) // DISK_SECTOR_BYTES) * DISK_SECTOR_BYTES, b"\0")
+
+
+def config_disk_length_untrusted(header: bytes) -> int | None:
+    """Return how many bytes of document follow this header, or None if the disk carries no configuration.
+
+    Raises:
+        GuestConfigError: it would be too large; nothing has been read yet.
+    """
+    if len(header) < DISK_HEADER_BYTES or header[: len(DISK_MAGIC)] != DISK_MAGIC:
+        return None
+    length = int.from_bytes(header[len(DISK_MAGIC) : DISK_HEADER_BYTES], "little")
+    if length > CONFIG_BYTES_MAX:
+        raise GuestConfigError(
+            "config-too-large", f"a configuration of {length} bytes, at most {CONFIG_BYTES_MAX}"
+        )
+    return length
+
+
+def _json_untrusted(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise GuestConfigError("config-json", f"the configuration is not JSON: {exc}") from exc
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _files(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not 1 <= len(value) <= FILES_MAX:
+        raise GuestConfigError("config-files", f"files must be an object of 1 to {FILES_MAX}")
+    for name, contents in value.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise GuestConfigError("config-file-name", f"{name!r} is not a file name")
+        if not isinstance(contents, str) or len(contents) > FILE_CHARACTERS_MAX:
+            raise GuestConfigError("config-file-contents", f"{name} is not a text, or too long")
+        if any(other.startswith(name + "/") for other in value):
+            raise GuestConfigError("config-file-name", f"{name!r} is both a file and a folder")
+    if _NODE_FILE not in value:
+        raise GuestConfigError("config-node-missing", f"there is no {_NODE_FILE} among the files")
+    return dict(value)
+
+
+def _addresses(value: Any) -> dict[str, IPv4Interface]:
+    if not isinstance(value, dict) or len(value) > ADDRESSES_MAX:
+        raise GuestConfigError("config-addresses", f"addresses must be an object of up to {ADDRESSES_MAX}")
+    found: dict[str, IPv4Interface] = {}
+    for interface, address in value.items():
+        if not _INTERFACE.fullmatch(interface) or not isinstance(address, str) or "/" not in address:
+            raise GuestConfigError(
+                "config-addresses", f"{interface}: {address} is not eth0..9 and ADDRESS/PREFIX"
+            )
+        try:
+            found[interface] = IPv4Interface(address)
+        except (AddressValueError, NetmaskValueError, ValueError) as exc:
+            raise GuestConfigError("config-addresses", f"{interface}: {exc}") from exc
+    return found
+
+
+def _refuse_secrets(node_toml: str) -> None:
+    """Refuse a group key from the host: it would know the group's secret (use ``bondstone provision``)."""
+    try:
+        node = tomllib.loads(node_toml)
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise GuestConfigError("config-node-toml", f"{_NODE_FILE} is not TOML: {exc}") from exc
+    group = node.get("group", {})
+    named = [key for key in _SECRET_KEYS if isinstance(group, dict) and key in group]
+    if named or not isinstance(group, dict):
+        raise GuestConfigError(
+            "config-group-key",
+            f"{_NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which a "
+            "production image never takes from its host: derive it (derive_key = true) or send it "
+            "with `bondstone provision`",
+        )

@@ -1,0 +1,141 @@
+import contextlib
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave.image.config import (
+    CONFIG_BYTES_MAX,
+    DISK_HEADER_BYTES,
+    DISK_MAGIC,
+    Profile,
+    config_disk_length_untrusted,
+    encode_config_disk,
+    encode_guest_config,
+    parse_guest_config_untrusted,
+    require_measured,
+)
+from enclave.image.errors import GuestConfigError
+
+FILES = {"node.toml": "[group]\nderive_key = true\n", "policy.toml": "", "authority/root.pem": "x"}
+
+
+def parse(data, profile=Profile.PROD):
+    return parse_guest_config_untrusted(data, profile=profile)
+
+
+def test_a_configuration_survives_its_document():
+    document = encode_guest_config(FILES, addresses={"eth1": "10.77.0.1/24"})
+    config = parse(document)
+
+    assert dict(config.files) == FILES
+    assert str(config.addresses["eth1"]) == "10.77.0.1/24"
+    assert config.digest == hashlib.sha384(document).digest()
+
+
+def test_the_measured_digest_is_over_the_exact_bytes():
+    document = encode_guest_config(FILES)
+    config = parse(document)
+
+    require_measured(config, config.digest)
+    require_measured(config, bytes(48))
+    other = parse(document.replace(b'"files"', b' "files"'))
+    with pytest.raises(GuestConfigError) as caught:
+        require_measured(other, config.digest)
+    assert caught.value.reason == "mrconfigid-mismatch"
+    with pytest.raises(GuestConfigError):
+        require_measured(config, b"")
+
+
+@pytest.mark.parametrize("setting", ['key = "aa"', 'key_file = "/run/bondstone/config/k"'])
+def test_a_production_image_takes_no_group_key_from_its_host_and_a_debug_image_does(setting):
+    document = encode_guest_config({"node.toml": f"[group]\n{setting}\n"})
+
+    with pytest.raises(GuestConfigError) as caught:
+        parse(document)
+    assert caught.value.reason == "config-group-key"
+    assert "provision" in caught.value.message
+    assert parse(document, Profile.DEBUG).files
+
+
+def document(**changes):
+    return json.dumps({"version": 1, "files": FILES, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "config-json"),
+        (b"\xff", "config-json"),
+        (b"[" * 100_000, "config-json"),
+        (b'{"version":1,"version":1}', "config-json"),
+        (b'{"version":NaN}', "config-json"),
+        (b"[]", "config-members"),
+        (document(version=2), "config-members"),
+        (document(extra=1), "config-members"),
+        (document(files=[]), "config-files"),
+        (document(files={}), "config-files"),
+        (document(files={f"f{n}": "" for n in range(33)}), "config-files"),
+        (document(files={"policy.toml": ""}), "config-node-missing"),
+        (document(files={**FILES, "../x": ""}), "config-file-name"),
+        (document(files={**FILES, "/x": ""}), "config-file-name"),
+        (document(files={**FILES, "a/b/c": ""}), "config-file-name"),
+        (document(files={**FILES, "a": "", "a/b": ""}), "config-file-name"),
+        (document(files={**FILES, "x": 1}), "config-file-contents"),
+        (document(files={**FILES, "x": "y" * (128 * 1024 + 1)}), "config-file-contents"),
+        (document(files={"node.toml": "["}), "config-node-toml"),
+        (document(files={"node.toml": "group = 1"}), "config-group-key"),
+        (document(addresses=[]), "config-addresses"),
+        (document(addresses={"eth1": "10.0.0.1"}), "config-addresses"),
+        (document(addresses={"lo": "10.0.0.1/8"}), "config-addresses"),
+        (document(addresses={"eth1": "10.0.0.300/8"}), "config-addresses"),
+        (document(addresses={"eth1": "10.0.0.1/33"}), "config-addresses"),
+        (b" " * (CONFIG_BYTES_MAX + 1), "config-too-large"),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(data, reason):
+    with pytest.raises(GuestConfigError) as caught:
+        parse(data)
+
+    assert caught.value.reason == reason
+
+
+def test_a_configuration_disk_carries_the_document_in_whole_sectors():
+    document = encode_guest_config(FILES)
+    disk = encode_config_disk(document)
+
+    assert len(disk) % 512 == 0
+    length = config_disk_length_untrusted(disk[:DISK_HEADER_BYTES])
+    assert disk[DISK_HEADER_BYTES : DISK_HEADER_BYTES + length] == document
+
+
+def test_other_disks_carry_no_configuration_and_a_large_one_is_refused_before_it_is_read():
+    assert config_disk_length_untrusted(b"\xeb\x58MSDOS" + bytes(40)) is None
+    assert config_disk_length_untrusted(b"") is None
+    with pytest.raises(GuestConfigError) as caught:
+        config_disk_length_untrusted(DISK_MAGIC + (CONFIG_BYTES_MAX + 1).to_bytes(4, "little"))
+    assert caught.value.reason == "config-too-large"
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["version", "files", "addresses", "node.toml", "eth0", "x"]),
+                    inner,
+                    max_size=4,
+                )
+            ),
+            max_leaves=12,
+        ).map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_foreign_bytes_raise_the_declared_error_only(data):
+    with contextlib.suppress(GuestConfigError):
+        parse(data)
