@@ -6,13 +6,29 @@ validator's signature into its GroupId. So two groups with different trust can n
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
+from attestation.canonical import digest
 from attestation.errors import AttestationError
 
 
 class TicketRejectedError(AttestationError):
     """A validator does not accept this ticket. ``reason`` is the cause's own stable code."""
+
+    @classmethod
+    def of(cls, cause: AttestationError) -> Self:
+        """Return the refusal that keeps everything its cause says. Raise it ``from`` the cause."""
+        return cls(cause.reason, cause.message, step=cause.step, values=cause.values)
+
+
+def binding_of(exporter: bytes, nonce: bytes) -> bytes:
+    """Return the 32-byte binding of a ticket for one connection and one verifier.
+
+    Args:
+        exporter: the TLS connection's exported keying material (RFC 8446 7.5), 32 bytes.
+        nonce: the verifier's own fresh nonce, 32 bytes.
+    """
+    return digest("bondstone/bond-binding/v1", exporter, nonce)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
