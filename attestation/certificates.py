@@ -1,0 +1,277 @@
+"""Certificates: bounded parsing, one link of a path at a time, roles (RFC 5280 6.1; ATTESTATION.md 6).
+
+Every path of DCAP has a fixed length and fixed roles, so there is no path building: each link is checked by
+name. Not used, and why: policies and name constraints (no DCAP certificate has them; a critical extension
+that we do not process refuses the certificate), CRL distribution points (evidence names no address to us).
+"""
+
+import binascii
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+
+from attestation.errors import (
+    CertificatePathError,
+    MalformedError,
+    SignatureError,
+    StaleEndorsementsError,
+)
+from attestation.pck import SGX_EXTENSION_OID
+from attestation.values import timestamp
+
+CERTIFICATE_BYTES_MAX: Final = 8 * 1024
+PEM_BYTES_MAX: Final = 64 * 1024
+
+LIBRARY_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    Warning,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises on bytes that are not a certificate or CRL it understands."""
+
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
+_PROCESSED: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A parsed certificate with a P-256 key; nothing about it is verified.
+
+    Attributes:
+        role: what it must be (``pck``, ``pck-ca``, ``tcb-info-signer``, …): the head of its reason codes.
+        sgx_extension: value of Intel's SGX extension, if present.
+    """
+
+    role: str
+    der: bytes
+    parsed: x509.Certificate
+    public_key: ec.EllipticCurvePublicKey
+    common_name: str
+    not_before: datetime
+    not_after: datetime
+    ca: bool
+    path_length: int | None
+    key_usage: x509.KeyUsage | None
+    key_identifier: bytes | None
+    sgx_extension: bytes | None
+
+
+def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[bytes, ...]:
+    """Return the DER of each PEM certificate block, in order; text between blocks is ignored.
+
+    Lenient as real chains need it: CRLF, a NUL at the end, text between. An unfinished block is refused.
+
+    Raises:
+        MalformedError: ``<role>-chain-malformed``.
+    """
+    if len(data) > PEM_BYTES_MAX:
+        raise MalformedError(f"{role}-chain-malformed", f"{len(data)} bytes of PEM, at most {PEM_BYTES_MAX}")
+    out: list[bytes] = []
+    position = data.find(_BEGIN)
+    while position >= 0:
+        end = data.find(_END, position)
+        if end < 0 or len(out) == count_max:
+            raise MalformedError(
+                f"{role}-chain-malformed",
+                f"a PEM block is not finished, or there are more than {count_max}",
+            )
+        out.append(_decode_pem_body(data[position + len(_BEGIN) : end], role))
+        position = data.find(_BEGIN, end)
+    return tuple(out)
+
+
+def _decode_pem_body(body: bytes, role: str) -> bytes:
+    try:
+        return binascii.a2b_base64(b"".join(body.split()), strict_mode=True)
+    except ValueError as exc:
+        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64") from exc
+
+
+def load_certificate_untrusted(der: bytes, *, role: str) -> Certificate:
+    """Parse one certificate.
+
+    Raises:
+        MalformedError: ``<role>-malformed``; ``<role>-algorithm`` for other than ECDSA P-256 with SHA-256.
+    """
+    if len(der) > CERTIFICATE_BYTES_MAX:
+        raise MalformedError(f"{role}-malformed", f"a certificate of {len(der)} bytes")
+    try:
+        return _load(der, role)
+    except LIBRARY_ERRORS as exc:
+        raise MalformedError(f"{role}-malformed", f"the {role} certificate cannot be parsed") from exc
+
+
+def _load(der: bytes, role: str) -> Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    public_key = certificate.public_key()
+    if (
+        not isinstance(public_key, ec.EllipticCurvePublicKey)
+        or not isinstance(public_key.curve, ec.SECP256R1)
+        or certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256
+    ):
+        raise MalformedError(f"{role}-algorithm", f"the {role} certificate is not ECDSA P-256 with SHA-256")
+    basic: x509.BasicConstraints | None = None
+    key_usage: x509.KeyUsage | None = None
+    key_identifier: bytes | None = None
+    sgx_extension: bytes | None = None
+    for extension in certificate.extensions:
+        value = extension.value
+        if extension.critical and extension.oid not in _PROCESSED:
+            raise MalformedError(
+                f"{role}-critical-extension",
+                f"the {role} certificate has an unknown critical extension",
+                values={"oid": extension.oid.dotted_string},
+            )
+        if isinstance(value, x509.BasicConstraints):
+            basic = value
+        elif isinstance(value, x509.KeyUsage):
+            key_usage = value
+        elif isinstance(value, x509.SubjectKeyIdentifier):
+            key_identifier = value.digest
+        elif (
+            isinstance(value, x509.UnrecognizedExtension) and extension.oid.dotted_string == SGX_EXTENSION_OID
+        ):
+            sgx_extension = value.value
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Certificate(
+        role=role,
+        der=der,
+        parsed=certificate,
+        public_key=public_key,
+        common_name=str(names[0].value) if len(names) == 1 else "",
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        ca=basic is not None and basic.ca,
+        path_length=None if basic is None else basic.path_length,
+        key_usage=key_usage,
+        key_identifier=key_identifier,
+        sgx_extension=sgx_extension,
+    )
+
+
+def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
+    """Require that ``issuer``'s subject and key made this certificate.
+
+    Raises:
+        CertificatePathError: ``<role>-issuer-mismatch``: issued in another name.
+        SignatureError: ``<role>-signature``.
+    """
+    role = certificate.role
+    try:
+        certificate.parsed.verify_directly_issued_by(issuer.parsed)
+    except InvalidSignature as exc:
+        raise SignatureError(
+            f"{role}-signature",
+            f"the {role} certificate is not signed by the {issuer.role} certificate",
+        ) from exc
+    except LIBRARY_ERRORS as exc:
+        raise CertificatePathError(
+            f"{role}-issuer-mismatch",
+            f"the {role} certificate does not name the {issuer.role} certificate as its issuer",
+            values={
+                "expected": issuer.parsed.subject.rfc4514_string(),
+                "actual": certificate.parsed.issuer.rfc4514_string(),
+            },
+        ) from exc
+
+
+def require_role(certificate: Certificate, *common_names: str) -> None:
+    """Require that the common name contains one of these texts.
+
+    The name is what separates a TCB Signing certificate from any other leaf (ATTESTATION.md 15.1).
+
+    Raises:
+        CertificatePathError: ``<role>-role``.
+    """
+    if not any(name in certificate.common_name for name in common_names):
+        raise CertificatePathError(
+            f"{certificate.role}-role",
+            f"a certificate named {certificate.common_name!r} cannot be the {certificate.role}",
+            values={"expected": list(common_names), "actual": certificate.common_name},
+        )
+
+
+def require_ca(certificate: Certificate, *, intermediates_below: int) -> None:
+    """Require CA:TRUE, keyCertSign and a path length that allows what is below (RFC 5280 6.1.4 (k)-(n)).
+
+    Raises:
+        CertificatePathError: ``<role>-not-ca``.
+    """
+    usage = certificate.key_usage
+    length = certificate.path_length
+    if (
+        not certificate.ca
+        or usage is None
+        or not usage.key_cert_sign
+        or (length is not None and length < intermediates_below)
+    ):
+        raise CertificatePathError(
+            f"{certificate.role}-not-ca",
+            f"the {certificate.role} certificate may not issue certificates here",
+        )
+
+
+def require_leaf(certificate: Certificate) -> None:
+    """Require CA:FALSE and digitalSignature.
+
+    Raises:
+        CertificatePathError: ``<role>-not-leaf``.
+    """
+    usage = certificate.key_usage
+    if certificate.ca or usage is None or not usage.digital_signature or usage.key_cert_sign:
+        raise CertificatePathError(
+            f"{certificate.role}-not-leaf",
+            f"the {certificate.role} certificate is a CA, or may not sign",
+        )
+
+
+def require_in_window(certificate: Certificate, now: datetime) -> None:
+    """Require notBefore <= now <= notAfter (RFC 5280 4.1.2.5).
+
+    Raises:
+        StaleEndorsementsError: ``<role>-not-yet-valid`` or ``<role>-expired``.
+    """
+    require_window(
+        certificate.role,
+        f"the {certificate.role} certificate",
+        certificate.not_before,
+        certificate.not_after,
+        now,
+    )
+
+
+def require_window(code: str, what: str, not_before: datetime, not_after: datetime, now: datetime) -> None:
+    """Require ``not_before <= now <= not_after``.
+
+    Raises:
+        StaleEndorsementsError: ``<code>-not-yet-valid`` or ``<code>-expired``.
+    """
+    values = {
+        "not_before": timestamp(not_before),
+        "not_after": timestamp(not_after),
+        "now": timestamp(now),
+    }
+    if now < not_before:
+        raise StaleEndorsementsError(
+            f"{code}-not-yet-valid",
+            f"{what} is valid from {timestamp(not_before)}, now is {timestamp(now)}",
+            values=values,
+        )
+    if now > not_after:
+        raise StaleEndorsementsError(
+            f"{code}-expired",
+            f"{what} expired at {timestamp(not_after)}, now is {timestamp(now)}",
+            values=values,
+        )

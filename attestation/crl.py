@@ -1,0 +1,124 @@
+"""Certificate revocation lists (RFC 5280 5 and 6.3; ATTESTATION.md 6.3, 6.4)."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+
+from attestation.certificates import LIBRARY_ERRORS, Certificate, require_window
+from attestation.errors import CertificatePathError, MalformedError, RevokedError, SignatureError
+
+CRL_BYTES_MAX: Final = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationList:
+    """A parsed CRL; nothing about it is verified.
+
+    Attributes:
+        role: ``root-crl`` or ``pck-crl``: the head of its reason codes.
+        authority_key_identifier: of the issuer, bytes.
+    """
+
+    role: str
+    parsed: x509.CertificateRevocationList
+    this_update: datetime
+    next_update: datetime
+    number: int
+    authority_key_identifier: bytes
+
+    @property
+    def last_valid(self) -> datetime:
+        """The second before nextUpdate: at nextUpdate a newer list exists."""
+        return self.next_update - timedelta(seconds=1)
+
+
+def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
+    """Parse a complete CRL that has nextUpdate, CRLNumber and AuthorityKeyIdentifier.
+
+    Raises:
+        MalformedError: ``<role>-malformed``.
+    """
+    if not der or len(der) > CRL_BYTES_MAX:
+        raise MalformedError(f"{role}-malformed", f"a CRL of {len(der)} bytes, expected 1 to {CRL_BYTES_MAX}")
+    try:
+        crl = x509.load_der_x509_crl(der)
+        extensions = crl.extensions
+        number = extensions.get_extension_for_class(x509.CRLNumber)
+        identifier = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+        # A critical extension would narrow what this list speaks of (delta, indirect, by reason).
+        critical = [extension.oid.dotted_string for extension in extensions if extension.critical]
+        next_update = crl.next_update_utc
+        # Entries are parsed lazily: a broken one must not surface later, in the middle of a verdict.
+        for _ in crl:
+            pass
+        out = RevocationList(
+            role=role,
+            parsed=crl,
+            this_update=crl.last_update_utc,
+            next_update=crl.last_update_utc if next_update is None else next_update,
+            number=number.value.crl_number,
+            authority_key_identifier=identifier.value.key_identifier or b"",
+        )
+    except LIBRARY_ERRORS as exc:
+        raise MalformedError(f"{role}-malformed", f"the {role} cannot be parsed") from exc
+    if critical or next_update is None:
+        raise MalformedError(
+            f"{role}-malformed",
+            f"the {role} has no nextUpdate, or a critical extension",
+            values={"critical": critical},
+        )
+    return out
+
+
+def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
+    """Require that this CRL was issued in the name and with the key of ``issuer``.
+
+    Raises:
+        CertificatePathError: ``<role>-issuer-mismatch``.
+        SignatureError: ``<role>-signature``.
+    """
+    if crl.parsed.issuer != issuer.parsed.subject or (
+        issuer.key_identifier is not None and crl.authority_key_identifier != issuer.key_identifier
+    ):
+        raise CertificatePathError(
+            f"{crl.role}-issuer-mismatch",
+            f"the {crl.role} was not issued by the {issuer.role}",
+            values={
+                "expected": issuer.parsed.subject.rfc4514_string(),
+                "actual": crl.parsed.issuer.rfc4514_string(),
+            },
+        )
+    try:
+        valid = crl.parsed.is_signature_valid(issuer.public_key)
+    except LIBRARY_ERRORS as exc:
+        raise SignatureError(
+            f"{crl.role}-signature", f"the {crl.role}'s signature algorithm does not fit its issuer"
+        ) from exc
+    if not valid:
+        raise SignatureError(f"{crl.role}-signature", f"the {crl.role} is not signed by the {issuer.role}")
+
+
+def require_crl_in_window(crl: RevocationList, now: datetime) -> None:
+    """Require thisUpdate <= now < nextUpdate: at nextUpdate a newer list exists.
+
+    Raises:
+        StaleEndorsementsError: ``<role>-not-yet-valid`` or ``<role>-expired``.
+    """
+    require_window(crl.role, f"the {crl.role}", crl.this_update, crl.last_valid, now)
+
+
+def require_not_revoked(certificate: Certificate, crl: RevocationList) -> None:
+    """Require that a verified CRL does not list this certificate.
+
+    Raises:
+        RevokedError: ``<role>-revoked``.
+    """
+    serial = certificate.parsed.serial_number
+    if crl.parsed.get_revoked_certificate_by_serial_number(serial) is not None:
+        raise RevokedError(
+            f"{certificate.role}-revoked",
+            f"the {certificate.role} certificate is revoked",
+            values={"serial": f"{serial:x}", "crl_issued": crl.this_update.isoformat()},
+        )

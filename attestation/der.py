@@ -1,0 +1,87 @@
+"""A strict DER reader for the one structure that no library knows: Intel's SGX extension.
+
+Not recursive, definite lengths only, minimal lengths only (X.690 section 10.1).
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from attestation.errors import MalformedError
+
+BOOLEAN: Final = 0x01
+INTEGER: Final = 0x02
+OCTET_STRING: Final = 0x04
+OBJECT_IDENTIFIER: Final = 0x06
+ENUMERATED: Final = 0x0A
+SEQUENCE: Final = 0x30
+
+
+def _malformed(text: str) -> MalformedError:
+    return MalformedError("der-malformed", text)
+
+
+def read_untrusted(data: bytes, offset: int) -> tuple[int, bytes, int]:
+    """Return tag, content and the end offset of the element at ``offset``.
+
+    Raises:
+        MalformedError: not DER, or it reaches beyond ``data``.
+    """
+    if offset + 2 > len(data):
+        raise _malformed("a DER element is cut short")
+    tag, length = data[offset], data[offset + 1]
+    start = offset + 2
+    if tag & 0x1F == 0x1F:
+        raise _malformed("a DER tag of several bytes")
+    if length >= 0x80:
+        count = length & 0x7F
+        if not 1 <= count <= 3 or start + count > len(data):
+            raise _malformed("a DER length is indefinite, too long or cut short")
+        length = int.from_bytes(data[start : start + count], "big")
+        if length < 0x80 or length >> 8 * (count - 1) == 0:
+            raise _malformed("a DER length is not minimal")
+        start += count
+    end = start + length
+    if end > len(data):
+        raise _malformed("a DER element reaches beyond its container")
+    return tag, data[start:end], end
+
+
+def elements_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and content of the elements that fill ``data`` exactly.
+
+    Raises:
+        MalformedError: not DER.
+    """
+    offset = 0
+    while offset < len(data):
+        tag, content, offset = read_untrusted(data, offset)
+        yield tag, content
+
+
+def only_untrusted(data: bytes, tag: int) -> bytes:
+    """Return the content of the single element that fills ``data`` and has this tag.
+
+    Raises:
+        MalformedError: another tag, several elements, or not DER.
+    """
+    found, content, end = read_untrusted(data, 0)
+    if found != tag or end != len(data):
+        raise _malformed(f"one DER element of tag {tag:#04x} expected")
+    return content
+
+
+def unsigned_untrusted(content: bytes, maximum: int) -> int:
+    """Return a non-negative INTEGER or ENUMERATED from its content.
+
+    Raises:
+        MalformedError: empty, not minimal, negative, or above ``maximum``.
+    """
+    if not content or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
+        raise _malformed("a DER integer is empty or not minimal")
+    # Compared by length before it is converted, so that a huge integer costs nothing.
+    if len(content) > 9:
+        raise _malformed("a DER integer is too large")
+    value = int.from_bytes(content, "big", signed=True)
+    if not 0 <= value <= maximum:
+        raise _malformed(f"a DER integer is outside 0..{maximum}")
+    return value
