@@ -1,0 +1,145 @@
+"""The ASGI application: the hot path first, then Starlette; every error a problem document."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+from starlette.types import Message, Receive, Scope, Send
+
+from node.api.body import ClientGoneError
+from node.api.commands import CommandsEndpoint
+from node.api.limits import ApiLimits
+from node.api.metrics import ApiMetrics
+from node.api.operations import BY_NAME
+from node.api.problems import ProblemError
+from node.api.routes import Routes
+from node.api.service import Service, UnavailableError
+from node.tokens import AccessList
+
+logger = logging.getLogger(__name__)
+
+_COMMANDS: Final = BY_NAME["commands"].path
+_HEALTH: Final = BY_NAME["health"].path
+_ATTESTATION: Final = "/v1/attestation/"
+
+
+class Api:
+    """One node's HTTP API as an ASGI application."""
+
+    def __init__(
+        self,
+        service: Service,
+        access: AccessList,
+        limits: ApiLimits,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._limits = limits
+        self._clock = clock
+        self._metrics = ApiMetrics(service, registry)
+        self._commands = CommandsEndpoint(service, access, limits)
+        # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
+        self._router = Router(
+            routes=Routes(service, access, limits, self._metrics).routes(), redirect_slashes=False
+        )
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        scope["app"] = self  # asks the router to raise its 404 and 405 instead of answering in plain text
+        answer = _Answer(send)
+        try:
+            await self._dispatch(scope, receive, answer)
+        except ClientGoneError:
+            return
+        except ProblemError as exc:
+            await self._problem(scope, answer, exc)
+        except UnavailableError as exc:
+            problem = ProblemError("not-ready", exc.message, extensions={"reason": exc.reason})
+            await self._problem(scope, answer, problem)
+        except HTTPException as exc:
+            await self._problem(scope, answer, _of_router(scope, exc))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await self._problem(scope, answer, ProblemError("internal-error", "this is a bug of the node"))
+        self._metrics.request_answered(scope["path"], answer.status)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        path = scope["path"]
+        if path == _HEALTH:  # answers however busy the node is
+            await self._router(scope, receive, answer)
+            return
+        if self._in_flight >= self._limits.concurrent_requests_max:
+            raise ProblemError(
+                "overloaded", f"{self._in_flight} requests are being served", headers={"connection": "close"}
+            )
+        self._in_flight += 1
+        try:
+            if path == _COMMANDS:
+                start = self._clock()
+                await self._commands(scope, receive, answer)
+                self._metrics.command_took(self._clock() - start)
+            else:
+                await self._router(scope, receive, answer)
+        finally:
+            self._in_flight -= 1
+
+    async def _problem(self, scope: Scope, answer: "_Answer", problem: ProblemError) -> None:
+        if answer.status:  # too late for another answer; the server closes the connection
+            raise problem
+        if scope["path"].startswith(_ATTESTATION):
+            problem.extensions["mock"] = self._service.mock
+        content = problem.body()
+        headers = [*problem.raw_headers(), (b"content-length", b"%d" % len(content))]
+        await answer({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await answer({"type": "http.response.body", "body": content})
+
+
+class _Answer:
+    """ASGI's ``send``, remembering the status that went out (0: none yet)."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:
+    if exc.status_code == 405:
+        return ProblemError(
+            "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers=exc.headers
+        )
+    return ProblemError("not-found", "see /openapi.json for what there is")
+
+
+def create_app(
+    service: Service,
+    access: AccessList,
+    limits: ApiLimits,
+    *,
+    registry: CollectorRegistry | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Api:
+    """Return the ASGI application over ``service``.
+
+    Args:
+        service: the node.
+        access: who may call.
+        limits: what is taken from outside.
+        registry: where further metrics of the process are registered, if any.
+        clock: seconds, for latencies only.
+    """
+    return Api(service, access, limits, registry or CollectorRegistry(), clock)

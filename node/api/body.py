@@ -1,0 +1,136 @@
+"""Reading a request body: limits first, then strict JSON into a type."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.types import Receive
+
+from node.api.limits import DISCARD_BYTES_MAX, INTEGER_MAX, INTEGER_MIN, VALUE_DEPTH_MAX, ApiLimits
+from node.api.problems import ProblemError
+
+_JSON: Final = b"application/json"
+_CLOSE: Final = {"connection": "close"}
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was complete: there is nobody to answer."""
+
+
+async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: ApiLimits) -> bytes:
+    """Return the body of a request that must be JSON.
+
+    Raises:
+        ProblemError: 408, 413, 415. What is over the limit is never kept.
+        ClientGoneError: the connection closed.
+    """
+    declared = 0
+    media_type = b""
+    expects_continue = False
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            declared = int(value)  # digits: the HTTP parser has refused everything else
+        elif name == b"content-type":
+            media_type = value
+        elif name == b"expect":
+            expects_continue = True
+    if media_type != _JSON and media_type.partition(b";")[0].strip().lower() != _JSON:
+        raise ProblemError(
+            "media-type-unsupported",
+            "send the header field `Content-Type: application/json`",
+            headers={"accept": "application/json", **_CLOSE},
+        )
+    if declared > limits.body_bytes_max:
+        drain = not expects_continue and declared <= DISCARD_BYTES_MAX
+        await _refuse_too_large(receive, limits, drain=drain)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _collect(receive, limits)
+    except TimeoutError as exc:
+        raise ProblemError(
+            "request-timeout", f"the body did not arrive in {limits.body_timeout_s:g} s", headers=_CLOSE
+        ) from exc
+
+
+async def _collect(receive: Receive, limits: ApiLimits) -> bytes:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) <= limits.body_bytes_max:
+            return body
+    chunks: list[bytes] = []
+    size = 0
+    while message["type"] == "http.request":
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        more_body = message.get("more_body", False)
+        if size > limits.body_bytes_max:
+            await _refuse_too_large(receive, limits, drain=more_body)
+        chunks.append(chunk)
+        if not more_body:
+            return b"".join(chunks)
+        message = await receive()
+    raise ClientGoneError
+
+
+async def _refuse_too_large(receive: Receive, limits: ApiLimits, *, drain: bool) -> None:
+    """Throw the rest of the body away, if that is worth it, and raise."""
+    discarded = 0
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            while drain and discarded < DISCARD_BYTES_MAX:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                discarded += len(message.get("body", b""))
+                drain = message.get("more_body", False)
+    except TimeoutError:
+        pass  # too slow to wait for: it is refused below all the same
+    raise ProblemError("body-too-large", f"a body has at most {limits.body_bytes_max} bytes", headers=_CLOSE)
+
+
+def decode_untrusted(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return the typed request in a JSON body.
+
+    Raises:
+        ProblemError: 400 if it is not JSON, 422 if it has another shape; the detail names the member.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise ProblemError("request-invalid", _named(str(exc))) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as exc:
+        raise ProblemError("json-invalid", str(exc)) from exc
+    except RecursionError as exc:
+        raise ProblemError("request-invalid", "nested too deeply") from exc
+
+
+def _named(message: str) -> str:
+    return message.replace("Object contains unknown field", "unknown member").replace(
+        "Object missing required field", "missing member"
+    )
+
+
+def require_plain(value: Any, depth: int = 0) -> None:
+    """Refuse what has no exact form in the log: fractions, integers beyond 64 bits, deep nesting.
+
+    Raises:
+        ProblemError: 422.
+    """
+    if depth > VALUE_DEPTH_MAX:
+        raise ProblemError("request-invalid", f"nested deeper than {VALUE_DEPTH_MAX} levels")
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise ProblemError("request-invalid", "an integer does not fit into 64 bits, signed")
+    elif isinstance(value, dict):
+        for item in value.values():
+            require_plain(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            require_plain(item, depth + 1)
+    else:
+        raise ProblemError("request-invalid", "numbers are integers; send a fraction as text")

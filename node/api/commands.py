@@ -1,0 +1,115 @@
+"""``POST /v1/commands``: the hot path, a plain ASGI function in front of every router and middleware."""
+
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from attestation.canonical import digest
+from node.api.access import authenticate, require_role
+from node.api.body import decode_untrusted, read_json_body, require_plain
+from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
+from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
+from node.api.problems import ProblemError
+from node.api.schemas import Accepted, CommandRequest, CommandResult, CommandResults
+from node.api.service import Service
+from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
+from node.tokens import AccessList, AccessRole, Principal
+
+_DECODER: Final = msgspec.json.Decoder(CommandRequest)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class CommandsEndpoint:
+    """An ASGI application for one path. Errors leave as ``ProblemError``."""
+
+    def __init__(self, service: Service, access: AccessList, limits: ApiLimits) -> None:
+        self._service = service
+        self._access = access
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            raise ProblemError("method-not-allowed", "use POST", headers={"allow": "POST"})
+        principal = require_role(authenticate(scope, self._access), AccessRole.WRITE)
+        key = idempotency_key(scope, principal)
+        body = await read_json_body(scope, receive, self._limits)
+        request = decode_untrusted(body, _DECODER)
+        commands, single = _commands_of(request)
+        feed = request.wait == "accepted"
+        outcome = await self._service.execute(
+            commands, key=key, feed=feed, timeout_s=self._limits.command_timeout_s
+        )
+        match outcome:
+            case Ok():
+                answer = _accepted(outcome) if feed else _committed(outcome, single=single)
+            case NotExecuted():
+                raise not_executed(outcome)
+            case Unknown():
+                raise outcome_unknown(outcome)
+            case _:
+                raise AssertionError(f"{outcome!r} is no outcome of a command")
+        content = _ENCODER.encode(answer)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 202 if feed else 200,
+                "headers": [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(content)),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": content})
+
+
+def idempotency_key(scope: Scope, principal: Principal) -> bytes | None:
+    """Return the key for the log: 32 bytes from the caller's own key and his credential.
+
+    Two callers that happen to choose the same key never see each other's results.
+
+    Raises:
+        ProblemError: 422, not 1 to 128 visible ASCII characters, or given twice.
+    """
+    given: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"idempotency-key":
+            visible = all(0x21 <= byte <= 0x7E for byte in value)
+            if given is not None or not visible or not 1 <= len(value) <= IDEMPOTENCY_KEY_CHARACTERS_MAX:
+                raise ProblemError(
+                    "request-invalid",
+                    "Idempotency-Key: one value of 1 to 128 visible ASCII characters",
+                )
+            given = value
+    if given is None:
+        return None
+    return digest("bondstone/idempotency-key/v1", principal.credential, given)
+
+
+def _commands_of(request: CommandRequest) -> tuple[tuple[Any, ...], bool]:
+    """Return the commands, and whether they came as a single ``command``."""
+    if (request.command is msgspec.UNSET) == (request.commands is msgspec.UNSET):
+        raise ProblemError("request-invalid", "give exactly one of `command` and `commands`")
+    if isinstance(request.commands, msgspec.UnsetType):
+        require_plain(request.command)
+        return (request.command,), True
+    require_plain(request.commands)
+    return tuple(request.commands), False
+
+
+def _accepted(outcome: Ok) -> Accepted:
+    return Accepted(term=outcome.at.term, index=outcome.at.index)
+
+
+def _committed(outcome: Ok, *, single: bool) -> CommandResult | CommandResults:
+    values: list[object] = []
+    for result in outcome.results:
+        match result:
+            case Applied(value):
+                values.append(value)
+            case Failed():
+                raise state_machine_refused("command-failed", outcome)
+    term, index = outcome.at
+    if single:
+        return CommandResult(term=term, index=index, result=values[0])
+    return CommandResults(term=term, index=index, results=values)

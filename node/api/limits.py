@@ -1,0 +1,33 @@
+"""What the API takes from outside, and how much of it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+# JSON nesting inside a command or query. The log's own framing adds a few levels to it, and CBOR that is
+# nested deeper than ``attestation.canonical.DEPTH_MAX`` is refused by peers.
+VALUE_DEPTH_MAX: Final = 24
+INTEGER_MAX: Final = 2**63 - 1
+INTEGER_MIN: Final = -(2**63)
+IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
+AUDIT_EVENTS_MAX: Final = 1000
+# A refused body of up to this size is read and thrown away, so that a client that sends first and reads
+# later gets its answer instead of a reset connection.
+DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """Sizes in bytes, times in seconds."""
+
+    body_bytes_max: int = 1024 * 1024
+    head_bytes_max: int = 32 * 1024
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    keep_alive_s: int = 75
+    tls_handshake_timeout_s: float = 10.0
+    shutdown_timeout_s: int = 5
+    command_timeout_s: float = 10.0
+    query_timeout_s: float = 10.0
+    concurrent_requests_max: int = 1024
+    connections_max: int = 4096
+    concurrent_evidence_max: int = 4

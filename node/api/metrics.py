@@ -1,0 +1,94 @@
+"""``/metrics``: what Prometheus is told, read from the node's own state at the moment of the scrape."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from node.api.operations import PATHS
+from node.api.service import Service, UnavailableError
+from node.raft.types import Role
+
+# Cuts from a local commit to a failover; seconds.
+_LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_OTHER: Final = "other"
+
+
+class ApiMetrics:
+    """Counts requests, and renders everything."""
+
+    def __init__(self, service: Service, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._command_seconds = Histogram(
+            "bondstone_command_seconds",
+            "Time from a command's arrival to its answer, successful ones only.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        registry.register(_RequestsCollector(self._requests))
+        registry.register(_GroupCollector(service))
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def request_answered(self, path: str, status: int) -> None:
+        """Count one answer. Unknown paths share one label, so a scanner cannot grow the table."""
+        self._requests[(path if path in PATHS else _OTHER, status)] += 1
+
+    def command_took(self, seconds: float) -> None:
+        self._command_seconds.observe(seconds)
+
+    def render(self) -> bytes:
+        """Return the text format."""
+        return generate_latest(self._registry)
+
+
+class _RequestsCollector(Collector):
+    def __init__(self, requests: Counter[tuple[str, int]]) -> None:
+        self._requests = requests
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "bondstone_http_requests", "Answered requests.", labels=("path", "status")
+        )
+        for (path, status), count in sorted(self._requests.items()):
+            family.add_metric((path, str(status)), count)
+        yield family
+
+
+class _GroupCollector(Collector):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Say nothing ahead of time: registering must not ask the node for a group that is not there yet."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        service = self._service
+        yield _gauge("ready", "1 if the node is online in its group.", service.readiness().ready)
+        yield _gauge("mock", "1 if attestation here is not rooted in real hardware.", service.mock)
+        yield _gauge("bonds", "Living bonds.", len(service.bonds()))
+        try:
+            status = service.group().status
+        except UnavailableError:
+            return
+        yield _gauge("leader", "1 if this node leads.", status.role is Role.LEADER)
+        yield _gauge("leader_known", "1 if this node knows a leader.", status.leader is not None)
+        yield _gauge("term", "Raft term.", status.term)
+        yield _gauge("commit_index", "Index of the newest committed entry.", status.commit.index)
+        yield _gauge("applied_index", "Index of the newest applied entry.", status.applied)
+        yield _gauge("last_index", "Index of the newest entry.", status.last.index)
+        yield _gauge("config_epoch", "Number of the group's configuration.", status.config_epoch)
+        yield _gauge("voters", "Members that vote.", len(status.voters))
+        yield _gauge("learners", "Members that do not vote.", len(status.learners))
+        yield _gauge("halted", "1 if this member has stopped for good.", status.halted is not None)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"bondstone_{name}", text, value=float(value))

@@ -1,0 +1,104 @@
+"""``/openapi.json``, made from ``operations`` and the types in ``schemas``."""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from node.api import schemas
+from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC, Operation
+from node.api.problems import CATALOGUE
+
+_REF: Final = "#/components/schemas/{name}"
+_COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
+_ACCESS_PROBLEMS: Final = ("credentials-missing", "credentials-unknown")
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    types = [kind for operation in OPERATIONS for kind in _types_of(operation)]
+    types = list(dict.fromkeys([*types, schemas.Problem]))
+    outer, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schema_of = dict(zip(types, outer, strict=True))
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schema_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "bondstone",
+            "version": version("bondstone"),
+            "description": "A replicated, attested cluster service for Intel TDX.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "clientCertificate": {"type": "mutualTLS"},
+            },
+        },
+    }
+
+
+def problems_of(operation: Operation) -> tuple[str, ...]:
+    """Return every problem code that this operation can answer with."""
+    access: tuple[str, ...] = ()
+    if operation.access != PUBLIC:
+        access = _ACCESS_PROBLEMS
+        if operation.access != ANY_ROLE:
+            access = (*access, "role-missing")
+    return (*operation.problems, *access, *_COMMON_PROBLEMS)
+
+
+def _types_of(operation: Operation) -> Iterable[Any]:
+    candidates = (operation.request, operation.answer, *operation.more_answers.values())
+    return (kind for kind in candidates if kind is not None and not isinstance(kind, str))
+
+
+def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": _answer(operation.answer, schema_of)}
+    for status, kind in operation.more_answers.items():
+        responses[str(status)] = _answer(kind, schema_of)
+    by_status: dict[int, list[str]] = {}
+    for code in problems_of(operation):
+        by_status.setdefault(CATALOGUE[code].status.value, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        responses[str(status)] = {
+            "description": " or ".join(f"`{code}`: {CATALOGUE[code].title}." for code in codes),
+            "content": {"application/problem+json": {"schema": schema_of[schemas.Problem]}},
+        }
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": responses,
+        "security": [] if operation.access == PUBLIC else [{"bearer": []}, {"clientCertificate": []}],
+    }
+    if operation.access != PUBLIC:
+        role = operation.access if isinstance(operation.access, str) else operation.access.value
+        described["x-role"] = role
+    if operation.parameters:
+        described["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": parameter.place,
+                "required": parameter.required,
+                "description": parameter.description,
+                "schema": parameter.schema,
+            }
+            for parameter in operation.parameters
+        ]
+    if operation.request is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema_of[operation.request]}},
+        }
+    return described
+
+
+def _answer(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    if isinstance(kind, str):
+        return {"description": "Text.", "content": {kind: {"schema": {"type": "string"}}}}
+    return {"description": "Done.", "content": {"application/json": {"schema": schema_of[kind]}}}

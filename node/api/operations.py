@@ -1,0 +1,228 @@
+"""Every operation of the API, once: the routes enforce it, ``/openapi.json`` publishes it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from node.api import schemas
+from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from node.api.limits import AUDIT_EVENTS_MAX, IDEMPOTENCY_KEY_CHARACTERS_MAX
+from node.tokens import AccessRole
+
+PUBLIC: Final = "public"
+ANY_ROLE: Final = "any role"
+Access = AccessRole | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A query parameter or header field; ``schema`` is JSON Schema."""
+
+    name: str
+    place: str
+    schema: dict[str, Any]
+    description: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What one method of one path takes and gives.
+
+    Attributes:
+        access: the role that is needed, ``PUBLIC``, or ``ANY_ROLE``.
+        answer: the type of the JSON body of a success, or a media type of text.
+        more_answers: other successes, by status.
+        problems: codes that only this operation, or few, can answer with; the common ones are added.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    access: Access
+    answer: Any
+    request: Any = None
+    more_answers: dict[int, Any] = field(default_factory=dict)
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+_BODY_PROBLEMS: Final = (
+    "json-invalid",
+    "media-type-unsupported",
+    "body-too-large",
+    "request-timeout",
+    "request-invalid",
+)
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        name="health",
+        method="GET",
+        path="/healthz",
+        summary="The process is alive.",
+        access=PUBLIC,
+        answer=schemas.Health,
+    ),
+    Operation(
+        name="ready",
+        method="GET",
+        path="/readyz",
+        summary="The node is online in its group; 503 says why not.",
+        access=PUBLIC,
+        answer=schemas.Ready,
+        problems=("not-ready",),
+    ),
+    Operation(
+        name="metrics",
+        method="GET",
+        path="/metrics",
+        summary="Prometheus text format.",
+        access=AccessRole.READ,
+        answer="text/plain",
+    ),
+    Operation(
+        name="openapi",
+        method="GET",
+        path="/openapi.json",
+        summary="This document.",
+        access=ANY_ROLE,
+        answer=dict[str, Any],
+    ),
+    Operation(
+        name="group",
+        method="GET",
+        path="/v1/group",
+        summary="Ids, leader, term, commit, voters and learners.",
+        access=AccessRole.READ,
+        answer=schemas.Group,
+        problems=("not-ready",),
+    ),
+    Operation(
+        name="members",
+        method="GET",
+        path="/v1/members",
+        summary="Every member, and where it is.",
+        access=AccessRole.READ,
+        answer=schemas.Members,
+        problems=("not-ready",),
+    ),
+    Operation(
+        name="bonds",
+        method="GET",
+        path="/v1/bonds",
+        summary="Every living bond of this node, with its appraisal.",
+        access=AccessRole.READ,
+        answer=schemas.Bonds,
+    ),
+    Operation(
+        name="commands",
+        method="POST",
+        path="/v1/commands",
+        summary="Execute one command, or several as one atomic entry, exactly once.",
+        access=AccessRole.WRITE,
+        request=schemas.CommandRequest,
+        answer=schemas.CommandResult | schemas.CommandResults,
+        more_answers={202: schemas.Accepted},
+        parameters=(
+            Parameter(
+                name="Idempotency-Key",
+                place="header",
+                schema={
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX,
+                    "pattern": "^[!-~]+$",
+                },
+                description="The same key, sent again with the same credentials to any node while the group "
+                "remembers it (its session_ttl_ms), never executes twice: the first result comes again.",
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, "command-failed", "not-executed", "not-ready", "outcome-unknown"),
+    ),
+    Operation(
+        name="queries",
+        method="POST",
+        path="/v1/queries",
+        summary="Ask the state machine.",
+        access=AccessRole.READ,
+        request=schemas.QueryRequest,
+        answer=schemas.QueryResult,
+        problems=(*_BODY_PROBLEMS, "query-failed", "not-executed", "not-ready", "query-timeout"),
+    ),
+    Operation(
+        name="evidence",
+        method="GET",
+        path="/v1/attestation/evidence",
+        summary="Fresh evidence of this node, bound to the nonce and to the key of this TLS channel.",
+        access=PUBLIC,
+        answer=schemas.OwnEvidence,
+        parameters=(
+            Parameter(
+                name="nonce",
+                place="query",
+                schema={
+                    "type": "string",
+                    "pattern": f"^([0-9a-fA-F]{{2}}){{{NONCE_BYTES_MIN},{NONCE_BYTES_MAX}}}$",
+                },
+                description=f"{NONCE_BYTES_MIN} to {NONCE_BYTES_MAX} random bytes, hex.",
+                required=True,
+            ),
+        ),
+        problems=("request-invalid", "evidence-busy", "not-ready"),
+    ),
+    Operation(
+        name="peers",
+        method="GET",
+        path="/v1/attestation/peers",
+        summary="Each bonded peer's evidence as it was received, and what was made of it.",
+        access=AccessRole.AUDIT,
+        answer=schemas.PeersEvidence,
+    ),
+    Operation(
+        name="audit_events",
+        method="GET",
+        path="/v1/audit/events",
+        summary="The hash-chained log of admissions, refusals, expiries and departures.",
+        access=AccessRole.AUDIT,
+        answer=schemas.AuditEvents,
+        parameters=(
+            Parameter(
+                name="after",
+                place="query",
+                schema={"type": "integer", "minimum": 0, "default": 0},
+                description="Only records with a larger sequence number.",
+            ),
+            Parameter(
+                name="limit",
+                place="query",
+                schema={"type": "integer", "minimum": 1, "maximum": AUDIT_EVENTS_MAX, "default": 100},
+                description="At most so many records.",
+            ),
+        ),
+        problems=("request-invalid",),
+    ),
+    Operation(
+        name="audit_head",
+        method="GET",
+        path="/v1/audit/head",
+        summary="The newest record's sequence number and hash.",
+        access=AccessRole.AUDIT,
+        answer=dict[str, Any],
+    ),
+    Operation(
+        name="provision",
+        method="PUT",
+        path="/v1/provision",
+        summary="Give the group key to a node that waits for it, once.",
+        # With an admin in the access file it needs that role. A node that was started without one (an
+        # image that carries no secrets) takes the first key it is offered: see docs/api.md.
+        access=AccessRole.ADMIN,
+        request=schemas.ProvisionRequest,
+        answer=schemas.Provisioned,
+        problems=(*_BODY_PROBLEMS, "provision-refused", "not-ready"),
+    ),
+)
+
+BY_NAME: Final[dict[str, Operation]] = {operation.name: operation for operation in OPERATIONS}
+PATHS: Final[frozenset[str]] = frozenset(operation.path for operation in OPERATIONS)

@@ -1,0 +1,101 @@
+"""Errors as problem documents (RFC 9457), each with a stable ``code``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+MEDIA_TYPE: Final = b"application/problem+json"
+TYPE_PREFIX: Final = "urn:bondstone:problem:"
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One code of the catalogue. ``retry``: it did not happen, and the same request may work later."""
+
+    status: HTTPStatus
+    title: str
+    retry: bool = False
+
+
+# Codes are never renamed; a code's status never changes.
+CATALOGUE: Final[dict[str, Kind]] = {
+    "http-invalid": Kind(HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request"),
+    "json-invalid": Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    "credentials-missing": Kind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
+    "credentials-unknown": Kind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),
+    "role-missing": Kind(HTTPStatus.FORBIDDEN, "The credentials do not carry the role that this needs"),
+    "not-found": Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
+    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
+    "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
+    "provision-refused": Kind(HTTPStatus.CONFLICT, "The node does not take this group key"),
+    "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    "media-type-unsupported": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
+    "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not what it must be"),
+    "command-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
+    "query-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
+    "evidence-busy": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True),
+    "head-too-large": Kind(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and header fields are too large"
+    ),
+    "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log says why"),
+    "not-executed": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True),
+    "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),
+    "overloaded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once", retry=True),
+    "outcome-unknown": Kind(HTTPStatus.GATEWAY_TIMEOUT, "It may or may not have been executed"),
+    "query-timeout": Kind(HTTPStatus.GATEWAY_TIMEOUT, "No answer in time"),
+}
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem document.
+
+    Args:
+        code: a key of ``CATALOGUE``.
+        detail: one sentence for people, about this occurrence.
+        headers: additional header fields.
+        extensions: additional members, JSON-able.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.extensions = dict(extensions or {})
+
+    @property
+    def status(self) -> int:
+        return CATALOGUE[self.code].status.value
+
+    def body(self) -> bytes:
+        """Return the document."""
+        kind = CATALOGUE[self.code]
+        return _ENCODER.encode(
+            {
+                "type": TYPE_PREFIX + self.code,
+                "title": kind.title,
+                "status": kind.status.value,
+                "code": self.code,
+                "detail": self.detail,
+                **self.extensions,
+            }
+        )
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return all header fields of the response but ``content-length``."""
+        fields = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
+        if CATALOGUE[self.code].retry and "retry-after" not in self.headers:
+            fields.append((b"retry-after", b"1"))
+        fields += [(name.encode("ascii"), value.encode("latin-1")) for name, value in self.headers.items()]
+        return fields

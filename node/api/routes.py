@@ -1,0 +1,207 @@
+"""All endpoints but the hot path, on Starlette."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from node.api import schemas, views
+from node.api.access import authenticate, require_role
+from node.api.body import decode_untrusted, read_json_body, require_plain
+from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from node.api.limits import AUDIT_EVENTS_MAX, ApiLimits
+from node.api.metrics import ApiMetrics
+from node.api.openapi import openapi_document
+from node.api.operations import BY_NAME, PUBLIC, Operation
+from node.api.outcomes import not_executed, state_machine_refused
+from node.api.problems import ProblemError
+from node.api.service import ProvisionRefusedError, Service
+from node.raft.types import Answer, Consistency, Cursor, NotExecuted, Ok, Unknown
+from node.tokens import AccessList, AccessRole
+
+_QUERY_DECODER: Final = msgspec.json.Decoder(schemas.QueryRequest)
+_PROVISION_DECODER: Final = msgspec.json.Decoder(schemas.ProvisionRequest)
+_ENCODER: Final = msgspec.json.Encoder()
+AUDIT_EVENTS_DEFAULT: Final = 100
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Routes:
+    """The endpoints over one node."""
+
+    def __init__(self, service: Service, access: AccessList, limits: ApiLimits, metrics: ApiMetrics) -> None:
+        self._service = service
+        self._access = access
+        self._limits = limits
+        self._metrics = metrics
+        self._openapi = _ENCODER.encode(openapi_document())
+        self._evidence_requests = 0
+
+    def routes(self) -> list[Route]:
+        """Return one route per operation, but for the commands'."""
+        handlers: dict[str, Handler] = {
+            "health": self._health,
+            "ready": self._ready,
+            "metrics": self._metrics_text,
+            "openapi": self._openapi_json,
+            "group": self._group,
+            "members": self._members,
+            "bonds": self._bonds,
+            "queries": self._queries,
+            "evidence": self._evidence,
+            "peers": self._peers,
+            "audit_events": self._audit_events,
+            "audit_head": self._audit_head,
+            "provision": self._provision,
+        }
+        return [self._route(BY_NAME[name], handler) for name, handler in handlers.items()]
+
+    def _route(self, operation: Operation, handler: Handler) -> Route:
+        async def guarded(request: Request) -> Response:
+            self._admit(request, operation)
+            return await handler(request)
+
+        return Route(operation.path, guarded, methods=[operation.method], name=operation.name)
+
+    def _admit(self, request: Request, operation: Operation) -> None:
+        if operation.access == PUBLIC:
+            return
+        if operation.name == "provision" and not self._access.has_admin:
+            return  # nobody here could be asked: the first key is taken, once (docs/api.md says why)
+        principal = authenticate(request.scope, self._access)
+        if isinstance(operation.access, AccessRole):
+            require_role(principal, operation.access)
+
+    # ---- health ---------------------------------------------------------------
+    async def _health(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(schemas.Health())
+
+    async def _ready(self, request: Request) -> Response:  # noqa: ARG002
+        readiness = self._service.readiness()
+        if not readiness.ready:
+            raise ProblemError("not-ready", readiness.message, extensions={"reason": readiness.reason})
+        return _json(schemas.Ready())
+
+    async def _metrics_text(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _openapi_json(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(self._openapi, media_type="application/json")
+
+    # ---- group ----------------------------------------------------------------
+    async def _group(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(views.group_response(self._service.group(), mock=self._service.mock))
+
+    async def _members(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(views.members_response(self._service.group().status, self._service.bonds()))
+
+    async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))
+
+    async def _queries(self, request: Request) -> Response:
+        body = await read_json_body(request.scope, request.receive, self._limits)
+        asked = decode_untrusted(body, _QUERY_DECODER)
+        require_plain(asked.query)
+        consistency = Consistency(asked.consistency)
+        if asked.max_age_ms is not None and consistency is not Consistency.WEAK:
+            raise ProblemError("request-invalid", "`max_age_ms` is for weak queries only")
+        outcome = await self._service.query(
+            asked.query,
+            consistency=consistency,
+            min_at=None if asked.min_at is None else Cursor(asked.min_at.term, asked.min_at.index),
+            max_age_ms=asked.max_age_ms,
+            timeout_s=self._limits.query_timeout_s,
+        )
+        match outcome:
+            case Answer():
+                at = schemas.At(term=outcome.at.term, index=outcome.at.index)
+                return _json(schemas.QueryResult(result=outcome.value, at=at, age_ms=outcome.age_ms))
+            case Ok():
+                raise state_machine_refused("query-failed", outcome)
+            case NotExecuted():
+                raise not_executed(outcome)
+            case Unknown():
+                raise ProblemError("query-timeout", "no answer in time; ask again")
+
+    # ---- attestation ------------------------------------------------------------
+    async def _evidence(self, request: Request) -> Response:
+        nonce = _nonce_of(request)
+        if self._evidence_requests >= self._limits.concurrent_evidence_max:
+            raise ProblemError("evidence-busy", "a quote takes a while; ask again")
+        self._evidence_requests += 1
+        try:
+            evidence = await self._service.evidence(nonce)
+        finally:
+            self._evidence_requests -= 1
+        return _json(
+            schemas.OwnEvidence(
+                mock=self._service.mock,
+                nonce=nonce.hex(),
+                peer_id=evidence.peer_id.hex(),
+                network_id=evidence.network_id.hex(),
+                group_id=None if evidence.group_id is None else evidence.group_id.hex(),
+                binding=evidence.binding.hex(),
+                tickets=views.tickets_in_base64(evidence.tickets),
+            )
+        )
+
+    async def _peers(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(views.peers_response(self._service.bonds(), mock=self._service.mock))
+
+    # ---- audit ----------------------------------------------------------------
+    async def _audit_events(self, request: Request) -> Response:
+        _refuse_unknown_parameters(request, {"after", "limit"})
+        after = _integer_of(request, "after", default=0, low=0, high=2**63 - 1)
+        limit = _integer_of(request, "limit", default=AUDIT_EVENTS_DEFAULT, low=1, high=AUDIT_EVENTS_MAX)
+        return _json(schemas.AuditEvents(events=self._service.audit_events(after=after, limit=limit)))
+
+    async def _audit_head(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(self._service.audit_head())
+
+    # ---- provisioning -------------------------------------------------------------
+    async def _provision(self, request: Request) -> Response:
+        body = await read_json_body(request.scope, request.receive, self._limits)
+        offered = decode_untrusted(body, _PROVISION_DECODER)
+        try:
+            group_id = await self._service.provision(bytes.fromhex(offered.group_key))
+        except ProvisionRefusedError as exc:
+            raise ProblemError("provision-refused", exc.message, extensions={"reason": exc.reason}) from exc
+        return _json(schemas.Provisioned(group_id=group_id.hex()))
+
+
+def _json(value: Any) -> Response:
+    return Response(_ENCODER.encode(value), media_type="application/json")
+
+
+def _nonce_of(request: Request) -> bytes:
+    _refuse_unknown_parameters(request, {"nonce"})
+    text = request.query_params.get("nonce", "")
+    try:
+        nonce = bytes.fromhex(text) if text.isalnum() else b""
+    except ValueError:
+        nonce = b""
+    if not NONCE_BYTES_MIN <= len(nonce) <= NONCE_BYTES_MAX:
+        raise ProblemError(
+            "request-invalid",
+            f"the query parameter `nonce` has {NONCE_BYTES_MIN} to {NONCE_BYTES_MAX} random bytes, hex",
+        )
+    return nonce
+
+
+def _integer_of(request: Request, name: str, *, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        raise ProblemError("request-invalid", f"the query parameter `{name}` is from {low} to {high}")
+    return int(text)
+
+
+def _refuse_unknown_parameters(request: Request, known: set[str]) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise ProblemError("request-invalid", f"unknown or repeated query parameter `{name[:64]}`")

@@ -1,0 +1,237 @@
+"""The JSON of every request and response, as types: they are what is decoded, encoded and published.
+
+``/openapi.json`` is made from these classes, so it cannot say anything else than the code does. All
+digests and ids are lower-case hex; times are RFC 3339 in UTC.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Base64 = Annotated[str, Meta(description="Base64, RFC 4648 section 4.")]
+Unsigned = Annotated[int, Meta(ge=0)]
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Response(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+# ---- health -------------------------------------------------------------------
+class Health(_Response, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(_Response, frozen=True):
+    """The node is online in its group."""
+
+    ready: Literal[True] = True
+
+
+# ---- group ----------------------------------------------------------------------
+class Node(_Response, frozen=True):
+    name: Annotated[str, Meta(description="The operator's label.")]
+    peer_id: Annotated[Hex32, Meta(description="The incarnation: digest of the key born at this start.")]
+
+
+class Group(_Response, frozen=True):
+    """The group as this node sees it."""
+
+    group_id: Hex32
+    network_id: Hex32
+    cluster_id: Annotated[Hex32 | None, Meta(description="Digest of the genesis entry; null before it.")]
+    me: Node
+    role: Literal["learner", "follower", "pre-candidate", "candidate", "leader"]
+    leader: Annotated[Hex32 | None, Meta(description="Peer id of the leader, if one is known.")]
+    term: Unsigned
+    commit_index: Unsigned
+    applied_index: Unsigned
+    last_index: Unsigned
+    config_epoch: Unsigned
+    voters: Annotated[Sequence[Hex32], Meta(description="Peer ids.")]
+    learners: Annotated[Sequence[Hex32], Meta(description="Peer ids.")]
+    tie: Annotated[Hex32 | None, Meta(description="Whose vote decides between equal halves.")]
+    online: bool
+    halted: Annotated[str | None, Meta(description="Why this member stopped for good, if it did.")]
+    state_machine: Annotated[str, Meta(description="The machine's signature.")]
+    mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
+
+
+class Member(_Response, frozen=True):
+    peer_id: Hex32
+    name: str
+    role: Literal["leader", "voter", "learner"]
+    self: Annotated[bool, Meta(description="True for the node that answers.")]
+    bonded: bool
+    address: Annotated[str | None, Meta(description="Where its bonds are, if bonded.")]
+    api: Annotated[str | None, Meta(description="Where its API is, if bonded and announced.")]
+    match_index: Annotated[int | None, Meta(description="Verified log position; known to the leader only.")]
+
+
+class Members(_Response, frozen=True):
+    members: Sequence[Member]
+
+
+class Bond(_Response, frozen=True):
+    peer_id: Hex32
+    name: str
+    preference: Literal["normal", "reluctant", "observer"]
+    address: str | None
+    api: str | None
+    outgoing: Annotated[bool, Meta(description="True if this node opened it.")]
+    since: datetime
+    expires_at: Annotated[datetime | None, Meta(description="When the first of its tickets expires.")]
+    mock: bool
+    appraisals: Annotated[
+        Mapping[str, Mapping[str, Any]], Meta(description="By ticket class: what was established.")
+    ]
+
+
+class Bonds(_Response, frozen=True):
+    mock: bool
+    bonds: Sequence[Bond]
+
+
+# ---- commands and queries -----------------------------------------------------------
+class CommandRequest(_Request, frozen=True):
+    """Exactly one of ``command`` and ``commands``; several commands are one atomic entry."""
+
+    command: Annotated[Any, Meta(description="One command of the state machine.")] = UNSET
+    commands: (
+        Annotated[list[Any], Meta(min_length=1, max_length=1000, description="All, or none.")] | UnsetType
+    ) = UNSET
+    wait: Annotated[
+        Literal["committed", "accepted"],
+        Meta(description="accepted: answer as soon as the entry has its place in the leader's log."),
+    ] = "committed"
+
+
+class CommandResult(_Response, frozen=True):
+    """The command is committed and was applied exactly once."""
+
+    term: Unsigned
+    index: Unsigned
+    result: Annotated[Any, Meta(description="What the state machine returned.")]
+
+
+class CommandResults(_Response, frozen=True):
+    """All commands are committed and were applied exactly once."""
+
+    term: Unsigned
+    index: Unsigned
+    results: Annotated[Sequence[Any], Meta(description="One per command.")]
+
+
+class Accepted(_Response, frozen=True):
+    """The entry has this place in the log; it counts once an entry of this term is committed there."""
+
+    term: Unsigned
+    index: Unsigned
+
+
+class At(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place in the log."""
+
+    term: Unsigned
+    index: Unsigned
+
+
+class QueryRequest(_Request, frozen=True):
+    query: Annotated[Any, Meta(description="A query of the state machine.")]
+    consistency: Annotated[
+        Literal["strong", "weak"],
+        Meta(description="strong: linearizable. weak: this node's state, which may be old."),
+    ] = "strong"
+    min_at: Annotated[
+        At | None, Meta(description="Answer from a state that includes this place (read your writes).")
+    ] = None
+    max_age_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=86_400_000)] | None,
+        Meta(description="Weak only: refuse if the leader was last heard longer ago."),
+    ] = None
+
+
+class QueryResult(_Response, frozen=True):
+    result: Annotated[Any, Meta(description="What the state machine answered.")]
+    at: Annotated[At, Meta(description="The state that the answer speaks of.")]
+    age_ms: Annotated[Unsigned, Meta(description="Time since the leader was last heard; 0 for strong.")]
+
+
+# ---- attestation ----------------------------------------------------------------
+class OwnEvidence(_Response, frozen=True):
+    """Fresh evidence of this node: the tickets' claims name ``peer_id`` (the key of this TLS channel) and
+    ``binding`` (derived from the nonce).
+    """
+
+    mock: bool
+    nonce: Annotated[str, Meta(pattern=r"^([0-9a-f]{2}){16,64}$")]
+    peer_id: Hex32
+    network_id: Hex32
+    group_id: Hex32 | None
+    binding: Hex32
+    tickets: Annotated[Mapping[str, Base64], Meta(description="By ticket class.")]
+
+
+class PeerEvidence(_Response, frozen=True):
+    """A bonded peer's evidence as it was received, and what was made of it."""
+
+    peer_id: Hex32
+    name: str
+    mock: bool
+    since: datetime
+    expires_at: datetime | None
+    tickets: Annotated[Mapping[str, Base64], Meta(description="By ticket class, as received.")]
+    appraisals: Annotated[Mapping[str, Mapping[str, Any]], Meta(description="By ticket class.")]
+
+
+class PeersEvidence(_Response, frozen=True):
+    mock: bool
+    peers: Sequence[PeerEvidence]
+
+
+# ---- audit ------------------------------------------------------------------------
+class AuditEvents(_Response, frozen=True):
+    events: Annotated[Sequence[Mapping[str, Any]], Meta(description="Hash-chained records, in order.")]
+
+
+# ---- provisioning -----------------------------------------------------------------
+class ProvisionRequest(_Request, frozen=True):
+    group_key: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$", description="32 bytes, hex. Secret.")]
+
+
+class Provisioned(_Response, frozen=True):
+    group_id: Hex32
+
+
+# ---- errors -----------------------------------------------------------------------
+class Failure(_Response, frozen=True):
+    """How the state machine refused one command."""
+
+    position: Annotated[int, Meta(ge=0, description="Of the command within the request.")]
+    code: str
+    message: str
+
+
+class Problem(_Response, frozen=True):
+    """RFC 9457. Which of the optional members are there depends on ``code``."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: Annotated[str, Meta(description="Stable, for machines.")]
+    detail: Annotated[str, Meta(description="For people.")]
+    mock: bool | UnsetType = UNSET
+    reason: Annotated[str, Meta(description="A finer stable code.")] | UnsetType = UNSET
+    leader: Node | UnsetType | None = UNSET
+    failures: Sequence[Failure] | UnsetType = UNSET
+    term: Unsigned | UnsetType = UNSET
+    index: Unsigned | UnsetType = UNSET

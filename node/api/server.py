@@ -1,0 +1,184 @@
+"""HTTPS with the node's identity: uvicorn's server, driven inside a loop that is not its own."""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from starlette.types import ASGIApp
+
+from node.api.limits import ApiLimits
+from node.api.protocol import ApiProtocol
+from node.errors import ConfigError
+
+_BACKLOG: Final = 1024
+
+
+def server_tls_context(
+    *, certificate_der: bytes, private_key_pem: bytes, client_certificates_der: Iterable[bytes]
+) -> ssl.SSLContext:
+    """Return a TLS 1.3 server context for a key that is never on a disk.
+
+    Clients may authenticate with one of the given self-signed certificates. They need not: without one they
+    need a bearer token. With any other certificate the handshake fails.
+
+    Raises:
+        ConfigError: a client certificate cannot be a trust anchor.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # no resumption: every connection shows that the peer holds its key now
+    context.set_alpn_protocols(["http/1.1"])
+    certificate_pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
+    _load_chain_from_memory(context, certificate_pem + private_key_pem)
+    anchors = list(client_certificates_der)
+    if anchors:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        for anchor in anchors:
+            try:
+                context.load_verify_locations(cadata=anchor)
+            except ssl.SSLError as exc:
+                raise ConfigError(f"api.tokens_file: a client certificate is unusable: {exc.reason}") from exc
+    return context
+
+
+def _load_chain_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
+    """``load_cert_chain`` takes names of files only: give it one that is in memory and has no other name."""
+    descriptor = os.memfd_create("bondstone-api-key", os.MFD_CLOEXEC)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - there is no path
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(Path(f"/proc/self/fd/{descriptor}"))
+
+
+def bind(host: str, port: int, *, key: str) -> socket.socket:
+    """Return a listening-ready socket.
+
+    Raises:
+        ConfigError: the address cannot be had; names ``key``, the place in the configuration to change.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:
+        raise ConfigError(f"{key}: cannot resolve {host}: {exc.strerror}") from exc
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.setblocking(False)
+    except OSError as exc:
+        bound.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{key}: port {port} on {host} is in use; choose another, or stop its user"
+            ) from exc
+        raise ConfigError(f"{key}: cannot listen on {host}:{port}: {exc.strerror}") from exc
+    return bound
+
+
+class ApiServer:
+    """Serves an ASGI application over HTTPS until it is closed.
+
+    ``start`` binds and serves; ``close`` stops accepting, lets requests in progress end (for
+    ``shutdown_timeout_s`` at most) and returns.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, listen: tuple[str, int], tls: ssl.SSLContext, limits: ApiLimits
+    ) -> None:
+        self._listen = listen
+        self._server = _Server(app, tls, limits)
+        self._task: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are really listened on (port 0 in ``listen`` asks for any)."""
+        assert self._socket is not None, "not started"
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    async def start(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            ConfigError: the address is in use or cannot be had.
+        """
+        self._socket = bind(*self._listen, key="api.listen")
+        try:
+            await self._server.startup([self._socket])
+        except OSError as exc:
+            self._socket.close()
+            host, port = self._listen
+            raise ConfigError(f"api.listen: cannot listen on {host}:{port}: {exc.strerror}") from exc
+        self._task = asyncio.get_running_loop().create_task(self._server.run_until_closed())
+
+    async def close(self) -> None:
+        """Stop. Does nothing if it never started."""
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._task = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without what belongs to a program of its own: signals, logging set-up, exits."""
+
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, limits: ApiLimits) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=ApiProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=limits.keep_alive_s,
+                timeout_graceful_shutdown=limits.shutdown_timeout_s,
+            )
+        )
+        self._tls = tls
+        self._limits = limits
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening on the sockets, with our protocol and a bounded handshake."""
+        assert sockets, "the caller binds"
+        if not self.config.loaded:
+            self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        loop = asyncio.get_running_loop()
+
+        def connection() -> ApiProtocol:
+            return ApiProtocol(self.config, self.server_state, {}, limits=self._limits, loop=loop)
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=one,
+                ssl=self._tls,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=self._limits.tls_handshake_timeout_s,
+            )
+            for one in sockets
+        ]
+        self.started = True
+
+    async def run_until_closed(self) -> None:
+        """Serve until ``should_exit``, then shut down."""
+        await self.main_loop()
+        await self.shutdown()

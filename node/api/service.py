@@ -1,0 +1,164 @@
+"""What the HTTP API asks of the node behind it. The daemon implements it; tests have a fake."""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from node.errors import NodeError
+from node.raft.types import Consistency, Cursor, Incarnation, MemberStatus, Outcome, Preference
+
+
+class UnavailableError(NodeError):
+    """The node cannot answer this now (503). ``reason`` is a stable kebab-case code."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class ProvisionRefusedError(NodeError):
+    """A group key was offered that this node does not take (409). ``reason`` is a stable kebab-case code."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether the node can serve. ``reason`` and ``message`` say why not; both are empty when it can."""
+
+    ready: bool
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """The group as this node sees it.
+
+    Attributes:
+        network_id: 32 bytes.
+        group_id: 32 bytes.
+        state_machine: the machine's signature.
+        status: the member's own view.
+    """
+
+    network_id: bytes
+    group_id: bytes
+    state_machine: str
+    status: MemberStatus
+
+
+class BondView(Protocol):
+    """One bond; ``node.bonds.endpoint.BondInfo`` is one."""
+
+    @property
+    def peer(self) -> Incarnation: ...
+    @property
+    def preference(self) -> Preference: ...
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def api_url(self) -> str | None: ...
+    @property
+    def since(self) -> datetime: ...
+    @property
+    def expires_at(self) -> datetime | None: ...
+    @property
+    def tickets(self) -> Mapping[str, bytes]:
+        """Each ticket as it was received, by class."""
+        ...
+
+    @property
+    def appraisals(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each validator established, JSON-able, by class."""
+        ...
+
+    @property
+    def mock(self) -> bool: ...
+    @property
+    def outgoing(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """This node's own tickets, made for one nonce.
+
+    Attributes:
+        peer_id: 32 bytes; the id of the key that this API's TLS channel is authenticated with.
+        network_id: 32 bytes.
+        group_id: 32 bytes, or None while the node has no group (it waits for its key).
+        binding: ``binding_of_nonce(nonce)``, which the tickets' claims carry.
+        tickets: fresh tickets by class, each bound to ``binding``.
+    """
+
+    peer_id: bytes
+    network_id: bytes
+    group_id: bytes | None
+    binding: bytes
+    tickets: Mapping[str, bytes]
+
+
+class Service(Protocol):
+    """The node. Methods that are not awaitable answer at once, from memory."""
+
+    @property
+    def mock(self) -> bool:
+        """True if this node attests with, or accepts, anything that is not rooted in real hardware."""
+        ...
+
+    def readiness(self) -> Readiness: ...
+
+    def group(self) -> GroupView:
+        """Raises UnavailableError while there is no group (it waits for its key)."""
+        ...
+
+    def bonds(self) -> Sequence[BondView]:
+        """The living bonds; none while there is no group."""
+        ...
+
+    def execute(
+        self, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
+    ) -> Awaitable[Outcome]:
+        """Execute one atomic entry (see ``node.raft.events.Execute``).
+
+        After ``timeout_s`` the outcome is ``Unknown("deadline")``. Raises UnavailableError when there is no
+        group, or it has ended. A cancelled awaitable forgets the request.
+        """
+        ...
+
+    def query(
+        self,
+        query: object,
+        *,
+        consistency: Consistency,
+        min_at: Cursor | None,
+        max_age_ms: int | None,
+        timeout_s: float,
+    ) -> Awaitable[Outcome]:
+        """Ask the state machine: ``Answer``, or ``Ok`` with one ``Failed`` result if it refuses the query."""
+        ...
+
+    async def evidence(self, nonce: bytes) -> Evidence:
+        """Make fresh tickets bound to ``nonce``. Raises UnavailableError when no quote can be had now."""
+        ...
+
+    def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return up to ``limit`` records with a sequence number above ``after``, in order."""
+        ...
+
+    def audit_head(self) -> Mapping[str, Any]:
+        """Return the newest record's sequence number and hash."""
+        ...
+
+    async def provision(self, group_key: bytes) -> bytes:
+        """Take the 32-byte group key and return the group id. Works once, while the node waits for a key.
+
+        Raises:
+            ProvisionRefusedError: the node does not wait for a key.
+        """
+        ...

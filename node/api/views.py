@@ -1,0 +1,111 @@
+"""From the node's values to the API's responses."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from node.api import schemas
+from node.api.service import BondView, GroupView
+from node.raft.types import Incarnation, MemberStatus
+
+
+def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
+    status = view.status
+    return schemas.Group(
+        group_id=view.group_id.hex(),
+        network_id=view.network_id.hex(),
+        cluster_id=None if status.cluster_id is None else status.cluster_id.hex(),
+        me=schemas.Node(name=status.me.name, peer_id=status.me.id.hex()),
+        role=status.role.value,
+        leader=_peer_id(status.leader),
+        term=status.term,
+        commit_index=status.commit.index,
+        applied_index=status.applied,
+        last_index=status.last.index,
+        config_epoch=status.config_epoch,
+        voters=[voter.id.hex() for voter in status.voters],
+        learners=[learner.id.hex() for learner in status.learners],
+        tie=_peer_id(status.tie),
+        online=status.online,
+        halted=status.halted,
+        state_machine=view.state_machine,
+        mock=mock,
+    )
+
+
+def members_response(status: MemberStatus, bonds: Iterable[BondView]) -> schemas.Members:
+    """Everybody in the configuration, and every bonded peer that is not (yet) in it, as a learner."""
+    by_peer = {bond.peer: bond for bond in bonds}
+    everyone = sorted({*status.voters, *status.learners, status.me, *by_peer})
+    return schemas.Members(members=[_member(one, status, by_peer.get(one)) for one in everyone])
+
+
+def _member(one: Incarnation, status: MemberStatus, bond: BondView | None) -> schemas.Member:
+    role: Literal["leader", "voter", "learner"]
+    if one == status.leader:
+        role = "leader"
+    elif one in status.voters:
+        role = "voter"
+    else:
+        role = "learner"
+    return schemas.Member(
+        peer_id=one.id.hex(),
+        name=one.name,
+        role=role,
+        self=one == status.me,
+        bonded=bond is not None,
+        address=None if bond is None else bond.address,
+        api=None if bond is None else bond.api_url,
+        match_index=status.match.get(one),
+    )
+
+
+def bonds_response(bonds: Iterable[BondView], *, mock: bool) -> schemas.Bonds:
+    return schemas.Bonds(
+        mock=mock,
+        bonds=[
+            schemas.Bond(
+                peer_id=bond.peer.id.hex(),
+                name=bond.peer.name,
+                preference=bond.preference.value,
+                address=bond.address,
+                api=bond.api_url,
+                outgoing=bond.outgoing,
+                since=bond.since,
+                expires_at=bond.expires_at,
+                mock=bond.mock,
+                appraisals=bond.appraisals,
+            )
+            for bond in _in_order(bonds)
+        ],
+    )
+
+
+def peers_response(bonds: Iterable[BondView], *, mock: bool) -> schemas.PeersEvidence:
+    return schemas.PeersEvidence(
+        mock=mock,
+        peers=[
+            schemas.PeerEvidence(
+                peer_id=bond.peer.id.hex(),
+                name=bond.peer.name,
+                mock=bond.mock,
+                since=bond.since,
+                expires_at=bond.expires_at,
+                tickets=tickets_in_base64(bond.tickets),
+                appraisals=bond.appraisals,
+            )
+            for bond in _in_order(bonds)
+        ],
+    )
+
+
+def tickets_in_base64(tickets: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(ticket).decode("ascii") for name, ticket in tickets.items()}
+
+
+def _in_order(bonds: Iterable[BondView]) -> Sequence[BondView]:
+    return sorted(bonds, key=lambda bond: bond.peer)
+
+
+def _peer_id(incarnation: Incarnation | None) -> str | None:
+    return None if incarnation is None else incarnation.id.hex()
