@@ -1,0 +1,264 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation.canonical import decode_untrusted, encode
+from attestation.errors import MalformedError, StaleEndorsementsError
+from attestation.freshness import (
+    FLOORS_MAX,
+    FreshnessState,
+    Observation,
+    Verdict,
+    clock_floor,
+    effective_now,
+    verdict_change,
+)
+
+T = datetime(2026, 11, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+SEEN = Observation(
+    root=b"r" * 32,
+    fmspc=bytes(6),
+    tcb_info_number=20,
+    qe_identity_number=19,
+    tcb_info_issued=T,
+    qe_identity_issued=T - timedelta(hours=1),
+    root_crl_issued=T - 30 * DAY,
+    pck_crl_issued=T - DAY,
+    pck_crl_authority=b"platform",
+)
+FIELDS = [
+    "tcb_info_number",
+    "qe_identity_number",
+    "tcb_info_issued",
+    "qe_identity_issued",
+    "root_crl_issued",
+    "pck_crl_issued",
+]
+
+
+def moved(name: str, steps: int) -> Observation:
+    value = getattr(SEEN, name)
+    return replace(SEEN, **{name: value + (steps if isinstance(value, int) else steps * DAY)})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_no_number_and_no_date_ever_goes_back(name: str) -> None:
+    state = FreshnessState().observe(SEEN)
+    # Without the memory the very same set is taken.
+    FreshnessState().require_not_older(moved(name, -1))
+
+    with pytest.raises(StaleEndorsementsError) as caught:
+        state.observe(moved(name, -1))
+    assert caught.value.reason == "endorsements-rolled-back"
+    assert caught.value.values["field"] == name
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_newer_set_raises_the_floor(name: str) -> None:
+    state = FreshnessState().observe(SEEN).observe(moved(name, 1))
+
+    with pytest.raises(StaleEndorsementsError):
+        state.require_not_older(SEEN)
+    state.require_not_older(moved(name, 1))
+
+
+def test_a_set_that_is_newer_in_one_thing_and_older_in_another_is_refused() -> None:
+    mixed = replace(moved("tcb_info_number", 1), qe_identity_issued=T - 2 * DAY)
+
+    with pytest.raises(StaleEndorsementsError):
+        FreshnessState().observe(SEEN).observe(mixed)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SEEN, fmspc=b"\1" * 6),
+        replace(SEEN, root=b"m" * 32),
+        replace(SEEN, pck_crl_authority=b"processor"),
+    ],
+)
+def test_floors_of_another_platform_root_or_ca_are_independent(other: Observation) -> None:
+    old = replace(other, tcb_info_number=1)
+
+    assert len(FreshnessState().observe(SEEN).observe(old).floors) == 2
+
+
+def test_the_newest_issue_date_is_of_all_platforms_and_never_goes_back() -> None:
+    state = FreshnessState().observe(SEEN)
+    older = replace(SEEN, fmspc=b"\1" * 6, tcb_info_issued=T - 9 * DAY)
+
+    assert state.newest_issue == T
+    assert state.observe(older).newest_issue == T
+    assert state.observe(moved("pck_crl_issued", 5)).newest_issue == T + 4 * DAY
+
+
+def test_the_number_of_floors_is_bounded_and_the_oldest_goes_first() -> None:
+    state = FreshnessState()
+    for number in range(FLOORS_MAX + 1):
+        state = state.observe(
+            replace(SEEN, fmspc=number.to_bytes(6, "big"), tcb_info_issued=T + number * DAY)
+        )
+
+    assert len(state.floors) == FLOORS_MAX
+    assert bytes(6) not in {key[1] for key in state.floors}
+    assert state.newest_issue == T + FLOORS_MAX * DAY
+
+
+# ---- the state on disk --------------------------------------------------------------------------
+
+
+def test_the_state_survives_a_restart() -> None:
+    state = FreshnessState().observe(SEEN).observe(replace(SEEN, fmspc=b"\2" * 6))
+    again = FreshnessState.from_bytes_untrusted(state.to_bytes())
+
+    assert again == state
+    assert again.to_bytes() == state.to_bytes()
+    assert FreshnessState.from_bytes_untrusted(FreshnessState().to_bytes()) == FreshnessState()
+
+
+def damaged(**changes: object) -> bytes:
+    value = decode_untrusted(FreshnessState().observe(SEEN).to_bytes(), bytes_max=10_000)
+    value["floors"][0].update(changes)
+    return encode(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(None),
+        encode({"newest_issue": None}),
+        encode({"newest_issue": "x", "floors": []}),
+        encode({"newest_issue": 10**18, "floors": []}),
+        encode({"newest_issue": None, "floors": {}}),
+        encode({"newest_issue": None, "floors": [1]}),
+        encode({"newest_issue": None, "floors": [{}] * (FLOORS_MAX + 1)}),
+        damaged(root=b"short"),
+        damaged(fmspc="000000000000"),
+        damaged(pck_crl_authority=None),
+        damaged(tcb_info_number=-1),
+        damaged(tcb_info_number=True),
+        damaged(root_crl_issued=None),
+        damaged(more=1),
+    ],
+)
+def test_a_damaged_state_is_refused(data: bytes) -> None:
+    with pytest.raises(MalformedError) as caught:
+        FreshnessState.from_bytes_untrusted(data)
+    assert caught.value.reason == "freshness-state-invalid"
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_as_state_raise_only_the_declared_error(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        FreshnessState.from_bytes_untrusted(data)
+
+
+# ---- time ---------------------------------------------------------------------------------------
+
+
+def now_with(host: datetime, *, issue: datetime | None = None, peers: tuple[datetime, ...] = ()) -> datetime:
+    floor = clock_floor(build_date=T, newest_issue=issue, peer_clocks=peers, tolerance=timedelta(minutes=5))
+    return effective_now(host, floor)
+
+
+def test_a_right_clock_is_taken_as_it_is() -> None:
+    assert now_with(T + 9 * DAY, issue=T + 8 * DAY, peers=(T + 9 * DAY,)) == T + 9 * DAY
+
+
+def test_the_clock_is_never_before_the_build_of_the_image() -> None:
+    assert now_with(T - 1000 * DAY) == T
+
+
+def test_the_clock_is_never_before_the_newest_issue_date_seen() -> None:
+    assert now_with(T - DAY, issue=T + 40 * DAY) == T + 40 * DAY
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [
+        ((10,), 10),
+        ((10, 0), 0),
+        ((10, 10), 10),
+        ((99, 10, 0), 10),
+        ((99, 99, 10, 10), 10),
+        ((99, 99, 10, 10, 10), 10),
+        ((99, 99, 99, 10, 10), 99),
+    ],
+)
+def test_the_clock_follows_what_more_than_half_of_the_peers_say_at_least(
+    offsets: tuple[int, ...], expected: int
+) -> None:
+    peers = tuple(T + days * DAY for days in offsets)
+
+    assert now_with(T - DAY, peers=peers) == max(T, T + expected * DAY - timedelta(minutes=5))
+
+
+def test_a_clock_a_little_behind_its_peers_is_left_alone() -> None:
+    host = T + DAY - timedelta(minutes=4)
+
+    assert now_with(host, peers=(T + DAY,) * 3) == host
+
+
+def test_a_clock_set_back_does_not_revive_an_expired_set() -> None:
+    expires = T + 30 * DAY
+    set_back = T + DAY
+
+    # The attack: by the host's clock the set is good again.
+    assert set_back < expires
+    assert now_with(set_back, issue=T + 31 * DAY) > expires
+    assert now_with(set_back, peers=(T + 31 * DAY,) * 2) > expires
+
+
+def test_the_floor_names_its_source() -> None:
+    floor = clock_floor(build_date=T, newest_issue=T + DAY, peer_clocks=(T,))
+
+    assert (floor.source, floor.at) == ("newest-issue-date", T + DAY)
+
+
+# ---- verdicts -----------------------------------------------------------------------------------
+
+GOOD = Verdict(
+    accepted=True,
+    status="UpToDate",
+    reason=None,
+    tcb_evaluation_data_number=19,
+    advisory_ids=frozenset(),
+)
+
+
+def test_new_collateral_that_refuses_ends_the_bond_with_the_reason() -> None:
+    after = Verdict(
+        accepted=False,
+        status="OutOfDate",
+        reason="tcb-status",
+        tcb_evaluation_data_number=20,
+        advisory_ids=frozenset({"INTEL-SA-01192"}),
+    )
+    change = verdict_change(GOOD, after)
+
+    assert change is not None
+    assert change.ends_bond
+    assert change.to_json_value() == {
+        "reason": "collateral-changed-verdict",
+        "cause": "tcb-status",
+        "status_before": "UpToDate",
+        "status": "OutOfDate",
+        "tcb_evaluation_data_number_before": 19,
+        "tcb_evaluation_data_number": 20,
+        "new_advisory_ids": ["INTEL-SA-01192"],
+    }
+
+
+def test_new_collateral_with_another_accepted_status_is_told_but_ends_nothing() -> None:
+    change = verdict_change(GOOD, replace(GOOD, status="SWHardeningNeeded"))
+
+    assert change is not None
+    assert (change.ends_bond, change.reason) == (False, "collateral-changed-status")
+
+
+def test_new_collateral_that_says_the_same_changes_nothing() -> None:
+    assert verdict_change(GOOD, replace(GOOD, tcb_evaluation_data_number=20)) is None
