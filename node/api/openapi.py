@@ -1,7 +1,6 @@
 """``/openapi.json``, made from ``operations`` and the types in ``schemas``."""
 
 from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +9,8 @@ from node.api import schemas
 from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC, Operation
 from node.api.problems import CATALOGUE
 
+# Of the interface, not of the program: grows with every compatible addition.
+API_VERSION: Final = "1.0"
 _REF: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
 _ACCESS_PROBLEMS: Final = ("credentials-missing", "credentials-unknown")
@@ -28,7 +29,7 @@ def openapi_document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "bondstone",
-            "version": version("bondstone"),
+            "version": API_VERSION,
             "description": "A replicated, attested cluster service for Intel TDX.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -54,14 +55,14 @@ def problems_of(operation: Operation) -> tuple[str, ...]:
 
 
 def _types_of(operation: Operation) -> Iterable[Any]:
-    candidates = (operation.request, operation.answer, *operation.more_answers.values())
+    candidates = (operation.request, *operation.answers, *operation.more_answers.values())
     return (kind for kind in candidates if kind is not None and not isinstance(kind, str))
 
 
 def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": _answer(operation.answer, schema_of)}
+    responses: dict[str, Any] = {"200": _answer(operation.answers, schema_of)}
     for status, kind in operation.more_answers.items():
-        responses[str(status)] = _answer(kind, schema_of)
+        responses[str(status)] = _answer((kind,), schema_of)
     by_status: dict[int, list[str]] = {}
     for code in problems_of(operation):
         by_status.setdefault(CATALOGUE[code].status.value, []).append(code)
@@ -98,7 +99,9 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any
     return described
 
 
-def _answer(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
-    if isinstance(kind, str):
-        return {"description": "Text.", "content": {kind: {"schema": {"type": "string"}}}}
-    return {"description": "Done.", "content": {"application/json": {"schema": schema_of[kind]}}}
+def _answer(kinds: tuple[Any, ...], schema_of: dict[Any, Any]) -> dict[str, Any]:
+    if isinstance(kinds[0], str):
+        return {"description": "Text.", "content": {kinds[0]: {"schema": {"type": "string"}}}}
+    schemas_of_kinds = [schema_of[kind] for kind in kinds]
+    schema = schemas_of_kinds[0] if len(kinds) == 1 else {"oneOf": schemas_of_kinds}
+    return {"description": "Done.", "content": {"application/json": {"schema": schema}}}

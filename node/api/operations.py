@@ -30,7 +30,7 @@ class Operation:
 
     Attributes:
         access: the role that is needed, ``PUBLIC``, or ``ANY_ROLE``.
-        answer: the type of the JSON body of a success, or a media type of text.
+        answers: the types of the JSON body of a success (one of them), or a media type of text.
         more_answers: other successes, by status.
         problems: codes that only this operation, or few, can answer with; the common ones are added.
     """
@@ -40,7 +40,7 @@ class Operation:
     path: str
     summary: str
     access: Access
-    answer: Any
+    answers: tuple[Any, ...]
     request: Any = None
     more_answers: dict[int, Any] = field(default_factory=dict)
     parameters: tuple[Parameter, ...] = ()
@@ -62,7 +62,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/healthz",
         summary="The process is alive.",
         access=PUBLIC,
-        answer=schemas.Health,
+        answers=(schemas.Health,),
     ),
     Operation(
         name="ready",
@@ -70,7 +70,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/readyz",
         summary="The node is online in its group; 503 says why not.",
         access=PUBLIC,
-        answer=schemas.Ready,
+        answers=(schemas.Ready,),
         problems=("not-ready",),
     ),
     Operation(
@@ -79,7 +79,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/metrics",
         summary="Prometheus text format.",
         access=AccessRole.READ,
-        answer="text/plain",
+        answers=("text/plain",),
     ),
     Operation(
         name="openapi",
@@ -87,7 +87,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/openapi.json",
         summary="This document.",
         access=ANY_ROLE,
-        answer=dict[str, Any],
+        answers=(dict[str, Any],),
     ),
     Operation(
         name="group",
@@ -95,7 +95,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/group",
         summary="Ids, leader, term, commit, voters and learners.",
         access=AccessRole.READ,
-        answer=schemas.Group,
+        answers=(schemas.Group,),
         problems=("not-ready",),
     ),
     Operation(
@@ -104,7 +104,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/members",
         summary="Every member, and where it is.",
         access=AccessRole.READ,
-        answer=schemas.Members,
+        answers=(schemas.Members,),
         problems=("not-ready",),
     ),
     Operation(
@@ -113,7 +113,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/bonds",
         summary="Every living bond of this node, with its appraisal.",
         access=AccessRole.READ,
-        answer=schemas.Bonds,
+        answers=(schemas.Bonds,),
     ),
     Operation(
         name="commands",
@@ -122,7 +122,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Execute one command, or several as one atomic entry, exactly once.",
         access=AccessRole.WRITE,
         request=schemas.CommandRequest,
-        answer=schemas.CommandResult | schemas.CommandResults,
+        answers=(schemas.CommandResult, schemas.CommandResults),
         more_answers={202: schemas.Accepted},
         parameters=(
             Parameter(
@@ -147,7 +147,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Ask the state machine.",
         access=AccessRole.READ,
         request=schemas.QueryRequest,
-        answer=schemas.QueryResult,
+        answers=(schemas.QueryResult,),
         problems=(*_BODY_PROBLEMS, "query-failed", "not-executed", "not-ready", "query-timeout"),
     ),
     Operation(
@@ -156,7 +156,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/attestation/evidence",
         summary="Fresh evidence of this node, bound to the nonce and to the key of this TLS channel.",
         access=PUBLIC,
-        answer=schemas.OwnEvidence,
+        answers=(schemas.OwnEvidence,),
         parameters=(
             Parameter(
                 name="nonce",
@@ -177,7 +177,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/attestation/peers",
         summary="Each bonded peer's evidence as it was received, and what was made of it.",
         access=AccessRole.AUDIT,
-        answer=schemas.PeersEvidence,
+        answers=(schemas.PeersEvidence,),
     ),
     Operation(
         name="audit_events",
@@ -185,7 +185,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/audit/events",
         summary="The hash-chained log of admissions, refusals, expiries and departures.",
         access=AccessRole.AUDIT,
-        answer=schemas.AuditEvents,
+        answers=(schemas.AuditEvents,),
         parameters=(
             Parameter(
                 name="after",
@@ -208,7 +208,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/audit/head",
         summary="The newest record's sequence number and hash.",
         access=AccessRole.AUDIT,
-        answer=dict[str, Any],
+        answers=(dict[str, Any],),
     ),
     Operation(
         name="provision",
@@ -219,7 +219,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         # image that carries no secrets) takes the first key it is offered: see docs/api.md.
         access=AccessRole.ADMIN,
         request=schemas.ProvisionRequest,
-        answer=schemas.Provisioned,
+        answers=(schemas.Provisioned,),
         problems=(*_BODY_PROBLEMS, "provision-refused", "not-ready"),
     ),
 )
