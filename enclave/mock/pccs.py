@@ -1,0 +1,211 @@
+"""A PCCS that serves one set of endorsements: a mock authority's, or a recorded one.
+
+It speaks Intel's and the PCCS' dialects and can be told to fail in the ways that real sources do, so that
+the collateral client is exercised over the very HTTP it meets in the world. Nothing that it serves can
+pass for Intel's: the signatures are the set's own.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from urllib.parse import quote
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from attestation.collateral import Endorsements
+from attestation.tcb_info import parse_tcb_info_untrusted
+
+_PAD_BYTES: Final = 4 * 1024 * 1024
+
+
+class CRLEncoding(StrEnum):
+    """How CRLs are written. PCCS: hex unless ``encoding=der``; PCS: PEM unless ``encoding=der``."""
+
+    HEX = "hex"
+    PEM = "pem"
+    DER = "der"
+
+
+class Fault(StrEnum):
+    """One way in which an answer goes wrong."""
+
+    SLOW = "slow"  # right, but late
+    SERVER_ERROR = "server-error"  # 500
+    BUSY = "busy"  # 503 with Retry-After
+    NOT_FOUND = "not-found"  # 404
+    REDIRECT = "redirect"  # 302 to another host
+    TRUNCATED = "truncated"  # half of the body
+    CORRUPT = "corrupt"  # one bit of the signed part flipped
+    OVERSIZED = "oversized"  # megabytes of blanks behind the body
+    NO_HEADER = "no-header"  # the issuer chain is not sent
+    WRONG_HEADER = "wrong-header"  # the issuer chain is not PEM
+    COMPRESSED = "compressed"  # says gzip though nobody asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PCCSSettings:
+    """What this PCCS serves and how.
+
+    Attributes:
+        endorsements: the set to serve, asked anew for each request.
+        fault: what goes wrong with the next answer for this item (``root-crl``, ``pck-crl``, ``tcb-info``,
+            ``qe-identity``); None if nothing does.
+        crl_encoding: how CRLs are written.
+        honours_encoding: does ``encoding=der`` win over that?
+        tcb_info_chain_header: ``TCB-Info-Issuer-Chain``, or the old API's ``SGX-TCB-Info-Issuer-Chain``.
+        slow_s: how late a slow answer is.
+        retry_after: value of the header of a busy answer.
+        sleep: waits that many seconds.
+    """
+
+    endorsements: Callable[[], Endorsements]
+    fault: Callable[[str], Fault | None]
+    crl_encoding: CRLEncoding = CRLEncoding.HEX
+    honours_encoding: bool = True
+    tcb_info_chain_header: str = "TCB-Info-Issuer-Chain"
+    slow_s: float = 1.0
+    retry_after: str = "1"
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+def no_fault(_item: str) -> Fault | None:
+    """Return None: nothing goes wrong with any item."""
+    return None
+
+
+def create_pccs(settings: PCCSSettings) -> Starlette:
+    """Return the ASGI app. The root CRL is both where a PCCS and where Intel has it."""
+    service = _Service(settings)
+    v4 = "/certification/v4"
+    return Starlette(
+        routes=[
+            Route(f"/sgx{v4}/rootcacrl", service.root_crl),
+            Route("/IntelSGXRootCA.der", service.root_crl_der),
+            Route(f"/sgx{v4}/pckcrl", service.pck_crl),
+            Route(f"/tdx{v4}/tcb", service.tcb_info),
+            Route(f"/tdx{v4}/qe/identity", service.qe_identity),
+        ]
+    )
+
+
+class _Service:
+    def __init__(self, settings: PCCSSettings) -> None:
+        self._settings = settings
+
+    async def root_crl(self, request: Request) -> Response:
+        crl = self._settings.endorsements().root_ca_crl
+        return await self._answer(request, "root-crl", crl.hex().encode(), {})
+
+    async def root_crl_der(self, request: Request) -> Response:
+        crl = self._settings.endorsements().root_ca_crl
+        return await self._answer(request, "root-crl", crl, {})
+
+    async def pck_crl(self, request: Request) -> Response:
+        endorsements = self._settings.endorsements()
+        ca = request.query_params.get("ca")
+        if ca not in ("platform", "processor"):
+            return Response(status_code=400)
+        issuer = x509.load_der_x509_crl(endorsements.pck_crl).issuer.rfc4514_string().lower()
+        if ca not in issuer:
+            return Response(status_code=404)
+        der_wanted = request.query_params.get("encoding") == "der"
+        encoding = self._settings.crl_encoding
+        if der_wanted and self._settings.honours_encoding:
+            encoding = CRLEncoding.DER
+        body = _encode_crl(endorsements.pck_crl, encoding)
+        chain = {"SGX-PCK-CRL-Issuer-Chain": quote(endorsements.pck_crl_issuer_chain)}
+        return await self._answer(request, "pck-crl", body, chain)
+
+    async def tcb_info(self, request: Request) -> Response:
+        endorsements = self._settings.endorsements()
+        tcb_info = parse_tcb_info_untrusted(endorsements.tcb_info)
+        if request.query_params.get("fmspc", "").lower() != tcb_info.fmspc.hex():
+            return Response(status_code=404)
+        refusal = _selection_refusal(request, tcb_info.tcb_evaluation_data_number)
+        if refusal is not None:
+            return refusal
+        body = _signed("tcbInfo", endorsements.tcb_info, endorsements.tcb_info_signature)
+        chain = {self._settings.tcb_info_chain_header: quote(endorsements.tcb_info_issuer_chain)}
+        return await self._answer(request, "tcb-info", body, chain)
+
+    async def qe_identity(self, request: Request) -> Response:
+        endorsements = self._settings.endorsements()
+        body = _signed("enclaveIdentity", endorsements.qe_identity, endorsements.qe_identity_signature)
+        chain = {"SGX-Enclave-Identity-Issuer-Chain": quote(endorsements.qe_identity_issuer_chain)}
+        return await self._answer(request, "qe-identity", body, chain)
+
+    async def _answer(self, request: Request, item: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        fault = self._settings.fault(item)
+        if fault is Fault.SLOW:
+            await self._settings.sleep(self._settings.slow_s)
+        media_type = "application/json" if body.startswith(b"{") else "application/octet-stream"
+        plain = Response(body, headers=dict(headers), media_type=media_type)
+        match fault:
+            case None | Fault.SLOW:
+                return plain
+            case Fault.SERVER_ERROR:
+                return Response(status_code=500)
+            case Fault.BUSY:
+                return Response(status_code=503, headers={"Retry-After": self._settings.retry_after})
+            case Fault.NOT_FOUND:
+                return Response(status_code=404)
+            case Fault.REDIRECT:
+                elsewhere = f"http://elsewhere.invalid{request.url.path}"
+                return Response(status_code=302, headers={"Location": elsewhere})
+            case Fault.TRUNCATED:
+                return Response(body[: len(body) // 2], headers=dict(headers))
+            case Fault.CORRUPT:
+                return Response(_corrupt(body), headers=dict(headers))
+            case Fault.OVERSIZED:
+                return Response(body + b" " * _PAD_BYTES, headers=dict(headers))
+            case Fault.NO_HEADER:
+                return Response(body)
+            case Fault.WRONG_HEADER:
+                return Response(body, headers=dict.fromkeys(headers, "not%20PEM"))
+            case Fault.COMPRESSED:
+                return Response(body, headers={**headers, "Content-Encoding": "gzip"})
+
+
+def _selection_refusal(request: Request, number: int) -> Response | None:
+    """Return the refusal of Intel's PCS for a selection that this set does not satisfy."""
+    explicit = request.query_params.get("tcbEvaluationDataNumber")
+    update = request.query_params.get("update")
+    if explicit is not None and update is not None:
+        return Response(status_code=400)
+    if update not in (None, "standard", "early"):
+        return Response(status_code=400)
+    if explicit is not None and explicit != str(number):
+        return Response(status_code=410)
+    return None
+
+
+def _encode_crl(der: bytes, encoding: CRLEncoding) -> bytes:
+    match encoding:
+        case CRLEncoding.HEX:
+            return der.hex().encode()
+        case CRLEncoding.PEM:
+            return x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
+        case CRLEncoding.DER:
+            return der
+
+
+def _signed(member: str, document: bytes, signature: bytes) -> bytes:
+    return b'{"%b":%b,"signature":"%b"}' % (member.encode(), document, signature.hex().encode())
+
+
+def _corrupt(body: bytes) -> bytes:
+    """Return the body with one digit of a date changed: still well-formed, no longer what was signed."""
+    position = body.find(b'"issueDate":"')
+    if position < 0:
+        # A CRL: the last byte is in the signature, whatever the encoding.
+        return body[:-1] + (b"0" if body[-1:] != b"0" else b"1")
+    digit = position + len(b'"issueDate":"') + len("2026-11-22T10:00:0")
+    changed = b"1" if body[digit : digit + 1] != b"1" else b"2"
+    return body[:digit] + changed + body[digit + 1 :]
