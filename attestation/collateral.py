@@ -194,12 +194,14 @@ class AuthenticEndorsements:
 
     @property
     def valid_from(self) -> datetime:
-        """The latest issue date in the set."""
+        """The first second at which everything in the set was valid."""
         return max(
             self.tcb_info.issue_date,
             self.qe_identity.issue_date,
             self.root_crl.this_update,
             self.pck_crl.this_update,
+            self.tcb_info_signer.not_before,
+            self.qe_identity_signer.not_before,
         )
 
     @property
@@ -285,7 +287,7 @@ class VerifiedEndorsements:
 
     @property
     def valid_from(self) -> datetime:
-        """The latest issue date in the set."""
+        """The first second at which everything in the set was valid."""
         return self.authentic.valid_from
 
     @property

@@ -4,11 +4,11 @@ Pure arithmetic over signed documents. It also says what is short of the next be
 because that is what an operator has to act on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import ge
-from typing import Final
+from typing import Final, TypeVar
 
 from attestation.errors import VerificationError
 from attestation.pck import PckExtension
@@ -17,6 +17,7 @@ from attestation.steps import Step
 from attestation.tcb_info import IsvLevel, QeIdentity, TcbInfo, TcbLevel, TdxModule
 from attestation.values import OUT_OF_DATE_STATUSES, TcbStatus
 
+_Level = TypeVar("_Level", TcbLevel, IsvLevel)
 _VERSIONED_START: Final = 2
 """With a versioned TDX module, TDX components 0 and 1 are judged by the module's own levels."""
 
@@ -25,6 +26,7 @@ _CONFIGURATION_STATUSES: Final = frozenset(
 )
 # Only to say which level is "better" in an explanation. No verdict rests on this order.
 _PREFERENCE: Final = tuple(TcbStatus)
+_SUPERSEDED: Final = OUT_OF_DATE_STATUSES | {TcbStatus.REVOKED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +59,19 @@ class BetterLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReachedLevel:
-    """The level that a part of the platform reaches."""
+    """The level that a part of the platform reaches.
+
+    Attributes:
+        better: the nearest level with a better status; None if there is none.
+        superseded_at: tcbDate of the nearest level above that is not out of date: from then on this one
+            was. None if this level is not out of date, or nothing above it is better.
+    """
 
     status: TcbStatus
     tcb_date: datetime
     advisory_ids: tuple[str, ...]
     better: BetterLevel | None
+    superseded_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,24 +208,7 @@ def _platform_level(svn: bytes, pck: PckExtension, tcb_info: TcbInfo) -> Reached
             and pck.pce_svn >= level.pce_svn
             and all(map(ge, svn[start:], level.tdx_components[start:]))
         ):
-            better = next(
-                (
-                    BetterLevel(
-                        status=above.status,
-                        tcb_date=above.tcb_date,
-                        shortfalls=_platform_shortfalls(svn, start, pck, above),
-                    )
-                    for above in reversed(levels[:index])
-                    if _is_better(above.status, level.status)
-                ),
-                None,
-            )
-            return ReachedLevel(
-                status=level.status,
-                tcb_date=level.tcb_date,
-                advisory_ids=level.advisory_ids,
-                better=better,
-            )
+            return _reached(levels, index, lambda above: _platform_shortfalls(svn, start, pck, above))
     shortfalls = min(
         (_platform_shortfalls(svn, start, pck, level) for level in levels),
         key=lambda found: sum(shortfall.short_by for shortfall in found),
@@ -225,7 +217,7 @@ def _platform_level(svn: bytes, pck: PckExtension, tcb_info: TcbInfo) -> Reached
         "tcb-level-not-found",
         "the platform's SVNs are below every TCB level that Intel supports: " + _say(shortfalls),
         step=Step.LEVEL,
-        values={"shortfalls": [_shortfall_value(shortfall) for shortfall in shortfalls]},
+        values={"shortfalls": [shortfall_value(shortfall) for shortfall in shortfalls]},
     )
 
 
@@ -250,6 +242,26 @@ def _platform_shortfalls(svn: bytes, start: int, pck: PckExtension, level: TcbLe
     return tuple(found)
 
 
+def _reached(
+    levels: tuple[_Level, ...], index: int, shortfalls: Callable[[_Level], tuple[Shortfall, ...]]
+) -> ReachedLevel:
+    """Say what reaching ``levels[index]`` means; the levels before it were not reached."""
+    level = levels[index]
+    # Nearest first: upwards from the level reached.
+    above = levels[:index][::-1]
+    better = next((item for item in above if _is_better(item.status, level.status)), None)
+    newer = next((item for item in above if item.status not in _SUPERSEDED), None)
+    return ReachedLevel(
+        status=level.status,
+        tcb_date=level.tcb_date,
+        advisory_ids=level.advisory_ids,
+        better=None
+        if better is None
+        else BetterLevel(status=better.status, tcb_date=better.tcb_date, shortfalls=shortfalls(better)),
+        superseded_at=None if newer is None or level.status not in OUT_OF_DATE_STATUSES else newer.tcb_date,
+    )
+
+
 def _is_better(status: TcbStatus, than: TcbStatus) -> bool:
     return _PREFERENCE.index(status) < _PREFERENCE.index(than)
 
@@ -258,7 +270,8 @@ def _say(shortfalls: Sequence[Shortfall]) -> str:
     return ", ".join(f"{item.component} is {item.actual}, needs {item.needed}" for item in shortfalls)
 
 
-def _shortfall_value(item: Shortfall) -> dict[str, object]:
+def shortfall_value(item: Shortfall) -> dict[str, object]:
+    """Return one shortfall for JSON."""
     return {
         "component": item.component,
         "label": item.label,
@@ -319,30 +332,13 @@ def _qe_level(identity: QeIdentity, isv_svn: int) -> ReachedLevel:
 def _isv_level(levels: tuple[IsvLevel, ...], isv_svn: int, what: str, code: str) -> ReachedLevel:
     for index, level in enumerate(levels):
         if isv_svn >= level.isv_svn:
-            better = next(
-                (
-                    BetterLevel(
-                        status=above.status,
-                        tcb_date=above.tcb_date,
-                        shortfalls=(_isv_shortfall(isv_svn, above),),
-                    )
-                    for above in reversed(levels[:index])
-                    if _is_better(above.status, level.status)
-                ),
-                None,
-            )
-            return ReachedLevel(
-                status=level.status,
-                tcb_date=level.tcb_date,
-                advisory_ids=level.advisory_ids,
-                better=better,
-            )
+            return _reached(levels, index, lambda above: (_isv_shortfall(isv_svn, above),))
     shortfall = _isv_shortfall(isv_svn, levels[-1])
     raise VerificationError(
         f"{code}-level-not-found",
         f"the {what}'s isvsvn is below every level that Intel supports: {_say([shortfall])}",
         step=Step.QE if code == "qe" else Step.MODULE,
-        values={"shortfalls": [_shortfall_value(shortfall)]},
+        values={"shortfalls": [shortfall_value(shortfall)]},
     )
 
 

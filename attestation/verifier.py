@@ -129,8 +129,17 @@ class VerifiedQuote:
         return self.endorsements.root.mock
 
     @property
+    def valid_from(self) -> datetime:
+        """The first second at which all of the endorsements and the PCK chain were valid."""
+        return max(
+            self.endorsements.valid_from,
+            self.pck.certificate.not_before,
+            self.pck.ca_certificate.not_before,
+        )
+
+    @property
     def valid_until(self) -> datetime:
-        """When the earliest of the endorsements and the PCK chain expires."""
+        """The last second at which all of the endorsements and the PCK chain are valid."""
         return min(
             self.endorsements.valid_until,
             self.pck.certificate.not_after,
@@ -202,14 +211,7 @@ def authenticate_quote(
     Raises:
         MalformedError, VerificationError: as :func:`verify_quote`.
     """
-    body = quote.body
-    if isinstance(body, EnclaveReport):
-        raise VerificationError(
-            "sgx-evidence-unsupported",
-            "this is the quote of an SGX enclave; only TDX evidence is verified",
-            step=Step.HEADER,
-            values={"version": quote.version},
-        )
+    body = require_td_report(quote)
     pck = _authenticate_pck(_pck_chain(quote, endorsements, pck_chain), endorsements)
     with at_step(Step.PLATFORM):
         _require_platform(quote, pck.extension, endorsements)
@@ -222,6 +224,22 @@ def authenticate_quote(
     with at_step(Step.SIGNATURE):
         _require_quote_signature(quote)
     return AuthenticQuote(quote=quote, body=body, pck=pck, endorsements=endorsements)
+
+
+def require_td_report(quote: Quote) -> TDReport:
+    """Return the quote's TD report.
+
+    Raises:
+        VerificationError: ``sgx-evidence-unsupported``.
+    """
+    if isinstance(quote.body, EnclaveReport):
+        raise VerificationError(
+            "sgx-evidence-unsupported",
+            "this is the quote of an SGX enclave; only TDX evidence is verified",
+            step=Step.HEADER,
+            values={"version": quote.version},
+        )
+    return quote.body
 
 
 # ---- the PCK ----------------------------------------------------------------------------------------

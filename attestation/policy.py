@@ -1,0 +1,437 @@
+"""Genuine, but do we accept it? Applies an appraisal policy to a verified quote (steps 19 to 23).
+
+All rules are applied and every finding is reported, so that an operator sees the whole of what is wrong at
+once; the first finding gives the refusal its reason.
+"""
+
+import hmac
+from collections.abc import Iterator
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from attestation.errors import AppraisalError, AttestationError
+from attestation.eventlog_evidence import (
+    VerifiedEventLog,
+    parse_event_log_untrusted,
+    verify_event_log,
+)
+from attestation.policy_rules import (
+    ZERO_MEASUREMENT,
+    AppraisalPolicy,
+    ReferenceValues,
+    TcbRules,
+    TdRules,
+    Values,
+    default_policy,
+)
+from attestation.policy_toml import load_policy_untrusted
+from attestation.quote import TDReport
+from attestation.result import AttestationResult
+from attestation.steps import Step
+from attestation.tcb import Evaluation, TcbEvaluation
+from attestation.values import (
+    OUT_OF_DATE_STATUSES,
+    RELAUNCH_STATUSES,
+    TcbStatus,
+    td_attribute_names,
+    timestamp,
+    u64_hex,
+    whole_seconds,
+)
+from attestation.verifier import VerifiedQuote
+
+__all__ = [
+    "REPORT_DATA_UNCHECKED",
+    "AppraisalPolicy",
+    "AttestationResult",
+    "ReportData",
+    "appraise",
+    "default_policy",
+    "load_policy_untrusted",
+]
+
+
+class ReportData(Enum):
+    """The one way not to check REPORTDATA: to say so."""
+
+    UNCHECKED = "unchecked"
+
+
+REPORT_DATA_UNCHECKED: Final = ReportData.UNCHECKED
+
+_ATTRIBUTE_REASONS: Final = {
+    "DEBUG": "td-debug",
+    "MIGRATABLE": "td-migratable",
+    "SERVTD_EXT": "td-service-td-extension",
+    "HGS_PLUS_PROF": "td-profiling",
+    "PERF_PROF": "td-profiling",
+    "PMT_PROF": "td-profiling",
+}
+_FORGIVEN: Final = {
+    TcbStatus.OUT_OF_DATE: TcbStatus.UP_TO_DATE,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: TcbStatus.CONFIGURATION_NEEDED,
+}
+
+
+def appraise(
+    verified: VerifiedQuote,
+    policy: AppraisalPolicy,
+    *,
+    now: datetime,
+    report_data: bytes | ReportData,
+    event_log: bytes | None = None,
+) -> AttestationResult:
+    """Accept a verified quote, or say everything that the policy has against it.
+
+    Args:
+        verified: from ``verify_quote`` at this ``now``.
+        policy: from ``load_policy_untrusted``.
+        now: aware; the endorsements' windows are checked again.
+        report_data: the 64 bytes that the quote must carry, or ``REPORT_DATA_UNCHECKED``.
+        event_log: the attester's log, if it sent one. Ignored unless the policy relies on it.
+
+    Raises:
+        StaleEndorsementsError: ``now`` is outside the endorsements' windows.
+        MalformedError: the event log that the policy relies on cannot be parsed.
+        AppraisalError: with the first finding's reason; ``values["findings"]`` has them all.
+    """
+    now = whole_seconds(now)
+    verified.endorsements.require_current(now)
+    findings = [*_td_findings(verified.body, policy.td), *_tcb_findings(verified, policy.tcb, now)]
+    variant, mismatches = _match(verified.body, policy.reference_values)
+    findings += mismatches
+    findings += _report_data_findings(verified.body, report_data)
+    log, log_findings = _event_log(verified.body, policy, event_log)
+    findings += log_findings
+    if findings:
+        raise _refusal(findings)
+    return AttestationResult(
+        verified=verified,
+        policy=policy,
+        variant=variant,
+        grace_until=_grace_until(verified.tcb, policy.tcb),
+        event_log=log,
+        not_checked=not_checked(policy, report_data),
+        appraised_at=now,
+    )
+
+
+def _refusal(findings: list[AppraisalError]) -> AppraisalError:
+    first = findings[0]
+    return AppraisalError(
+        first.reason,
+        first.message,
+        step=first.step,
+        values={**first.values, "findings": [finding_value(finding) for finding in findings]},
+    )
+
+
+def finding_value(finding: AttestationError) -> dict[str, Any]:
+    """Return one finding for JSON."""
+    return {
+        "reason": finding.reason,
+        "message": finding.message,
+        "step": finding.step,
+        "values": {key: item for key, item in finding.values.items() if key != "findings"},
+    }
+
+
+def not_checked(policy: AppraisalPolicy, report_data: bytes | ReportData) -> tuple[str, ...]:
+    """Return what a result under this policy does not speak of, in the order of the steps."""
+    out = []
+    if policy.tcb.minimum_evaluation_data_number == 0:
+        out.append("tcb_evaluation_data_number")
+    if not any(policy.tcb.minimum_tee_tcb_svn):
+        out.append("minimum_tee_tcb_svn")
+    if policy.tcb.max_collateral_age is None:
+        out.append("collateral_age")
+    out += policy.reference_values.not_checked
+    if isinstance(report_data, ReportData):
+        out.append("report_data")
+    if not policy.event_log.registers:
+        out.append("event_log")
+    return tuple(out)
+
+
+# ---- step 19: the TD ----------------------------------------------------------------------------------
+
+
+def td_findings(body: TDReport, rules: TdRules) -> list[AppraisalError]:
+    """Return everything that the TD rules have against a TD report."""
+    return list(_td_findings(body, rules))
+
+
+def _td_findings(body: TDReport, rules: TdRules) -> Iterator[AppraisalError]:
+    values = {"td_attributes": u64_hex(body.td_attributes)}
+    for name in td_attribute_names(body.td_attributes & ~rules.allowed_attributes):
+        reserved = name.startswith("RESERVED_")
+        yield AppraisalError(
+            "td-attributes-reserved" if reserved else _ATTRIBUTE_REASONS.get(name, "td-attribute-refused"),
+            f"the TD has the attribute {name}, which the policy refuses",
+            step=Step.TD_RULES,
+            values={**values, "attribute": name},
+        )
+    for name in td_attribute_names(rules.required_attributes & ~body.td_attributes):
+        yield AppraisalError(
+            "td-sept-ve-disable-missing" if name == "SEPT_VE_DISABLE" else "td-attribute-missing",
+            f"the TD lacks the attribute {name}, which the policy requires",
+            step=Step.TD_RULES,
+            values={**values, "attribute": name},
+        )
+    if body.xfam & ~rules.xfam_allowed or rules.xfam_required & ~body.xfam:
+        yield AppraisalError(
+            "td-xfam",
+            "the TD's XFAM lacks a required bit, or has one that is not allowed",
+            step=Step.TD_RULES,
+            values={
+                "xfam": u64_hex(body.xfam),
+                "required": u64_hex(rules.xfam_required),
+                "allowed": u64_hex(rules.xfam_allowed),
+            },
+        )
+    # TD report 1.0 has no MR_SERVICETD; a bound migration TD shows as MIGRATABLE there.
+    service_td = ZERO_MEASUREMENT if body.mr_service_td is None else body.mr_service_td
+    if service_td not in rules.mr_service_td:
+        yield AppraisalError(
+            "td-service-td",
+            "a service TD is bound that the policy does not accept",
+            step=Step.TD_RULES,
+            values={
+                "expected": sorted(value.hex() for value in rules.mr_service_td),
+                "actual": service_td.hex(),
+            },
+        )
+
+
+# ---- step 20: the TCB ---------------------------------------------------------------------------------
+
+
+def _tcb_findings(verified: VerifiedQuote, rules: TcbRules, now: datetime) -> Iterator[AppraisalError]:
+    yield from _status_findings(verified.tcb, rules, now)
+    advisories = set(verified.tcb.advisory_ids)
+    if refused := sorted(advisories & rules.refused_advisories):
+        yield AppraisalError(
+            "tcb-advisory-refused",
+            f"the platform is affected by {', '.join(refused)}, which the policy refuses",
+            step=Step.TCB_POLICY,
+            values={"advisory_ids": refused},
+        )
+    if rules.accepted_advisories is not None and (
+        unknown := sorted(advisories - rules.accepted_advisories - rules.refused_advisories)
+    ):
+        yield AppraisalError(
+            "tcb-advisory-not-accepted",
+            f"the platform is affected by {', '.join(unknown)}; "
+            'list them in tcb.accepted_advisories (or "any") to accept that',
+            step=Step.TCB_POLICY,
+            values={"advisory_ids": unknown},
+        )
+    number = verified.tcb.tcb_evaluation_data_number
+    if number < rules.minimum_evaluation_data_number:
+        yield AppraisalError(
+            "tcb-evaluation-data-number",
+            f"the collateral is of TCB evaluation {number}, the policy wants at least "
+            f"{rules.minimum_evaluation_data_number}",
+            step=Step.TCB_POLICY,
+            values={"expected": rules.minimum_evaluation_data_number, "actual": number},
+        )
+    yield from _svn_findings(verified.body, rules)
+    yield from _age_findings(verified, rules, now)
+
+
+def _status_findings(tcb: TcbEvaluation, rules: TcbRules, now: datetime) -> Iterator[AppraisalError]:
+    if tcb.status in rules.accepted_statuses:
+        return
+    until = _grace_until(tcb, rules)
+    if until is None or now > until:
+        yield AppraisalError(
+            "tcb-status-not-accepted",
+            f"the TCB status is {tcb.status}; the policy accepts "
+            f"{', '.join(sorted(rules.accepted_statuses))}"
+            + ("" if until is None else f", and its grace period ended at {timestamp(until)}"),
+            step=Step.TCB_POLICY,
+            values={
+                "expected": sorted(str(status) for status in rules.accepted_statuses),
+                "actual": str(tcb.status),
+                "grace_until": None if until is None else timestamp(until),
+            },
+        )
+
+
+def _grace_until(tcb: TcbEvaluation, rules: TcbRules) -> datetime | None:
+    """Return until when the grace period covers this status; None if it does not, or need not.
+
+    It forgives being out of date, and nothing else: what remains must be accepted by itself. It starts when
+    the first level that is not out of date was dated, for each outdated part; the earliest counts.
+    """
+    forgivable = OUT_OF_DATE_STATUSES | RELAUNCH_STATUSES
+    if not rules.grace_period or tcb.status in rules.accepted_statuses or tcb.status not in forgivable:
+        return None
+    evaluations = [tcb.launch]
+    if tcb.status in RELAUNCH_STATUSES and tcb.current is not None:
+        evaluations.append(tcb.current)
+    starts: list[datetime] = []
+    for evaluation in evaluations:
+        residual = _FORGIVEN.get(evaluation.platform.status, evaluation.platform.status)
+        superseded = _superseded(evaluation)
+        if residual not in rules.accepted_statuses or superseded is None:
+            return None
+        starts += superseded
+    return min(starts) + rules.grace_period
+
+
+def _superseded(evaluation: Evaluation) -> list[datetime] | None:
+    """Return when each outdated part was superseded; None if one was not, so that nothing can be computed."""
+    out = []
+    for part in evaluation.parts:
+        if part.status in OUT_OF_DATE_STATUSES:
+            if part.superseded_at is None:
+                return None
+            out.append(part.superseded_at)
+    return out
+
+
+def _svn_findings(body: TDReport, rules: TcbRules) -> Iterator[AppraisalError]:
+    for name, svn in (("TEE_TCB_SVN", body.tee_tcb_svn), ("TEE_TCB_SVN2", body.tee_tcb_svn_2)):
+        if svn is None:
+            continue
+        short = [
+            index
+            for index, (actual, needed) in enumerate(zip(svn, rules.minimum_tee_tcb_svn, strict=True))
+            if actual < needed
+        ]
+        if short:
+            yield AppraisalError(
+                "tee-tcb-svn-too-low",
+                f"{name} is below the policy's minimum in component {short[0]}",
+                step=Step.TCB_POLICY,
+                values={
+                    "expected": rules.minimum_tee_tcb_svn.hex(),
+                    "actual": svn.hex(),
+                    "components": short,
+                },
+            )
+
+
+def _age_findings(verified: VerifiedQuote, rules: TcbRules, now: datetime) -> Iterator[AppraisalError]:
+    if rules.max_collateral_age is None:
+        return
+    authentic = verified.endorsements.authentic
+    # Not the root CRL: Intel issues it about once a year.
+    for what, issued in (
+        ("TCB info", authentic.tcb_info.issue_date),
+        ("QE identity", authentic.qe_identity.issue_date),
+        ("PCK CRL", authentic.pck_crl.this_update),
+    ):
+        if now - issued > rules.max_collateral_age:
+            yield AppraisalError(
+                "collateral-too-old",
+                f"the {what} was issued at {timestamp(issued)}, longer ago than the policy allows",
+                step=Step.TCB_POLICY,
+                values={
+                    "issued": timestamp(issued),
+                    "max_age_seconds": int(rules.max_collateral_age.total_seconds()),
+                },
+            )
+
+
+# ---- step 21: measurements ----------------------------------------------------------------------------
+
+
+def measurements(body: TDReport) -> dict[str, bytes]:
+    """Return the registers that a policy pins, by the names it uses."""
+    return {
+        "mrtd": body.mrtd,
+        **{f"rtmr{index}": value for index, value in enumerate(body.rtmrs)},
+        "mrseam": body.mr_seam,
+        "mrconfigid": body.mr_config_id,
+        "mrowner": body.mr_owner,
+        "mrownerconfig": body.mr_owner_config,
+    }
+
+
+def _match(body: TDReport, reference: ReferenceValues) -> tuple[str | None, list[AppraisalError]]:
+    """Return the name of the variant that matches, and what does not match."""
+    actual = measurements(body)
+    findings = [
+        _mismatch(name, actual[name], reference.baseline[name])
+        for name in _mismatches(actual, reference.baseline)
+    ]
+    if not reference.variants:
+        return None, findings
+    failed = {name: _mismatches(actual, variant) for name, variant in sorted(reference.variants.items())}
+    for name, registers in failed.items():
+        if not registers:
+            return name, findings
+    findings.append(
+        AppraisalError(
+            "measurement-no-variant",
+            "the TD matches none of the policy's variants: "
+            + "; ".join(f"{name} differs in {', '.join(found)}" for name, found in failed.items()),
+            step=Step.REFERENCE_VALUES,
+            values={
+                "variants": failed,
+                "actual": {
+                    register: actual[register].hex()
+                    for register in sorted({name for found in failed.values() for name in found})
+                },
+            },
+        )
+    )
+    return None, findings
+
+
+def _mismatches(actual: dict[str, bytes], expected: Values) -> list[str]:
+    return [name for name in actual if name in expected and actual[name] not in expected[name]]
+
+
+def _mismatch(name: str, actual: bytes, expected: frozenset[bytes]) -> AppraisalError:
+    return AppraisalError(
+        "measurement-mismatch",
+        f"{name.upper()} is {actual.hex()}, which the policy does not accept",
+        step=Step.REFERENCE_VALUES,
+        values={
+            "register": name,
+            "expected": sorted(value.hex() for value in expected),
+            "actual": actual.hex(),
+        },
+    )
+
+
+# ---- steps 22 and 23 ----------------------------------------------------------------------------------
+
+
+def _report_data_findings(body: TDReport, expected: bytes | ReportData) -> Iterator[AppraisalError]:
+    if isinstance(expected, ReportData):
+        return
+    if not hmac.compare_digest(expected, body.report_data):
+        yield AppraisalError(
+            "report-data-mismatch",
+            "REPORTDATA does not commit to what it should",
+            step=Step.REPORT_DATA,
+            values={"expected": expected.hex(), "actual": body.report_data.hex()},
+        )
+
+
+def _event_log(
+    body: TDReport, policy: AppraisalPolicy, data: bytes | None
+) -> tuple[VerifiedEventLog | None, list[AppraisalError]]:
+    registers = policy.event_log.registers
+    if not registers:
+        return None, []
+    if data is None:
+        return None, [
+            AppraisalError(
+                "event-log-missing",
+                "the policy relies on an event log, and the attester sent none",
+                step=Step.EVENT_LOG,
+                values={"registers": [f"rtmr{register}" for register in sorted(registers)]},
+            )
+        ]
+    try:
+        events = parse_event_log_untrusted(data)
+        return verify_event_log(events, body.rtmrs, relied_on=registers), []
+    except AppraisalError as exc:
+        exc.step = exc.step or Step.EVENT_LOG
+        return None, [exc]

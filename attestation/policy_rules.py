@@ -1,0 +1,223 @@
+"""The appraisal policy as a frozen value. What it says is data; ``attestation.policy`` applies it.
+
+Every rule that is left out of a policy file means its strictest reading, or has to be waived by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from attestation.canonical import digest
+from attestation.trust import TrustRoot
+from attestation.values import TD_ATTRIBUTE_BITS, TcbStatus, mask_of, timestamp
+
+REGISTERS: Final = (
+    "mrtd",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "rtmr3",
+    "mrseam",
+    "mrconfigid",
+    "mrowner",
+    "mrownerconfig",
+)
+"""The measurements that a policy pins or waives by name."""
+
+# ATTESTATION.md 9. What is neither here nor allowed by a policy is refused, reserved bits always.
+DEFAULT_ALLOWED_ATTRIBUTES: Final = frozenset(TD_ATTRIBUTE_BITS) - {
+    "DEBUG",
+    "HGS_PLUS_PROF",
+    "PERF_PROF",
+    "PMT_PROF",
+    "SERVTD_EXT",
+    "MIGRATABLE",
+}
+DEFAULT_REQUIRED_ATTRIBUTES: Final = frozenset({"SEPT_VE_DISABLE"})
+XFAM_REQUIRED: Final = 0x3
+"""x87 and SSE, fixed to one by the TDX module."""
+XFAM_ALLOWED: Final = 0x6DBE7
+
+ZERO_MEASUREMENT: Final = bytes(48)
+
+Values = Mapping[str, frozenset[bytes]]
+"""Accepted 48-byte values by register name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcbRules:
+    """Which TCB is good enough.
+
+    Attributes:
+        accepted_statuses: never contains Revoked.
+        accepted_advisories: ids that a platform may be affected by; None accepts any (``"any"`` in a file).
+        refused_advisories: ids that refuse, whatever else is accepted.
+        grace_period: how long after a newer level's tcbDate an outdated part is still accepted; zero: not.
+        minimum_tee_tcb_svn: 16 bytes, compared one by one, for launch and current; zeros: no minimum.
+        max_collateral_age: of TCB info, QE identity and PCK CRL; None leaves it to their own windows.
+    """
+
+    accepted_statuses: frozenset[TcbStatus]
+    accepted_advisories: frozenset[str] | None
+    refused_advisories: frozenset[str]
+    grace_period: timedelta
+    minimum_evaluation_data_number: int
+    minimum_tee_tcb_svn: bytes
+    max_collateral_age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TdRules:
+    """Which TDs may be. Masks over TDATTRIBUTES and XFAM, as 64-bit integers.
+
+    Attributes:
+        mr_service_td: accepted 48-byte values of MR_SERVICETD; zeros mean: no service TD is bound.
+    """
+
+    allowed_attributes: int
+    required_attributes: int
+    xfam_required: int
+    xfam_allowed: int
+    mr_service_td: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceValues:
+    """Which software may run.
+
+    Attributes:
+        baseline: all of it must match.
+        variants: by name; if there are any, one of them must match completely.
+        not_checked: registers that the policy waives by name, sorted as in ``REGISTERS``.
+        accept_any_td: the policy says in so many words that MRTD is not pinned.
+    """
+
+    baseline: Values
+    variants: Mapping[str, Values]
+    not_checked: tuple[str, ...]
+    accept_any_td: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRules:
+    """How old evidence in a ticket may be.
+
+    Attributes:
+        max_age: from when the quote was made to now.
+        max_lifetime: from when the quote was made to the ticket's own expiry.
+        not_before: quotes made earlier are refused; None: no such date.
+    """
+
+    max_age: timedelta
+    max_lifetime: timedelta
+    not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLogRules:
+    """Which registers the event log must explain.
+
+    Attributes:
+        registers: 0 to 3 for RTMR0 to RTMR3; empty: no event log is needed.
+    """
+
+    registers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppraisalPolicy:
+    """Everything that decides whether genuine evidence is accepted."""
+
+    tcb: TcbRules
+    td: TdRules
+    reference_values: ReferenceValues
+    ticket: TicketRules
+    event_log: EventLogRules
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the policy as plain data: one form for all spellings, another for any other meaning."""
+        tcb, td, values = self.tcb, self.td, self.reference_values
+        return {
+            "tcb": {
+                "accepted_statuses": sorted(str(status) for status in tcb.accepted_statuses),
+                "accepted_advisories": None
+                if tcb.accepted_advisories is None
+                else sorted(tcb.accepted_advisories),
+                "refused_advisories": sorted(tcb.refused_advisories),
+                "grace_period_seconds": int(tcb.grace_period.total_seconds()),
+                "minimum_evaluation_data_number": tcb.minimum_evaluation_data_number,
+                "minimum_tee_tcb_svn": tcb.minimum_tee_tcb_svn,
+                "max_collateral_age_seconds": _seconds(tcb.max_collateral_age),
+            },
+            "td": {
+                "allowed_attributes": td.allowed_attributes,
+                "required_attributes": td.required_attributes,
+                "xfam_required": td.xfam_required,
+                "xfam_allowed": td.xfam_allowed,
+                "mr_service_td": sorted(td.mr_service_td),
+            },
+            "reference_values": {
+                "baseline": _canonical_values(values.baseline),
+                "variants": {name: _canonical_values(variant) for name, variant in values.variants.items()},
+                "not_checked": sorted(values.not_checked),
+                "accept_any_td": values.accept_any_td,
+            },
+            "ticket": {
+                "max_age_seconds": _seconds(self.ticket.max_age),
+                "max_lifetime_seconds": _seconds(self.ticket.max_lifetime),
+                "not_before": None if self.ticket.not_before is None else timestamp(self.ticket.not_before),
+            },
+            "event_log": {"registers": sorted(self.event_log.registers)},
+        }
+
+    @property
+    def signature(self) -> bytes:
+        """32-byte digest of the policy's meaning."""
+        return digest("bondstone/appraisal-policy/v1", self.canonical())
+
+    def signature_with(self, root: TrustRoot) -> bytes:
+        """32-byte digest of the policy's meaning under one trust root: mock and real never share it."""
+        return digest("bondstone/tdx-appraisal/v1", root.spki_digest, root.mock, self.canonical())
+
+
+def _seconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else int(duration.total_seconds())
+
+
+def _canonical_values(values: Values) -> dict[str, list[bytes]]:
+    return {name: sorted(accepted) for name, accepted in values.items()}
+
+
+def default_policy() -> AppraisalPolicy:
+    """Return the policy of ``quote verify`` without a policy file.
+
+    Genuineness, TCB status UpToDate, and the default TD rules of ATTESTATION.md 9. It accepts *any* TD: what
+    it does not check is listed in every result.
+    """
+    return AppraisalPolicy(
+        tcb=TcbRules(
+            accepted_statuses=frozenset({TcbStatus.UP_TO_DATE}),
+            accepted_advisories=None,
+            refused_advisories=frozenset(),
+            grace_period=timedelta(0),
+            minimum_evaluation_data_number=0,
+            minimum_tee_tcb_svn=bytes(16),
+            max_collateral_age=None,
+        ),
+        td=default_td_rules(),
+        reference_values=ReferenceValues(baseline={}, variants={}, not_checked=REGISTERS, accept_any_td=True),
+        ticket=TicketRules(max_age=timedelta(hours=1), max_lifetime=timedelta(hours=1), not_before=None),
+        event_log=EventLogRules(registers=frozenset()),
+    )
+
+
+def default_td_rules() -> TdRules:
+    """Return the default TD rules of ATTESTATION.md 9."""
+    return TdRules(
+        allowed_attributes=mask_of(DEFAULT_ALLOWED_ATTRIBUTES),
+        required_attributes=mask_of(DEFAULT_REQUIRED_ATTRIBUTES),
+        xfam_required=XFAM_REQUIRED,
+        xfam_allowed=XFAM_ALLOWED,
+        mr_service_td=frozenset({ZERO_MEASUREMENT}),
+    )
