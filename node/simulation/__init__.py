@@ -1,0 +1,1 @@
+"""Whole groups in one process, on simulated clocks, networks and disks."""

@@ -1,0 +1,115 @@
+"""Many schedules on all cores for a while, and what they add up to."""
+
+import multiprocessing
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from node.simulation.simulation import EVENTS, Report, ScheduleError, draw_schedule, run
+
+_BATCH: Final = 20
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over schedules. ``failures``: (seed, oracle) of those that contradicted one."""
+
+    schedules: int = 0
+    events: int = 0
+    messages: int = 0
+    reboots: int = 0
+    faults: int = 0
+    healed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+
+    def add(self, report: Report) -> None:
+        """Count one run that went well."""
+        self.schedules += 1
+        self.events += report.events
+        self.messages += report.messages
+        self.reboots += report.reboots
+        self.faults += report.faults
+        self.healed += report.healed
+        self.counts.update(report.counts)
+
+    def merge(self, other: "Totals") -> None:
+        """Add what another process has counted."""
+        for name in ("schedules", "events", "messages", "reboots", "faults", "healed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.counts.update(other.counts)
+        self.failures += other.failures
+        self.cpu_seconds += other.cpu_seconds
+
+    def to_json_value(self) -> dict[str, Any]:
+        """Return everything as plain JSON data."""
+        return {
+            "schedules": self.schedules,
+            "events": self.events,
+            "messages": self.messages,
+            "elections": self.counts["elections"],
+            "commits": self.counts["commits"],
+            "configuration_changes": self.counts["configurations"],
+            "reboots": self.reboots,
+            "faults": self.faults,
+            "writes_checked": self.counts["writes"],
+            "reads_checked": self.counts["reads"],
+            "healed": self.healed,
+            "violations": len(self.failures),
+            "failures": [{"seed": seed, "oracle": oracle} for seed, oracle in self.failures],
+            "cpu_seconds": round(self.cpu_seconds, 3),
+        }
+
+
+def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None = None) -> Totals:
+    """Run one schedule per seed, until the monotonic time ``until`` if that comes first."""
+    totals = Totals()
+    started = time.process_time()
+    for seed in seeds:
+        try:
+            totals.add(run(draw_schedule(seed, events=events)))
+        except ScheduleError as exc:
+            totals.schedules += 1
+            totals.failures.append((seed, exc.error.oracle))
+        if until is not None and time.monotonic() >= until:
+            break
+    totals.cpu_seconds = time.process_time() - started
+    return totals
+
+
+def _work(first: int, step: int, events: int, until: float, results: "multiprocessing.Queue[Totals]") -> None:
+    seed = first
+    while time.monotonic() < until:
+        batch = iter(range(seed, seed + _BATCH * step, step))
+        results.put(run_batch(batch, events=events, until=until))
+        seed += _BATCH * step
+
+
+def run_campaign(
+    *, first: int, seconds: float, jobs: int, events: int, progress: Callable[[Totals], None]
+) -> Totals:
+    """Run schedules from seed ``first`` on in ``jobs`` processes; call ``progress`` with the sums so far."""
+    totals = Totals()
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[Totals] = context.Queue()
+    until = time.monotonic() + seconds
+    workers = [
+        context.Process(target=_work, args=(first + job, jobs, events, until, results)) for job in range(jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers) or not results.empty():
+        try:
+            totals.merge(results.get(timeout=0.2))
+        except queue.Empty:
+            continue
+        progress(totals)
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise RuntimeError(f"a simulating process ended with exit code {worker.exitcode}")
+    return totals

@@ -1,0 +1,284 @@
+"""Clients: they ask, wait, lose patience, and ask again through other nodes, as real ones do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import Any, Final
+
+from node.raft.events import Cancel, Execute, Query
+from node.raft.types import Answer, Applied, Consistency, Cursor, NotExecuted, Ok, Outcome
+from node.simulation.linearizability import Operation
+from node.simulation.process import Process
+from node.simulation.scheduler import MS_US, Scheduler
+from node.simulation.trace import Trace, describe
+from node.simulation.workload import Workload
+
+
+class Ask(Enum):
+    WRITE = "write"
+    FEED = "feed"
+    STRONG = "strong"
+    WEAK = "weak"
+    SESSION = "session"  # weak, but not older than what this client has seen
+
+
+class Fate(Enum):
+    OPEN = "open"
+    DONE = "done"
+    NOT_EXECUTED = "not executed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One operation of one client with all its attempts.
+
+    Attributes:
+        number: unique in the run; the commands travel as ``[number, position, command]``.
+        outstanding: attempts that wait for an answer.
+        floor: highest log index that any client had seen acknowledged when this one asked.
+        doubt: some attempt ended in silence, so the whole can no longer end in NOT_EXECUTED.
+    """
+
+    number: int
+    client: int
+    ask: Ask
+    commands: tuple[object, ...] = ()
+    query: object = None
+    min_at: Cursor | None = None
+    invoked: int = 0
+    returned: int | None = None
+    floor: int = 0
+    attempts: int = 0
+    outstanding: int = 0
+    doubt: bool = False
+    fate: Fate = Fate.OPEN
+    outcome: Ok | Answer | None = None
+    refusal: NotExecuted | None = None
+
+    @property
+    def name(self) -> str:
+        return f"c{self.client}/{self.number}"
+
+    def envelope(self) -> tuple[object, ...]:
+        """Return the commands as they go into the log: named, so that oracles know them again."""
+        return tuple([self.number, n, command] for n, command in enumerate(self.commands))
+
+    def operations(self, key: Callable[[Any], str]) -> list[Operation]:
+        """Return what the linearizability checker is to see of this call."""
+        if self.ask is Ask.STRONG and isinstance(self.outcome, Answer):
+            return [self._operation(key, self.query, ("ok", self.outcome.value))]
+        if self.ask not in (Ask.WRITE, Ask.FEED) or self.fate is Fate.NOT_EXECUTED:
+            return []
+        if self.ask is Ask.WRITE and isinstance(self.outcome, Ok):
+            answers = [
+                ("ok", result.value) if isinstance(result, Applied) else ("failed", result.code)
+                for result in self.outcome.results
+            ]
+            return [
+                self._operation(key, command, answer)
+                for command, answer in zip(self.commands, answers, strict=True)
+            ]
+        return [self._operation(key, command, None, known=False) for command in self.commands]
+
+    def _operation(
+        self, key: Callable[[Any], str], asked: Any, output: object, *, known: bool = True
+    ) -> Operation:
+        return Operation(
+            key=key(asked),
+            invoked=self.invoked,
+            returned=self.returned if known else None,
+            input=asked,
+            output=output,
+            label=self.name,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """How the clients of one run behave; times in microseconds."""
+
+    clients: int = 2
+    think_us: int = 200 * MS_US
+    patience_us: int = 3_000 * MS_US
+    attempts_max: int = 4
+    storm: float = 0.0
+    reads: float = 0.4
+    feeds: float = 0.05
+
+
+def draw_habits(rng: Random) -> Habits:
+    """Draw how the clients of one run behave."""
+    return Habits(
+        clients=rng.choice((1, 2, 3, 4)),
+        think_us=rng.choice((20, 150, 500)) * MS_US,
+        patience_us=rng.choice((300, 2_000, 8_000)) * MS_US,
+        attempts_max=rng.choice((1, 3, 6)),
+        storm=rng.random() if rng.random() < 0.2 else 0.0,
+        reads=rng.choice((0.2, 0.5, 0.8)),
+        feeds=rng.choice((0.0, 0.05)),
+    )
+
+
+_TOKENS_PER_CALL: Final = 64
+
+
+class Clients:
+    """All clients of one run, and the history of what they asked and learned."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        rng: Random,
+        workload: Workload,
+        habits: Habits,
+        alive: Callable[[], list[Process]],
+        judge: Callable[[Call, Process], None],
+        floor: Callable[[], int],
+        trace: Trace,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.active = True
+        self._scheduler = scheduler
+        self._rng = rng
+        self._workload = workload
+        self._habits = habits
+        self._alive = alive
+        self._judge = judge
+        self._floor = floor
+        self._trace = trace
+        self._moment = 0
+        self._seen: dict[int, Cursor] = {}
+
+    def start(self) -> None:
+        """Let every client begin to think."""
+        for client in range(self._habits.clients):
+            self._scheduler.after(self._think_us(), self._begin, client)
+
+    def open_calls(self) -> list[Call]:
+        """Return the calls whose clients still wait."""
+        return [call for call in self.calls if call.fate is Fate.OPEN]
+
+    def _think_us(self) -> int:
+        return int(self._habits.think_us * self._rng.expovariate(1.0)) + 1
+
+    def _begin(self, client: int) -> None:
+        if self.active:
+            self.submit(self._draw(client), then=self._begin)
+
+    def _draw(self, client: int) -> Call:
+        rng, habits, number = self._rng, self._habits, len(self.calls) + 1
+        if rng.random() >= habits.reads:
+            ask = Ask.FEED if rng.random() < habits.feeds else Ask.WRITE
+            commands = self._workload.command(rng, number)
+            return Call(number=number, client=client, ask=ask, commands=commands)
+        ask = rng.choice((Ask.STRONG, Ask.STRONG, Ask.STRONG, Ask.WEAK, Ask.SESSION))
+        min_at = self._seen.get(client) if ask is Ask.SESSION else None
+        query = self._workload.query(rng)
+        return Call(number=number, client=client, ask=ask, query=query, min_at=min_at)
+
+    def submit(
+        self, call: Call, *, at: Process | None = None, then: Callable[[int], None] | None = None
+    ) -> None:
+        """Ask. ``then`` is called with the client's number some time after the call has ended."""
+        self._moment += 1
+        call.invoked = self._moment
+        call.floor = self._floor()
+        self.calls.append(call)
+        self._attempt(call, at, then)
+
+    def retry(self, call: Call, at: Process) -> None:
+        """Ask once more, at ``at``, whatever became of the earlier attempts: the call is open again."""
+        call.fate = Fate.OPEN
+        self._ask(call, at, None)
+
+    def _attempt(self, call: Call, at: Process | None, then: Callable[[int], None] | None) -> None:
+        if call.fate is not Fate.OPEN or call.outstanding:
+            return
+        processes = self._alive()
+        if not processes:
+            self._again(call, then)
+            return
+        targets = [at] if at is not None else [self._rng.choice(processes)]
+        if at is None and call.ask is Ask.WRITE and self._rng.random() < self._habits.storm:
+            targets = processes
+        for process in targets:
+            if call.fate is Fate.OPEN and process.alive:
+                self._ask(call, process, then)
+
+    def _ask(self, call: Call, process: Process, then: Callable[[int], None] | None) -> None:
+        call.attempts += 1
+        call.outstanding += 1
+        token = call.number * _TOKENS_PER_CALL + call.attempts % _TOKENS_PER_CALL
+        event: Execute | Query
+        if call.ask in (Ask.WRITE, Ask.FEED):
+            key = None if call.ask is Ask.FEED else call.number.to_bytes(8)
+            event = Execute(token, call.envelope(), key=key, feed=call.ask is Ask.FEED)
+        else:
+            strong = call.ask is Ask.STRONG
+            level = Consistency.STRONG if strong else Consistency.WEAK
+            event = Query(token, call.query, level, min_at=call.min_at)
+        if self._trace.on:
+            self._trace.note(f"c{call.client}", f"asks {process.label}: {describe(event)}")
+        answered = False
+
+        def completed(outcome: Outcome | None) -> None:
+            nonlocal answered
+            answered = True
+            call.outstanding -= 1
+            self._answered(call, process, outcome, then)
+
+        def impatient() -> None:
+            if answered or call.fate is not Fate.OPEN:
+                return
+            call.outstanding -= 1
+            process.forget(token)
+            process.feed(Cancel(token))
+            call.doubt = True
+            self._again(call, then)
+
+        self._scheduler.after(self._habits.patience_us, impatient)
+        process.ask(token, event, completed)
+
+    def _answered(
+        self,
+        call: Call,
+        process: Process,
+        outcome: Outcome | None,
+        then: Callable[[int], None] | None,
+    ) -> None:
+        if call.fate is not Fate.OPEN:
+            return
+        match outcome:
+            case Ok() | Answer():
+                self._moment += 1
+                call.returned, call.outcome, call.fate = self._moment, outcome, Fate.DONE
+                self._seen[call.client] = max(outcome.at, self._seen.get(call.client, Cursor(0, 0)))
+                self._judge(call, process)
+                self._rest(call, then)
+            case NotExecuted():
+                call.refusal = outcome
+                self._again(call, then)
+            case _:
+                call.doubt = True
+                self._again(call, then)
+
+    def _again(self, call: Call, then: Callable[[int], None] | None) -> None:
+        if call.outstanding:
+            return  # another attempt may still bring the answer
+        may = call.ask is not Ask.FEED or not call.doubt  # a feed has no key to be known again by
+        if self.active and may and call.attempts < self._habits.attempts_max:
+            self._scheduler.after(self._think_us(), self._attempt, call, None, then)
+            return
+        self._moment += 1
+        call.returned = self._moment
+        call.fate = Fate.UNKNOWN if call.doubt else Fate.NOT_EXECUTED
+        self._rest(call, then)
+
+    def _rest(self, call: Call, then: Callable[[int], None] | None) -> None:
+        if self._trace.on:
+            self._trace.note(f"c{call.client}", f"{call.name} {call.fate.value}")
+        if then is not None:
+            self._scheduler.after(self._think_us(), then, call.client)

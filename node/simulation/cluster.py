@@ -1,0 +1,225 @@
+"""A whole group in one process: members, their network and disks, one clock, all oracles."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from node.machines.base import StateMachine
+from node.raft.events import BondLoss, TransferLeadership
+from node.raft.member import Member
+from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Role, Settings
+from node.simulation.chance import stream
+from node.simulation.disk import Credentials, Disk
+from node.simulation.faults import CALM, Weather
+from node.simulation.network import Network
+from node.simulation.oracles import ObservedLog, Oracles, View
+from node.simulation.process import Clock, Process
+from node.simulation.recorder import Recorder
+from node.simulation.scheduler import Scheduler
+from node.simulation.trace import Trace
+
+_ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a simulated group is like.
+
+    Attributes:
+        names: the nodes that are started at the beginning.
+        founders: they found it together (``expect``); the others join.
+        member: the class under test; ablations give a subclass with one rule off.
+        same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
+    """
+
+    names: tuple[str, ...]
+    founders: tuple[str, ...]
+    machine: Callable[[], StateMachine]
+    settings: Settings = field(default_factory=Settings)
+    preferences: dict[str, Preference] = field(default_factory=dict)
+    bootstrap: Bootstrap = Bootstrap.EXPECT
+    member: type[Member] = Member
+    same_identity: bool = False
+
+
+class Cluster:
+    """Builds processes, lets them die, and knows who is where."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        seed: str,
+        oracles: Oracles,
+        weather: Weather = CALM,
+        traced: bool = False,
+        keep: int | None = None,
+    ) -> None:
+        self.shape = shape
+        self.places = shape.names
+        self.scheduler = Scheduler()
+        self.trace = Trace(self.scheduler, on=traced, keep=keep)
+        self.oracles = oracles
+        self.network = Network(
+            scheduler=self.scheduler,
+            rng=stream(seed, "network"),
+            weather=weather,
+            trace=self.trace,
+        )
+        self.group_id = hashlib.sha256(b"simulated group").digest()
+        self.boots = 0
+        self.steps = 0  # of the dead; ``events`` adds those of the living
+        self._seed = seed
+        self.rng = stream(seed, "cluster")
+        self._processes: dict[str, Process] = {}
+        self._disks: dict[str, Disk] = {}
+        self._admin_token = _ADMIN_TOKENS
+
+    # ---- who is there -----------------------------------------------------------
+    def alive(self) -> list[Process]:
+        """Return the living processes, by place."""
+        return [self._processes[place] for place in sorted(self._processes)]
+
+    def process_at(self, place: str) -> Process | None:
+        return self._processes.get(place)
+
+    def leader(self) -> Process | None:
+        """Return the living leader of the highest term."""
+        leaders = [p for p in self.alive() if p.view.role is Role.LEADER]
+        return max(leaders, key=lambda process: process.view.term, default=None)
+
+    def events(self) -> int:
+        """Return how many events members have taken so far."""
+        return self.steps + sum(process.steps for process in self._processes.values())
+
+    # ---- life and death -----------------------------------------------------------
+    def start(self) -> None:
+        """Boot every node."""
+        for place in self.places:
+            self.boot(place)
+
+    def boot(self, place: str) -> Process | None:
+        """Start a new life at ``place``, unless one goes on there."""
+        if place in self._processes:
+            return None
+        return self._boot(place, place)
+
+    def clone(self, place: str) -> Process | None:
+        """Start a second TD with the name of ``place``, at a place of its own."""
+        twin = place + "'"
+        if twin in self._processes or place.endswith("'") or self.shape.settings.trust_disk:
+            return None  # trust_disk is for hosts that do not do this
+        return self._boot(twin, place)
+
+    def _boot(self, place: str, name: str) -> Process:
+        self.boots += 1
+        reborn = place in self._disks
+        inc = Incarnation(name, self._identity(place))
+        weather = self.network.weather
+        drift = self.rng.randint(-weather.drift_ppm, weather.drift_ppm)
+        process = Process(
+            serial=self.boots,
+            place=place,
+            inc=inc,
+            preference=self.shape.preferences.get(name, Preference.NORMAL),
+            clock=Clock(self.scheduler, base_ms=self.rng.randint(0, 1_000_000), drift_ppm=drift),
+            scheduler=self.scheduler,
+            postman=self.network,
+            watcher=self.oracles,
+            trace=self.trace,
+            on_death=self._died,
+        )
+        process.late_us = int(weather.late_tick_us * self.rng.random())
+        process.view = View()
+        process.log = ObservedLog(process.view)
+        process.machine = Recorder(self.shape.machine(), self._applied(process))
+        arguments: dict[str, Any] = {}
+        if self.shape.settings.trust_disk:
+            process.disk = self._disks.setdefault(place, Disk(self.scheduler, fsync_us=weather.fsync_us))
+            arguments["recovered"] = process.disk.recovered() if reborn else None
+        process.member = self.shape.member(
+            me=inc,
+            group_id=self.group_id,
+            settings=self.shape.settings,
+            founding=self._founding(name, first=self.boots <= len(self.places)),
+            preference=process.preference,
+            machine=process.machine,
+            log=process.log,
+            credentials=Credentials(inc),
+            randrange=stream(self._seed, str(self.boots)).randrange,
+            now_ms=process.clock.now_ms(),
+            **arguments,
+        )
+        self.trace.note(process.label, f"boots as {inc}")
+        self._processes[place] = process
+        process.start()
+        self.network.join(process)
+        return process
+
+    def _identity(self, place: str) -> bytes:
+        """R1: every life has its own; only trust_disk, and an ablation, keep it."""
+        keeps = self.shape.settings.trust_disk or self.shape.same_identity
+        life = "" if keeps else str(self.boots)
+        return hashlib.sha256(f"{place}/{life}".encode()).digest()
+
+    def _founding(self, name: str, *, first: bool) -> Founding:
+        founders = self.shape.founders
+        if not first or name not in founders:
+            return Founding(bootstrap=Bootstrap.JOIN)
+        return Founding(bootstrap=self.shape.bootstrap, expect=len(founders))
+
+    def _applied(self, process: Process) -> Callable[..., None]:
+        def applied(*arguments: Any) -> None:
+            self.oracles.applied(process, *arguments)
+
+        return applied
+
+    def kill(self, process: Process, loss: BondLoss) -> None:
+        """End a life: at once, and whatever it was about to say stays unsaid."""
+        self.trace.note(process.label, "dies")
+        del self._processes[process.place]
+        self.steps += process.steps
+        self.network.leave(process, loss)
+        process.die()
+
+    def _died(self, process: Process) -> None:
+        self.kill(process, BondLoss.LOST)
+
+    def transfer(self, target: Process | None) -> None:
+        """Ask the leader to hand over."""
+        leader = self.leader()
+        if leader is None:
+            return
+        self._admin_token += 1
+        event = TransferLeadership(self._admin_token, target.inc if target is not None else None)
+        leader.ask(self._admin_token, event, lambda _: None)
+
+    def heal(self) -> None:
+        """Make the world good: everybody runs, reaches everybody and is attested; clones are gone."""
+        for process in self.alive():
+            process.tear_after = None
+            if process.place not in self.places:
+                self.kill(process, BondLoss.LOST)
+        for place in self.places:
+            if place not in self._processes:
+                self.boot(place)
+        for process in self.alive():
+            process.has_ticket = True
+            process.resume()
+        self.network.weather = CALM
+        self.network.heal()
+
+    # ---- time ---------------------------------------------------------------------
+    def run_until(self, done: Callable[[], bool], *, deadline_us: int, events_max: int | None = None) -> bool:
+        """Let time pass until ``done``. False if the deadline or the number of events came first."""
+        scheduler = self.scheduler
+        while not done():
+            due_us = scheduler.next_us()
+            if due_us is None or due_us > deadline_us:
+                scheduler.now_us = max(scheduler.now_us, deadline_us)
+                return False
+            if events_max is not None and self.events() >= events_max:
+                return False
+            scheduler.step()
+        return True

@@ -1,0 +1,60 @@
+"""The disk of a trust_disk member: slow, and forgetful of what was not yet synced when the power went."""
+
+import hashlib
+from typing import Any
+
+from node.raft.events import Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.types import Entry, Incarnation
+from node.simulation.process import Process
+from node.simulation.scheduler import Scheduler
+
+
+class Disk:
+    """What is durable of one node, and what is on its way. Writes are synced in order, one at a time."""
+
+    def __init__(self, scheduler: Scheduler, *, fsync_us: int) -> None:
+        self.fsync_us = fsync_us
+        self._scheduler = scheduler
+        self._term = 0
+        self._voted_for: Incarnation | None = None
+        self._entries: list[Entry] = []
+        self._busy_until_us = 0
+
+    def write(self, process: Process, records: list[Record], serial: int) -> None:
+        """Make ``records`` durable some time later and say so, if ``process`` lives until then."""
+        self._busy_until_us = max(self._busy_until_us, self._scheduler.now_us) + self.fsync_us
+        self._scheduler.at(self._busy_until_us, self._sync, process, tuple(records), serial)
+
+    def _sync(self, process: Process, records: tuple[Record, ...], serial: int) -> None:
+        if not process.alive:
+            return  # the tail that was never synced is lost
+        for record in records:
+            match record:
+                case SaveVote():
+                    self._term, self._voted_for = record.term, record.voted_for
+                case SaveTruncation():
+                    del self._entries[record.index :]
+                case SaveEntries():
+                    self._entries.extend(record.entries)
+        process.feed(Persisted(serial))
+
+    def recovered(self) -> Recovered:
+        """Return what a new process of the same incarnation finds."""
+        return Recovered(self._term, self._voted_for, tuple(self._entries))
+
+
+class Credentials:
+    """Stands in for the incarnation's key: in a simulation nobody forges, and real signatures cost time."""
+
+    def __init__(self, inc: Incarnation) -> None:
+        self._inc = inc
+
+    def sign(self, data: bytes) -> bytes:
+        return self._digest(self._inc, data)
+
+    def verify(self, incarnation: Incarnation, data: bytes, signature: bytes) -> bool:
+        return signature == self._digest(incarnation, data)
+
+    @staticmethod
+    def _digest(inc: Incarnation, data: Any) -> bytes:
+        return hashlib.sha256(inc.id + data).digest()

@@ -1,0 +1,161 @@
+"""What goes wrong: how bad the weather of a run is, and which blows fall when.
+
+Rates are drawn per run (swarm testing): a run with every fault at once hides what a run with one fault at
+full strength shows. The plan is drawn before the run and is plain data, so that a failing one can be shrunk.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from node.simulation.scheduler import MS_US, SECOND_US
+
+LEADER = "leader"  # a target that is looked up when the blow falls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """The rates of one run. Probabilities are per message or per occasion; times in microseconds.
+
+    Attributes:
+        drop: a message is lost although its bond lives.
+        duplicate: a message arrives twice.
+        ghost: a message of a bond that broke meanwhile arrives over the next bond of the pair.
+        fifo: messages of one direction keep their order, as over TLS.
+        delay_us, spread_us: least delay, and how much more with a heavy tail.
+        long_delay: a message takes up to 30 s.
+        bond_timeout_us: after this long without a word a bond is given up.
+        reconnect_us: how long until a lost bond can be had again.
+        reset: a death is told at once by the peer's kernel; else it shows by silence.
+        skew_us: how much later than one side the other learns of a new bond.
+        late_tick_us: how late a timer fires.
+        drift_ppm: clocks run up to this much too fast or slow.
+        fsync_us: how long the disk takes (trust_disk).
+    """
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    ghost: float = 0.0
+    fifo: bool = True
+    delay_us: int = 500
+    spread_us: int = 0
+    long_delay: float = 0.0
+    bond_timeout_us: int = 2 * SECOND_US
+    reconnect_us: int = 200 * MS_US
+    reset: float = 1.0
+    skew_us: int = 0
+    late_tick_us: int = 0
+    drift_ppm: int = 0
+    fsync_us: int = 2 * MS_US
+
+
+CALM = Weather()
+
+
+def draw_weather(rng: Random) -> Weather:
+    """Draw the rates of one run."""
+
+    def sometimes(chance: float, value: float) -> float:
+        return rng.random() * value if rng.random() < chance else 0.0
+
+    return Weather(
+        drop=sometimes(0.4, 0.2),
+        duplicate=sometimes(0.3, 0.3),
+        ghost=sometimes(0.3, 1.0),
+        fifo=rng.random() < 0.5,
+        delay_us=rng.choice((50, 500, 5_000, 20_000)),
+        spread_us=rng.choice((0, 2_000, 50_000, 500_000, 2_000_000)),
+        long_delay=sometimes(0.15, 0.02),
+        bond_timeout_us=rng.choice((300, 1_000, 4_000, 10**9)) * MS_US,
+        reconnect_us=rng.choice((1, 50, 500, 2_000)) * MS_US,
+        reset=rng.choice((0.0, 0.5, 1.0)),
+        skew_us=rng.choice((0, 0, 5_000, 100_000)),
+        late_tick_us=rng.choice((0, 0, 2_000, 50_000)),
+        drift_ppm=rng.choice((0, 100, 20_000)),
+        fsync_us=rng.choice((100, 2_000, 50_000, 500_000)),
+    )
+
+
+class Blow(Enum):
+    CRASH = "crash"  # a process dies; variant: how it comes back
+    TEAR = "tear"  # a process dies in the middle of its next effects
+    ISOLATE = "isolate"  # cut from everybody, both ways
+    DEAFEN = "deafen"  # its ingress is cut
+    MUTE = "mute"  # its egress is cut
+    SPLIT = "split"  # the places are cut in two
+    BRIDGE = "bridge"  # cut in two, but for one place that reaches both
+    CUT = "cut"  # one link, both ways
+    CLOG = "clog"  # one link holds everything back, then lets it go at once
+    FLAP = "flap"  # one bond breaks and comes back
+    STALL = "stall"  # its vCPUs stop; everything waits and arrives at once
+    EXPIRE = "expire"  # its ticket ends; all its bonds go
+    JUMP = "jump"  # its wall clock jumps
+    CLONE = "clone"  # its host boots a second TD from the same disk
+    TRANSFER = "transfer"  # an operator moves leadership
+    LEAVE = "leave"  # it says goodbye, dies and does not come back soon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One blow.
+
+    Attributes:
+        at_us: when.
+        blow: what.
+        targets: places, or ``leader``; what they mean depends on the blow.
+        span_us: how long it lasts; for a crash, until the reboot (negative: never).
+        amount: how many sends a torn process still makes; how far the wall clock jumps, in ms.
+    """
+
+    at_us: int
+    blow: Blow
+    targets: tuple[str, ...]
+    span_us: int = 0
+    amount: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.at_us / SECOND_US:9.3f}s {self.blow.value} {','.join(self.targets)}"
+        if self.span_us:
+            text += f" for {self.span_us / SECOND_US:.3f}s" if self.span_us > 0 else " for ever"
+        return text + (f" ({self.amount})" if self.amount else "")
+
+
+def _draw_span_us(rng: Random) -> int:
+    return rng.choice((10, 200, 1_000, 3_000, 8_000, 30_000)) * rng.randint(500, 1500)
+
+
+def draw_plan(rng: Random, places: tuple[str, ...], *, length_us: int) -> tuple[Fault, ...]:
+    """Draw the blows of one run over ``length_us``; each kind has its own rate, drawn too."""
+    blows = [blow for blow in Blow if rng.random() < 0.45] or [Blow.CRASH]
+    weights = [rng.random() + 0.05 for _ in blows]
+    mean_gap_us = rng.choice((300, 700, 1_500, 4_000)) * MS_US
+    plan: list[Fault] = []
+    at_us = rng.randint(0, 2 * mean_gap_us)
+    while at_us < length_us:
+        blow = rng.choices(blows, weights)[0]
+        plan.append(_draw_fault(rng, blow, places, at_us))
+        at_us += int(rng.expovariate(1.0) * mean_gap_us) + 1
+    return tuple(plan)
+
+
+def _draw_fault(rng: Random, blow: Blow, places: tuple[str, ...], at_us: int) -> Fault:
+    one = LEADER if rng.random() < 0.4 else rng.choice(places)
+    span_us = _draw_span_us(rng)
+    amount = 0
+    targets: tuple[str, ...] = (one,)
+    match blow:
+        case Blow.CRASH | Blow.TEAR | Blow.LEAVE:
+            span_us = rng.choice((1, span_us, span_us, -1)) if rng.random() < 0.8 else 1
+            amount = rng.randint(0, len(places)) if blow is Blow.TEAR else 0
+        case Blow.SPLIT | Blow.BRIDGE:
+            shuffled = rng.sample(places, len(places))
+            targets = tuple(shuffled[: rng.randint(1, max(1, len(places) - 1))])
+        case Blow.CUT | Blow.CLOG | Blow.FLAP:
+            targets = (one, rng.choice(places))
+        case Blow.JUMP:
+            amount, span_us = rng.choice((-3_600_000, -5_000, -50, 50, 5_000)), 0
+        case Blow.TRANSFER:
+            targets, span_us = ((one,) if rng.random() < 0.7 else ()), 0
+        case _:
+            pass
+    return Fault(at_us=at_us, blow=blow, targets=targets, span_us=span_us, amount=amount)

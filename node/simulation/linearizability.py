@@ -1,0 +1,143 @@
+"""Is there one order of these operations that explains every answer and respects real time?
+
+The algorithm is Wing and Gong's search with Lowe's memory of (set of linearized operations, state), as in
+porcupine. Registers of different keys are independent, and linearizability is local (Herlihy and Wing 1990,
+theorem 1), so each key is checked alone; that is what keeps the exponential search small.
+
+An operation whose outcome nobody knows may have happened at any time after its invocation, or never.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+STATES_MAX: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One call of one client.
+
+    Attributes:
+        key: the object it is about; operations of different keys do not influence each other.
+        invoked: when the caller asked; any increasing number.
+        returned: when the caller had its answer; None if it never learned the outcome.
+        input: what was asked, given to the model.
+        output: what was answered; without meaning if ``returned`` is None.
+        label: for people.
+    """
+
+    key: str
+    invoked: int
+    returned: int | None
+    input: object
+    output: object = None
+    label: str = ""
+
+    def __str__(self) -> str:
+        until = "?" if self.returned is None else str(self.returned)
+        shown = "unknown" if self.returned is None else repr(self.output)
+        return f"[{self.invoked}, {until}] {self.label} {self.key}: {self.input!r} -> {shown}"
+
+
+class Model(Protocol):
+    """What one object does when nothing happens at the same time."""
+
+    def initial(self, key: str) -> Hashable:
+        """Return the state before the first operation."""
+        ...
+
+    def step(self, state: Hashable, operation: object) -> tuple[Hashable, object]:
+        """Return the next state and the answer to ``operation`` (an ``Operation.input``)."""
+        ...
+
+
+class NotLinearizableError(Exception):
+    """No order explains the answers. ``operations``: those that could not be placed after the best prefix."""
+
+    def __init__(self, key: str, prefix: tuple[Operation, ...], stuck: tuple[Operation, ...]) -> None:
+        lines = [f"no order of the operations on {key!r} explains the answers"]
+        lines += ["longest order found:", *(f"  {operation}" for operation in prefix)]
+        lines += ["none of these can come next:", *(f"  {operation}" for operation in stuck)]
+        super().__init__("\n".join(lines))
+        self.key = key
+        self.operations = stuck
+
+
+class UndecidedError(Exception):
+    """The search grew past its limit: neither yes nor no."""
+
+
+def check_linearizable(operations: Iterable[Operation], model: Model, *, states_max: int = STATES_MAX) -> int:
+    """Return how many operations were checked.
+
+    Raises:
+        NotLinearizableError: the history of some key has no explanation.
+        UndecidedError: more than ``states_max`` states were searched for one key.
+    """
+    by_key: defaultdict[str, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        by_key[operation.key].append(operation)
+    for key in sorted(by_key):
+        history = sorted(by_key[key], key=lambda operation: operation.invoked)
+        _check_key(key, history, model, states_max)
+    return sum(len(history) for history in by_key.values())
+
+
+def _candidates(history: list[Operation], done: int) -> list[int]:
+    """Return which operations may come next: those invoked before every other open one has returned."""
+    found: list[int] = []
+    first_return: int | None = None
+    for number, operation in enumerate(history):
+        if done >> number & 1:
+            continue
+        if first_return is not None and operation.invoked > first_return:
+            break
+        found.append(number)
+        if operation.returned is not None and (first_return is None or operation.returned < first_return):
+            first_return = operation.returned
+    return found
+
+
+def _check_key(key: str, history: list[Operation], model: Model, states_max: int) -> None:
+    required = 0
+    for number, operation in enumerate(history):
+        if operation.returned is not None:
+            required |= 1 << number
+    initial = model.initial(key)
+    seen: set[tuple[int, Hashable]] = {(0, initial)}
+    # A frame is (linearized set, state, candidates still to try).
+    stack = [(0, initial, iter(_candidates(history, 0)))]
+    order: list[int] = []
+    best: list[int] = []
+    while stack:
+        done, state, remaining = stack[-1]
+        if done & required == required:
+            return
+        choice = next(remaining, None)
+        if choice is None:
+            stack.pop()
+            if order:
+                order.pop()
+            continue
+        operation = history[choice]
+        after, output = model.step(state, operation.input)
+        if operation.returned is not None and output != operation.output:
+            continue
+        reached = (done | 1 << choice, after)
+        if reached in seen:
+            continue
+        if len(seen) >= states_max:
+            raise UndecidedError(f"{key!r}: more than {states_max} states for {len(history)} operations")
+        seen.add(reached)
+        order.append(choice)
+        if len(order) > len(best):
+            best = list(order)
+        stack.append((*reached, iter(_candidates(history, reached[0]))))
+    placed = sum(1 << number for number in best)
+    raise NotLinearizableError(
+        key,
+        tuple(history[number] for number in best),
+        tuple(history[number] for number in _candidates(history, placed)),
+    )

@@ -1,0 +1,169 @@
+"""Carries out the plan: each fault when its time has come, against whoever is there then."""
+
+from collections import Counter
+from typing import Protocol
+
+from node.raft.events import BondLoss
+from node.simulation.faults import LEADER, Blow, Fault
+from node.simulation.network import Network
+from node.simulation.process import Process
+from node.simulation.scheduler import SECOND_US, Scheduler
+from node.simulation.trace import Trace
+
+
+class Targets(Protocol):
+    """The cluster as the nemesis sees it."""
+
+    places: tuple[str, ...]
+
+    def process_at(self, place: str) -> Process | None: ...
+    def leader(self) -> Process | None: ...
+    def kill(self, process: Process, loss: BondLoss) -> None: ...
+    def boot(self, place: str) -> Process | None: ...
+    def clone(self, place: str) -> Process | None: ...
+    def transfer(self, target: Process | None) -> None: ...
+
+
+class Nemesis:
+    """Schedules a plan's faults. After ``stop`` no new one falls; ``Cluster.heal`` undoes what lasts."""
+
+    def __init__(self, *, scheduler: Scheduler, network: Network, targets: Targets, trace: Trace) -> None:
+        self.fallen: Counter[Blow] = Counter()
+        self._scheduler = scheduler
+        self._network = network
+        self._targets = targets
+        self._trace = trace
+        self._stopped = False
+
+    def start(self, plan: tuple[Fault, ...]) -> None:
+        """Let every fault fall at its time."""
+        for fault in plan:
+            self._scheduler.at(fault.at_us, self._fall, fault)
+
+    def stop(self) -> None:
+        """No fault from now on, and no delayed consequence of one."""
+        self._stopped = True
+
+    def _later(self, span_us: int, action: object, *arguments: object) -> None:
+        def unless_stopped() -> None:
+            if not self._stopped:
+                action(*arguments)  # type: ignore[operator]
+
+        self._scheduler.after(span_us, unless_stopped)
+
+    def _fall(self, fault: Fault) -> None:
+        if self._stopped:
+            return
+        if self._trace.on:
+            self._trace.note("nemesis", str(fault))
+        self.fallen[fault.blow] += 1
+        match fault.blow:
+            case Blow.ISOLATE | Blow.DEAFEN | Blow.MUTE | Blow.SPLIT | Blow.BRIDGE | Blow.CUT:
+                self._cut(fault)
+            case Blow.CLOG | Blow.FLAP:
+                self._link(fault)
+            case Blow.TRANSFER:
+                self._targets.transfer(self._find(fault.targets[0]) if fault.targets else None)
+            case Blow.CLONE:
+                self._clone(fault)
+            case _:
+                self._strike(fault)
+
+    def _find(self, target: str) -> Process | None:
+        if target == LEADER:
+            return self._targets.leader()
+        return self._targets.process_at(target)
+
+    # ---- one process ------------------------------------------------------------
+    def _strike(self, fault: Fault) -> None:
+        process = self._find(fault.targets[0])
+        if process is None:
+            return
+        match fault.blow:
+            case Blow.CRASH:
+                self._targets.kill(process, BondLoss.LOST)
+                self._reboot(process.place, fault.span_us)
+            case Blow.LEAVE:
+                self._targets.kill(process, BondLoss.DEPARTED)
+                self._reboot(process.place, fault.span_us)
+            case Blow.TEAR:
+                process.tear_after = fault.amount
+                self._reboot(process.place, fault.span_us)
+            case Blow.STALL:
+                process.stall()
+                self._network.starve(process)
+                self._later(fault.span_us, process.resume)
+            case Blow.EXPIRE:
+                process.has_ticket = False
+                for link in self._network.links(process):
+                    self._network.flap(process, link.receiver, BondLoss.EXPIRED)
+                self._later(fault.span_us, self._renew, process)
+            case Blow.JUMP:
+                process.clock.wall_skew_ms += fault.amount
+            case _:
+                raise AssertionError(fault.blow)
+
+    def _reboot(self, place: str, span_us: int) -> None:
+        if span_us >= 0:
+            self._later(max(1, span_us), self._targets.boot, place)
+
+    def _renew(self, process: Process) -> None:
+        process.has_ticket = True
+        self._network.reconnect_all()
+
+    def _clone(self, fault: Fault) -> None:
+        process = self._find(fault.targets[0])
+        twin = self._targets.clone(process.place) if process is not None else None
+        if twin is not None:
+            self._later(fault.span_us + SECOND_US, self._end, twin)
+
+    def _end(self, process: Process) -> None:
+        if process.alive:
+            self._targets.kill(process, BondLoss.LOST)
+
+    # ---- links ------------------------------------------------------------------
+    def _link(self, fault: Fault) -> None:
+        first, second = (self._find(target) for target in fault.targets)
+        if first is None or second is None or first is second:
+            return
+        if fault.blow is Blow.FLAP:
+            self._network.flap(first, second, BondLoss.LOST)
+            return
+        self._network.hold(first, second)
+        self._network.hold(second, first)
+        self._later(fault.span_us, self._network.release, first, second)
+        self._later(fault.span_us, self._network.release, second, first)
+
+    def _cut(self, fault: Fault) -> None:
+        pairs = self._pairs(fault)
+        if pairs:
+            self._network.block(pairs)
+            self._later(fault.span_us, self._network.unblock, pairs)
+
+    def _pairs(self, fault: Fault) -> list[tuple[str, str]]:
+        """Return the (from, to) places that cannot reach each other."""
+        places = self._targets.places
+        chosen = [self._place(target) for target in fault.targets]
+        inside = [place for place in chosen if place is not None]
+        outside = [place for place in places if place not in inside]
+        if fault.blow is Blow.CUT:
+            if len(inside) < 2 or inside[0] == inside[1]:
+                return []
+            return [(inside[0], inside[1]), (inside[1], inside[0])]
+        if fault.blow is Blow.BRIDGE:
+            inside = inside[1:]  # the first of the targets reaches both halves
+        into = [(far, near) for near in inside for far in outside]
+        out_of = [(near, far) for near in inside for far in outside]
+        match fault.blow:
+            case Blow.DEAFEN:
+                return into
+            case Blow.MUTE:
+                return out_of
+            case _:
+                return into + out_of
+
+    def _place(self, target: str) -> str | None:
+        if target != LEADER:
+            return target
+        leader = self._targets.leader()
+        return leader.place if leader is not None else None

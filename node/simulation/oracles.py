@@ -1,0 +1,374 @@
+"""What must hold after every single event, whatever happened before.
+
+Properties are what users are promised: election safety, log matching, leader completeness, state machine
+safety, exactly once, linearizable answers. Rules are what the proof of CONSENSUS.md 3.12 leans on (I1-I6):
+truthful ACKs, quorums in every active configuration, one pending configuration. A broken rule is reported
+before it does harm; with ``rules`` off only harm counts, which is how ablations show that a rule is needed.
+
+Logs are compared as nodes of one tree: equal prefixes are the same node, so every comparison is of integers.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+from node.machines.base import ApplyContext
+from node.raft.entries import decode_config_untrusted
+from node.raft.events import (
+    Advanced,
+    Effects,
+    Event,
+    Halted,
+    LeaderChanged,
+    Notice,
+    RivalCluster,
+    RoleChanged,
+    Violation,
+)
+from node.raft.log import MemoryLog
+from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
+from node.raft.quorum import Config, is_quorum
+from node.raft.types import Answer, Entry, EntryKind, Incarnation, Ok, Role
+from node.simulation.clients import Ask, Call
+from node.simulation.process import Process
+
+ROOT: Final = 0  # the empty log
+
+
+class InvariantError(Exception):
+    """An oracle was contradicted. ``oracle`` is its stable kebab-case name."""
+
+    def __init__(self, oracle: str, detail: str) -> None:
+        super().__init__(f"{oracle}: {detail}")
+        self.oracle = oracle
+        self.detail = detail
+
+
+class LogTree:
+    """Every log prefix that ever existed, once."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[int, int, int, bytes, bytes], int] = {}
+        self._by_place: dict[tuple[int, int, int], int] = {}
+        self.genesis = [ROOT]  # by node: the first entry of its log
+        self.entries: list[Entry | None] = [None]
+
+    def extend(self, prefix: int, entry: Entry) -> int:
+        """Return the node for ``entry`` after ``prefix``.
+
+        Raises:
+            InvariantError: another log holds another history up to the same index and term.
+        """
+        key = (prefix, entry.term, entry.time_ms * 16 + entry.kind, entry.payload, entry.chain)
+        node = self._nodes.get(key)
+        if node is not None:
+            return node
+        node = self._nodes[key] = len(self.entries)
+        genesis = node if prefix == ROOT else self.genesis[prefix]
+        self.entries.append(entry)
+        self.genesis.append(genesis)
+        place = (genesis, entry.index, entry.term)
+        if self._by_place.setdefault(place, node) != node:
+            raise InvariantError("log-matching", f"two histories end in the entry {entry.term}:{entry.index}")
+        return node
+
+
+class View:
+    """What the oracles know of one process.
+
+    Attributes:
+        nodes: by index, the tree's node of the log up to there.
+        configs: (index, configuration) of every CONFIG entry in the log.
+        applied: (index, position in the entry) of the last command applied.
+        changes: of the log in the present step: entries added, or the index it was cut to.
+        proposed: length of ``configs`` before the present step.
+    """
+
+    __slots__ = ("applied", "changes", "commit", "configs", "nodes", "proposed", "role", "term")
+
+    def __init__(self) -> None:
+        self.nodes: list[int] = [ROOT]
+        self.configs: list[tuple[int, Config]] = []
+        self.commit = 0
+        self.term = 0
+        self.role = Role.FOLLOWER
+        self.applied = (0, 0)
+        self.changes: list[Sequence[Entry] | int] = []
+        self.proposed = 0
+
+    def active(self, target: int) -> list[Config]:
+        """Return which configurations must agree to commit ``target``.
+
+        The last one at or below the commit index and every one above; but one that was added in this very
+        step beyond ``target`` came after the decision.
+        """
+        below = 0
+        for position, (index, _) in enumerate(self.configs):
+            if index <= self.commit:
+                below = position
+        return [
+            config
+            for position, (index, config) in enumerate(self.configs)
+            if position >= below and (position < self.proposed or index <= target)
+        ]
+
+
+class ObservedLog(MemoryLog):
+    """The log store of a process. Its changes are judged after the step, when the step's roles are known."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        super().append(entries)
+        self._view.changes.append(tuple(entries))
+
+    def truncate(self, index: int) -> None:
+        super().truncate(index)
+        self._view.changes.append(index)
+
+
+class Oracles:
+    """All of them, for one run.
+
+    Attributes:
+        floor: the highest log index that any client has seen acknowledged.
+        sequence: by (index, position), the command that the group agreed on and its context.
+        counts: leaders elected, commits, configuration changes, answers judged.
+    """
+
+    def __init__(self, *, min_voters: int, rules: bool = True, rivals: bool = False) -> None:
+        self.floor = 0
+        self.tree = LogTree()
+        self.sequence: dict[tuple[int, int], tuple[int, int, Any, ApplyContext]] = {}
+        self.where: dict[tuple[int, int], int] = {}
+        self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
+        self.counts = {"elections": 0, "commits": 0, "configurations": 0, "reads": 0, "writes": 0}
+        self._min_voters = min_voters
+        self._rules = rules
+        self._rivals = rivals
+        self._committed_in: defaultdict[int, list[int]] = defaultdict(lambda: [0])
+        self._leaders: dict[tuple[int, int], Incarnation] = {}
+        self._leader_logs: dict[tuple[int, int], list[int]] = {}
+        self._votes: dict[tuple[Incarnation, int], Incarnation] = {}
+        self._acks: defaultdict[int, dict[Incarnation, int]] = defaultdict(dict)
+
+    # ---- the log, as it changes -------------------------------------------------
+    def _appended(self, process: Process, entries: Sequence[Entry]) -> None:
+        """Note entries added to the log of ``process``."""
+        view: View = process.view
+        for entry in entries:
+            if entry.index != len(view.nodes):
+                raise InvariantError("gapless-log", f"{process} has a gap before {entry.index}")
+            view.nodes.append(self.tree.extend(view.nodes[-1], entry))
+            if entry.kind is EntryKind.CONFIG:
+                config, _ = decode_config_untrusted(entry.payload)
+                if view.role is Role.LEADER:
+                    self._check_proposal(process, entry.index, config)
+                view.configs.append((entry.index, config))
+        if view.role is Role.LEADER:
+            log = self._leader_logs[self.tree.genesis[view.nodes[-1]], view.term]
+            log.extend(view.nodes[len(log) :])
+
+    def _truncated(self, process: Process, index: int) -> None:
+        """Note that everything above ``index`` is gone."""
+        view: View = process.view
+        if index < view.commit:
+            raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
+        if view.role is Role.LEADER:
+            raise InvariantError("leader-append-only", f"leader {process} cuts to {index}")
+        del view.nodes[index + 1 :]
+        view.configs = [pair for pair in view.configs if pair[0] <= index]
+
+    def _check_proposal(self, process: Process, index: int, config: Config) -> None:
+        view: View = process.view
+        if not view.configs or not self._rules:
+            return
+        last_index, last = view.configs[-1]
+        if last_index > view.commit:
+            raise InvariantError(
+                "one-pending-configuration", f"{process} adds {index} while {last_index} is open"
+            )
+        if len(config.voters) < min(self._min_voters, len(last.voters)):
+            raise InvariantError("min-voters", f"{process} shrinks to {len(config.voters)}")
+        if config.epoch != last.epoch + 1:
+            raise InvariantError("epoch", f"{process} goes from {last.epoch} to {config.epoch}")
+
+    # ---- every step ---------------------------------------------------------------
+    def observe(self, process: Process, event: Event, effects: Effects) -> None:  # noqa: ARG002 - the interface's
+        """Judge what a step of ``process`` has changed and is about to say."""
+        view: View = process.view
+        if effects.notices:
+            # In every step roles change before logs, and logs before the commit index.
+            for notice in effects.notices:
+                self._noticed(process, notice)
+        if view.changes:
+            self._log_changed(process)
+        for notice in effects.notices:
+            if type(notice) is Advanced:
+                self._advanced(process, notice.commit.index)
+        for send in effects.sends:
+            message = send.message
+            if type(message) is AppendReply:
+                if message.verdict is Verdict.ACK:
+                    self._acked(process, message.term, message.match)
+            elif type(message) is VoteReply:
+                if message.vote is Vote.GRANTED and not message.pre:
+                    self._voted(process, message.term, send.to[0])
+            elif type(message) is VoteRequest and not message.pre:
+                self._voted(process, message.term, process.inc)
+
+    def _noticed(self, process: Process, notice: Notice) -> None:
+        match notice:
+            case RoleChanged():
+                self._role_changed(process, notice)
+            case LeaderChanged():
+                self._check_term(process, notice.term)
+            case Halted() | Violation():
+                raise InvariantError("false-alarm", f"{process}: {notice}")
+            case RivalCluster() if not self._rivals:
+                raise InvariantError("one-genesis", f"{process}: {notice}")
+            case _:
+                pass
+
+    def _log_changed(self, process: Process) -> None:
+        view: View = process.view
+        changes, view.changes = view.changes, []
+        view.proposed = len(view.configs)
+        for change in changes:
+            if isinstance(change, int):
+                self._truncated(process, change)
+            else:
+                self._appended(process, change)
+
+    def _check_term(self, process: Process, term: int) -> None:
+        view: View = process.view
+        if term < view.term:
+            raise InvariantError("monotone-term", f"{process} goes from {view.term} to {term}")
+        view.term = term
+
+    def _role_changed(self, process: Process, notice: RoleChanged) -> None:
+        view: View = process.view
+        self._check_term(process, notice.term)
+        view.role = notice.role
+        if notice.role is not Role.LEADER:
+            return
+        self.counts["elections"] += 1
+        genesis = self.tree.genesis[view.nodes[-1]]
+        key = (genesis, notice.term)
+        if self._leaders.setdefault(key, process.inc) != process.inc:
+            raise InvariantError(
+                "election-safety", f"{process} and {self._leaders[key]} lead term {notice.term}"
+            )
+        self._leader_logs.setdefault(key, []).extend(view.nodes)
+        committed, terms = self.committed[genesis], self._committed_in[genesis]
+        index = len(committed) - 1
+        while index and terms[index] >= notice.term:
+            index -= 1
+        if index and (len(view.nodes) <= index or view.nodes[index] != committed[index]):
+            raise InvariantError(
+                "leader-completeness", f"{process}, leader of {notice.term}, lacks entry {index}"
+            )
+
+    def _advanced(self, process: Process, commit: int) -> None:
+        view: View = process.view
+        if commit < view.commit:
+            raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
+        if commit >= len(view.nodes):
+            raise InvariantError("commit-in-log", f"{process} commits {commit}, which it lacks")
+        if view.role is Role.LEADER and self._rules:
+            self._check_quorum(process, commit)
+        genesis = self.tree.genesis[view.nodes[commit]]
+        committed = self.committed[genesis]
+        for index in range(view.commit + 1, commit + 1):
+            node = view.nodes[index]
+            if index < len(committed):
+                if committed[index] != node:
+                    raise InvariantError(
+                        "state-machine-safety", f"{process} commits another entry at {index}"
+                    )
+                continue
+            committed.append(node)
+            self._committed_in[genesis].append(view.term)
+            self.counts["commits"] += 1
+            entry = self.tree.entries[node]
+            self.counts["configurations"] += entry is not None and entry.kind is EntryKind.CONFIG
+        view.commit = commit
+
+    def _check_quorum(self, process: Process, commit: int) -> None:
+        """I4: an own-term entry, held by a quorum of every active configuration, by ACKs really sent."""
+        view: View = process.view
+        entry = self.tree.entries[view.nodes[commit]]
+        if entry is None or entry.term != view.term:
+            raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
+        acks = self._acks[view.term]
+        holders = {inc for inc, match in acks.items() if match >= commit} | {process.inc}
+        for config in view.active(commit):
+            if not is_quorum(config, holders):
+                raise InvariantError(
+                    "commit-quorum", f"{process} commits {commit} without epoch {config.epoch}"
+                )
+
+    def _acked(self, process: Process, term: int, match: int) -> None:
+        """I3: an ACK says that the log equals the leader's of that term up to ``match``."""
+        view: View = process.view
+        acks = self._acks[term]
+        acks[process.inc] = max(match, acks.get(process.inc, 0))
+        if not self._rules:
+            return
+        genesis = self.tree.genesis[view.nodes[-1]]
+        log = self._leader_logs.get((genesis, term))
+        if log is None or match >= len(view.nodes):
+            raise InvariantError("truthful-ack", f"{process} ACKs {match} in term {term}")
+        if match >= len(log) or log[match] != view.nodes[match]:
+            raise InvariantError(
+                "truthful-ack", f"{process} ACKs {match}, where it differs from the leader of {term}"
+            )
+
+    def _voted(self, process: Process, term: int, candidate: Incarnation) -> None:
+        """I1: an incarnation grants at most one vote per term, itself included."""
+        if self._votes.setdefault((process.inc, term), candidate) != candidate and self._rules:
+            raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
+
+    # ---- the state machine and its clients ------------------------------------------
+    def applied(
+        self, process: Process, call: int, position: int, command: Any, context: ApplyContext
+    ) -> None:
+        """Note that ``process`` applies a command. It is about to, so the state is still the old one."""
+        view: View = process.view
+        place = (context.index, context.sub)
+        if place <= view.applied:
+            raise InvariantError("monotone-apply", f"{process} applies {place} again")
+        view.applied = place
+        agreed = self.sequence.setdefault(place, (call, position, command, context))
+        if agreed[:2] != (call, position) or agreed[3] != context:
+            raise InvariantError("state-machine-safety", f"{process} applies another command at {place}")
+        if self.where.setdefault((call, position), context.index) != context.index:
+            raise InvariantError(
+                "exactly-once",
+                f"call {call} is applied at {self.where[call, position]} and {context.index}",
+            )
+
+    def judge(self, call: Call, process: Process) -> None:
+        """Judge an answer at the moment its client gets it."""
+        outcome = call.outcome
+        if isinstance(outcome, Answer):
+            self.counts["reads"] += 1
+            if call.ask is Ask.STRONG and outcome.at.index < call.floor:
+                raise InvariantError(
+                    "linearizable-read",
+                    f"{process} answers {call.name} at {outcome.at.index}, {call.floor} was seen before",
+                )
+            if call.min_at is not None and outcome.at.index < call.min_at.index:
+                raise InvariantError("read-your-writes", f"{process} answers {call.name} too early")
+        if isinstance(outcome, Ok) and call.ask is Ask.WRITE:
+            self.counts["writes"] += 1
+            if self.where.get((call.number, 0)) != outcome.at.index:
+                raise InvariantError("applied-where-told", f"{process} says {call.name} is at {outcome.at}")
+            if outcome.at.index <= call.floor:
+                raise InvariantError(
+                    "real-time-order", f"{call.name} at {outcome.at.index}, {call.floor} came first"
+                )
+        if outcome is not None and call.ask in (Ask.WRITE, Ask.STRONG):
+            self.floor = max(self.floor, outcome.at.index)

@@ -1,0 +1,224 @@
+"""One life of one simulated node: a member, its clock, and a driver that does what the effects say."""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from node.raft.events import Effects, Event, Tick
+from node.raft.types import Incarnation, Outcome, Preference
+from node.simulation.scheduler import MS_US, Scheduler
+from node.simulation.trace import Trace, describe
+
+WALL_START_MS: Final = 1_700_000_000_000
+Completion = Callable[[Outcome | None], None]  # None: the process died, nobody will ever say
+
+
+class Postman(Protocol):
+    """Takes what a process sends."""
+
+    def send(self, sender: Any, to: tuple[Incarnation, ...], message: Any) -> None: ...
+
+
+class Watcher(Protocol):
+    """Sees every step of every process, before its effects leave it."""
+
+    def observe(self, process: Any, event: Event, effects: Effects) -> None: ...
+
+
+class Clock:
+    """A node's two clocks: one monotonic with its own rate, one for the wall that may jump."""
+
+    __slots__ = ("_base_ms", "_born_us", "_rate_ppm", "_scheduler", "wall_skew_ms")
+
+    def __init__(self, scheduler: Scheduler, *, base_ms: int, drift_ppm: int) -> None:
+        self._scheduler = scheduler
+        self._born_us = scheduler.now_us
+        self._base_ms = base_ms
+        self._rate_ppm = 1_000_000 + drift_ppm
+        self.wall_skew_ms = 0
+
+    def now_ms(self) -> int:
+        """Return monotonic milliseconds from an arbitrary start."""
+        elapsed_us = self._scheduler.now_us - self._born_us
+        return self._base_ms + elapsed_us * self._rate_ppm // 1_000_000_000
+
+    def wall_ms(self) -> int:
+        """Return Unix milliseconds as this node believes them."""
+        return WALL_START_MS + self._scheduler.now_us // MS_US + self.wall_skew_ms
+
+    def hasten(self, ms: int) -> None:
+        """Let the monotonic clock leap ahead."""
+        self._base_ms += ms
+
+    def due_us(self, at_ms: int) -> int:
+        """Return the simulated time at which ``now_ms`` reaches ``at_ms``."""
+        elapsed = (at_ms - self._base_ms) * 1_000_000_000
+        return self._born_us + -(-elapsed // self._rate_ppm)
+
+
+class Process:
+    """Drives one member: steps it, then does what its effects say, in the order the contract states.
+
+    Attributes:
+        serial: number of this life in the whole simulation.
+        place: where it runs, usually the node's name; cuts are between places.
+        label: ``place#life``, for people.
+        has_ticket: False while its attestation does not pass: nobody bonds with it.
+        tear_after: die in the middle of the next effects that send, after so many single sends.
+        steps: events that the member has taken.
+    """
+
+    __slots__ = (
+        "_inbox", "_on_death", "_pending", "_postman", "_scheduler", "_tick_due_us", "_trace",
+        "_wake_us", "_watcher", "alive", "clock", "disk", "has_ticket", "inc", "label", "late_us",
+        "log", "machine", "member", "place", "preference", "serial", "stalled", "steps",
+        "tear_after", "view",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        serial: int,
+        place: str,
+        inc: Incarnation,
+        preference: Preference,
+        clock: Clock,
+        scheduler: Scheduler,
+        postman: Postman,
+        watcher: Watcher,
+        trace: Trace,
+        on_death: Callable[["Process"], None],
+    ) -> None:
+        self.serial = serial
+        self.place = place
+        self.inc = inc
+        self.label = f"{place}#{serial}"
+        self.preference = preference
+        self.clock = clock
+        self.alive = True
+        self.stalled = False
+        self.has_ticket = True
+        self.tear_after: int | None = None
+        self.late_us = 0
+        self.steps = 0
+        self.member: Any = None  # set by the cluster, which knows how to make one
+        self.machine: Any = None
+        self.log: Any = None
+        self.disk: Any = None
+        self.view: Any = None  # what the oracles keep of this process
+        self._scheduler = scheduler
+        self._postman = postman
+        self._watcher = watcher
+        self._trace = trace
+        self._on_death = on_death
+        self._inbox: list[Event] = []
+        self._pending: dict[int, Completion] = {}
+        self._wake_us: int | None = None
+        self._tick_due_us = 0
+
+    def __str__(self) -> str:
+        return self.label
+
+    # ---- what comes in --------------------------------------------------------
+    def ask(self, token: int, event: Event, completion: Completion) -> None:
+        """Give the member a request of a client. ``completion`` is called exactly once."""
+        self._pending[token] = completion
+        self.feed(event)
+
+    def forget(self, token: int) -> None:
+        """The client gave up: no completion any more."""
+        self._pending.pop(token, None)
+
+    def feed(self, event: Event) -> None:
+        """Give the member an event, now or when its vCPUs run again."""
+        if not self.alive:
+            return
+        if self.stalled:
+            self._inbox.append(event)
+            return
+        self._step(event)
+
+    def stall(self) -> None:
+        """Stop the vCPUs."""
+        self.stalled = True
+
+    def resume(self) -> None:
+        """Run again: everything that waited arrives at once."""
+        if not self.stalled or not self.alive:
+            return
+        self.stalled = False
+        inbox, self._inbox = self._inbox, []
+        for event in inbox:
+            self.feed(event)
+
+    # ---- the driver's loop ----------------------------------------------------
+    def _step(self, event: Event) -> None:
+        if self._trace.on:
+            self._trace.note(self.label, f"<- {describe(event)}")
+        self.steps += 1
+        clock = self.clock
+        effects = self.member.step(clock.now_ms(), event, wall_ms=clock.wall_ms())
+        self._watcher.observe(self, event, effects)
+        if self._trace.on:
+            self._show(effects)
+        if effects.persist:
+            self.disk.write(self, effects.persist, effects.serial)
+        if self.tear_after is not None and effects.sends:
+            self._tear(effects)
+            return
+        send = self._postman.send
+        for message in effects.sends:
+            send(self, message.to, message.message)
+        for token, outcome in effects.completions:
+            completion = self._pending.pop(token, None)
+            if completion is not None:
+                completion(outcome)
+        self._arm(effects.next_tick_ms)
+
+    def _tear(self, effects: Effects) -> None:
+        """Die between the effects of one step: some sends leave, no completion does."""
+        left = self.tear_after or 0
+        for message in effects.sends:
+            self._postman.send(self, message.to[:left], message.message)
+            left = max(0, left - len(message.to))
+        self.tear_after = None
+        self._on_death(self)
+
+    def _arm(self, next_tick_ms: int) -> None:
+        # A core that asks for a tick in the past gets it soon, not at once: time must pass.
+        due_us = max(self.clock.due_us(next_tick_ms), self._scheduler.now_us + 100) + self.late_us
+        self._tick_due_us = due_us
+        if self._wake_us is None or due_us < self._wake_us:
+            self._wake_us = due_us
+            self._scheduler.at(due_us, self._wake, due_us)
+
+    def _wake(self, due_us: int) -> None:
+        if self._wake_us != due_us or not self.alive:
+            return  # a nearer wake-up took its place
+        self._wake_us = None
+        if self._tick_due_us > self._scheduler.now_us:
+            self._wake_us = self._tick_due_us
+            self._scheduler.at(self._tick_due_us, self._wake, self._tick_due_us)
+        else:
+            self.feed(Tick())
+
+    def start(self) -> None:
+        """Give the member its first tick, from which it says when the next is due."""
+        self.feed(Tick())
+
+    def die(self) -> None:
+        """Stop for ever. Whoever waits for an answer learns that none will come."""
+        self.alive = False
+        self._inbox.clear()
+        pending, self._pending = self._pending, {}
+        for completion in pending.values():
+            completion(None)
+
+    def _show(self, effects: Effects) -> None:
+        note = self._trace.note
+        for message in effects.sends:
+            to = ",".join(peer.name for peer in message.to)
+            note(self.label, f"-> {to}: {describe(message.message)}")
+        for token, outcome in effects.completions:
+            note(self.label, f"== {token}: {describe(outcome)}")
+        for notice in effects.notices:
+            note(self.label, f"!! {describe(notice)}")

@@ -1,0 +1,40 @@
+"""A machine around the machine: it unwraps the clients' envelopes and tells the oracles what is applied."""
+
+from collections.abc import Callable
+from typing import Any
+
+from node.machines.base import ApplyContext, StateMachine
+
+Applied = Callable[[int, int, Any, ApplyContext], None]
+
+
+class Recorder(StateMachine):
+    """Applies ``[call, position, command]`` to ``inner`` and reports it to ``applied`` first."""
+
+    def __init__(self, inner: StateMachine, applied: Applied) -> None:
+        self.inner = inner
+        self._applied = applied
+
+    @property
+    def signature(self) -> str:
+        return self.inner.signature
+
+    def apply(self, command: Any, context: ApplyContext) -> Any:
+        call, position, unwrapped = command
+        self._applied(call, position, unwrapped, context)
+        return self.inner.apply(unwrapped, context)
+
+    def query(self, query: Any) -> Any:
+        return self.inner.query(query)
+
+    def savepoint(self) -> Any:
+        return self.inner.savepoint()
+
+    def rollback(self, savepoint: Any) -> None:
+        self.inner.rollback(savepoint)
+
+    def snapshot(self) -> Any:
+        return self.inner.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        self.inner.restore(snapshot)

@@ -1,0 +1,412 @@
+"""Directed schedules as text, in the manner of etcd's data-driven tests.
+
+A file is a list of blocks: commands, a line ``----``, then what they print. ``#`` begins a comment.
+Every oracle watches all the time; a scenario can therefore not pass by its text alone.
+
+    cluster a b c min_voters=1     start and let them found the group (settings by their names)
+    run 500ms                      let time pass
+    wait leader | leader a | voters a b | settled [within 5s]
+    cut a | b c      cut a -> b    lose everything between them (both ways; one way)
+    heal                           undo every cut and hold
+    hold a b Append,Chunk          keep what a sends to b (of these types), until
+    release a b     discard a b
+    flap a b        expire a       break a bond; end all bonds of a, by its ticket
+    renew a
+    crash a   boot a   clone a   tear a 2   stall a   resume a
+    hasten a 3s                    a's monotonic clock leaps: its timers fire
+    put w1 a x=1 [y=2]  cas w2 a x=1->2  feed w3 a x=3   get r1 a x [weak]   ask node a; w1 names the call
+    retry w1 b                     the client asks again elsewhere, with the same idempotency key
+    outcome w1 [r1 ...]            what the client was told
+    transfer [b]                   the leader hands over
+    status   log a   states        roles and voters; a's log; whose state equals whose
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from node.raft.events import BondLoss
+from node.raft.member import Member
+from node.raft.types import Answer, Applied, Bootstrap, NotExecuted, Ok, Preference, Role, Settings
+from node.simulation.clients import Ask, Call, Clients, Habits
+from node.simulation.cluster import Cluster, Shape
+from node.simulation.faults import CALM, Weather
+from node.simulation.oracles import Oracles
+from node.simulation.process import Process
+from node.simulation.scheduler import SECOND_US
+from node.simulation.verdict import judge_run
+from node.simulation.workload import REGISTERS
+
+_UNITS_US: Final = {"ms": 1_000, "s": SECOND_US, "us": 1}
+_WITHIN_US: Final = 30 * SECOND_US
+SEPARATOR: Final = "----"
+
+
+class ScenarioError(Exception):
+    """The scenario's text makes no sense, or what it waits for does not come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some commands and what they are to print. ``comment`` stands before them."""
+
+    comment: tuple[str, ...]
+    commands: tuple[str, ...]
+    expected: tuple[str, ...]
+
+
+def parse_scenario(text: str) -> tuple[Block, ...]:
+    """Return the blocks of a scenario file.
+
+    Raises:
+        ScenarioError: a block has no separator.
+    """
+    blocks = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        lines = part.splitlines()
+        comment = tuple(line for line in lines if line.startswith("#"))
+        lines = [line for line in lines if not line.startswith("#")]
+        if not lines:
+            blocks.append(Block(comment=comment, commands=(), expected=()))
+            continue
+        if SEPARATOR not in lines:
+            raise ScenarioError(f"no {SEPARATOR} after {lines[-1]!r}")
+        cut = lines.index(SEPARATOR)
+        commands, expected = tuple(lines[:cut]), tuple(lines[cut + 1 :])
+        blocks.append(Block(comment=comment, commands=commands, expected=expected))
+    return tuple(blocks)
+
+
+def format_scenario(blocks: tuple[Block, ...]) -> str:
+    """Return the text of a scenario file."""
+    parts = []
+    for block in blocks:
+        lines = [*block.comment]
+        if block.commands:
+            lines += [*block.commands, SEPARATOR, *block.expected]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+class Scenario:
+    """Plays scenarios. ``member`` is the class under test."""
+
+    def __init__(self, *, member: type[Member] = Member, rules: bool = True, traced: bool = False) -> None:
+        self._member = member
+        self._rules = rules
+        self._traced = traced
+        self._calls: dict[str, Call] = {}
+        self._cluster: Cluster | None = None
+        self._clients: Clients | None = None
+
+    def play(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        """Play all blocks and judge the run; return them with what they really printed.
+
+        Raises:
+            ScenarioError: a command makes no sense, or what it waits for does not come.
+            InvariantError: an oracle was contradicted.
+        """
+        played = []
+        for block in blocks:
+            printed: list[str] = []
+            for command in block.commands:
+                printed += self.do(command)
+            played.append(replace(block, expected=tuple(printed)))
+        if self._clients is not None:
+            judge_run(self.cluster.oracles, self._clients.calls, REGISTERS)
+        return tuple(played)
+
+    @property
+    def cluster(self) -> Cluster:
+        if self._cluster is None:
+            raise ScenarioError("a scenario begins with: cluster NAME...")
+        return self._cluster
+
+    @property
+    def clients(self) -> Clients:
+        if self._clients is None:
+            raise ScenarioError("a scenario begins with: cluster NAME...")
+        return self._clients
+
+    def do(self, line: str) -> list[str]:
+        """Carry out one command; return what it prints."""
+        verb, *words = line.split()
+        command: Callable[..., list[str] | None] | None = getattr(self, f"_do_{verb}", None)
+        if command is None:
+            raise ScenarioError(f"no such command: {line}")
+        self._note(line)
+        try:
+            return command(*words) or []
+        except (TypeError, KeyError, ValueError) as exc:
+            raise ScenarioError(f"{line}: {exc}") from exc
+
+    def _note(self, line: str) -> None:
+        if self._cluster is not None:
+            self._cluster.trace.note("scenario", line)
+
+    def _at(self, place: str) -> Process:
+        process = self.cluster.process_at(place)
+        if process is None:
+            raise ScenarioError(f"nobody lives at {place}")
+        return process
+
+    # ---- the group ----------------------------------------------------------------
+    def _do_cluster(self, *words: str) -> None:
+        names = tuple(word for word in words if "=" not in word)
+        options = dict(word.split("=") for word in words if "=" in word)
+        founders = tuple(options.pop("founders", ",".join(names)).split(","))
+        bootstrap = Bootstrap(options.pop("bootstrap", "expect"))
+        rivals = options.pop("rivals", "false") == "true"
+        same_identity = options.pop("same_identity", "false") == "true"
+        weather = replace(CALM, fsync_us=_span_us(options.pop("fsync", "2ms")))
+        seed = options.pop("seed", "scenario")
+        preferences = {
+            name: preference
+            for preference in Preference
+            for name in options.pop(preference.value, "").split(",")
+            if name
+        }
+        shape = Shape(
+            names=names,
+            founders=founders,
+            bootstrap=bootstrap,
+            preferences=preferences,
+            settings=_settings(options),
+            machine=REGISTERS.machine,
+            member=self._member,
+            same_identity=same_identity,
+        )
+        self._start(shape, weather, rivals=rivals, seed=seed)
+
+    def _start(self, shape: Shape, weather: Weather, *, rivals: bool, seed: str) -> None:
+        oracles = Oracles(min_voters=shape.settings.min_voters, rules=self._rules, rivals=rivals)
+        cluster = self._cluster = Cluster(
+            shape, seed=seed, oracles=oracles, weather=weather, traced=self._traced
+        )
+        self._clients = Clients(
+            scheduler=cluster.scheduler,
+            rng=cluster.rng,
+            workload=REGISTERS,
+            habits=Habits(attempts_max=1, patience_us=600 * SECOND_US),
+            alive=cluster.alive,
+            judge=oracles.judge,
+            floor=lambda: oracles.floor,
+            trace=cluster.trace,
+        )
+        cluster.start()
+
+    def _do_run(self, span: str) -> None:
+        deadline_us = self.cluster.scheduler.now_us + _span_us(span)
+        self.cluster.run_until(lambda: False, deadline_us=deadline_us)
+
+    def _do_wait(self, what: str, *words: str) -> None:
+        within_us = _WITHIN_US
+        if "within" in words:
+            cut = words.index("within")
+            within_us, words = _span_us(words[cut + 1]), words[:cut]
+        cluster = self.cluster
+        done: Callable[[], bool]
+        match what:
+            case "leader":
+                place = words[0] if words else None
+                done = lambda: self._leads(place)  # noqa: E731 - one of three
+            case "voters":
+                wanted = {self._at(word).inc for word in words}
+                done = lambda: self._voters() == wanted  # noqa: E731 - one of three
+            case "settled":
+                done = self._settled
+            case _:
+                raise ScenarioError(f"wait for what: {what}?")
+        deadline_us = cluster.scheduler.now_us + within_us
+        if not cluster.run_until(done, deadline_us=deadline_us):
+            status = "\n".join(self._do_status())
+            raise ScenarioError(f"no {what} {' '.join(words)} in time\n{status}")
+
+    def _leads(self, place: str | None) -> bool:
+        """A leader whose own entry is committed, at ``place`` if given."""
+        leader = self.cluster.leader()
+        if leader is None or (place is not None and leader.place != place):
+            return False
+        view = leader.view
+        entry = self.cluster.oracles.tree.entries[view.nodes[view.commit]]
+        return entry is not None and entry.term == view.term
+
+    def _voters(self) -> set[Any]:
+        leader = self.cluster.leader()
+        if leader is None or not leader.view.configs:
+            return set()
+        index, config = leader.view.configs[-1]
+        return set(config.voters) if index <= leader.view.commit else set()
+
+    def _settled(self) -> bool:
+        leader = self.cluster.leader()
+        if leader is None or leader.view.commit + 1 != len(leader.view.nodes):
+            return False
+        return all(
+            p.view.nodes == leader.view.nodes and p.view.commit == leader.view.commit
+            for p in self.cluster.alive()
+        )
+
+    # ---- the network ----------------------------------------------------------------
+    def _do_cut(self, *words: str) -> None:
+        text = " ".join(words)
+        one_way = "->" in text
+        near, far = (side.split() for side in text.split("->" if one_way else "|"))
+        pairs = [(a, b) for a in near for b in far]
+        if not one_way:
+            pairs += [(b, a) for a, b in pairs]
+        self.cluster.network.block(pairs)
+
+    def _do_heal(self) -> None:
+        self.cluster.network.heal()
+
+    def _do_hold(self, sender: str, receiver: str, types: str = "") -> None:
+        only = frozenset(types.split(",")) if types else frozenset()
+        self.cluster.network.hold(self._at(sender), self._at(receiver), only)
+
+    def _do_release(self, sender: str, receiver: str) -> None:
+        self.cluster.network.release(self._at(sender), self._at(receiver))
+
+    def _do_discard(self, sender: str, receiver: str) -> None:
+        self.cluster.network.release(self._at(sender), self._at(receiver), discard=True)
+
+    def _do_flap(self, first: str, second: str) -> None:
+        self.cluster.network.flap(self._at(first), self._at(second), BondLoss.LOST)
+
+    def _do_expire(self, place: str) -> None:
+        process = self._at(place)
+        process.has_ticket = False
+        for link in self.cluster.network.links(process):
+            self.cluster.network.flap(process, link.receiver, BondLoss.EXPIRED)
+
+    def _do_renew(self, place: str) -> None:
+        self._at(place).has_ticket = True
+        self.cluster.network.reconnect_all()
+
+    # ---- processes --------------------------------------------------------------------
+    def _do_crash(self, place: str) -> None:
+        self.cluster.kill(self._at(place), BondLoss.LOST)
+
+    def _do_boot(self, place: str) -> None:
+        self.cluster.boot(place)
+
+    def _do_clone(self, place: str) -> None:
+        self.cluster.clone(place)
+
+    def _do_tear(self, place: str, sends: str) -> None:
+        self._at(place).tear_after = int(sends)
+
+    def _do_stall(self, place: str) -> None:
+        process = self._at(place)
+        process.stall()
+        self.cluster.network.starve(process)
+
+    def _do_resume(self, place: str) -> None:
+        self._at(place).resume()
+
+    def _do_hasten(self, place: str, span: str) -> None:
+        process = self._at(place)
+        process.clock.hasten(_span_us(span) // 1_000)
+        process.start()
+
+    # ---- clients ------------------------------------------------------------------------
+    def _do_put(self, name: str, place: str, *pairs: str) -> None:
+        commands = [dict(zip(("key", "value"), pair.split("="), strict=True)) for pair in pairs]
+        self._ask(name, place, ask=Ask.WRITE, commands=tuple(commands))
+
+    def _do_feed(self, name: str, place: str, pair: str) -> None:
+        command = dict(zip(("key", "value"), pair.split("="), strict=True))
+        self._ask(name, place, ask=Ask.FEED, commands=(command,))
+
+    def _do_cas(self, name: str, place: str, text: str) -> None:
+        key, expect, value = re.split("=|->", text)
+        command = {"key": key, "expect": expect, "value": value}
+        self._ask(name, place, ask=Ask.WRITE, commands=(command,))
+
+    def _do_get(self, name: str, place: str, key: str, level: str = "strong") -> None:
+        ask = Ask.STRONG if level == "strong" else Ask.WEAK
+        self._ask(name, place, ask=ask, query={"key": key})
+
+    def _ask(self, name: str, place: str, **fields: Any) -> None:
+        call = Call(number=len(self._calls) + 1, client=0, **fields)
+        self._calls[name] = call
+        self.clients.submit(call, at=self._at(place))
+
+    def _do_retry(self, name: str, place: str) -> None:
+        self.clients.retry(self._calls[name], self._at(place))
+
+    def _do_outcome(self, *names: str) -> list[str]:
+        return [f"{name}: {_told(self._calls[name])}" for name in names]
+
+    def _do_transfer(self, place: str | None = None) -> None:
+        self.cluster.transfer(self._at(place) if place is not None else None)
+
+    # ---- what can be seen -----------------------------------------------------------------
+    def _do_status(self) -> list[str]:
+        lines = []
+        for process in self.cluster.alive():
+            view = process.view
+            by_inc = {p.inc: p.place for p in self.cluster.alive()}
+            config = view.configs[-1][1] if view.configs else None
+            voters = [by_inc.get(v, f"({v.name})") for v in config.voters] if config else []
+            tie = f" tie {by_inc.get(config.tie, '?')}" if config and config.tie else ""
+            role = process.member.status().role.value
+            lines.append(f"{process.place} {role} voters {' '.join(voters) or '-'}{tie}")
+        return lines
+
+    def _do_log(self, place: str) -> list[str]:
+        view = self._at(place).view
+        tree = self.cluster.oracles.tree
+        lines = []
+        for index, node in enumerate(view.nodes[1:], start=1):
+            entry = tree.entries[node]
+            assert entry is not None
+            mark = "committed" if index <= view.commit else "open"
+            lines.append(f"{entry.term}:{index} {entry.kind.name.lower()} {mark}")
+        return lines
+
+    def _do_states(self) -> list[str]:
+        groups: dict[str, list[str]] = {}
+        for process in self.cluster.alive():
+            state = ", ".join(f"{k}={v}" for k, v in process.machine.snapshot().items())
+            groups.setdefault(state, []).append(process.place)
+        return [f"{' '.join(places)}: {state or 'empty'}" for state, places in groups.items()]
+
+    def _do_leader(self) -> list[str]:
+        leaders = [p.place for p in self.cluster.alive() if p.view.role is Role.LEADER]
+        return [f"leads: {' '.join(leaders) or 'nobody'}"]
+
+
+def _told(call: Call) -> str:
+    match call.outcome:
+        case Ok(results=()):
+            return "accepted"
+        case Ok():
+            shown = [
+                f"was {r.value}" if isinstance(r, Applied) else f"refused ({r.code})"
+                for r in call.outcome.results
+            ]
+            return "ok, " + ", ".join(shown)
+        case Answer():
+            return f"is {call.outcome.value}"
+        case _:
+            reason = f" ({call.refusal.reason})" if isinstance(call.refusal, NotExecuted) else ""
+            return call.fate.value + reason
+
+
+def _span_us(text: str) -> int:
+    number, unit = re.fullmatch(r"([0-9.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
+    return int(float(number) * _UNITS_US[unit])
+
+
+def _settings(options: dict[str, str]) -> Settings:
+    defaults = Settings()
+    chosen: dict[str, Any] = {}
+    for name, text in options.items():
+        default = getattr(defaults, name)
+        if isinstance(default, bool):
+            chosen[name] = text == "true"
+        else:
+            chosen[name] = type(default)(text)
+    return replace(defaults, **chosen)

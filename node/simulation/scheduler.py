@@ -1,0 +1,42 @@
+"""Simulated time: a heap of (time, sequence, action). Equal times happen in the order they were asked for."""
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final
+
+SECOND_US: Final = 1_000_000
+MS_US: Final = 1_000
+
+
+class Scheduler:
+    """The only clock of a simulation, in microseconds since its start."""
+
+    __slots__ = ("_heap", "_sequence", "now_us")
+
+    def __init__(self) -> None:
+        self.now_us = 0
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._sequence = 0
+
+    def at(self, when_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Call ``action(*arguments)`` at ``when_us``, or now if that is past."""
+        self._sequence += 1
+        when_us = max(when_us, self.now_us)
+        heapq.heappush(self._heap, (when_us, self._sequence, action, arguments))
+
+    def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Call ``action(*arguments)`` after ``delay_us``."""
+        self._sequence += 1
+        heapq.heappush(self._heap, (self.now_us + delay_us, self._sequence, action, arguments))
+
+    def step(self) -> bool:
+        """Move to the next action and do it. False if there is none left."""
+        if not self._heap:
+            return False
+        self.now_us, _, action, arguments = heapq.heappop(self._heap)
+        action(*arguments)
+        return True
+
+    def next_us(self) -> int | None:
+        """Return when the next action is due."""
+        return self._heap[0][0] if self._heap else None

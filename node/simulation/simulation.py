@@ -1,0 +1,301 @@
+"""One schedule: drawn from a seed, run, judged.
+
+    report = run(draw_schedule(42))
+
+A schedule is plain data, so a failing one can be shrunk and run again, with a trace.
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Final
+
+from node.raft.member import Member
+from node.raft.quorum import is_quorum
+from node.raft.types import Answer, Bootstrap, Ok, Preference, Role, Settings
+from node.simulation.chance import stream
+from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
+from node.simulation.cluster import Cluster, Shape
+from node.simulation.faults import Fault, Weather, draw_plan, draw_weather
+from node.simulation.nemesis import Nemesis
+from node.simulation.oracles import InvariantError, Oracles
+from node.simulation.process import Process
+from node.simulation.scheduler import SECOND_US
+from node.simulation.verdict import judge_run
+from node.simulation.workload import REGISTERS, Workload
+
+EVENTS: Final = 600
+_PLAN_US: Final = 60 * SECOND_US
+_HEAL_US: Final = 120 * SECOND_US
+TRACE_TAIL: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Everything that decides a run, but the chance of messages and clients, which the seed decides."""
+
+    seed: str
+    shape: Shape
+    weather: Weather
+    habits: Habits
+    plan: tuple[Fault, ...]
+    workload: Workload
+    events: int = EVENTS
+    rules: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run did. ``healed``: it had to converge after the faults, and did; else it never could."""
+
+    seed: str
+    events: int
+    messages: int
+    reboots: int
+    faults: int
+    healed: bool
+    counts: dict[str, int]
+    digest: str
+    simulated_us: int
+
+
+class ScheduleError(Exception):
+    """A schedule contradicted an oracle. ``tail``: the last lines of its trace, if it was traced."""
+
+    def __init__(self, schedule: Schedule, error: InvariantError, tail: tuple[str, ...]) -> None:
+        super().__init__(f"seed {schedule.seed}: {error}")
+        self.schedule = schedule
+        self.error = error
+        self.tail = tail
+
+
+def draw_settings(rng: Random) -> Settings:
+    """Draw the consensus settings of one run; times are compressed so that 600 events tell a story."""
+    heartbeat_ms = rng.choice((50, 150, 300))
+    election_ms = rng.choice((4, 6, 10)) * heartbeat_ms
+    return Settings(
+        heartbeat_ms=heartbeat_ms,
+        election_timeout_ms=election_ms,
+        election_jitter_ms=rng.choice((election_ms // 4, election_ms)),
+        demote_after_ms=rng.choice((1, 2, 5)) * election_ms,
+        demote_lag_ms=rng.choice((2, 5)) * election_ms,
+        min_voters=rng.choice((1, 2, 2, 3)),
+        max_voters=rng.choice((3, 7, 7)),
+        tie_break=rng.random() < 0.7,
+        trust_disk=rng.random() < 0.2,
+        lease_reads=rng.random() < 0.3,
+    )
+
+
+def draw_schedule(
+    seed: int | str,
+    *,
+    workload: Workload = REGISTERS,
+    member: type[Member] = Member,
+    events: int = EVENTS,
+    rules: bool = True,
+    **overrides: Any,
+) -> Schedule:
+    """Draw a schedule. ``overrides`` are fields of ``Shape`` or of ``Settings`` to keep as given."""
+    rng = stream(str(seed), "schedule")
+    count = rng.choices((2, 3, 4, 5), (1, 5, 3, 3))[0]
+    names = tuple("abcde"[:count])
+    founders = names[: rng.randint(max(1, count - 1), count)]
+    preferences = {
+        name: rng.choice((Preference.RELUCTANT, Preference.OBSERVER))
+        for name in names[1:]
+        if rng.random() < 0.06
+    }
+    settings = draw_settings(rng)
+    weather = draw_weather(rng)
+    shape = Shape(
+        names=names,
+        founders=founders,
+        bootstrap=Bootstrap.INIT if len(founders) == 1 else Bootstrap.EXPECT,
+        settings=replace(settings, **{k: v for k, v in overrides.items() if hasattr(settings, k)}),
+        preferences=preferences,
+        machine=workload.machine,
+        member=member,
+    )
+    shape = replace(shape, **{k: v for k, v in overrides.items() if hasattr(shape, k)})
+    return Schedule(
+        seed=str(seed),
+        shape=shape,
+        weather=weather,
+        habits=draw_habits(rng),
+        plan=draw_plan(rng, names, length_us=_PLAN_US),
+        workload=workload,
+        events=events,
+        rules=rules,
+    )
+
+
+class Simulation:
+    """One run of one schedule."""
+
+    def __init__(self, schedule: Schedule, *, traced: bool = False, keep: int | None = None) -> None:
+        self.schedule = schedule
+        settings = schedule.shape.settings
+        self.oracles = Oracles(min_voters=settings.min_voters, rules=schedule.rules)
+        self.cluster = Cluster(
+            schedule.shape,
+            seed=schedule.seed,
+            oracles=self.oracles,
+            weather=schedule.weather,
+            traced=traced,
+            keep=keep,
+        )
+        self.clients = Clients(
+            scheduler=self.cluster.scheduler,
+            rng=stream(schedule.seed, "clients"),
+            workload=schedule.workload,
+            habits=schedule.habits,
+            alive=self.cluster.alive,
+            judge=self.oracles.judge,
+            floor=lambda: self.oracles.floor,
+            trace=self.cluster.trace,
+        )
+        self.nemesis = Nemesis(
+            scheduler=self.cluster.scheduler,
+            network=self.cluster.network,
+            targets=self.cluster,
+            trace=self.cluster.trace,
+        )
+
+    def run(self) -> Report:
+        """Do everything; return what was done.
+
+        Raises:
+            ScheduleError: an oracle was contradicted.
+        """
+        try:
+            self._trouble()
+            healed = self._heal()
+            judge_run(self.oracles, self.clients.calls, self.schedule.workload)
+        except InvariantError as exc:
+            tail = tuple(self.cluster.trace.lines)[-TRACE_TAIL:]
+            raise ScheduleError(self.schedule, exc, tail) from exc
+        return self._report(healed=healed)
+
+    def _report(self, *, healed: bool) -> Report:
+        cluster = self.cluster
+        return Report(
+            seed=self.schedule.seed,
+            events=cluster.events(),
+            messages=cluster.network.sent,
+            reboots=cluster.boots - len(cluster.places),
+            faults=sum(self.nemesis.fallen.values()),
+            healed=healed,
+            counts=dict(self.oracles.counts),
+            digest=cluster.trace.digest(),
+            simulated_us=cluster.scheduler.now_us,
+        )
+
+    def _trouble(self) -> None:
+        cluster = self.cluster
+        cluster.start()
+        self.clients.start()
+        self.nemesis.start(self.schedule.plan)
+        cluster.run_until(lambda: False, deadline_us=_PLAN_US, events_max=self.schedule.events)
+
+    # ---- healing ------------------------------------------------------------------
+    def _heal(self) -> bool:
+        """Make the world good and require that the group gets well, if it still can."""
+        cluster = self.cluster
+        self.nemesis.stop()
+        self.clients.active = False
+        cluster.trace.note("nemesis", "heals")
+        cluster.heal()
+        if not self._can_recover():
+            return False
+        deadline_us = cluster.scheduler.now_us + _HEAL_US
+        if not cluster.run_until(self._has_settled, deadline_us=deadline_us):
+            raise InvariantError("liveness", self._why_not())
+        for process in cluster.alive():
+            self._probe(process, deadline_us)
+        if not cluster.run_until(self._has_settled, deadline_us=deadline_us):
+            raise InvariantError("liveness", self._why_not())
+        self._check_states()
+        return True
+
+    def _can_recover(self) -> bool:
+        """Whether the best log among the living could win: a quorum of each of its configurations lives.
+
+        Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
+        """
+        living = {process.inc for process in self.cluster.alive()}
+        best: tuple[int, int] = (0, 0)
+        verdict = False
+        for process in self.cluster.alive():
+            view = process.view
+            if not view.configs:
+                continue
+            last = process.log.last()
+            active = view.active(last.index)
+            if (last.term, last.index) > best and any(process.inc in c.voters for c in active):
+                best = (last.term, last.index)
+                verdict = all(is_quorum(config, living) for config in active)
+        return verdict
+
+    def _has_settled(self) -> bool:
+        """One leader, followed by all; equal commit; the configuration holds the living and no dead."""
+        processes = self.cluster.alive()
+        leaders = [process for process in processes if process.view.role is Role.LEADER]
+        if len(leaders) != 1:
+            return False
+        view = leaders[0].view
+        if view.commit + 1 != len(view.nodes) or self.clients.open_calls():
+            return False
+        if any(process.view.nodes != view.nodes for process in processes):
+            return False
+        if any(process.view.commit != view.commit for process in processes):
+            return False
+        return self._membership_settled(view.configs[-1][1].voters, processes)
+
+    def _membership_settled(self, voters: Any, processes: list[Process]) -> bool:
+        living = {process.inc for process in processes}
+        able = sum(process.preference is not Preference.OBSERVER for process in processes)
+        return living.issuperset(voters) and len(voters) >= min(able, self.schedule.shape.settings.max_voters)
+
+    def _probe(self, process: Process, deadline_us: int) -> None:
+        """Require that ``process`` takes a write and a strong read now."""
+        rng = stream(self.schedule.seed, "probe")
+        for ask in (Ask.WRITE, Ask.STRONG):
+            number = len(self.clients.calls) + 1
+            call = Call(number=number, client=99, ask=ask)
+            if ask is Ask.WRITE:
+                call.commands = self.schedule.workload.command(rng, number)
+            else:
+                call.query = self.schedule.workload.query(rng)
+            self.clients.submit(call, at=process)
+            self.cluster.run_until(lambda: call.fate is not Fate.OPEN, deadline_us=deadline_us)  # noqa: B023 - called here
+            if not isinstance(call.outcome, Ok | Answer):
+                raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value}")
+
+    def _why_not(self) -> str:
+        lines = ["the healed group does not settle:"]
+        for process in self.cluster.alive():
+            view = process.view
+            voters = ",".join(map(str, view.configs[-1][1].voters)) if view.configs else "none"
+            lines.append(
+                f"  {process} {view.role.value} term {view.term} commit {view.commit}"
+                f" last {len(view.nodes) - 1} voters {voters}"
+            )
+        lines += [f"  open: {call.name} {call.ask.value}" for call in self.clients.open_calls()]
+        return "\n".join(lines)
+
+    def _check_states(self) -> None:
+        """Equal logs gave equal states."""
+        processes = self.cluster.alive()
+        first = processes[0].machine.snapshot()
+        for process in processes[1:]:
+            if process.machine.snapshot() != first:
+                raise InvariantError("equal-states", f"{processes[0]} and {process} differ")
+
+
+def run(schedule: Schedule, *, traced: bool = False, keep: int | None = None) -> Report:
+    """Run one schedule.
+
+    Raises:
+        ScheduleError: an oracle was contradicted.
+    """
+    return Simulation(schedule, traced=traced, keep=keep).run()

@@ -1,0 +1,115 @@
+"""What is judged once, at the end: answers against the agreed sequence, the history, the states."""
+
+from collections import defaultdict
+from typing import Any, Final
+
+from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.raft.types import Applied, Failed, Ok, Result
+from node.simulation.clients import Ask, Call, Fate
+from node.simulation.linearizability import NotLinearizableError, check_linearizable
+from node.simulation.oracles import InvariantError, Oracles
+from node.simulation.workload import Workload
+
+_ABORTED: Final = "batch-aborted"
+
+
+def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
+    """Judge everything that clients were told in one run.
+
+    Raises:
+        InvariantError: something they were told is not so.
+    """
+    _judge_refusals(oracles, calls)
+    _judge_feeds(oracles, calls)
+    _judge_answers(oracles, calls, workload)
+    if workload.model is not None and workload.key is not None:
+        history = [operation for call in calls for operation in call.operations(workload.key)]
+        try:
+            check_linearizable(history, workload.model)
+        except NotLinearizableError as exc:
+            raise InvariantError("linearizability", str(exc)) from exc
+
+
+def _judge_refusals(oracles: Oracles, calls: list[Call]) -> None:
+    """NotExecuted means: not now, not ever."""
+    for call in calls:
+        if call.fate is Fate.NOT_EXECUTED and (call.number, 0) in oracles.where:
+            index = oracles.where[call.number, 0]
+            raise InvariantError("not-executed", f"{call.name} was refused and is at {index}")
+
+
+def _judge_feeds(oracles: Oracles, calls: list[Call]) -> None:
+    """A cursor names the entry: if that very term is committed there, it is this call's."""
+    for call in calls:
+        if call.ask is not Ask.FEED or not isinstance(call.outcome, Ok):
+            continue
+        at = call.outcome.at
+        agreed = oracles.sequence.get((at.index, 0))
+        if agreed is not None and agreed[3].term == at.term and agreed[0] != call.number:
+            raise InvariantError("feed-cursor", f"{call.name} was told {at}, where {agreed[0]} is")
+
+
+class _Replay:
+    """A fresh machine that is given the agreed sequence, entry by entry."""
+
+    def __init__(self, oracles: Oracles, machine: StateMachine) -> None:
+        self.machine = machine
+        self._entries: defaultdict[int, list[tuple[Any, ApplyContext]]] = defaultdict(list)
+        for place in sorted(oracles.sequence):
+            _, _, command, context = oracles.sequence[place]
+            self._entries[place[0]].append((command, context))
+        self.results: dict[int, tuple[Result, ...]] = {}
+        self._waiting = sorted(self._entries, reverse=True)
+
+    def advance(self, index: int) -> None:
+        """Apply everything up to ``index`` that is not yet applied; remember each entry's results."""
+        while self._waiting and self._waiting[-1] <= index:
+            now = self._waiting.pop()
+            self.results[now] = self._apply(self._entries[now])
+
+    def _apply(self, entry: list[tuple[Any, ApplyContext]]) -> tuple[Result, ...]:
+        """All commands, or none: the first refusal undoes the others."""
+        savepoint = self.machine.savepoint()
+        results: list[Result] = []
+        for sub, (command, context) in enumerate(entry):
+            try:
+                results.append(Applied(self.machine.apply(command, context)))
+            except CommandError as exc:
+                failed = Failed(exc.code, exc.message)
+            except Exception as exc:  # noqa: BLE001 - whatever a user's machine raises is its answer
+                failed = Failed("apply-raised", type(exc).__name__)
+            else:
+                continue
+            self.machine.rollback(savepoint)
+            return (*results[:sub], failed)
+        return tuple(results)
+
+    def query(self, query: object) -> object:
+        try:
+            return self.machine.query(query)
+        except CommandError as exc:
+            return Failed(exc.code, exc.message)
+
+
+def _judge_answers(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
+    """Every answer is the one that the agreed sequence gives at the place the answer names."""
+    answers = [(call, call.outcome) for call in calls if call.outcome and call.ask is not Ask.FEED]
+    answers.sort(key=lambda pair: (pair[1].at.index, pair[0].number))
+    replay = _Replay(oracles, workload.machine())
+    for call, outcome in answers:
+        replay.advance(outcome.at.index)
+        if isinstance(outcome, Ok):
+            told, agreed = _comparable(outcome.results), replay.results[outcome.at.index]
+            if told != _comparable(agreed):
+                raise InvariantError("agreed-answer", f"{call.name} was told {told}, agreed is {agreed}")
+        elif (value := replay.query(call.query)) != outcome.value:
+            raise InvariantError(
+                "agreed-answer",
+                f"{call.name} read {outcome.value!r} at {outcome.at}, which is {value!r}",
+            )
+
+
+def _comparable(results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """Of a refused batch only the refusal: what the others would have answered never was."""
+    failures = [r for r in results if isinstance(r, Failed) and r.code != _ABORTED]
+    return tuple(failures) if failures else results
