@@ -108,7 +108,7 @@ def _committed(outcome: Ok, *, single: bool) -> CommandResult | CommandResults:
             case Applied(value):
                 values.append(value)
             case Failed():
-                raise state_machine_refused("command-failed", outcome)
+                raise state_machine_refused("command-failed", outcome.results, outcome.at)
     term, index = outcome.at
     if single:
         return CommandResult(term=term, index=index, result=values[0])

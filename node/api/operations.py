@@ -138,7 +138,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 "remembers it (its session_ttl_ms), never executes twice: the first result comes again.",
             ),
         ),
-        problems=(*_BODY_PROBLEMS, "command-failed", "not-executed", "not-ready", "outcome-unknown"),
+        problems=(
+            *_BODY_PROBLEMS,
+            "command-failed",
+            "idempotency-key-reused",
+            "not-executed",
+            "not-ready",
+            "outcome-unknown",
+        ),
     ),
     Operation(
         name="queries",

@@ -1,11 +1,20 @@
 """What is told to a caller whose command or query did not end in a result."""
 
+from typing import Final
+
 from node.api.problems import ProblemError
-from node.raft.types import Failed, NotExecuted, Ok, Unknown
+from node.raft.types import Cursor, Failed, NotExecuted, Result, Unknown
+
+# Reasons for which nothing was executed and nothing ever will be, however often it is sent.
+_FINAL: Final = {"idempotency-key-reused": "idempotency-key-reused", "command-too-large": "body-too-large"}
+# What the other commands of an atomic batch are told: not the cause.
+_ABORTED: Final = "batch-aborted"
 
 
 def not_executed(outcome: NotExecuted) -> ProblemError:
-    """Return the refusal that is safe to repeat, here or at another node."""
+    """Return the refusal that is safe to repeat, here or at another node (but see ``_FINAL``)."""
+    if outcome.reason in _FINAL:
+        return ProblemError(_FINAL[outcome.reason], "it was not executed, and repeating it does not help")
     leader = outcome.leader
     return ProblemError(
         "not-executed",
@@ -26,20 +35,16 @@ def outcome_unknown(outcome: Unknown) -> ProblemError:
     )
 
 
-def state_machine_refused(code: str, outcome: Ok) -> ProblemError:
+def state_machine_refused(code: str, results: tuple[Result, ...], at: Cursor) -> ProblemError:
     """Return the refusal by the state machine: the same on every node, and nothing has changed."""
     failures = [
         {"position": position, "code": result.code, "message": result.message}
-        for position, result in enumerate(outcome.results)
+        for position, result in enumerate(results)
         if isinstance(result, Failed)
     ]
+    cause = next((one for one in failures if one["code"] != _ABORTED), failures[0])
     return ProblemError(
         code,
-        str(failures[0]["message"]),
-        extensions={
-            "reason": failures[0]["code"],
-            "failures": failures,
-            "term": outcome.at.term,
-            "index": outcome.at.index,
-        },
+        str(cause["message"]),
+        extensions={"reason": cause["code"], "failures": failures, "term": at.term, "index": at.index},
     )

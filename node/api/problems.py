@@ -35,6 +35,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     "media-type-unsupported": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
     "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not what it must be"),
+    "idempotency-key-reused": Kind(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key came with other commands before"
+    ),
     "command-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
     "query-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
     "evidence-busy": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True),

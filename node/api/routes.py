@@ -19,7 +19,7 @@ from node.api.operations import BY_NAME, PUBLIC, Operation
 from node.api.outcomes import not_executed, state_machine_refused
 from node.api.problems import ProblemError
 from node.api.service import ProvisionRefusedError, Service
-from node.raft.types import Answer, Consistency, Cursor, NotExecuted, Ok, Unknown
+from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessList, AccessRole
 
 _QUERY_DECODER: Final = msgspec.json.Decoder(schemas.QueryRequest)
@@ -116,15 +116,17 @@ class Routes:
             timeout_s=self._limits.query_timeout_s,
         )
         match outcome:
+            case Answer(Failed() as failed, at):
+                raise state_machine_refused("query-failed", (failed,), at)
             case Answer():
-                at = schemas.At(term=outcome.at.term, index=outcome.at.index)
-                return _json(schemas.QueryResult(result=outcome.value, at=at, age_ms=outcome.age_ms))
-            case Ok():
-                raise state_machine_refused("query-failed", outcome)
+                state = schemas.At(term=outcome.at.term, index=outcome.at.index)
+                return _json(schemas.QueryResult(result=outcome.value, at=state, age_ms=outcome.age_ms))
             case NotExecuted():
                 raise not_executed(outcome)
             case Unknown():
                 raise ProblemError("query-timeout", "no answer in time; ask again")
+            case _:
+                raise AssertionError(f"{outcome!r} is no outcome of a query")
 
     # ---- attestation ------------------------------------------------------------
     async def _evidence(self, request: Request) -> Response:

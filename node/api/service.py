@@ -140,7 +140,10 @@ class Service(Protocol):
         max_age_ms: int | None,
         timeout_s: float,
     ) -> Awaitable[Outcome]:
-        """Ask the state machine: ``Answer``, or ``Ok`` with one ``Failed`` result if it refuses the query."""
+        """Ask the state machine: ``Answer``, with a ``Failed`` as its value if it refuses the query.
+
+        Raises UnavailableError when there is no group, or it has ended.
+        """
         ...
 
     async def evidence(self, nonce: bytes) -> Evidence:

@@ -1,0 +1,36 @@
+"""A client for the HTTP API: knows several nodes, and repeats only what is safe to repeat.
+
+    with BondstoneClient(["https://127.0.0.1:8443"], token=token, ca=Path("ca.pem")) as client:
+        client.put("greeting", "hello")
+        client.get("greeting").value        # b"hello"
+
+Every write carries an Idempotency-Key made once for it, so it can be sent again, to any node, after a lost
+connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). A
+client must therefore give up earlier than that: ``deadline_s``.
+"""
+
+from node.client.client import BondstoneClient
+from node.client.errors import (
+    AnswerInvalidError,
+    ClientError,
+    NotExecutedError,
+    OutcomeUnknownError,
+    RefusedError,
+    UnreachableError,
+)
+from node.client.evidence import LiveEvidence, fetch_evidence_unauthenticated, provision_group_key
+from node.client.items import Item
+
+__all__ = [
+    "AnswerInvalidError",
+    "BondstoneClient",
+    "ClientError",
+    "Item",
+    "LiveEvidence",
+    "NotExecutedError",
+    "OutcomeUnknownError",
+    "RefusedError",
+    "UnreachableError",
+    "fetch_evidence_unauthenticated",
+    "provision_group_key",
+]

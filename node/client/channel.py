@@ -1,0 +1,68 @@
+"""Talking HTTPS with bounds: whom to trust, how much to read, what an answer must look like."""
+
+import ssl
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+import msgspec
+
+from node.api import schemas
+from node.client.errors import AnswerInvalidError
+from node.errors import ConfigError
+
+RESPONSE_BYTES_MAX: Final = 64 * 1024 * 1024
+CA_BYTES_MAX: Final = 1024 * 1024
+T = TypeVar("T")
+
+
+def client_tls_context(ca_pem: bytes) -> ssl.SSLContext:
+    """Return a TLS 1.3 client context that trusts exactly the certificates in ``ca_pem``.
+
+    They are leaf certificates (``CA:FALSE``), each trusted for itself. Host names are checked.
+
+    Raises:
+        ConfigError: no certificate in it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError, ValueError) as exc:
+        raise ConfigError("the CA file holds no PEM certificate") from exc
+    return context
+
+
+def read_bounded(response: httpx.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in response.iter_bytes():
+        size += len(chunk)
+        if size > RESPONSE_BYTES_MAX:
+            raise AnswerInvalidError(f"an answer of more than {RESPONSE_BYTES_MAX} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_ca(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(CA_BYTES_MAX)
+    except OSError as exc:
+        raise ConfigError(f"cannot read the CA file {path}: {exc.strerror}") from exc
+
+
+def decode_problem(status: int, answer: bytes) -> schemas.Problem:
+    try:
+        return msgspec.json.decode(answer, type=schemas.Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise AnswerInvalidError(f"status {status} without a problem document") from exc
+
+
+def decode_answer(answer: bytes, kind: type[T]) -> T:
+    """Return the typed answer. Raises AnswerInvalidError."""
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise AnswerInvalidError(f"the answer has another form than this API's: {exc}") from exc

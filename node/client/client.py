@@ -1,0 +1,306 @@
+"""The client proper: several nodes behind one object."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+import msgspec
+
+from node.api import schemas
+from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded, read_ca
+from node.client.errors import (
+    ClientError,
+    NotExecutedError,
+    OutcomeUnknownError,
+    RefusedError,
+    UnreachableError,
+)
+from node.client.items import Item, field_of, item_of, member_of
+from node.errors import ConfigError
+
+DEADLINE_S_DEFAULT: Final = 20.0
+ATTEMPT_TIMEOUT_S_DEFAULT: Final = 12.0  # a node gives up on a command after 10 s
+CONNECT_TIMEOUT_S: Final = 3.0
+_BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
+# It did not happen, and this or another node may do it now.
+_TRY_ELSEWHERE: Final = frozenset(
+    {"not-executed", "not-ready", "overloaded", "evidence-busy", "query-timeout"}
+)
+T = TypeVar("T")
+
+
+class BondstoneClient:
+    """See the package's documentation. For one thread.
+
+    Args:
+        urls: the nodes' APIs, such as ``https://127.0.0.1:8443``; at least one.
+        token: bearer token, or None when a client certificate is used.
+        ca: PEM file with the nodes' self-signed certificates; read again when it changes, because a
+            restarted node has a new one.
+        client_certificate: PEM files of certificate and key, instead of a token.
+        deadline_s: when to give up on one call, with all its repetitions.
+        attempt_timeout_s: when to give up on one node's answer.
+        sleep: waits so many seconds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        token: str | None,
+        ca: Path,
+        client_certificate: tuple[Path, Path] | None = None,
+        deadline_s: float = DEADLINE_S_DEFAULT,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not urls or any(not url.startswith("https://") for url in urls):
+            raise ConfigError("give at least one URL, each beginning with https://")
+        self._urls = [url.rstrip("/") for url in urls]
+        self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._ca = ca
+        self._client_certificate = client_certificate
+        self._deadline_s = deadline_s
+        self._timeout = httpx.Timeout(attempt_timeout_s, connect=CONNECT_TIMEOUT_S)
+        self._sleep = sleep
+        self._clock = clock
+        self._ca_pem = read_ca(ca)
+        self._http = self._new_http()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # ---- any state machine ------------------------------------------------------
+    def execute(self, command: Any, *, idempotency_key: str | None = None) -> schemas.CommandResult:
+        """Execute one command exactly once.
+
+        Args:
+            command: JSON-able.
+            idempotency_key: of an earlier try of the same write; made afresh when absent.
+
+        Raises:
+            RefusedError, NotExecutedError, OutcomeUnknownError, UnreachableError, AnswerInvalidError.
+        """
+        return self._write({"command": command}, idempotency_key, schemas.CommandResult)
+
+    def feed(self, command: Any, *, idempotency_key: str | None = None) -> schemas.Accepted:
+        """Hand a command in and return its place in the log, before it is committed."""
+        return self._write({"command": command, "wait": "accepted"}, idempotency_key, schemas.Accepted)
+
+    def execute_many(
+        self, commands: Sequence[Any], *, idempotency_key: str | None = None
+    ) -> schemas.CommandResults:
+        """Execute commands as one atomic entry. Raises as ``execute``."""
+        return self._write({"commands": list(commands)}, idempotency_key, schemas.CommandResults)
+
+    def query(
+        self,
+        query: Any,
+        *,
+        consistency: str = "strong",
+        min_at: schemas.At | None = None,
+        max_age_ms: int | None = None,
+    ) -> schemas.QueryResult:
+        """Ask the state machine. Raises as ``execute``, but never OutcomeUnknownError."""
+        asked: dict[str, Any] = {"query": query, "consistency": consistency}
+        if min_at is not None:
+            asked["min_at"] = {"term": min_at.term, "index": min_at.index}
+        if max_age_ms is not None:
+            asked["max_age_ms"] = max_age_ms
+        return self._call("POST", "/v1/queries", schemas.QueryResult, body=asked)
+
+    # ---- the key-value machine ----------------------------------------------------
+    def put(self, key: str | bytes, value: str | bytes) -> int:
+        """Set a key and return the store's new revision."""
+        command = {"op": "put", **field_of("key", key), **field_of("value", value)}
+        return int(member_of(self.execute(command).result, "revision"))
+
+    def get(self, key: str | bytes, *, consistency: str = "strong") -> Item | None:
+        """Return what a key holds, or None."""
+        answer = self.query({"op": "get", **field_of("key", key)}, consistency=consistency).result
+        item = member_of(answer, "item")
+        return None if item is None else item_of(item)
+
+    def delete(self, key: str | bytes) -> bool:
+        """Delete a key; False if it was not there."""
+        return bool(member_of(self.execute({"op": "delete", **field_of("key", key)}).result, "deleted"))
+
+    def compare_and_swap(
+        self, key: str | bytes, *, expect: str | bytes | None, value: str | bytes | None
+    ) -> bool:
+        """Set a key (None: delete it) if it holds ``expect`` (None: if it is absent); False if not."""
+        command = {
+            "op": "cas",
+            **field_of("key", key),
+            **field_of("expect", expect),
+            **field_of("value", value),
+        }
+        return bool(member_of(self.execute(command).result, "swapped"))
+
+    def list(self, prefix: str | bytes = b"", *, consistency: str = "strong") -> Iterator[Item]:
+        """Yield every key with the prefix, in byte order, page by page; each page is consistent."""
+        query = start = {"op": "list", **field_of("prefix", prefix)}
+        while True:
+            page = self.query(query, consistency=consistency).result
+            items = [item_of(item) for item in member_of(page, "items")]
+            yield from items
+            if not member_of(page, "more") or not items:
+                return
+            query = {**start, **field_of("after", items[-1].key)}
+
+    # ---- the group, attestation, audit -----------------------------------------------
+    def ready(self) -> schemas.Ready:
+        """Return when a node is online in its group. Raises NotExecutedError with the reason if none is."""
+        return self._call("GET", "/readyz", schemas.Ready)
+
+    def group(self) -> schemas.Group:
+        return self._call("GET", "/v1/group", schemas.Group)
+
+    def members(self) -> schemas.Members:
+        return self._call("GET", "/v1/members", schemas.Members)
+
+    def bonds(self) -> schemas.Bonds:
+        return self._call("GET", "/v1/bonds", schemas.Bonds)
+
+    def peers(self) -> schemas.PeersEvidence:
+        """Return each bonded peer's evidence (role ``audit``)."""
+        return self._call("GET", "/v1/attestation/peers", schemas.PeersEvidence)
+
+    def audit_events(self, *, after: int = 0, limit: int = 100) -> Sequence[Mapping[str, Any]]:
+        """Return records of the first node's audit log (each node has its own)."""
+        path = f"/v1/audit/events?after={after}&limit={limit}"
+        return self._call("GET", path, schemas.AuditEvents).events
+
+    def audit_head(self) -> dict[str, Any]:
+        return self._call("GET", "/v1/audit/head", dict[str, Any])
+
+    # ---- sending ------------------------------------------------------------------
+    def _write(self, body: dict[str, Any], key: str | None, answer_type: type[T]) -> T:
+        return self._call(
+            "POST", "/v1/commands", answer_type, body=body, key=key or secrets.token_urlsafe(18)
+        )
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        answer_type: type[T],
+        *,
+        body: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> T:
+        """Send until a node gives a final answer. Everything that comes here may be sent twice: reads, and
+        writes with their key.
+        """
+        headers = dict(self._headers)
+        if key is not None:
+            headers["idempotency-key"] = key
+        content = None if body is None else msgspec.json.encode(body)
+        if content is not None:
+            headers["content-type"] = "application/json"
+        give_up = self._clock() + self._deadline_s
+        attempts = _Attempts(key)
+        for url, pause_s in self._order():
+            if pause_s:
+                if self._clock() + pause_s >= give_up:
+                    break
+                self._sleep(pause_s)
+            try:
+                status, answer = self._send(method, url + path, headers, content)
+            except httpx.ConnectError as exc:
+                attempts.failed(exc, sent=False)
+                self._reload_ca()
+                continue
+            except httpx.TransportError as exc:
+                attempts.failed(exc, sent=True)
+                continue
+            if 200 <= status < 300:
+                self._prefer(url)
+                return decode_answer(answer, answer_type)
+            attempts.answered(decode_problem(status, answer))
+        raise attempts.error()
+
+    def _order(self) -> Iterator[tuple[str, float]]:
+        """Yield nodes to try, for ever, and how long to wait before each: never within a round."""
+        yield from ((url, 0.0) for url in list(self._urls))
+        round_number = 0
+        while True:
+            pause_s = _BACK_OFF_S[min(round_number, len(_BACK_OFF_S) - 1)]
+            for url in list(self._urls):
+                yield url, pause_s
+                pause_s = 0.0
+            round_number += 1
+
+    def _prefer(self, url: str) -> None:
+        if self._urls[0] != url:
+            self._urls.remove(url)
+            self._urls.insert(0, url)
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], content: bytes | None
+    ) -> tuple[int, bytes]:
+        with self._http.stream(method, url, headers=headers, content=content) as response:
+            return response.status_code, read_bounded(response)
+
+    def _new_http(self) -> httpx.Client:
+        context = client_tls_context(self._ca_pem)
+        if self._client_certificate is not None:
+            certificate, key = self._client_certificate
+            context.load_cert_chain(certificate, key)
+        return httpx.Client(verify=context, timeout=self._timeout, trust_env=False)
+
+    def _reload_ca(self) -> None:
+        pem = read_ca(self._ca)
+        if pem != self._ca_pem:
+            self._ca_pem = pem
+            self._http.close()
+            self._http = self._new_http()
+
+
+class _Attempts:
+    """What was tried for one call, and what it amounts to."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key  # of a write; None for a read
+        self._may_have_happened = False
+        self._last_problem: schemas.Problem | None = None
+        self._last_error: Exception | None = None
+
+    def failed(self, exc: Exception, *, sent: bool) -> None:
+        self._last_error = exc
+        self._may_have_happened |= sent
+
+    def answered(self, problem: schemas.Problem) -> None:
+        """Take a node's refusal; raise it if it is final."""
+        self._last_problem = problem
+        if problem.code == "outcome-unknown":
+            self._may_have_happened = True
+            # Without its session the group no longer knows the key: repeating could execute it twice.
+            if isinstance(problem.reason, str) and problem.reason.startswith("session"):
+                raise self.error()
+        elif problem.code not in _TRY_ELSEWHERE:
+            raise RefusedError(problem)
+
+    def error(self) -> ClientError:
+        """Return what to raise when there is no time left."""
+        last = self._last_problem.detail if self._last_problem is not None else str(self._last_error)
+        if self._may_have_happened and self._key is not None:
+            return OutcomeUnknownError(f"it may or may not have happened: {last}", self._key)
+        if self._last_problem is not None:
+            return NotExecutedError(self._last_problem)
+        return UnreachableError(f"no node answered: {last}")

@@ -1,0 +1,59 @@
+"""How a call can end other than well.
+
+ClientError
+├─ UnreachableError      no node could be reached, or none answered
+├─ NotExecutedError      it did not happen and never will
+├─ OutcomeUnknownError   it may or may not have happened
+├─ RefusedError          a node refused it (problem document): trying again does not help
+└─ AnswerInvalidError    what came back is not what this API answers
+"""
+
+import msgspec
+
+from node.api import schemas
+from node.errors import NodeError
+
+
+class ClientError(NodeError):
+    """The base."""
+
+
+class UnreachableError(ClientError):
+    """No node could be reached in time, or none answered."""
+
+
+class NotExecutedError(ClientError):
+    """No node executed it, in all the time there was. ``problem`` is the last answer."""
+
+    def __init__(self, problem: schemas.Problem) -> None:
+        super().__init__(f"{problem.title}: {problem.detail} [{problem.code}]")
+        self.problem = problem
+
+
+class OutcomeUnknownError(ClientError):
+    """The write may or may not have happened. Ask for the state, or repeat it with ``idempotency_key``."""
+
+    def __init__(self, message: str, idempotency_key: str) -> None:
+        super().__init__(message)
+        self.idempotency_key = idempotency_key
+
+
+class RefusedError(ClientError):
+    """A node refused the request; ``problem`` says why."""
+
+    def __init__(self, problem: schemas.Problem) -> None:
+        super().__init__(f"{problem.detail} [{problem.code}]")
+        self.problem = problem
+
+    @property
+    def code(self) -> str:
+        return self.problem.code
+
+    @property
+    def reason(self) -> str | None:
+        """The finer code, such as the state machine's own."""
+        return None if isinstance(self.problem.reason, msgspec.UnsetType) else self.problem.reason
+
+
+class AnswerInvalidError(ClientError):
+    """The answer is not what this API answers: another server, or another version."""
