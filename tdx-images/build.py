@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR``.
+
+Needs no root and no chroot. The same lock and the same checkout give the same bytes, whoever builds them and where.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.dont_write_bytecode = True
+
+from imagelib import cpio, lock, rootfs, tree  # noqa: E402
+from imagelib.disk import build_disk  # noqa: E402
+from imagelib.errors import BuildError  # noqa: E402
+
+from enclave.image.config import Profile  # noqa: E402
+from enclave.image.linux import Edk2  # noqa: E402
+from enclave.image.measurements import ImageFiles, measure  # noqa: E402
+from enclave.image.uki import build_uki  # noqa: E402
+
+INITRD_BYTES_MAX = 100_000_000
+
+
+class Progress:
+    """One line per step on stderr, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, message: str) -> None:
+        print(f"[{time.monotonic() - self._start:5.1f} s] {message}", file=sys.stderr, flush=True)
+
+
+def build(profile: Profile, out: Path, progress: Progress) -> None:
+    """Write vmlinuz, initrd, uki.efi, disk.raw, OVMF.fd, image.json and measurements.json to ``out``."""
+    locked, recipe = lock.load(lock.LOCK), lock.load(lock.RECIPE)
+    settings = lock.load(HERE / "profiles" / f"{profile.value}.json")
+    lock.require_cached(locked)
+    name = "bondstone" if profile is Profile.PROD else f"bondstone-{profile.value.upper()}"
+    progress("unpacking the kernel")
+    kernel, modules = rootfs.kernel_files(locked)
+    progress("laying down the root file system, and compiling it")
+    root = rootfs.root_tree(locked, name=name, profile=profile.value, settings=settings, modules=modules)
+    initrd = cpio.encode(root, epoch=locked["source_date_epoch"])
+    if len(initrd) > INITRD_BYTES_MAX:
+        raise BuildError(
+            f"the initrd has {len(initrd)} bytes, at most {INITRD_BYTES_MAX}",
+            hint="leave out a package: the largest paths are what to look at",
+        )
+    progress("making the UKI and the disk")
+    uki = build_uki(
+        one_file(locked, "stub", recipe["stub"]["path"]),
+        (
+            (".osrel", rootfs.os_release(name, profile.value, locked["kernel"])),
+            (".cmdline", settings["command_line"].encode()),
+            (".uname", locked["kernel"].encode()),
+            (".initrd", initrd),
+            (".linux", kernel),
+        ),
+    )
+    disk = build_disk(uki)
+    firmware = one_file(locked, "firmware", recipe["firmware"]["path"])
+    progress("measuring")
+    measured = measure(
+        ImageFiles(
+            name=name,
+            profile=profile,
+            command_line=settings["command_line"],
+            edk2=Edk2(tag=recipe["firmware"]["edk2"]),
+            firmware=firmware,
+            kernel=kernel,
+            initrd=initrd,
+            uki=uki,
+            disk=disk,
+        )
+    )
+    manifest = {
+        "version": 1,
+        "name": name,
+        "profile": profile.value,
+        "command_line": settings["command_line"],
+        "edk2": recipe["firmware"]["edk2"],
+        "kernel": locked["kernel"],
+        "source_date_epoch": locked["source_date_epoch"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    files = {
+        "vmlinuz": kernel,
+        "initrd": initrd,
+        "uki.efi": uki,
+        "disk.raw": disk,
+        "OVMF.fd": firmware,
+        "image.json": (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode(),
+        "measurements.json": measured.to_json(),
+    }
+    for file, data in files.items():
+        (out / file).write_bytes(data)
+    progress(f"{name}: an initrd of {len(initrd) / 1e6:.1f} MB with {len(root.nodes)} entries, in {out}")
+    if profile is Profile.DEBUG:
+        progress("THIS IS A DEBUG IMAGE: it takes secrets from its host, and has other measurements")
+
+
+def one_file(locked: dict, group: str, path: str) -> bytes:
+    """Return one file out of the package of a group."""
+    deb = next(d for d in locked["debs"] if d["group"] == group)
+    for member, data in tree.deb_members(lock.deb_path(deb).read_bytes()):
+        if member.name == path:
+            return data
+    raise BuildError(f"{deb['name']} has no {path}", hint="check tdx-images/recipe.json")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("lock", help="resolve the recipe anew and write lock.json")
+    commands.add_parser("fetch", help="bring the locked inputs into the cache")
+    building = commands.add_parser("build", help="build from the cache")
+    building.add_argument("--profile", type=Profile, choices=list(Profile), default=Profile.PROD)
+    building.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    progress = Progress()
+    try:
+        if arguments.command == "lock":
+            lock.lock(progress)
+        elif arguments.command == "fetch":
+            lock.fetch(progress)
+        else:
+            build(arguments.profile, arguments.out, progress)
+    except BuildError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

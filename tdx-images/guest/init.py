@@ -1,0 +1,8 @@
+#!/usr/bin/python3.13 -IB
+import sys
+
+sys.path[:0] = ["/opt/bondstone"]
+
+from guest.main import main
+
+main()

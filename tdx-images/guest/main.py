@@ -1,0 +1,239 @@
+"""PID 1: mounts, modules, network, configuration, then the node, which is the only workload. Never returns.
+
+Everything it says is one JSON object per line on the serial console, which the host reads: no secrets go there.
+"""
+
+import base64
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from enclave.image.config import GuestConfig, Profile, parse_guest_config_untrusted, require_measured
+from enclave.image.errors import GuestConfigError
+from guest import intake, network
+
+RUN = Path("/run/bondstone")
+CONFIG = RUN / "config"
+DATA = RUN / "data"
+MODULES = Path("/usr/lib/bondstone/modules")
+PYTHON = "/usr/bin/python3.13"
+
+DHCP_TRIES = 8
+LINE_BYTES_MAX = 16 * 1024
+BOOT_LOG_BYTES_MAX = 512 * 1024
+STOP_SECONDS = 15
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_HARDENED = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+_MOUNTS = (
+    ("proc", "/proc", "proc", _HARDENED, ""),
+    ("sysfs", "/sys", "sysfs", _HARDENED, ""),
+    ("devtmpfs", "/dev", "devtmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=0755"),
+    ("tmpfs", "/run", "tmpfs", _HARDENED, "mode=0755,size=25%"),
+    ("tmpfs", "/tmp", "tmpfs", _HARDENED, "mode=1777,size=16m"),
+    ("securityfs", "/sys/kernel/security", "securityfs", _HARDENED, ""),
+)
+_CAP_NET_BIND_SERVICE, _CAP_LAST, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 10, 40, 24, 38
+_SYS_FINIT_MODULE = 313  # x86-64
+_REBOOT_POWER_OFF, _REBOOT_CAD_OFF = 0x4321FEDC, 0x00000000
+_BOOT_LOGS = (
+    ("ccel", Path("/sys/firmware/acpi/tables/data/CCEL")),
+    ("tpm", Path("/sys/kernel/security/tpm0/binary_bios_measurements")),
+)
+_libc = ctypes.CDLL(None, use_errno=True)
+_writing = threading.Lock()
+
+
+def log(event: str, **fields: Any) -> None:
+    """Write one line to the console."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "source": "init", "event": event, **fields}
+    _write(json.dumps(line).encode())
+
+
+def main() -> None:
+    """Run the guest until its node ends, then power off. Whatever goes wrong, PID 1 must not exit: that is a panic."""
+    try:
+        _run()
+    except GuestConfigError as exc:
+        log("configuration-refused", reason=exc.reason, message=exc.message)
+    except BaseException as exc:  # noqa: BLE001 (the last line of defence)
+        log("init-failed", error=f"{type(exc).__name__}: {exc}")
+    finally:
+        _power_off()
+
+
+def _run() -> None:
+    _mount_all()
+    image = json.loads(Path("/etc/bondstone/image.json").read_bytes())
+    profile = Profile(image["profile"])
+    _banner(image, profile)
+    _load_modules(profile)
+    _mount("configfs", "/sys/kernel/config", "configfs", _HARDENED, "")
+    _floor_clock(image["built"])
+    log("trust-domain", tdx=intake.is_trust_domain())
+    config = _take_configuration(profile)
+    _start_network(config)
+    _print_boot_logs()
+    if profile is Profile.DEBUG:
+        from guest import debug  # noqa: PLC0415 (in debug images only)
+
+        debug.before_node(log)
+    _supervise()
+
+
+def _banner(image: dict[str, Any], profile: Profile) -> None:
+    log("start", image=image["name"], profile=profile.value, kernel=image["kernel"], uptime=time.monotonic())
+    if profile is Profile.DEBUG:
+        log("DEBUG-IMAGE", message="THIS IS A DEBUG IMAGE: it takes secrets from its host. Never trust it.")
+
+
+def _mount_all() -> None:
+    for source, target, kind, flags, options in _MOUNTS:
+        _mount(source, target, kind, flags, options)
+    os.environ.clear()
+    os.environ.update(PATH="/usr/bin", LC_ALL="C.UTF-8", HOME="/run", PYTHONDONTWRITEBYTECODE="1")
+    _mount("rootfs", "/", "", _MS_REMOUNT | _MS_RDONLY, "")
+    for stream in (0, 1, 2):
+        os.dup2(os.open("/dev/null", os.O_RDWR), stream)
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    done = _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode())
+    if done:
+        raise OSError(ctypes.get_errno(), f"cannot mount {kind or 'read-only'} on {target}")
+
+
+def _load_modules(profile: Profile) -> None:
+    for name in json.loads(Path("/etc/bondstone/modules.json").read_bytes()):
+        error = load_module(MODULES / f"{name}.ko")
+        if error:
+            # Hardware that is not there (ENODEV) is normal: one list serves every cloud.
+            log("module-not-loaded", module=name, error=error)
+    if profile is Profile.DEBUG:
+        for extra in sorted(Path("/usr/lib/bondstone/extra").glob("*.ko")):
+            log("extra-module", module=extra.name, error=load_module(extra))
+
+
+def load_module(path: Path) -> str | None:
+    """Load a kernel module and return None, or the name of the error."""
+    with path.open("rb") as file:
+        if _libc.syscall(_SYS_FINIT_MODULE, file.fileno(), b"", 0):
+            return os.strerror(ctypes.get_errno())
+    return None
+
+
+def _floor_clock(built: int) -> None:
+    """Never run before the image was built: the clock comes from the host, which may only shorten trust."""
+    if time.time() < built:
+        log("clock-behind", clock=time.time(), built=built)
+        time.clock_settime(time.CLOCK_REALTIME, built)
+
+
+def _take_configuration(profile: Profile) -> GuestConfig:
+    document, source = intake.read_config()
+    config = parse_guest_config_untrusted(document, profile=profile)
+    measured = intake.mr_config_id()
+    require_measured(config, measured)
+    for name, contents in config.files.items():
+        target = CONFIG / name
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.write_text(contents)
+    DATA.mkdir(mode=0o700)
+    log("configuration", source=source, sha384=config.digest.hex(), measured=any(measured))
+    return config
+
+
+def _start_network(config: GuestConfig) -> None:
+    network.bring_up("lo")
+    for name in network.interfaces():
+        network.bring_up(name)
+        if name in config.addresses:
+            network.set_address(name, config.addresses[name])
+            log("address", interface=name, address=str(config.addresses[name]))
+            continue
+        client = network.DhcpClient(name, log)
+        lease = client.acquire(tries=DHCP_TRIES)
+        if lease is None:
+            log("dhcp-failed", interface=name)
+        else:
+            client.keep(lease)
+
+
+def _print_boot_logs() -> None:
+    """Print what the boot measured, so that ``bondstone image verify`` can compare it with the prediction."""
+    for kind, path in _BOOT_LOGS:
+        if path.exists():
+            with path.open("rb") as file:
+                data = file.read(BOOT_LOG_BYTES_MAX)
+            data = data.rstrip(b"\xff" if kind == "ccel" else b"")
+            for at in range(0, len(data), 6000):
+                log("boot-log", kind=kind, offset=at, size=len(data), data=base64.b64encode(data[at : at + 6000]).decode())
+
+
+def _supervise() -> None:
+    """Run the node and wait for it, reaping whatever else ends."""
+    environment = {**os.environ, "PYTHONPATH": "/opt/bondstone", "PYTHONUNBUFFERED": "1"}
+    node = subprocess.Popen(
+        [PYTHON, "-B", "-m", "node.cli.main", "node", "run", "--config", str(CONFIG / "node.toml")],
+        env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=_confine,
+    )  # fmt: skip
+    log("node-started", pid=node.pid, uptime=time.monotonic())
+    # Ctrl-Alt-Del from the host ends the node in order.
+    _libc.reboot(_REBOOT_CAD_OFF)
+    signal.signal(signal.SIGINT, lambda *_: node.terminate())
+    relay = threading.Thread(target=_relay, args=(node.stdout,), daemon=True)
+    relay.start()
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == node.pid:
+            relay.join(STOP_SECONDS)
+            log("node-ended", exit_code=os.waitstatus_to_exitcode(status))
+            return
+
+
+def _confine() -> None:
+    """Leave the node no capability but binding low ports, and no way to get one back."""
+    for capability in range(_CAP_LAST + 1):
+        if capability != _CAP_NET_BIND_SERVICE:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+
+
+def _relay(stream: Any) -> None:
+    """Pass the node's lines on; what is not a JSON object becomes the text of one."""
+    while line := stream.readline(LINE_BYTES_MAX):
+        text = line.rstrip(b"\n")
+        try:
+            structured = isinstance(json.loads(text), dict)
+        except ValueError:
+            structured = False
+        if structured:
+            _write(text)
+        else:
+            log("node", text=text.decode(errors="backslashreplace"))
+
+
+def _write(line: bytes) -> None:
+    with _writing, open("/dev/console", "wb", buffering=0) as console:
+        console.write(line + b"\r\n")
+
+
+def _power_off() -> None:
+    log("power-off", uptime=time.monotonic())
+    os.sync()
+    try:
+        sys.stdout.flush()
+    finally:
+        _libc.reboot(_REBOOT_POWER_OFF)
+        while True:
+            signal.pause()

@@ -1,0 +1,191 @@
+"""From locked inputs and a checkout to the root file system of an image."""
+
+import json
+import os
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from imagelib import elf, lock, tree
+from imagelib.errors import BuildError
+from imagelib.modules import Modules
+from imagelib.tree import Tree
+
+SITE = "opt/bondstone"
+GUEST = "opt/bondstone/guest"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+PYTHON = "usr/bin/python3.13"
+LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+
+_STDLIB = "usr/lib/python3.13"
+# What no node runs: manuals, tools for people, tests, graphical toolkits, the package installer.
+_REMOVED = (
+    "usr/share", "usr/sbin", "usr/libexec", "usr/games", "etc", "var", "usr/lib/init", "usr/lib/valgrind",
+    "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/locale", "usr/lib/lsb", "usr/include",
+    f"{LIBRARIES}/audit", f"{LIBRARIES}/gconv", f"{LIBRARIES}/perl-base", f"{LIBRARIES}/ossl-modules",
+    *(f"{_STDLIB}/{name}" for name in (
+        "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3", "pydoc_data", "pydoc.py",
+        "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "wsgiref", "_pyrepl",
+    )),
+)  # fmt: skip
+_EXTENSIONS_REMOVED = ("_curses", "_dbm", "_gdbm", "_tkinter", "_test", "readline", "xxlimited", "_xx")
+
+
+def kernel_files(locked: dict[str, Any]) -> tuple[bytes, Modules]:
+    """Return the kernel and its modules."""
+    deb = next(d for d in locked["debs"] if d["group"] == "kernel")
+    kernel, modules, built_in = b"", {}, ""
+    for member, data in tree.deb_members(lock.deb_path(deb).read_bytes()):
+        if member.name.startswith("boot/vmlinuz-"):
+            kernel = data
+        elif member.name.endswith((".ko", ".ko.xz")):
+            modules[member.name] = data
+        elif member.name.endswith("/modules.builtin"):
+            built_in = data.decode()
+    if not kernel or not modules or not built_in:
+        raise BuildError(f"{deb['name']} is not a kernel package", hint="refresh the lock")
+    return kernel, Modules(modules, built_in)
+
+
+def os_release(name: str, profile: str, kernel: str) -> bytes:
+    lines = (
+        "ID=bondstone", "NAME=bondstone", f'PRETTY_NAME="bondstone {name}"', f"IMAGE_ID={name}",
+        f"VARIANT_ID={profile}", f"VERSION_ID={kernel}",
+    )  # fmt: skip
+    return ("\n".join(lines) + "\n").encode()
+
+
+def root_tree(
+    locked: dict[str, Any], *, name: str, profile: str, settings: dict[str, Any], modules: Modules
+) -> Tree:
+    """Return the finished root file system, compiled and checked."""
+    root = Tree()
+    for deb in locked["debs"]:
+        if deb["group"] == "root":
+            tree.unpack_deb(root, lock.deb_path(deb).read_bytes())
+    _prune(root)
+    for wheel in locked["wheels"]:
+        tree.unpack_wheel(root, lock.wheel_path(wheel).read_bytes(), SITE)
+    _prune_site(root)
+    for package in ("attestation", "enclave", "node"):
+        _add_sources(root, lock.PROJECT / package, f"{SITE}/{package}")
+    _add_sources(root, lock.HERE / "guest", GUEST)
+    _add_system(root, locked, name=name, profile=profile)
+    _add_modules(root, settings["modules"], modules)
+    for path, data in _compiled(root).items():
+        root.file(path, data)
+    _require_closed(root)
+    return root
+
+
+def _add_sources(root: Tree, folder: Path, target: str) -> None:
+    for file in sorted(folder.rglob("*.py")):
+        root.file(f"{target}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+
+def _prune_site(root: Tree) -> None:
+    """Leave out Pygments' lexers: rich imports their index, and looks one up only to colour source code."""
+    lexers = f"{SITE}/pygments/lexers/"
+    root.remove(*(path for path, _ in root.files(lexers) if not path.startswith(lexers + "_")))
+
+
+def _prune(root: Tree) -> None:
+    root.remove(*_REMOVED)
+    for path in list(root.nodes):
+        base = path.rsplit("/", 1)[-1]
+        if path.startswith("usr/bin/") and path != PYTHON:
+            root.remove(path)
+        elif "/lib-dynload/" in path and base.startswith(_EXTENSIONS_REMOVED):
+            root.remove(path)
+        elif path.endswith((".a", ".o", ".pc")) or "/config-3.13-" in path:
+            root.remove(path)
+
+
+def _add_system(root: Tree, locked: dict[str, Any], *, name: str, profile: str) -> None:
+    for folder in ("dev", "proc", "sys", "run", "tmp", "etc/bondstone"):
+        root.folder(folder)
+    for link in ("bin", "sbin", "lib", "lib64"):
+        root.folder(f"usr/{link}")
+        root.link(link, f"usr/{link}")
+    if LOADER not in root.nodes:
+        root.link(LOADER, "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+    image = {"name": name, "profile": profile, "kernel": locked["kernel"], "built": locked["source_date_epoch"]}
+    root.file("etc/bondstone/image.json", json.dumps(image, sort_keys=True).encode() + b"\n")
+    root.file("etc/os-release", os_release(name, profile, locked["kernel"]))
+    root.file("etc/passwd", b"root:x:0:0:root:/:/nonexistent\n")
+    root.file("etc/group", b"root:x:0:\n")
+    root.file("etc/hosts", b"127.0.0.1 localhost\n")
+    root.file("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
+    root.link("etc/resolv.conf", "/run/resolv.conf")
+    root.file("init", (lock.HERE / "guest" / "init.py").read_bytes(), executable=True)
+
+
+def _add_modules(root: Tree, wanted: list[str], modules: Modules) -> None:
+    order = modules.load_order(wanted)
+    for name in order:
+        root.file(f"usr/lib/bondstone/modules/{name}.ko", modules.data(name))
+    root.file("etc/bondstone/modules.json", json.dumps(order).encode() + b"\n")
+
+
+def _compiled(root: Tree) -> dict[str, bytes]:
+    """Return the bytecode of all Python files, made by the image's own interpreter.
+
+    ``unchecked-hash`` and ``-B``: without them the files carry times, or are written by the compiling interpreter for its own imports.
+    """
+    with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
+        _stage(root, Path(folder))
+        environment = {"PYTHONHOME": f"{folder}/usr", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+        command = [
+            f"{folder}/{LIBRARIES}/ld-linux-x86-64.so.2", "--library-path", f"{folder}/{LIBRARIES}", f"{folder}/{PYTHON}",
+            "-B", "-S", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", "-s", folder, "-p", "/",
+            f"{folder}/{_STDLIB}", f"{folder}/{SITE}",
+        ]  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(
+                f"compiling Python failed: {(done.stdout + done.stderr)[-800:]}",
+                hint="python3 -m compileall on the checkout shows which file is wrong",
+            )
+        found = {}
+        for base, _folders, files in os.walk(folder):
+            for file in files:
+                if file.endswith(".pyc"):
+                    path = Path(base, file)
+                    found[path.relative_to(folder).as_posix()] = path.read_bytes()
+        return found
+
+
+def _stage(root: Tree, folder: Path) -> None:
+    """Write what the interpreter needs. Absolute links are left out: they would reach the build host."""
+    for path in sorted(root.nodes):
+        node = root.nodes[path]
+        target = folder / path
+        if not path.startswith((_STDLIB, SITE, "usr/lib", "usr/bin", "usr")):
+            continue
+        if stat.S_ISDIR(node.mode):
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISLNK(node.mode):
+            if not node.data.startswith(b"/"):
+                target.symlink_to(node.data.decode())
+        elif path.endswith(".py") or path.startswith((LIBRARIES, "usr/bin")) or "lib-dynload" in path:
+            target.write_bytes(node.data)
+            target.chmod(0o755 if node.mode & 0o111 or ".so" in path else 0o644)
+
+
+def _require_closed(root: Tree) -> None:
+    """Raise if a shared library that something in the image needs is not in it."""
+    there = {path.rsplit("/", 1)[-1] for path in root.nodes}
+    missing: dict[str, str] = {}
+    for path, node in root.files():
+        for name in elf.needed(node.data):
+            if name not in there:
+                missing.setdefault(name, path)
+    if missing:
+        listed = ", ".join(f"{name} (for {path})" for name, path in sorted(missing.items()))
+        raise BuildError(
+            f"the image lacks {listed}", hint="add the package to tdx-images/recipe.json and lock again"
+        )
