@@ -23,7 +23,7 @@ ENTRIES_MAX: Final = 256
 VERSIONS_MAX: Final = 16
 TICKETS_MAX: Final = 8
 _PREFERENCES: Final = frozenset(item.value for item in Preference)
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _URL: Final = re.compile(r"https://[!-~]+")
 _ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):\d{1,5}")
@@ -204,7 +204,7 @@ def _list(value: Any, *, items_max: int) -> list[Any]:
 
 
 def is_name(name: str) -> bool:
-    """Return whether ``name`` can name a member: 1 to 63 of ``A-Za-z0-9._-``, not starting with ``._-``."""
+    """Return whether ``name`` can name a member: 1 to 64 of ``A-Za-z0-9._-``, not starting with ``._-``."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -245,7 +245,7 @@ def _entry(value: Any) -> PeerEntry:
     if not isinstance(preference, str) or preference not in _PREFERENCES:
         raise _fail("unknown leadership preference")
     return PeerEntry(
-        peer=Incarnation(_text(name, _NAME, chars_max=63), _bytes32(peer_id)),
+        peer=Incarnation(_text(name, _NAME, chars_max=64), _bytes32(peer_id)),
         preference=Preference(preference),
         addresses=tuple(_address(item) for item in _list(addresses, items_max=ADDRESSES_MAX)),
         api_url=None if api_url is None else _text(api_url, _URL, chars_max=URL_CHARS_MAX),
@@ -262,7 +262,7 @@ def _hello(*fields: Any) -> Hello:
         network_id=_bytes32(network_id),
         group_id=_bytes32(group_id),
         nonce=_bytes32(nonce),
-        name=_text(name, _NAME, chars_max=63),
+        name=_text(name, _NAME, chars_max=64),
     )
 
 

@@ -66,6 +66,7 @@ class TLSSession:
         self._connection = SSL.Connection(context, None)
         self.established = False
         self.closed = False
+        self._failed = False
         if server:
             self._connection.set_accept_state()
         else:
@@ -100,11 +101,13 @@ class TLSSession:
                 self.closed = True
                 break
             except SSL.Error as exc:
-                raise RemoteProtocolError("tls-failed", f"TLS failed: {_text_of(exc)}") from exc
+                raise self._failure(exc) from exc
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def send_data(self, data: bytes) -> None:
-        """Encrypt ``data``; fetch it with ``data_to_send``."""
+        """Encrypt ``data``; fetch it with ``data_to_send``. After a failure nothing can be said any more."""
+        if self._failed:
+            return
         # pyOpenSSL enables partial writes: one record per call. A memory BIO never blocks.
         sent = self._connection.send(data)
         if sent < len(data):
@@ -149,12 +152,16 @@ class TLSSession:
         except SSL.WantReadError:
             return
         except SSL.Error as exc:
-            raise RemoteProtocolError("tls-failed", f"TLS failed: {_text_of(exc)}") from exc
+            raise self._failure(exc) from exc
         if self._connection.get_alpn_proto_negotiated() != ALPN:
             raise RemoteProtocolError("tls-alpn", "the peer does not speak the bond protocol")
         # The context allows nothing else; what follows would be unsafe if it ever did.
         assert self._connection.get_protocol_version() == SSL.TLS1_3_VERSION
         self.established = True
+
+    def _failure(self, error: SSL.Error) -> RemoteProtocolError:
+        self._failed = True
+        return RemoteProtocolError("tls-failed", f"TLS failed: {_text_of(error)}")
 
 
 def _text_of(error: SSL.Error) -> str:

@@ -1,0 +1,53 @@
+"""The verdict on a peer's tickets: every validator of the group must say yes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from attestation.tickets import ExpectedClaims, TicketRejectedError, TicketValidator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A yes of all validators.
+
+    Attributes:
+        expires_at: the earliest expiration; None if no ticket expires.
+        tickets: as presented, by ticket class.
+        appraisals: what was established, JSON-able, by ticket class.
+    """
+
+    expires_at: datetime | None
+    tickets: dict[str, bytes]
+    appraisals: dict[str, dict[str, Any]]
+
+
+def judge(
+    validators: Sequence[TicketValidator],
+    tickets: Mapping[str, bytes],
+    peer: ExpectedClaims,
+    now: datetime,
+) -> Admission:
+    """Return the admission of a peer that presents ``tickets``. May take milliseconds: call in a thread.
+
+    Raises:
+        TicketRejectedError: by the first validator that says no; ``ticket-missing``, ``ticket-expired``.
+    """
+    expires_at: datetime | None = None
+    appraisals: dict[str, dict[str, Any]] = {}
+    for validator in validators:
+        ticket = tickets.get(validator.ticket_class)
+        if ticket is None:
+            raise TicketRejectedError(
+                "ticket-missing", f"no ticket of class {validator.ticket_class} was presented"
+            )
+        expiration = validator.validate(ticket, peer, now)
+        if expiration.at is not None:
+            if expiration.at <= now:
+                raise TicketRejectedError("ticket-expired", f"the ticket expired at {expiration.at}")
+            expires_at = expiration.at if expires_at is None else min(expires_at, expiration.at)
+        appraisals[validator.ticket_class] = expiration.appraisal
+    # Only what was judged is kept: the rest is anybody's bytes.
+    judged = {name: tickets[name] for name in appraisals}
+    return Admission(expires_at=expires_at, tickets=judged, appraisals=appraisals)

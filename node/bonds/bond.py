@@ -1,0 +1,239 @@
+"""An admitted bond, without I/O: heartbeats, gossip, renewal and expiry of the peer's tickets.
+
+Time is told twice. ``now_ms`` is monotonic and drives heartbeats. ``now`` is the host's wall clock, and the
+host lies: a ticket ends when either the wall clock passes its expiry, or so much monotonic time has passed
+as was left when it was judged. A clock set back prolongs nothing.
+
+Renewal: when two thirds of a ticket's life are over the verifier sends ``ReattestRequest`` with a fresh
+nonce, once; the stream loses nothing, and the peer tries to get its quote for as long as the bond lives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from node.bonds.frames import Reassembler
+from node.bonds.handshake import binding_of
+from node.bonds.messages import (
+    BondFormed,
+    Departure,
+    Fragment,
+    Message,
+    Payload,
+    PeerEntry,
+    PeerEntryUpdate,
+    Ping,
+    Pong,
+    Reattest,
+    ReattestRequest,
+    Refuse,
+)
+from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.settings import BondSettings
+from node.errors import RemoteProtocolError
+from node.raft.events import BondLoss
+
+
+# ---- actions ------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A peer tells where another member is."""
+
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChanged:
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Make our tickets anew, bound to ``binding``, and answer with ``nonce``."""
+
+    nonce: bytes
+    binding: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejudge:
+    """Run every validator on the peer's new tickets."""
+
+    tickets: dict[str, bytes]
+    binding: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The bond is over.
+
+    Attributes:
+        by_peer: the peer said so; else we do, and it is told.
+    """
+
+    loss: BondLoss
+    refusal: Refusal
+    by_peer: bool
+
+
+BondAction = SendControl | Deliver | Learned | EntryChanged | Renew | Rejudge | Closed
+
+
+class Bond:
+    """One admitted bond.
+
+    Args:
+        entry: the peer's own.
+        exporter: of the connection, 32 bytes.
+        expires_at: when the tickets that were judged end; None if never.
+        nonce: makes 32 fresh bytes.
+        now_ms, now: the time of admission.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: BondSettings,
+        entry: PeerEntry,
+        exporter: bytes,
+        expires_at: datetime | None,
+        nonce: Callable[[], bytes],
+        now_ms: int,
+        now: datetime,
+    ) -> None:
+        self.entry = entry
+        self.expires_at = expires_at
+        self._settings = settings
+        self._exporter = exporter
+        self._new_nonce = nonce
+        self._heard_ms = now_ms
+        self._pinged_ms = now_ms
+        self._ticked_ms = now_ms
+        self._asked_nonce: bytes | None = None
+        self._renew_at_ms: int | None = None
+        self._end_at_ms: int | None = None
+        self._streams = tuple(Reassembler(settings.payload_bytes_max) for _ in range(2))
+        self._set_expiry(expires_at, now_ms, now)
+
+    def heard(self, now_ms: int) -> None:
+        """Bytes came from the peer."""
+        self._heard_ms = now_ms
+
+    def receive_untrusted(self, message: Message) -> list[BondAction]:
+        """The peer sent ``message``.
+
+        Raises:
+            RemoteProtocolError: ``unexpected-message``, ``malformed-message``, ``payload-too-large``.
+        """
+        match message:
+            case Payload(data):
+                if self._streams[0].pending:
+                    raise RemoteProtocolError("unexpected-message", "a payload inside another")
+                return [Deliver(data)]
+            case Fragment():
+                payload = self._streams[message.stream].add_untrusted(message)
+                return [] if payload is None else [Deliver(payload)]
+            case Ping():
+                return [SendControl(Pong())]
+            case Pong():
+                return []
+            case Departure():
+                refusal = Refusal(code=RefusalCode.NOT_ALLOWED, reason="departed")
+                return [Closed(BondLoss.DEPARTED, refusal, by_peer=True)]
+            case Refuse():
+                return [self._closed_by_peer(message)]
+            case BondFormed(entry=entry):
+                return [Learned(entry)]
+            case PeerEntryUpdate(entry=entry):
+                return [self._entry_changed(entry)]
+            case ReattestRequest(nonce=nonce):
+                return [Renew(nonce, binding_of(self._exporter, nonce))]
+            case Reattest():
+                return [self._rejudge(message)]
+            case _:
+                raise RemoteProtocolError(
+                    "unexpected-message", f"{type(message).__name__} on an admitted bond"
+                )
+
+    def tick(self, now_ms: int, now: datetime) -> list[BondAction]:
+        """Time passed; to be called every ``tick_ms``."""
+        self._forgive_own_pause(now_ms)
+        if self._is_expired(now_ms, now):
+            refusal = Refusal(
+                code=RefusalCode.NOT_ALLOWED,
+                reason="ticket-expired",
+                message=f"the peer's ticket expired at {self.expires_at}",
+            )
+            return [Closed(BondLoss.EXPIRED, refusal, by_peer=False)]
+        if now_ms - self._heard_ms >= self._settings.silence_ms:
+            refusal = Refusal(
+                code=RefusalCode.TIMEOUT,
+                reason="silent",
+                message=f"nothing was heard for {now_ms - self._heard_ms} ms",
+            )
+            return [Closed(BondLoss.LOST, refusal, by_peer=False)]
+        actions: list[BondAction] = []
+        interval_ms = self._settings.ping_interval_ms
+        if now_ms - self._heard_ms >= interval_ms and now_ms - self._pinged_ms >= interval_ms:
+            self._pinged_ms = now_ms
+            actions.append(SendControl(Ping()))
+        if self._renew_at_ms is not None and now_ms >= self._renew_at_ms:
+            self._renew_at_ms = None
+            self._asked_nonce = self._new_nonce()
+            actions.append(SendControl(ReattestRequest(nonce=self._asked_nonce)))
+        return actions
+
+    def renewed(self, expires_at: datetime | None, now_ms: int, now: datetime) -> None:
+        """``Rejudge`` is done, and every validator said yes."""
+        self._set_expiry(expires_at, now_ms, now)
+
+    def _set_expiry(self, expires_at: datetime | None, now_ms: int, now: datetime) -> None:
+        self.expires_at = expires_at
+        if expires_at is None:
+            self._renew_at_ms = self._end_at_ms = None
+            return
+        left_ms = max(int((expires_at - now).total_seconds() * 1000), 0)
+        self._renew_at_ms = now_ms + left_ms * 2 // 3
+        self._end_at_ms = now_ms + left_ms
+
+    def _is_expired(self, now_ms: int, now: datetime) -> bool:
+        if self.expires_at is None or self._end_at_ms is None:
+            return False
+        return now >= self.expires_at or now_ms >= self._end_at_ms
+
+    def _forgive_own_pause(self, now_ms: int) -> None:
+        """A late tick means that we did not run: what the peer sent meanwhile is not read yet."""
+        pause_ms = now_ms - self._ticked_ms - 2 * self._settings.tick_ms
+        if pause_ms > 0:
+            self._heard_ms = min(self._heard_ms + pause_ms, now_ms)
+        self._ticked_ms = now_ms
+
+    def _rejudge(self, message: Reattest) -> Rejudge:
+        if self._asked_nonce is None or message.nonce != self._asked_nonce:
+            raise RemoteProtocolError("unexpected-message", "tickets that were not asked for")
+        self._asked_nonce = None
+        return Rejudge(message.tickets, binding_of(self._exporter, message.nonce))
+
+    def _entry_changed(self, entry: PeerEntry) -> EntryChanged:
+        # Who it is, and how it votes, is fixed for the life of the incarnation.
+        if entry.peer != self.entry.peer or entry.preference is not self.entry.preference:
+            raise RemoteProtocolError("unexpected-message", "an entry of somebody else")
+        self.entry = entry
+        return EntryChanged(entry)
+
+    def _closed_by_peer(self, message: Refuse) -> Closed:
+        known: dict[int, Any] = {item.value: item for item in RefusalCode}
+        code = known.get(message.code, RefusalCode.INVALID_HANDSHAKE)
+        refusal = Refusal(code=code, reason=message.reason)
+        return Closed(BondLoss.LOST, refusal, by_peer=True)

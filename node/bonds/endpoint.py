@@ -1,0 +1,236 @@
+"""The bond endpoint: one listener and one TLS identity per process, shared by its groups."""
+
+import asyncio
+import errno
+import logging
+from collections import Counter
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from OpenSSL import SSL
+
+from enclave.identity import Identity
+from node.audit import AuditLog
+from node.bonds.connection import BondConnection, Ending
+from node.bonds.discovery import join_address
+from node.bonds.group import BondHandler, BondInfo, GroupBonds, GroupSpec
+from node.bonds.handshake import Role
+from node.bonds.messages import ADDRESSES_MAX, is_address, is_name
+from node.bonds.record import BondRecorder
+from node.bonds.settings import BondSettings, Environment
+from node.bonds.tls import bond_context
+from node.errors import ConfigError, LocalProtocolError
+from node.raft.types import Incarnation
+
+__all__ = ["BondEndpoint", "BondHandler", "BondInfo", "GroupBonds", "GroupSpec"]
+
+logger = logging.getLogger(__name__)
+
+
+class BondEndpoint:
+    """Takes and opens connections for the groups that have joined.
+
+    Args:
+        identity: the key and certificate of this incarnation.
+        network_id: 32 bytes.
+        listen: host and port to listen on; port 0 takes any free one.
+        advertise: ``host:port`` under which peers reach us; by default where we listen.
+        audit: every admission, refusal and end goes there.
+        settings: timings and limits.
+        environment: clocks and chance; the system's by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        network_id: bytes,
+        listen: tuple[str, int],
+        advertise: tuple[str, ...],
+        audit: AuditLog,
+        settings: BondSettings | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        if not is_name(identity.name):
+            raise ConfigError(f"{identity.name!r} cannot name a member: use A-Z a-z 0-9 . _ -, at most 64")
+        for address in advertise:
+            if not is_address(address):
+                raise ConfigError(f"the advertised bond address {address!r} is not host:port")
+        if len(advertise) > ADDRESSES_MAX:
+            raise ConfigError(f"at most {ADDRESSES_MAX} bond addresses can be advertised")
+        self._settings = settings or BondSettings()
+        self._environment = environment or Environment.system()
+        self._me = Incarnation(identity.name, identity.peer_id)
+        self._network_id = network_id
+        self._listen = listen
+        self._advertised = advertise
+        self._context = bond_context(identity.private_key, identity.certificate_der)
+        self._recorder = BondRecorder(audit, self._environment.monotonic_ms)
+        # One thread each: a quote that takes seconds must not hold up verdicts, and neither issuers nor
+        # validators need to be safe for several threads.
+        self._issuing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bond-issue")
+        self._judging = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bond-judge")
+        self._groups: dict[bytes, GroupBonds] = {}
+        self._connections: set[BondConnection] = set()
+        self._knocking: set[BondConnection] = set()
+        self._knocks_from: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    # ---- for the daemon ---------------------------------------------------------
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be used, or nobody could be told where we are.
+        """
+        host, port = self._listen
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: BondConnection(self, group=None, dialled=None), host, port
+            )
+        except OSError as exc:
+            in_use = exc.errno == errno.EADDRINUSE
+            why = "is in use by another process" if in_use else f"cannot be used: {exc.strerror}"
+            raise ConfigError(f"the bond address {join_address(host, port)} {why} (key bond.listen)") from exc
+        if not self._advertised:
+            if host in {"", "0.0.0.0", "::"}:
+                await self.close()
+                raise ConfigError(f"bond.advertise is needed: peers cannot reach {host or 'any'!r}")
+            self._advertised = (join_address(host, self.port),)
+        self._ticker = loop.create_task(self._tick_forever())
+
+    @property
+    def port(self) -> int:
+        """The port that we listen on."""
+        if self._server is None:
+            raise LocalProtocolError("the bond endpoint is not started")
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def join(self, spec: GroupSpec, handler: BondHandler) -> GroupBonds:
+        """Take and open bonds for one more group.
+
+        Raises:
+            ConfigError: a ticket class without issuer, or a seed that is not ``host:port``.
+        """
+        if self._ticker is None:
+            raise LocalProtocolError("the bond endpoint is not started")
+        if spec.group_id in self._groups:
+            raise LocalProtocolError("the group is joined already")
+        for seed in spec.seeds:
+            if not is_address(seed):
+                raise ConfigError(f"the seed {seed!r} is not host:port (key bond.seeds)")
+        group = GroupBonds(self, spec, handler)
+        self._groups[spec.group_id] = group
+        group.tick(self._environment.monotonic_ms())
+        return group
+
+    async def close(self) -> None:
+        """Depart from every group and close everything."""
+        if self._server is not None:
+            self._server.close()
+        for group in list(self._groups.values()):
+            await group.depart()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        connections = list(self._connections)
+        for connection in connections:
+            connection.abort()
+        for connection in connections:
+            await connection.gone.wait()
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None
+        loop = asyncio.get_running_loop()
+        for executor in (self._issuing, self._judging):
+            await loop.run_in_executor(None, executor.shutdown)
+        self._recorder.flush()
+
+    # ---- for groups and connections ---------------------------------------------
+    @property
+    def settings(self) -> BondSettings:
+        return self._settings
+
+    @property
+    def environment(self) -> Environment:
+        return self._environment
+
+    @property
+    def context(self) -> SSL.Context:
+        return self._context
+
+    @property
+    def me(self) -> Incarnation:
+        return self._me
+
+    @property
+    def network_id(self) -> bytes:
+        return self._network_id
+
+    @property
+    def issuing(self) -> Executor:
+        return self._issuing
+
+    @property
+    def judging(self) -> Executor:
+        return self._judging
+
+    @property
+    def advertised(self) -> tuple[str, ...]:
+        return self._advertised
+
+    @property
+    def recorder(self) -> BondRecorder:
+        return self._recorder
+
+    def find_group(self, group_id: bytes) -> GroupBonds | None:
+        return self._groups.get(group_id)
+
+    def left(self, group: GroupBonds) -> None:
+        self._groups.pop(group.group_id, None)
+
+    def opened(self, connection: BondConnection) -> bool:
+        """Count a new connection; False if there is no room for it."""
+        self._connections.add(connection)
+        if connection.role is Role.INITIATOR:
+            return True
+        settings = self._settings
+        full = len(self._knocking) >= settings.handshakes_max
+        if full or self._knocks_from[connection.ip] >= settings.handshakes_per_address_max:
+            self._recorder.turned_away(connection.address, "too-many-handshakes")
+            return False
+        self._knocking.add(connection)
+        self._knocks_from[connection.ip] += 1
+        return True
+
+    def let_in(self, connection: BondConnection) -> None:
+        """Stop counting a connection as knocking."""
+        if connection in self._knocking:
+            self._knocking.discard(connection)
+            self._knocks_from[connection.ip] -= 1
+            # Without zeros, or the counter would grow with every address that ever called.
+            self._knocks_from += Counter()
+
+    def ended(self, connection: BondConnection, ending: Ending) -> None:
+        self._recorder.ended(connection, ending)
+
+    def closed(self, connection: BondConnection) -> None:
+        self.let_in(connection)
+        self._connections.discard(connection)
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.tick_ms / 1000)
+            now_ms = self._environment.monotonic_ms()
+            for connection in list(self._connections):
+                try:
+                    connection.tick(now_ms)
+                except Exception:
+                    # A bug in one bond must not stop the clock of the others.
+                    logger.exception("the timers of a bond failed")
+                    connection.abort()
+            for group in list(self._groups.values()):
+                group.tick(now_ms)
+            self._recorder.tick()

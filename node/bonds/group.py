@@ -1,0 +1,437 @@
+"""The bonds of one group on one node: who is bonded, which of two connections stays, where to dial next.
+
+**One bond per pair.** Two members often dial each other at the same moment. The member with the smaller id
+decides for both: it admits on one connection only, and of two it prefers the one that it opened itself.
+The other member never refuses what the smaller one opened, and lets a new admission replace its older bond.
+So both agree whatever the timing, and a bond that only one side believes in cannot keep a peer out for long.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from attestation.tickets import TicketIssuer, TicketValidator
+from node.bonds.connection import BondConnection, Ending, Phase
+from node.bonds.connection import Host as ConnectionHost
+from node.bonds.discovery import AddressBook, join_address, split_address
+from node.bonds.frames import frame_of, frames_of_payload
+from node.bonds.handshake import Gate, Role
+from node.bonds.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
+from node.bonds.outbox import Lane
+from node.bonds.record import BondRecorder
+from node.bonds.refusals import Refusal, RefusalCode
+from node.errors import ConfigError, LocalProtocolError
+from node.raft.events import BondLoss
+from node.raft.types import Incarnation, Preference
+
+logger = logging.getLogger(__name__)
+
+ALREADY_BONDED: Final = Refusal(
+    code=RefusalCode.ALREADY_BONDED,
+    reason="already-bonded",
+    message="another connection of the same two members stays",
+)
+REPLACED: Final = Refusal(
+    code=RefusalCode.ALREADY_BONDED,
+    reason="replaced",
+    message="a newer connection of the same two members took its place",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """What makes a member of a group.
+
+    Attributes:
+        group_id: 32 bytes.
+        secret: the group key's 32 bytes.
+        validators: all of them must accept a peer.
+        issuers: our own tickets, one issuer for each class that the validators ask for.
+        seeds: ``host:port`` to begin with; DNS names are resolved again and again.
+        api_url: where our HTTP API is, told to peers.
+    """
+
+    group_id: bytes
+    secret: bytes
+    preference: Preference
+    validators: tuple[TicketValidator, ...]
+    issuers: tuple[TicketIssuer, ...]
+    seeds: tuple[str, ...]
+    api_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BondInfo:
+    """One bond, as it stands now.
+
+    Attributes:
+        address: remote socket address of the connection.
+        addresses: where the peer says it takes bonds.
+        since: when the bond formed, aware UTC.
+        expires_at: when it ends unless the peer attests again; None if no ticket expires.
+        tickets: as received, by ticket class; bound to this bond by ``binding``.
+        appraisals: what each validator established, JSON-able, by ticket class.
+        binding: 32 bytes, for checking the tickets again off line.
+        mock: some validator accepts what is not rooted in hardware.
+        outgoing: we opened it.
+    """
+
+    peer: Incarnation
+    preference: Preference
+    address: str
+    addresses: tuple[str, ...]
+    api_url: str | None
+    since: datetime
+    expires_at: datetime | None
+    tickets: dict[str, bytes]
+    appraisals: dict[str, dict[str, Any]]
+    binding: bytes
+    mock: bool
+    outgoing: bool
+
+
+class BondHandler(Protocol):
+    """Who uses the bonds. Called on the event loop, never from within a call to ``GroupBonds``."""
+
+    def bond_up(self, bond: BondInfo) -> None: ...
+    def bond_down(self, peer: Incarnation, loss: BondLoss, reason: str) -> None: ...
+    def payload(self, peer: Incarnation, data: bytes) -> None: ...
+
+
+class Host(ConnectionHost, Protocol):
+    """What the bonds of a group ask of their process."""
+
+    @property
+    def advertised(self) -> tuple[str, ...]: ...
+    @property
+    def recorder(self) -> BondRecorder: ...
+    def left(self, group: "GroupBonds") -> None: ...
+
+
+class GroupBonds:
+    """The bonds of one group. Made by ``BondEndpoint.join``."""
+
+    def __init__(self, host: Host, spec: GroupSpec, handler: BondHandler) -> None:
+        self._host = host
+        self._spec = spec
+        self._handler = handler
+        self._issuers = _issuers_for(spec)
+        self._entry = PeerEntry(
+            peer=host.me,
+            preference=spec.preference,
+            addresses=host.advertised,
+            api_url=spec.api_url,
+        )
+        self._bonds: dict[bytes, BondConnection] = {}
+        self._shaking: dict[bytes, list[BondConnection]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._book = AddressBook(
+            settings=host.settings,
+            me=host.me.id,
+            seeds=spec.seeds,
+            randrange=host.environment.randrange,
+            now_ms=host.environment.monotonic_ms(),
+        )
+
+    # ---- for the group's driver -----------------------------------------------
+    def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool = False) -> None:
+        """Send ``data`` to each of ``to`` that is bonded; frames it once. A lost bond loses it.
+
+        Args:
+            to: peers; those without a bond are passed over, as if the message were lost.
+            data: the payload.
+            bulk: a transfer that everything else may overtake (its own order is kept).
+
+        Raises:
+            LocalProtocolError: ``data`` is larger than any peer would take.
+        """
+        if len(data) > self._host.settings.payload_bytes_max:
+            raise LocalProtocolError(f"a payload of {len(data)} bytes")
+        lane = Lane.BULK if bulk else Lane.CONSENSUS
+        frames: list[bytes] | None = None
+        for peer in to:
+            connection = self._bonds.get(peer.id)
+            if connection is not None:
+                frames = frames or frames_of_payload(data, stream=1 if bulk else 0)
+                connection.send_frames(lane, frames)
+
+    def close_bond(self, peer: Incarnation, code: int, reason: str) -> None:
+        """End the bond with ``peer``, soon; it is told why. ``reason`` is kebab-case."""
+        connection = self._bonds.get(peer.id)
+        if connection is not None:
+            refusal = Refusal(code=RefusalCode(code), reason=reason)
+            asyncio.get_running_loop().call_soon(connection.close_bond, refusal, BondLoss.LOST)
+
+    def bonds(self) -> list[BondInfo]:
+        """Return every bond, in the order of peer ids."""
+        return [self._info(self._bonds[peer_id]) for peer_id in sorted(self._bonds)]
+
+    def update_entry(self, *, addresses: tuple[str, ...], api_url: str | None) -> None:
+        """Tell all peers where we are now."""
+        self._entry = PeerEntry(
+            peer=self._entry.peer,
+            preference=self._entry.preference,
+            addresses=addresses,
+            api_url=api_url,
+        )
+        frame = frame_of(PeerEntryUpdate(entry=self._entry))
+        for connection in self._bonds.values():
+            connection.send_frames(Lane.CONTROL, [frame])
+
+    def rejudge(self) -> None:
+        """Judge every bonded peer's tickets again, because collateral or a clock changed.
+
+        A bond whose ticket fails now ends as ``EXPIRED``, with the validator's reason.
+        """
+        for connection in self._bonds.values():
+            connection.rejudge()
+
+    async def depart(self) -> None:
+        """Say goodbye to all, close every connection of the group, and leave the endpoint."""
+        if self._closing:
+            return
+        self._closing = True
+        self._host.left(self)
+        for task in self._tasks:
+            task.cancel()
+        shaking = [item for items in self._shaking.values() for item in items]
+        connections = [*self._bonds.values(), *shaking]
+        for connection in connections:
+            connection.depart()
+        try:
+            async with asyncio.timeout(self._host.settings.depart_ms / 1000):
+                for connection in connections:
+                    await connection.gone.wait()
+        except TimeoutError:
+            for connection in connections:
+                connection.abort()
+
+    # ---- for the endpoint -------------------------------------------------------
+    def tick(self, now_ms: int) -> None:
+        """Dial what is due."""
+        if self._closing:
+            return
+        for name in self._book.names_due(now_ms):
+            self._spawn(self._resolve(name))
+        for address in self._book.due(now_ms, self._bonds.keys() | self._shaking.keys()):
+            self._spawn(self._dial(address))
+
+    # ---- for a connection ---------------------------------------------------------
+    @property
+    def group_id(self) -> bytes:
+        return self._spec.group_id
+
+    @property
+    def secret(self) -> bytes:
+        return self._spec.secret
+
+    @property
+    def entry(self) -> PeerEntry:
+        return self._entry
+
+    @property
+    def validators(self) -> Sequence[TicketValidator]:
+        return self._spec.validators
+
+    @property
+    def issuers(self) -> Sequence[TicketIssuer]:
+        return self._issuers
+
+    def known_peers(self) -> tuple[PeerEntry, ...]:
+        entries = [self._bonds[peer_id].entry for peer_id in sorted(self._bonds)]
+        return tuple(entries[:ENTRIES_MAX])
+
+    def gate_for(self, connection: BondConnection) -> Gate:
+        return _ConnectionGate(self, connection)
+
+    def objection(self, connection: BondConnection, *, final: bool) -> Refusal | None:
+        """Return why ``connection`` should not become the bond with its peer, or None (see above)."""
+        if self._closing:
+            return Refusal(code=RefusalCode.GROUP_NOT_FOUND, reason="group-closed")
+        peer_id = connection.peer_id
+        assert peer_id is not None
+        others = [item for item in self._shaking.get(peer_id, ()) if item is not connection]
+        bond = self._bonds.get(peer_id)
+        opened_by_us = connection.role is Role.INITIATOR
+        if self._host.me.id > peer_id:
+            # The peer decides. It is only spared what we can see to be in vain.
+            in_vain = opened_by_us and not final and (bond is not None or bool(others))
+            return ALREADY_BONDED if in_vain else None
+        if bond is not None and (opened_by_us or self._is_young(bond)):
+            return ALREADY_BONDED
+        if any(item.admit_sent or item.role is Role.INITIATOR for item in others):
+            return ALREADY_BONDED
+        return None
+
+    def shaking(self, connection: BondConnection) -> None:
+        assert connection.peer_id is not None
+        self._shaking.setdefault(connection.peer_id, []).append(connection)
+
+    def formed(self, connection: BondConnection, peers: tuple[PeerEntry, ...]) -> None:
+        entry = connection.entry
+        assert connection.admission is not None
+        now_ms = self._host.environment.monotonic_ms()
+        self._unshake(connection)
+        self._host.recorder.admitted(connection, entry, connection.admission)
+        older = self._bonds.get(entry.peer.id)
+        if older is not None:
+            older.close_bond(REPLACED, BondLoss.LOST)
+        self._bonds[entry.peer.id] = connection
+        if connection.dialled is not None:
+            self._book.reached(connection.dialled, entry.peer.id)
+        for item in (entry, *peers):
+            self._book.learn(item, now_ms)
+        self._handler.bond_up(self._info(connection))
+        news = frame_of(BondFormed(entry=entry))
+        for other in self._bonds.values():
+            if other is not connection:
+                other.send_frames(Lane.CONTROL, [news])
+
+    def renewed(self, connection: BondConnection) -> None:
+        assert connection.admission is not None
+        self._host.recorder.renewed(connection, connection.admission)
+
+    def delivered(self, connection: BondConnection, data: bytes) -> None:
+        self._handler.payload(connection.entry.peer, data)
+
+    def learned(self, entry: PeerEntry) -> None:
+        self._book.learn(entry, self._host.environment.monotonic_ms())
+
+    def entry_changed(self, connection: BondConnection) -> None:
+        self.learned(connection.entry)
+
+    def ended(self, connection: BondConnection, ending: Ending) -> None:
+        self._unshake(connection)
+        now_ms = self._host.environment.monotonic_ms()
+        peer_id = connection.peer_id
+        if ending.phase is not Phase.BOND:
+            if connection.dialled is not None:
+                self._dialled_in_vain(connection.dialled, peer_id, ending, now_ms)
+            return
+        assert peer_id is not None
+        if self._bonds.get(peer_id) is not connection:
+            return
+        del self._bonds[peer_id]
+        if ending.loss is BondLoss.DEPARTED:
+            self._book.departed(peer_id, now_ms)
+        else:
+            self._book.lost(peer_id, now_ms)
+        self._handler.bond_down(connection.entry.peer, ending.loss, ending.refusal.reason)
+
+    # ---- inside ----------------------------------------------------------------
+    def _unshake(self, connection: BondConnection) -> None:
+        peer_id = connection.peer_id
+        items = self._shaking.get(peer_id) if peer_id is not None else None
+        if peer_id is not None and items is not None and connection in items:
+            items.remove(connection)
+            if not items:
+                del self._shaking[peer_id]
+
+    def _is_young(self, bond: BondConnection) -> bool:
+        """A peer that dials although an old bond stands has lost it; with a young one it may not know yet."""
+        age_ms = self._host.environment.monotonic_ms() - bond.formed_ms
+        return age_ms < self._host.settings.handshake_timeout_ms
+
+    def _dialled_in_vain(self, address: str, peer_id: bytes | None, ending: Ending, now_ms: int) -> None:
+        known = peer_id is not None and (peer_id in self._bonds or peer_id == self._host.me.id)
+        if peer_id is not None and known:
+            self._book.reached(address, peer_id)
+            return
+        lasting = {
+            RefusalCode.INVALID_HANDSHAKE,
+            RefusalCode.NOT_ALLOWED,
+            RefusalCode.INVALID_PROOF,
+        }
+        refused = not ending.broke and ending.refusal.code in lasting
+        self._book.failed(address, now_ms, peer_id=peer_id, refused=refused)
+
+    def _info(self, connection: BondConnection) -> BondInfo:
+        entry, admission = connection.entry, connection.admission
+        assert admission is not None
+        assert connection.formed_at is not None
+        return BondInfo(
+            peer=entry.peer,
+            preference=entry.preference,
+            address=connection.address,
+            addresses=entry.addresses,
+            api_url=entry.api_url,
+            since=connection.formed_at,
+            expires_at=admission.expires_at,
+            tickets=admission.tickets,
+            appraisals=admission.appraisals,
+            binding=connection.binding,
+            mock=any(validator.mock for validator in self._spec.validators),
+            outgoing=connection.role is Role.INITIATOR,
+        )
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self, address: str) -> None:
+        host, port = split_address(address)
+        loop = asyncio.get_running_loop()
+        made: Callable[[], BondConnection] = lambda: BondConnection(  # noqa: E731
+            self._host, group=self, dialled=address
+        )
+        try:
+            async with asyncio.timeout(self._host.settings.proof_timeout_ms / 1000):
+                await loop.create_connection(made, host, port)
+        except (OSError, TimeoutError) as exc:
+            logger.debug("cannot reach %s: %s", address, exc)
+            now_ms = self._host.environment.monotonic_ms()
+            self._book.failed(address, now_ms, peer_id=None, refused=False)
+
+    async def _resolve(self, name: str) -> None:
+        host, port = split_address(name)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._host.settings.proof_timeout_ms / 1000):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as exc:
+            logger.debug("cannot resolve %s: %s", name, exc)
+            return
+        addresses = {join_address(str(item[4][0]), port) for item in found}
+        self._book.resolved(sorted(addresses), self._host.environment.monotonic_ms())
+
+
+@dataclass(frozen=True, slots=True)
+class _ConnectionGate:
+    """The group, as the handshake of one connection sees it."""
+
+    group: GroupBonds
+    connection: BondConnection
+
+    @property
+    def group_id(self) -> bytes:
+        return self.group.group_id
+
+    @property
+    def secret(self) -> bytes:
+        return self.group.secret
+
+    @property
+    def entry(self) -> PeerEntry:
+        return self.group.entry
+
+    def objection(self, *, final: bool) -> Refusal | None:
+        return self.group.objection(self.connection, final=final)
+
+    def known_peers(self) -> tuple[PeerEntry, ...]:
+        return self.group.known_peers()
+
+
+def _issuers_for(spec: GroupSpec) -> tuple[TicketIssuer, ...]:
+    """Return one issuer for each class that the validators ask for: nothing else is shown to peers."""
+    by_class = {issuer.ticket_class: issuer for issuer in spec.issuers}
+    wanted = sorted({validator.ticket_class for validator in spec.validators})
+    missing = [name for name in wanted if name not in by_class]
+    if missing:
+        raise ConfigError(f"the group asks for tickets that this node cannot make: {', '.join(missing)}")
+    return tuple(by_class[name] for name in wanted)

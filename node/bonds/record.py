@@ -1,0 +1,182 @@
+"""What bonds leave in the audit log, and how much of it a hostile scanner may cause.
+
+Whoever can open a TCP connection can be refused, so events that strangers cause are rationed. What the
+ration leaves out is counted by reason and written as one ``refusals-suppressed`` event.
+
+Kinds: ``bond-admitted``, ``bond-refused`` (by us), ``bond-refused-by-peer``, ``bond-failed`` (broke off
+during the handshake), ``bond-ended``, ``bond-departed``, ``ticket-renewed``, ``ticket-expired``,
+``ticket-rejected`` (at renewal), ``refusals-suppressed``.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from node.audit import AuditLog
+from node.bonds.admission import Admission
+from node.bonds.connection import BondConnection, Ending, Phase
+from node.bonds.messages import PeerEntry
+from node.bonds.presented import describe_tickets
+from node.raft.events import BondLoss
+
+
+class Standing(Enum):
+    """How much is known of the one who causes an event."""
+
+    STRANGER = "stranger"  # has not proved the group key
+    HOLDER = "holder"  # has
+    DUPLICATE = "duplicate"  # two connections of one pair, or to ourselves: no harm, no news
+
+
+@dataclass(slots=True)
+class _Ration:
+    """A token bucket. ``interval_ms``: one event is earned in so long."""
+
+    burst: int
+    interval_ms: int
+    tokens: int
+    earned_ms: int
+
+    def take(self, now_ms: int) -> bool:
+        earned = (now_ms - self.earned_ms) // self.interval_ms
+        if earned > 0:
+            self.tokens = min(self.tokens + earned, self.burst)
+            self.earned_ms += earned * self.interval_ms
+        if self.tokens == 0:
+            return False
+        self.tokens -= 1
+        return True
+
+
+# (burst, milliseconds per event): at most about 30 kB an hour from strangers, once the burst is over.
+RATIONS: Final = {
+    Standing.STRANGER: (50, 30_000),
+    Standing.HOLDER: (200, 2_000),
+    Standing.DUPLICATE: (20, 60_000),
+}
+SUMMARY_INTERVAL_MS: Final = 60_000
+REASONS_MAX: Final = 32
+
+
+class BondRecorder:
+    """Writes the events of all bonds of a process."""
+
+    def __init__(self, audit: AuditLog, monotonic_ms: Callable[[], int]) -> None:
+        self._audit = audit
+        self._monotonic_ms = monotonic_ms
+        now_ms = monotonic_ms()
+        self._rations = {
+            standing: _Ration(burst, interval_ms, burst, now_ms)
+            for standing, (burst, interval_ms) in RATIONS.items()
+        }
+        self._suppressed: Counter[str] = Counter()
+        self._summary_due_ms = 0
+
+    def admitted(self, connection: BondConnection, entry: PeerEntry, admission: Admission) -> None:
+        self._audit.append(
+            "bond-admitted",
+            **_party(connection),
+            addresses=entry.addresses,
+            preference=entry.preference.value,
+            expires_at=admission.expires_at,
+            tickets=describe_tickets(admission.tickets),
+        )
+
+    def renewed(self, connection: BondConnection, admission: Admission) -> None:
+        self._audit.append(
+            "ticket-renewed",
+            **_party(connection),
+            expires_at=admission.expires_at,
+            tickets=describe_tickets(admission.tickets),
+        )
+
+    def turned_away(self, address: str, reason: str) -> None:
+        """A connection was dropped before a byte was read."""
+        self._rationed("bond-refused", Standing.STRANGER, address=address, reason=reason)
+
+    def ended(self, connection: BondConnection, ending: Ending) -> None:
+        """A connection ended, in whatever phase."""
+        if ending.phase is Phase.BOND:
+            self._bond_ended(connection, ending)
+            return
+        kind = "bond-refused-by-peer" if ending.by_peer else "bond-refused"
+        if ending.broke:
+            kind = "bond-failed"
+        refusal = ending.refusal
+        self._rationed(
+            kind,
+            _standing(connection, ending),
+            **_party(connection),
+            phase=ending.phase.value,
+            code=int(refusal.code),
+            reason=refusal.reason,
+            message=refusal.message,
+            values=refusal.values,
+            tickets=lambda: describe_tickets(connection.presented.tickets),
+        )
+
+    def _bond_ended(self, connection: BondConnection, ending: Ending) -> None:
+        refusal = ending.refusal
+        kind = "bond-departed" if ending.loss is BondLoss.DEPARTED else "bond-ended"
+        details = {
+            "code": int(refusal.code),
+            "reason": refusal.reason,
+            "message": refusal.message,
+        }
+        if ending.loss is BondLoss.EXPIRED:
+            expired = refusal.reason == "ticket-expired"
+            self._audit.append(
+                "ticket-expired" if expired else "ticket-rejected",
+                **_party(connection),
+                **details,
+                values=refusal.values,
+                tickets=describe_tickets(connection.presented.tickets),
+            )
+        self._audit.append(
+            kind, **_party(connection), loss=ending.loss.value, by_peer=ending.by_peer, **details
+        )
+
+    def _rationed(self, kind: str, standing: Standing, *, reason: str, **fields: Any) -> None:
+        """Write an event that others cause at will, if the ration lasts. Callables are asked only then."""
+        if self._rations[standing].take(self._monotonic_ms()):
+            values = {name: item() if callable(item) else item for name, item in fields.items()}
+            self._audit.append(kind, reason=reason, **values)
+            return
+        if not self._suppressed:
+            self._summary_due_ms = self._monotonic_ms() + SUMMARY_INTERVAL_MS
+        # Reasons that a peer sends are its own words: only so many different ones are counted.
+        known = reason in self._suppressed or len(self._suppressed) < REASONS_MAX
+        self._suppressed[reason if known else "other"] += 1
+
+    def tick(self) -> None:
+        """Write the summary if one is due."""
+        if self._suppressed and self._monotonic_ms() >= self._summary_due_ms:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was suppressed so far."""
+        if not self._suppressed:
+            return
+        counts = dict(sorted(self._suppressed.items()))
+        self._audit.append("refusals-suppressed", counts=counts, total=sum(self._suppressed.values()))
+        self._suppressed.clear()
+
+
+def _party(connection: BondConnection) -> dict[str, Any]:
+    presented = connection.presented
+    group = connection.group
+    return {
+        "peer_id": presented.peer_id,
+        "name": presented.name,
+        "address": presented.address,
+        "role": connection.role.other.value,
+        "group_id": None if group is None else group.group_id,
+    }
+
+
+def _standing(connection: BondConnection, ending: Ending) -> Standing:
+    if ending.refusal.reason in {"already-bonded", "self-connection"}:
+        return Standing.DUPLICATE
+    return Standing.HOLDER if connection.presented.proved else Standing.STRANGER
