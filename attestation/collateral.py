@@ -15,11 +15,6 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-
 from attestation.canonical import digest
 from attestation.certificates import (
     Certificate,
@@ -39,6 +34,7 @@ from attestation.crl import (
     require_crl_signed_by,
     require_not_revoked,
 )
+from attestation.ecdsa import is_signature_valid
 from attestation.errors import CertificatePathError, MalformedError, SignatureError
 from attestation.signed_json import DOCUMENT_BYTES_MAX, parse_json_untrusted
 from attestation.steps import Step, at_step
@@ -52,7 +48,6 @@ from attestation.trust import TrustRoot
 from attestation.values import whole_seconds
 
 COLLATERAL_BYTES_MAX: Final = 2 * 1024 * 1024
-_ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _TEXTS: Final = frozenset(
     {
         "pck_crl_issuer_chain",
@@ -396,13 +391,3 @@ def _require_signer(signer: Certificate, root: TrustRoot, root_crl: RevocationLi
 def _require_signature(signer: Certificate, signature: bytes, document: bytes, code: str) -> None:
     if not is_signature_valid(signer.public_key, signature, document):
         raise SignatureError(f"{code}-signature", f"the {code} is not signed by its signer's certificate")
-
-
-def is_signature_valid(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
-    """Return whether a raw ``r||s`` is ECDSA with SHA-256 over ``data``. Callers raise."""
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    try:
-        key.verify(encode_dss_signature(r, s), data, _ECDSA_SHA256)
-    except InvalidSignature:
-        return False
-    return True

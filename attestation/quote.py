@@ -1,169 +1,80 @@
-"""The byte layout of DCAP quotes, versions 3, 4 and 5, in both directions.
+"""Quotes to values and back. The layout is in ``attestation.quote_layout``; its names pass through here.
 
-One table per structure serves the parser and the encoder. Integers are little-endian unsigned; ECDSA values
-are raw big-endian. Layout: ATTESTATION.md 1 to 3 (Intel TDX DCAP Quote Generation Library, appendix A).
+Parsing is bounded and total: every byte string is either a quote or one ``MalformedError``.
 """
 
-import struct
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from attestation.errors import MalformedError
+from attestation.quote_layout import (
+    BODY_BYTES,
+    BODY_SGX,
+    BODY_TD_10,
+    BODY_TD_15,
+    BODY_TD_15_EXTENDED,
+    CERTIFICATION_PCK_CHAIN,
+    CERTIFICATION_PCK_LEAF,
+    CERTIFICATION_PPID_PLAIN,
+    CERTIFICATION_PPID_RSA_2048,
+    CERTIFICATION_PPID_RSA_3072,
+    CERTIFICATION_QE_REPORT,
+    DESCRIPTOR,
+    ENCLAVE_STRUCT,
+    HEADER_STRUCT,
+    KEY_BYTES,
+    KEY_TYPE_P256,
+    KEY_TYPE_P384,
+    QE_VENDOR_INTEL,
+    SIGNATURE_BYTES,
+    TD_10_STRUCT,
+    TD_15_EXTENDED_STRUCT,
+    TD_15_STRUCT,
+    TEE_SGX,
+    TEE_TDX,
+    U16,
+    U32,
+    EnclaveReport,
+    Quote,
+    QuoteHeader,
+    SignatureData,
+    TDReport,
+    TDReportExtension,
+)
+
+__all__ = [
+    "BODY_SGX",
+    "BODY_TD_10",
+    "BODY_TD_15",
+    "BODY_TD_15_EXTENDED",
+    "CERTIFICATION_PCK_CHAIN",
+    "CERTIFICATION_PCK_LEAF",
+    "CERTIFICATION_PPID_PLAIN",
+    "CERTIFICATION_PPID_RSA_2048",
+    "CERTIFICATION_PPID_RSA_3072",
+    "CERTIFICATION_QE_REPORT",
+    "KEY_TYPE_P256",
+    "QE_VENDOR_INTEL",
+    "QUOTE_BYTES_MAX",
+    "TEE_SGX",
+    "TEE_TDX",
+    "EnclaveReport",
+    "Quote",
+    "QuoteHeader",
+    "SignatureData",
+    "TDReport",
+    "TDReportExtension",
+    "encode_enclave_report",
+    "encode_header",
+    "encode_quote",
+    "encode_signed_range",
+    "encode_td_report",
+    "parse_body_untrusted",
+    "parse_quote_untrusted",
+]
 
 QUOTE_BYTES_MAX: Final = 128 * 1024
 """Far above any quote (5 to 8 kB, 32 KiB through configfs-tsm), far below what could hurt."""
-
-TEE_SGX: Final = 0x00000000
-TEE_TDX: Final = 0x00000081
-KEY_TYPE_P256: Final = 2
-KEY_TYPE_P384: Final = 3
-QE_VENDOR_INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
-
-BODY_SGX: Final = 1
-BODY_TD_10: Final = 2
-BODY_TD_15: Final = 3
-BODY_TD_15_EXTENDED: Final = 4
-
-CERTIFICATION_PPID_PLAIN: Final = 1
-CERTIFICATION_PPID_RSA_2048: Final = 2
-CERTIFICATION_PPID_RSA_3072: Final = 3
-CERTIFICATION_PCK_LEAF: Final = 4
-CERTIFICATION_PCK_CHAIN: Final = 5
-CERTIFICATION_QE_REPORT: Final = 6
-
-_HEADER: Final = struct.Struct("<HHIHH16s20s")
-_ENCLAVE: Final = struct.Struct("<16sI28s16s32s32s32s96sHH60s64s")
-_TD_10: Final = struct.Struct("<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s")
-_TD_15: Final = struct.Struct("<16s48s")
-_TD_15_EXTENDED: Final = struct.Struct("<B32s48s48sQ16s16s12s48sQ")
-_DESCRIPTOR: Final = struct.Struct("<HI")
-_U16: Final = struct.Struct("<H")
-_U32: Final = struct.Struct("<I")
-
-_BODY_BYTES: Final = {
-    BODY_SGX: _ENCLAVE.size,
-    BODY_TD_10: _TD_10.size,
-    BODY_TD_15: _TD_10.size + _TD_15.size,
-    BODY_TD_15_EXTENDED: _TD_10.size + _TD_15.size + _TD_15_EXTENDED.size,
-}
 _CBOR_TAG_HEADS: Final = (b"\xd2", b"\xd8", b"\xd9", b"\x84")
-_KEY_BYTES: Final = 64
-_SIGNATURE_BYTES: Final = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuoteHeader:
-    """The first 48 bytes. ``reserved`` are the QE and PCE SVN copies of version 3, else zero."""
-
-    version: int
-    attestation_key_type: int = KEY_TYPE_P256
-    tee_type: int
-    reserved: tuple[int, int] = (0, 0)
-    qe_vendor_id: bytes = QE_VENDOR_INTEL
-    user_data: bytes = bytes(20)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnclaveReport:
-    """An SGX report of 384 bytes: the quoting enclave's, or the body of an SGX quote."""
-
-    cpu_svn: bytes
-    misc_select: int
-    reserved_1: bytes = bytes(28)
-    attributes: bytes
-    mr_enclave: bytes
-    reserved_2: bytes = bytes(32)
-    mr_signer: bytes
-    reserved_3: bytes = bytes(96)
-    isv_prod_id: int
-    isv_svn: int
-    reserved_4: bytes = bytes(60)
-    report_data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TDReportExtension:
-    """What body type 4 adds to a TD report 1.5."""
-
-    vm_id: int
-    td_id: bytes
-    device_info_hash: bytes
-    initial_service_td_hash: bytes
-    initial_service_td_attributes: int
-    initial_cpu_svn: bytes
-    initial_tee_tcb_svn: bytes
-    initial_tee_fmspc: bytes
-    current_service_td_hash: bytes
-    current_service_td_attributes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TDReport:
-    """A TD report body. Attribute words are integers; measurements are 48 bytes.
-
-    Attributes:
-        tee_tcb_svn: SVNs at the TD's launch, 16 bytes.
-        tee_tcb_svn_2: SVNs of the module that runs now, 16 bytes; None in report 1.0.
-        mr_service_td: 48 bytes, zero if no service TD is bound; None in report 1.0.
-        extension: only in body type 4.
-    """
-
-    tee_tcb_svn: bytes
-    mr_seam: bytes
-    mr_signer_seam: bytes
-    seam_attributes: bytes
-    td_attributes: int
-    xfam: int
-    mrtd: bytes
-    mr_config_id: bytes
-    mr_owner: bytes
-    mr_owner_config: bytes
-    rtmrs: tuple[bytes, bytes, bytes, bytes]
-    report_data: bytes
-    tee_tcb_svn_2: bytes | None = None
-    mr_service_td: bytes | None = None
-    extension: TDReportExtension | None = None
-
-    @property
-    def body_type(self) -> int:
-        if self.extension is not None:
-            return BODY_TD_15_EXTENDED
-        return BODY_TD_10 if self.tee_tcb_svn_2 is None else BODY_TD_15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignatureData:
-    """What follows the signed range (ATTESTATION.md 3)."""
-
-    signature: bytes
-    attestation_key: bytes
-    qe_report_bytes: bytes
-    qe_report: EnclaveReport
-    qe_report_signature: bytes
-    qe_auth_data: bytes
-    certification_type: int
-    certification_data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
-    """A parsed quote; nothing in it is verified.
-
-    Attributes:
-        signed: the bytes that the attestation key signed.
-        padding_bytes: how many unsigned bytes follow. Never use a hash of the blob as its identity.
-    """
-
-    header: QuoteHeader
-    body: TDReport | EnclaveReport
-    body_type: int
-    signed: bytes
-    signature_data: SignatureData
-    padding_bytes: int
-
-    @property
-    def version(self) -> int:
-        return self.header.version
 
 
 # ---- decoding ---------------------------------------------------------------------------------------
@@ -179,12 +90,12 @@ def parse_quote_untrusted(data: bytes) -> Quote:
         raise MalformedError("quote-too-large", f"a quote of {len(data)} bytes, at most {QUOTE_BYTES_MAX}")
     header = _parse_header(data)
     body_type, body_start = _locate_body(data, header)
-    body_end = body_start + _BODY_BYTES[body_type]
-    if len(data) < body_end + _U32.size:
-        _truncated("the body", body_end + _U32.size, len(data))
+    body_end = body_start + BODY_BYTES[body_type]
+    if len(data) < body_end + U32.size:
+        _truncated("the body", body_end + U32.size, len(data))
     body = parse_body_untrusted(data[body_start:body_end], body_type)
-    (length,) = _U32.unpack_from(data, body_end)
-    start = body_end + _U32.size
+    (length,) = U32.unpack_from(data, body_end)
+    start = body_end + U32.size
     # Bounded by what is there, before a single byte of it is copied.
     if length > len(data) - start:
         _truncated("the signature data", start + length, len(data))
@@ -209,9 +120,9 @@ def _truncated(what: str, expected: int, actual: int) -> NoReturn:
 
 
 def _parse_header(data: bytes) -> QuoteHeader:
-    if len(data) < _U16.size:
-        _truncated("the header", _HEADER.size, len(data))
-    (version,) = _U16.unpack_from(data)
+    if len(data) < U16.size:
+        _truncated("the header", HEADER_STRUCT.size, len(data))
+    (version,) = U16.unpack_from(data)
     if version not in {3, 4, 5}:
         # Kernels may hand out a CBOR Web Token where the platform attests by DICE (ATTESTATION.md 13.1).
         if data.startswith(_CBOR_TAG_HEADS):
@@ -226,9 +137,9 @@ def _parse_header(data: bytes) -> QuoteHeader:
             step="1",
             values={"version": version},
         )
-    if len(data) < _HEADER.size:
-        _truncated("the header", _HEADER.size, len(data))
-    _, key_type, tee_type, reserved_1, reserved_2, vendor, user_data = _HEADER.unpack_from(data)
+    if len(data) < HEADER_STRUCT.size:
+        _truncated("the header", HEADER_STRUCT.size, len(data))
+    _, key_type, tee_type, reserved_1, reserved_2, vendor, user_data = HEADER_STRUCT.unpack_from(data)
     if key_type == KEY_TYPE_P384:
         raise MalformedError(
             "attestation-key-p384-unsupported",
@@ -269,24 +180,24 @@ def _parse_header(data: bytes) -> QuoteHeader:
 def _locate_body(data: bytes, header: QuoteHeader) -> tuple[int, int]:
     """Return the body's type and offset (ATTESTATION.md 1.2)."""
     if header.version != 5:
-        return (BODY_TD_10 if header.tee_type == TEE_TDX else BODY_SGX), _HEADER.size
-    start = _HEADER.size + _DESCRIPTOR.size
+        return (BODY_TD_10 if header.tee_type == TEE_TDX else BODY_SGX), HEADER_STRUCT.size
+    start = HEADER_STRUCT.size + DESCRIPTOR.size
     if len(data) < start:
         _truncated("the body descriptor", start, len(data))
-    body_type, size = _DESCRIPTOR.unpack_from(data, _HEADER.size)
-    if body_type not in _BODY_BYTES:
+    body_type, size = DESCRIPTOR.unpack_from(data, HEADER_STRUCT.size)
+    if body_type not in BODY_BYTES:
         raise MalformedError(
             "quote-body-type-unsupported",
             f"quote body type {body_type} is not supported (1 to 4 are known)",
             step="2",
             values={"body_type": body_type},
         )
-    if size != _BODY_BYTES[body_type]:
+    if size != BODY_BYTES[body_type]:
         raise MalformedError(
             "quote-body-size",
-            f"body type {body_type} has {_BODY_BYTES[body_type]} bytes, the quote says {size}",
+            f"body type {body_type} has {BODY_BYTES[body_type]} bytes, the quote says {size}",
             step="2",
-            values={"expected": _BODY_BYTES[body_type], "actual": size},
+            values={"expected": BODY_BYTES[body_type], "actual": size},
         )
     if (body_type == BODY_SGX) != (header.tee_type == TEE_SGX):
         raise MalformedError(
@@ -304,23 +215,23 @@ def parse_body_untrusted(data: bytes, body_type: int) -> TDReport | EnclaveRepor
     Raises:
         MalformedError: another length.
     """
-    if len(data) != _BODY_BYTES[body_type]:
+    if len(data) != BODY_BYTES[body_type]:
         raise MalformedError("quote-body-size", f"a body of {len(data)} bytes, type {body_type}", step="2")
     if body_type == BODY_SGX:
         return _parse_enclave_report(data)
     (
         tee_tcb_svn, mr_seam, mr_signer_seam, seam_attributes, td_attributes, xfam, mrtd,
         mr_config_id, mr_owner, mr_owner_config, rtmr0, rtmr1, rtmr2, rtmr3, report_data,
-    ) = _TD_10.unpack_from(data)  # fmt: skip
+    ) = TD_10_STRUCT.unpack_from(data)  # fmt: skip
     tee_tcb_svn_2 = mr_service_td = extension = None
     if body_type != BODY_TD_10:
-        tee_tcb_svn_2, mr_service_td = _TD_15.unpack_from(data, _TD_10.size)
+        tee_tcb_svn_2, mr_service_td = TD_15_STRUCT.unpack_from(data, TD_10_STRUCT.size)
     if body_type == BODY_TD_15_EXTENDED:
         extension = TDReportExtension(
             **dict(
                 zip(
                     TDReportExtension.__slots__,
-                    _TD_15_EXTENDED.unpack_from(data, _TD_10.size + _TD_15.size),
+                    TD_15_EXTENDED_STRUCT.unpack_from(data, TD_10_STRUCT.size + TD_15_STRUCT.size),
                     strict=True,
                 )
             )
@@ -346,18 +257,18 @@ def parse_body_untrusted(data: bytes, body_type: int) -> TDReport | EnclaveRepor
 
 def _parse_enclave_report(data: bytes) -> EnclaveReport:
     return EnclaveReport(
-        **dict(zip(EnclaveReport.__slots__, _ENCLAVE.unpack(data), strict=True)),
+        **dict(zip(EnclaveReport.__slots__, ENCLAVE_STRUCT.unpack(data), strict=True)),
     )
 
 
 def _parse_signature_data(data: bytes, version: int) -> SignatureData:
     """Parse the signature data. Every size must be consumed exactly (ATTESTATION.md 3)."""
-    start = _SIGNATURE_BYTES + _KEY_BYTES
+    start = SIGNATURE_BYTES + KEY_BYTES
     block = data[start:]
     if version != 3:
-        if len(block) < _DESCRIPTOR.size:
-            _truncated("the signature data", start + _DESCRIPTOR.size, len(data))
-        outer_type, size = _DESCRIPTOR.unpack_from(block)
+        if len(block) < DESCRIPTOR.size:
+            _truncated("the signature data", start + DESCRIPTOR.size, len(data))
+        outer_type, size = DESCRIPTOR.unpack_from(block)
         # The outer type is not signed; whoever changed it is not a quoting enclave.
         if outer_type != CERTIFICATION_QE_REPORT:
             raise MalformedError(
@@ -366,24 +277,24 @@ def _parse_signature_data(data: bytes, version: int) -> SignatureData:
                 step="1",
                 values={"expected": CERTIFICATION_QE_REPORT, "actual": outer_type},
             )
-        block = _exactly(block[_DESCRIPTOR.size :], size)
-    auth_start = _ENCLAVE.size + _SIGNATURE_BYTES + _U16.size
+        block = _exactly(block[DESCRIPTOR.size :], size)
+    auth_start = ENCLAVE_STRUCT.size + SIGNATURE_BYTES + U16.size
     if len(block) < auth_start:
         _truncated("the QE report", auth_start, len(block))
-    (auth_bytes,) = _U16.unpack_from(block, auth_start - _U16.size)
+    (auth_bytes,) = U16.unpack_from(block, auth_start - U16.size)
     auth_end = auth_start + auth_bytes
-    if len(block) < auth_end + _DESCRIPTOR.size:
-        _truncated("the QE authentication data", auth_end + _DESCRIPTOR.size, len(block))
-    certification_type, size = _DESCRIPTOR.unpack_from(block, auth_end)
+    if len(block) < auth_end + DESCRIPTOR.size:
+        _truncated("the QE authentication data", auth_end + DESCRIPTOR.size, len(block))
+    certification_type, size = DESCRIPTOR.unpack_from(block, auth_end)
     return SignatureData(
-        signature=data[:_SIGNATURE_BYTES],
-        attestation_key=data[_SIGNATURE_BYTES:start],
-        qe_report_bytes=block[: _ENCLAVE.size],
-        qe_report=_parse_enclave_report(block[: _ENCLAVE.size]),
-        qe_report_signature=block[_ENCLAVE.size : _ENCLAVE.size + _SIGNATURE_BYTES],
+        signature=data[:SIGNATURE_BYTES],
+        attestation_key=data[SIGNATURE_BYTES:start],
+        qe_report_bytes=block[: ENCLAVE_STRUCT.size],
+        qe_report=_parse_enclave_report(block[: ENCLAVE_STRUCT.size]),
+        qe_report_signature=block[ENCLAVE_STRUCT.size : ENCLAVE_STRUCT.size + SIGNATURE_BYTES],
         qe_auth_data=block[auth_start:auth_end],
         certification_type=certification_type,
-        certification_data=_exactly(block[auth_end + _DESCRIPTOR.size :], size),
+        certification_data=_exactly(block[auth_end + DESCRIPTOR.size :], size),
     )
 
 
@@ -405,7 +316,7 @@ def _exactly(data: bytes, size: int) -> bytes:
 
 def encode_header(header: QuoteHeader) -> bytes:
     """Return the 48 bytes of a header."""
-    return _HEADER.pack(
+    return HEADER_STRUCT.pack(
         header.version,
         header.attestation_key_type,
         header.tee_type,
@@ -417,12 +328,12 @@ def encode_header(header: QuoteHeader) -> bytes:
 
 def encode_enclave_report(report: EnclaveReport) -> bytes:
     """Return the 384 bytes of an SGX report."""
-    return _ENCLAVE.pack(*(getattr(report, name) for name in EnclaveReport.__slots__))
+    return ENCLAVE_STRUCT.pack(*(getattr(report, name) for name in EnclaveReport.__slots__))
 
 
 def encode_td_report(report: TDReport) -> bytes:
     """Return the 584, 648 or 885 bytes of a TD report body, by what it holds."""
-    out = _TD_10.pack(
+    out = TD_10_STRUCT.pack(
         report.tee_tcb_svn,
         report.mr_seam,
         report.mr_signer_seam,
@@ -438,11 +349,11 @@ def encode_td_report(report: TDReport) -> bytes:
     )
     if report.tee_tcb_svn_2 is not None:
         assert report.mr_service_td is not None, "report 1.5 has both fields"
-        out += _TD_15.pack(report.tee_tcb_svn_2, report.mr_service_td)
+        out += TD_15_STRUCT.pack(report.tee_tcb_svn_2, report.mr_service_td)
     if report.extension is not None:
         assert report.tee_tcb_svn_2 is not None, "body type 4 contains report 1.5"
         fields = (getattr(report.extension, name) for name in TDReportExtension.__slots__)
-        out += _TD_15_EXTENDED.pack(*fields)
+        out += TD_15_EXTENDED_STRUCT.pack(*fields)
     return out
 
 
@@ -453,7 +364,7 @@ def encode_signed_range(header: QuoteHeader, body: TDReport) -> bytes:
     if header.version == 4:
         assert body.body_type == BODY_TD_10, "version 4 carries report 1.0 only"
         return encode_header(header) + encoded
-    descriptor = _DESCRIPTOR.pack(body.body_type, len(encoded))
+    descriptor = DESCRIPTOR.pack(body.body_type, len(encoded))
     return encode_header(header) + descriptor + encoded
 
 
@@ -483,11 +394,11 @@ def encode_quote(
     block = (
         qe_report
         + qe_report_signature
-        + _U16.pack(len(qe_auth_data))
+        + U16.pack(len(qe_auth_data))
         + qe_auth_data
-        + _DESCRIPTOR.pack(certification_type, len(certification_data))
+        + DESCRIPTOR.pack(certification_type, len(certification_data))
         + certification_data
     )
-    outer = _DESCRIPTOR.pack(CERTIFICATION_QE_REPORT, len(block))
+    outer = DESCRIPTOR.pack(CERTIFICATION_QE_REPORT, len(block))
     data = signature + attestation_key + outer + block
-    return signed + _U32.pack(len(data)) + data
+    return signed + U32.pack(len(data)) + data

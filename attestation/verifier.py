@@ -24,10 +24,10 @@ from attestation.certificates import (
 from attestation.collateral import (
     AuthenticEndorsements,
     VerifiedEndorsements,
-    is_signature_valid,
     require_pinned,
 )
 from attestation.crl import require_not_revoked
+from attestation.ecdsa import is_signature_valid
 from attestation.errors import (
     CertificatePathError,
     MalformedError,
