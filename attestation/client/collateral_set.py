@@ -23,8 +23,8 @@ AGE_MAX: Final = timedelta(hours=24)
 # Of the time until a refresh is due: nodes that started together must not all ask together.
 JITTER_SHARE: Final = 0.2
 _CA_NAMES: Final = {
-    PckCa.PLATFORM: "Intel SGX PCK Platform CA",
-    PckCa.PROCESSOR: "Intel SGX PCK Processor CA",
+    PckCa.PLATFORM: "SGX PCK Platform CA",
+    PckCa.PROCESSOR: "SGX PCK Processor CA",
 }
 _RECORD_BYTES_MAX: Final = COLLATERAL_BYTES_MAX + 64 * 1024
 
@@ -76,7 +76,7 @@ def verify_set(
     if not chain:
         raise CertificatePathError("pck-ca-chain-length", "the PCK CRL came without its issuer")
     ca = verified.authentic.require_pck_ca(chain[0])
-    if ca.certificate.common_name != _CA_NAMES[platform.ca]:
+    if _CA_NAMES[platform.ca] not in ca.certificate.common_name:
         raise MalformedError(
             "pck-crl-ca",
             "the source answered with the CRL of the other PCK CA",
