@@ -1,17 +1,19 @@
 """What goes into a group member and what comes out of it. No sockets, clocks or chance on either side.
 
-    effects = member.step(now_ms, event)
+    effects = member.step(now_ms, event, wall_ms=wall_ms)
 
-``now_ms`` is a monotonic clock in milliseconds. The driver then, in this order: makes ``persist`` durable
-(trust_disk only) and reports ``Persisted``; hands each ``Send`` to the bonds (one serialisation for all its
-addressees); completes futures; publishes notices. ``next_tick_ms`` says when a ``Tick`` is due at the latest.
+``now_ms`` is a monotonic clock, ``wall_ms`` Unix time, both in milliseconds. The driver then hands each
+``Send`` to the bonds (one serialisation for all its addressees), completes futures, publishes notices, and
+starts to make ``persist`` durable (trust_disk only), reporting ``Persisted(serial)`` when that is done; it
+need not wait: what may not be said before that is held back by the member itself. ``next_tick_ms`` says when
+a ``Tick`` is due at the latest.
 """
 
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from node.raft.types import Consistency, Cursor, Incarnation, Outcome, Preference, Role
+from node.raft.types import Consistency, Cursor, Entry, Incarnation, Outcome, Preference, Role
 
 
 # ---- events -----------------------------------------------------------------
@@ -82,7 +84,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The caller gave up waiting: forget the token (what was sent may still happen)."""
+    """The caller gave up waiting.
+
+    A token still pending is completed at once: ``NotExecuted`` if it never left this member, ``Unknown``
+    for a command that did (it may still happen).
+    """
 
     token: int
 
@@ -100,17 +106,7 @@ class Persisted:
     serial: int
 
 
-Event = (
-    Tick
-    | BondUp
-    | BondDown
-    | Received
-    | Execute
-    | Query
-    | Cancel
-    | TransferLeadership
-    | Persisted
-)
+Event = Tick | BondUp | BondDown | Received | Execute | Query | Cancel | TransferLeadership | Persisted
 
 
 # ---- effects ----------------------------------------------------------------
@@ -162,6 +158,20 @@ class RivalCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class DataDiscarded:
+    """``on_rival="discard-shorter"``: this cluster gave up everything up to ``cursor`` (demos only)."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class FoundingStalled:
+    """This incarnation signed a genesis whose collector is gone; only a restart frees the signature."""
+
+    collector: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
 class Violation:
     """A peer broke the protocol: close its bond, with the reason in the audit log."""
 
@@ -183,16 +193,60 @@ Notice = (
     | Advanced
     | ConfigCommitted
     | RivalCluster
+    | DataDiscarded
+    | FoundingStalled
     | Violation
     | Halted
 )
 
 
+# ---- records for the disk (trust_disk only), in the order in which they must be written --------------
+@dataclass(frozen=True, slots=True)
+class SaveVote:
+    """Term and vote replace what was saved before."""
+
+    term: int
+    voted_for: Incarnation | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveTruncation:
+    """Entries above ``index`` are gone."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveEntries:
+    """These entries follow the last one saved."""
+
+    entries: tuple[Entry, ...]
+
+
+Record = SaveVote | SaveTruncation | SaveEntries
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a trust_disk member finds on its disk when it starts again as the same incarnation."""
+
+    term: int
+    voted_for: Incarnation | None
+    entries: tuple[Entry, ...]
+
+
 @dataclass(slots=True)
 class Effects:
+    """What one step wants done.
+
+    Attributes:
+        serial: names ``persist``; meaningful only if that is not empty.
+        next_tick_ms: on the clock of ``now_ms``.
+    """
+
     sends: list[Send] = field(default_factory=list)
     completions: list[tuple[int, Outcome]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
-    persist: list[Any] = field(default_factory=list)
+    persist: list[Record] = field(default_factory=list)
     serial: int = 0
     next_tick_ms: int = 0

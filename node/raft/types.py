@@ -25,14 +25,14 @@ class Cursor(NamedTuple):
     """A place in the log: the entry at ``index`` written in ``term``. (0, 0) is before the first entry."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a cursor
 
 
 class Position(NamedTuple):
     """A cursor and the chain digest of the log up to and including it."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]
     chain: bytes
 
 
@@ -47,6 +47,7 @@ class EntryKind(IntEnum):
     SESSION = 3
     SNAPSHOT = 4
     POLICY = 5
+    DISSOLVE = 6  # an empty rival group gives itself up (3.9)
 
 
 @dataclass(frozen=True, slots=True)

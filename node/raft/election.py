@@ -1,0 +1,167 @@
+"""Elections (3.4): pre-vote, vote, stickiness, and standing at once when the leader's bond breaks."""
+
+from typing import Final
+
+from node.raft.messages import TimeoutNow, Vote, VoteReply, VoteRequest
+from node.raft.origin import Origin
+from node.raft.state import CATCHING_UP_PATIENCE
+from node.raft.types import Incarnation, Position, Preference, Role
+
+# Who notices at the same moment that the leader is gone stands one after another, so that votes do not split.
+STAGGER_MS: Final = 25
+
+
+class Election(Origin):
+    """Who leads."""
+
+    grants: set[Incarnation]
+    own_vote_serial: int = 0
+    hunting_until: int = 0
+
+    # ---- standing -----------------------------------------------------------
+    def _may_stand(self) -> bool:
+        """A voter that is no Observer, and not one that is catching up while others could lead."""
+        if not self.is_voter or self.preference is Preference.OBSERVER:
+            return False
+        if self.pull is None or self.heard_ms is None:
+            return True
+        patience = CATCHING_UP_PATIENCE * self.settings.election_timeout_ms
+        return self.now - self.heard_ms >= patience
+
+    def _tick_election(self) -> None:
+        if self.role is Role.LEADER or self.now < self.election_due:
+            return
+        self._rearm_election()
+        if self.now < self.hunting_until:
+            beat = self.settings.heartbeat_ms
+            self.election_due = self.now + beat + self.randrange(beat)
+        if self._may_stand():
+            self._pre_campaign()
+        else:
+            self._become_follower(self.term, None)
+
+    def _leader_bond_lost(self) -> None:
+        """The broken bond is itself the signal: stand at once, not after an election timeout."""
+        self.in_step = False
+        if self.role is not Role.FOLLOWER or not self._may_stand():
+            return
+        self.hunting_until = self.now + self.settings.election_timeout_ms
+        rank = self.members.index(self.me)
+        delay = rank * STAGGER_MS + self.randrange(STAGGER_MS)
+        if self.preference is Preference.RELUCTANT:
+            delay *= self.settings.reluctant_factor
+        self.election_due = min(self.election_due, self.now + delay)
+
+    def _roll(self) -> tuple[Incarnation, ...]:
+        """Who may answer with more than ABSTAIN: the log's voters, never "who is bonded" (seed 33)."""
+        return self.members
+
+    def _request(self, term: int, *, pre: bool, transfer: bool) -> VoteRequest:
+        return VoteRequest(self._cluster, term, pre, self.log.last(), self._roll(), transfer)
+
+    def _pre_campaign(self) -> None:
+        """Ask whether a campaign could succeed; changes nobody's state."""
+        self.role = Role.PRE_CANDIDATE
+        self.leader = None
+        self.in_step = False
+        self.grants = {self.me}
+        self._broadcast(self._request(self.term + 1, pre=True, transfer=False))
+        self._count_grants()
+
+    def _campaign(self, *, transfer: bool) -> None:
+        self._set_vote(self.term + 1, self.me)
+        self.role = Role.CANDIDATE
+        self.leader = None
+        self.heard_ms = None
+        self._rearm_election()
+        self.grants = set()
+        self.own_vote_serial = self.serial
+        self._broadcast(self._request(self.term, pre=False, transfer=transfer))
+        self._count_own_vote()
+
+    def _count_own_vote(self) -> None:
+        """Our own vote counts when it is as durable as anybody else's."""
+        if self.role is Role.CANDIDATE and self.persisted >= self.own_vote_serial:
+            self.grants.add(self.me)
+            self._count_grants()
+
+    def _election_won(self) -> bool:
+        return self._have(self.grants)
+
+    def _count_grants(self) -> None:
+        if not self._election_won():
+            return
+        if self.role is Role.PRE_CANDIDATE:
+            self._campaign(transfer=False)
+        elif self.role is Role.CANDIDATE:
+            self._become_leader()
+
+    # ---- being asked --------------------------------------------------------
+    def _on_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
+        if self.me not in m.roll or self.preference is Preference.OBSERVER:
+            # Learner, observer, re-booted incarnation: binds nothing, counts nothing.
+            self._reply_vote(sender, m, Vote.ABSTAIN)
+        elif m.pre:
+            granted = (
+                m.term > self.term
+                and self._is_up_to_date(m.last)
+                and (m.transfer or not self._hears_leader())
+            )
+            self._reply_vote(sender, m, Vote.GRANTED if granted else Vote.DENIED)
+        else:
+            self._on_real_vote_request(sender, m)
+
+    def _on_real_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
+        if m.term < self.term or (m.term > self.term and self._lease_binds(m)):
+            self._reply_vote(sender, m, Vote.DENIED)
+            return
+        if m.term > self.term:
+            self._become_follower(m.term, None)
+        free = self.voted_for in (None, sender) and self.role is Role.FOLLOWER
+        if free and self._is_up_to_date(m.last):
+            # A lagging VOTER grants too: it may be the vote that makes the quorum.
+            self._remember_vote(sender)
+            self._rearm_election()
+            self._reply_vote(sender, m, Vote.GRANTED)
+        else:
+            self._reply_vote(sender, m, Vote.DENIED)
+
+    def _lease_binds(self, m: VoteRequest) -> bool:
+        """With lease reads, whoever hears the leader elects nobody else, whatever the term (3.7)."""
+        return self.settings.lease_reads and not m.transfer and self._hears_leader()
+
+    def _remember_vote(self, candidate: Incarnation) -> None:
+        if self.voted_for is None:
+            self._set_vote(self.term, candidate)
+
+    def _is_up_to_date(self, last: Position) -> bool:
+        mine = self.log.last()
+        return (last.term, last.index) >= (mine.term, mine.index)
+
+    def _reply_vote(self, to: Incarnation, m: VoteRequest, vote: Vote) -> None:
+        term = m.term if vote is Vote.GRANTED else self.term
+        self._send(to, VoteReply(self._cluster, term, m.pre, vote, self.leader))
+
+    # ---- being answered -----------------------------------------------------
+    def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
+        if m.vote is Vote.GRANTED:
+            pre = self.role is Role.PRE_CANDIDATE and m.pre and m.term == self.term + 1
+            real = self.role is Role.CANDIDATE and not m.pre and m.term == self.term
+            if pre or real:
+                self.grants.add(sender)
+                self._count_grants()
+        elif m.vote is Vote.DENIED and m.term > self.term:
+            # Without this two voters can refuse each other's pre-votes for ever (3.13).
+            standing = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+            self._become_follower(m.term, None)
+            if standing:
+                self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
+
+    def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
+        """The leader hands over: no pre-vote, and stickiness does not apply."""
+        if m.term != self.term or self.role is not Role.FOLLOWER:
+            return
+        if sender != self.leader:
+            self._violation(sender, "transfer-by-non-leader")
+        elif self.is_voter and self.preference is not Preference.OBSERVER:
+            self._campaign(transfer=True)

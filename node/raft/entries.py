@@ -1,0 +1,263 @@
+"""Log entries: their chain, and what the payload of each kind says.
+
+Payloads are deterministic CBOR arrays:
+
+    CONFIG    [epoch, [[name, id]...], tie index or null, reason, [nonce, [signature...]] or null]
+    COMMAND   [session, seq, ack_below, key or null, [command...]]
+    SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
+    NOOP, DISSOLVE   []
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestation.canonical import DEPTH_MAX, decode_untrusted, digest, encode
+from attestation.errors import MalformedError
+from node.errors import RemoteProtocolError
+from node.raft.quorum import Config
+from node.raft.types import Entry, EntryKind, Incarnation, Position
+
+EMPTY_PAYLOAD: Final = encode([])
+ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024
+NAME_CHARS_MAX: Final = 128
+VOTERS_MAX: Final = 64
+KEY_BYTES_MAX: Final = 256
+SESSION_ID_BYTES: Final = 16
+INTEGER_MAX: Final = 2**63 - 1
+
+
+# ---- chain ------------------------------------------------------------------
+def make_entry(previous: Position, *, term: int, kind: EntryKind, time_ms: int, payload: bytes) -> Entry:
+    """Return the entry that follows ``previous``; its chain stands for the whole log up to it."""
+    index = previous.index + 1
+    parts = (previous.chain, term, index, int(kind), time_ms, payload)
+    chain = digest("bondstone/entry/v1", *parts)
+    return Entry(term, index, kind, time_ms, payload, chain)
+
+
+# ---- configurations ---------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signatures:
+    """What makes a genesis: a nonce and every founder's signature, in the order of the voters."""
+
+    nonce: bytes
+    signatures: tuple[bytes, ...]
+
+
+def genesis_digest(group_id: bytes, nonce: bytes, voters: tuple[Incarnation, ...]) -> bytes:
+    """Return what every founder signs: 32 bytes."""
+    return digest("bondstone/genesis/v1", group_id, nonce, [[v.name, v.id] for v in voters])
+
+
+def encode_config(config: Config, signatures: Signatures | None = None) -> bytes:
+    tie = None if config.tie is None else config.voters.index(config.tie)
+    founding = None
+    if signatures is not None:
+        founding = [signatures.nonce, list(signatures.signatures)]
+    voters = [[voter.name, voter.id] for voter in config.voters]
+    return encode([config.epoch, voters, tie, config.reason, founding])
+
+
+def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
+    """Return the configuration and, in a genesis, what makes it one.
+
+    Raises:
+        RemoteProtocolError: the payload is not a configuration.
+    """
+    match _plain_untrusted(payload):
+        case [
+            int(epoch),
+            [*raw_voters],
+            None | int() as tie,
+            str(reason),
+            founding,
+        ] if len(reason) <= 256 and 1 <= len(raw_voters) <= VOTERS_MAX:
+            voters = tuple(incarnation_untrusted(raw) for raw in raw_voters)
+            if list(voters) != sorted(set(voters)):
+                raise RemoteProtocolError("bad-config", "voters are not sorted and distinct")
+            if isinstance(tie, bool) or (tie is not None and not 0 <= tie < len(voters)):
+                raise RemoteProtocolError("bad-config", "the tie-break is not a voter")
+            if isinstance(epoch, bool) or not 1 <= epoch <= INTEGER_MAX:
+                raise RemoteProtocolError("bad-config", "epoch out of range")
+            config = Config(
+                epoch=epoch,
+                voters=voters,
+                tie=None if tie is None else voters[tie],
+                reason=reason,
+            )
+            return config, _signatures_untrusted(founding, len(voters))
+        case _:
+            raise RemoteProtocolError("bad-config", "the payload is not a configuration")
+
+
+def _signatures_untrusted(founding: Any, count: int) -> Signatures | None:
+    match founding:
+        case None:
+            return None
+        case [bytes(nonce), [*signatures]] if (
+            len(nonce) == 16
+            and len(signatures) == count
+            and all(isinstance(s, bytes) and len(s) <= 1024 for s in signatures)
+        ):
+            return Signatures(nonce=nonce, signatures=tuple(signatures))
+        case _:
+            raise RemoteProtocolError("bad-config", "the genesis signatures are malformed")
+
+
+def incarnation_untrusted(value: Any) -> Incarnation:
+    """Return the incarnation that ``[name, id]`` names.
+
+    Raises:
+        RemoteProtocolError: it names none.
+    """
+    match value:
+        case [str(name), bytes(identity)] if 1 <= len(name) <= NAME_CHARS_MAX and len(identity) == 32:
+            return Incarnation(name, identity)
+        case _:
+            raise RemoteProtocolError("bad-incarnation", "not a name and a 32-byte id")
+
+
+# ---- commands and sessions --------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class CommandBatch:
+    """One atomic entry of a session.
+
+    Attributes:
+        ack_below: the origin has its answer to every sequence number below this one.
+        key: the caller's idempotency key.
+    """
+
+    session: bytes
+    seq: int
+    ack_below: int
+    key: bytes | None
+    commands: tuple[object, ...]
+
+
+def encode_command_body(key: bytes | None, commands: tuple[object, ...]) -> bytes:
+    """Return the part of a COMMAND payload that stays the same however often it is handed over."""
+    return encode(key) + encode(list(commands))
+
+
+def encode_commands(session: bytes, seq: int, ack_below: int, body: bytes) -> bytes:
+    """Return the payload of a COMMAND entry; ``body`` is from ``encode_command_body``."""
+    return payload_prefix(session, seq) + encode(ack_below) + body
+
+
+def decode_commands_untrusted(payload: bytes) -> CommandBatch:
+    """Return the batch in the payload of a COMMAND entry.
+
+    Raises:
+        RemoteProtocolError: there is none.
+    """
+    match _plain_untrusted(payload):
+        case [bytes(session), int(seq), int(ack_below), None | bytes() as key, [*commands]] if (
+            len(session) == SESSION_ID_BYTES
+            and 1 <= seq <= INTEGER_MAX
+            and 0 <= ack_below <= seq
+            and (key is None or 1 <= len(key) <= KEY_BYTES_MAX)
+            and commands
+        ):
+            return CommandBatch(session, seq, ack_below, key, tuple(commands))
+        case _:
+            raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
+
+
+def payload_prefix(session: bytes, seq: int) -> bytes:
+    """Return how the payload of a COMMAND entry of this session and sequence number begins.
+
+    A leader compares it instead of decoding what others forward: nobody speaks for another's session.
+    """
+    return b"\x85" + encode(session) + encode(seq)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChange:
+    """A session begins, lives on or ends.
+
+    Attributes:
+        operation: ``open``, ``keepalive`` or ``close``.
+        owner: an incarnation's id.
+        base_ms: with ``open``: time_ms of the last entry that the owner had applied. An open that comes
+            later than the TTL after it is void, so a late copy can never revive an expired session.
+    """
+
+    operation: str
+    session: bytes
+    owner: bytes
+    base_ms: int
+
+
+def encode_session(change: SessionChange) -> bytes:
+    return encode([change.operation, change.session, change.owner, change.base_ms])
+
+
+def decode_session_untrusted(payload: bytes) -> SessionChange:
+    """Return the change in the payload of a SESSION entry.
+
+    Raises:
+        RemoteProtocolError: there is none.
+    """
+    match _plain_untrusted(payload):
+        case [
+            "open" | "keepalive" | "close" as operation,
+            bytes(session),
+            bytes(owner),
+            int(base_ms),
+        ] if len(session) == SESSION_ID_BYTES and len(owner) == 32 and 0 <= base_ms <= INTEGER_MAX:
+            return SessionChange(operation, session, owner, base_ms)
+        case _:
+            raise RemoteProtocolError("bad-session", "the payload is not a session change")
+
+
+def is_open(payload: bytes) -> bool:
+    """Return whether the payload of a SESSION entry opens a session."""
+    return decode_session_untrusted(payload).operation == "open"
+
+
+def session_id(group_id: bytes, owner: bytes, number: int) -> bytes:
+    """Return the id of the ``number``-th session that incarnation ``owner`` opens."""
+    return digest("bondstone/session/v1", group_id, owner, number)[:SESSION_ID_BYTES]
+
+
+def is_plain(value: object, depth: int = 4) -> bool:
+    """Return whether every node can decode ``value`` again: null, bool, int, str, bytes, list, dict.
+
+    ``depth`` starts at the nesting of commands within their entry.
+    """
+    if value is None or isinstance(value, bool | int | str | bytes):
+        return True
+    if depth >= DEPTH_MAX:
+        return False
+    if isinstance(value, list | tuple):
+        return all(is_plain(item, depth + 1) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(item, depth + 1) for key, item in value.items())
+    return False
+
+
+def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
+    """Check the payload of a foreign entry, except COMMAND: that one is judged when it is applied.
+
+    Raises:
+        RemoteProtocolError: it is malformed, or of a kind that this version does not know.
+    """
+    match kind:
+        case EntryKind.CONFIG:
+            decode_config_untrusted(payload)
+        case EntryKind.SESSION:
+            decode_session_untrusted(payload)
+        case EntryKind.NOOP | EntryKind.DISSOLVE:
+            if payload != EMPTY_PAYLOAD:
+                raise RemoteProtocolError("bad-entry", f"{kind.name} with a payload")
+        case EntryKind.COMMAND:
+            pass
+        case EntryKind.SNAPSHOT | EntryKind.POLICY:
+            raise RemoteProtocolError("bad-entry", f"{kind.name} entries are not known here")
+
+
+def _plain_untrusted(payload: bytes) -> Any:
+    try:
+        return decode_untrusted(payload, bytes_max=ENTRY_BYTES_MAX)
+    except MalformedError as exc:
+        raise RemoteProtocolError("bad-payload", str(exc)) from exc

@@ -1,0 +1,55 @@
+"""The follower's side of replication (3.5)."""
+
+from node.raft.messages import Append, AppendReply, Verdict
+from node.raft.pull import AVAIL_ON_COMMIT_MS, Pull
+from node.raft.types import Cursor, Incarnation, Role
+
+
+class Follower(Pull):
+    """Append, and who is heard as the leader."""
+
+    def _on_append(self, sender: Incarnation, m: Append) -> None:
+        if m.term < self.term:
+            self._reply_stale(sender, m)
+            return
+        if m.term == self.term and (self.role is Role.LEADER or self.leader not in (None, sender)):
+            # Election safety says this cannot be: whoever it is, it is not the leader of this term.
+            self._violation(sender, "second-leader-in-term")
+            return
+        if self._wrong_genesis(m.entries):
+            self._violation(sender, "wrong-genesis")
+            return
+        if m.term > self.term or self.leader != sender:
+            self.leader_commit = 0
+            self.last_seq = 0
+        self._become_follower(m.term, sender)
+        self._hear_leader(m)
+        if not self._agrees(m.prev):
+            self.in_step = False
+            self._start_pull(m)
+            if self.pull is not None:
+                self._reply_append(Verdict.ABSTAIN)
+            return
+        self._take(m.prev, m.entries)
+        self._commit_verified()
+        if self.pull is None:
+            self.in_step = True
+        else:
+            self._drain_pull(self.pull)
+        self._reply_append(Verdict.ACK)
+
+    def _hear_leader(self, m: Append) -> None:
+        self.heard_ms = self.contact_ms = self.now
+        self.election_due = self.now + self.election_wait
+        self.last_seq = max(self.last_seq, m.seq)
+        if m.commit > self.leader_commit:
+            self.leader_commit = m.commit
+            pull = self.pull
+            if pull is not None and self.now - pull.asked_ms >= AVAIL_ON_COMMIT_MS:
+                self._ask_availability(pull)
+
+    def _reply_stale(self, sender: Incarnation, m: Append) -> None:
+        """Tell a deposed leader so, or it would stay one for an election timeout."""
+        last = self.log.last()
+        have = Cursor(last.term, last.index)
+        self._send(sender, AppendReply(self._cluster, self.term, Verdict.STALE, 0, m.seq, have))

@@ -1,0 +1,431 @@
+"""How a cluster comes into being, meets rivals, and yields (3.9).
+
+    init     founds {self}
+    join     never founds: enters the first cluster it meets
+    expect   n bonded members that all see the same set; the smallest collects every signature
+    auto     alone for a while: founds {self}; yields to a rival if that costs nobody anything
+
+An incarnation is in one cluster at a time, and signs one genesis at a time: a signature is free again only
+when the one member that could use it, its collector, says that it never will.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from node.errors import RemoteProtocolError
+from node.raft.election import Election
+from node.raft.entries import (
+    EMPTY_PAYLOAD,
+    Signatures,
+    decode_config_untrusted,
+    encode_config,
+    genesis_digest,
+    make_entry,
+)
+from node.raft.events import DataDiscarded, FoundingStalled, RivalCluster, SaveTruncation
+from node.raft.messages import (
+    Genesis,
+    GenesisAbandoned,
+    GenesisProposal,
+    GenesisSignature,
+    Presence,
+)
+from node.raft.quorum import Config
+from node.raft.types import (
+    ORIGIN,
+    Bootstrap,
+    Cursor,
+    Entry,
+    EntryKind,
+    Incarnation,
+    Preference,
+)
+
+PRESENCE_AGAIN_MS: Final = 500
+STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
+GENESIS_TERM: Final = 1
+
+
+@dataclass(slots=True)
+class Birth:
+    """Where this member stands before it is in a cluster.
+
+    Attributes:
+        visible: possible founders that we see, as last told.
+        nonce: of the genesis that we collect signatures for; None if we collect none.
+        voters: of that genesis.
+        signatures: so far.
+        signed: (nonce, collector, voters) of the genesis that has our signature.
+        collector_seen_ms: when its collector was last bonded.
+        dissolved: clusters that we left because they gave themselves up.
+    """
+
+    visible: tuple[Incarnation, ...] = ()
+    nonce: bytes | None = None
+    voters: tuple[Incarnation, ...] = ()
+    signatures: dict[Incarnation, bytes] = field(default_factory=dict)
+    signed: tuple[bytes, Incarnation, tuple[Incarnation, ...]] | None = None
+    collector_seen_ms: int = 0
+    stalled: bool = False
+    presence_due: int = 0
+    dissolved: tuple[bytes, ...] = ()
+
+
+class Founding(Election):
+    """Genesis, joining, rivals."""
+
+    birth: Birth
+    initial_state: object
+
+    # ---- presence -----------------------------------------------------------
+    def _presence(self) -> Presence:
+        visible = self._visible() if self.cluster is None else ()
+        birth = self.birth
+        return Presence(
+            self.cluster,
+            self.replica.commands,
+            self.commit,
+            self.founding.bootstrap,
+            visible,
+            birth.dissolved,
+        )
+
+    def _visible(self) -> tuple[Incarnation, ...]:
+        """Possible founders: bonded, not Observers, in no cluster, and of our own founding mode."""
+        if not self._may_found():
+            return ()
+        mode = self.founding.bootstrap
+        seen = [self.me]
+        for inc, peer in self.peers.items():
+            known = peer.presence
+            if known is None or known.cluster is not None or known.mode is not mode:
+                continue
+            if peer.preference is not Preference.OBSERVER:
+                seen.append(inc)
+        return tuple(sorted(seen))
+
+    def _may_found(self) -> bool:
+        return self.preference is not Preference.OBSERVER and self.founding.bootstrap is not Bootstrap.JOIN
+
+    def _tell_presence(self) -> None:
+        self._broadcast_to_all(self._presence())
+        self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
+
+    def _broadcast_to_all(self, message: Presence) -> None:
+        for peer in sorted(self.peers):
+            self._send(peer, message)
+
+    def _on_presence(self, sender: Incarnation, m: Presence) -> None:
+        peer = self.peers[sender]
+        peer.presence = m
+        peer.cluster = m.cluster
+        self._refresh_audience()
+        if self.cluster is not None and self.cluster in m.dissolved:
+            # Its log said so, committed: our cluster is over.
+            self._dissolve(Cursor(self.term, self.commit))
+            return
+        if m.cluster is None:
+            if self.cluster is not None:
+                self._send(sender, self._presence())
+        elif self.cluster is None:
+            self._enter(m.cluster)
+        elif m.cluster != self.cluster:
+            self._meet_rival(sender, m)
+        self._drive_founding()
+
+    def _enter(self, cluster: bytes) -> None:
+        """Become a member of a cluster that somebody else is in; as a learner, until its log says more."""
+        if cluster in self.birth.dissolved:
+            return
+        self.cluster = cluster
+        self._forget_founding()
+        self._refresh_audience()
+        self._tell_presence()
+
+    def _forget_founding(self) -> None:
+        birth = self.birth
+        if birth.nonce is not None:
+            self._abandon()
+        birth.visible = ()
+
+    # ---- founding -----------------------------------------------------------
+    def _drive_founding(self) -> None:
+        if self.cluster is not None or not self._may_found():
+            return
+        birth = self.birth
+        visible = self._visible()
+        if visible != birth.visible:
+            birth.visible = visible
+            self._tell_presence()
+        match self.founding.bootstrap:
+            case Bootstrap.INIT:
+                self._found_alone()
+            case Bootstrap.EXPECT:
+                self._drive_expect(visible)
+            case Bootstrap.AUTO:
+                self._drive_auto(visible)
+            case Bootstrap.JOIN:
+                pass
+
+    def _drive_auto(self, visible: tuple[Incarnation, ...]) -> None:
+        delay = self.founding.bootstrap_delay_ms
+        if self.preference is Preference.RELUCTANT:
+            delay *= self.settings.reluctant_factor
+        if self.now - self.born_ms >= delay and visible[0] == self.me:
+            self._found_alone()
+
+    def _drive_expect(self, visible: tuple[Incarnation, ...]) -> None:
+        birth = self.birth
+        founders = visible[: self.founding.expect]
+        if birth.nonce is not None and birth.voters != founders:
+            self._abandon()
+        if len(founders) < self.founding.expect or founders[0] != self.me:
+            self._watch_collector()
+            return
+        if birth.nonce is None and self._all_see(founders) and birth.signed is None:
+            birth.nonce = self.randrange(2**128).to_bytes(16, "big")
+            birth.voters = founders
+            birth.signatures = {}
+            birth.signed = (birth.nonce, self.me, founders)
+            digest = genesis_digest(self.group_id, birth.nonce, founders)
+            birth.signatures[self.me] = self.credentials.sign(digest)
+            self._ask_signatures()
+        self._complete_genesis()
+
+    def _all_see(self, founders: tuple[Incarnation, ...]) -> bool:
+        """Return whether every founder told us that it would found with exactly these."""
+        for founder in founders:
+            if founder == self.me:
+                continue
+            presence = self.peers[founder].presence
+            if presence is None or presence.visible[: len(founders)] != founders:
+                return False
+        return True
+
+    def _ask_signatures(self) -> None:
+        birth = self.birth
+        assert birth.nonce is not None
+        for founder in birth.voters:
+            if founder not in birth.signatures:
+                self._send(founder, GenesisProposal(birth.nonce, birth.voters))
+
+    def _abandon(self) -> None:
+        """We are the only one who could complete it: after this nobody can."""
+        birth = self.birth
+        assert birth.nonce is not None
+        for founder in birth.voters:
+            self._send(founder, GenesisAbandoned(birth.nonce))
+        birth.nonce = None
+        birth.signed = None
+        birth.signatures = {}
+
+    def _on_genesis_proposal(self, sender: Incarnation, m: GenesisProposal) -> None:
+        birth = self.birth
+        if self.cluster is not None or self.founding.bootstrap is not Bootstrap.EXPECT:
+            return
+        if m.voters[0] != sender or self.me not in m.voters:
+            self._violation(sender, "bad-genesis-proposal")
+            return
+        wanted = (m.nonce, sender, m.voters)
+        if birth.signed is None and m.voters == self._visible()[: self.founding.expect]:
+            birth.signed = wanted
+            birth.collector_seen_ms = self.now
+        if birth.signed == wanted:
+            digest = genesis_digest(self.group_id, m.nonce, m.voters)
+            self._send(sender, GenesisSignature(m.nonce, self.credentials.sign(digest)))
+
+    def _on_genesis_signature(self, sender: Incarnation, m: GenesisSignature) -> None:
+        birth = self.birth
+        if birth.nonce is None or m.nonce != birth.nonce or sender not in birth.voters:
+            return
+        digest = genesis_digest(self.group_id, birth.nonce, birth.voters)
+        if not self.credentials.verify(sender, digest, m.signature):
+            self._violation(sender, "bad-genesis-signature")
+            return
+        birth.signatures[sender] = m.signature
+        self._complete_genesis()
+
+    def _on_genesis_abandoned(self, sender: Incarnation, m: GenesisAbandoned) -> None:
+        signed = self.birth.signed
+        if signed is not None and signed[:2] == (m.nonce, sender):
+            self.birth.signed = None
+            self._drive_founding()
+
+    def _complete_genesis(self) -> None:
+        birth = self.birth
+        if birth.nonce is None or len(birth.signatures) < len(birth.voters):
+            return
+        signatures = tuple(birth.signatures[founder] for founder in birth.voters)
+        self._found(birth.voters, Signatures(nonce=birth.nonce, signatures=signatures))
+
+    def _found_alone(self) -> None:
+        nonce = self.randrange(2**128).to_bytes(16, "big")
+        signature = self.credentials.sign(genesis_digest(self.group_id, nonce, (self.me,)))
+        self._found((self.me,), Signatures(nonce=nonce, signatures=(signature,)))
+
+    def _found(self, voters: tuple[Incarnation, ...], signatures: Signatures) -> None:
+        config = Config(epoch=1, voters=voters, tie=None, reason="genesis")
+        payload = encode_config(config, signatures)
+        entry = make_entry(
+            ORIGIN,
+            term=GENESIS_TERM,
+            kind=EntryKind.CONFIG,
+            time_ms=self.wall,
+            payload=payload,
+        )
+        self.birth.nonce = None
+        self._adopt_genesis(entry)
+        for voter in voters:
+            if voter != self.me:
+                self._send(voter, Genesis(entry))
+        self._tell_presence()
+        self.election_due = self.now
+
+    def _adopt_genesis(self, entry: Entry) -> None:
+        """Entry 1 is committed by its definition: the cluster id is its digest."""
+        self.cluster = entry.chain
+        self._set_vote(max(self.term, entry.term), self.voted_for)
+        self._append((entry,))
+        self._commit_to(1)
+        self._forget_founding()
+        self._refresh_audience()
+
+    def _on_genesis(self, sender: Incarnation, m: Genesis) -> None:
+        if self.cluster is not None or self.log.last().index or m.entry.chain in self.birth.dissolved:
+            return
+        if self.founding.bootstrap is not Bootstrap.EXPECT:
+            return
+        if not self._is_genesis(m.entry):
+            self._violation(sender, "bad-genesis")
+            return
+        self._adopt_genesis(m.entry)
+        self._tell_presence()
+
+    def _is_genesis(self, entry: Entry) -> bool:
+        """Signed by every founder: no genesis with a missing signature exists."""
+        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
+            return False
+        try:
+            config, founding = decode_config_untrusted(entry.payload)
+        except RemoteProtocolError:
+            return False
+        if founding is None or config.epoch != 1:
+            return False
+        digest = genesis_digest(self.group_id, founding.nonce, config.voters)
+        return all(
+            self.credentials.verify(voter, digest, signature)
+            for voter, signature in zip(config.voters, founding.signatures, strict=True)
+        )
+
+    def _watch_collector(self) -> None:
+        """Our signature may sleep with a dead collector; only a new incarnation can sign again."""
+        birth = self.birth
+        if birth.signed is None or birth.signed[1] == self.me:
+            return
+        if birth.signed[1] in self.peers:
+            birth.collector_seen_ms = self.now
+        elif not birth.stalled:
+            patience = STALLED_AFTER * self.settings.election_timeout_ms
+            if self.now - birth.collector_seen_ms >= patience:
+                birth.stalled = True
+                self._notice(FoundingStalled(birth.signed[1]))
+
+    # ---- rivals -------------------------------------------------------------
+    def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
+        """Two clusters of one group: never merged. One may yield, if both are in auto mode."""
+        if m.cluster in self.birth.dissolved:
+            self._send(sender, self._presence())
+            return
+        auto = self.founding.bootstrap is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
+        if auto and self._must_yield(m):
+            self._propose_dissolution()
+        elif not auto or not self._rival_yields(m):
+            peer = self.peers[sender]
+            if not peer.rival:
+                peer.rival = True
+                assert m.cluster is not None
+                self._notice(RivalCluster(sender, m.cluster))
+
+    def _must_yield(self, rival: Presence) -> bool:
+        """Our log, committed or not, holds less than what the rival has committed.
+
+        Counting our uncommitted against its committed commands, both sides can never yield at once.
+        """
+        assert rival.cluster is not None
+        if self.log_commands == 0:
+            return rival.commands > 0 or rival.cluster < self._cluster
+        if self.settings.on_rival != "discard-shorter":
+            return False
+        return self.log_commands < rival.commands or (
+            self.log_commands == rival.commands and rival.cluster < self._cluster
+        )
+
+    def _rival_yields(self, rival: Presence) -> bool:
+        """Return whether waiting for the rival to dissolve itself makes sense."""
+        return rival.commands == 0 or self.settings.on_rival == "discard-shorter"
+
+    def _propose_dissolution(self) -> None:
+        lead = self.lead
+        if lead is None or self.dissolve_index or not self._may_propose_config(lead):
+            return
+        self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
+
+    def _dissolve(self, cursor: Cursor) -> None:
+        """Leave a cluster that ended; what was pending was never executed and is asked again."""
+        assert self.cluster is not None
+        if self.replica.commands:
+            self._notice(DataDiscarded(cursor))
+        self.birth.dissolved = (*self.birth.dissolved, self.cluster)
+        self._become_follower(self.term, None)
+        self._reset_cluster()
+        self._tell_presence()
+
+    def _reset_cluster(self) -> None:
+        """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""
+        machine = self.replica.machine
+        if self.replica.commands:
+            machine.restore(self.initial_state)
+        self.log.truncate(0)
+        self._record(SaveTruncation(0))
+        self.replica = self._make_replica(machine)
+        self.cluster = None
+        self.term, self.voted_for, self.leader = 0, None, None
+        self.commit = self.verified_term = self.verified_index = 0
+        self.leader_commit = self.last_seq = 0
+        self.log_commands = self.dissolve_index = 0
+        self.durable_index = 0
+        self.writes.clear()
+        self.held.clear()
+        self.configs, self.pull, self.heard_ms = [], None, None
+        self._refresh_active()
+        self._renew_session()
+        for peer in self.peers.values():
+            peer.rival = False
+        self._refresh_audience()
+        self.born_ms = self.now
+
+    # ---- time ---------------------------------------------------------------
+    def _presence_wanted(self) -> bool:
+        """Say again who we are while somebody may not know: no cluster yet, or a rival is bonded."""
+        if self.cluster is None:
+            return bool(self.peers)
+        return any(peer.presence is None or peer.cluster != self.cluster for peer in self.peers.values())
+
+    def _tick_founding(self) -> None:
+        if self.now < self.birth.presence_due:
+            return
+        self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
+        if self._presence_wanted():
+            self._tell_presence()
+            for sender, peer in sorted(self.peers.items()):
+                rival = peer.presence
+                if rival is not None and rival.cluster not in (None, self.cluster) and self.cluster:
+                    self._meet_rival(sender, rival)
+        if self.birth.nonce is not None:
+            self._ask_signatures()
+        self._drive_founding()
+
+    def _founding_due(self) -> int | None:
+        if self.cluster is None or self._presence_wanted():
+            return self.birth.presence_due
+        return None

@@ -1,0 +1,221 @@
+"""The leader's side of replication (3.5) and check-quorum (3.7).
+
+The leader broadcasts one and the same Append. What it tracks per peer is the latest verified match, the
+latest echoed seq and when it was last heard; it never decides what to send to whom, never retries for a
+follower, never streams a backlog.
+"""
+
+from typing import Final
+
+from node.raft.entries import EMPTY_PAYLOAD, is_open
+from node.raft.follower import Follower
+from node.raft.messages import Append, AppendReply, Proposal, TimeoutNow, Verdict
+from node.raft.state import Leadership, Transfer
+from node.raft.types import Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok, Role
+
+# The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
+LEASE_DRIFT_PERCENT: Final = 10
+
+
+class Leader(Follower):
+    """Write, broadcast, count, commit."""
+
+    # ---- taking office ------------------------------------------------------
+    def _become_leader(self) -> None:
+        self.role = Role.LEADER
+        self.leader = self.me
+        self.pull = None
+        lead = self.lead = Leadership(
+            noop_index=self.log.last().index + 1,
+            since_ms=self.now,
+            heartbeat_due=self.now,
+            # A brand-new leader has heard nobody yet: check-quorum must not fire on it (3.13).
+            heard_ms=dict.fromkeys(self.members, self.now),
+        )
+        lead.sent_index = self.log.last().index
+        lead.announced = self.commit
+        self._open_term()
+
+    def _open_term(self) -> None:
+        """Entries of earlier terms count only below an own one (figure 8), so the first is a no-op."""
+        self._write(EntryKind.NOOP, EMPTY_PAYLOAD)
+
+    # ---- writing ------------------------------------------------------------
+    def _refusal(self, lead: Leadership) -> str:
+        """Return why no command may be written now; empty if one may."""
+        if lead.transfer is not None:
+            return "transferring"
+        if self.dissolve_index:
+            return "dissolving"
+        if self.log.last().index - self.commit >= self.settings.pending_max:
+            return "overloaded"
+        return ""
+
+    def _propose(self, session: bytes, proposal: Proposal) -> Cursor | None:
+        """Write a proposal of ``session`` unless it is already there; return where it is.
+
+        None: the session is open already.
+        """
+        lead = self.lead
+        assert lead is not None
+        key = (session, proposal.seq)
+        at = lead.proposed.get(key)
+        if at is not None:
+            return Cursor(self.term, at)
+        if proposal.kind is EntryKind.COMMAND:
+            known = self.replica.table.outcome_of(session, proposal.seq)
+            if known is not None:
+                return known.at
+        elif session in self.replica.table and is_open(proposal.payload):
+            return None
+        entry = self._write(proposal.kind, proposal.payload)
+        lead.proposed[key] = entry.index
+        return Cursor(entry.term, entry.index)
+
+    # ---- broadcasting -------------------------------------------------------
+    def _flush_leader(self, lead: Leadership, *, wants_round: bool) -> None:
+        """One broadcast for everything that happened since the last one."""
+        last = self.log.last().index
+        if last > lead.sent_index:
+            while lead.sent_index < last:
+                first = lead.sent_index + 1
+                entries = self.log.slice(first, last, self.settings.append_bytes_max)
+                self._broadcast_append(lead, entries)
+        elif wants_round or self.commit > lead.announced or self.now >= lead.heartbeat_due:
+            self._broadcast_append(lead, ())
+
+    def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...]) -> None:
+        lead.seq += 1
+        prev = self.log.position(lead.sent_index)
+        lead.sent_index += len(entries)
+        lead.announced = self.commit
+        lead.heartbeat_due = self.now + self.settings.heartbeat_ms
+        if self.settings.lease_reads:
+            lead.sent_ms.append((lead.seq, self.now))
+        self._broadcast(Append(self._cluster, self.term, prev, entries, self.commit, lead.seq))
+
+    # ---- counting -----------------------------------------------------------
+    def _on_append_reply(self, sender: Incarnation, m: AppendReply) -> None:
+        if m.term > self.term:
+            self._become_follower(m.term, None)
+            return
+        lead = self.lead
+        if lead is None or m.term != self.term or m.verdict is Verdict.STALE:
+            return
+        if m.match > self.log.last().index or m.seq > lead.seq:
+            self._violation(sender, "reply-beyond-log")
+            return
+        lead.heard_ms[sender] = self.now
+        lead.echo[sender] = max(m.seq, lead.echo.get(sender, 0))
+        if m.verdict is Verdict.ACK:
+            lead.match[sender] = max(m.match, lead.match.get(sender, 0))
+            lead.lag.pop(sender, None)
+            lead.acked.add(sender)
+        else:
+            self._note_lag(lead, sender, m.have.index)
+
+    def _note_lag(self, lead: Leadership, sender: Incarnation, have: int) -> None:
+        lead.acked.discard(sender)
+        lead.streak[sender] = 0
+        before = lead.lag.get(sender)
+        if before is None or have > before[0]:
+            lead.lag[sender] = (have, self.now)
+
+    def _own_match(self) -> int:
+        return self.durable_index if self.settings.trust_disk else self.log.last().index
+
+    def _holders(self, lead: Leadership, index: int) -> set[Incarnation]:
+        """Who is proven to hold the log up to ``index``."""
+        holders = {peer for peer, match in lead.match.items() if match >= index}
+        if self._own_match() >= index:
+            holders.add(self.me)
+        return holders
+
+    def _may_commit(self, index: int) -> bool:
+        """Only entries of the own term are committed by counting (Raft 5.4.2)."""
+        return self.log.position(index).term == self.term
+
+    def _try_commit(self, lead: Leadership) -> None:
+        """The largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
+        progress = True
+        while progress:
+            progress = False
+            for index in sorted({self._own_match(), *lead.match.values()}, reverse=True):
+                if index <= self.commit or not self._may_commit(index):
+                    break
+                if self._have(self._holders(lead, index)):
+                    before = self.active
+                    self._commit_to(index)
+                    progress = self.active is not before  # fewer Cfgs may let more through
+                    break
+
+    def _echoed(self, lead: Leadership, seq: int) -> bool:
+        """Return whether a quorum answered an Append of ours from ``seq`` on."""
+        return self._have({self.me, *(peer for peer, echo in lead.echo.items() if echo >= seq)})
+
+    def _renew_lease(self, lead: Leadership) -> None:
+        while lead.sent_ms and self._echoed(lead, lead.sent_ms[0][0]):
+            _, sent = lead.sent_ms.popleft()
+            span = self.settings.election_timeout_ms * (100 - LEASE_DRIFT_PERCENT) // 100
+            lead.lease_ms = sent + span
+
+    # ---- staying in office --------------------------------------------------
+    def _responsive(self, lead: Leadership) -> set[Incarnation]:
+        window = self.settings.election_timeout_ms
+        heard = {peer for peer, at in lead.heard_ms.items() if self.now - at < window}
+        heard.add(self.me)
+        return heard
+
+    def _check_quorum(self, lead: Leadership) -> None:
+        """A leader that no quorum answers any more is none (3.7)."""
+        if not self._have(self._responsive(lead)):
+            self._become_follower(self.term, None)
+
+    def _leave_if_demoted(self) -> None:
+        """A leader outside the committed Cfg steps down once everybody could hear of that (3.6)."""
+        if not self.is_voter:
+            self._become_follower(self.term, None)
+
+    # ---- leadership transfer ------------------------------------------------
+    def _start_transfer(self, token: int, target: Incarnation | None) -> None:
+        lead = self.lead
+        if lead is None:
+            self._complete(token, NotExecuted("not-leader", self.leader))
+            return
+        if lead.transfer is not None:
+            self._complete(token, NotExecuted("transferring", self.me))
+            return
+        chosen = target if target is not None else self._best_successor(lead)
+        if chosen is None or chosen == self.me or chosen not in self.members:
+            self._complete(token, NotExecuted("no-such-voter", self.me))
+            return
+        until = self.now + self.settings.election_timeout_ms
+        lead.transfer = Transfer(token, chosen, until)
+
+    def _best_successor(self, lead: Leadership) -> Incarnation | None:
+        responsive = self._responsive(lead)
+        rated = [
+            (lead.match.get(peer, 0), peer)
+            for peer in self.members
+            if peer != self.me and peer in responsive and peer in self.peers
+        ]
+        return max(rated)[1] if rated else None
+
+    def _drive_transfer(self, lead: Leadership, transfer: Transfer) -> None:
+        if self.now >= transfer.until_ms or transfer.target not in self.peers:
+            lead.transfer = None
+            self._complete(transfer.token, NotExecuted("transfer-timeout", self.me))
+        elif not transfer.told and lead.match.get(transfer.target, 0) == self.log.last().index:
+            transfer.told = True
+            # From here somebody may be elected without asking who hears us: no lease in this term.
+            lead.lease_forbidden = True
+            self._send(transfer.target, TimeoutNow(self._cluster, self.term))
+
+    def _abdicate(self, lead: Leadership) -> None:
+        super()._abdicate(lead)
+        transfer = lead.transfer
+        if transfer is not None:
+            last = self.log.last()
+            done = Ok((), Cursor(last.term, last.index))
+            failed = NotExecuted("transfer-lost", self.leader)
+            self._complete(transfer.token, done if transfer.told else failed)

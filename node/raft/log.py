@@ -1,0 +1,79 @@
+"""Where entries live. The core reads and writes through ``LogStore`` only."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from node.raft.types import ORIGIN, Entry, Position
+
+
+class LogStore(Protocol):
+    """A gapless log from index 1. Synchronous and in memory: durability is the driver's (``persist``)."""
+
+    def last(self) -> Position:
+        """Return the position of the last entry, ``ORIGIN`` if there is none."""
+        ...
+
+    def position(self, index: int) -> Position:
+        """Return the position at ``index``, 0 <= index <= last index."""
+        ...
+
+    def get(self, index: int) -> Entry:
+        """Return the entry at ``index``, 1 <= index <= last index."""
+        ...
+
+    def slice(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
+        """Return the entries ``first..last`` that fit into ``bytes_max`` of payload, at least one."""
+        ...
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add entries that follow the last one."""
+        ...
+
+    def truncate(self, index: int) -> None:
+        """Drop every entry above ``index``."""
+        ...
+
+
+class MemoryLog:
+    """The log of a volatile voter: a list."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+
+    def last(self) -> Position:
+        if not self._entries:
+            return ORIGIN
+        entry = self._entries[-1]
+        return Position(entry.term, entry.index, entry.chain)
+
+    def position(self, index: int) -> Position:
+        if index == 0:
+            return ORIGIN
+        entry = self._entries[index - 1]
+        return Position(entry.term, entry.index, entry.chain)
+
+    def get(self, index: int) -> Entry:
+        assert index >= 1
+        return self._entries[index - 1]
+
+    def slice(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
+        taken: list[Entry] = []
+        size = 0
+        for entry in self._entries[first - 1 : min(last, first - 1 + bytes_max // 64 + 1)]:
+            size += entry_bytes(entry)
+            if taken and size > bytes_max:
+                break
+            taken.append(entry)
+        return tuple(taken)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        assert not entries or entries[0].index == len(self._entries) + 1
+        self._entries.extend(entries)
+
+    def truncate(self, index: int) -> None:
+        del self._entries[index:]
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Return about how many bytes ``entry`` takes on the wire."""
+    return len(entry.payload) + 64

@@ -1,0 +1,108 @@
+"""Dynamic quorum through the log (3.6): the leader writes demotions and promotions as Cfg entries.
+
+Abstaining counts for nothing by itself; it is the signal on which the leader acts here. An entry that shrinks
+the quorum is committed by the old quorum and the new one, so no minority can ever write it.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from node.raft.entries import encode_config
+from node.raft.events import BondLoss
+from node.raft.leader import Leader
+from node.raft.quorum import Config, is_quorum, tie_for
+from node.raft.state import Leadership
+from node.raft.types import EntryKind, Incarnation, Preference
+
+PROMOTION_ROUNDS: Final = 3
+
+
+class Membership(Leader):
+    """Who votes."""
+
+    # Voters whose bond ended for good: they said goodbye, or their ticket expired or was revoked.
+    gone: dict[Incarnation, BondLoss]
+
+    def _count_rounds(self, lead: Leadership) -> None:
+        """Once per heartbeat: how long learners have kept up."""
+        for peer in self.audience:
+            if peer not in self.members:
+                lead.streak[peer] = lead.streak.get(peer, 0) + 1 if peer in lead.acked else 0
+        lead.acked.clear()
+
+    def _may_propose_config(self, lead: Leadership) -> bool:
+        """I5: only after committing in our term, and one uncommitted Cfg at most."""
+        return self._has_committed_in_term(lead) and not self._config_is_pending()
+
+    def _has_committed_in_term(self, lead: Leadership) -> bool:
+        return self.commit >= lead.noop_index
+
+    def _config_is_pending(self) -> bool:
+        return self.configs[-1][0] > self.commit
+
+    def _adjust_membership(self, lead: Leadership) -> None:
+        if lead.transfer is not None or self.dissolve_index or not self._may_propose_config(lead):
+            return
+        config = self.last_config
+        assert config is not None
+        responsive = self._responsive(lead)
+        for voters, reason in self._wishes(lead, config, responsive):
+            wish = Config(
+                epoch=config.epoch + 1,
+                voters=tuple(sorted(voters)),
+                tie=tie_for(voters, self.me, tie_break=self.settings.tie_break),
+                reason=reason,
+            )
+            if self._preflight(config, wish, responsive):
+                self._write(EntryKind.CONFIG, encode_config(wish))
+                return
+
+    def _wishes(
+        self, lead: Leadership, config: Config, responsive: set[Incarnation]
+    ) -> Iterator[tuple[set[Incarnation], str]]:
+        """Every single step that would be an improvement, the most urgent first."""
+        voters = set(config.voters)
+        promotable = [peer for peer in self.audience if self._is_promotable(lead, peer, voters)]
+        for voter in config.voters:
+            loss = self.gone.get(voter)
+            if loss is not None and voter != self.me:
+                yield voters - {voter}, f"demote {voter}: {loss.value}"
+        for voter in config.voters:
+            if voter not in responsive:
+                for peer in promotable:
+                    if peer.name == voter.name:
+                        yield voters - {voter} | {peer}, f"replace {voter} by {peer}"
+        for voter in config.voters:
+            if voter != self.me and self._is_silent(lead, voter):
+                yield voters - {voter}, f"demote {voter}: silent"
+            elif voter != self.me and self._is_lagging(lead, voter):
+                yield voters - {voter}, f"demote {voter}: lagging"
+        names = {voter.name for voter in voters}
+        if len(voters) < self.settings.max_voters:
+            for peer in promotable:
+                if peer.name not in names:
+                    yield voters | {peer}, f"promote {peer}"
+
+    def _is_promotable(self, lead: Leadership, peer: Incarnation, voters: set[Incarnation]) -> bool:
+        return (
+            peer not in voters
+            and self.peers[peer].preference is not Preference.OBSERVER
+            and lead.streak.get(peer, 0) >= PROMOTION_ROUNDS
+        )
+
+    def _is_silent(self, lead: Leadership, voter: Incarnation) -> bool:
+        heard = lead.heard_ms.get(voter, lead.since_ms)
+        return self.now - heard >= self.settings.demote_after_ms
+
+    def _is_lagging(self, lead: Leadership, voter: Incarnation) -> bool:
+        lag = lead.lag.get(voter)
+        return lag is not None and self.now - lag[1] >= self.settings.demote_lag_ms
+
+    def _preflight(self, config: Config, wish: Config, responsive: set[Incarnation]) -> bool:
+        """Never write what could not be committed, nor fall below ``min_voters``."""
+        shrinks = len(wish.voters) < len(config.voters)
+        return (
+            is_quorum(config, responsive)
+            and is_quorum(wish, responsive)
+            and not (shrinks and len(wish.voters) < self.settings.min_voters)
+        )

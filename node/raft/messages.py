@@ -1,0 +1,266 @@
+"""What members say to each other (3.3). The sender is the bond's peer, so no message names its own sender
+(rule R2 holds by construction), and every message of a group names its cluster.
+
+Left out of 3.3's table because nothing needs them: ``epoch`` in Append and Vote (the roll and the chained log
+say it), ``durable`` (an ACK is sent only when durable) and ``lag`` (the leader computes it) in AppendReply.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
+
+
+class Vote(IntEnum):
+    GRANTED = 0
+    DENIED = 1
+    ABSTAIN = 2
+
+
+class Verdict(IntEnum):
+    ACK = 0
+    ABSTAIN = 1
+    STALE = 2
+
+
+# ---- elections (3.4) --------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
+    """Pre-vote or vote for the sender.
+
+    Attributes:
+        term: the term the sender would lead in.
+        last: the end of its log.
+        roll: union of its active voters: decides who may answer with more than ABSTAIN.
+        transfer: the leader asked for it, so stickiness does not apply.
+    """
+
+    cluster: bytes
+    term: int
+    pre: bool
+    last: Position
+    roll: tuple[Incarnation, ...]
+    transfer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """``term`` is the requested one if GRANTED, else the responder's own, for pre-votes too (3.13)."""
+
+    cluster: bytes
+    term: int
+    pre: bool
+    vote: Vote
+    leader: Incarnation | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    cluster: bytes
+    term: int
+
+
+# ---- replication (3.5) ------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One and the same for everybody; the heartbeat is an empty one."""
+
+    cluster: bytes
+    term: int
+    prev: Position
+    entries: tuple[Entry, ...]
+    commit: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """The answer to every Append.
+
+    Attributes:
+        match: with ACK: the log up to here is proven equal to the leader's; else 0.
+        seq: of the Append answered.
+        have: the end of the sender's log.
+    """
+
+    cluster: bytes
+    term: int
+    verdict: Verdict
+    match: int
+    seq: int
+    have: Cursor
+
+
+# ---- pull (3.5) -------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Avail:
+    """What can you serve?"""
+
+    cluster: bytes
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvailReply:
+    """Entries 1..``upto``, proven in ``term`` (R-serve)."""
+
+    cluster: bytes
+    term: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send the entries ``after+1..upto``.
+
+    Attributes:
+        check: what the asker has at ``after``; None if the range starts beyond its log (the chunk then
+            waits until what precedes it is there).
+    """
+
+    cluster: bytes
+    term: int
+    after: int
+    check: Position | None
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The answer to a Fetch.
+
+    Attributes:
+        after: what the server has at the asked index (of the request, if not ``ok``).
+        ok: the asker's position is the server's.
+        hint: if not: the last index of the server at or below the asked one with a term not above the
+            asked one.
+    """
+
+    cluster: bytes
+    term: int
+    after: Position
+    ok: bool
+    entries: tuple[Entry, ...]
+    hint: int
+
+
+# ---- commands and reads (3.7, 3.8) ------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An entry to be written. ``seq`` is 0 for session changes."""
+
+    kind: EntryKind
+    seq: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Proposals of the sender's session number ``session``."""
+
+    cluster: bytes
+    session: int
+    proposals: tuple[Proposal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardReply:
+    """Where the forwarded commands are in the leader's log, or why they are not.
+
+    Attributes:
+        cursors: (seq, cursor) of those that are.
+        refused: empty, or why the others are not there: ``not-leader``, ``overloaded``, ``transferring``.
+        leader: who is the leader, if known.
+    """
+
+    cluster: bytes
+    term: int
+    session: int
+    cursors: tuple[tuple[int, Cursor], ...]
+    refused: str
+    leader: Incarnation | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndex:
+    cluster: bytes
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexReply:
+    """Reads asked under ``id`` may be answered from a state at or after ``index``."""
+
+    cluster: bytes
+    id: int
+    term: int
+    index: int
+
+
+# ---- coming into being (3.9) ------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who I am in this group, said on every new bond and when it changes.
+
+    Attributes:
+        cluster: None: in no cluster yet.
+        commands: number of committed commands in the log.
+        commit: commit index.
+        mode: how I may found.
+        visible: possible founders that I am bonded with, and myself; sorted; empty once in a cluster.
+        dissolved: clusters that gave themselves up; never to be joined again.
+    """
+
+    cluster: bytes | None
+    commands: int
+    commit: int
+    mode: Bootstrap
+    visible: tuple[Incarnation, ...]
+    dissolved: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenesisProposal:
+    """The smallest founder asks for a signature over these voters."""
+
+    nonce: bytes
+    voters: tuple[Incarnation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenesisSignature:
+    nonce: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenesisAbandoned:
+    """The collector will never complete the genesis with this nonce: signatures given are free again."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """Entry 1, complete."""
+
+    entry: Entry
+
+
+ClusterMessage = (
+    VoteRequest
+    | VoteReply
+    | TimeoutNow
+    | Append
+    | AppendReply
+    | Avail
+    | AvailReply
+    | Fetch
+    | Chunk
+    | Forward
+    | ForwardReply
+    | ReadIndex
+    | ReadIndexReply
+)
+FoundingMessage = Presence | GenesisProposal | GenesisSignature | GenesisAbandoned | Genesis
+Message = ClusterMessage | FoundingMessage

@@ -1,0 +1,46 @@
+"""Configurations and quorums (3.2): a pure leaf, and the heart of the safety argument.
+
+``active`` configurations are the last one at or below the commit index and every one above it. An entry or
+an election needs a quorum in each of them, never only in the newest: with the tie-break, two configurations
+that differ by one voter can have disjoint quorums (3.6).
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from node.raft.types import Incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Who votes.
+
+    Attributes:
+        epoch: from 1 (genesis), one more with every configuration.
+        voters: sorted, at least one.
+        tie: of exactly half of the voters, the half with this one is a quorum. None: no half is.
+        reason: for people: ``genesis``, ``promote node-d``, ...
+    """
+
+    epoch: int
+    voters: tuple[Incarnation, ...]
+    tie: Incarnation | None
+    reason: str
+
+
+def is_quorum(config: Config, members: Collection[Incarnation]) -> bool:
+    """Return whether ``members`` holds a majority of the voters, or half of them with the tie."""
+    count = sum(voter in members for voter in config.voters)
+    double = 2 * count
+    size = len(config.voters)
+    return double > size or (double == size and config.tie is not None and config.tie in members)
+
+
+def is_quorum_of_all(configs: Iterable[Config], members: Collection[Incarnation]) -> bool:
+    """Return whether ``members`` is a quorum in every one of ``configs``."""
+    return all(is_quorum(config, members) for config in configs)
+
+
+def tie_for(voters: Collection[Incarnation], leader: Incarnation, *, tie_break: bool) -> Incarnation | None:
+    """Return who breaks ties: the proposing leader, and only among an even number of voters."""
+    return leader if tie_break and len(voters) % 2 == 0 and leader in voters else None

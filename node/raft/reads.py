@@ -1,0 +1,237 @@
+"""Reads (3.7): ReadIndex in batches, on followers too; leases by request; weak reads with at and age."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from node.raft.events import Query
+from node.raft.membership import Membership
+from node.raft.messages import ReadIndex, ReadIndexReply
+from node.raft.state import Leadership
+from node.raft.types import Answer, Consistency, Cursor, Incarnation, NotExecuted
+
+
+@dataclass(slots=True)
+class ReadRound:
+    """Strong reads whose index is being confirmed; one round at a time, so reads batch by themselves.
+
+    Attributes:
+        queries: of this member.
+        remote: peer -> id of the ReadIndex it asked (leader only).
+        term: the round is void in any other.
+        index: the leader's commit index when the round began.
+        seq: leader: the Append whose echo confirms it. Follower: 0.
+        id: follower: of its ReadIndex. Leader: 0.
+    """
+
+    queries: list[Query]
+    remote: dict[Incarnation, int]
+    term: int
+    sent_ms: int
+    index: int = 0
+    seq: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class LeaseAnswer:
+    query: Query
+    answer: Answer
+
+
+@dataclass(slots=True)
+class ReadQueues:
+    """Where a query can be: ``asking`` -> round -> ``settled`` (waits for apply) -> answered.
+
+    Attributes:
+        remote: peers that asked for a read index -> their latest id.
+        leased: computed under the lease, answered in the next step if the lease still holds then.
+    """
+
+    asking: deque[Query] = field(default_factory=deque)
+    settled: deque[tuple[int, Query]] = field(default_factory=deque)
+    remote: dict[Incarnation, int] = field(default_factory=dict)
+    leased: list[LeaseAnswer] = field(default_factory=list)
+    round: ReadRound | None = None
+    last_id: int = 0
+
+
+class Reads(Membership):
+    """Queries of this member, and read indices for others."""
+
+    reads: ReadQueues
+
+    def _on_query(self, query: Query) -> None:
+        reads = self.reads
+        waiting = len(reads.asking) + len(reads.settled)
+        waiting += len(reads.round.queries) if reads.round else 0
+        if waiting >= self.settings.pending_max:
+            self._complete(query.token, NotExecuted("overloaded", self.leader))
+        elif query.consistency is Consistency.STRONG:
+            reads.asking.append(query)
+        else:
+            self._on_weak_query(query)
+
+    def _on_weak_query(self, query: Query) -> None:
+        if query.min_at is not None and query.min_at.index > self.replica.applied.index:
+            self.reads.settled.append((query.min_at.index, query))
+            return
+        age = self._age()
+        if query.max_age_ms is not None and age > query.max_age_ms:
+            self._complete(query.token, NotExecuted("too-old", self.leader))
+            return
+        self._answer(query, age)
+
+    def _age(self) -> int:
+        """Milliseconds since the last contact with a leader; since our start if there was none."""
+        if self.lead is not None:
+            return 0
+        return self.now - (self.born_ms if self.contact_ms is None else self.contact_ms)
+
+    def _answer(self, query: Query, age_ms: int) -> None:
+        if query.min_at is not None and not self._has_applied(query.min_at):
+            self._complete(query.token, NotExecuted("superseded", self.leader))
+            return
+        value = self.replica.query(query.query)
+        self._complete(query.token, Answer(value, self.replica.applied, age_ms))
+
+    def _has_applied(self, cursor: Cursor) -> bool:
+        return (
+            cursor.index <= self.replica.applied.index and self.log.position(cursor.index).term == cursor.term
+        )
+
+    # ---- the leader ---------------------------------------------------------
+    def _begin_round(self, lead: Leadership) -> bool:
+        """Return whether a broadcast is wanted to confirm reads.
+
+        The index is the commit index now: with the no-op committed it is at least that of every earlier
+        leader, and a quorum that echoes a later Append proves that no later leader was there yet.
+        """
+        reads = self.reads
+        if reads.round is not None or not (reads.asking or reads.remote):
+            return False
+        if not self._has_committed_in_term(lead):
+            return False
+        queries = list(reads.asking)
+        reads.asking.clear()
+        remote, reads.remote = reads.remote, {}
+        reads.round = ReadRound(queries, remote, self.term, self.now, index=self.commit, seq=lead.seq + 1)
+        return self._needs_round()
+
+    def _needs_round(self) -> bool:
+        """Without the quorum round a deposed leader answers from the past (3.13)."""
+        return True
+
+    def _end_round(self, lead: Leadership) -> None:
+        current = self.reads.round
+        if current is None or current.id:
+            return
+        if self._needs_round() and not self._echoed(lead, current.seq):
+            return
+        self.reads.round = None
+        for query in current.queries:
+            self.reads.settled.append((current.index, query))
+        for peer, asked in sorted(current.remote.items()):
+            self._send(peer, ReadIndexReply(self._cluster, asked, self.term, current.index))
+
+    def _on_read_index(self, sender: Incarnation, m: ReadIndex) -> None:
+        """Whoever is not the leader stays silent: the asker asks again when it knows better."""
+        if self.lead is not None:
+            self.reads.remote[sender] = m.id
+
+    # ---- leases -------------------------------------------------------------
+    def _lease_holds(self, lead: Leadership) -> bool:
+        return (
+            self.settings.lease_reads
+            and not lead.lease_forbidden
+            and self._has_committed_in_term(lead)
+            and self.now < lead.lease_ms
+        )
+
+    def _read_under_lease(self, lead: Leadership) -> None:
+        """Compute now, answer in the next step: the host can stop us anywhere in between."""
+        reads = self.reads
+        if not reads.asking or not self._lease_holds(lead):
+            return
+        while reads.asking:
+            query = reads.asking.popleft()
+            value = self.replica.query(query.query)
+            reads.leased.append(LeaseAnswer(query, Answer(value, self.replica.applied)))
+
+    def _release_leased(self) -> None:
+        """With a fresh ``now``: what the lease no longer covers goes the long way."""
+        leased, self.reads.leased = self.reads.leased, []
+        holds = self._lease_still_holds()
+        for held in leased:
+            cursor = held.query.min_at
+            if holds and (cursor is None or self._has_applied(cursor)):
+                self._complete(held.query.token, held.answer)
+            else:
+                self.reads.asking.append(held.query)
+
+    def _lease_still_holds(self) -> bool:
+        return self.lead is not None and self._lease_holds(self.lead)
+
+    # ---- followers ----------------------------------------------------------
+    def _ask_leader(self) -> None:
+        reads = self.reads
+        if reads.round is None and reads.asking and self.leader in self.peers:
+            assert self.leader is not None
+            reads.last_id += 1
+            reads.round = ReadRound(list(reads.asking), {}, self.term, self.now, id=reads.last_id)
+            reads.asking.clear()
+            self._send(self.leader, ReadIndex(self._cluster, reads.last_id))
+
+    def _on_read_index_reply(self, m: ReadIndexReply) -> None:
+        current = self.reads.round
+        if current is None or not current.id or current.id != m.id:
+            return
+        self.reads.round = None
+        for query in current.queries:
+            self.reads.settled.append((m.index, query))
+
+    # ---- every step ---------------------------------------------------------
+    def _drop_void_round(self) -> None:
+        """A round ends with its term or its leader; a lost message is asked again."""
+        current = self.reads.round
+        if current is None:
+            return
+        void = current.term != self.term or bool(current.id) == (self.lead is not None)
+        late = current.id and self.now - current.sent_ms >= self.settings.election_timeout_ms // 2
+        lost = current.id and self.leader not in self.peers
+        if void or late or lost:
+            self.reads.round = None
+            self.reads.asking.extendleft(reversed(current.queries))
+
+    def _answer_settled(self) -> None:
+        settled = self.reads.settled
+        for _ in range(len(settled)):
+            index, query = settled.popleft()
+            reached = index if query.min_at is None else max(index, query.min_at.index)
+            if self.replica.applied.index >= reached:
+                self._answer(query, 0 if query.consistency is Consistency.STRONG else self._age())
+            else:
+                settled.append((index, query))
+
+    def _reads_due(self) -> int | None:
+        if self.reads.leased:
+            return self.now
+        current = self.reads.round
+        if current is not None and current.id:
+            return current.sent_ms + self.settings.election_timeout_ms // 2
+        return None
+
+    def _cancel_query(self, token: int) -> bool:
+        """Forget a waiting query; return whether there was one."""
+        reads = self.reads
+        for queue in (reads.asking, *([reads.round.queries] if reads.round else [])):
+            for query in queue:
+                if query.token == token:
+                    queue.remove(query)
+                    return True
+        for item in reads.settled:
+            if item[1].token == token:
+                reads.settled.remove(item)
+                return True
+        before = len(reads.leased)
+        reads.leased = [held for held in reads.leased if held.query.token != token]
+        return len(reads.leased) < before

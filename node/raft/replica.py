@@ -1,0 +1,125 @@
+"""The state machine behind the log: committed entries in, outcomes out; the same on every node."""
+
+from dataclasses import dataclass
+
+from node.errors import RemoteProtocolError
+from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.raft.entries import (
+    CommandBatch,
+    decode_commands_untrusted,
+    decode_session_untrusted,
+)
+from node.raft.sessions import SessionTable
+from node.raft.types import (
+    Applied,
+    Cursor,
+    Entry,
+    EntryKind,
+    Failed,
+    NotExecuted,
+    Ok,
+    Result,
+    Settings,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What became of the command (session, seq); seq 0 is a change of the session itself."""
+
+    session: bytes
+    seq: int
+    outcome: Ok | NotExecuted
+
+
+class Replica:
+    """Applies entries in order.
+
+    Attributes:
+        applied: cursor of the last entry applied.
+        applied_ms: its time_ms.
+        commands: how many COMMAND entries were applied.
+    """
+
+    def __init__(self, machine: StateMachine, settings: Settings, group_id: bytes) -> None:
+        self.machine = machine
+        self.table = SessionTable(settings)
+        self.applied = Cursor(0, 0)
+        self.applied_ms = 0
+        self.commands = 0
+        self._group_id = group_id
+
+    def apply(self, entry: Entry) -> Resolution | None:
+        """Apply the entry after ``applied``; return what became of its command, if it has one.
+
+        Raises:
+            MemoryError: the host starves us; the state is not to be trusted any more.
+        """
+        assert entry.index == self.applied.index + 1
+        self.table.expire(entry.time_ms)
+        resolution = None
+        if entry.kind is EntryKind.COMMAND:
+            self.commands += 1
+            resolution = self._apply_commands(entry)
+        elif entry.kind is EntryKind.SESSION:
+            change = decode_session_untrusted(entry.payload)
+            self.table.change(change, entry.time_ms)
+            done = Ok((), Cursor(entry.term, entry.index))
+            resolution = Resolution(change.session, 0, done)
+        self.applied_ms = entry.time_ms
+        self.applied = Cursor(entry.term, entry.index)
+        return resolution
+
+    def _apply_commands(self, entry: Entry) -> Resolution | None:
+        try:
+            batch = decode_commands_untrusted(entry.payload)
+        except RemoteProtocolError:
+            # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
+            return None
+        known = self.admit(batch, entry.time_ms)
+        if known is not None:
+            return Resolution(batch.session, batch.seq, known)
+        outcome = Ok(self._execute(batch, entry), Cursor(entry.term, entry.index))
+        self.table.record(batch, outcome, entry.time_ms)
+        return Resolution(batch.session, batch.seq, outcome)
+
+    def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
+        """Return None to execute ``batch``, or the outcome that it already has (3.8)."""
+        return self.table.admit(batch, time_ms)
+
+    def _execute(self, batch: CommandBatch, entry: Entry) -> tuple[Result, ...]:
+        """Run all commands, or none: the first refusal rolls the whole entry back."""
+        savepoint = self.machine.savepoint()
+        results: list[Result] = []
+        for sub, command in enumerate(batch.commands):
+            context = ApplyContext(entry.term, entry.index, sub, entry.time_ms, self._group_id)
+            failure = self._apply_one(command, context, results)
+            if failure is not None:
+                self.machine.rollback(savepoint)
+                aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
+                return tuple(
+                    failure if position == sub else aborted for position in range(len(batch.commands))
+                )
+        return tuple(results)
+
+    def _apply_one(self, command: object, context: ApplyContext, results: list[Result]) -> Failed | None:
+        try:
+            results.append(Applied(self.machine.apply(command, context)))
+        except CommandError as exc:
+            return Failed(exc.code, exc.message)
+        except MemoryError:
+            # Not deterministic: another node may have had the memory. Better stop than diverge.
+            raise
+        except Exception as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
+            # The text of a foreign exception may differ between nodes (addresses); its type does not.
+            return Failed("apply-raised", type(exc).__name__)
+        return None
+
+    def query(self, query: object) -> object:
+        """Return the machine's answer, or ``Failed`` if it refuses the query."""
+        try:
+            return self.machine.query(query)
+        except CommandError as exc:
+            return Failed(exc.code, exc.message)
+        except Exception as exc:  # noqa: BLE001 - a bad query must not stop the member
+            return Failed("query-raised", type(exc).__name__)

@@ -1,0 +1,158 @@
+"""The log under the rules (3.2, 3.5): append, truncate, verify, commit, apply.
+
+I2  every append is preceded by an equal (term, index, chain).
+I6  nothing at or below commit is ever truncated.
+"""
+
+from collections.abc import Sequence
+
+from node.errors import RemoteProtocolError
+from node.raft.entries import decode_config_untrusted, make_entry
+from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
+from node.raft.state import HaltError, State
+from node.raft.types import Cursor, Entry, EntryKind, Position, Role
+
+
+class Replication(State):
+    """Everything that touches the log goes through here."""
+
+    log_commands = 0  # COMMAND entries in the log, committed or not
+    dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
+
+    # ---- writing ------------------------------------------------------------
+    def _write(self, kind: EntryKind, payload: bytes) -> Entry:
+        """The leader's own append: the next entry of its term."""
+        last = self.log.last()
+        floor = self.log.get(last.index).time_ms if last.index else 0
+        entry = make_entry(last, term=self.term, kind=kind, time_ms=max(self.wall, floor), payload=payload)
+        self._append((entry,))
+        return entry
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        self.log.append(entries)
+        for entry in entries:
+            if entry.kind is EntryKind.COMMAND:
+                self.log_commands += 1
+            elif entry.kind is EntryKind.CONFIG:
+                self._adopt_config(entry)
+            elif entry.kind is EntryKind.DISSOLVE:
+                self.dissolve_index = self.dissolve_index or entry.index
+        self._record(SaveEntries(tuple(entries)))
+        if self.settings.trust_disk:
+            self.writes.append((self.serial, entries[-1].index))
+
+    def _adopt_config(self, entry: Entry) -> None:
+        """A Cfg counts from the moment it is in the log, not from its commit (3.6)."""
+        try:
+            config, _ = decode_config_untrusted(entry.payload)
+        except RemoteProtocolError as exc:
+            raise HaltError("malformed-config-in-log") from exc
+        self.configs.append((entry.index, config))
+        self._refresh_active()
+
+    def _truncate(self, index: int) -> None:
+        """Drop every entry above ``index``, and the Cfgs there."""
+        if index < self.commit:
+            raise HaltError("truncation-below-commit")
+        last = self.log.last().index
+        self.log_commands -= sum(
+            self.log.get(i).kind is EntryKind.COMMAND for i in range(index + 1, last + 1)
+        )
+        self.log.truncate(index)
+        self._record(SaveTruncation(index))
+        self.durable_index = min(self.durable_index, index)
+        for position, (serial, written) in enumerate(self.writes):
+            self.writes[position] = (serial, min(written, index))
+        if self.dissolve_index > index:
+            self.dissolve_index = 0
+        if self.configs and self.configs[-1][0] > index:
+            self.configs = [(at, config) for at, config in self.configs if at <= index]
+            self._refresh_active()
+
+    # ---- verifying ----------------------------------------------------------
+    def _agrees(self, position: Position) -> bool:
+        """Return whether our log has this very position: index, term and chain."""
+        if position.index > self.log.last().index:
+            return False
+        mine = self.log.position(position.index)
+        if mine == position:
+            return True
+        if mine.term == position.term or position.index <= self.commit:
+            # One leader per term writes one entry per index, and committed entries never differ.
+            raise HaltError("log-divergence")
+        return False
+
+    def _wrong_genesis(self, entries: Sequence[Entry]) -> bool:
+        """Return whether ``entries`` begin another cluster than the one they were sent for."""
+        if not entries or entries[0].index != 1:
+            return False
+        return entries[0].chain != self.cluster or not self._is_genesis(entries[0])
+
+    def _take(self, after: Position, entries: Sequence[Entry]) -> None:
+        """Take entries that follow ``after``, which we have: skip equal ones, replace conflicting ones."""
+        self._accept(entries)
+        self._verify_up_to(after.index + len(entries))
+
+    def _accept(self, entries: Sequence[Entry]) -> None:
+        last = self.log.last().index
+        for offset, entry in enumerate(entries):
+            if entry.index > last:
+                self._append(entries[offset:])
+                return
+            mine = self.log.position(entry.index)
+            if mine.term != entry.term:
+                self._truncate(entry.index - 1)
+                self._append(entries[offset:])
+                return
+            if mine.chain != entry.chain:
+                raise HaltError("log-divergence")
+
+    def _verify_up_to(self, index: int) -> None:
+        """Our log is proven equal to that of this term's leader up to ``index``."""
+        if self.verified_term != self.term:
+            self.verified_term = self.term
+            self.verified_index = 0
+        self.verified_index = max(self.verified_index, index)
+
+    @property
+    def verified(self) -> int:
+        """The last index proven equal to this term's leader's log; 0 if none is."""
+        if self.role is Role.LEADER:
+            return self.log.last().index
+        return self.verified_index if self.verified_term == self.term else 0
+
+    def _serve_limit(self) -> int:
+        """R-serve: entries above this are nobody's business: they may be a dead leader's."""
+        return max(self.verified, self.commit)
+
+    # ---- committing and applying --------------------------------------------
+    def _commit_to(self, index: int) -> None:
+        if index <= self.commit:
+            return
+        settles = any(self.commit < at <= index for at, _ in self.configs)
+        self.commit = index
+        if settles:
+            self._refresh_active()
+
+    def _apply_committed(self) -> None:
+        start = self.replica.applied.index
+        while self.replica.applied.index < self.commit:
+            entry = self.log.get(self.replica.applied.index + 1)
+            try:
+                resolution = self.replica.apply(entry)
+            except MemoryError as exc:
+                raise HaltError("out-of-memory-in-apply") from exc
+            if resolution is not None:
+                self._entry_applied(entry, resolution.session, resolution.seq, resolution.outcome)
+            if entry.kind is EntryKind.CONFIG:
+                self._announce_config(entry)
+            elif entry.kind is EntryKind.DISSOLVE:
+                # Nothing after it is ever applied: the cluster ended here, on every node alike.
+                self._dissolve(Cursor(entry.term, entry.index))
+                return
+        if self.replica.applied.index > start:
+            self._notice(Advanced(self.replica.applied))
+
+    def _announce_config(self, entry: Entry) -> None:
+        config, _ = decode_config_untrusted(entry.payload)
+        self._notice(ConfigCommitted(config.epoch, config.voters, config.reason))

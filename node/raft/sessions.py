@@ -1,0 +1,145 @@
+"""Exactly once (3.8): the replicated table of sessions and idempotency keys.
+
+Equal on every node at the same index: it changes only when an entry is applied, and its only clock is the
+entries' own ``time_ms``.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from attestation.canonical import digest
+from node.raft.entries import CommandBatch, SessionChange
+from node.raft.types import NotExecuted, Ok, Settings
+
+KEYS_MAX: Final = 262_144
+
+
+@dataclass(slots=True)
+class Session:
+    """One origin's commands.
+
+    Attributes:
+        owner: incarnation id.
+        active_ms: time of the last entry of this session.
+        low: the origin has its answer to every sequence number below.
+        outcomes: of the others that were executed.
+    """
+
+    owner: bytes
+    active_ms: int
+    low: int = 1
+    outcomes: dict[int, Ok] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _KeyRecord:
+    command_digest: bytes
+    outcome: Ok
+    time_ms: int
+
+
+class SessionTable:
+    """Who has been answered what."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ttl_ms = settings.session_ttl_ms
+        self._window = settings.session_window
+        # Both in the order of their last entry's time_ms, which is monotone in the log.
+        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._keys: OrderedDict[bytes, _KeyRecord] = OrderedDict()
+
+    def __contains__(self, session: bytes) -> bool:
+        return session in self._sessions
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def expire(self, time_ms: int) -> None:
+        """Forget what has been silent for longer than the TTL at the time of the entry being applied."""
+        while self._sessions:
+            session, first = next(iter(self._sessions.items()))
+            if first.active_ms + self._ttl_ms >= time_ms:
+                break
+            del self._sessions[session]
+        while self._keys:
+            key, record = next(iter(self._keys.items()))
+            if record.time_ms + self._ttl_ms >= time_ms:
+                break
+            del self._keys[key]
+
+    def change(self, change: SessionChange, time_ms: int) -> None:
+        """Apply a SESSION entry. A new session of an owner ends his earlier ones."""
+        match change.operation:
+            case "open":
+                late = time_ms - change.base_ms > self._ttl_ms
+                if change.session in self._sessions or late:
+                    return
+                for session in [s for s, v in self._sessions.items() if v.owner == change.owner]:
+                    del self._sessions[session]
+                self._sessions[change.session] = Session(change.owner, time_ms)
+            case "keepalive":
+                self._touch(change.session, time_ms)
+            case _:
+                self._sessions.pop(change.session, None)
+
+    def outcome_of(self, session: bytes, seq: int) -> Ok | None:
+        """Return the stored outcome, if that command was executed and is not yet forgotten."""
+        known = self._sessions.get(session)
+        return None if known is None else known.outcomes.get(seq)
+
+    def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
+        """Decide whether to execute ``batch``: None is yes, else the outcome it already has."""
+        session = self._sessions.get(batch.session)
+        if session is None:
+            return NotExecuted("session-expired")
+        self._touch(batch.session, time_ms)
+        if batch.ack_below > session.low:
+            session.low = batch.ack_below
+            for seq in [seq for seq in session.outcomes if seq < session.low]:
+                del session.outcomes[seq]
+        stored = session.outcomes.get(batch.seq)
+        if stored is not None:
+            return stored
+        if batch.seq < session.low:
+            return NotExecuted("already-answered")
+        if len(session.outcomes) >= self._window:
+            return NotExecuted("overloaded")
+        return self._admit_key(batch)
+
+    def _admit_key(self, batch: CommandBatch) -> Ok | NotExecuted | None:
+        if batch.key is None:
+            return None
+        record = self._keys.get(batch.key)
+        if record is not None:
+            if record.command_digest != _digest_of(batch):
+                return NotExecuted("idempotency-key-reused")
+            return record.outcome
+        return NotExecuted("overloaded") if len(self._keys) >= KEYS_MAX else None
+
+    def record(self, batch: CommandBatch, outcome: Ok, time_ms: int) -> None:
+        """Remember the outcome of a batch that was admitted and executed."""
+        self._sessions[batch.session].outcomes[batch.seq] = outcome
+        if batch.key is not None:
+            self._keys[batch.key] = _KeyRecord(_digest_of(batch), outcome, time_ms)
+
+    def _touch(self, session: bytes, time_ms: int) -> None:
+        known = self._sessions.get(session)
+        if known is not None:
+            known.active_ms = time_ms
+            self._sessions.move_to_end(session)
+
+    def snapshot_digest(self) -> bytes:
+        """Return a digest of the whole table: equal on every node at the same index."""
+        return digest(
+            "bondstone/session-table/v1",
+            [
+                [session, value.owner, value.active_ms, value.low, sorted(value.outcomes)]
+                for session, value in self._sessions.items()
+            ],
+            [[key, record.command_digest, record.time_ms] for key, record in self._keys.items()],
+        )
+
+
+def _digest_of(batch: CommandBatch) -> bytes:
+    return digest("bondstone/idempotent-commands/v1", list(batch.commands))

@@ -1,0 +1,399 @@
+"""What a member knows (3.2), and the few moves that every rule uses. No I/O, clock or chance.
+
+The core is one object, told in chapters: each module adds one class to a single line of inheritance
+
+    State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election > Founding > Member
+
+so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from node.machines.base import StateMachine
+from node.raft.events import (
+    Effects,
+    LeaderChanged,
+    Notice,
+    OnlineChanged,
+    Record,
+    RoleChanged,
+    SaveVote,
+    Send,
+    Violation,
+)
+from node.raft.log import LogStore
+from node.raft.messages import (
+    AppendReply,
+    GenesisSignature,
+    Message,
+    Presence,
+    Verdict,
+    Vote,
+    VoteReply,
+    VoteRequest,
+)
+from node.raft.quorum import Config, is_quorum_of_all
+from node.raft.replica import Replica
+from node.raft.types import (
+    Cursor,
+    Entry,
+    Founding,
+    Incarnation,
+    Outcome,
+    Preference,
+    Role,
+    Settings,
+)
+
+CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before who catches up stands
+
+
+class HaltError(Exception):
+    """An invariant broke: the member stops. ``reason`` is a stable kebab-case code."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Credentials(Protocol):
+    """The incarnation's key, for genesis signatures."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return our signature over ``data``."""
+        ...
+
+    def verify(self, incarnation: Incarnation, data: bytes, signature: bytes) -> bool:
+        """Return whether ``signature`` over ``data`` was made with the key of ``incarnation``."""
+        ...
+
+
+@dataclass(slots=True)
+class Peer:
+    """A bonded peer.
+
+    Attributes:
+        cluster: the cluster that its last message or presence named.
+        presence: its last one.
+        rival: it was reported as a member of a rival cluster.
+    """
+
+    preference: Preference
+    cluster: bytes | None = None
+    presence: Presence | None = None
+    rival: bool = False
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A leadership transfer under way. ``token`` is answered when it is decided."""
+
+    token: int
+    target: Incarnation
+    until_ms: int
+    told: bool = False
+
+
+@dataclass(slots=True)
+class Leadership:
+    """What only a leader knows; gone when it steps down.
+
+    Attributes:
+        noop_index: of its first entry: nothing of earlier terms counts before that is committed.
+        seq: of the last Append broadcast; 0 before the first.
+        sent_index: the last index broadcast.
+        announced: the commit index last broadcast.
+        match: verified match index per peer.
+        echo: highest seq answered per peer, in this term.
+        heard_ms: when a peer last answered.
+        sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first.
+        lag: peer -> (have index, since when it makes no progress).
+        streak: consecutive heartbeat rounds in which a learner ACKed.
+        acked: who ACKed since the last heartbeat.
+        proposed: (session, seq) -> index of entries written in this term and not yet applied.
+        lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
+    """
+
+    noop_index: int
+    since_ms: int
+    heartbeat_due: int
+    seq: int = 0
+    sent_index: int = 0
+    announced: int = 0
+    match: dict[Incarnation, int] = field(default_factory=dict)
+    echo: dict[Incarnation, int] = field(default_factory=dict)
+    heard_ms: dict[Incarnation, int] = field(default_factory=dict)
+    sent_ms: deque[tuple[int, int]] = field(default_factory=deque)
+    lag: dict[Incarnation, tuple[int, int]] = field(default_factory=dict)
+    streak: dict[Incarnation, int] = field(default_factory=dict)
+    acked: set[Incarnation] = field(default_factory=set)
+    proposed: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    transfer: Transfer | None = None
+    lease_ms: int = 0
+    lease_forbidden: bool = False
+
+
+class State(ABC):
+    """The state of one member and its elementary moves."""
+
+    def __init__(
+        self,
+        *,
+        me: Incarnation,
+        group_id: bytes,
+        settings: Settings,
+        founding: Founding,
+        preference: Preference,
+        machine: StateMachine,
+        log: LogStore,
+        credentials: Credentials,
+        randrange: Callable[[int], int],
+        now_ms: int,
+    ) -> None:
+        self.me = me
+        self.group_id = group_id
+        self.settings = settings
+        self.founding = founding
+        self.preference = preference
+        self.log = log
+        self.credentials = credentials
+        self.randrange = randrange
+        self.replica = self._make_replica(machine)
+
+        self.now = now_ms
+        self.wall = 0
+        self.born_ms = now_ms
+        self.halted: str | None = None
+        self.out = Effects()
+
+        # 3.2. Terms here are the counters of generation 0: disaster recovery makes new generations.
+        self.term = 0
+        self.voted_for: Incarnation | None = None
+        self.role = Role.FOLLOWER
+        self.leader: Incarnation | None = None
+        self.cluster: bytes | None = None
+        self.commit = 0
+        self.configs: list[tuple[int, Config]] = []
+        self.verified_term = 0
+        self.verified_index = 0
+        self.lead: Leadership | None = None
+
+        self.peers: dict[Incarnation, Peer] = {}
+        self.audience: tuple[Incarnation, ...] = ()
+        self.active: tuple[Config, ...] = ()
+        self.members: tuple[Incarnation, ...] = ()
+
+        # When the current leader was last heard; contact also survives a change of term (for reads).
+        self.heard_ms: int | None = None
+        self.contact_ms: int | None = None
+        self.in_step = False  # the last Append matched
+        self.online = False
+        self.told_leader: Incarnation | None = None
+        self.told_role = Role.LEARNER
+        self.election_wait = self._draw_election_wait()
+        self.election_due = now_ms + self.election_wait
+
+        # trust_disk: promises wait until what they rest on is durable.
+        self.serial = 0
+        self.persisted = 0
+        self.writes: deque[tuple[int, int]] = deque()  # (serial, last index written by it)
+        self.durable_index = 0
+        self.held: deque[tuple[int, Send]] = deque()
+        self._batch_open = False
+
+    # ---- what later chapters define -----------------------------------------
+    @abstractmethod
+    def _entry_applied(self, entry: Entry, session: bytes, seq: int, outcome: Outcome) -> None:
+        """A command of some session was decided."""
+
+    @abstractmethod
+    def _dissolve(self, cursor: Cursor) -> None:
+        """Our cluster gave itself up at ``cursor``."""
+
+    @abstractmethod
+    def _is_genesis(self, entry: Entry) -> bool:
+        """Return whether ``entry`` is a genesis that every one of its founders signed."""
+
+    # ---- configuration ------------------------------------------------------
+    def _active_configs(self) -> tuple[Config, ...]:
+        """active(n): the last Cfg at or below commit and every one above (3.2)."""
+        settled = [config for index, config in self.configs if index <= self.commit]
+        return (*settled[-1:], *(config for index, config in self.configs if index > self.commit))
+
+    def _refresh_active(self) -> None:
+        """Recompute what depends on configurations or on the commit index having passed one."""
+        while len(self.configs) > 1 and self.configs[1][0] <= self.commit:
+            del self.configs[0]
+        self.active = self._active_configs()
+        self.members = tuple(sorted({v for config in self.active for v in config.voters}))
+
+    def _have(self, members: set[Incarnation]) -> bool:
+        """have(n, S): a quorum in EVERY active configuration; none without a configuration."""
+        return bool(self.active) and is_quorum_of_all(self.active, members)
+
+    @property
+    def is_voter(self) -> bool:
+        return self.me in self.members
+
+    @property
+    def last_config(self) -> Config | None:
+        return self.configs[-1][1] if self.configs else None
+
+    def _make_replica(self, machine: StateMachine) -> Replica:
+        return Replica(machine, self.settings, self.group_id)
+
+    # ---- terms and roles ----------------------------------------------------
+    def _set_vote(self, term: int, voted_for: Incarnation | None) -> None:
+        """I1: one vote per term; trust_disk makes it durable before anybody hears of it."""
+        assert term > self.term or (term == self.term and self.voted_for in (None, voted_for))
+        self.term = term
+        self.voted_for = voted_for
+        self._record(SaveVote(term, voted_for))
+
+    def _become_follower(self, term: int, leader: Incarnation | None) -> None:
+        if term > self.term:
+            self._set_vote(term, None)
+            self.heard_ms = None
+        if self.role is not Role.FOLLOWER or leader != self.leader:
+            self._rearm_election()
+        self.role = Role.FOLLOWER
+        self.leader = leader
+        if leader is None:
+            self.in_step = False
+        if self.lead is not None:
+            self._abdicate(self.lead)
+
+    def _abdicate(self, lead: Leadership) -> None:
+        self.lead = None
+        self.in_step = False
+
+    def _draw_election_wait(self) -> int:
+        """Randomised, so that split votes are rare (Raft 5.2); Reluctant waits longer."""
+        wait = self.settings.election_timeout_ms + self.randrange(self.settings.election_jitter_ms + 1)
+        if self.preference is Preference.RELUCTANT:
+            wait *= self.settings.reluctant_factor
+        return wait
+
+    def _rearm_election(self) -> None:
+        self.election_wait = self._draw_election_wait()
+        self.election_due = self.now + self.election_wait
+
+    def _hears_leader(self) -> bool:
+        """Stickiness: whether to refuse other candidates for the leader's sake (3.4).
+
+        A follower whose bond with the leader broke no longer counts as hearing it, so a killed leader is
+        replaced at once. Not so with lease reads: there the promise to elect nobody else for
+        an election timeout must hold, whatever happens to bonds.
+        """
+        if self.role is Role.LEADER:
+            return True
+        if self.heard_ms is None:
+            return False
+        lost = self.leader is not None and self.leader not in self.peers
+        if lost and not self.settings.lease_reads:
+            return False
+        return self.now - self.heard_ms < self.settings.election_timeout_ms
+
+    # ---- effects ------------------------------------------------------------
+    def _send(self, to: Incarnation, message: Message) -> None:
+        if to in self.peers:
+            self.out.sends.append(Send((to,), message))
+
+    def _broadcast(self, message: Message) -> None:
+        """To every bonded peer that is not known to be of another cluster."""
+        if self.audience:
+            self.out.sends.append(Send(self.audience, message))
+
+    def _refresh_audience(self) -> None:
+        self.audience = tuple(
+            sorted(
+                inc
+                for inc, peer in self.peers.items()
+                if peer.cluster is None or peer.cluster == self.cluster
+            )
+        )
+
+    def _complete(self, token: int, outcome: Outcome) -> None:
+        self.out.completions.append((token, outcome))
+
+    def _notice(self, notice: Notice) -> None:
+        self.out.notices.append(notice)
+
+    def _violation(self, peer: Incarnation, reason: str) -> None:
+        self._notice(Violation(peer, reason))
+
+    def _record(self, record: Record) -> None:
+        if not self.settings.trust_disk:
+            return
+        if not self._batch_open:
+            self._batch_open = True
+            self.serial += 1
+        self.out.persist.append(record)
+
+    # ---- promises (trust_disk) ----------------------------------------------
+    def _persisted(self, serial: int) -> None:
+        """Everything up to ``serial`` is on the disk: what waited for it may be said."""
+        self.persisted = max(self.persisted, min(serial, self.serial))
+        while self.writes and self.writes[0][0] <= self.persisted:
+            # A truncation lowered what later writes claim, so an old report never covers new entries.
+            self.durable_index = self.writes.popleft()[1]
+        while self.held and self.held[0][0] <= self.persisted:
+            self.out.sends.append(self.held.popleft()[1])
+
+    def _hold_promises(self) -> None:
+        """Keep back what this step promised until the records it rests on are durable."""
+        if not self.settings.trust_disk:
+            return
+        if self._batch_open:
+            self.out.serial = self.serial
+            self._batch_open = False
+        if self.persisted >= self.serial:
+            return
+        at_once = []
+        for send in self.out.sends:
+            if is_promise(send.message):
+                if send.to[0] in self.peers or len(send.to) > 1:
+                    self.held.append((self.serial, send))
+            else:
+                at_once.append(send)
+        self.out.sends = at_once
+
+    # ---- notices that follow the state --------------------------------------
+    @property
+    def shown_role(self) -> Role:
+        if self.role is Role.FOLLOWER and not self.is_voter:
+            return Role.LEARNER
+        return self.role
+
+    def _publish(self) -> None:
+        if self.leader != self.told_leader:
+            self.told_leader = self.leader
+            self._notice(LeaderChanged(self.leader, self.term))
+        role = self.shown_role
+        if role is not self.told_role:
+            self.told_role = role
+            self._notice(RoleChanged(role, self.term))
+        if self.lead is not None:
+            online = self.commit >= self.lead.noop_index
+        else:
+            online = self.leader is not None and self.in_step
+        if online != self.online:
+            self.online = online
+            self._notice(OnlineChanged(online))
+
+
+def is_promise(message: Message) -> bool:
+    """Return whether a crash must not undo what ``message`` says of its sender's term, vote or log."""
+    match message:
+        case VoteRequest(pre=False) | VoteReply(pre=False, vote=Vote.GRANTED | Vote.DENIED):
+            return True
+        case AppendReply(verdict=Verdict.ACK | Verdict.STALE | Verdict.ABSTAIN):
+            return True
+        case GenesisSignature():
+            return True
+        case _:
+            return False
