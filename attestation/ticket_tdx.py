@@ -10,14 +10,23 @@ the event log must replay to the quote's registers, so neither needs the atteste
 """
 
 import hashlib
+import hmac
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from attestation.canonical import decode_untrusted, encode
+from attestation.canonical import decode_untrusted, digest, encode
 from attestation.collateral import Endorsements
-from attestation.errors import MalformedError
-from attestation.quote import QUOTE_BYTES_MAX
+from attestation.errors import AppraisalError, AttestationError, MalformedError
+from attestation.freshness import FreshnessState
+from attestation.policy import AppraisalPolicy, appraise
+from attestation.policy_rules import TicketRules
+from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
+from attestation.ticket_endorsements import EndorsementsSource, EndorsementsStore
+from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError
+from attestation.trust import TrustRoot
+from attestation.values import timestamp, whole_seconds
+from attestation.verifier import verify_quote
 
 TICKET_CLASS: Final = "tdx"
 TICKET_BYTES_MAX: Final = 512 * 1024
@@ -26,6 +35,9 @@ TICKET_BYTES_MAX: Final = 512 * 1024
 EVENT_LOG_BYTES_MAX: Final = 256 * 1024
 ID_BYTES: Final = 32
 DOMAIN: Final = "bondstone/tdx-ticket/v1"
+
+CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
+"""How far an attester's clock may be ahead of ours. A ticket never lives longer for it."""
 
 # 9999-12-31T23:59:59Z, the last second that datetime and RFC 5280 can say.
 _SECONDS_MAX: Final = 253_402_300_799
@@ -144,7 +156,9 @@ def parse_ticket_untrusted(data: bytes) -> TdxTicket:
     return TdxTicket(
         quote=_bytes(value, "quote", QUOTE_BYTES_MAX),
         claims=TdxClaims.from_value_untrusted(value["claims"]),
-        endorsements=(None if endorsements is None else Endorsements.from_value_untrusted(endorsements)),
+        endorsements=(
+            Endorsements.from_value_untrusted(value["endorsements"]) if "endorsements" in value else None
+        ),
         event_log=(_bytes(value, "event_log", EVENT_LOG_BYTES_MAX) if "event_log" in value else None),
     )
 
@@ -173,3 +187,177 @@ def _time(value: dict[str, Any], name: str) -> datetime:
     if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= _SECONDS_MAX:
         raise _malformed(f"claim {name} is not a time in Unix seconds")
     return datetime.fromtimestamp(item, UTC)
+
+
+# ---- judging ----------------------------------------------------------------------------------------
+
+
+class TdxValidator:
+    """Admits a peer whose quote is genuine, acceptable, and made for this peer, group and connection.
+
+    Args:
+        policy: what is acceptable.
+        root: the pinned root; a mock root makes everything this validator says mock.
+        endorsements_source: our own endorsements; None if stapled ones must do.
+        freshness: what was seen before, never to go back behind it.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: AppraisalPolicy,
+        root: TrustRoot,
+        endorsements_source: EndorsementsSource | None,
+        freshness: FreshnessState | None = None,
+    ) -> None:
+        self._policy = policy
+        self._root = root
+        self._store = EndorsementsStore(
+            root=root, source=endorsements_source, freshness=freshness or FreshnessState()
+        )
+        self._signature = digest("bondstone/ticket-validator/v1", TICKET_CLASS, policy.signature_with(root))
+
+    @property
+    def ticket_class(self) -> str:
+        return TICKET_CLASS
+
+    @property
+    def signature(self) -> bytes:
+        return self._signature
+
+    @property
+    def mock(self) -> bool:
+        return self._root.mock
+
+    @property
+    def freshness(self) -> FreshnessState:
+        """Everything seen so far; keep it across restarts with ``to_bytes``."""
+        return self._store.freshness
+
+    def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
+        """Return until when the ticket holds.
+
+        The order is: the ticket's form; the quote to the pinned root, under the newest endorsements; the
+        policy; REPORTDATA, which makes the claims the quote's own; the claims; times.
+
+        Raises:
+            TicketRejectedError: with the reason of its cause.
+        """
+        try:
+            return self._validate(ticket, peer, self._store.not_before_seen(whole_seconds(now)))
+        except AttestationError as exc:
+            raise TicketRejectedError.of(exc) from exc
+
+    def _validate(self, data: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
+        ticket = parse_ticket_untrusted(data)
+        claims = ticket.claims
+        choice = self._store.choose(parse_quote_untrusted(ticket.quote), ticket.endorsements, now)
+        verified = verify_quote(ticket.quote, choice.endorsements, now=now)
+        # Only now: endorsements that no genuine quote came with must not displace others.
+        self._store.observe(choice.endorsements)
+        result = appraise(
+            verified,
+            self._policy,
+            now=now,
+            report_data=claims.report_data(),
+            event_log=ticket.event_log,
+        )
+        require_claims(claims, peer)
+        at = min(ticket_expiry(claims, self._policy.ticket, now), result.valid_until)
+        appraisal = result.to_json_value()
+        if peer.binding is None:
+            appraisal["not_checked"] = [*appraisal["not_checked"], "binding"]
+        appraisal["endorsements"] = choice.origin
+        appraisal["ticket"] = claims_value(claims)
+        return Expiration(at=at, appraisal=appraisal)
+
+
+def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:
+    """Require that claims, which a quote has confirmed, are about this peer, network, group and connection.
+
+    Raises:
+        AppraisalError: ``ticket-peer-mismatch``, ``ticket-network-mismatch``, ``ticket-group-mismatch``,
+            ``ticket-unbound`` or ``ticket-binding-mismatch``.
+    """
+    checks = (
+        ("peer", claims.peer_id, peer.peer_id),
+        ("network", claims.network_id, peer.network_id),
+        ("group", claims.group_id, peer.group_id),
+    )
+    for what, actual, expected in checks:
+        if actual != expected:
+            raise AppraisalError(
+                f"ticket-{what}-mismatch",
+                f"the ticket was made for another {what}",
+                values={"expected": _hex(expected), "actual": _hex(actual)},
+            )
+    if peer.binding is None:
+        return
+    if claims.binding is None:
+        raise AppraisalError(
+            "ticket-unbound", "the ticket is not bound to a connection, and admission needs one that is"
+        )
+    if not hmac.compare_digest(claims.binding, peer.binding):
+        raise AppraisalError(
+            "ticket-binding-mismatch", "the ticket was made for another connection or another nonce"
+        )
+
+
+def ticket_expiry(claims: TdxClaims, rules: TicketRules, now: datetime) -> datetime:
+    """Return the last second at which a ticket with these claims holds, as far as times go.
+
+    Raises:
+        AppraisalError: ``ticket-from-the-future``, ``ticket-times-disordered``, ``ticket-not-before``,
+            ``ticket-too-old`` or ``ticket-expired``.
+    """
+    values = {"now": timestamp(now), **claims_value(claims)}
+    if claims.quoted_at > now + CLOCK_AHEAD_MAX:
+        raise AppraisalError(
+            "ticket-from-the-future",
+            f"the ticket was quoted at {timestamp(claims.quoted_at)}, now is {timestamp(now)}",
+            values=values,
+        )
+    if claims.started_at > claims.quoted_at:
+        raise AppraisalError(
+            "ticket-times-disordered",
+            "the ticket's node started after its quote was made",
+            values=values,
+        )
+    if rules.not_before is not None and claims.quoted_at < rules.not_before:
+        raise AppraisalError(
+            "ticket-not-before",
+            f"the ticket was quoted before {timestamp(rules.not_before)}, which the policy refuses",
+            values=values,
+        )
+    # From our own clock, if the attester's is ahead: that must not add to the ticket's life.
+    quoted_at = min(claims.quoted_at, now)
+    if now > quoted_at + rules.max_age:
+        raise AppraisalError(
+            "ticket-too-old",
+            f"the ticket was quoted at {timestamp(claims.quoted_at)}, longer ago than the policy allows",
+            values=values,
+        )
+    ends = [quoted_at + rules.max_age, quoted_at + rules.max_lifetime]
+    if claims.expires_at is not None:
+        ends.append(claims.expires_at)
+    at = min(ends)
+    if now > at:
+        raise AppraisalError("ticket-expired", f"the ticket expired at {timestamp(at)}", values=values)
+    return at
+
+
+def claims_value(claims: TdxClaims) -> dict[str, Any]:
+    """Return the claims for JSON: hex, and times as ``YYYY-MM-DDTHH:MM:SSZ``."""
+    return {
+        "peer_id": claims.peer_id.hex(),
+        "network_id": claims.network_id.hex(),
+        "group_id": _hex(claims.group_id),
+        "started_at": timestamp(claims.started_at),
+        "quoted_at": timestamp(claims.quoted_at),
+        "expires_at": None if claims.expires_at is None else timestamp(claims.expires_at),
+        "binding": _hex(claims.binding),
+    }
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()

@@ -20,6 +20,7 @@ from attestation.collateral import Endorsements
 from attestation.errors import MalformedError
 from attestation.eventlog import Event
 from attestation.pck import parse_pck_extension_untrusted
+from attestation.quote import Quote
 from attestation.trust import TrustRoot
 from enclave.errors import MockAuthorityError
 from enclave.mock.pki import (
@@ -131,6 +132,10 @@ class MockAuthority:
             qe_identity_signature=self.tcb_signer.sign_raw(qe_identity),
             pck_certificate_chain=None,
         )
+
+    def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements:  # noqa: ARG002
+        """Return :meth:`endorsements` of the default platform: the authority is a source of them."""
+        return self.endorsements(now)
 
     def create_td(
         self,
