@@ -100,5 +100,7 @@ class ProblemError(Exception):
         fields = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
         if CATALOGUE[self.code].retry and "retry-after" not in self.headers:
             fields.append((b"retry-after", b"1"))
-        fields += [(name.encode("ascii"), value.encode("latin-1")) for name, value in self.headers.items()]
+        fields += [
+            (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in self.headers.items()
+        ]
         return fields

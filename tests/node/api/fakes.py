@@ -1,0 +1,299 @@
+"""A node without consensus behind the API, and two ways to reach it: ASGI directly, or HTTPS on loopback."""
+
+import asyncio
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+from enclave.identity import Identity
+from node.api.app import create_app
+from node.api.evidence import binding_of_nonce
+from node.api.limits import ApiLimits
+from node.api.server import ApiServer, server_tls_context
+from node.api.service import (
+    Evidence,
+    GroupView,
+    ProvisionRefusedError,
+    Readiness,
+    UnavailableError,
+)
+from node.machines.base import ApplyContext, CommandError
+from node.machines.kv import KeyValue
+from node.raft.types import (
+    Answer,
+    Applied,
+    Cursor,
+    Failed,
+    Incarnation,
+    MemberStatus,
+    Ok,
+    Preference,
+    Role,
+)
+from node.tokens import AccessRole, parse_access, render_token_entry
+
+ME = Incarnation("node-a", bytes([1]) * 32)
+PEER = Incarnation("node-b", bytes([2]) * 32)
+OTHER = Incarnation("node-c", bytes([3]) * 32)
+SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TOKENS = {role: f"bst_{role.value}-token" for role in AccessRole}
+ACCESS = parse_access(
+    "".join(render_token_entry(role.value, TOKENS[role], [role]) for role in AccessRole).encode(),
+    where="test",
+)
+NO_ACCESS = parse_access(b"", where="test")
+BOND = SimpleNamespace(
+    peer=PEER,
+    preference=Preference.NORMAL,
+    address="127.0.0.1:7444",
+    api_url="https://127.0.0.1:8444",
+    since=SINCE,
+    expires_at=datetime(2026, 1, 2, 4, 4, 5, tzinfo=UTC),
+    tickets={"tdx": b"\x00ticket\xff"},
+    appraisals={"tdx": {"status": "UpToDate", "mock": True, "advisory_ids": []}},
+    mock=True,
+    outgoing=False,
+)
+
+
+@dataclass
+class FakeService:
+    """Executes at once, on a KeyValue, with idempotency keys; or ends every call as a test says.
+
+    ``end_with`` is an outcome or an exception; ``gate``, if set, holds calls until it is set.
+    """
+
+    mock: bool = True
+    readiness_answer: Readiness = field(default_factory=lambda: Readiness(ready=True))
+    end_with: object = None
+    gate: asyncio.Event | None = None
+    group_key: bytes | None = b"k" * 32
+    executed: list = field(default_factory=list)
+    queried: list = field(default_factory=list)
+    bonded: list = field(default_factory=lambda: [BOND])
+    by_key: dict = field(default_factory=dict)
+    machine: KeyValue = field(default_factory=KeyValue)
+    index: int = 0
+
+    def readiness(self):
+        return self.readiness_answer
+
+    def group(self):
+        if self.group_key is None:
+            raise UnavailableError("awaiting-group-key", "the node waits for its group key")
+        status = MemberStatus(
+            me=ME,
+            role=Role.LEADER,
+            term=3,
+            leader=ME,
+            cluster_id=bytes([9]) * 32,
+            commit=Cursor(3, self.index),
+            last=Cursor(3, self.index),
+            applied=self.index,
+            config_epoch=2,
+            voters=(ME, PEER),
+            learners=(OTHER,),
+            tie=ME,
+            online=True,
+            halted=None,
+            match={PEER: self.index},
+        )
+        return GroupView(
+            network_id=bytes([7]) * 32,
+            group_id=bytes([8]) * 32,
+            state_machine=self.machine.signature,
+            status=status,
+        )
+
+    def bonds(self):
+        return self.bonded
+
+    async def execute(self, commands, *, key, feed, timeout_s):
+        self.group()
+        if self.gate is not None:
+            await self.gate.wait()
+        if isinstance(self.end_with, Exception):
+            raise self.end_with
+        if self.end_with is not None:
+            return self.end_with
+        if key is not None and key in self.by_key:
+            return self.by_key[key]
+        self.index += 1
+        self.executed.append((commands, key, feed))
+        at = Cursor(3, self.index)
+        outcome = Ok((), at) if feed else Ok(self._apply(commands), at)
+        if key is not None:
+            self.by_key[key] = outcome
+        return outcome
+
+    def _apply(self, commands):
+        savepoint = self.machine.savepoint()
+        results = []
+        for sub, command in enumerate(commands):
+            try:
+                value = self.machine.apply(command, ApplyContext(3, self.index, sub, 0, bytes(32)))
+            except CommandError as exc:
+                self.machine.rollback(savepoint)
+                aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
+                failures = [aborted] * len(commands)
+                failures[sub] = Failed(exc.code, exc.message)
+                return tuple(failures)
+            results.append(Applied(value))
+        return tuple(results)
+
+    async def query(self, query, *, consistency, min_at, max_age_ms, timeout_s):
+        self.group()
+        self.queried.append((query, consistency, min_at, max_age_ms))
+        if isinstance(self.end_with, Exception):
+            raise self.end_with
+        if self.end_with is not None:
+            return self.end_with
+        try:
+            value = self.machine.query(query)
+        except CommandError as exc:
+            value = Failed(exc.code, exc.message)
+        return Answer(value, Cursor(3, self.index), age_ms=5)
+
+    async def evidence(self, nonce):
+        if self.gate is not None:
+            await self.gate.wait()
+        return Evidence(
+            peer_id=ME.id,
+            network_id=bytes([7]) * 32,
+            group_id=None if self.group_key is None else bytes([8]) * 32,
+            binding=binding_of_nonce(nonce),
+            tickets={"tdx": b"own\xff"},
+        )
+
+    def audit_events(self, *, after, limit):
+        events = [{"seq": seq, "kind": "admission", "hash": "00"} for seq in range(1, 8)]
+        return [event for event in events if event["seq"] > after][:limit]
+
+    def audit_head(self):
+        return {"seq": 7, "hash": "00"}
+
+    async def provision(self, group_key):
+        if self.group_key is not None:
+            raise ProvisionRefusedError("not-awaited", "the node already has its group key")
+        self.group_key = group_key
+        return bytes([8]) * 32
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), extensions=None):
+    """Drive the application once; ``chunks`` is the body as it arrives."""
+    raw_path, _, query = path.partition("?")
+    fields = [(name.lower().encode(), value.encode()) for name, value in headers]
+    if role is not None:
+        fields.append((b"authorization", b"Bearer " + TOKENS[role].encode()))
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": raw_path,
+        "raw_path": raw_path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "scheme": "https",
+        "server": ("localhost", 443),
+        "client": ("127.0.0.1", 1),
+        "headers": fields,
+        "extensions": extensions or {},
+        "state": {},
+    }
+    arriving = list(chunks)
+    sent = []
+
+    async def receive():
+        if not arriving:
+            return {"type": "http.disconnect"}
+        chunk = arriving.pop(0)
+        if chunk is None:  # the client goes away in the middle
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": bool(arriving)}
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    if not sent:
+        return None
+    return Reply(
+        status=sent[0]["status"],
+        headers={name.decode(): value.decode() for name, value in sent[0]["headers"]},
+        body=b"".join(message.get("body", b"") for message in sent[1:]),
+    )
+
+
+def call(service, method, path, *, role=None, json_body=None, body=None, headers=(), access=ACCESS, **more):
+    """One request against a fresh application over ``service``."""
+    app = create_app(service, access, more.pop("limits", ApiLimits()))
+    fields = list(headers)
+    if json_body is not None:
+        body = json.dumps(json_body).encode()
+    if body is not None:
+        names = {name.lower() for name, _ in fields}
+        if "content-type" not in names:
+            fields.append(("content-type", "application/json"))
+        if "content-length" not in names:
+            fields.append(("content-length", str(len(body))))
+    chunks = more.pop("chunks", (body or b"",))
+    return asyncio.run(asgi(app, method, path, role=role, headers=fields, chunks=chunks, **more))
+
+
+IDENTITY = Identity.generate("node-a", datetime.now(UTC), hosts=("localhost", "127.0.0.1"))
+
+
+@contextmanager
+def served(service, *, access=ACCESS, limits=None, identity=IDENTITY, port=0):
+    """Serve over HTTPS in a thread with a loop of its own; yields the port."""
+    limits = limits or ApiLimits(shutdown_timeout_s=1)
+    started = threading.Event()
+    state = {}
+
+    async def main():
+        state["loop"] = asyncio.get_running_loop()
+        state["stop"] = asyncio.Event()
+        tls = server_tls_context(
+            certificate_der=identity.certificate_der,
+            private_key_pem=identity.private_key_pem(),
+            client_certificates_der=access.client_certificates_der,
+        )
+        app = create_app(service, access, limits)
+        server = ApiServer(app, listen=("127.0.0.1", port), tls=tls, limits=limits)
+        try:
+            await server.start()
+            state["port"] = server.address[1]
+        except Exception as exc:
+            state["error"] = exc
+            return
+        finally:
+            started.set()
+        await state["stop"].wait()
+        await server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    started.wait()
+    try:
+        if "error" in state:
+            raise state["error"]
+        yield state["port"]
+    finally:
+        if "port" in state:
+            state["loop"].call_soon_threadsafe(state["stop"].set)
+        thread.join()

@@ -1,0 +1,350 @@
+"""Every other operation, and what is the same for all of them."""
+
+import asyncio
+import json
+
+import jsonschema
+import pytest
+
+from node.api.app import create_app
+from node.api.evidence import binding_of_nonce
+from node.api.limits import ApiLimits
+from node.api.openapi import openapi_document, problems_of
+from node.api.operations import OPERATIONS
+from node.api.problems import CATALOGUE, ProblemError
+from node.api.service import Readiness
+from node.raft.types import NotExecuted, Unknown
+from node.tokens import AccessRole
+from tests.node.api.fakes import ACCESS, ME, OTHER, PEER, FakeService, asgi, call
+
+ADMIN = AccessRole.ADMIN
+NONCE = "0f" * 32
+
+
+# ---- health ---------------------------------------------------------------------------
+def test_ready_says_why_not():
+    down = Readiness(ready=False, reason="no-leader", message="no leader is known")
+    reply = call(FakeService(readiness_answer=down), "GET", "/readyz")
+
+    assert call(FakeService(), "GET", "/readyz").json == {"ready": True}
+    assert reply.status == 503
+    assert (reply.json["reason"], reply.json["detail"]) == ("no-leader", "no leader is known")
+
+
+def test_metrics_tell_the_groups_state_and_the_requests():
+    service = FakeService()
+    app = create_app(service, ACCESS, ApiLimits())
+
+    async def both():
+        await asgi(app, "GET", "/v1/nope/" + "x" * 50, role=ADMIN)
+        await asgi(app, "GET", "/v1/group", role=ADMIN)
+        return await asgi(app, "GET", "/metrics", role=ADMIN)
+
+    text = asyncio.run(both()).body.decode()
+    assert 'bondstone_http_requests_total{path="other",status="404"} 1.0' in text
+    assert 'bondstone_http_requests_total{path="/v1/group",status="200"} 1.0' in text
+    assert "bondstone_term 3.0" in text
+    assert "bondstone_voters 2.0" in text
+    assert "bondstone_mock 1.0" in text
+
+
+def test_metrics_answer_before_there_is_a_group():
+    text = call(FakeService(group_key=None), "GET", "/metrics", role=ADMIN).body.decode()
+
+    assert "bondstone_ready" in text
+    assert "bondstone_term" not in text
+
+
+# ---- group ------------------------------------------------------------------------------
+def test_the_group_names_leader_voters_and_learners_by_peer_id():
+    group = call(FakeService(), "GET", "/v1/group", role=ADMIN).json
+
+    assert group["group_id"] == "08" * 32
+    assert group["leader"] == ME.id.hex()
+    assert group["voters"] == [ME.id.hex(), PEER.id.hex()]
+    assert group["learners"] == [OTHER.id.hex()]
+    assert (group["term"], group["commit_index"], group["role"]) == (3, 0, "leader")
+    assert group["mock"] is True
+
+
+def test_members_tell_role_and_bond():
+    members = call(FakeService(), "GET", "/v1/members", role=ADMIN).json["members"]
+
+    assert [(m["name"], m["role"], m["self"], m["bonded"], m["api"]) for m in members] == [
+        ("node-a", "leader", True, False, None),
+        ("node-b", "voter", False, True, "https://127.0.0.1:8444"),
+        ("node-c", "learner", False, False, None),
+    ]
+
+
+def test_bonds_tell_appraisal_and_expiry():
+    answer = call(FakeService(), "GET", "/v1/bonds", role=ADMIN).json
+
+    assert answer["mock"] is True
+    assert answer["bonds"][0]["appraisals"]["tdx"]["status"] == "UpToDate"
+    assert answer["bonds"][0]["expires_at"] == "2026-01-02T04:04:05Z"
+
+
+# ---- attestation --------------------------------------------------------------------------
+def test_own_evidence_is_bound_to_the_nonce():
+    reply = call(FakeService(), "GET", f"/v1/attestation/evidence?nonce={NONCE}")
+
+    assert reply.json["nonce"] == NONCE
+    assert reply.json["binding"] == binding_of_nonce(bytes.fromhex(NONCE)).hex()
+    assert reply.json["peer_id"] == ME.id.hex()
+    assert reply.json["tickets"] == {"tdx": "b3du/w=="}
+
+
+def test_two_nonces_give_two_bindings():
+    assert binding_of_nonce(b"a" * 16) != binding_of_nonce(b"b" * 16)
+    assert len(binding_of_nonce(b"a" * 16)) == 32
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?nonce=",
+        "?nonce=00",
+        "?nonce=" + "0" * 31,
+        "?nonce=" + "zz" * 16,
+        "?nonce=" + "00" * 65,
+        "?nonce=" + "00%20" * 16,
+        f"?nonce={NONCE}&x=1",
+        f"?nonce={NONCE}&nonce={NONCE}",
+    ],
+)
+def test_evidence_for_no_proper_nonce_is_refused(query):
+    reply = call(FakeService(), "GET", f"/v1/attestation/evidence{query}")
+
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+
+
+def test_peers_evidence_is_as_it_was_received():
+    answer = call(FakeService(), "GET", "/v1/attestation/peers", role=ADMIN).json
+
+    assert answer["peers"][0]["tickets"] == {"tdx": "AHRpY2tldP8="}
+    assert answer["peers"][0]["peer_id"] == PEER.id.hex()
+
+
+@pytest.mark.parametrize("mock", [True, False])
+@pytest.mark.parametrize(
+    "path", ["/v1/attestation/evidence", f"/v1/attestation/evidence?nonce={NONCE}", "/v1/attestation/peers"]
+)
+@pytest.mark.parametrize("role", [None, ADMIN], ids=["anybody", "admin"])
+def test_every_attestation_answer_says_whether_it_is_mock_refusals_too(mock, path, role):
+    assert call(FakeService(mock=mock), "GET", path, role=role).json["mock"] is mock
+
+
+def test_too_many_evidence_requests_at_once_are_429():
+    async def scenario():
+        service = FakeService(gate=asyncio.Event())
+        app = create_app(service, ACCESS, ApiLimits(concurrent_evidence_max=2))
+        path = f"/v1/attestation/evidence?nonce={NONCE}"
+        held = [asyncio.create_task(asgi(app, "GET", path)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = await asgi(app, "GET", path)
+        service.gate.set()
+        answered = [await task for task in held]
+        return refused, answered, await asgi(app, "GET", path)
+
+    refused, answered, later = asyncio.run(scenario())
+    assert (refused.status, refused.json["code"]) == (429, "evidence-busy")
+    assert [reply.status for reply in answered] == [200, 200]
+    assert later.status == 200
+
+
+# ---- audit ----------------------------------------------------------------------------------
+def test_audit_events_page():
+    events = call(FakeService(), "GET", "/v1/audit/events?after=2&limit=3", role=ADMIN).json["events"]
+
+    assert [event["seq"] for event in events] == [3, 4, 5]
+    assert call(FakeService(), "GET", "/v1/audit/head", role=ADMIN).json == {"seq": 7, "hash": "00"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "after=-1",
+        "after=x",
+        "after=²",
+        "limit=0",
+        "limit=1001",
+        "limit=",
+        "since=1",
+        "after=1&after=2",
+        "after=" + "9" * 40,
+    ],
+)
+def test_audit_events_refuse_a_bad_page(query):
+    reply = call(FakeService(), "GET", f"/v1/audit/events?{query}", role=ADMIN)
+
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+
+
+# ---- the same for all ---------------------------------------------------------------------------
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/group/", "/v1/grou", "/v1/commands/", "/../etc/passwd"])
+def test_an_unknown_path_is_404(path):
+    reply = call(FakeService(), "GET", path, role=ADMIN)
+
+    assert (reply.status, reply.json["code"]) == (404, "not-found")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_another_method_is_405(operation):
+    reply = call(FakeService(), "PATCH", operation.path, role=ADMIN)
+
+    assert (reply.status, reply.json["code"]) == (405, "method-not-allowed")
+    assert operation.method in reply.headers["allow"]
+
+
+def test_over_the_limit_of_requests_the_rest_is_503_and_health_still_answers():
+    async def scenario():
+        service = FakeService(gate=asyncio.Event())
+        app = create_app(service, ACCESS, ApiLimits(concurrent_requests_max=3))
+        body = json.dumps({"command": {"op": "put", "key": "a", "value": "b"}}).encode()
+        headers = [("content-type", "application/json")]
+
+        def put():
+            return asgi(app, "POST", "/v1/commands", role=ADMIN, headers=headers, chunks=(body,))
+
+        held = [asyncio.create_task(put()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = [await put(), await asgi(app, "GET", "/v1/group", role=ADMIN)]
+        health = await asgi(app, "GET", "/healthz")
+        service.gate.set()
+        answered = [await task for task in held]
+        return refused, health, answered, await put()
+
+    refused, health, answered, later = asyncio.run(scenario())
+    assert [(reply.status, reply.json["code"]) for reply in refused] == [(503, "overloaded")] * 2
+    assert refused[0].headers["retry-after"] == "1"
+    assert health.status == 200
+    assert [reply.status for reply in [*answered, later]] == [200] * 4
+
+
+def test_problem_documents_are_not_cached():
+    assert call(FakeService(), "GET", "/nope").headers["cache-control"] == "no-store"
+
+
+# ---- the interface description ----------------------------------------------------------------
+DOCUMENT = openapi_document()
+
+
+def schema_for(method, path, status, media_type):
+    response = DOCUMENT["paths"][path][method.lower()]["responses"][str(status)]
+    return {**response["content"][media_type]["schema"], "components": DOCUMENT["components"]}
+
+
+def validate(value, schema):
+    jsonschema.Draft202012Validator(
+        schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    ).validate(value)
+
+
+def published(method, path, reply):
+    """Check an answer against what is published for it."""
+    media_type = reply.headers["content-type"]
+    schema = schema_for(method, path.partition("?")[0], reply.status, media_type)
+    validate(reply.json, schema)
+
+
+PUT_BODY = {"command": {"op": "put", "key": "a", "value": "b"}}
+ANSWERS = [
+    ("GET", "/healthz", None, {}),
+    ("GET", "/readyz", None, {}),
+    ("GET", "/readyz", None, {"readiness_answer": Readiness(ready=False, reason="x", message="y")}),
+    ("GET", "/openapi.json", None, {}),
+    ("GET", "/v1/group", None, {}),
+    ("GET", "/v1/group", None, {"group_key": None}),
+    ("GET", "/v1/members", None, {}),
+    ("GET", "/v1/bonds", None, {}),
+    ("GET", "/v1/bonds", None, {"group_key": None, "bonded": []}),
+    ("POST", "/v1/commands", PUT_BODY, {}),
+    ("POST", "/v1/commands", {"commands": [PUT_BODY["command"]]}, {}),
+    ("POST", "/v1/commands", {**PUT_BODY, "wait": "accepted"}, {}),
+    ("POST", "/v1/commands", {"command": {"op": "frob"}}, {}),
+    ("POST", "/v1/commands", {"comand": 1}, {}),
+    ("POST", "/v1/commands", PUT_BODY, {"end_with": NotExecuted("no-leader", ME)}),
+    ("POST", "/v1/commands", PUT_BODY, {"end_with": NotExecuted("no-leader")}),
+    ("POST", "/v1/commands", PUT_BODY, {"end_with": Unknown("deadline")}),
+    ("POST", "/v1/queries", {"query": {"op": "get", "key": "a"}}, {}),
+    ("POST", "/v1/queries", {"query": {"op": "frob"}}, {}),
+    ("POST", "/v1/queries", {"query": 1}, {"end_with": Unknown("deadline")}),
+    ("GET", f"/v1/attestation/evidence?nonce={NONCE}", None, {}),
+    ("GET", f"/v1/attestation/evidence?nonce={NONCE}", None, {"group_key": None}),
+    ("GET", "/v1/attestation/evidence", None, {}),
+    ("GET", "/v1/attestation/peers", None, {}),
+    ("GET", "/v1/audit/events", None, {}),
+    ("GET", "/v1/audit/events?limit=0", None, {}),
+    ("GET", "/v1/audit/head", None, {}),
+    ("PUT", "/v1/provision", {"group_key": "ab" * 32}, {"group_key": None}),
+    ("PUT", "/v1/provision", {"group_key": "ab" * 32}, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "service"), ANSWERS, ids=range(len(ANSWERS)))
+def test_every_answer_is_as_published(method, path, body, service):
+    reply = call(FakeService(**service), method, path, role=ADMIN, json_body=body)
+
+    published(method, path, reply)
+
+
+def test_the_validation_above_can_fail():
+    schema = schema_for("GET", "/v1/group", 200, "application/json")
+    answer = call(FakeService(), "GET", "/v1/group", role=ADMIN).json
+    for spoilt in ({**answer, "leader": 7}, {k: v for k, v in answer.items() if k != "term"}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(spoilt, schema)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_has_an_answer_tried_above(operation):
+    tried = {(method, path.partition("?")[0]) for method, path, _, _ in ANSWERS}
+
+    assert (operation.method, operation.path) in tried or operation.name == "metrics"
+
+
+def test_the_description_and_the_router_name_the_same_operations():
+    app = create_app(FakeService(), ACCESS, ApiLimits())
+    routed = {
+        (method, route.path) for route in app._router.routes for method in route.methods if method != "HEAD"
+    }
+    described = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
+
+    assert described == routed | {("POST", "/v1/commands")}
+
+
+def test_every_reference_in_the_description_resolves():
+    text = json.dumps(DOCUMENT)
+    names = {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}
+
+    assert names <= set(DOCUMENT["components"]["schemas"])
+    assert "Problem" in names
+
+
+def test_request_schemas_are_as_strict_as_the_decoder():
+    schema = DOCUMENT["paths"]["/v1/commands"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    whole = {**schema, "components": DOCUMENT["components"]}
+    validate({"command": 1}, whole)
+    for bad in ({"comand": 1}, {"commands": []}, {"command": 1, "wait": "x"}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(bad, whole)
+
+
+def test_every_code_of_the_catalogue_belongs_to_an_operation_or_to_all():
+    used = {code for operation in OPERATIONS for code in problems_of(operation)}
+
+    assert set(CATALOGUE) - used == {"not-found", "method-not-allowed"}  # of no operation
+
+
+@pytest.mark.parametrize("code", sorted(CATALOGUE))
+def test_every_problem_is_a_published_problem(code):
+    problem = ProblemError(code, "x")
+    schema = {"$ref": "#/components/schemas/Problem", "components": DOCUMENT["components"]}
+    validate(json.loads(problem.body()), schema)
+
+    assert json.loads(problem.body())["status"] == CATALOGUE[code].status.value
+    assert json.loads(problem.body())["type"] == f"urn:bondstone:problem:{code}"
