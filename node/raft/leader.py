@@ -211,8 +211,7 @@ class Leader(Follower):
             lead.lease_forbidden = True
             self._send(transfer.target, TimeoutNow(self._cluster, self.term))
 
-    def _abdicate(self, lead: Leadership) -> None:
-        super()._abdicate(lead)
+    def _abdicated(self, lead: Leadership) -> None:
         transfer = lead.transfer
         if transfer is not None:
             last = self.log.last()

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from node.errors import RemoteProtocolError
 from node.raft.entries import (
     KEY_BYTES_MAX,
     SessionChange,
@@ -26,7 +27,6 @@ from node.raft.reads import Reads
 from node.raft.state import Leadership
 from node.raft.types import (
     Cursor,
-    Entry,
     EntryKind,
     Incarnation,
     NotExecuted,
@@ -34,7 +34,6 @@ from node.raft.types import (
     Outcome,
     Unknown,
 )
-from node.errors import RemoteProtocolError
 
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 PAYLOAD_OVERHEAD_BYTES: Final = 512
@@ -322,7 +321,7 @@ class Origin(Reads):
         return change.session == session and change.owner == sender.id and proposal.seq == 0
 
     # ---- decided ------------------------------------------------------------
-    def _entry_applied(self, entry: Entry, session: bytes, seq: int, outcome: Outcome) -> None:
+    def _entry_applied(self, session: bytes, seq: int, outcome: Outcome) -> None:
         lead: Leadership | None = self.lead
         if lead is not None:
             lead.proposed.pop((session, seq), None)

@@ -143,7 +143,7 @@ class Replication(State):
             except MemoryError as exc:
                 raise HaltError("out-of-memory-in-apply") from exc
             if resolution is not None:
-                self._entry_applied(entry, resolution.session, resolution.seq, resolution.outcome)
+                self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
             if entry.kind is EntryKind.CONFIG:
                 self._announce_config(entry)
             elif entry.kind is EntryKind.DISSOLVE:

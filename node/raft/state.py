@@ -2,7 +2,8 @@
 
 The core is one object, told in chapters: each module adds one class to a single line of inheritance
 
-    State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election > Founding > Member
+    State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election
+          > Founding > Member
 
 so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
 """
@@ -207,8 +208,12 @@ class State(ABC):
 
     # ---- what later chapters define -----------------------------------------
     @abstractmethod
-    def _entry_applied(self, entry: Entry, session: bytes, seq: int, outcome: Outcome) -> None:
+    def _entry_applied(self, session: bytes, seq: int, outcome: Outcome) -> None:
         """A command of some session was decided."""
+
+    @abstractmethod
+    def _abdicated(self, lead: Leadership) -> None:
+        """We led until now."""
 
     @abstractmethod
     def _dissolve(self, cursor: Cursor) -> None:
@@ -265,11 +270,8 @@ class State(ABC):
         if leader is None:
             self.in_step = False
         if self.lead is not None:
-            self._abdicate(self.lead)
-
-    def _abdicate(self, lead: Leadership) -> None:
-        self.lead = None
-        self.in_step = False
+            lead, self.lead, self.in_step = self.lead, None, False
+            self._abdicated(lead)
 
     def _draw_election_wait(self) -> int:
         """Randomised, so that split votes are rare (Raft 5.2); Reluctant waits longer."""

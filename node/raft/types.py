@@ -166,7 +166,11 @@ class Ok:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A query's result and the state it speaks of. ``age_ms``: time since last leader contact (weak reads)."""
+    """A query's result and the state it speaks of.
+
+    ``value`` is ``Failed`` if the machine refused the query. ``age_ms``: time since the last contact with a
+    leader (weak reads).
+    """
 
     value: object
     at: Cursor

@@ -244,8 +244,7 @@ class Cluster:
 
     def leader(self):
         leaders = [n for n, node in self.nodes.items() if node.role is Role.LEADER and node.online]
-        newest = max(leaders, key=lambda n: self.nodes[n].term, default=None)
-        return newest
+        return max(leaders, key=lambda n: self.nodes[n].term, default=None)
 
     def elect(self, ms=20_000):
         self.run_until(lambda: self.leader() is not None, ms)
