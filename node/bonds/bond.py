@@ -48,13 +48,8 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A peer tells where another member is."""
+    """A peer tells where a member is: another one, or itself anew."""
 
-    entry: PeerEntry
-
-
-@dataclass(frozen=True, slots=True)
-class EntryChanged:
     entry: PeerEntry
 
 
@@ -87,7 +82,7 @@ class Closed:
     by_peer: bool
 
 
-BondAction = SendControl | Deliver | Learned | EntryChanged | Renew | Rejudge | Closed
+BondAction = SendControl | Deliver | Learned | Renew | Rejudge | Closed
 
 
 class Bond:
@@ -225,12 +220,12 @@ class Bond:
         self._asked_nonce = None
         return Rejudge(message.tickets, binding_of(self._exporter, message.nonce))
 
-    def _entry_changed(self, entry: PeerEntry) -> EntryChanged:
+    def _entry_changed(self, entry: PeerEntry) -> Learned:
         # Who it is, and how it votes, is fixed for the life of the incarnation.
         if entry.peer != self.entry.peer or entry.preference is not self.entry.preference:
             raise RemoteProtocolError("unexpected-message", "an entry of somebody else")
         self.entry = entry
-        return EntryChanged(entry)
+        return Learned(entry)
 
     def _closed_by_peer(self, message: Refuse) -> Closed:
         known: dict[int, Any] = {item.value: item for item in RefusalCode}

@@ -10,8 +10,9 @@ from OpenSSL import SSL
 
 from enclave.identity import Identity
 from node.audit import AuditLog
-from node.bonds.connection import BondConnection, Ending
+from node.bonds.connection import BondConnection
 from node.bonds.discovery import join_address
+from node.bonds.ending import Ending
 from node.bonds.group import BondHandler, BondInfo, GroupBonds, GroupSpec
 from node.bonds.handshake import Role
 from node.bonds.messages import ADDRESSES_MAX, is_address, is_name

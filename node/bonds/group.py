@@ -15,9 +15,10 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from attestation.tickets import TicketIssuer, TicketValidator
-from node.bonds.connection import BondConnection, Ending, Phase
+from node.bonds.connection import BondConnection
 from node.bonds.connection import Host as ConnectionHost
 from node.bonds.discovery import AddressBook, join_address, split_address
+from node.bonds.ending import Ending, Phase
 from node.bonds.frames import frame_of, frames_of_payload
 from node.bonds.handshake import Gate, Role
 from node.bonds.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
@@ -301,9 +302,6 @@ class GroupBonds:
 
     def learned(self, entry: PeerEntry) -> None:
         self._book.learn(entry, self._host.environment.monotonic_ms())
-
-    def entry_changed(self, connection: BondConnection) -> None:
-        self.learned(connection.entry)
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
         self._unshake(connection)

@@ -294,20 +294,11 @@ class Handshake:
     def _on_hello(self, hello: Hello) -> list[Action]:
         self.peer_name = hello.name
         # Every check comes before the first word about ourselves.
-        if not set(hello.versions) & set(VERSIONS):
-            return self._refuse(
-                RefusalCode.INVALID_HANDSHAKE, "version-mismatch", "no common protocol version"
-            )
-        if hello.network_id != self._network_id:
-            return self._refuse(
-                RefusalCode.INVALID_HANDSHAKE, "network-mismatch", "the peer is of another network"
-            )
         gate = self.gate if self.gate is not None else self._find_gate(hello.group_id)
-        if gate is None or gate.group_id != hello.group_id:
-            return self._refuse(RefusalCode.GROUP_NOT_FOUND, "group-not-found", "no such group here")
-        objection = gate.objection(final=False)
-        if objection is not None:
-            return self.refuse(objection)
+        refusal = self._refusal_of_hello(hello, gate)
+        if refusal is not None:
+            return self.refuse(refusal)
+        assert gate is not None
         self._peer_nonce = hello.nonce
         self.state = State.AWAIT_PROVE
         if self.role is Role.INITIATOR:
@@ -315,6 +306,29 @@ class Handshake:
         self.gate = gate
         self._exporter = self._export(gate.group_id)
         return [SendMessage(self._hello(gate))]
+
+    def _refusal_of_hello(self, hello: Hello, gate: Gate | None) -> Refusal | None:
+        if not set(hello.versions) & set(VERSIONS):
+            return Refusal(
+                code=RefusalCode.INVALID_HANDSHAKE,
+                reason="version-mismatch",
+                message=f"the peer speaks {hello.versions}, we {VERSIONS}",
+            )
+        if hello.network_id != self._network_id:
+            return Refusal(
+                code=RefusalCode.INVALID_HANDSHAKE,
+                reason="network-mismatch",
+                message="the peer is of another network",
+                values={"expected": self._network_id.hex(), "found": hello.network_id.hex()},
+            )
+        if gate is None or gate.group_id != hello.group_id:
+            return Refusal(
+                code=RefusalCode.GROUP_NOT_FOUND,
+                reason="group-not-found",
+                message="no such group here: another key, policy or setting, or not provisioned yet",
+                values={"found": hello.group_id.hex()},
+            )
+        return gate.objection(final=False)
 
     def _prove(self, gate: Gate) -> SendMessage:
         proof = proof_of(gate.secret, exporter=self._exporter, role=self.role, peer_id=self._me.id)

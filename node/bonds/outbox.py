@@ -47,3 +47,8 @@ class Outbox:
                 self.size -= len(frame)
                 return frame
         return None
+
+    def clear(self) -> None:
+        for lane in self._lanes:
+            lane.clear()
+        self.size = 0

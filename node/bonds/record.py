@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from node.audit import AuditLog
 from node.bonds.admission import Admission
-from node.bonds.connection import BondConnection, Ending, Phase
+from node.bonds.connection import BondConnection
+from node.bonds.ending import Ending, Phase
 from node.bonds.messages import PeerEntry
 from node.bonds.presented import describe_tickets
 from node.raft.events import BondLoss
