@@ -4,5 +4,5 @@ from random import Random
 
 
 def stream(seed: str, drawer: str) -> Random:
-    """Return a stream that is the same in every process and for every hash seed (Random hashes with SHA-512)."""
+    """Return a stream that is the same in every process, whatever the hash seed."""
     return Random(f"{seed}/{drawer}")  # noqa: S311 - reproducibility is the point, not secrecy

@@ -8,6 +8,7 @@ from typing import Any, Final
 from node.machines.base import StateMachine
 from node.raft.events import BondLoss, TransferLeadership
 from node.raft.member import Member
+from node.raft.quorum import is_quorum
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Role, Settings
 from node.simulation.chance import stream
 from node.simulation.disk import Credentials, Disk
@@ -92,6 +93,26 @@ class Cluster:
     def events(self) -> int:
         """Return how many events members have taken so far."""
         return self.steps + sum(process.steps for process in self._processes.values())
+
+    def can_recover(self, without: Process | None = None) -> bool:
+        """Whether the best log among the living could win: a quorum of each of its configurations lives.
+
+        Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
+        A trust_disk voter comes back.
+        """
+        if self.shape.settings.trust_disk:
+            return True
+        living = [process for process in self.alive() if process is not without]
+        incs = {process.inc for process in living}
+        best: tuple[int, int] = (0, 0)
+        verdict = False
+        for process in living:
+            last = process.log.last()
+            active = process.view.active(last.index) if process.view.configs else []
+            if (last.term, last.index) > best and any(process.inc in c.voters for c in active):
+                best = (last.term, last.index)
+                verdict = all(is_quorum(config, incs) for config in active)
+        return verdict
 
     # ---- life and death -----------------------------------------------------------
     def start(self) -> None:

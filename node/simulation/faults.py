@@ -64,10 +64,10 @@ def draw_weather(rng: Random) -> Weather:
         ghost=sometimes(0.3, 1.0),
         fifo=rng.random() < 0.5,
         delay_us=rng.choice((50, 500, 5_000, 20_000)),
-        spread_us=rng.choice((0, 2_000, 50_000, 500_000, 2_000_000)),
+        spread_us=rng.choice((0, 0, 2_000, 50_000, 500_000)),
         long_delay=sometimes(0.15, 0.02),
         bond_timeout_us=rng.choice((300, 1_000, 4_000, 10**9)) * MS_US,
-        reconnect_us=rng.choice((1, 50, 500, 2_000)) * MS_US,
+        reconnect_us=rng.choice((1, 20, 200, 1_000)) * MS_US,
         reset=rng.choice((0.0, 0.5, 1.0)),
         skew_us=rng.choice((0, 0, 5_000, 100_000)),
         late_tick_us=rng.choice((0, 0, 2_000, 50_000)),
@@ -120,27 +120,35 @@ class Fault:
         return text + (f" ({self.amount})" if self.amount else "")
 
 
-def _draw_span_us(rng: Random) -> int:
-    return rng.choice((10, 200, 1_000, 3_000, 8_000, 30_000)) * rng.randint(500, 1500)
+def _draw_span_us(rng: Random, pace_us: int) -> int:
+    return int(rng.choice((0.01, 0.2, 1, 3, 8, 30)) * pace_us * (0.5 + rng.random()))
 
 
-def draw_plan(rng: Random, places: tuple[str, ...], *, length_us: int) -> tuple[Fault, ...]:
-    """Draw the blows of one run over ``length_us``; each kind has its own rate, drawn too."""
+def draw_plan(
+    rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int
+) -> tuple[Fault, ...]:
+    """Draw the blows of one run over ``length_us``; each kind has its own rate, drawn too.
+
+    ``pace_us``: an election timeout or so; blows that fall much faster than that find nothing standing.
+    """
     blows = [blow for blow in Blow if rng.random() < 0.45] or [Blow.CRASH]
     weights = [rng.random() + 0.05 for _ in blows]
-    mean_gap_us = rng.choice((300, 700, 1_500, 4_000)) * MS_US
+    mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
     plan: list[Fault] = []
-    at_us = rng.randint(0, 2 * mean_gap_us)
+    # Sometimes at birth, mostly once there is something to break.
+    at_us = rng.randint(0, 2 * mean_gap_us) if rng.random() < 0.2 else rng.randint(1, 4) * pace_us
     while at_us < length_us:
         blow = rng.choices(blows, weights)[0]
-        plan.append(_draw_fault(rng, blow, places, at_us))
+        plan.append(_draw_fault(rng, blow, places, at_us, pace_us))
         at_us += int(rng.expovariate(1.0) * mean_gap_us) + 1
     return tuple(plan)
 
 
-def _draw_fault(rng: Random, blow: Blow, places: tuple[str, ...], at_us: int) -> Fault:
+def _draw_fault(
+    rng: Random, blow: Blow, places: tuple[str, ...], at_us: int, pace_us: int
+) -> Fault:
     one = LEADER if rng.random() < 0.4 else rng.choice(places)
-    span_us = _draw_span_us(rng)
+    span_us = _draw_span_us(rng, pace_us)
     amount = 0
     targets: tuple[str, ...] = (one,)
     match blow:

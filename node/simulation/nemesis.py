@@ -22,17 +22,31 @@ class Targets(Protocol):
     def boot(self, place: str) -> Process | None: ...
     def clone(self, place: str) -> Process | None: ...
     def transfer(self, target: Process | None) -> None: ...
+    def can_recover(self, without: Process | None = None) -> bool: ...
 
 
 class Nemesis:
-    """Schedules a plan's faults. After ``stop`` no new one falls; ``Cluster.heal`` undoes what lasts."""
+    """Schedules a plan's faults. After ``stop`` no new one falls; ``Cluster.heal`` undoes what lasts.
 
-    def __init__(self, *, scheduler: Scheduler, network: Network, targets: Targets, trace: Trace) -> None:
+    A merciful one kills nobody without whom the group could never lead again: volatile voters do not come
+    back, and a run that is dead by its tenth event shows little.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        network: Network,
+        targets: Targets,
+        merciful: bool,
+        trace: Trace,
+    ) -> None:
         self.fallen: Counter[Blow] = Counter()
         self._scheduler = scheduler
         self._network = network
         self._targets = targets
         self._trace = trace
+        self._merciful = merciful
         self._stopped = False
 
     def start(self, plan: tuple[Fault, ...]) -> None:
@@ -78,6 +92,9 @@ class Nemesis:
     def _strike(self, fault: Fault) -> None:
         process = self._find(fault.targets[0])
         if process is None:
+            return
+        deadly = fault.blow in (Blow.CRASH, Blow.LEAVE, Blow.TEAR)
+        if deadly and self._merciful and not self._targets.can_recover(without=process):
             return
         match fault.blow:
             case Blow.CRASH:

@@ -227,9 +227,7 @@ class Network:
         """Try every bond that is missing, in a while."""
         for process in self._members:
             for link in self._links[process].values():
-                if (not link.up and link.sender.serial < link.receiver.serial) or (
-                    not link.up and link.back.up
-                ):
+                if not link.up and (link.sender.serial < link.receiver.serial or link.back.up):
                     self._reconnect(link)
 
     def _reconnect(self, link: Link) -> None:

@@ -144,7 +144,7 @@ class Oracles:
         self.sequence: dict[tuple[int, int], tuple[int, int, Any, ApplyContext]] = {}
         self.where: dict[tuple[int, int], int] = {}
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
-        self.counts = {"elections": 0, "commits": 0, "configurations": 0, "reads": 0, "writes": 0}
+        self.counts = {"elections": 0, "commits": 0, "configurations": 0, "reads": 0, "writes": 0, "undecided": 0}
         self._min_voters = min_voters
         self._rules = rules
         self._rivals = rivals
@@ -167,8 +167,8 @@ class Oracles:
                 if view.role is Role.LEADER:
                     self._check_proposal(process, entry.index, config)
                 view.configs.append((entry.index, config))
-        if view.role is Role.LEADER:
-            log = self._leader_logs[self.tree.genesis[view.nodes[-1]], view.term]
+        log = self._leader_logs.get((self.tree.genesis[view.nodes[-1]], view.term))
+        if view.role is Role.LEADER and log is not None:
             log.extend(view.nodes[len(log) :])
 
     def _truncated(self, process: Process, index: int) -> None:
@@ -206,7 +206,9 @@ class Oracles:
         if view.changes:
             self._log_changed(process)
         for notice in effects.notices:
-            if type(notice) is Advanced:
+            if type(notice) is RoleChanged and notice.role is Role.LEADER:
+                self._elected(process, notice.term)
+            elif type(notice) is Advanced:
                 self._advanced(process, notice.commit.index)
         for send in effects.sends:
             message = send.message
@@ -222,7 +224,8 @@ class Oracles:
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
             case RoleChanged():
-                self._role_changed(process, notice)
+                self._check_term(process, notice.term)
+                process.view.role = notice.role
             case LeaderChanged():
                 self._check_term(process, notice.term)
             case Halted() | Violation():
@@ -248,27 +251,24 @@ class Oracles:
             raise InvariantError("monotone-term", f"{process} goes from {view.term} to {term}")
         view.term = term
 
-    def _role_changed(self, process: Process, notice: RoleChanged) -> None:
+    def _elected(self, process: Process, term: int) -> None:
+        """Its log already holds its own first entry."""
         view: View = process.view
-        self._check_term(process, notice.term)
-        view.role = notice.role
-        if notice.role is not Role.LEADER:
-            return
         self.counts["elections"] += 1
         genesis = self.tree.genesis[view.nodes[-1]]
-        key = (genesis, notice.term)
+        key = (genesis, term)
         if self._leaders.setdefault(key, process.inc) != process.inc:
             raise InvariantError(
-                "election-safety", f"{process} and {self._leaders[key]} lead term {notice.term}"
+                "election-safety", f"{process} and {self._leaders[key]} lead term {term}"
             )
-        self._leader_logs.setdefault(key, []).extend(view.nodes)
+        self._leader_logs[key] = list(view.nodes)
         committed, terms = self.committed[genesis], self._committed_in[genesis]
         index = len(committed) - 1
-        while index and terms[index] >= notice.term:
+        while index and terms[index] >= term:
             index -= 1
         if index and (len(view.nodes) <= index or view.nodes[index] != committed[index]):
             raise InvariantError(
-                "leader-completeness", f"{process}, leader of {notice.term}, lacks entry {index}"
+                "leader-completeness", f"{process}, leader of {term}, lacks entry {index}"
             )
 
     def _advanced(self, process: Process, commit: int) -> None:

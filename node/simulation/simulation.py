@@ -10,7 +10,6 @@ from random import Random
 from typing import Any, Final
 
 from node.raft.member import Member
-from node.raft.quorum import is_quorum
 from node.raft.types import Answer, Bootstrap, Ok, Preference, Role, Settings
 from node.simulation.chance import stream
 from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
@@ -19,7 +18,7 @@ from node.simulation.faults import Fault, Weather, draw_plan, draw_weather
 from node.simulation.nemesis import Nemesis
 from node.simulation.oracles import InvariantError, Oracles
 from node.simulation.process import Process
-from node.simulation.scheduler import SECOND_US
+from node.simulation.scheduler import MS_US, SECOND_US
 from node.simulation.verdict import judge_run
 from node.simulation.workload import REGISTERS, Workload
 
@@ -39,6 +38,7 @@ class Schedule:
     habits: Habits
     plan: tuple[Fault, ...]
     workload: Workload
+    merciful: bool = True
     events: int = EVENTS
     rules: bool = True
 
@@ -106,6 +106,7 @@ def draw_schedule(
         if rng.random() < 0.06
     }
     settings = draw_settings(rng)
+    pace_us = settings.election_timeout_ms * MS_US
     weather = draw_weather(rng)
     shape = Shape(
         names=names,
@@ -122,7 +123,8 @@ def draw_schedule(
         shape=shape,
         weather=weather,
         habits=draw_habits(rng),
-        plan=draw_plan(rng, names, length_us=_PLAN_US),
+        plan=draw_plan(rng, names, pace_us=pace_us, length_us=_PLAN_US),
+        merciful=rng.random() < 0.8,
         workload=workload,
         events=events,
         rules=rules,
@@ -158,6 +160,7 @@ class Simulation:
             scheduler=self.cluster.scheduler,
             network=self.cluster.network,
             targets=self.cluster,
+            merciful=schedule.merciful,
             trace=self.cluster.trace,
         )
 
@@ -205,7 +208,7 @@ class Simulation:
         self.clients.active = False
         cluster.trace.note("nemesis", "heals")
         cluster.heal()
-        if not self._can_recover():
+        if not cluster.can_recover():
             return False
         deadline_us = cluster.scheduler.now_us + _HEAL_US
         if not cluster.run_until(self._has_settled, deadline_us=deadline_us):
@@ -216,25 +219,6 @@ class Simulation:
             raise InvariantError("liveness", self._why_not())
         self._check_states()
         return True
-
-    def _can_recover(self) -> bool:
-        """Whether the best log among the living could win: a quorum of each of its configurations lives.
-
-        Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
-        """
-        living = {process.inc for process in self.cluster.alive()}
-        best: tuple[int, int] = (0, 0)
-        verdict = False
-        for process in self.cluster.alive():
-            view = process.view
-            if not view.configs:
-                continue
-            last = process.log.last()
-            active = view.active(last.index)
-            if (last.term, last.index) > best and any(process.inc in c.voters for c in active):
-                best = (last.term, last.index)
-                verdict = all(is_quorum(config, living) for config in active)
-        return verdict
 
     def _has_settled(self) -> bool:
         """One leader, followed by all; equal commit; the configuration holds the living and no dead."""
