@@ -12,7 +12,7 @@ the event log must replay to the quote's registers, so neither needs the atteste
 import hashlib
 import hmac
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from attestation.canonical import decode_untrusted, digest, encode
@@ -23,7 +23,7 @@ from attestation.policy import AppraisalPolicy, appraise
 from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, EndorsementsStore
-from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError
+from attestation.tickets import CLOCK_AHEAD_MAX, ExpectedClaims, Expiration, TicketRejectedError
 from attestation.trust import TrustRoot
 from attestation.values import timestamp, whole_seconds
 from attestation.verifier import verify_quote
@@ -35,9 +35,6 @@ TICKET_BYTES_MAX: Final = 512 * 1024
 EVENT_LOG_BYTES_MAX: Final = 256 * 1024
 ID_BYTES: Final = 32
 DOMAIN: Final = "bondstone/tdx-ticket/v1"
-
-CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
-"""How far an attester's clock may be ahead of ours. A ticket never lives longer for it."""
 
 # 9999-12-31T23:59:59Z, the last second that datetime and RFC 5280 can say.
 _SECONDS_MAX: Final = 253_402_300_799

@@ -5,11 +5,14 @@ validator's signature into its GroupId. So two groups with different trust can n
 """
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol, Self
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, Self
 
 from attestation.canonical import digest
 from attestation.errors import AttestationError
+
+CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
+"""How far the clock of whoever made a ticket may be ahead of ours. No ticket lives longer for it."""
 
 
 class TicketRejectedError(AttestationError):
