@@ -8,6 +8,7 @@ that we do not process refuses the certificate), CRL distribution points (eviden
 import binascii
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -26,6 +27,8 @@ from attestation.values import timestamp
 
 CERTIFICATE_BYTES_MAX: Final = 8 * 1024
 PEM_BYTES_MAX: Final = 64 * 1024
+PARSED_MAX: Final = 64
+"""Parsed certificates kept; never anything that was found out about them."""
 
 LIBRARY_ERRORS: Final = (
     ValueError,
@@ -99,8 +102,9 @@ def _decode_pem_body(body: bytes, role: str) -> bytes:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64") from exc
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def load_certificate_untrusted(der: bytes, *, role: str) -> Certificate:
-    """Parse one certificate.
+    """Parse one certificate. A pure function of its bytes, so the parsed form of the latest is kept.
 
     Raises:
         MalformedError: ``<role>-malformed``; ``<role>-algorithm`` for other than ECDSA P-256 with SHA-256.
@@ -258,6 +262,8 @@ def require_window(code: str, what: str, not_before: datetime, not_after: dateti
     Raises:
         StaleEndorsementsError: ``<code>-not-yet-valid`` or ``<code>-expired``.
     """
+    if not_before <= now <= not_after:
+        return
     values = {
         "not_before": timestamp(not_before),
         "not_after": timestamp(not_after),
@@ -269,9 +275,8 @@ def require_window(code: str, what: str, not_before: datetime, not_after: dateti
             f"{what} is valid from {timestamp(not_before)}, now is {timestamp(now)}",
             values=values,
         )
-    if now > not_after:
-        raise StaleEndorsementsError(
-            f"{code}-expired",
-            f"{what} expired at {timestamp(not_after)}, now is {timestamp(now)}",
-            values=values,
-        )
+    raise StaleEndorsementsError(
+        f"{code}-expired",
+        f"{what} expired at {timestamp(not_after)}, now is {timestamp(now)}",
+        values=values,
+    )

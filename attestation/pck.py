@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from attestation import der
@@ -9,6 +10,7 @@ from attestation.errors import MalformedError
 
 SGX_EXTENSION_OID: Final = "1.2.840.113741.1.13.1"
 EXTENSION_BYTES_MAX: Final = 4096
+PARSED_MAX: Final = 64
 
 # 1.2.840.113741.1.13.1 in DER: every id in the extension starts with it.
 _ARC: Final = bytes.fromhex("2a864886f84d010d01")
@@ -59,8 +61,9 @@ class PckExtension:
     configuration: PlatformConfiguration | None
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def parse_pck_extension_untrusted(data: bytes) -> PckExtension:
-    """Parse the value of the extension with OID 1.2.840.113741.1.13.1.
+    """Parse the value of the extension with OID 1.2.840.113741.1.13.1. A pure function of its bytes.
 
     Unknown members are ignored; duplicates and missing ones are refused.
 

@@ -7,7 +7,6 @@ are ignored, because Intel adds fields.
 import binascii
 import json
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
@@ -19,6 +18,7 @@ ARRAY_ITEMS_MAX: Final = 1024
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 _ADVISORY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_NO_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^"\[\]{}]+')
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -50,24 +50,21 @@ def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BY
     if len(data) > bytes_max:
         raise MalformedError(f"{code}-malformed", f"the {code} has {len(data)} bytes, at most {bytes_max}")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as exc:
         raise MalformedError(f"{code}-malformed", f"the {code} is not strict JSON: {exc}") from exc
-    if _deeper_than(value, DEPTH_MAX):
+    if _deeper_than(text, DEPTH_MAX):
         raise MalformedError(f"{code}-malformed", f"the {code} is nested deeper than {DEPTH_MAX}")
     return value
 
 
-def _deeper_than(value: Any, depth: int) -> bool:
-    items: Iterable[Any]
-    if isinstance(value, dict):
-        items = value.values()
-    elif isinstance(value, list):
-        items = value
-    else:
-        return False
-    # The depth bounds this recursion; the parser's own is bounded by the interpreter.
-    return depth == 0 or any(_deeper_than(item, depth - 1) for item in items if isinstance(item, dict | list))
+def _deeper_than(text: str, depth: int) -> bool:
+    """Return whether valid JSON nests deeper than this: brackets only, one level off at a time."""
+    brackets = _NO_BRACKET.sub("", text)
+    for _ in range(depth):
+        brackets = brackets.replace("{}", "").replace("[]", "")
+    return bool(brackets)
 
 
 def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[bytes, bytes]:

@@ -3,8 +3,6 @@
 ``docs/attestation.md`` walks through the same list with a real quote.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 
 from attestation.errors import AttestationError
@@ -38,12 +36,17 @@ class Step(StrEnum):
     EVENT_LOG = "23"  # registers that the policy wants explained
 
 
-@contextmanager
-def at_step(step: Step) -> Iterator[None]:
+class at_step:  # noqa: N801  # used as a statement, like contextlib.suppress
     """Give every refusal from inside the block this step's number, unless it already has one."""
-    try:
-        yield
-    except AttestationError as exc:
-        if exc.step is None:
-            exc.step = step.value
-        raise
+
+    __slots__ = ("_step",)
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
+        if isinstance(exc, AttestationError) and exc.step is None:
+            exc.step = self._step.value

@@ -4,7 +4,7 @@ Pure arithmetic over signed documents. It also says what is short of the next be
 because that is what an operator has to act on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import ge
@@ -201,6 +201,10 @@ def _evaluate(
 def _platform_level(svn: bytes, pck: PckExtension, tcb_info: TcbInfo) -> ReachedLevel:
     start = _VERSIONED_START if svn[1] > 0 else 0
     levels = tcb_info.tcb_levels
+
+    def shortfalls(level: TcbLevel) -> tuple[Shortfall, ...]:
+        return _platform_shortfalls(svn, start, pck, level, tcb_info.labels)
+
     for index, level in enumerate(levels):
         # Component by component, all sixteen; comparing tuples would be lexicographic and wrong.
         if (
@@ -208,22 +212,21 @@ def _platform_level(svn: bytes, pck: PckExtension, tcb_info: TcbInfo) -> Reached
             and pck.pce_svn >= level.pce_svn
             and all(map(ge, svn[start:], level.tdx_components[start:]))
         ):
-            return _reached(levels, index, lambda above: _platform_shortfalls(svn, start, pck, above))
-    shortfalls = min(
-        (_platform_shortfalls(svn, start, pck, level) for level in levels),
-        key=lambda found: sum(shortfall.short_by for shortfall in found),
-    )
+            return _reached(levels, index, shortfalls)
+    nearest = min(map(shortfalls, levels), key=lambda found: sum(shortfall.short_by for shortfall in found))
     raise VerificationError(
         "tcb-level-not-found",
-        "the platform's SVNs are below every TCB level that Intel supports: " + _say(shortfalls),
+        "the platform's SVNs are below every TCB level that Intel supports: " + _say(nearest),
         step=Step.LEVEL,
-        values={"shortfalls": [shortfall_value(shortfall) for shortfall in shortfalls]},
+        values={"shortfalls": [shortfall_value(shortfall) for shortfall in nearest]},
     )
 
 
-def _platform_shortfalls(svn: bytes, start: int, pck: PckExtension, level: TcbLevel) -> tuple[Shortfall, ...]:
+def _platform_shortfalls(
+    svn: bytes, start: int, pck: PckExtension, level: TcbLevel, labels: Mapping[str, str]
+) -> tuple[Shortfall, ...]:
     found = [
-        Shortfall(component=f"sgx[{index}]", label=level.labels[index], actual=actual, needed=needed)
+        Shortfall(component=f"sgx[{index}]", label=labels[f"sgx[{index}]"], actual=actual, needed=needed)
         for index, (actual, needed) in enumerate(zip(pck.tcb_components, level.sgx_components, strict=True))
         if actual < needed
     ]
@@ -232,7 +235,7 @@ def _platform_shortfalls(svn: bytes, start: int, pck: PckExtension, level: TcbLe
     found += [
         Shortfall(
             component=f"tdx[{index}]",
-            label=level.labels[16 + index],
+            label=labels[f"tdx[{index}]"],
             actual=actual,
             needed=needed,
         )

@@ -3,6 +3,7 @@
 ATTESTATION.md 5.1 and 5.2. Parsed only after the signature over the same bytes has been checked.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -12,6 +13,7 @@ from attestation.signed_json import Members, parse_json_untrusted
 from attestation.values import OUT_OF_DATE_STATUSES, RELAUNCH_STATUSES, TcbStatus
 
 COMPONENTS: Final = 16
+LABEL_LENGTH_MAX: Final = 64
 _PLATFORM_STATUSES: Final = frozenset(TcbStatus) - RELAUNCH_STATUSES
 _ISV_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
 assert OUT_OF_DATE_STATUSES < _PLATFORM_STATUSES
@@ -23,7 +25,6 @@ class TcbLevel:
 
     Attributes:
         sgx_components, tdx_components: 16 SVNs each.
-        labels: for people: what each of the 32 components is, as Intel names it, or an empty text.
     """
 
     sgx_components: tuple[int, ...]
@@ -32,7 +33,6 @@ class TcbLevel:
     status: TcbStatus
     tcb_date: datetime
     advisory_ids: tuple[str, ...]
-    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,11 @@ class TdxModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcbInfo:
-    """TCB info of one FMSPC. Levels are sorted, highest first: the document's order is not trusted."""
+    """TCB info of one FMSPC. Levels are sorted, highest first: the document's order is not trusted.
+
+    Attributes:
+        labels: for people: Intel's words for each SVN component, by ``sgx[0]`` … ``tdx[15]``.
+    """
 
     issue_date: datetime
     next_update: datetime
@@ -68,6 +72,7 @@ class TcbInfo:
     tdx_module: TdxModule
     tdx_module_identities: tuple[TdxModule, ...]
     tcb_levels: tuple[TcbLevel, ...]
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,7 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
                 reverse=True,
             )
         ),
+        labels=_labels(top.objects("tcbLevels")[0]),
     )
 
 
@@ -190,35 +196,38 @@ def _status(level: Members, allowed: frozenset[TcbStatus]) -> TcbStatus:
     return TcbStatus(text)
 
 
-def _components(tcb: Members, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _components(tcb: Members, name: str) -> tuple[int, ...]:
     items = tcb.array(name)
     if len(items) != COMPONENTS:
         tcb.refuse(name, f"has {len(items)} components, expected {COMPONENTS}")
     svns: list[int] = []
-    labels: list[str] = []
     for item in items:
         svn = item.get("svn") if isinstance(item, dict) else None
         if type(svn) is not int or not 0 <= svn <= 255:
             tcb.refuse(name, "has a component whose svn is not an integer in 0..255")
         svns.append(svn)
-        parts = (item.get("category"), item.get("type"))
-        label = " ".join(part for part in parts if isinstance(part, str))
-        labels.append(label if len(label) <= 64 else "")
-    return tuple(svns), tuple(labels)
+    return tuple(svns)
+
+
+def _labels(level: Members) -> dict[str, str]:
+    """Return what a level calls its components; Intel calls them the same in all levels of a document."""
+    out = {}
+    for kind in ("sgx", "tdx"):
+        for index, item in enumerate(level.object("tcb").array(f"{kind}tcbcomponents")):
+            parts = [part for key in ("category", "type") if isinstance(part := item.get(key), str)]
+            out[f"{kind}[{index}]"] = " ".join(parts)[:LABEL_LENGTH_MAX]
+    return out
 
 
 def _platform_level(level: Members) -> TcbLevel:
     tcb = level.object("tcb")
-    sgx, sgx_labels = _components(tcb, "sgxtcbcomponents")
-    tdx, tdx_labels = _components(tcb, "tdxtcbcomponents")
     return TcbLevel(
-        sgx_components=sgx,
+        sgx_components=_components(tcb, "sgxtcbcomponents"),
         pce_svn=tcb.integer("pcesvn", maximum=0xFFFF),
-        tdx_components=tdx,
+        tdx_components=_components(tcb, "tdxtcbcomponents"),
         status=_status(level, _PLATFORM_STATUSES),
         tcb_date=level.time("tcbDate"),
         advisory_ids=level.advisory_ids("advisoryIDs"),
-        labels=sgx_labels + tdx_labels,
     )
 
 
