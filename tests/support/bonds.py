@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from attestation import canonical
 from attestation.errors import MalformedError
@@ -18,7 +18,10 @@ from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
+from node.bonds.frames import FrameReader, frame_of
+from node.bonds.messages import Message, decode_untrusted
 from node.bonds.settings import BondSettings, Environment
+from node.bonds.tls import TLSSession, bond_context
 from node.raft.events import BondLoss
 from node.raft.types import Incarnation, Preference
 
@@ -242,7 +245,7 @@ class Cluster:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 
-    async def __aenter__(self) -> "Cluster":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -253,3 +256,68 @@ class Cluster:
         node = Node(name, **options)
         self.nodes.append(node)
         return await node.start(*seeds)
+
+
+class RawPeer:
+    """A hand-driven client of the bond port that says whatever a test wants.
+
+    With ``tls`` it speaks TLS; ``send_bytes`` then goes inside, ``send_raw`` on the bare socket.
+    """
+
+    def __init__(self, identity: Identity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.identity = identity
+        self.tls = TLSSession(bond_context(identity.private_key, identity.certificate_der), server=False)
+        self._frames = FrameReader(2**20)
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port: int, *, identity: Identity | None = None, tls: bool = True) -> "RawPeer":
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        peer = cls(identity or Identity.generate("raw", datetime.now(UTC)), reader, writer)
+        if tls:
+            peer.tls.start()
+            while not peer.tls.established:
+                peer.flush()
+                peer.tls.receive_data_untrusted(await reader.read(65536))
+            peer.flush()
+        return peer
+
+    def flush(self) -> None:
+        self.writer.write(self.tls.data_to_send())
+
+    def send_bytes(self, data: bytes) -> None:
+        self.tls.send_data(data)
+        self.flush()
+
+    def send_raw(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    def send(self, message: Message) -> None:
+        self.tls.send_data(frame_of(message))
+        self.flush()
+
+    async def receive(self) -> Message:
+        """Return the next message. Raises EOFError when the other side has closed."""
+        while True:
+            body = self._frames.next_frame_untrusted()
+            if body is not None:
+                return decode_untrusted(body)
+            data = await self.reader.read(65536)
+            if not data:
+                raise EOFError
+            self._frames.receive_data(self.tls.receive_data_untrusted(data))
+
+    async def until_closed(self) -> None:
+        """Wait for the other side to close the socket, in whatever manner."""
+        try:
+            while await self.reader.read(65536):
+                pass
+        except ConnectionError:
+            return
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            return
