@@ -30,8 +30,10 @@ class ApiProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
-        self._head_open = True  # between requests, or inside a head
+        self._between_requests = True
+        self._head_begun = False
         self._head_bytes = 0
+        self._heads_begun_here = 0  # in the chunk being parsed
         self._head_timer: asyncio.TimerHandle | None = None
         self._extensions: dict[str, Any] = {}
 
@@ -51,28 +53,36 @@ class ApiProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_open:
-            self._head_bytes += len(data)
+        between, begun = self._between_requests, self._head_begun
+        self._heads_begun_here = 0
         super().data_received(data)
-        if self._head_open and self._head_bytes and not self.transport.is_closing():
-            if self._head_bytes > self._limits.head_bytes_max:
-                detail = f"request line and header fields have at most {self._limits.head_bytes_max} bytes"
-                self._refuse(ProblemError("head-too-large", detail))
-            else:
-                self._arm_head_timer()
+        if not self._head_begun or self.transport.is_closing():
+            return
+        # A chunk can hold the end of one request and the beginning of another: what cannot be told apart
+        # is not counted, and is at most one chunk.
+        if begun or (between and self._heads_begun_here == 1):
+            self._head_bytes += len(data)
+        if self._head_bytes > self._limits.head_bytes_max:
+            detail = f"request line and header fields have at most {self._limits.head_bytes_max} bytes"
+            self._refuse(ProblemError("head-too-large", detail))
+        else:
+            self._arm_head_timer()
 
     def on_message_begin(self) -> None:
+        self._between_requests = False
+        self._head_begun = True
+        self._head_bytes = 0
+        self._heads_begun_here += 1
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
-        self._head_open = False
-        self._head_bytes = 0
+        self._head_begun = False
         self._disarm_head_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._head_open = True
+        self._between_requests = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -92,7 +102,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._head_timer = None
         if self.transport.is_closing():
             return
-        if self._head_bytes == 0:  # nothing was asked, so nothing is answered
+        if not self._head_begun:  # nothing was asked, so nothing is answered
             self.transport.close()
             return
         detail = f"a request's head must arrive within {self._limits.head_timeout_s:g} s"

@@ -39,7 +39,7 @@ def fetch_evidence_unauthenticated(url: str, nonce: bytes, *, timeout_s: float =
         try:
             with http.stream("GET", path) as response:
                 tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-                certificate = None if tls is None else tls.getpeercert(binary_form=True)
+                certificate = None if tls is None else tls.getpeercert(True)
                 status, answer = response.status_code, read_bounded(response)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"{url}: {exc}") from exc
