@@ -1,5 +1,5 @@
 """The collateral client: endorsements from Intel's PCS or a PCCS, verified, cached and kept fresh.
 
-Sans-IO: ``requests``, ``responses``, ``retry`` and ``collateral_set``. Drivers: ``fetcher``, ``disk``, ``client``;
-they alone in ``attestation`` touch a network or a disk.
+Only the drivers ``fetcher``, ``disk`` and ``client`` touch a network or a disk; ``requests``, ``responses``,
+``retry`` and ``collateral_set`` are sans-IO.
 """

@@ -70,19 +70,30 @@ def verify_set(
             "the source answered with the TCB info of another platform",
             values={"expected": platform.fmspc.hex(), "found": verified.tcb_info.fmspc.hex()},
         )
-    # A verifier checks the PCK CRL with the quote's own CA. Here there is no quote, so the chain that came
-    # with the CRL stands in, checked up to the same root: a forged CRL must not get into the cache.
-    chain = split_pem_untrusted(endorsements.pck_crl_issuer_chain, role="pck-ca", count_max=3)
-    if not chain:
-        raise CertificatePathError("pck-ca-chain-length", "the PCK CRL came without its issuer")
-    ca = verified.authentic.require_pck_ca(chain[0])
-    if _CA_NAMES[platform.ca] not in ca.certificate.common_name:
+    ca_name = require_genuine_pck_crl(endorsements, verified)
+    if _CA_NAMES[platform.ca] not in ca_name:
         raise MalformedError(
             "pck-crl-ca",
             "the source answered with the CRL of the other PCK CA",
-            values={"expected": _CA_NAMES[platform.ca], "found": ca.certificate.common_name},
+            values={"expected": _CA_NAMES[platform.ca], "found": ca_name},
         )
     return verified
+
+
+def require_genuine_pck_crl(endorsements: Endorsements, verified: VerifiedEndorsements) -> str:
+    """Return the common name of the CA that signed the PCK CRL, itself checked up to the root.
+
+    A verifier does this with the quote's own CA. Where there is no quote yet, the chain that came with the
+    CRL stands in: a forged CRL must not get into a cache.
+
+    Raises:
+        MalformedError: the chain is not one.
+        VerificationError: the chain does not lead to the root, or the CRL is not signed by its CA.
+    """
+    chain = split_pem_untrusted(endorsements.pck_crl_issuer_chain, role="pck-ca", count_max=3)
+    if not chain:
+        raise CertificatePathError("pck-ca-chain-length", "the PCK CRL came without its issuer")
+    return verified.authentic.require_pck_ca(chain[0]).certificate.common_name
 
 
 def refresh_at(fetched_at: datetime, valid_until: datetime, jitter: float) -> datetime:

@@ -238,8 +238,7 @@ def test_a_body_is_not_read_beyond_its_limit() -> None:
 def test_a_body_announced_too_large_is_not_read_at_all() -> None:
     class Forbidden(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            raise AssertionError("the body was read")
-            yield b""
+            yield pytest.fail("the body was read")
 
     headers = {"Content-Length": str(10**15)}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=Forbidden()))
@@ -690,7 +689,7 @@ def test_new_collateral_is_told_of_and_the_same_again_is_not() -> None:
 # ---- refresh ahead of expiry --------------------------------------------------------------------
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -702,10 +701,10 @@ def keep_fresh_for(r: ClientRig, total: timedelta) -> None:
     async def sleep(seconds: float) -> None:
         await plain(seconds)
         if r.clock.now >= end:
-            raise Stop
+            raise StoppedError
 
     r.client._sleep = sleep
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         run(r.client.keep_fresh())
 
 

@@ -1,0 +1,271 @@
+"""``bondstone collateral fetch|show|verify``."""
+
+import asyncio
+import json
+import ssl
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
+from attestation.client.platform import platform_of_quote_untrusted
+from attestation.client.requests import INTEL_PCS, Platform, Source, TcbUpdate, UpdateMode
+from attestation.client.session import open_collateral_client
+from attestation.collateral import COLLATERAL_BYTES_MAX, Endorsements, verify_endorsements
+from attestation.crl import RevocationList, parse_crl_untrusted
+from attestation.errors import AttestationError, MalformedError
+from attestation.freshness import FreshnessState
+from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
+from attestation.tcb_info import (
+    QeIdentity,
+    TcbInfo,
+    parse_qe_identity_untrusted,
+    parse_tcb_info_untrusted,
+)
+from attestation.trust import TrustRoot
+from attestation.values import timestamp
+from node.cli.common import load_trust_root, parse_time, print_json, read_file
+from node.errors import ConfigError
+
+app = typer.Typer()
+File = Annotated[Path, typer.Argument(help="Collateral, as QuoteCollateralV3 JSON.")]
+Root = Annotated[str, typer.Option(help="`intel`, or the file of another root.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def fetch(
+    *,
+    quote: Annotated[Path | None, typer.Option(help="A quote: says which platform.")] = None,
+    fmspc: Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")] = None,
+    ca: Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")] = "platform",
+    pccs: Annotated[
+        list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
+    ] = None,
+    update: Annotated[str, typer.Option(help="standard, early, or a tcbEvaluationDataNumber.")] = "standard",
+    trust_root: Root = "intel",
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep verified collateral there, and use it while it is fresh.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the collateral there, print a summary.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the collateral of a platform, verify it, and print or write it.
+
+    Exit code 0 fetched and verified, 1 not genuine, 3 not to be had now.
+    """
+    collateral = asyncio.run(
+        _fetch(
+            _platform(quote, fmspc, ca),
+            sources=_sources(pccs),
+            root=load_trust_root(trust_root),
+            update=_update(update),
+            tls_ca=tls_ca,
+            cache=cache,
+        )
+    )
+    data = collateral.endorsements.to_json()
+    if output is None:
+        sys.stdout.write(f"{data.decode()}\n")
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {output}: {exc.strerror}") from exc
+    value = {
+        "verified": True,
+        "mock": collateral.verified.root.mock,
+        "source": collateral.source,
+        "output": str(output),
+        **_summary(collateral.endorsements),
+    }
+    _print(value, as_json=as_json, title=f"verified, from {collateral.source}")
+
+
+@app.command()
+def show(file: File, as_json: AsJson = False) -> None:
+    """Show what collateral says. Nothing is verified: use `collateral verify` for that."""
+    endorsements = _read(file)
+    _print(
+        {"verified": False, **_summary(endorsements)},
+        as_json=as_json,
+        title="what these bytes claim; nothing here is verified",
+    )
+
+
+@app.command()
+def verify(
+    file: File,
+    at: Annotated[str | None, typer.Option(help="When: Unix seconds or ISO 8601; default: now.")] = None,
+    trust_root: Root = "intel",
+    as_json: AsJson = False,
+) -> None:
+    """Verify collateral to its trust root, at one time. Exit code 0 genuine and current, 1 not.
+
+    The PCK CRL's signature is checked with the CA that the collateral names; a quote's own CA decides
+    in `quote verify`.
+    """
+    endorsements = _read(file)
+    root = load_trust_root(trust_root)
+    now = datetime.now(UTC) if at is None else parse_time(at)
+    value: dict[str, Any] = {"at": timestamp(now), "mock": root.mock}
+    try:
+        _verify(endorsements, root, now)
+    except AttestationError as exc:
+        value |= {"verified": False, "reason": exc.reason, "message": exc.message, "values": exc.values}
+        if as_json:
+            print_json(value)
+        else:
+            print(f"refused: {exc}")
+        raise typer.Exit(1) from exc
+    value |= {"verified": True, "reason": None, **_summary(endorsements)}
+    kind = "mock collateral, proves nothing about hardware" if root.mock else "collateral of Intel's"
+    _print(value, as_json=as_json, title=f"genuine and current at {timestamp(now)}: {kind}")
+
+
+async def _fetch(
+    platform: Platform,
+    *,
+    sources: tuple[Source, ...],
+    root: TrustRoot,
+    update: TcbUpdate,
+    tls_ca: Path | None,
+    cache: Path | None,
+) -> Collateral:
+    try:
+        async with open_collateral_client(
+            sources=sources,
+            root=root,
+            update=update,
+            cache_directory=cache,
+            tls_ca=tls_ca,
+            seen=FreshnessState(),
+        ) as client:
+            return await client.endorsements(platform)
+    except (FileNotFoundError, PermissionError, ssl.SSLError) as exc:
+        raise ConfigError(f"cannot use the TLS certificates {tls_ca}: {exc}") from exc
+
+
+def _platform(quote: Path | None, fmspc: str | None, ca: str) -> Platform:
+    if (quote is None) == (fmspc is None):
+        raise ConfigError("which platform? hint: give either --quote FILE or --fmspc HEX")
+    if quote is not None:
+        data = read_file(quote, what="quote", bytes_max=QUOTE_BYTES_MAX)
+        return platform_of_quote_untrusted(parse_quote_untrusted(data))
+    assert fmspc is not None
+    try:
+        return Platform.from_text_untrusted(fmspc, ca)
+    except MalformedError as exc:
+        raise ConfigError(exc.message) from exc
+
+
+def _sources(urls: list[str] | None) -> tuple[Source, ...]:
+    try:
+        return tuple(Source.pccs(url) for url in urls or ()) or (INTEL_PCS,)
+    except ValueError as exc:
+        raise ConfigError(f"--pccs: {exc}") from exc
+
+
+def _update(text: str) -> TcbUpdate:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 2**32:
+        return int(text)
+    try:
+        return UpdateMode(text)
+    except ValueError as exc:
+        raise ConfigError("--update is standard, early, or a tcbEvaluationDataNumber such as 19") from exc
+
+
+def _read(file: Path) -> Endorsements:
+    data = read_file(file, what="collateral", bytes_max=COLLATERAL_BYTES_MAX)
+    return Endorsements.from_json_untrusted(data)
+
+
+def _verify(endorsements: Endorsements, root: TrustRoot, now: datetime) -> None:
+    verified = verify_endorsements(endorsements, root=root, now=now)
+    require_genuine_pck_crl(endorsements, verified)
+
+
+def _summary(endorsements: Endorsements) -> dict[str, Any]:
+    """Return what a set says of itself.
+
+    Raises:
+        MalformedError: a part cannot be parsed.
+    """
+    tcb_info = parse_tcb_info_untrusted(endorsements.tcb_info)
+    qe_identity = parse_qe_identity_untrusted(endorsements.qe_identity)
+    root_crl = parse_crl_untrusted(endorsements.root_ca_crl, role="root-crl")
+    pck_crl = parse_crl_untrusted(endorsements.pck_crl, role="pck-crl")
+    newest = tcb_info.tcb_levels[0]
+    return {
+        "digest": endorsements.digest.hex(),
+        "fmspc": tcb_info.fmspc.hex(),
+        "pce_id": tcb_info.pce_id.hex(),
+        "tcb_evaluation_data_number": min(
+            tcb_info.tcb_evaluation_data_number, qe_identity.tcb_evaluation_data_number
+        ),
+        "valid_from": timestamp(
+            max(tcb_info.issue_date, qe_identity.issue_date, root_crl.this_update, pck_crl.this_update)
+        ),
+        "valid_until": timestamp(
+            min(tcb_info.next_update, qe_identity.next_update, root_crl.next_update, pck_crl.next_update)
+        ),
+        "tcb_info": {
+            **_document(tcb_info),
+            "levels": len(tcb_info.tcb_levels),
+            "newest_level": {
+                "status": str(newest.status),
+                "tcb_date": timestamp(newest.tcb_date),
+                "sgx_components": list(newest.sgx_components),
+                "pce_svn": newest.pce_svn,
+                "tdx_components": list(newest.tdx_components),
+            },
+            "tdx_modules": [module.id for module in tcb_info.tdx_module_identities],
+        },
+        "qe_identity": {
+            **_document(qe_identity),
+            "mr_signer": qe_identity.mr_signer.hex(),
+            "isv_prod_id": qe_identity.isv_prod_id,
+        },
+        "root_crl": _crl(root_crl),
+        "pck_crl": _crl(pck_crl),
+    }
+
+
+def _document(document: TcbInfo | QeIdentity) -> dict[str, Any]:
+    return {
+        "tcb_evaluation_data_number": document.tcb_evaluation_data_number,
+        "issue_date": timestamp(document.issue_date),
+        "next_update": timestamp(document.next_update),
+    }
+
+
+def _crl(crl: RevocationList) -> dict[str, Any]:
+    return {
+        "issuer": crl.parsed.issuer.rfc4514_string(),
+        "this_update": timestamp(crl.this_update),
+        "next_update": timestamp(crl.next_update),
+        "revoked": len(crl.parsed),
+    }
+
+
+def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
+    if as_json:
+        print_json(value)
+        return
+    table = Table(show_header=False, title=title, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, item in value.items():
+        rows = item.items() if isinstance(item, dict) else [("", item)]
+        for inner, content in rows:
+            text = content if isinstance(content, str) else json.dumps(content)
+            table.add_row(f"{name}.{inner}" if inner else name, text)
+    Console().print(table)

@@ -1,0 +1,235 @@
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from attestation.collateral import Endorsements
+from attestation.errors import (
+    AttestationError,
+    EndorsementsUnavailableError,
+    MalformedError,
+    VerificationError,
+)
+from enclave.mock.authority import MockAuthority
+from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
+from node.cli.collateral import app
+from node.errors import ConfigError
+from tests.support.pccs import FaultScript, platform_of
+from tests.support.vectors import VECTORS, needs_vectors, vector
+
+# The command reads the host's clock, so what it is served must be valid by that.
+NOW = datetime.now(UTC)
+AUTHORITY = MockAuthority.create(NOW)
+SET = AUTHORITY.endorsements(NOW)
+FMSPC = platform_of(SET).fmspc.hex()
+
+
+@contextmanager
+def serving(faults: FaultScript) -> Iterator[str]:
+    """A PCCS on a loopback port, over real sockets."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    settings = PCCSSettings(endorsements=lambda: SET, fault=faults)
+    server = uvicorn.Server(
+        uvicorn.Config(create_pccs(settings), log_level="critical", lifespan="off", ws="none")
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def raised(result: Result, kind: type[Exception]) -> Exception:
+    """The error that ``main`` turns into a message and an exit code."""
+    assert isinstance(result.exception, kind), result.output
+    return result.exception
+
+
+@pytest.fixture
+def root_file(tmp_path: Path) -> Path:
+    path = tmp_path / "root.der"
+    path.write_bytes(AUTHORITY.root.certificate_der)
+    return path
+
+
+@pytest.fixture
+def collateral_file(tmp_path: Path) -> Path:
+    path = tmp_path / "collateral.json"
+    path.write_bytes(SET.to_json())
+    return path
+
+
+# ---- fetch --------------------------------------------------------------------------------------
+
+
+def test_fetch_prints_the_verified_set_as_json_on_stdout(root_file: Path) -> None:
+    with serving(FaultScript()) as url:
+        result = invoke("fetch", "--fmspc", FMSPC, "--pccs", url, "--trust-root", root_file)
+
+    assert result.exit_code == 0, result.output
+    assert Endorsements.from_json_untrusted(result.stdout.encode()) == SET
+
+
+def test_fetch_knows_the_platform_from_a_quote(root_file: Path, tmp_path: Path) -> None:
+    quote = tmp_path / "quote.bin"
+    quote.write_bytes(AUTHORITY.create_td().quote(bytes(64)))
+    output = tmp_path / "fetched.json"
+    with serving(FaultScript()) as url:
+        result = invoke(
+            "fetch", "--quote", quote, "--pccs", url, "--trust-root", root_file, "-o", output, "--json"
+        )
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["fmspc"] == FMSPC
+    assert json.loads(result.stdout)["mock"] is True
+    assert Endorsements.from_json_untrusted(output.read_bytes()) == SET
+
+
+def test_fetch_uses_its_cache_when_the_source_is_down(root_file: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    common = ["fetch", "--fmspc", FMSPC, "--trust-root", str(root_file), "--cache", str(cache)]
+    faults = FaultScript()
+    with serving(faults) as url:
+        first = invoke(*common, "--pccs", url)
+        faults.fail_all(Fault.NOT_FOUND)
+        second = invoke(*common, "--pccs", url)
+
+    assert first.exit_code == second.exit_code == 0, second.output
+    assert first.stdout == second.stdout
+
+
+def test_fetch_of_what_is_not_genuine_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "fetched.json"
+    with serving(FaultScript()) as url:
+        # Under Intel's root, which is the default.
+        result = invoke("fetch", "--fmspc", FMSPC, "--pccs", url, "-o", output)
+    error = raised(result, VerificationError)
+
+    assert isinstance(error, AttestationError)
+    assert error.reason == "untrusted-root"
+    assert not output.exists()
+
+
+def test_fetch_of_an_unknown_platform_is_undecided(root_file: Path) -> None:
+    with serving(FaultScript()) as url:
+        result = invoke("fetch", "--fmspc", "0" * 12, "--pccs", url, "--trust-root", root_file)
+    error = raised(result, EndorsementsUnavailableError)
+
+    assert isinstance(error, AttestationError)
+    assert error.reason == "platform-unknown"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "which platform"),
+        (["--fmspc", FMSPC, "--quote", "x"], "which platform"),
+        (["--fmspc", "xyz"], "12 hex digits"),
+        (["--fmspc", FMSPC, "--ca", "evil"], "platform"),
+        (["--fmspc", FMSPC, "--pccs", "http://pccs.example"], "https"),
+        (["--fmspc", FMSPC, "--update", "soon"], "--update"),
+        (["--quote", "/nowhere/quote.bin"], "cannot read the quote"),
+        (["--fmspc", FMSPC, "--tls-ca", "/nowhere/ca.pem"], "TLS certificates"),
+    ],
+)
+def test_fetch_says_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
+    assert text in str(raised(invoke("fetch", *arguments), ConfigError))
+
+
+# ---- show and verify ----------------------------------------------------------------------------
+
+
+def test_show_says_that_nothing_is_verified(collateral_file: Path) -> None:
+    result = invoke("show", collateral_file)
+    value = json.loads(invoke("show", collateral_file, "--json").stdout)
+
+    assert "nothing here is verified" in result.stdout
+    assert value["verified"] is False
+    assert value["digest"] == SET.digest.hex()
+    assert value["pck_crl"]["revoked"] == 0
+
+
+def test_verify_accepts_a_genuine_and_current_set(collateral_file: Path, root_file: Path) -> None:
+    result = invoke("verify", collateral_file, "--trust-root", root_file, "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verified"] is True
+
+
+@pytest.mark.parametrize(("days", "reason"), [(60, "tcb-info-expired"), (-60, "root-crl-not-yet-valid")])
+def test_verify_refuses_a_set_outside_its_window(
+    collateral_file: Path, root_file: Path, days: int, reason: str
+) -> None:
+    at = (NOW + timedelta(days=days)).isoformat()
+    result = invoke("verify", collateral_file, "--at", at, "--trust-root", root_file, "--json")
+    value = json.loads(result.stdout)
+
+    assert result.exit_code == 1
+    assert (value["verified"], value["reason"]) == (False, reason)
+
+
+def test_verify_refuses_a_mock_set_under_intels_root(collateral_file: Path) -> None:
+    result = invoke("verify", collateral_file)
+
+    assert result.exit_code == 1
+    assert "untrusted-root" in result.stdout
+
+
+def test_verify_refuses_a_forged_pck_crl(tmp_path: Path, root_file: Path) -> None:
+    other = MockAuthority.create(NOW).endorsements(NOW)
+    value = {**json.loads(SET.to_json()), "pck_crl": other.pck_crl.hex()}
+    path = tmp_path / "forged.json"
+    path.write_text(json.dumps(value))
+    result = invoke("verify", path, "--trust-root", root_file, "--json")
+
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["reason"].startswith("pck-crl")
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_what_is_no_collateral_is_refused(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+
+    raised(invoke(command, path), MalformedError)
+
+
+@needs_vectors
+@pytest.mark.parametrize(
+    "case", sorted(str(path.relative_to(VECTORS / "real")) for path in VECTORS.glob("real/*/case*"))
+)
+def test_every_recorded_set_of_intels_is_genuine_within_its_window(case: str) -> None:
+    name, directory = case.split("/")
+    index = json.loads(vector("index.json"))
+    entry = next(item for item in index["real"] if item["name"] == name)
+    recorded = next(item for item in entry["cases"] if item["dir"] == directory)
+    at = recorded["now"]
+    first, last = recorded["collateral_window"]
+    path = VECTORS / "real" / case / "collateral.json"
+    if entry["tee"] != "TDX":
+        # Named as what it is: this project verifies TDX.
+        error = raised(invoke("show", path), MalformedError)
+        assert isinstance(error, AttestationError)
+        assert error.reason == "tcb-info-not-tdx"
+        return
+    result = invoke("verify", path, "--at", str(at), "--json")
+    value = json.loads(result.stdout)
+
+    assert result.exit_code == (0 if first <= at <= last else 1), result.output
+    assert value["mock"] is False
+    # One set was recorded later than the time that others judge its quote at.
+    assert value["reason"] == (None if first <= at <= last else "pck-crl-not-yet-valid")
