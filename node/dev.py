@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import MockAuthority
 from node.errors import ConfigError
 from node.group.identity import GroupKey
-from node.tokens import write_tokens
+from node.tokens import AccessRole, new_token, render_token_entry
 
 NODES_MAX: Final = 15
 START_TIMEOUT_S: Final = 60.0
@@ -123,9 +124,9 @@ class DevCluster:
         if not key_file.exists():
             _write_secret(key_file, GroupKey.generate().secret.hex() + "\n")
         if not self.token_file.exists():
-            _write_secret(self.token_file, secrets.token_urlsafe(32) + "\n")
+            _write_secret(self.token_file, new_token() + "\n")
         token = self.token_file.read_text().strip()
-        write_tokens(self.directory / "tokens.json", {"dev": (token, ("read", "write", "audit", "admin"))})
+        (self.directory / "access.toml").write_text(render_token_entry("dev", token, [AccessRole.ADMIN]))
         network_file = self.directory / "network"
         if not network_file.exists():
             network_file.write_text(f"dev-{secrets.token_hex(8)}\n")
@@ -201,6 +202,8 @@ class DevCluster:
             if event.get("event") == "listening":
                 node.peer_id, node.group_id = event["peer_id"], event["group_id"]
                 self._write_ca()
+            elif event.get("event") == "bonded":
+                self._emit({"event": "node-bonded", "name": node.name})
             elif event.get("event") == "ready":
                 node.ready.set()
         code = await process.wait()
@@ -270,15 +273,26 @@ class DevCluster:
 
 
 def _policy_text() -> str:
+    pinned = ("mrtd", "rtmr1", "rtmr2")
+    waived = [name for name in REGISTERS if name not in pinned]
+    values = "\n".join(f'{name} = ["{mock_measurement(name)}"]' for name in pinned)
     return f"""\
 # The appraisal policy of a local cluster: mock TDs of one mock image.
 # A node with other measurements, or under another authority, has no way in.
-accepted_tcb_statuses = ["UpToDate"]
+version = 1
+
+[tcb]
+accepted_statuses = ["UpToDate"]
+
+[ticket]
+max_age_seconds = 3600
+max_lifetime_seconds = 3600
+
+[reference_values]
+not_checked = {json.dumps(waived)}
 
 [reference_values.baseline]
-mrtd = ["{mock_measurement("mrtd")}"]
-rtmr1 = ["{mock_measurement("rtmr1")}"]
-rtmr2 = ["{mock_measurement("rtmr2")}"]
+{values}
 """
 
 
@@ -291,7 +305,7 @@ data_dir = "data"
 
 [api]
 listen = "{node.api}"
-tokens_file = "../tokens.json"
+tokens_file = "../access.toml"
 
 [bond]
 listen = "{node.bond}"

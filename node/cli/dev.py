@@ -71,14 +71,15 @@ class _Printer:
             case "node-started":
                 print(f"starting {event['name']} (pid {event['pid']})")
             case "node-exited":
-                print(
-                    f"{event['name']} (pid {event['pid']}) ended with code {event['code']}; log: {event['log']}"
-                )
+                print(f"{event['name']} (pid {event['pid']}) ended with code {event['code']}")
+                print(f"  its log: {event['log']}")
                 print(f"  start it again: {event['restart']}")
             case "ready":
                 self._ready(event)
             case "stopped":
                 print("stopped")
+            case _:
+                pass
         sys.stdout.flush()
 
     def _ready(self, event: dict[str, Any]) -> None:
@@ -101,7 +102,8 @@ talk to it from another terminal:
   {cli} status
   {cli} kv put greeting hello
   {cli} kv get greeting
-  {cli} verify {url} --policy {self._directory}/policy.toml --trust-root {self._directory}/authority/root.pem
+  {cli} verify {url} \\
+    --policy {self._directory}/policy.toml --trust-root {self._directory}/authority/trust-root.der
   curl --cacert {event["ca"]} -H "Authorization: Bearer $(cat {self._directory}/token)" {url}/v1/group
 
 Ctrl-C stops it."""

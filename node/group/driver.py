@@ -16,12 +16,14 @@ from node.raft.events import (
     BondDown,
     BondLoss,
     BondUp,
+    Cancel,
     Effects,
     Event,
     Halted,
     Notice,
     Persisted,
     Received,
+    Record,
     Tick,
 )
 from node.raft.member import Member
@@ -40,7 +42,7 @@ class Outbox(Protocol):
 class DurableLog(Protocol):
     """Makes records durable. Blocking: the driver calls it in a thread."""
 
-    def persist(self, records: list[object]) -> None: ...
+    def persist(self, records: list[Record]) -> None: ...
 
 
 class MemberDriver:
@@ -92,6 +94,11 @@ class MemberDriver:
         self._futures[token] = future
         self.submit(make_event(token))
         return future
+
+    def forget(self, token: int) -> None:
+        """Nobody waits for this outcome any more."""
+        if self._futures.pop(token, None) is not None:
+            self.submit(Cancel(token))
 
     def bond_up(self, peer: Incarnation, preference: Preference) -> None:
         self.submit(BondUp(peer, preference))

@@ -1,7 +1,7 @@
 """A group that this node is a member of: the Python API."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -14,7 +14,7 @@ from node.group.errors import (
     OutcomeUnknownError,
 )
 from node.group.when import Conditions, When
-from node.raft.events import Cancel, Execute, Query, TransferLeadership
+from node.raft.events import Event, Execute, Query, TransferLeadership
 from node.raft.types import (
     Answer,
     Applied,
@@ -114,7 +114,7 @@ class Group:
         return await self.feed_many((command,))
 
     async def feed_many(self, commands: Sequence[Any]) -> Cursor:
-        outcome = await self._request(lambda token: Execute(token, tuple(commands), None, feed=True), None)
+        outcome = await self.outcome(lambda token: Execute(token, tuple(commands), None, feed=True))
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
         return outcome.at
@@ -136,8 +136,8 @@ class Group:
             CommandFailedError: the state machine refuses the query.
             NotExecutedError: no answer could be given (no leader, too old).
         """
-        outcome = await self._request(
-            lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s
+        outcome = await self.outcome(
+            lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
         )
         match outcome:
             case Answer():
@@ -149,9 +149,13 @@ class Group:
 
     async def transfer_leadership(self, target: Incarnation | None = None) -> None:
         """Ask the leader (which must be this node) to hand over, to ``target`` or to the best voter."""
-        outcome = await self._request(lambda token: TransferLeadership(token, target), None)
+        outcome = await self.outcome(lambda token: TransferLeadership(token, target))
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
+
+    def rejudge(self) -> None:
+        """Judge every bond's tickets again, as after new collateral."""
+        self._bonds.rejudge()
 
     async def close(self) -> None:
         """Say goodbye to the peers and end; whatever waits raises ``GroupClosedError``."""
@@ -169,29 +173,44 @@ class Group:
         """Something about the member changed: look at what waits."""
         self._conditions.changed()
 
+    async def outcome(self, make_event: Callable[[int], Event], *, timeout_s: float | None = None) -> Outcome:
+        """Hand an event to the member and return its outcome as a value; for drivers such as the HTTP API.
+
+        After ``timeout_s`` the outcome is ``Unknown("deadline")``. A cancelled call is forgotten.
+        """
+        token = 0
+
+        def make(number: int) -> Event:
+            nonlocal token
+            token = number
+            return make_event(number)
+
+        future = self._driver.request(make)
+        deadline = None
+        if timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            deadline = loop.call_later(timeout_s, self._expire, token, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._driver.forget(token)
+            raise
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+
+    def _expire(self, token: int, future: asyncio.Future[Outcome]) -> None:
+        if not future.done():
+            self._driver.forget(token)
+            future.set_result(Unknown("deadline"))
+
     async def _execute(
         self, commands: tuple[Any, ...], *, key: bytes | None, timeout_s: float | None
     ) -> tuple[tuple[Result, ...], Cursor]:
-        outcome = await self._request(lambda token: Execute(token, commands, key), timeout_s)
+        outcome = await self.outcome(lambda token: Execute(token, commands, key), timeout_s=timeout_s)
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
         return outcome.results, outcome.at
-
-    async def _request(self, make_event: Any, timeout_s: float | None) -> Outcome:
-        tokens: list[int] = []
-
-        def make(token: int) -> Any:
-            tokens.append(token)
-            return make_event(token)
-
-        future = self._driver.request(make)
-        if timeout_s is None:
-            return await future
-        try:
-            return await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            self._driver.submit(Cancel(tokens[0]))
-            return Unknown("deadline")
 
 
 def _value(result: Result, at: Cursor) -> Any:

@@ -1,0 +1,84 @@
+"""``bondstone node run``."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from node.config import NodeConfig, load_config
+from node.daemon import Tell, running, tell_progress
+from node.errors import ConfigError
+
+app = typer.Typer()
+
+
+@app.callback()
+def node() -> None:
+    """Run a node."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="The node's configuration file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
+    stop_with_stdin: Annotated[
+        bool, typer.Option(help="Stop when standard input ends (set by `bondstone dev`).")
+    ] = False,
+) -> None:
+    """Run one node until SIGTERM or Ctrl-C."""
+    if not __debug__:
+        raise ConfigError("bondstone does not run under `python -O`: its assertions are part of its safety")
+    logging.basicConfig(
+        level=os.environ.get("BONDSTONE_LOG", "INFO").upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    loaded = load_config(config)
+    uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))
+
+
+async def _run(config: NodeConfig, tell: Tell, *, stop_with_stdin: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if stop_with_stdin:
+        await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
+    async with running(config, tell) as daemon:
+        progress = loop.create_task(tell_progress(daemon, tell))
+        await stop.wait()
+        progress.cancel()
+    tell({"event": "stopped", "name": config.node.name})
+
+
+class _UntilEnd(asyncio.Protocol):
+    """Sets an event when the pipe ends: whoever started us is gone."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def eof_received(self) -> None:
+        self._ended.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._ended.set()
+
+
+def _tell_json(event: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more
+
+
+def _tell_text(event: dict[str, Any]) -> None:
+    details = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "name"))
+    print(f"{event['event']} {details}".rstrip(), flush=True)

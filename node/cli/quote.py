@@ -1,0 +1,161 @@
+"""``bondstone quote get|show|verify``."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attestation.eventlog import compare
+from attestation.eventlog_dstack import import_dstack_log_untrusted
+from attestation.eventlog_evidence import event_log_to_json_value, parse_event_log_untrusted
+from attestation.policy_toml import load_policy_untrusted
+from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
+from attestation.report import verify_report
+from attestation.result import body_value
+from node.cli.common import load_trust_root, parse_time, print_json, read_file
+from node.config import load_config
+from node.errors import ConfigError
+
+app = typer.Typer()
+File = Annotated[Path, typer.Argument(help="The quote's bytes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EventLog = Annotated[Path | None, typer.Option(help="The attester's event log: CCEL bytes or our CBOR form.")]
+
+
+@app.command()
+def get(
+    config: Annotated[Path, typer.Option(help="A node's configuration: says which TD, real or mock.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the quote.")],
+    report_data: Annotated[str, typer.Option(help="REPORTDATA, up to 64 bytes of hex, zero-padded.")] = "",
+) -> None:
+    """Take a quote from the TD that this runs in."""
+    from node.trust import attester_of
+
+    try:
+        data = bytes.fromhex(report_data)
+    except ValueError as exc:
+        raise ConfigError("--report-data is not hex") from exc
+    if len(data) > 64:
+        raise ConfigError(f"--report-data has {len(data)} bytes, at most 64")
+    quote = attester_of(load_config(config), datetime.now(UTC)).quote(data.ljust(64, b"\0"))
+    output.write_bytes(quote)
+    print(f"{len(quote)} bytes in {output}")
+
+
+@app.command()
+def show(
+    file: File,
+    event_log: EventLog = None,
+    dstack: Annotated[bool, typer.Option(help="The event log is dstack's JSON.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a quote says. Nothing is verified: use `quote verify` for that."""
+    quote = parse_quote_untrusted(read_file(file, what="quote", bytes_max=QUOTE_BYTES_MAX))
+    value = _shown(quote)
+    if event_log is not None:
+        data = read_file(event_log, what="event log")
+        events = import_dstack_log_untrusted(data) if dstack else parse_event_log_untrusted(data)
+        if not isinstance(quote.body, TDReport):
+            raise ConfigError("only a TD quote has registers that an event log could explain")
+        rtmrs = quote.body.rtmrs
+        value["event_log"] = event_log_to_json_value(events, compare(events, (*rtmrs,)))
+    if as_json:
+        print_json(value)
+        return
+    console = Console()
+    console.print("what these bytes claim; [bold]nothing here is verified[/bold]")
+    console.print(_table({k: v for k, v in value.items() if k != "event_log"}))
+    if "event_log" in value:
+        _print_event_log(console, value["event_log"])
+
+
+@app.command()
+def verify(
+    file: File,
+    at: Annotated[str, typer.Option(help="When: Unix seconds or ISO 8601.")],
+    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral, JSON.")] = None,
+    trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
+    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML.")] = None,
+    event_log: EventLog = None,
+    pck_chain: Annotated[Path | None, typer.Option(help="PEM, for quotes without a chain.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a quote to its trust root and appraise it. Exit code 0 accepted, 1 refused, 3 undecided."""
+    report = verify_report(
+        read_file(file, what="quote"),
+        None if collateral is None else read_file(collateral, what="collateral"),
+        root=load_trust_root(trust_root),
+        policy=None if policy is None else load_policy_untrusted(read_file(policy, what="policy")),
+        now=parse_time(at),
+        event_log=None if event_log is None else read_file(event_log, what="event log"),
+        pck_chain=None if pck_chain is None else read_file(pck_chain, what="PCK chain"),
+    )
+    if as_json:
+        print_json(report.value)
+    else:
+        _print_verdict(report.value)
+    raise typer.Exit(report.exit_code)
+
+
+def _shown(quote: Quote) -> dict[str, Any]:
+    value: dict[str, Any] = {"quote_version": quote.header.version}
+    if isinstance(quote.body, TDReport):
+        value |= body_value(quote.body)
+    value["certification_type"] = quote.signature_data.certification_type
+    return value
+
+
+def _table(value: dict[str, Any], prefix: str = "") -> Table:
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, item in _rows(value, prefix):
+        table.add_row(key, item)
+    return table
+
+
+def _rows(value: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            rows += _rows(item, f"{name}.")
+        elif isinstance(item, list):
+            rows.append((name, ", ".join(str(part) for part in item) or "-"))
+        else:
+            rows.append((name, "-" if item is None else str(item)))
+    return rows
+
+
+def _print_verdict(value: dict[str, Any]) -> None:
+    console = Console()
+    if value["accepted"]:
+        console.print(f"[green bold]accepted[/green bold], TCB status {value['status']}")
+    else:
+        console.print(
+            f"[red bold]refused[/red bold]: {value.get('message') or value['reason']} ({value['reason']})"
+        )
+    if value.get("mock"):
+        console.print("[yellow]the trust root is not Intel's: this proves nothing about hardware[/yellow]")
+    console.print(_table({k: v for k, v in value.items() if k not in ("accepted", "message", "event_log")}))
+
+
+def _print_event_log(console: Console, log: dict[str, Any]) -> None:
+    registers = Table(title="registers")
+    for column in ("register", "state", "events", "quoted", "replayed"):
+        registers.add_column(column, overflow="fold")
+    for item in log["registers"]:
+        registers.add_row(
+            item["register"], item["state"], str(item["events"]), item["quoted"], item["replayed"]
+        )
+    console.print(registers)
+    events = Table(title="events")
+    for column in ("register", "type", "digest", "coverage", "data"):
+        events.add_column(column, overflow="fold")
+    for item in log["events"]:
+        shown = item["name"] or item["text"] or f"{len(item['data']) // 2} bytes"
+        events.add_row(item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], shown)
+    console.print(events)

@@ -1,0 +1,250 @@
+"""From a network to a group: the builder in front of ``Group``.
+
+network = Network(name="prod", identity=identity, listen=("10.0.0.1", 7443), issuers=[issuer], audit=audit)
+await network.start()
+group = (
+network.groups.with_key(key)
+.with_state_machine(KeyValue())
+.with_consensus(Settings(), Founding(bootstrap=Bootstrap.EXPECT, expect=3))
+.require_ticket(validator)
+.join()
+)
+await group.when().online()
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from attestation.ids import network_id_of_name
+from attestation.tickets import TicketIssuer, TicketValidator
+from enclave.identity import Identity
+from node.audit import AuditLog
+from node.bonds.credentials import IdentityCredentials
+from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
+from node.bonds.refusals import RefusalCode
+from node.bonds.settings import BondSettings
+from node.errors import ConfigError
+from node.group.driver import DurableLog, MemberDriver
+from node.group.errors import GroupClosedError
+from node.group.group import Group
+from node.group.identity import GroupKey, group_id
+from node.machines.base import StateMachine
+from node.machines.noop import NoOp
+from node.raft.events import (
+    BondLoss,
+    ConfigCommitted,
+    Halted,
+    LeaderChanged,
+    Notice,
+    RivalCluster,
+    Violation,
+)
+from node.raft.log import LogStore, MemoryLog
+from node.raft.member import Member
+from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
+
+LOG_REPLAY_SIGNATURE: Final = "bondstone/log-replay/v1"
+
+
+class Network:
+    """This node's place in a network: one identity, one listener, any number of groups."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        identity: Identity,
+        listen: tuple[str, int],
+        audit: AuditLog,
+        issuers: Sequence[TicketIssuer],
+        advertise: Sequence[str] = (),
+        seeds: Sequence[str] = (),
+        api_url: str | None = None,
+        bond_settings: BondSettings | None = None,
+    ) -> None:
+        self.id = network_id_of_name(name)
+        self.identity = identity
+        self.issuers = tuple(issuers)
+        self.seeds = tuple(seeds)
+        self.api_url = api_url
+        self.audit = audit
+        self.endpoint = BondEndpoint(
+            identity=identity,
+            network_id=self.id,
+            listen=listen,
+            advertise=tuple(advertise),
+            audit=audit,
+            settings=bond_settings,
+        )
+
+    @property
+    def me(self) -> Incarnation:
+        return Incarnation(self.identity.name, self.identity.peer_id)
+
+    @property
+    def groups(self) -> "Groups":
+        return Groups(self)
+
+    async def start(self) -> None:
+        """Listen for bonds. Raises ConfigError if the address cannot be had."""
+        await self.endpoint.start()
+
+    async def close(self) -> None:
+        await self.endpoint.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Where groups are joined."""
+
+    network: Network
+
+    def with_key(self, key: GroupKey) -> "GroupBuilder":
+        return GroupBuilder(network=self.network, key=key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupBuilder:
+    """A value: every ``with_…`` returns another builder."""
+
+    network: Network
+    key: GroupKey
+    machine: StateMachine | None = None
+    settings: Settings = Settings()
+    founding: Founding = Founding(bootstrap=Bootstrap.JOIN)
+    preference: Preference = Preference.NORMAL
+    validators: tuple[TicketValidator, ...] = ()
+    log: LogStore | None = None
+    durable: DurableLog | None = None
+
+    def with_state_machine(self, machine: StateMachine) -> "GroupBuilder":
+        return replace(self, machine=machine)
+
+    def with_consensus(self, settings: Settings, founding: Founding) -> "GroupBuilder":
+        return replace(self, settings=settings, founding=founding)
+
+    def with_preference(self, preference: Preference) -> "GroupBuilder":
+        return replace(self, preference=preference)
+
+    def with_log_storage(self, log: LogStore, durable: DurableLog | None = None) -> "GroupBuilder":
+        """Keep the log elsewhere than in memory. ``durable`` is needed exactly with ``trust_disk``."""
+        return replace(self, log=log, durable=durable)
+
+    def require_ticket(self, validator: TicketValidator) -> "GroupBuilder":
+        """Admit only who satisfies this validator too. Their order is part of the GroupId."""
+        return replace(self, validators=(*self.validators, validator))
+
+    def id(self) -> bytes:
+        """Return the GroupId that all of this leads to."""
+        machine = self.machine or NoOp()
+        return group_id(
+            key=self.key,
+            settings=self.settings,
+            machine_signature=machine.signature,
+            sync_signature=LOG_REPLAY_SIGNATURE,
+            validators=self.validators,
+        )
+
+    def join(self) -> Group:
+        """Join the group: begin to look for its members, and to found it if that is what ``founding`` says.
+
+        Raises:
+            ConfigError: ``trust_disk`` and the storage do not fit together.
+        """
+        if self.settings.trust_disk != (self.durable is not None):
+            raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
+        machine = self.machine or NoOp()
+        identifier = self.id()
+        member = Member(
+            me=self.network.me,
+            group_id=identifier,
+            settings=self.settings,
+            founding=self.founding,
+            preference=self.preference,
+            machine=machine,
+            log=self.log or MemoryLog(),
+            credentials=IdentityCredentials(self.network.identity),
+            randrange=secrets.randbelow,
+            now_ms=int(asyncio.get_running_loop().time() * 1000),
+        )
+        return _Wiring(self.network, member, self.durable).connect(
+            GroupSpec(
+                group_id=identifier,
+                secret=self.key.secret,
+                preference=self.preference,
+                validators=self.validators,
+                issuers=self.network.issuers,
+                seeds=self.network.seeds,
+                api_url=self.network.api_url,
+            )
+        )
+
+
+class _Wiring:
+    """Joins bonds, driver and group: what one tells, the others hear."""
+
+    def __init__(self, network: Network, member: Member, durable: DurableLog | None) -> None:
+        self._network = network
+        self._driver = MemberDriver(
+            member, outbox=self, on_notice=self._notice, on_violation=self._violation, durable=durable
+        )
+        self._bonds: GroupBonds | None = None
+        self._group: Group | None = None
+
+    def connect(self, spec: GroupSpec) -> Group:
+        self._bonds = self._network.endpoint.join(spec, self)
+        self._group = Group(spec.group_id, self._driver, self._bonds)
+        return self._group
+
+    # ---- from the bonds -----------------------------------------------------
+    def bond_up(self, bond: BondInfo) -> None:
+        self._driver.bond_up(bond.peer, bond.preference)
+
+    def bond_down(self, peer: Incarnation, loss: BondLoss, _reason: str) -> None:
+        self._driver.bond_down(peer, loss)
+
+    def payload(self, peer: Incarnation, data: bytes) -> None:
+        self._driver.payload(peer, data)
+
+    # ---- from the member ----------------------------------------------------
+    def send(self, to: Iterable[Incarnation], data: bytes) -> None:
+        if self._bonds is not None:
+            self._bonds.send(to, data)
+
+    def _notice(self, notice: Notice) -> None:
+        audit = self._network.audit
+        match notice:
+            case Violation(peer, reason):
+                self._violation(peer, reason)
+            case RivalCluster(peer, cluster_id):
+                audit.append("rival-cluster", peer_id=peer.id, name=peer.name, cluster_id=cluster_id)
+                self._close_bond(peer, RefusalCode.NOT_ALLOWED, "rival-cluster")
+            case ConfigCommitted(epoch, voters, reason):
+                audit.append(
+                    "configuration-committed",
+                    epoch=epoch,
+                    reason=reason,
+                    voters=[{"name": v.name, "peer_id": v.id.hex()} for v in voters],
+                )
+            case LeaderChanged(leader, term):
+                if leader is not None:
+                    audit.append("leader-changed", term=term, name=leader.name, peer_id=leader.id)
+            case Halted(reason):
+                audit.append("member-halted", reason=reason)
+                if self._group is not None:
+                    self._group.end(GroupClosedError(f"halted: {reason}"))
+            case _:
+                pass
+        if self._group is not None:
+            self._group.changed()
+
+    def _violation(self, peer: Incarnation, reason: str) -> None:
+        self._network.audit.append("protocol-violation", peer_id=peer.id, name=peer.name, reason=reason)
+        self._close_bond(peer, RefusalCode.INVALID_HANDSHAKE, reason)
+
+    def _close_bond(self, peer: Incarnation, code: RefusalCode, reason: str) -> None:
+        if self._bonds is not None:
+            self._bonds.close_bond(peer, code, reason)
