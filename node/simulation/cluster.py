@@ -163,7 +163,7 @@ class Cluster:
             me=inc,
             group_id=self.group_id,
             settings=self.shape.settings,
-            founding=self._founding(name, first=self.boots <= len(self.places)),
+            founding=self._founding(name),
             preference=process.preference,
             machine=process.machine,
             log=process.log,
@@ -184,9 +184,11 @@ class Cluster:
         life = "" if keeps else str(self.boots)
         return hashlib.sha256(f"{place}/{life}".encode()).digest()
 
-    def _founding(self, name: str, *, first: bool) -> Founding:
+    def _founding(self, name: str) -> Founding:
+        """A founder waits for the others until there is a genesis; with trust_disk it is one for ever."""
         founders = self.shape.founders
-        if not first or name not in founders:
+        founded = self.oracles.tree.is_rooted and not self.shape.settings.trust_disk
+        if founded or name not in founders:
             return Founding(bootstrap=Bootstrap.JOIN)
         return Founding(bootstrap=self.shape.bootstrap, expect=len(founders))
 
@@ -228,6 +230,8 @@ class Cluster:
         for process in self.alive():
             process.has_ticket = True
             process.resume()
+        for disk in self._disks.values():
+            disk.fsync_us = CALM.fsync_us
         self.network.weather = CALM
         self.network.heal()
 

@@ -52,8 +52,8 @@ class Weather:
 CALM = Weather()
 
 
-def draw_weather(rng: Random) -> Weather:
-    """Draw the rates of one run."""
+def draw_weather(rng: Random, *, pace_us: int) -> Weather:
+    """Draw the rates of one run. ``pace_us``: an election timeout or so."""
 
     def sometimes(chance: float, value: float) -> float:
         return rng.random() * value if rng.random() < chance else 0.0
@@ -72,7 +72,7 @@ def draw_weather(rng: Random) -> Weather:
         skew_us=rng.choice((0, 0, 5_000, 100_000)),
         late_tick_us=rng.choice((0, 0, 2_000, 50_000)),
         drift_ppm=rng.choice((0, 100, 20_000)),
-        fsync_us=rng.choice((100, 2_000, 50_000, 500_000)),
+        fsync_us=int(rng.choice((0.001, 0.01, 0.1, 0.5)) * pace_us),
     )
 
 

@@ -53,6 +53,11 @@ class LogTree:
         self.genesis = [ROOT]  # by node: the first entry of its log
         self.entries: list[Entry | None] = [None]
 
+    @property
+    def is_rooted(self) -> bool:
+        """Whether there was ever a genesis."""
+        return len(self.entries) > 1
+
     def extend(self, prefix: int, entry: Entry) -> int:
         """Return the node for ``entry`` after ``prefix``.
 
@@ -155,8 +160,8 @@ class Oracles:
         self._acks: defaultdict[int, dict[Incarnation, int]] = defaultdict(dict)
 
     # ---- the log, as it changes -------------------------------------------------
-    def _appended(self, process: Process, entries: Sequence[Entry]) -> None:
-        """Note entries added to the log of ``process``."""
+    def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
+        """Note entries added to the log of ``process`` in a step that ends with ``commit``."""
         view: View = process.view
         for entry in entries:
             if entry.index != len(view.nodes):
@@ -165,7 +170,7 @@ class Oracles:
             if entry.kind is EntryKind.CONFIG:
                 config, _ = decode_config_untrusted(entry.payload)
                 if view.role is Role.LEADER:
-                    self._check_proposal(process, entry.index, config)
+                    self._check_proposal(process, entry.index, config, commit)
                 view.configs.append((entry.index, config))
         log = self._leader_logs.get((self.tree.genesis[view.nodes[-1]], view.term))
         if view.role is Role.LEADER and log is not None:
@@ -181,12 +186,14 @@ class Oracles:
         del view.nodes[index + 1 :]
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
-    def _check_proposal(self, process: Process, index: int, config: Config) -> None:
+    def _check_proposal(
+        self, process: Process, index: int, config: Config, commit: int
+    ) -> None:
         view: View = process.view
         if not view.configs or not self._rules:
             return
         last_index, last = view.configs[-1]
-        if last_index > view.commit:
+        if last_index > commit:
             raise InvariantError(
                 "one-pending-configuration", f"{process} adds {index} while {last_index} is open"
             )
@@ -204,7 +211,8 @@ class Oracles:
             for notice in effects.notices:
                 self._noticed(process, notice)
         if view.changes:
-            self._log_changed(process)
+            committed = [n.commit.index for n in effects.notices if type(n) is Advanced]
+            self._log_changed(process, max([view.commit, *committed]))
         for notice in effects.notices:
             if type(notice) is RoleChanged and notice.role is Role.LEADER:
                 self._elected(process, notice.term)
@@ -235,7 +243,7 @@ class Oracles:
             case _:
                 pass
 
-    def _log_changed(self, process: Process) -> None:
+    def _log_changed(self, process: Process, commit: int) -> None:
         view: View = process.view
         changes, view.changes = view.changes, []
         view.proposed = len(view.configs)
@@ -243,7 +251,7 @@ class Oracles:
             if isinstance(change, int):
                 self._truncated(process, change)
             else:
-                self._appended(process, change)
+                self._appended(process, change, commit)
 
     def _check_term(self, process: Process, term: int) -> None:
         view: View = process.view

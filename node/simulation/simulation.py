@@ -107,7 +107,7 @@ def draw_schedule(
     }
     settings = draw_settings(rng)
     pace_us = settings.election_timeout_ms * MS_US
-    weather = draw_weather(rng)
+    weather = draw_weather(rng, pace_us=pace_us)
     shape = Shape(
         names=names,
         founders=founders,
