@@ -1,0 +1,61 @@
+"""Evidence of a mock authority with one thing changed: what attack tests are made of."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from attestation.collateral import Endorsements, verify_endorsements
+from attestation.verifier import VerifiedQuote, verify_quote
+from enclave.mock.authority import MockAuthority
+from enclave.mock.statement import Statement
+from enclave.mock.td import TDSettings
+
+NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
+REPORT_DATA = bytes(range(64))
+
+
+@cache
+def authority() -> MockAuthority:
+    """Return one authority for all tests: making keys is slow, and nothing about it changes."""
+    return MockAuthority.create(NOW)
+
+
+def endorsements(statement: Statement | None = None) -> Endorsements:
+    return authority().endorsements(NOW, statement)
+
+
+def quote(settings: TDSettings | None = None) -> bytes:
+    return authority().create_td(settings=settings).quote(REPORT_DATA)
+
+
+def verified(
+    settings: TDSettings | None = None, statement: Statement | None = None, now: datetime = NOW
+) -> VerifiedQuote:
+    """Return a quote of the mock authority, verified."""
+    current = verify_endorsements(endorsements(statement), root=authority().trust_root, now=now)
+    return verify_quote(quote(settings), current, now=now)
+
+
+def resigned(
+    member: str, change: Callable[[dict[str, Any]], None], base: Endorsements | None = None
+) -> Endorsements:
+    """Return endorsements whose ``tcb_info`` or ``qe_identity`` was changed and signed again, rightly."""
+    base = base or endorsements()
+    value = json.loads(getattr(base, member))
+    change(value)
+    return signed_as(member, json.dumps(value, separators=(",", ":")).encode(), base)
+
+
+def signed_as(member: str, document: bytes, base: Endorsements | None = None) -> Endorsements:
+    """Return endorsements with another document, signed by the TCB signer."""
+    return replace(
+        base or endorsements(),
+        **{member: document, f"{member}_signature": authority().tcb_signer.sign_raw(document)},
+    )
+
+
+def days(count: int) -> timedelta:
+    return timedelta(days=count)
