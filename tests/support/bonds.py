@@ -6,7 +6,7 @@ connection), so every rule of admission can be tried without a quoting authority
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -244,6 +244,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.cleanups: list[Callable[[], Awaitable[None]]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,6 +252,8 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         for node in self.nodes:
             await node.endpoint.close()
+        for cleanup in self.cleanups:
+            await cleanup()
 
     async def start(self, name: str, *seeds: str, **options: Any) -> Node:
         node = Node(name, **options)

@@ -1,0 +1,647 @@
+"""Bonds between whole nodes over loopback: forming, keeping, renewing and ending them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import uvloop
+
+from enclave.identity import Identity
+from node.bonds.endpoint import BondEndpoint
+from node.bonds.handshake import Role
+from node.bonds.settings import BondSettings
+from node.errors import ConfigError, LocalProtocolError
+from node.raft.events import BondLoss
+from node.raft.types import Preference
+from tests.support.bonds import GROUP, NETWORK, QUICK, Cluster, FakeIssuer, FakeValidator, Node
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return asyncio.run if request.param == "asyncio" else uvloop.run
+
+
+# ---- forming ----------------------------------------------------------------------
+def test_three_nodes_with_one_seed_become_a_full_mesh(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            c = await cluster.start("c", a.address, preference=Preference.OBSERVER)
+            await a.until_bonded(b, c)
+            await b.until_bonded(a, c)
+            await c.until_bonded(a, b)
+
+            info = next(bond for bond in b.group().bonds() if bond.peer == c.me)
+            assert info.preference is Preference.OBSERVER
+            assert info.addresses == (c.address,)
+            assert info.appraisals == {"fake": {"image": "good", "mock": True}}
+            assert list(info.tickets) == ["fake"]
+            assert info.mock
+            assert info.since.tzinfo is not None
+            outgoing = {
+                (node.me, bond.peer): bond.outgoing
+                for node in (a, b, c)
+                for bond in node.group().bonds()
+            }
+            assert all(outgoing[one, two] != outgoing[two, one] for one, two in outgoing)
+
+    run(scenario())
+
+
+def test_admission_is_recorded_on_both_sides(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+
+            (at_a,) = a.events("bond-admitted")
+            (at_b,) = b.events("bond-admitted")
+            assert (at_a["name"], at_a["peer_id"]) == ("b", b.me.id.hex())
+            assert (at_b["name"], at_b["peer_id"]) == ("a", a.me.id.hex())
+            assert at_a["role"] == "initiator"
+            assert at_b["role"] == "responder"
+            assert at_a["group_id"] == GROUP.hex()
+
+    run(scenario())
+
+
+def test_payloads_arrive_whole_and_in_order(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            sent = [bytes([i % 251]) * size for i, size in enumerate([0, 1, 65536, 65537, 3_000_000, 7])]
+            for data in sent:
+                a.group().send([b.me, a.me], data)  # a has no bond with itself: passed over
+            await b.handler.until(lambda: len(b.handler.payloads) == len(sent))
+
+            assert [data for _, data in b.handler.payloads] == sent
+            assert {peer for peer, _ in b.handler.payloads} == {a.me}
+
+    run(scenario())
+
+
+def test_many_small_payloads_over_one_bond(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            for i in range(3000):
+                a.group().send([b.me], i.to_bytes(4, "big"))
+            await b.handler.until(lambda: len(b.handler.payloads) == 3000)
+
+            assert [int.from_bytes(data, "big") for _, data in b.handler.payloads] == list(range(3000))
+
+    run(scenario())
+
+
+def test_a_payload_that_no_peer_would_take_is_not_sent() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("a", settings=replace(QUICK, payload_bytes_max=1000))
+            with pytest.raises(LocalProtocolError, match="1001 bytes"):
+                node.group().send([], b"x" * 1001)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_two_that_dial_each_other_keep_one_bond(run: Run, attempt: int) -> None:
+    """Glare: whatever the timing, both keep the same connection."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, yield_ms=1)
+            a, b = Node("a", settings=settings), Node("b", settings=settings)
+            cluster.nodes += [a, b]
+            await a.endpoint.start()
+            await b.endpoint.start()
+            first, second = (a, b) if attempt % 2 else (b, a)
+            first.join(second.address)
+            second.join(first.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            # A message each way, over the bond that each believes in, proves that it is one and the same.
+            for _ in range(3):
+                a.group().send([b.me], b"ping")
+                await b.handler.until(lambda: len(b.handler.payloads) > 0)
+                b.handler.payloads.clear()
+                b.group().send([a.me], b"pong")
+                await a.handler.until(lambda: len(a.handler.payloads) > 0)
+                a.handler.payloads.clear()
+
+            (at_a,), (at_b,) = a.group().bonds(), b.group().bonds()
+            assert at_a.binding != at_b.binding
+            assert at_a.outgoing != at_b.outgoing
+            assert len(a.handler.ups) - len(a.handler.downs) == 1
+            assert len(b.handler.ups) - len(b.handler.downs) == 1
+
+    run(scenario())
+
+
+def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Run) -> None:
+    """The larger one's connection is first, and held right before admission until the other is there."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            judging, go_on = threading.Event(), threading.Event()
+
+            def hold() -> None:
+                judging.set()
+                assert go_on.wait(5)
+
+            one, two = (Identity.generate(name, datetime.now(UTC)) for name in ("one", "two"))
+            low, high = sorted((one, two), key=lambda identity: identity.peer_id)
+            smaller = await cluster.start(
+                low.name, identity=low, validators=(FakeValidator(on_validate=hold),)
+            )
+            larger = await cluster.start(high.name, smaller.address, identity=high)
+            await asyncio.to_thread(judging.wait, 5)
+            smaller.group()._book.resolved([larger.address], 0)
+            shaking = smaller.group()._shaking[larger.me.id]
+            while [item.role for item in shaking] != [Role.RESPONDER, Role.INITIATOR]:
+                await asyncio.sleep(0.005)
+            go_on.set()
+            await smaller.until_bonded(larger)
+            await larger.until_bonded(smaller)
+
+            assert [bond.outgoing for bond in smaller.group().bonds()] == [True]
+            assert [bond.outgoing for bond in larger.group().bonds()] == [False]
+            (event,) = smaller.events("bond-refused")
+            assert (event["code"], event["reason"]) == (30429, "already-bonded")
+            assert smaller.handler.downs == []
+            assert larger.handler.downs == []
+
+    run(scenario())
+
+
+def test_a_group_that_is_joined_later_is_found_by_retrying(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            late = Node("late")
+            cluster.nodes.append(late)
+            await late.endpoint.start()
+            early = await cluster.start("early", late.address)
+            await early.until_event("bond-refused-by-peer", reason="group-not-found")
+            late.join()
+            await late.until_bonded(early)
+
+    run(scenario())
+
+
+def test_a_seed_with_a_dns_name_is_resolved(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", f"localhost:{a.endpoint.port}")
+            await b.until_bonded(a)
+
+    run(scenario())
+
+
+# ---- ending ------------------------------------------------------------------------
+def test_a_departure_is_told_apart_from_a_loss(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            await b.group().depart()
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs == [(b.me, BondLoss.DEPARTED, "departed")]
+            assert a.group().bonds() == []
+            (event,) = a.events("bond-departed")
+            assert event["by_peer"]
+
+    run(scenario())
+
+
+def test_a_broken_connection_is_noticed_at_once_and_dialled_again(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            for connection in list(b.endpoint._connections):
+                connection.abort()
+            await a.handler.until(lambda: bool(a.handler.downs))
+            await a.handler.until(lambda: len(a.handler.ups) == 2)
+
+            assert a.handler.downs[0][:2] == (b.me, BondLoss.LOST)
+            assert [event["reason"] for event in a.events("bond-ended")] == ["connection-lost"]
+
+    run(scenario())
+
+
+CHILD = """
+    import asyncio, sys
+    from tests.support.bonds import Node
+    async def main():
+        node = await Node("child").start(sys.argv[1])
+        await asyncio.sleep(60)
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
+    """Killed: the kernel closes the socket, so at once. Stopped: only silence tells."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a", settings=replace(QUICK, silence_ms=1500))
+            child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), a.address])
+            try:
+                await a.handler.until(lambda: bool(a.handler.ups))
+                loop = asyncio.get_running_loop()
+                struck = loop.time()
+                os.kill(child.pid, how)
+                await a.handler.until(lambda: bool(a.handler.downs))
+                took = loop.time() - struck
+
+                _, loss, reason = a.handler.downs[0]
+                assert loss is BondLoss.LOST
+                if how is signal.SIGKILL:
+                    assert reason in {"connection-lost", "peer-closed"}
+                    assert took < 0.5
+                else:
+                    assert reason == "silent"
+                    assert took >= 1
+            finally:
+                child.kill()
+                child.wait()
+
+    run(scenario())
+
+
+def test_an_idle_bond_lives_on_pings(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, ping_interval_ms=30, silence_ms=120)
+            a = await cluster.start("a", settings=settings)
+            b = await cluster.start("b", a.address, settings=settings)
+            await a.until_bonded(b)
+            await asyncio.sleep(0.5)  # four times the silence that would end it
+
+            assert a.handler.downs == []
+            assert b.handler.downs == []
+
+    run(scenario())
+
+
+def test_a_peer_that_does_not_read_loses_its_bond() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a", settings=replace(QUICK, send_buffer_bytes_max=1_000_000))
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            for connection in b.endpoint._connections:
+                connection._channel._transport.pause_reading()
+            for _ in range(200):
+                a.group().send([b.me], b"x" * 100_000)
+            # Never within the call, which would surprise its caller.
+            assert a.handler.downs == []
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs[0][1:] == (BondLoss.LOST, "send-buffer-full")
+
+    asyncio.run(scenario())
+
+
+def test_the_user_of_a_bond_can_end_it_and_the_peer_hears_why(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            a.group().close_bond(b.me, 30403, "rival-cluster")
+            assert a.handler.downs == []
+            await b.handler.until(lambda: bool(b.handler.downs))
+
+            assert b.handler.downs[0] == (a.me, BondLoss.LOST, "rival-cluster")
+            assert a.handler.downs[0] == (b.me, BondLoss.LOST, "rival-cluster")
+
+    run(scenario())
+
+
+def test_an_admitted_peer_that_breaks_the_protocol_loses_its_bond() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            (connection,) = b.endpoint._connections
+            connection._channel._write(b"\x00\x00\x00\x01\xff")
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs[0] == (b.me, BondLoss.LOST, "malformed-message")
+
+    asyncio.run(scenario())
+
+
+class Relay:
+    """A TCP relay whose one half can be cut, so that only one side learns of it."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clients: list[asyncio.StreamWriter] = []
+        self._targets: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._clients.append(writer)
+        self._targets.append(far_writer)
+        loop = asyncio.get_running_loop()
+        self._tasks += [
+            loop.create_task(self._copy(reader, far_writer)),
+            loop.create_task(self._copy(far_reader, writer)),
+        ]
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        # Ends are not passed on: the target goes on believing in its connection.
+
+    def cut_clients(self) -> None:
+        for writer in self._clients:
+            writer.transport.abort()
+        self._clients.clear()
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for writer in (*self._clients, *self._targets):
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("dialling", ["smaller", "larger"])
+def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: str) -> None:
+    """Half-open: the peer lost the connection, we have not noticed. It need not wait until we do."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, handshake_timeout_ms=900, silence_ms=60_000)
+            identities = sorted(
+                (Identity.generate(name, datetime.now(UTC)) for name in ("one", "two")),
+                key=lambda identity: identity.peer_id,
+            )
+            if dialling == "smaller":
+                identities.reverse()
+            held, lost = identities
+            a = await cluster.start(held.name, identity=held, settings=settings)
+            relay = Relay(a.endpoint.port)
+            cluster.cleanups.append(relay.close)
+            b = await cluster.start(lost.name, await relay.start(), identity=lost, settings=settings)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            relay.cut_clients()
+            await b.handler.until(lambda: bool(b.handler.downs))
+            await a.handler.until(lambda: len(a.handler.ups) == 2)
+            await b.until_bonded(a)
+
+            assert [down[2] for down in a.handler.downs] == ["replaced"]
+            assert a.peers() == {b.me.id}
+
+    asyncio.run(scenario())
+
+
+# ---- tickets over time ---------------------------------------------------------------
+def short_lived(name: str, lifetime: timedelta) -> dict[str, Any]:
+    identity = Identity.generate(name, datetime.now(UTC))
+    return {"identity": identity, "issuers": (FakeIssuer(identity, lifetime=lifetime),)}
+
+
+def test_a_ticket_is_renewed_on_the_living_bond(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address, **short_lived("b", timedelta(milliseconds=600)))
+            await a.until_bonded(b)
+            (before,) = a.group().bonds()
+            await a.until_event("ticket-renewed")
+            await a.until_event("ticket-renewed")
+            (after,) = a.group().bonds()
+
+            assert before.expires_at is not None
+            assert after.expires_at is not None
+            assert after.expires_at > before.expires_at
+            assert after.binding != before.binding
+            assert after.tickets != before.tickets
+            assert a.handler.downs == []
+
+    run(scenario())
+
+
+def test_an_expired_ticket_ends_the_bond(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            options = short_lived("b", timedelta(milliseconds=300))
+            b = await cluster.start("b", a.address, **options)
+            await a.until_bonded(b)
+            _stop_issuing(b)
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs[0] == (b.me, BondLoss.EXPIRED, "ticket-expired")
+            (event,) = a.events("ticket-expired")
+            assert event["name"] == "b"
+            (ended,) = a.events("bond-ended")
+            assert ended["loss"] == "expired"
+
+    run(scenario())
+
+
+def _stop_issuing(node: Node) -> None:
+    def fail(**_: Any) -> bytes:
+        raise OSError("the quoting service is down")
+
+    node.issuers[0].issue = fail
+
+
+def test_a_clock_set_back_prolongs_nothing(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address, **short_lived("b", timedelta(milliseconds=300)))
+            await a.until_bonded(b)
+            _stop_issuing(b)
+            a.clock.shift = timedelta(days=-30)
+            await a.handler.until(lambda: bool(a.handler.downs), timeout_s=3)
+
+            assert a.handler.downs[0] == (b.me, BondLoss.EXPIRED, "ticket-expired")
+
+    run(scenario())
+
+
+def test_a_clock_set_forward_ends_the_bond_early(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address, **short_lived("b", timedelta(hours=1)))
+            await a.until_bonded(b)
+            a.clock.shift = timedelta(hours=2)
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs[0][1] is BondLoss.EXPIRED
+
+    run(scenario())
+
+
+def test_a_peer_whose_new_ticket_is_rejected_loses_its_bond(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            options = short_lived("b", timedelta(milliseconds=600))
+            b = await cluster.start("b", a.address, **options)
+            await a.until_bonded(b)
+            options["issuers"][0].image = "evil"
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert a.handler.downs[0] == (b.me, BondLoss.EXPIRED, "image-mismatch")
+            (event,) = a.events("ticket-rejected")
+            assert event["reason"] == "image-mismatch"
+
+    run(scenario())
+
+
+def test_a_new_verdict_ends_the_bond(run: Run) -> None:
+    """New collateral, or a policy that no longer accepts an image: judged again without a new ticket."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            validator = FakeValidator(images={"good", "old"})
+            a = await cluster.start("a", validators=(validator,))
+            identity = Identity.generate("b", datetime.now(UTC))
+            b = await cluster.start(
+                "b", a.address, identity=identity, issuers=(FakeIssuer(identity, image="old"),)
+            )
+            c = await cluster.start("c", a.address)
+            await a.until_bonded(b, c)
+            validator.images.discard("old")
+            a.group().rejudge()
+            await a.handler.until(lambda: bool(a.handler.downs))
+            await a.until_event("ticket-renewed", name="c")
+
+            assert a.handler.downs == [(b.me, BondLoss.EXPIRED, "image-mismatch")]
+            assert c.me.id in a.peers()
+
+    run(scenario())
+
+
+def test_a_node_that_cannot_make_its_ticket_says_so(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = Node("b")
+            cluster.nodes.append(b)
+            _stop_issuing(b)
+            await b.start(a.address)
+            event = await b.until_event("bond-refused", reason="own-ticket-unavailable")
+            await a.until_event("bond-refused-by-peer", reason="own-ticket-unavailable")
+
+            assert "the quoting service is down" in event["message"]
+
+    run(scenario())
+
+
+def test_a_peer_can_tell_where_it_is_now(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            b.group().update_entry(addresses=("192.0.2.7:7443",), api_url="https://b.example:8443")
+            b.group().send([a.me], b"after the update")
+            await a.handler.until(lambda: bool(a.handler.payloads))
+
+            (info,) = a.group().bonds()
+            assert info.addresses == ("192.0.2.7:7443",)
+            assert info.api_url == "https://b.example:8443"
+
+    run(scenario())
+
+
+# ---- configuration ---------------------------------------------------------------------
+def endpoint_of(node: Node, **changes: Any) -> BondEndpoint:
+    options: dict[str, Any] = {
+        "identity": node.identity,
+        "network_id": NETWORK,
+        "listen": ("127.0.0.1", 0),
+        "advertise": (),
+        "audit": node.audit,
+    }
+    return BondEndpoint(**(options | changes))
+
+
+def test_a_port_in_use_is_named_with_its_key(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("a")
+            other = endpoint_of(Node("b"), listen=("127.0.0.1", node.endpoint.port))
+            with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{node.endpoint.port} is in use.*bond\.listen"):
+                await other.start()
+            await other.close()
+
+    run(scenario())
+
+
+def test_an_endpoint_that_nobody_could_reach_is_not_started(run: Run) -> None:
+    async def scenario() -> None:
+        endpoint = endpoint_of(Node("a"), listen=("0.0.0.0", 0))
+        with pytest.raises(ConfigError, match="bond.advertise"):
+            await endpoint.start()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("address", ["no-port", "host:0", "host:65536", "a b:1", ":7000"])
+def test_a_wrong_address_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match="host:port"):
+        endpoint_of(Node("a"), advertise=(address,))
+
+
+def test_a_group_whose_tickets_we_cannot_make_is_not_joined() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            with pytest.raises(ConfigError, match="cannot make: tdx"):
+                await cluster.start("a", validators=(FakeValidator(ticket_class="tdx"),))
+
+    asyncio.run(scenario())
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="silence_ms"):
+        BondSettings(ping_interval_ms=1000, silence_ms=1500)
+    with pytest.raises(ConfigError, match=r"bonds\.tick_ms must be positive"):
+        BondSettings(tick_ms=0)
