@@ -5,7 +5,7 @@ the attack then works: so the refusal comes from the check, not from a mistake i
 """
 
 import gc
-import tracemalloc
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -538,12 +538,9 @@ def test_a_storm_of_different_tickets_leaves_memory_flat() -> None:
     for ticket, peer in peers[:100]:
         validator.validate(ticket, peer, NOW)
     gc.collect()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
+    before = sys.getallocatedblocks()
     for ticket, peer in peers:
         validator.validate(ticket, peer, NOW)
     gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
 
-    assert grown < 256 * 1024
+    assert sys.getallocatedblocks() - before < 1000  # one block kept per ticket would show
