@@ -25,7 +25,6 @@ from node.raft.entries import (
 from node.raft.events import DataDiscarded, FoundingStalled, RivalCluster, SaveTruncation
 from node.raft.messages import (
     Genesis,
-    GenesisAbandoned,
     GenesisProposal,
     GenesisSignature,
     Presence,
@@ -52,19 +51,23 @@ class Birth:
 
     Attributes:
         visible: possible founders that we see, as last told.
+        round: counts our proposals.
+        abandoned: of those that we will never complete, the last.
         nonce: of the genesis that we collect signatures for; None if we collect none.
         voters: of that genesis.
         signatures: so far.
-        signed: (nonce, collector, voters) of the genesis that has our signature.
+        signed: the genesis that has our signature, and who collects for it.
         collector_seen_ms: when its collector was last bonded.
         dissolved: clusters that we left because they gave themselves up.
     """
 
     visible: tuple[Incarnation, ...] = ()
+    round: int = 0
+    abandoned: int = 0
     nonce: bytes | None = None
     voters: tuple[Incarnation, ...] = ()
     signatures: dict[Incarnation, bytes] = field(default_factory=dict)
-    signed: tuple[bytes, Incarnation, tuple[Incarnation, ...]] | None = None
+    signed: tuple[Incarnation, GenesisProposal] | None = None
     collector_seen_ms: int = 0
     stalled: bool = False
     presence_due: int = 0
@@ -88,6 +91,7 @@ class Founding(Election):
             self.founding.bootstrap,
             visible,
             birth.dissolved,
+            birth.abandoned,
         )
 
     def _visible(self) -> tuple[Incarnation, ...]:
@@ -120,6 +124,9 @@ class Founding(Election):
         peer.presence = m
         peer.cluster = m.cluster
         self._refresh_audience()
+        signed = self.birth.signed
+        if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
+            self.birth.signed = None
         if self.cluster is not None and self.cluster in m.dissolved:
             # Its log said so, committed: our cluster is over.
             self._dissolve(Cursor(self.term, self.commit))
@@ -186,7 +193,8 @@ class Founding(Election):
             birth.nonce = self.randrange(2**128).to_bytes(16, "big")
             birth.voters = founders
             birth.signatures = {}
-            birth.signed = (birth.nonce, self.me, founders)
+            birth.round += 1
+            birth.signed = (self.me, GenesisProposal(birth.round, birth.nonce, founders))
             digest = genesis_digest(self.group_id, birth.nonce, founders)
             birth.signatures[self.me] = self.credentials.sign(digest)
             self._ask_signatures()
@@ -205,19 +213,19 @@ class Founding(Election):
     def _ask_signatures(self) -> None:
         birth = self.birth
         assert birth.nonce is not None
+        proposal = GenesisProposal(birth.round, birth.nonce, birth.voters)
         for founder in birth.voters:
             if founder not in birth.signatures:
-                self._send(founder, GenesisProposal(birth.nonce, birth.voters))
+                self._send(founder, proposal)
 
     def _abandon(self) -> None:
-        """We are the only one who could complete it: after this nobody can."""
+        """We are the only one who could complete it; from now on our presence says that we never will."""
         birth = self.birth
-        assert birth.nonce is not None
-        for founder in birth.voters:
-            self._send(founder, GenesisAbandoned(birth.nonce))
+        birth.abandoned = birth.round
         birth.nonce = None
         birth.signed = None
         birth.signatures = {}
+        self._tell_presence()
 
     def _on_genesis_proposal(self, sender: Incarnation, m: GenesisProposal) -> None:
         birth = self.birth
@@ -226,7 +234,10 @@ class Founding(Election):
         if m.voters[0] != sender or self.me not in m.voters:
             self._violation(sender, "bad-genesis-proposal")
             return
-        wanted = (m.nonce, sender, m.voters)
+        known = self.peers[sender].presence
+        if known is not None and known.abandoned >= m.round:
+            return  # a late copy
+        wanted = (sender, m)
         if birth.signed is None and m.voters == self._visible()[: self.founding.expect]:
             birth.signed = wanted
             birth.collector_seen_ms = self.now
@@ -244,12 +255,6 @@ class Founding(Election):
             return
         birth.signatures[sender] = m.signature
         self._complete_genesis()
-
-    def _on_genesis_abandoned(self, sender: Incarnation, m: GenesisAbandoned) -> None:
-        signed = self.birth.signed
-        if signed is not None and signed[:2] == (m.nonce, sender):
-            self.birth.signed = None
-            self._drive_founding()
 
     def _complete_genesis(self) -> None:
         birth = self.birth
@@ -320,15 +325,15 @@ class Founding(Election):
     def _watch_collector(self) -> None:
         """Our signature may sleep with a dead collector; only a new incarnation can sign again."""
         birth = self.birth
-        if birth.signed is None or birth.signed[1] == self.me:
+        if birth.signed is None or birth.signed[0] == self.me:
             return
-        if birth.signed[1] in self.peers:
+        if birth.signed[0] in self.peers:
             birth.collector_seen_ms = self.now
         elif not birth.stalled:
             patience = STALLED_AFTER * self.settings.election_timeout_ms
             if self.now - birth.collector_seen_ms >= patience:
                 birth.stalled = True
-                self._notice(FoundingStalled(birth.signed[1]))
+                self._notice(FoundingStalled(birth.signed[0]))
 
     # ---- rivals -------------------------------------------------------------
     def _meet_rival(self, sender: Incarnation, m: Presence) -> None:

@@ -38,7 +38,6 @@ from node.raft.messages import (
     Forward,
     ForwardReply,
     Genesis,
-    GenesisAbandoned,
     GenesisProposal,
     GenesisSignature,
     Message,
@@ -228,8 +227,6 @@ class Member(Founding):
                 self._on_genesis_proposal(sender, message)
             case GenesisSignature():
                 self._on_genesis_signature(sender, message)
-            case GenesisAbandoned():
-                self._on_genesis_abandoned(sender, message)
             case Genesis():
                 self._on_genesis(sender, message)
             case _:

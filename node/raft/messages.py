@@ -209,6 +209,8 @@ class Presence:
         mode: how I may found.
         visible: possible founders that I am bonded with, and myself; sorted; empty once in a cluster.
         dissolved: clusters that gave themselves up; never to be joined again.
+        abandoned: the sender will never complete any of its proposed geneses up to this round, so the
+            signatures that were given for them are free again. Only grows: late copies do no harm.
     """
 
     cluster: bytes | None
@@ -217,12 +219,14 @@ class Presence:
     mode: Bootstrap
     visible: tuple[Incarnation, ...]
     dissolved: tuple[bytes, ...]
+    abandoned: int
 
 
 @dataclass(frozen=True, slots=True)
 class GenesisProposal:
-    """The smallest founder asks for a signature over these voters."""
+    """The smallest founder asks for a signature over these voters. ``round`` counts its proposals."""
 
+    round: int
     nonce: bytes
     voters: tuple[Incarnation, ...]
 
@@ -231,13 +235,6 @@ class GenesisProposal:
 class GenesisSignature:
     nonce: bytes
     signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class GenesisAbandoned:
-    """The collector will never complete the genesis with this nonce: signatures given are free again."""
-
-    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,5 +259,5 @@ ClusterMessage = (
     | ReadIndex
     | ReadIndexReply
 )
-FoundingMessage = Presence | GenesisProposal | GenesisSignature | GenesisAbandoned | Genesis
+FoundingMessage = Presence | GenesisProposal | GenesisSignature | Genesis
 Message = ClusterMessage | FoundingMessage

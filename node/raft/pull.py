@@ -76,7 +76,8 @@ class Pull(Replication):
         return self.verified
 
     def _reply_append(self, verdict: Verdict) -> None:
-        assert self.leader is not None
+        if self.leader is None:
+            return  # we stopped hearing it, and stand ourselves; what we pulled stays
         last = self.log.last()
         match = self._ack_index() if verdict is Verdict.ACK else 0
         have = Cursor(last.term, last.index)

@@ -44,7 +44,6 @@ from node.raft.messages import (
     Forward,
     ForwardReply,
     Genesis,
-    GenesisAbandoned,
     GenesisProposal,
     GenesisSignature,
     Message,
@@ -190,7 +189,7 @@ def _forward_reply(f: list[Any]) -> Message:
 
 
 def _presence(f: list[Any]) -> Message:
-    c, commands, commit, mode, visible, dissolved = f
+    c, commands, commit, mode, visible, dissolved, abandoned = f
     return Presence(
         None if c is None else digest32(c),
         uint(commands),
@@ -198,15 +197,16 @@ def _presence(f: list[Any]) -> Message:
         enumeration(Bootstrap, short_text(mode)),
         incarnations(visible, VISIBLE_MAX),
         tuple(digest32(item) for item in array(dissolved, DISSOLVED_MAX)),
+        uint(abandoned),
     )
 
 
 def _genesis_proposal(f: list[Any]) -> Message:
-    nonce, voters = f
+    number, nonce, voters = f
     found = incarnations(voters, VOTERS_MAX)
     if not found:
         refuse("a genesis without voters")
-    return GenesisProposal(nonce16(nonce), found)
+    return GenesisProposal(uint(number), nonce16(nonce), found)
 
 
 def _genesis_signature(f: list[Any]) -> Message:
@@ -347,20 +347,14 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
             m.mode.value,
             put_incarnations(m.visible),
             list(m.dissolved),
+            m.abandoned,
         ],
-        6,
+        7,
         _presence,
     ),
-    (GenesisProposal, 15, lambda m: [m.nonce, put_incarnations(m.voters)], 2, _genesis_proposal),
+    (GenesisProposal, 15, lambda m: [m.round, m.nonce, put_incarnations(m.voters)], 3, _genesis_proposal),
     (GenesisSignature, 16, lambda m: [m.nonce, m.signature], 2, _genesis_signature),
-    (
-        GenesisAbandoned,
-        17,
-        lambda m: [m.nonce],
-        1,
-        lambda f: GenesisAbandoned(nonce16(f[0])),
-    ),
-    (Genesis, 18, lambda m: [put_entries((m.entry,))], 1, _genesis),
+    (Genesis, 17, lambda m: [put_entries((m.entry,))], 1, _genesis),
 )
 _CODECS_BY_TYPE: Final = {cls: (tag, enc, dec) for cls, tag, enc, _, dec in _TABLE}
 _CODECS_BY_TAG: Final = {tag: (cls, fields, dec) for cls, tag, _, fields, dec in _TABLE}
