@@ -39,6 +39,7 @@ from attestation.freshness import FreshnessState, Observation
 from attestation.trust import INTEL_SGX_ROOT
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import CRLEncoding, Fault
+from enclave.mock.pki import PCKValues
 from enclave.mock.statement import Statement
 from tests.support.pccs import BASE_URL, ClientRig, ManualClock, make_rig, platform_of
 from tests.support.vectors import needs_vectors, vector
@@ -479,16 +480,7 @@ def test_many_who_ask_at_once_all_learn_of_the_failure() -> None:
 
 def test_when_the_one_who_fetches_is_cancelled_those_who_wait_still_get_the_set() -> None:
     gate = asyncio.Event()
-
-    class Gated(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self._inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            await gate.wait()
-            return await self._inner.handle_async_request(request)
-
-    r = rig(transport=Gated)
+    r = rig(transport=lambda inner: Held(inner, gate))
 
     async def scenario() -> Any:
         async with asyncio.TaskGroup() as group:
@@ -504,6 +496,69 @@ def test_when_the_one_who_fetches_is_cancelled_those_who_wait_still_get_the_set(
             return await waiting
 
     assert run(scenario()).endorsements == SET
+
+
+def test_one_who_waits_may_be_cancelled_without_harm_to_the_others() -> None:
+    gate = asyncio.Event()
+    r = rig(transport=lambda inner: Held(inner, gate))
+
+    async def scenario() -> tuple[bool, Any]:
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(r.client.endorsements(PLATFORM))
+            waiting = group.create_task(r.client.endorsements(PLATFORM))
+            while not r.client._flights:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            gate.set()
+            return waiting.cancelled(), await first
+
+    cancelled, collateral = run(scenario())
+
+    assert cancelled
+    assert collateral.endorsements == SET
+    assert r.faults.asked["tcb-info"] == 1
+
+
+class Held(httpx.AsyncBaseTransport):
+    """Lets no request through before the gate opens."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, gate: asyncio.Event) -> None:
+        self._inner, self._gate = inner, gate
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await self._gate.wait()
+        return await self._inner.handle_async_request(request)
+
+
+def test_our_own_bug_is_not_taken_for_a_source_that_is_down() -> None:
+    class Buggy(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise ZeroDivisionError
+
+    r = rig(transport=lambda _: Buggy())
+    with pytest.raises(ExceptionGroup) as caught:
+        get(r)
+
+    assert caught.value.subgroup(ZeroDivisionError) is not None
+    assert r.client._flights == {}
+
+
+def test_the_set_that_was_not_asked_for_longest_is_let_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attestation.client.client.PLATFORMS_MAX", 2)
+    r = rig()
+    platforms = []
+    for number in range(3):
+        values = PCKValues(fmspc=bytes([9, 9, 9, 9, 9, number]))
+        platform = AUTHORITY.create_platform(NOW, values)
+        r.serve(AUTHORITY.endorsements(NOW, platform=platform))
+        platforms.append(Platform(fmspc=values.fmspc, ca=PckCa.PLATFORM))
+        get(r, platforms[-1])
+        if number == 1:
+            get(r, platforms[0])
+
+    assert list(r.client._held) == [platforms[0], platforms[2]]
 
 
 def test_unverified_quotes_cannot_start_more_than_a_few_fetches_at_once() -> None:

@@ -20,6 +20,7 @@ from attestation.eventlog import (
 )
 from attestation.eventlog_ccel import encode_ccel, parse_ccel_untrusted
 from attestation.eventlog_digests import Coverage, vouch
+from attestation.eventlog_dstack import LOG_BYTES_MAX as DSTACK_BYTES_MAX
 from attestation.eventlog_dstack import import_dstack_log_untrusted
 from attestation.eventlog_evidence import (
     EVENT_LOG_BYTES_MAX,
@@ -291,6 +292,11 @@ def test_a_boot_order_with_the_bytes_of_the_error_separator_is_no_separator() ->
     assert verify_event_log([event], replay([event]), relied_on={0}).covered(0) == (b"\1\0\0\0",)
 
 
+@pytest.mark.parametrize("data", [b"short", bytes(24) + b"\x01" + bytes(7)])
+def test_a_boot_variable_that_is_no_variable_is_opaque(data: bytes) -> None:
+    assert vouch(ccel("boot-variable", data, measured=b"xyz")).coverage is Coverage.OPAQUE
+
+
 def test_an_error_separator_is_refused() -> None:
     event = ccel("separator", b"\1\0\0\0")
 
@@ -424,7 +430,7 @@ def test_a_dstack_event_with_another_digest_is_shown_as_denied() -> None:
     [
         b"{", b"{}", b"[1]", b"[" * 100_000, b"\xff", dstack(imr=4), dstack(imr=-1), dstack(imr=True),
         dstack(event_type=2**32), dstack(event_type="1"), dstack(event=None), dstack(event="\x1b[2J"),
-        dstack(event_payload="0"), dstack(event_payload="zz"), dstack(event_payload="00 0"),
+        dstack(event_payload="0"), dstack(event_payload="zz"), dstack(event_payload="00 0"), dstack(event_payload="00  11"), dstack(event_payload="é0"),
         dstack(digest="00"), dstack(event_type=4, digest=""), dstack(more=1),
     ],
 )  # fmt: skip
@@ -432,6 +438,12 @@ def test_a_malformed_dstack_log_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedError) as caught:
         import_dstack_log_untrusted(data)
     assert caught.value.reason == "dstack-log-invalid"
+
+
+def test_the_size_of_a_dstack_log_is_bounded() -> None:
+    with pytest.raises(MalformedError) as caught:
+        import_dstack_log_untrusted(b" " * (DSTACK_BYTES_MAX + 1))
+    assert caught.value.reason == "dstack-log-too-large"
 
 
 @given(st.binary(max_size=200))
