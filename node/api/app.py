@@ -18,6 +18,7 @@ from node.api.operations import BY_NAME
 from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
+from node.group.errors import GroupClosedError
 from node.tokens import AccessList
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class Api:
             await self._problem(scope, answer, exc)
         except UnavailableError as exc:
             problem = ProblemError("not-ready", exc.message, extensions={"reason": exc.reason})
+            await self._problem(scope, answer, problem)
+        except GroupClosedError as exc:
+            problem = ProblemError("not-ready", str(exc), extensions={"reason": "group-closed"})
             await self._problem(scope, answer, problem)
         except HTTPException as exc:
             await self._problem(scope, answer, _of_router(scope, exc))

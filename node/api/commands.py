@@ -13,6 +13,7 @@ from node.api.outcomes import not_executed, outcome_unknown, state_machine_refus
 from node.api.problems import ProblemError
 from node.api.schemas import Accepted, CommandRequest, CommandResult, CommandResults
 from node.api.service import Service
+from node.group.errors import GroupClosedError
 from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
 from node.tokens import AccessList, AccessRole, Principal
 
@@ -37,9 +38,12 @@ class CommandsEndpoint:
         request = decode_untrusted(body, _DECODER)
         commands, single = _commands_of(request)
         feed = request.wait == "accepted"
-        outcome = await self._service.execute(
-            commands, key=key, feed=feed, timeout_s=self._limits.command_timeout_s
-        )
+        try:
+            outcome = await self._service.execute(
+                commands, key=key, feed=feed, timeout_s=self._limits.command_timeout_s
+            )
+        except GroupClosedError as exc:  # what was handed in may be on its way through the peers
+            raise outcome_unknown(Unknown("group-closed")) from exc
         match outcome:
             case Ok():
                 answer = _accepted(outcome) if feed else _committed(outcome, single=single)

@@ -155,7 +155,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=AccessRole.READ,
         request=schemas.QueryRequest,
         answers=(schemas.QueryResult,),
-        problems=(*_BODY_PROBLEMS, "query-failed", "not-executed", "not-ready", "query-timeout"),
+        problems=(
+            *_BODY_PROBLEMS,
+            "query-failed",
+            "superseded",
+            "not-executed",
+            "not-ready",
+            "query-timeout",
+        ),
     ),
     Operation(
         name="evidence",

@@ -6,7 +6,11 @@ from node.api.problems import ProblemError
 from node.raft.types import Cursor, Failed, NotExecuted, Result, Unknown
 
 # Reasons for which nothing was executed and nothing ever will be, however often it is sent.
-_FINAL: Final = {"idempotency-key-reused": "idempotency-key-reused", "command-too-large": "body-too-large"}
+_FINAL: Final = {
+    "idempotency-key-reused": "idempotency-key-reused",
+    "command-too-large": "body-too-large",
+    "superseded": "superseded",
+}
 # What the other commands of an atomic batch are told: not the cause.
 _ABORTED: Final = "batch-aborted"
 

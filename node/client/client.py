@@ -293,6 +293,9 @@ class _Attempts:
             # Without its session the group no longer knows the key: repeating could execute it twice.
             if isinstance(problem.reason, str) and problem.reason.startswith("session"):
                 raise self.error()
+        elif problem.code == "internal-error" and self._key is not None:
+            self._may_have_happened = True
+            raise self.error()
         elif problem.code not in _TRY_ELSEWHERE:
             raise RefusedError(problem)
 

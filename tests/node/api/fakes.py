@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import uvloop
+
 from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
@@ -286,7 +288,7 @@ def served(service, *, access=ACCESS, limits=None, identity=IDENTITY, port=0):
         await state["stop"].wait()
         await server.close()
 
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread = threading.Thread(target=uvloop.run, args=(main(),))
     thread.start()
     started.wait()
     try:

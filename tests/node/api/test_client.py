@@ -285,7 +285,6 @@ def test_the_node_that_answered_is_asked_first_next_time(scripted):
         "role-missing",
         "command-failed",
         "idempotency-key-reused",
-        "internal-error",
         "not-found",
     ],
 )
@@ -319,6 +318,16 @@ def test_a_read_that_nobody_answers_is_unreachable_never_unknown(scripted):
     client, _, _ = scripted(httpx.ReadError("reset"))
     with pytest.raises(UnreachableError):
         client.group()
+
+
+def test_a_node_that_fails_within_a_write_leaves_it_unknown_and_a_read_refused(scripted):
+    client, script, _ = scripted(problem("internal-error"))
+    with pytest.raises(OutcomeUnknownError):
+        client.execute(1)
+    with pytest.raises(RefusedError):
+        client.group()
+
+    assert len(script.asked) == 2
 
 
 def test_after_session_loss_nothing_is_repeated(scripted):

@@ -6,6 +6,7 @@ import pytest
 
 from node.api.limits import ApiLimits
 from node.api.service import UnavailableError
+from node.group.errors import GroupClosedError
 from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import ME, FakeService, call
@@ -135,6 +136,15 @@ def test_a_node_without_a_group_is_503_with_the_reason():
 
     assert reply.status == 503
     assert (reply.json["code"], reply.json["reason"]) == ("not-ready", "awaiting-group-key")
+
+
+def test_a_group_that_ends_leaves_a_command_unknown_and_a_query_unanswered():
+    service = FakeService(end_with=GroupClosedError("halted"))
+    written, asked = command(service, {"command": PUT}), query(service, {"query": 1})
+
+    assert (written.status, written.json["code"]) == (504, "outcome-unknown")
+    assert (asked.status, asked.json["code"]) == (503, "not-ready")
+    assert written.json["reason"] == asked.json["reason"] == "group-closed"
 
 
 def test_a_bug_is_500_without_a_word_about_the_inside(caplog):
@@ -351,11 +361,12 @@ def test_a_bad_query_is_refused_by_name(body, says):
     ("ending", "status", "code", "reason"),
     [
         (NotExecuted("too-old"), 503, "not-executed", "too-old"),
+        (NotExecuted("superseded"), 409, "superseded", None),
         (Unknown("deadline"), 504, "query-timeout", None),
         (Answer(Failed("query-raised", "x"), Cursor(1, 1)), 422, "query-failed", "query-raised"),
         (UnavailableError("group-closed", "x"), 503, "not-ready", "group-closed"),
     ],
-    ids=["not-executed", "unknown", "failed", "unavailable"],
+    ids=["not-executed", "superseded", "unknown", "failed", "unavailable"],
 )
 def test_a_query_without_an_answer_says_why(ending, status, code, reason):
     reply = query(FakeService(end_with=ending), {"query": 1})
