@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR``.
 
-Needs no root and no chroot. The same lock and the same checkout give the same bytes, whoever builds them and where.
+Needs no root and no chroot. The same lock and the same checkout give the same bytes, whoever builds
+them and where.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from typing import Final
 from enclave.image.errors import MalformedImageError
 
 EXECUTABLE_BYTES_MAX: Final = 1024 * 1024 * 1024
+PADDING_BYTES_MAX: Final = 64 * 1024
 SECTIONS_MAX: Final = 96  # the PE specification's own limit for loaders
 
 _PE32_MAGIC: Final = 0x10B
@@ -54,6 +55,8 @@ class Executable:
         if len(found) > 1:
             raise MalformedImageError("pe-section-duplicate", f"two sections are called {name}")
         section = found[0]
+        if section.memory_bytes > section.file_bytes + PADDING_BYTES_MAX:
+            raise MalformedImageError("pe-section-size", f"section {name} is mostly not in the file")
         stored = self.data[section.file_offset : section.file_offset + section.file_bytes]
         return stored[: section.memory_bytes].ljust(section.memory_bytes, b"\0")
 
@@ -146,8 +149,6 @@ def _section(data: bytes, offset: int) -> PeSection:
     )
     if section.file_offset + section.file_bytes > len(data):
         raise MalformedImageError("pe-truncated", f"section {section.name} runs past the file's end")
-    if section.memory_bytes > EXECUTABLE_BYTES_MAX:
-        raise MalformedImageError("pe-section-size", f"section {section.name} is too large")
     return section
 
 

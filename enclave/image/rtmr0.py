@@ -20,10 +20,9 @@ MEMORY_BYTES_MAX: Final = 1 << 46
 
 _GLOBAL_VARIABLE: Final = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _IMAGE_SECURITY_DATABASE: Final = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
-# Secure Boot is off in every firmware for which the kernel starts directly: one zero byte, and
-# empty databases.
+# Secure Boot is off in every firmware that starts a kernel directly: the variables have no value.
 _SECURE_BOOT_VARIABLES: Final = (
-    (_GLOBAL_VARIABLE, "SecureBoot", b"\0"),
+    (_GLOBAL_VARIABLE, "SecureBoot", b""),
     (_GLOBAL_VARIABLE, "PK", b""),
     (_GLOBAL_VARIABLE, "KEK", b""),
     (_IMAGE_SECURITY_DATABASE, "db", b""),

@@ -17,6 +17,11 @@ MEASURED_SECTIONS: Final = (
     ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey",
 )  # fmt: skip
 
+# The stub's own constant: a literal, with an upper-case B where its other numbers are lower-case.
+_TRAILER: Final = (
+    b"070701" + b"0" * 32 + b"00000001" + b"0" * 48 + b"0000000B" + b"0" * 8 + b"TRAILER!!!"
+).ljust(124, b"\0")
+
 _NEVER_HANDLED: Final = frozenset({".profile", ".dtbauto", ".hwids", ".pcrsig", ".efifw"})
 _READ_ONLY_DATA: Final = 0x40000040  # IMAGE_SCN_MEM_READ | IMAGE_SCN_CNT_INITIALIZED_DATA
 
@@ -105,7 +110,7 @@ def _stub_archive(os_release: bytes) -> bytes:
     return (
         _newc(b".extra", inode=1, mode=0o040555)
         + _newc(b".extra/os-release", inode=2, mode=0o100444, contents=os_release)
-        + _newc(b"TRAILER!!!", inode=0, mode=0)
+        + _TRAILER
     )
 
 

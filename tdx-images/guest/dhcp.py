@@ -1,6 +1,7 @@
 """DHCPv4, the client's side, as values: messages out, leases in (RFC 2131, RFC 2132). No sockets here.
 
-The server is the host, so its answers are hostile input: bounded, checked against our transaction, and worth no more than an address.
+The server is the host, so its answers are hostile input: bounded, checked against our transaction,
+and worth no more than an address.
 """
 
 import struct
@@ -38,7 +39,12 @@ class Lease:
 
 
 def message(
-    kind: int, *, transaction: int, hardware: bytes, offered: Lease | None = None, bound: IPv4Address | None = None
+    kind: int,
+    *,
+    transaction: int,
+    hardware: bytes,
+    offered: Lease | None = None,
+    bound: IPv4Address | None = None,
 ) -> bytes:
     """Return a DISCOVER, a REQUEST for an offer, or a renewing REQUEST for the address we are bound to."""
     client = bound.packed if bound else bytes(4)
@@ -78,7 +84,12 @@ def parse_answer_untrusted(data: bytes, *, transaction: int, hardware: bytes) ->
 
 def _lease(given: bytes, options: dict[int, bytes]) -> Lease:
     address = IPv4Address(given)
-    if address.is_unspecified or address.is_multicast or address.is_loopback or address == IPv4Address("255.255.255.255"):
+    if (
+        address.is_unspecified
+        or address.is_multicast
+        or address.is_loopback
+        or address == IPv4Address("255.255.255.255")
+    ):
         raise DhcpError(f"{address} is no address for an interface")
     mask = int.from_bytes(_sized(options, 1, 4), "big")
     prefix = mask.bit_count()

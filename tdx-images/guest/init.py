@@ -3,6 +3,6 @@ import sys
 
 sys.path[:0] = ["/opt/bondstone"]
 
-from guest.main import main
+from guest.main import main  # noqa: E402
 
 main()

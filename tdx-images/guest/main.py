@@ -1,6 +1,7 @@
 """PID 1: mounts, modules, network, configuration, then the node, which is the only workload. Never returns.
 
-Everything it says is one JSON object per line on the serial console, which the host reads: no secrets go there.
+Everything it says is one JSON object per line on the serial console, which the host reads: no
+secrets go there.
 """
 
 import base64
@@ -54,7 +55,12 @@ _writing = threading.Lock()
 
 def log(event: str, **fields: Any) -> None:
     """Write one line to the console."""
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "source": "init", "event": event, **fields}
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "source": "init",
+        "event": event,
+        **fields,
+    }
     _write(json.dumps(line).encode())
 
 
@@ -64,7 +70,7 @@ def main() -> None:
         _run()
     except GuestConfigError as exc:
         log("configuration-refused", reason=exc.reason, message=exc.message)
-    except BaseException as exc:  # noqa: BLE001 (the last line of defence)
+    except BaseException as exc:
         log("init-failed", error=f"{type(exc).__name__}: {exc}")
     finally:
         _power_off()
@@ -83,7 +89,7 @@ def _run() -> None:
     _start_network(config)
     _print_boot_logs()
     if profile is Profile.DEBUG:
-        from guest import debug  # noqa: PLC0415 (in debug images only)
+        from guest import debug
 
         debug.before_node(log)
     _supervise()
@@ -138,7 +144,7 @@ def _floor_clock(built: int) -> None:
 
 
 def _take_configuration(profile: Profile) -> GuestConfig:
-    document, source = intake.read_config()
+    document, origin = intake.read_config()
     config = parse_guest_config_untrusted(document, profile=profile)
     measured = intake.mr_config_id()
     require_measured(config, measured)
@@ -147,7 +153,7 @@ def _take_configuration(profile: Profile) -> GuestConfig:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         target.write_text(contents)
     DATA.mkdir(mode=0o700)
-    log("configuration", source=source, sha384=config.digest.hex(), measured=any(measured))
+    log("configuration", origin=origin, sha384=config.digest.hex(), measured=any(measured))
     return config
 
 
@@ -175,7 +181,13 @@ def _print_boot_logs() -> None:
                 data = file.read(BOOT_LOG_BYTES_MAX)
             data = data.rstrip(b"\xff" if kind == "ccel" else b"")
             for at in range(0, len(data), 6000):
-                log("boot-log", kind=kind, offset=at, size=len(data), data=base64.b64encode(data[at : at + 6000]).decode())
+                log(
+                    "boot-log",
+                    kind=kind,
+                    offset=at,
+                    size=len(data),
+                    data=base64.b64encode(data[at : at + 6000]).decode(),
+                )
 
 
 def _supervise() -> None:
@@ -184,7 +196,7 @@ def _supervise() -> None:
     node = subprocess.Popen(
         [PYTHON, "-B", "-m", "node.cli.main", "node", "run", "--config", str(CONFIG / "node.toml")],
         env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=_confine,
+        preexec_fn=_confine,  # noqa: PLW1509 (only prctl: no lock, no allocation)
     )  # fmt: skip
     log("node-started", pid=node.pid, uptime=time.monotonic())
     # Ctrl-Alt-Del from the host ends the node in order.

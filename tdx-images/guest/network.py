@@ -54,17 +54,23 @@ class DhcpClient:
     def __init__(self, name: str, log: Log) -> None:
         self._name = name
         self._log = log
-        self._hardware = bytes.fromhex(Path(f"/sys/class/net/{name}/address").read_text().strip().replace(":", ""))
+        self._hardware = bytes.fromhex(
+            Path(f"/sys/class/net/{name}/address").read_text().strip().replace(":", "")
+        )
 
     def acquire(self, *, tries: int) -> dhcp.Lease | None:
         """Return a lease that has been set on the interface, or None if nobody answers."""
         for number in range(tries):
             transaction = int.from_bytes(os.urandom(4), "big")
-            offer = self._ask(dhcp.message(dhcp.DISCOVER, transaction=transaction, hardware=self._hardware), transaction)
+            offer = self._ask(
+                dhcp.message(dhcp.DISCOVER, transaction=transaction, hardware=self._hardware), transaction
+            )
             if offer is None:
                 self._log("dhcp-no-offer", interface=self._name, attempt=number + 1)
                 continue
-            request = dhcp.message(dhcp.REQUEST, transaction=transaction, hardware=self._hardware, offered=offer)
+            request = dhcp.message(
+                dhcp.REQUEST, transaction=transaction, hardware=self._hardware, offered=offer
+            )
             lease = self._ask(request, transaction)
             if lease is not None:
                 self._set(lease)

@@ -1,14 +1,13 @@
 """A bootable GPT disk with one FAT16 system partition that holds ``\\EFI\\BOOT\\BOOTX64.EFI``, and nothing else.
 
-Source: Microsoft FAT specification 1.03; UEFI 2.11, 5.3 (GPT) and 13.3 (FAT16 is allowed for system partitions). Every identifier is fixed, every
-time is zero, so the same UKI gives the same disk.
+Source: Microsoft FAT specification 1.03; UEFI 2.11, 5.3 (GPT) and 13.3 (FAT16 is allowed for system
+partitions). Every identifier is fixed, every time is zero, so the same UKI gives the same disk.
 """
 
 import struct
 from uuid import UUID
 
 from enclave.image.gpt import SECTOR_BYTES, TABLE_SECTORS, Partition, encode_gpt
-
 from imagelib.errors import BuildError
 
 _ESP_TYPE = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -46,7 +45,9 @@ def _file_system(uki: bytes) -> bytes:
     file_clusters = -(-len(uki) // _CLUSTER_BYTES)
     clusters = max(file_clusters + 2, _FAT16_CLUSTERS_MIN + 16)
     if clusters > _FAT16_CLUSTERS_MAX:
-        raise BuildError(f"a UKI of {len(uki)} bytes is too large for the disk", hint="make the image smaller")
+        raise BuildError(
+            f"a UKI of {len(uki)} bytes is too large for the disk", hint="make the image smaller"
+        )
     table_sectors = -(-(clusters + 2) * 2 // SECTOR_BYTES)
     root_sectors = _ROOT_ENTRIES * 32 // SECTOR_BYTES
     total = 1 + 2 * table_sectors + root_sectors + clusters * _CLUSTER_SECTORS

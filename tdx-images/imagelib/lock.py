@@ -24,7 +24,13 @@ CACHE = HERE / "cache"
 Progress = Callable[[str], None]
 
 _REFRESH = "refresh the lock with `python3 tdx-images/build.py lock`, and measure again"
-_PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64", "any")
+_PLATFORMS = (
+    "manylinux2014_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux_2_28_x86_64",
+    "manylinux_2_34_x86_64",
+    "any",
+)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -56,7 +62,9 @@ def lock(progress: Progress) -> None:
     value = {
         "version": 1,
         "kernel": groups["kernel"][0].removeprefix("linux-image-"),
-        "source_date_epoch": int(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()),
+        "source_date_epoch": int(
+            datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+        ),
         "debs": debs,
         "wheels": _lock_wheels(recipe["python"]),
     }
@@ -103,9 +111,7 @@ def require_cached(locked: dict[str, Any]) -> None:
         (wheel_path(w), w["sha256"]) for w in locked["wheels"]
     ]:
         if not _cached(path, sha256):
-            raise BuildError(
-                f"{path.name} is not in the cache", hint="python3 tdx-images/build.py fetch"
-            )
+            raise BuildError(f"{path.name} is not in the cache", hint="python3 tdx-images/build.py fetch")
 
 
 def _image_of(known: dict[str, mirror.Package], meta: str) -> str:

@@ -1,7 +1,8 @@
 """Debian's archive: which mirror, and what a signed release says is in it.
 
-The mirror is the one that this machine's apt uses, with the image's suites in place of its own. A Release file counts only with a
-signature by a key of ``debian-archive-keyring``; indices and packages count only by their SHA-256 from there on.
+The mirror is the one that this machine's apt uses, with the image's suites in place of its own. A
+Release file counts only with a signature by a key of ``debian-archive-keyring``; indices and
+packages count only by their SHA-256 from there on.
 """
 
 import hashlib
@@ -82,9 +83,7 @@ def packages_of(archive: str, suite: str, architecture: str) -> dict[str, Packag
 def _verified(in_release: bytes) -> str:
     """Return the signed text of an InRelease file."""
     if not KEYRING.is_file():
-        raise BuildError(
-            f"{KEYRING} is missing", hint="apt-get install debian-archive-keyring gpgv"
-        )
+        raise BuildError(f"{KEYRING} is missing", hint="apt-get install debian-archive-keyring gpgv")
     with tempfile.TemporaryDirectory() as folder:
         signed, plain = Path(folder, "InRelease"), Path(folder, "Release")
         signed.write_bytes(in_release)

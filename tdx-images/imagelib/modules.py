@@ -34,9 +34,7 @@ class Modules:
             if name == "tsm" and "tsm_report" in self._files:  # its name from Linux 6.17 on
                 name = "tsm_report"
             else:
-                raise BuildError(
-                    f"the kernel has no module {name}", hint="check tdx-images/profiles/*.json"
-                )
+                raise BuildError(f"the kernel has no module {name}", hint="check tdx-images/profiles/*.json")
         found = re.search(rb"\0depends=([^\0]*)\0", b"\0" + self.data(name))
         for needed in found[1].decode().split(",") if found and found[1] else []:
             self._visit(needed.replace("-", "_"), order, (*path, name))

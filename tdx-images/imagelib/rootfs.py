@@ -95,11 +95,12 @@ def _prune(root: Tree) -> None:
     root.remove(*_REMOVED)
     for path in list(root.nodes):
         base = path.rsplit("/", 1)[-1]
-        if path.startswith("usr/bin/") and path != PYTHON:
-            root.remove(path)
-        elif "/lib-dynload/" in path and base.startswith(_EXTENSIONS_REMOVED):
-            root.remove(path)
-        elif path.endswith((".a", ".o", ".pc")) or "/config-3.13-" in path:
+        if (
+            (path.startswith("usr/bin/") and path != PYTHON)
+            or ("/lib-dynload/" in path and base.startswith(_EXTENSIONS_REMOVED))
+            or path.endswith((".a", ".o", ".pc"))
+            or "/config-3.13-" in path
+        ):
             root.remove(path)
 
 
@@ -111,7 +112,12 @@ def _add_system(root: Tree, locked: dict[str, Any], *, name: str, profile: str) 
         root.link(link, f"usr/{link}")
     if LOADER not in root.nodes:
         root.link(LOADER, "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
-    image = {"name": name, "profile": profile, "kernel": locked["kernel"], "built": locked["source_date_epoch"]}
+    image = {
+        "name": name,
+        "profile": profile,
+        "kernel": locked["kernel"],
+        "built": locked["source_date_epoch"],
+    }
     root.file("etc/bondstone/image.json", json.dumps(image, sort_keys=True).encode() + b"\n")
     root.file("etc/os-release", os_release(name, profile, locked["kernel"]))
     root.file("etc/passwd", b"root:x:0:0:root:/:/nonexistent\n")
@@ -132,7 +138,8 @@ def _add_modules(root: Tree, wanted: list[str], modules: Modules) -> None:
 def _compiled(root: Tree) -> dict[str, bytes]:
     """Return the bytecode of all Python files, made by the image's own interpreter.
 
-    ``unchecked-hash`` and ``-B``: without them the files carry times, or are written by the compiling interpreter for its own imports.
+    ``unchecked-hash`` and ``-B``: without them the files carry times, or are written by the
+    compiling interpreter for its own imports.
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
         _stage(root, Path(folder))

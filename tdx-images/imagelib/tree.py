@@ -1,6 +1,7 @@
 """The root file system in memory: paths to files, folders and links, with modes but without owners or times.
 
-Nothing is staged on the builder's disk under the image's own paths, so an absolute link can never reach the build host.
+Nothing is staged on the builder's disk under the image's own paths, so an absolute link can never
+reach the build host.
 """
 
 import io

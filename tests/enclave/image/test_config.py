@@ -3,7 +3,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave.image.config import (
@@ -119,6 +119,7 @@ def test_other_disks_carry_no_configuration_and_a_large_one_is_refused_before_it
     assert caught.value.reason == "config-too-large"
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200),

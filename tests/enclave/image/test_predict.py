@@ -255,7 +255,9 @@ def test_variables_separator_and_boot_options_are_those_in_a_real_log():
     acpi = AcpiBlobs(loader=b"", rsdp=b"", tables=b"")
 
     ours = {e.label: e.digest for e in rtmr0_events(firmware, edk2=EDK2, memory_bytes=GIB, acpi=acpi)}
-    for label in ("variable SecureBoot", "variable PK", "variable KEK", "variable db", "variable dbx"):
+    # That firmware had a one-byte SecureBoot; ours logs an empty one, as the boot with a software TPM shows.
+    assert ours["variable SecureBoot"].hex().startswith("9dc3a1f80bcec915")
+    for label in ("variable PK", "variable KEK", "variable db", "variable dbx"):
         assert ours[label] in real
     assert ours["separator"] in real
     assert ours["Boot0000 (UiApp)"] in real

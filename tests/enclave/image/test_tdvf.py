@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave.image.errors import MalformedImageError, UnsupportedFirmwareError
@@ -131,6 +131,7 @@ def test_a_missing_or_doubled_section_is_refused_when_it_is_needed():
             firmware.section(kind)
 
 
+@settings(deadline=None)
 @given(st.integers(0, blobs.FIRMWARE_BYTES - 1), st.binary(min_size=1, max_size=8))
 def test_damaged_firmware_raises_declared_errors_only(offset, damage):
     data = bytearray(blobs.firmware())

@@ -2,7 +2,7 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave.image.errors import MalformedImageError
@@ -72,6 +72,7 @@ def test_logs_that_say_nothing_about_registers_are_refused(log, reason):
     assert caught.value.reason == reason
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_foreign_bytes_raise_the_declared_error_only(tail):
     for log in (tail, spec_id(SHA384) + tail):
