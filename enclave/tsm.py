@@ -4,8 +4,9 @@
     read provider                "tdx_guest", or we are not where we think
     read generation              g
     write 64 bytes to inblob     takes effect when the file is closed, and configfs drops its error
+    read generation              g + 1, or our write was lost (EBUSY, say), or is not the only one
     read outblob                 the quote; made now, under a lock of the whole machine
-    read generation              g + 1, or our write failed or another one's came between
+    read generation              still g + 1, or another one's write came between
     rmdir                        always
 
 One directory per request, so that nobody reads another's report; the generation all the same, and at the
@@ -215,18 +216,22 @@ class TsmAttester:
 
     def _request(self, name: str, report_data: bytes) -> bytes:
         self._require_provider(name)
-        before = self._generation(name)
+        expected = self._generation(name) + 1
         self._tree.write(name, "inblob", report_data)
+        self._require_generation(name, expected)
         quote = self._tree.read(name, "outblob", bytes_max=QUOTE_BYTES_MAX + 1)
-        after = self._generation(name)
-        if after != before + 1:
-            # The report may be for whatever was written instead of, or after, our own bytes.
-            raise _RetryError(f"the report's generation went from {before} to {after}, not by 1")
+        self._require_generation(name, expected)
         if not quote:
             raise _RetryError("the host delivered an empty quote", host=True)
         if len(quote) > QUOTE_BYTES_MAX:
             raise QuoteUnavailableError(f"the quote has more than {QUOTE_BYTES_MAX} bytes")
         return quote
+
+    def _require_generation(self, name: str, expected: int) -> None:
+        actual = self._generation(name)
+        if actual != expected:
+            # The report may be for whatever was written instead of, or after, our own bytes.
+            raise _RetryError(f"the report's generation is {actual}, not {expected}")
 
     def _generation(self, name: str) -> int:
         text = self._tree.read(name, "generation", bytes_max=TEXT_BYTES_MAX)
