@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from attestation.tickets import binding_of
 from node.bonds.frames import Reassembler
-from node.bonds.handshake import binding_of
 from node.bonds.messages import (
     BondFormed,
     Departure,

@@ -34,6 +34,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from attestation import canonical
+from attestation.tickets import binding_of
 from node.bonds.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
 from node.bonds.messages import (
     VERSIONS,
@@ -159,11 +160,6 @@ def proof_of(secret: bytes, *, exporter: bytes, role: Role, peer_id: bytes) -> b
     """
     data = canonical.encode(["bondstone/bond-proof/v1", exporter, role.value, peer_id])
     return hmac.digest(secret, data, "sha256")
-
-
-def binding_of(exporter: bytes, nonce: bytes) -> bytes:
-    """Return what a ticket must be bound to: this connection and the verifier's nonce, 32 bytes."""
-    return canonical.digest("bondstone/bond-binding/v1", exporter, nonce)
 
 
 class Handshake:

@@ -267,7 +267,9 @@ class RawPeer:
     With ``tls`` it speaks TLS; ``send_bytes`` then goes inside, ``send_raw`` on the bare socket.
     """
 
-    def __init__(self, identity: Identity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, identity: Identity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.identity = identity
         self.tls = TLSSession(bond_context(identity.private_key, identity.certificate_der), server=False)
         self._frames = FrameReader(2**20)

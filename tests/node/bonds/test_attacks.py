@@ -227,9 +227,7 @@ def test_a_member_without_a_ticket_of_the_required_class_is_refused() -> None:
             both = (FakeValidator(), FakeValidator(ticket_class="second"))
             victim_identity = Identity.generate("victim", datetime.now(UTC))
             issuers = (FakeIssuer(victim_identity), FakeIssuer(victim_identity, ticket_class="second"))
-            victim = await cluster.start(
-                "victim", identity=victim_identity, validators=both, issuers=issuers
-            )
+            victim = await cluster.start("victim", identity=victim_identity, validators=both, issuers=issuers)
             await cluster.start("mallory", victim.address, **attacker())
             event = await victim.until_event("bond-refused", reason="ticket-missing")
 

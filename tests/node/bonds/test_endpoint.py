@@ -51,9 +51,7 @@ def test_three_nodes_with_one_seed_become_a_full_mesh(run: Run) -> None:
             assert info.mock
             assert info.since.tzinfo is not None
             outgoing = {
-                (node.me, bond.peer): bond.outgoing
-                for node in (a, b, c)
-                for bond in node.group().bonds()
+                (node.me, bond.peer): bond.outgoing for node in (a, b, c) for bond in node.group().bonds()
             }
             assert all(outgoing[one, two] != outgoing[two, one] for one, two in outgoing)
 
@@ -609,7 +607,9 @@ def test_a_port_in_use_is_named_with_its_key(run: Run) -> None:
         async with Cluster() as cluster:
             node = await cluster.start("a")
             other = endpoint_of(Node("b"), listen=("127.0.0.1", node.endpoint.port))
-            with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{node.endpoint.port} is in use.*bond\.listen"):
+            with pytest.raises(
+                ConfigError, match=rf"127\.0\.0\.1:{node.endpoint.port} is in use.*bond\.listen"
+            ):
                 await other.start()
             await other.close()
 

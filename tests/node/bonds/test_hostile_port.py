@@ -38,12 +38,8 @@ def hello(**changes: Any) -> Hello:
 def prove(peer: RawPeer, *, secret: bytes = SECRET) -> Prove:
     exporter = peer.tls.export(GROUP)
     me = peer.identity.peer_id
-    entry = PeerEntry(
-        peer=Incarnation("raw", me), preference=Preference.NORMAL, addresses=(), api_url=None
-    )
-    return Prove(
-        proof=proof_of(secret, exporter=exporter, role=Role.INITIATOR, peer_id=me), entry=entry
-    )
+    entry = PeerEntry(peer=Incarnation("raw", me), preference=Preference.NORMAL, addresses=(), api_url=None)
+    return Prove(proof=proof_of(secret, exporter=exporter, role=Role.INITIATOR, peer_id=me), entry=entry)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -370,9 +366,7 @@ def test_only_a_self_signed_p256_certificate_is_taken(kind: str) -> None:
         "p384": lambda: self_signed(key, SHA256()),
         "sha384": lambda: self_signed(key, SHA384()),
         "other-issuer": lambda: self_signed(key, SHA256(), issuer="y"),
-        "other-signer": lambda: self_signed(
-            key, SHA256(), signer=ec.generate_private_key(ec.SECP256R1())
-        ),
+        "other-signer": lambda: self_signed(key, SHA256(), signer=ec.generate_private_key(ec.SECP256R1())),
     }[kind]()
     good = Identity.generate("raw", datetime.now(UTC))
     identity = replace(good, private_key=key, certificate_der=certificate)
