@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ class _Printer:
                 node["name"], str(node["pid"]), node["api"], node["bond"], node["peer_id"][:16] + "…"
             )
         Console().print(table)
-        cli = bondstone_command()[0]
+        cli = _shown(bondstone_command())
         url = event["nodes"][0]["api"]
         print(
             f"""
@@ -108,3 +109,12 @@ talk to it from another terminal:
 
 Ctrl-C stops it."""
         )
+
+
+def _shown(command: list[str]) -> str:
+    """Return the command as one would type it here: relative, where that is shorter."""
+    here = Path.cwd()
+    first = Path(command[0])
+    if first.is_relative_to(here):
+        command = [str(first.relative_to(here)), *command[1:]]
+    return shlex.join(command)

@@ -49,15 +49,15 @@ def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds)
     expiry = {bond.peer_id: bond.expires_at for bond in bonds.bonds}
     table = Table()
     for column in ("name", "role", "bond", "admitted until", "api", "peer id"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for member in members.members:
         until = expiry.get(member.peer_id)
         table.add_row(
             member.name,
             member.role,
             "self" if member.self else "up" if member.bonded else "[red]down[/red]",
-            "-" if until is None else f"{until:%Y-%m-%d %H:%M:%S}Z",
+            "-" if until is None else f"{until:%m-%d %H:%M}Z",
             member.api or "-",
-            member.peer_id[:16] + "…",
+            member.peer_id[:8],
         )
     console.print(table)

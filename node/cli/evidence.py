@@ -1,0 +1,99 @@
+"""Checking a live node: shared by ``bondstone verify`` and ``bondstone provision``."""
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from attestation.collateral import Endorsements
+from attestation.errors import MalformedError
+from attestation.ids import peer_id_of_spki
+from attestation.policy_toml import load_policy_untrusted
+from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
+from attestation.ticket_tdx import TICKET_CLASS, TdxValidator
+from attestation.tickets import ExpectedClaims, Expiration
+from node.api.evidence import binding_of_nonce
+from node.cli.common import load_trust_root, read_file
+from node.client import LiveEvidence, fetch_evidence_unauthenticated
+from node.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedNode:
+    """A live node whose evidence, TLS key and policy verdict all hold.
+
+    Attributes:
+        peer_id: of the key that the TLS connection was authenticated with, 32 bytes.
+    """
+
+    live: LiveEvidence
+    peer_id: bytes
+    expiration: Expiration
+
+    def to_json_value(self) -> dict[str, Any]:
+        document, at = self.live.document, self.expiration.at
+        return {
+            "accepted": True,
+            "peer_id": self.peer_id.hex(),
+            "network_id": document.network_id,
+            "group_id": document.group_id,
+            "expires_at": None if at is None else at.isoformat().replace("+00:00", "Z"),
+            "mock": document.mock,
+            "appraisal": self.expiration.appraisal,
+        }
+
+
+def verify_node(
+    url: str, *, policy: Path, trust_root: str, collateral: Path | None, group_id: str | None
+) -> VerifiedNode:
+    """Ask a node for evidence bound to a fresh nonce and to the TLS key of the same connection; judge it.
+
+    Raises:
+        ConfigError: a file is missing or malformed.
+        ClientError: the node cannot be reached, or does not answer as one.
+        TicketRejectedError: the evidence is refused, with its reason.
+    """
+    source: EndorsementsSource | None = None
+    if collateral is not None:
+        data = read_file(collateral, what="collateral")
+        source = FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
+    try:
+        rules = load_policy_untrusted(read_file(policy, what="policy"))
+    except MalformedError as exc:
+        raise ConfigError(f"{policy}: {exc}") from exc
+    validator = TdxValidator(policy=rules, root=load_trust_root(trust_root), endorsements_source=source)
+    nonce = secrets.token_bytes(32)
+    live = fetch_evidence_unauthenticated(url, nonce)
+    ticket = live.document.tickets.get(TICKET_CLASS)
+    if ticket is None:
+        raise MalformedError("ticket-missing", f"{url} shows no evidence of class {TICKET_CLASS}")
+    spki = (
+        x509.load_der_x509_certificate(live.certificate_der)
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
+    peer_id = peer_id_of_spki(spki)
+    claimed = live.document.group_id
+    if group_id is not None and claimed != group_id.lower():
+        raise MalformedError("claims-group", f"{url} is in group {claimed}, not in {group_id}")
+    try:
+        raw = base64.b64decode(ticket, validate=True)
+    except binascii.Error as exc:
+        raise MalformedError("ticket-malformed", f"{url} sent a ticket that is not base64") from exc
+    # Network and group are what the node says they are; its quote covers both, so it cannot say one thing
+    # here and another to its peers. Who expects a certain group names it.
+    expected = ExpectedClaims(
+        peer_id=peer_id,
+        network_id=bytes.fromhex(live.document.network_id),
+        group_id=None if claimed is None else bytes.fromhex(claimed),
+        binding=binding_of_nonce(nonce),
+    )
+    return VerifiedNode(
+        live=live, peer_id=peer_id, expiration=validator.validate(raw, expected, datetime.now(UTC))
+    )

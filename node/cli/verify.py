@@ -1,0 +1,69 @@
+"""``bondstone verify``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attestation.errors import AttestationError, EndorsementsUnavailableError
+from node.cli.common import print_json
+from node.cli.evidence import verify_node
+from node.client import UnreachableError
+
+
+def command(
+    url: Annotated[str, typer.Argument(help="The node's API, https://HOST:PORT.")],
+    policy: Annotated[Path, typer.Option(help="Appraisal policy, TOML.")],
+    trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
+    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
+    group_id: Annotated[str | None, typer.Option(help="The group that it must be in, hex.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a live node: fresh nonce, evidence, TLS key, policy.
+
+    Exit code 0 accepted, 1 refused, 3 could not decide (unreachable, collateral missing).
+    """
+    try:
+        node = verify_node(
+            url, policy=policy, trust_root=trust_root, collateral=collateral, group_id=group_id
+        )
+    except AttestationError as exc:
+        undecided = isinstance(exc, EndorsementsUnavailableError)
+        if as_json:
+            print_json({"accepted": False, "reason": exc.reason, "message": exc.message, **_values(exc)})
+        else:
+            word = "undecided" if undecided else "refused"
+            Console(stderr=True).print(f"[red bold]{word}[/red bold]: {exc.message} ({exc.reason})")
+        raise typer.Exit(3 if undecided else 1) from exc
+    except UnreachableError as exc:
+        if as_json:
+            print_json({"accepted": False, "reason": "unreachable", "message": str(exc)})
+        else:
+            Console(stderr=True).print(f"[red bold]undecided[/red bold]: {exc}")
+        raise typer.Exit(3) from exc
+    value = node.to_json_value()
+    print_json(value) if as_json else _print(value)
+
+
+def _values(exc: AttestationError) -> dict[str, Any]:
+    return {"step": exc.step, "values": dict(exc.values)}
+
+
+def _print(value: dict[str, Any]) -> None:
+    console = Console()
+    appraisal = value["appraisal"]
+    console.print(f"[green bold]accepted[/green bold], TCB status {appraisal['status']}")
+    if value["mock"]:
+        console.print("[yellow]mock evidence: this proves nothing about hardware[/yellow]")
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key in ("peer_id", "group_id", "network_id", "expires_at"):
+        table.add_row(key, str(value[key]))
+    for name, measurement in appraisal["measurements"].items():
+        table.add_row(name, measurement)
+    table.add_row("advisories", ", ".join(appraisal["advisory_ids"]) or "-")
+    table.add_row("not checked", ", ".join(appraisal["not_checked"]) or "-")
+    console.print(table)
