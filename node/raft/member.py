@@ -64,6 +64,7 @@ from node.raft.types import (
 from node.raft.types import Founding as FoundingMode
 
 SETTLE_ROUNDS_MAX = 8
+SESSION_NUMBERS = 1 << 48  # so many that a restart never draws one again
 
 
 class Member(Founding):
@@ -112,7 +113,10 @@ class Member(Founding):
         )
         self.gone = {}
         self.reads = ReadQueues()
-        self.box = Outbox(0, session_id(group_id, me.id, 0))
+        # An earlier process of this incarnation may have used any small number, also one whose
+        # opening its disk has lost: going on in its session would answer new commands with old results.
+        first = 0 if recovered is None else 1 + randrange(SESSION_NUMBERS)
+        self.box = Outbox(first, session_id(group_id, me.id, first))
         self.grants = set()
         self.birth = Birth(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None

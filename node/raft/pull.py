@@ -44,6 +44,7 @@ class PullState:
         joined: the start is agreed upon.
         flying: what each source was asked.
         again: ranges to be asked anew, sorted.
+        resting: sources that could not help, and when to try them again.
         held: chunks whose predecessor is not there yet, by ``after``.
         buffer: the leader's Appends since, contiguous.
         buffer_bytes: their size.
@@ -58,6 +59,7 @@ class PullState:
     known: dict[Incarnation, int] = field(default_factory=dict)
     flying: dict[Incarnation, Range] = field(default_factory=dict)
     again: list[tuple[int, int]] = field(default_factory=list)
+    resting: dict[Incarnation, int] = field(default_factory=dict)
     held: dict[int, Chunk] = field(default_factory=dict)
     buffer: deque[Append] = field(default_factory=deque)
     buffer_bytes: int = 0
@@ -123,9 +125,10 @@ class Pull(Replication):
     def _sources(self, pull: PullState) -> list[Incarnation]:
         """Idle sources in the order of preference: peers by id, the leader last, and not at once."""
         leader = self.leader
-        known = [peer for peer in pull.known if peer != leader and peer in self.peers]
+        resting = {peer for peer, until in pull.resting.items() if self.now < until}
+        known = [peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting]
         idle = sorted(peer for peer in known if peer not in pull.flying)
-        if leader is None or leader not in self.peers or leader in pull.flying:
+        if leader is None or leader not in self.peers or leader in pull.flying or leader in resting:
             return idle
         lowest = min(pull.again[0][0], pull.at) if pull.again else pull.at
         if any(pull.known[peer] > lowest for peer in known):
@@ -214,7 +217,7 @@ class Pull(Replication):
             pull.held[asked.after] = m
             self._ask_again(pull, asked.after + len(m.entries), asked.upto)
         else:
-            pull.known.pop(sender, None)
+            self._let_rest(pull, sender)
             self._ask_again(pull, asked.after, asked.upto)
         self._drain_pull(pull)
 
@@ -227,7 +230,11 @@ class Pull(Replication):
         elif m.hint < asked.after and asked.after > self.commit:
             pull.at = max(m.hint, self.commit)
         else:
-            pull.known.pop(sender, None)  # cannot help; ask the others
+            self._let_rest(pull, sender)
+
+    def _let_rest(self, pull: PullState, source: Incarnation) -> None:
+        """It cannot help at present; ask the others first."""
+        pull.resting[source] = self.now + self.settings.heartbeat_ms
 
     def _drain_pull(self, pull: PullState) -> None:
         """Take every chunk whose predecessor we have, then the kept Appends, then ask for more."""
@@ -286,7 +293,7 @@ class Pull(Replication):
         ]
         for source in late:
             asked = pull.flying.pop(source)
-            pull.known.pop(source, None)
+            self._let_rest(pull, source)
             if pull.joined:
                 self._ask_again(pull, asked.after, asked.upto)
         if late or self.now - pull.asked_ms >= AVAIL_AGAIN_MS:
@@ -305,6 +312,7 @@ class Pull(Replication):
         due = pull.asked_ms + AVAIL_AGAIN_MS
         if not pull.flying and self.now - pull.started_ms < self.settings.heartbeat_ms:
             due = min(due, pull.started_ms + self.settings.heartbeat_ms)
+        due = min([due, *(until for until in pull.resting.values() if until > self.now)])
         for asked in pull.flying.values():
             due = min(due, asked.sent_ms + self.settings.election_timeout_ms)
         return due

@@ -152,6 +152,8 @@ class Reads(Membership):
         reads = self.reads
         if not reads.asking or not self._lease_holds(lead):
             return
+        if self.replica.applied.index < self.commit:
+            return  # what the lease covers is the committed state, so apply first
         while reads.asking:
             query = reads.asking.popleft()
             value = self.replica.query(query.query)

@@ -260,6 +260,9 @@ class State(ABC):
         self._record(SaveVote(term, voted_for))
 
     def _become_follower(self, term: int, leader: Incarnation | None) -> None:
+        if self.lead is not None:
+            # The log of a term's leader is what "verified in that term" means.
+            self.verified_term, self.verified_index = self.term, self.log.last().index
         if term > self.term:
             self._set_vote(term, None)
             self.heard_ms = None
