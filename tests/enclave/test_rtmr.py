@@ -25,7 +25,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real = os.write
 
     def write(descriptor: int, data: bytes) -> int:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.parent != tmp_path:
             return real(descriptor, data)
         if len(data) != 48:
