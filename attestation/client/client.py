@@ -127,6 +127,10 @@ class CollateralClient:
         """
         self._seen = self._seen.observe(seen)
 
+    def held(self, platform: Platform) -> Collateral | None:
+        """Return what is in memory for this platform, current or not. From any thread; never blocks."""
+        return self._held.get(platform)
+
     async def endorsements(self, platform: Platform) -> Collateral:
         """Return current, verified endorsements of this platform.
 

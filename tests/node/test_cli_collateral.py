@@ -133,6 +133,32 @@ def test_fetch_of_an_unknown_platform_is_undecided(root_file: Path) -> None:
     assert error.reason == "platform-unknown"
 
 
+def test_fetch_into_a_file_says_what_it_wrote(root_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "fetched.json"
+    common = ["fetch", "--fmspc", FMSPC, "--trust-root", str(root_file)]
+    with serving(FaultScript()) as url:
+        good = invoke(*common, "--pccs", url, "-o", output)
+        bad = invoke(*common, "--pccs", url, "-o", tmp_path / "nowhere" / "x.json")
+
+    assert good.exit_code == 0, good.output
+    assert f"verified, from {url}" in good.stdout
+    assert "cannot write" in str(raised(bad, ConfigError))
+
+
+@pytest.mark.parametrize(("update", "reason"), [("early", None), ("17", "evaluation-number-gone")])
+def test_fetch_asks_for_the_update_that_it_is_told(root_file: Path, update: str, reason: str | None) -> None:
+    common = ["fetch", "--fmspc", FMSPC, "--trust-root", str(root_file), "--update", update]
+    with serving(FaultScript()) as url:
+        result = invoke(*common, "--pccs", url)
+
+    if reason is None:
+        assert result.exit_code == 0, result.output
+    else:
+        error = raised(result, EndorsementsUnavailableError)
+        assert isinstance(error, AttestationError)
+        assert error.reason == reason
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
