@@ -243,7 +243,9 @@ class JwtValidator:
             except BadSignatureError:
                 continue
             except (JoseError, ValueError, TypeError) as exc:
-                raise MalformedError("jwt-malformed", "the token's signature cannot be read") from exc
+                raise MalformedError(
+                    "jwt-malformed", "the token's header or signature cannot be read"
+                ) from exc
             claims = parse_json_untrusted(verified.payload, code="jwt", bytes_max=TOKEN_BYTES_MAX)
             if not isinstance(claims, dict):
                 raise MalformedError("jwt-malformed", "the token's payload is not an object")

@@ -16,11 +16,6 @@ from enclave.errors import QuoteUnavailableError
 from enclave.identity import Identity
 
 
-def no_runtime_events() -> Sequence[Event]:
-    """What a node has logged that extends nothing."""
-    return ()
-
-
 class TdxTicketIssuer:
     """A :class:`attestation.tickets.TicketIssuer` of class ``tdx``.
 
@@ -43,7 +38,7 @@ class TdxTicketIssuer:
         endorsements_source: EndorsementsSource | None,
         started_at: datetime,
         lifetime: timedelta,
-        runtime_events: Callable[[], Sequence[Event]] = no_runtime_events,
+        runtime_events: Callable[[], Sequence[Event]] = tuple,
     ) -> None:
         self._attester = attester
         self._identity = identity

@@ -14,7 +14,7 @@ import pytest
 
 from attestation import ticket_tdx
 from attestation.canonical import decode_untrusted, encode
-from attestation.collateral import Endorsements
+from attestation.collateral import Endorsements, verify_endorsements
 from attestation.policy_rules import default_policy
 from attestation.ticket_endorsements import EndorsementsStore
 from attestation.ticket_tdx import TICKET_BYTES_MAX, TdxTicket, TdxValidator, parse_ticket_untrusted
@@ -465,6 +465,29 @@ def test_a_clock_that_is_set_back_works_on_a_verifier_without_a_floor(
 
     assert judged.reason(endorsements(later), now=later) is None
     assert judged.reason(endorsements()) is None
+
+
+def test_a_remembered_set_serves_only_within_its_own_window() -> None:
+    """Evaluation 21 was seen, and has run out; a current set of evaluation 20 is rolled back all the same."""
+    judged = Judged()
+    later = NOW + timedelta(days=40)
+
+    judged.reason(endorsements(**RECOVERED))
+    assert judged.reason(endorsements(later), now=later) == "endorsements-rolled-back"
+
+
+def test_what_another_thread_saw_in_the_meantime_stays() -> None:
+    """Two tickets are judged at once, by 20 and by 21: whichever ends last, 21 is what is remembered."""
+    judged = Judged()
+    store = judged.validator._store
+    older, newer = (
+        verify_endorsements(item, root=AUTHORITY.trust_root, now=NOW)
+        for item in (endorsements(), endorsements(**RECOVERED))
+    )
+    store.observe(newer)
+    store.observe(older)
+
+    assert judged.reason(endorsements()) == "tcb-status-not-accepted"
 
 
 def test_many_different_stapled_sets_do_not_pile_up() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws
+from joserfc.errors import UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
 from attestation.errors import MalformedError
@@ -235,6 +236,19 @@ def test_an_unencoded_payload_is_refused() -> None:
     assert reason(validator(), head + b".{}.AAAA") == "jwt-header"
 
 
+@pytest.mark.parametrize("header", [{"typ": 5}, {"unheard-of": 1}])
+def test_headers_that_no_standard_knows_are_refused(header: dict[str, Any]) -> None:
+    head = base64.urlsafe_b64encode(json.dumps({"alg": "ES256", **header}).encode()).rstrip(b"=")
+
+    assert reason(validator(), head + b"." + token(claims()).partition(b".")[2]) == "jwt-malformed"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "RS256", "ES256K", "HS1"])
+def test_the_library_is_never_asked_for_another_algorithm(algorithm: str) -> None:
+    with pytest.raises(UnsupportedAlgorithmError):
+        _Registry().get_alg(algorithm)
+
+
 # ---- keys -------------------------------------------------------------------------------------------
 
 
@@ -309,6 +323,7 @@ def test_the_signature_does_not_depend_on_the_order_of_keys() -> None:
     one, two = public("ES256", kid="1"), public("HS256", kid="2")
 
     assert validator(one, two).signature == validator(two, one).signature
+    assert (validator().ticket_class, validator().mock) == ("jwt", False)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.collateral import verify_endorsements
 from attestation.errors import AttestationError
@@ -231,6 +233,25 @@ def test_a_pck_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / PCK_FILE).write_bytes((tmp_path / ROOT_FILE).read_bytes())
 
     with pytest.raises(MockAuthorityError, match="SGX extension"):
+        MockAuthority.load(tmp_path)
+
+
+def test_a_pck_whose_extension_is_damaged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enclave.mock.pki.encode_sgx_extension", lambda _values: b"\x30\x00")
+    replace(AUTHORITY, platform=AUTHORITY.create_platform(NOW)).save(tmp_path)
+
+    with pytest.raises(MockAuthorityError, match="no PCK certificate"):
+        MockAuthority.load(tmp_path)
+
+
+def test_a_key_on_another_curve_is_refused(tmp_path: Path) -> None:
+    AUTHORITY.save(tmp_path)
+    key = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / ROOT_FILE).write_bytes(key + AUTHORITY.root.certificate_pem)
+
+    with pytest.raises(MockAuthorityError, match="P-256"):
         MockAuthority.load(tmp_path)
 
 

@@ -255,6 +255,11 @@ def test_a_directory_that_somebody_removes_is_made_anew(world: World) -> None:
     assert world.attester.quote(REPORT_DATA)
 
 
+def sgx_quote(quote: bytes) -> bytes:
+    """The quote of a TD, cut and relabelled into that of an enclave."""
+    return quote[:4] + bytes(4) + quote[8 : 48 + 384] + quote[48 + 584 :]
+
+
 @pytest.mark.parametrize(
     ("made", "text"),
     [
@@ -262,6 +267,7 @@ def test_a_directory_that_somebody_removes_is_made_anew(world: World) -> None:
         pytest.param(lambda _: b"\x04\x00 no quote", "no quote", id="junk"),
         pytest.param(lambda _: b"\xd2\x84" + bytes(9000), "no quote", id="dice"),
         pytest.param(lambda _: bytes(200_000), "more than", id="too-large"),
+        pytest.param(lambda data: sgx_quote(TD.quote(data)), "SGX", id="sgx"),
         pytest.param(lambda data: TD.quote(data)[:-1], "no quote", id="truncated"),
     ],
 )

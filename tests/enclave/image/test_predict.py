@@ -5,6 +5,7 @@ import pytest
 
 from attestation.eventlog import Event, Origin
 from attestation.eventlog_ccel import parse_ccel_untrusted
+from attestation.policy_toml import load_policy_untrusted
 from enclave.image.config import Profile
 from enclave.image.errors import (
     ImageError,
@@ -214,6 +215,27 @@ def test_a_policy_is_not_made_for_a_debug_image_unless_asked():
         policy_fragment(value, boot=Boot.DIRECT)
     assert caught.value.reason == "debug-image"
     assert "DEBUG" in policy_fragment(value, boot=Boot.DIRECT, allow_debug=True)
+
+
+@pytest.mark.parametrize("boot", list(Boot))
+def test_the_policy_fragment_is_a_policys_table_and_pins_exactly_this_image(boot):
+    measured = measure(image())
+    text = policy_fragment(json.loads(measured.to_json()), boot=boot)
+    rest = """version = 1
+[tcb]
+accepted_statuses = ["UpToDate"]
+[ticket]
+max_age_seconds = 60
+max_lifetime_seconds = 60
+"""
+
+    values = load_policy_untrusted((rest + text).encode()).reference_values
+    (variant,) = values.variants.values()
+    assert variant["mrtd"] == set(measured.mrtd.values())
+    assert variant["rtmr1"] == {measured.boots[boot].rtmr1}
+    assert variant["rtmr2"] == {measured.boots[boot].rtmr2}
+    assert variant["rtmr3"] == {bytes(48)}
+    assert values.not_checked == ("rtmr0", "mrseam", "mrconfigid", "mrowner", "mrownerconfig")
 
 
 GIB = 1 << 30
