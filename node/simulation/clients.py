@@ -1,7 +1,7 @@
 """Clients: they ask, wait, lose patience, and ask again through other nodes, as real ones do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any, Final
@@ -10,7 +10,7 @@ from node.raft.events import Cancel, Execute, Query
 from node.raft.types import Answer, Applied, Consistency, Cursor, NotExecuted, Ok, Outcome
 from node.simulation.linearizability import Operation
 from node.simulation.process import Process
-from node.simulation.scheduler import MS_US, Scheduler
+from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
 from node.simulation.trace import Trace, describe
 from node.simulation.workload import Workload
 
@@ -122,6 +122,7 @@ def draw_habits(rng: Random) -> Habits:
 
 
 _TOKENS_PER_CALL: Final = 64
+_PATIENT_US: Final = 20 * SECOND_US
 
 
 class Clients:
@@ -156,6 +157,11 @@ class Clients:
         """Let every client begin to think."""
         for client in range(self._habits.clients):
             self._scheduler.after(self._think_us(), self._begin, client)
+
+    def calm_down(self) -> None:
+        """No new calls; those that are open, and later ones by hand, are asked once and waited for."""
+        self.active = False
+        self._habits = replace(self._habits, patience_us=_PATIENT_US, attempts_max=1, storm=0.0)
 
     def open_calls(self) -> list[Call]:
         """Return the calls whose clients still wait."""

@@ -108,7 +108,7 @@ class Cluster:
         verdict = False
         for process in living:
             last = process.log.last()
-            active = process.view.active(last.index) if process.view.configs else []
+            active = process.view.active(process.view.commit, last.index) if process.view.configs else []
             if (last.term, last.index) > best and any(process.inc in c.voters for c in active):
                 best = (last.term, last.index)
                 verdict = all(is_quorum(config, incs) for config in active)

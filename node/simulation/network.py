@@ -56,6 +56,10 @@ class Network:
         """Let ``process`` bond with everybody it can reach."""
         mine = self._links[process] = {}
         for other in self._members:
+            former = self._links[other].get(process.inc)
+            if former is not None:
+                # The same incarnation as before (trust_disk): its new connection ends the old one.
+                self._side_down(former, former.epoch, BondLoss.LOST)
             link, back = Link(process, other), Link(other, process)
             link.back, back.back = back, link
             mine[other.inc] = link
@@ -67,7 +71,6 @@ class Network:
         """Forget a dead process. Its peers learn of it, by a reset or by its silence."""
         self._members.remove(process)
         for link in self._links.pop(process).values():
-            del self._links[link.receiver][process.inc]
             link.up = False
             told = loss is BondLoss.DEPARTED or self._rng.random() < self.weather.reset
             if told and not self._is_blocked(link):
@@ -260,7 +263,8 @@ class Network:
         if link.epoch != epoch or not link.up:
             return
         link.up = False
-        if link.sender.alive:
-            link.sender.feed(BondDown(link.receiver.inc, loss))
-        if link.receiver.alive and link.sender.alive:
+        if not link.sender.alive:
+            return
+        link.sender.feed(BondDown(link.receiver.inc, loss))
+        if link.receiver.alive:
             self._reconnect(link)

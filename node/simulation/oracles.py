@@ -101,15 +101,15 @@ class View:
         self.changes: list[Sequence[Entry] | int] = []
         self.proposed = 0
 
-    def active(self, target: int) -> list[Config]:
-        """Return which configurations must agree to commit ``target``.
+    def active(self, commit: int, target: int) -> list[Config]:
+        """Return which configurations must agree to go from ``commit`` to ``target``.
 
-        The last one at or below the commit index and every one above; but one that was added in this very
-        step beyond ``target`` came after the decision.
+        The last one at or below ``commit`` and every one above; but one that was added in this very step
+        beyond ``target`` came after the decision.
         """
         below = 0
         for position, (index, _) in enumerate(self.configs):
-            if index <= self.commit:
+            if index <= commit:
                 below = position
         return [
             config
@@ -311,11 +311,20 @@ class Oracles:
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
         acks = self._acks[view.term]
-        holders = {inc for inc, match in acks.items() if match >= commit} | {process.inc}
-        for config in view.active(commit):
-            if not is_quorum(config, holders):
+        reached = view.commit
+        while reached < commit:
+            # Committing a configuration retires the one before, which may let more through.
+            active = view.active(reached, commit)
+            steps = {commit, *(match for match in acks.values() if reached < match < commit)}
+            for index in sorted(steps, reverse=True):
+                holders = {inc for inc, match in acks.items() if match >= index} | {process.inc}
+                if all(is_quorum(config, holders) for config in active):
+                    reached = index
+                    break
+            else:
+                epochs = " and ".join(str(config.epoch) for config in active)
                 raise InvariantError(
-                    "commit-quorum", f"{process} commits {commit} without epoch {config.epoch}"
+                    "commit-quorum", f"{process} commits {commit} without a quorum of epochs {epochs}"
                 )
 
     def _acked(self, process: Process, term: int, match: int) -> None:

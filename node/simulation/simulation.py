@@ -100,11 +100,12 @@ def draw_schedule(
     count = rng.choices((2, 3, 4, 5), (1, 5, 3, 3))[0]
     names = tuple("abcde"[:count])
     founders = names[: rng.randint(max(1, count - 1), count)]
-    preferences = {
-        name: rng.choice((Preference.RELUCTANT, Preference.OBSERVER))
-        for name in names[1:]
-        if rng.random() < 0.06
-    }
+    preferences = {}
+    for name in names[1:]:
+        if rng.random() < 0.06:
+            # An Observer founds nothing.
+            shy = name in founders or rng.random() < 0.3
+            preferences[name] = Preference.RELUCTANT if shy else Preference.OBSERVER
     settings = draw_settings(rng)
     pace_us = settings.election_timeout_ms * MS_US
     weather = draw_weather(rng, pace_us=pace_us)
@@ -205,7 +206,7 @@ class Simulation:
         """Make the world good and require that the group gets well, if it still can."""
         cluster = self.cluster
         self.nemesis.stop()
-        self.clients.active = False
+        self.clients.calm_down()
         cluster.trace.note("nemesis", "heals")
         cluster.heal()
         if not cluster.can_recover():
@@ -253,7 +254,10 @@ class Simulation:
             self.clients.submit(call, at=process)
             self.cluster.run_until(lambda: call.fate is not Fate.OPEN, deadline_us=deadline_us)  # noqa: B023 - called here
             if not isinstance(call.outcome, Ok | Answer):
-                raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value}")
+                why = call.refusal.reason if call.refusal is not None else "no answer"
+                raise InvariantError(
+                    "liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})"
+                )
 
     def _why_not(self) -> str:
         lines = ["the healed group does not settle:"]
