@@ -1,6 +1,5 @@
 """Reading a request body: limits first, then strict JSON into a type."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -20,10 +19,10 @@ class ClientGoneError(Exception):
 
 
 async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: ApiLimits) -> bytes:
-    """Return the body of a request that must be JSON.
+    """Return the body of a request that must be JSON; ``node.api.protocol`` bounds the time that it may take.
 
     Raises:
-        ProblemError: 408, 413, 415. What is over the limit is never kept.
+        ProblemError: 413, 415. What is over the limit is never kept.
         ClientGoneError: the connection closed.
     """
     declared = 0
@@ -45,13 +44,7 @@ async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: Api
     if declared > limits.body_bytes_max:
         drain = not expects_continue and declared <= DISCARD_BYTES_MAX
         await _refuse_too_large(receive, limits, drain=drain)
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            return await _collect(receive, limits)
-    except TimeoutError as exc:
-        raise ProblemError(
-            "request-timeout", f"the body did not arrive in {limits.body_timeout_s:g} s", headers=_CLOSE
-        ) from exc
+    return await _collect(receive, limits)
 
 
 async def _collect(receive: Receive, limits: ApiLimits) -> bytes:
@@ -78,16 +71,12 @@ async def _collect(receive: Receive, limits: ApiLimits) -> bytes:
 async def _refuse_too_large(receive: Receive, limits: ApiLimits, *, drain: bool) -> None:
     """Throw the rest of the body away, if that is worth it, and raise."""
     discarded = 0
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            while drain and discarded < DISCARD_BYTES_MAX:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise ClientGoneError
-                discarded += len(message.get("body", b""))
-                drain = message.get("more_body", False)
-    except TimeoutError:
-        pass  # too slow to wait for: it is refused below all the same
+    while drain and discarded < DISCARD_BYTES_MAX:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        discarded += len(message.get("body", b""))
+        drain = message.get("more_body", False)
     raise ProblemError("body-too-large", f"a body has at most {limits.body_bytes_max} bytes", headers=_CLOSE)
 
 

@@ -1,10 +1,11 @@
-"""uvicorn's HTTP/1.1 protocol with limits on heads, silence and connections, and the client's certificate.
+"""uvicorn's HTTP/1.1 protocol, with limits on what arrives, and with the client's certificate.
 
-uvicorn arms its idle timer only between requests and bounds nothing before a request's head is complete; a
-client that sends half a head, for ever or without end, would keep a connection and its memory.
+uvicorn arms its idle timer only between requests and bounds nothing within one; a client that sends half a
+head or half a body, or a head without end, would keep a connection and its memory for ever.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.config import Config
@@ -14,6 +15,39 @@ from uvicorn.server import ServerState
 from node.api.access import CLIENT_CERTIFICATE
 from node.api.limits import ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
+
+
+class _GatheringTransport:
+    """A transport that gathers what is written in one turn of the loop: one TLS record, one system call.
+
+    uvicorn writes a response's head and body one after the other; sending them together saves about a fifth
+    of the processor time of a small request.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._gathered: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered and not self._transport.is_closing():
+            self._transport.write(b"".join(gathered))
 
 
 class ApiProtocol(HttpToolsProtocol):
@@ -30,15 +64,17 @@ class ApiProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
+        self._had_request = False
         self._between_requests = True
         self._head_begun = False
         self._head_bytes = 0
         self._heads_begun_here = 0  # in the chunk being parsed
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._extensions: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = _GatheringTransport(transport, self.loop)  # type: ignore[assignment]
         if len(self.connections) > self._limits.connections_max:
             self._refuse(ProblemError("overloaded", "too many connections"))
             return
@@ -46,17 +82,20 @@ class ApiProtocol(HttpToolsProtocol):
         certificate = None if tls is None else tls.getpeercert(binary_form=True)
         if certificate is not None:
             self._extensions[CLIENT_CERTIFICATE] = certificate
-        self._arm_head_timer()
+        self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm_head_timer()
+        self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         between, begun = self._between_requests, self._head_begun
         self._heads_begun_here = 0
         super().data_received(data)
-        if not self._head_begun or self.transport.is_closing():
+        if self._between_requests or self.transport.is_closing():
+            return
+        if not self._head_begun:
+            self._arm(self._limits.body_timeout_s, self._body_too_slow)
             return
         # A chunk can hold the end of one request and the beginning of another: what cannot be told apart
         # is not counted, and is at most one chunk.
@@ -66,7 +105,7 @@ class ApiProtocol(HttpToolsProtocol):
             detail = f"request line and header fields have at most {self._limits.head_bytes_max} bytes"
             self._refuse(ProblemError("head-too-large", detail))
         else:
-            self._arm_head_timer()
+            self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
     def on_message_begin(self) -> None:
         self._between_requests = False
@@ -77,29 +116,32 @@ class ApiProtocol(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
+        self._had_request = True
         self._head_begun = False
-        self._disarm_head_timer()
+        self._disarm()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._between_requests = True
+        self._disarm()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP/1.1 with a problem document, as every other error."""
         self._refuse(ProblemError("http-invalid", msg))
 
-    def _arm_head_timer(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_too_slow)
+    def _arm(self, limit_s: float, callback: Callable[[], None]) -> None:
+        """Start the timer of this head or body, unless it runs already."""
+        if self._timer is None:
+            self._timer = self.loop.call_later(limit_s, callback)
 
-    def _disarm_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _head_too_slow(self) -> None:
-        self._head_timer = None
+        self._timer = None
         if self.transport.is_closing():
             return
         if not self._head_begun:  # nothing was asked, so nothing is answered
@@ -108,8 +150,18 @@ class ApiProtocol(HttpToolsProtocol):
         detail = f"a request's head must arrive within {self._limits.head_timeout_s:g} s"
         self._refuse(ProblemError("request-timeout", detail))
 
+    def _body_too_slow(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        detail = f"a request's body must arrive within {self._limits.body_timeout_s:g} s"
+        self._refuse(ProblemError("request-timeout", detail))
+
     def _refuse(self, problem: ProblemError) -> None:
-        """Answer outside of any request, and close."""
+        """Answer what is being read, which is no request for the application, and close."""
+        if not self._may_answer():
+            self.transport.close()
+            return
         content = problem.body()
         fields = [
             *problem.raw_headers(),
@@ -121,3 +173,11 @@ class ApiProtocol(HttpToolsProtocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
         self.transport.write(head + lines + b"\r\n" + content)
         self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Return whether the client would take what is sent now as the answer to what is being read."""
+        if not self._had_request:
+            return True
+        if self._head_begun or self._between_requests:
+            return self.cycle.response_complete
+        return not self.pipeline and not self.cycle.response_started

@@ -48,6 +48,25 @@ def test_metrics_tell_the_groups_state_and_the_requests():
     assert "bondstone_mock 1.0" in text
 
 
+def test_metrics_count_successful_commands_by_the_time_they_took():
+    ticks = iter([0.0, 0.0015, 1.0, 1.5])
+    app = create_app(FakeService(), ACCESS, ApiLimits(), clock=lambda: next(ticks))
+    body = json.dumps({"command": {"op": "put", "key": "a", "value": "b"}}).encode()
+    headers = [("content-type", "application/json")]
+
+    async def scenario():
+        for _ in range(2):
+            await asgi(app, "POST", "/v1/commands", role=ADMIN, headers=headers, chunks=(body,))
+        return await asgi(app, "GET", "/metrics", role=ADMIN)
+
+    text = asyncio.run(scenario()).body.decode()
+    assert 'bondstone_command_seconds_bucket{le="0.001"} 0.0' in text
+    assert 'bondstone_command_seconds_bucket{le="0.002"} 1.0' in text
+    assert 'bondstone_command_seconds_bucket{le="0.5"} 2.0' in text
+    assert 'bondstone_command_seconds_bucket{le="+Inf"} 2.0' in text
+    assert "bondstone_command_seconds_sum 0.5015" in text
+
+
 def test_metrics_answer_before_there_is_a_group():
     text = call(FakeService(group_key=None), "GET", "/metrics", role=ADMIN).body.decode()
 

@@ -190,6 +190,14 @@ def test_a_body_that_does_not_come_ends_in_408():
         assert problem_in(read_all(tls)) == (408, "request-timeout")
 
 
+def test_a_body_that_nobody_waits_for_does_not_keep_the_connection():
+    limits = ApiLimits(body_timeout_s=0.2, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, connection(port) as tls:
+        tls.sendall(b"POST /v1/commands HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
+
+        assert problem_in(read_all(tls)) == (401, "credentials-missing")
+
+
 # ---- heads ------------------------------------------------------------------------------------
 def test_half_a_head_ends_in_408_also_when_it_drips():
     limits = ApiLimits(head_timeout_s=0.3, shutdown_timeout_s=1)
@@ -229,6 +237,24 @@ def test_a_second_request_gets_a_head_timer_too():
 
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"HTTP/1.1 408 " in answer
+
+
+@pytest.mark.parametrize(
+    "behind", [b"GET /heal", b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 9000]
+)
+def test_an_error_is_never_sent_in_place_of_an_earlier_requests_answer(behind):
+    limits = ApiLimits(head_timeout_s=0.3, head_bytes_max=4096, shutdown_timeout_s=1)
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service, limits=limits) as port, connection(port) as tls:
+        tls.sendall(
+            b"POST /v1/commands HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s"
+            % (TOKENS[AccessRole.WRITE].encode(), len(body), body)
+        )
+        tls.sendall(behind)
+
+        assert read_all(tls) == b""
 
 
 def test_an_endless_head_ends_in_431_before_it_is_kept():
