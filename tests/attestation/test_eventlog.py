@@ -97,7 +97,10 @@ def test_an_informative_record_and_one_of_mrtd_extend_nothing() -> None:
     informative = ccel("no-action", b"StartupLocality")
     of_mrtd = replace(ccel("separator", bytes(4)), register=None)
 
+    comparisons = compare([informative, of_mrtd], (REGISTER_ZERO,) * 4)
+
     assert replay([informative, of_mrtd]) == (REGISTER_ZERO,) * 4
+    assert {(item.state, item.event_count) for item in comparisons} == {(RegisterState.EMPTY, 0)}
 
 
 @needs_vectors

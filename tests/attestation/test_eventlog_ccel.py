@@ -128,6 +128,37 @@ def test_a_declared_digest_size_other_than_the_algorithms_is_refused() -> None:
     assert reason_of(struct.pack("<II20xI", 1, 3, len(spec)) + spec) == "ccel-algorithms"
 
 
+@pytest.mark.parametrize("count", [0, 9, 2**32 - 1])
+def test_the_number_of_algorithms_is_bounded(count: int) -> None:
+    spec = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, count) + b"\x0c\0\x30\0" * 9 + b"\0"
+
+    assert reason_of(struct.pack("<II20xI", 1, 3, len(spec)) + spec) == "ccel-algorithms"
+
+
+@pytest.mark.parametrize(
+    "algorithms", [b"\x0c\0\x30\0\x0c\0\x30\0", b"\x0c\0\x30\0\xff\0\x30\0"], ids=["twice", "unknown"]
+)
+def test_an_algorithm_declared_twice_or_unknown_is_refused(algorithms: bytes) -> None:
+    spec = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, 2) + algorithms + b"\0"
+
+    assert reason_of(struct.pack("<II20xI", 1, 3, len(spec)) + spec) == "ccel-algorithms"
+
+
+def test_a_log_that_does_not_start_with_the_spec_id_is_refused() -> None:
+    assert reason_of(struct.pack("<II20xI", 1, 4, 16) + b"Spec ID Event03\0") == "ccel-no-spec-id"
+    assert reason_of(struct.pack("<II20xI", 1, 3, 16) + b"Spec ID Event02\0") == "ccel-no-spec-id"
+
+
+def test_two_digest_algorithms_are_read_and_the_sha384_one_is_taken() -> None:
+    spec = b"Spec ID Event03\0" + struct.pack("<IBBBBIHHHHB", 0, 0, 2, 0, 2, 2, 0xB, 32, 0xC, 48, 3) + b"vnd"
+    head = struct.pack("<II20xI", 0, 3, len(spec)) + spec
+    digests = struct.pack("<H", 0xB) + b"a" * 32 + struct.pack("<H", 0xC) + b"b" * 48
+    record = struct.pack("<III", 4, 4, 2) + digests + struct.pack("<I", 2) + b"hi"
+    (parsed,) = parse_ccel_untrusted(head + record)
+
+    assert (parsed.register, parsed.digest, parsed.data) == (3, b"b" * 48, b"hi")
+
+
 def test_the_size_of_a_log_is_bounded() -> None:
     assert reason_of(LOG + bytes(LOG_BYTES_MAX)) == "ccel-too-large"
 
