@@ -62,7 +62,7 @@ class TdxTicketIssuer:
 
         Raises:
             NotATrustDomainError: there is no TD here.
-            QuoteUnavailableError: no quote, or no readable event log, could be had.
+            QuoteUnavailableError: no quote, or no usable event log, could be had.
         """
         quoted_at = whole_seconds(now)
         claims = TdxClaims(
@@ -83,12 +83,16 @@ class TdxTicketIssuer:
             parsed = parse_quote_untrusted(quote)
         except MalformedError as exc:
             raise QuoteUnavailableError(f"the TD's quote cannot be used: {exc}") from exc
-        return TdxTicket(
+        ticket = TdxTicket(
             quote=quote,
             claims=claims,
             endorsements=None if source is None else source.endorsements_for(parsed, now),
             event_log=self._event_log(events),
-        ).encode()
+        )
+        try:
+            return ticket.encode()
+        except ValueError as exc:
+            raise QuoteUnavailableError(f"no verifier would read this ticket: {exc}") from exc
 
     def _event_log(self, events: Sequence[Event]) -> bytes | None:
         raw = self._attester.event_log()

@@ -156,6 +156,13 @@ def test_what_the_platform_gives_is_checked_before_it_is_sent(odd: dict[str, byt
         Bench(attester=td).ticket()
 
 
+def test_a_ticket_that_every_verifier_would_refuse_is_not_sent() -> None:
+    td: Any = OddTD(log=AUTHORITY.create_td(boot_events=[logged(2, 0xD, bytes(300_000))]).event_log())
+
+    with pytest.raises(QuoteUnavailableError, match="limits"):
+        Bench(attester=td).ticket()
+
+
 def test_registers_of_the_bench_are_those_of_its_policy() -> None:
     """Without this, refusals above could come from measurements instead."""
     assert Bench().attester.rtmrs == REGISTERS  # type: ignore[attr-defined]  # a MockTD
