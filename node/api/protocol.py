@@ -116,10 +116,10 @@ class ApiProtocol(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
+        super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
         self._had_request = True
         self._head_begun = False
         self._disarm()
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._between_requests = True
