@@ -619,7 +619,7 @@ def test_a_port_in_use_is_named_with_its_key(run: Run) -> None:
 def test_an_endpoint_that_nobody_could_reach_is_not_started(run: Run) -> None:
     async def scenario() -> None:
         endpoint = endpoint_of(Node("a"), listen=("0.0.0.0", 0))
-        with pytest.raises(ConfigError, match="bond.advertise"):
+        with pytest.raises(ConfigError, match=r"bond\.advertise"):
             await endpoint.start()
 
     run(scenario())

@@ -19,7 +19,7 @@ from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
 from node.raft.events import BondLoss
-from tests.support.bonds import NETWORK, Cluster, Node
+from tests.support.bonds import NETWORK, Cluster
 from tests.support.tickets import FIRMWARE, REGISTERS, policy
 
 DEBUG = 1
