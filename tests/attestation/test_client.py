@@ -38,7 +38,7 @@ from attestation.errors import (
 from attestation.freshness import FreshnessState, Observation
 from attestation.trust import INTEL_SGX_ROOT
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import CRLEncoding, Fault
+from enclave.mock.pccs import CRLEncoding, Fault, PCCSSettings, create_pccs, no_fault
 from enclave.mock.pki import PCKValues
 from enclave.mock.statement import Statement
 from tests.support.pccs import BASE_URL, ClientRig, ManualClock, make_rig, platform_of
@@ -709,6 +709,26 @@ def test_a_source_that_goes_back_does_not_replace_what_is_held() -> None:
 
     assert get(r).endorsements == new
     assert [change.endorsements for change in r.changes] == [new]
+
+
+def test_a_source_that_goes_back_is_passed_over_for_one_that_does_not() -> None:
+    old, new = sets_with_numbers(17, 18)
+    behind = httpx.ASGITransport(app=create_pccs(PCCSSettings(endorsements=lambda: old, fault=no_fault)))
+
+    class ByHost(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self._inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            chosen = behind if request.url.host == "behind.example" else self._inner
+            return await chosen.handle_async_request(request)
+
+    sources = (Source.pccs("https://behind.example"), Source.pccs(BASE_URL))
+    seen = FreshnessState().observe(observation_of(rig(endorsements=new)))
+    fresh = get(rig(endorsements=new, sources=sources, transport=ByHost, seen=seen))
+
+    assert (fresh.source, fresh.endorsements) == (BASE_URL, new)
+    assert get(rig(endorsements=new, sources=sources, transport=ByHost)).endorsements == old
 
 
 def test_a_stapled_set_raises_the_floor_for_fetched_ones() -> None:

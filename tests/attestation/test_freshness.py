@@ -120,6 +120,12 @@ def test_the_state_survives_a_restart() -> None:
     assert FreshnessState.from_bytes_untrusted(FreshnessState().to_bytes()) == FreshnessState()
 
 
+def test_a_number_of_zero_is_a_number() -> None:
+    state = FreshnessState().observe(replace(SEEN, tcb_info_number=0))
+
+    assert FreshnessState.from_bytes_untrusted(state.to_bytes()) == state
+
+
 def damaged(**changes: object) -> bytes:
     value = decode_untrusted(FreshnessState().observe(SEEN).to_bytes(), bytes_max=10_000)
     value["floors"][0].update(changes)
