@@ -144,6 +144,8 @@ def damaged(**changes: object) -> bytes:
         encode({"newest_issue": None, "floors": [{}] * (FLOORS_MAX + 1)}),
         damaged(root=b"short"),
         damaged(fmspc="000000000000"),
+        damaged(fmspc=b"12345"),
+        damaged(root=None),
         damaged(pck_crl_authority=None),
         damaged(tcb_info_number=-1),
         damaged(tcb_info_number=True),
