@@ -1,0 +1,117 @@
+"""docs/api.md: its examples are run, its table of errors is compared."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from node.api.limits import ApiLimits
+from node.api.operations import OPERATIONS
+from node.api.problems import CATALOGUE
+from node.tokens import AccessRole
+from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
+
+TEXT = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+ANYTHING = "…"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def as_shown(expected, actual):
+    """Equal, where the page shows more than an ellipsis."""
+    if expected == ANYTHING:
+        return actual not in (None, "", {})
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return expected.keys() == actual.keys() and all(
+            as_shown(expected[name], actual[name]) for name in expected
+        )
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(map(as_shown, expected, actual))
+    return expected == actual
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    ca = tmp_path_factory.mktemp("docs") / "ca.pem"
+    ca.write_bytes(IDENTITY.certificate_pem())
+    with served(FakeService()) as port:
+        yield {
+            "PATH": os.environ["PATH"],
+            "API": f"https://127.0.0.1:{port}",
+            "CA": str(ca),
+            "TOKEN": TOKENS[AccessRole.ADMIN],
+        }
+
+
+def examples():
+    for block in blocks("console"):
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, answer = example.partition("\n")
+            yield command, json.loads(answer)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples need curl")
+def test_every_example_answers_as_shown(environment):
+    tried = 0
+    for command, expected in examples():
+        ran = subprocess.run(
+            ["bash", "-c", command], env=environment, capture_output=True, check=True, text=True
+        )
+
+        assert as_shown(expected, json.loads(ran.stdout)), f"{command}\n{ran.stdout}"
+        tried += 1
+    assert tried >= 12
+
+
+def test_the_comparison_can_fail():
+    assert not as_shown({"a": ANYTHING}, {"a": 1, "b": 2})
+    assert not as_shown({"a": ANYTHING}, {"a": None})
+    assert not as_shown([1], [1, 2])
+    assert not as_shown({"a": [1]}, {"a": [2]})
+    assert as_shown({"a": [ANYTHING]}, {"a": [7]})
+
+
+def test_the_python_example_runs(environment, monkeypatch):
+    for name in ("API", "CA", "TOKEN"):
+        monkeypatch.setenv(name, environment[name])
+    (example,) = blocks("python")
+
+    exec(compile(example, "docs/api.md", "exec"), {})
+
+
+def test_the_table_of_errors_is_the_catalogue():
+
+    listed = {
+        code: int(status) for status, code in re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", TEXT, re.MULTILINE)
+    }
+
+    assert listed == {code: kind.status.value for code, kind in CATALOGUE.items()}
+    for line in TEXT.splitlines():
+        for code, kind in CATALOGUE.items():
+            if line.startswith(f"| {kind.status.value} | `{code}` |"):
+                assert line.endswith("| yes |") is kind.retry
+
+
+def test_every_path_with_examples_exists():
+    named = set(re.findall(r"\$API(/[a-z0-9/]+)", TEXT))
+
+    assert named <= {operation.path for operation in OPERATIONS}
+
+
+def test_the_limits_shown_are_the_defaults():
+    limits = ApiLimits()
+
+    assert f"| requests at once | {limits.concurrent_requests_max} " in TEXT
+    assert f"| connections | {limits.connections_max} |" in TEXT
+    assert (
+        f"| time for a head; for a body | {limits.head_timeout_s:g} s; {limits.body_timeout_s:g} s |" in TEXT
+    )
+    assert f"| time for a command or a query | {limits.command_timeout_s:g} s |" in TEXT
+    assert f"| body | {limits.body_bytes_max // 2**20} MiB " in TEXT
+    assert f"| request line and header fields | {limits.head_bytes_max // 1024} KiB |" in TEXT
