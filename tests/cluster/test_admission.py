@@ -1,0 +1,147 @@
+"""Who has no way in: nodes that differ in one thing, started by hand beside a running cluster.
+
+Each is refused by the running nodes, whose audit logs say why; none ever becomes a member.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+
+from enclave.mock.authority import MockAuthority
+from tests.support.cluster import cli, until
+
+pytestmark = pytest.mark.cluster
+
+
+def intruder(cluster, name: str, *changes: tuple[str, str]):
+    """Write a fourth node's configuration: a copy of the first's with its own name, ports and changes."""
+    directory = cluster.directory / name
+    (directory / "data").mkdir(parents=True)
+    text = cluster.node_config(0).read_text()
+    text = text.replace('name = "node-0"', f'name = "{name}"', 1)
+    text = re.sub(r'(\[api\]\nlisten = )"[^"]+"', rf'\1"127.0.0.1:{cluster.api_port + cluster.count}"', text)
+    text = re.sub(r'(\[bond\]\nlisten = )"[^"]+"', r'\1"127.0.0.1:0"', text)
+    text = re.sub(r"seeds = \[.*\]", f"seeds = {json.dumps([n['bond'] for n in cluster.nodes])}", text)
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    config = directory / "config.toml"
+    config.write_text(text)
+    return config
+
+
+def refusal_reason(cluster, name: str, process) -> str:
+    """Return the reason in some running node's audit log for refusing the node with this name or id."""
+    peer_id = process.event("listening")["peer_id"]
+
+    def find():
+        for i in range(cluster.count):
+            for event in cluster.audit(i):
+                if event["kind"] == "bond-refused" and peer_id in json.dumps(event):
+                    return event["reason"]
+        return None
+
+    return until(find, f"the refusal of {name} is in an audit log")
+
+
+def members(cluster) -> set[str]:
+    with cluster.client(0) as client:
+        return {member.name for member in client.members().members}
+
+
+def wrong(register: str, cluster) -> tuple[str, str]:
+    right = re.search(rf'^{register} = "([0-9a-f]+)"', cluster.node_config(0).read_text(), re.MULTILINE)
+    return right.group(1), hashlib.sha384(b"another image").hexdigest()
+
+
+@pytest.mark.parametrize("register", ["mrtd", "rtmr1", "rtmr2"])
+def test_a_node_with_another_measurement_never_bonds(cluster, register):
+    name = f"other-{register}"
+    process = cluster.run_node(intruder(cluster, name, wrong(register, cluster)))
+
+    assert refusal_reason(cluster, name, process) == "measurement-mismatch"
+    assert name not in members(cluster)
+    process.stop()
+
+
+def test_a_debug_td_never_bonds(cluster):
+    config = intruder(
+        cluster, "debug", ('attributes = "0000001000000000"', 'attributes = "0100001000000000"')
+    )
+    process = cluster.run_node(config)
+
+    assert refusal_reason(cluster, "debug", process) == "td-debug"
+    assert "debug" not in members(cluster)
+    process.stop()
+
+
+def test_a_node_under_another_mock_authority_is_another_group(cluster):
+    authority = cluster.directory / "other-authority"
+    MockAuthority.create(datetime.now(UTC)).save(authority)
+    config = intruder(cluster, "foreign", ('authority = "../authority"', 'authority = "../other-authority"'))
+
+    ours = cli("group-id", "--config", cluster.node_config(0)).stdout
+    theirs = cli("group-id", "--config", config).stdout
+    process = cluster.run_node(config)
+
+    assert ours != theirs
+    assert refusal_reason(cluster, "foreign", process) == "group-not-found"
+    assert "foreign" not in members(cluster)
+    process.stop()
+
+
+def test_a_node_without_the_group_key_is_another_group(cluster):
+    key = cluster.directory / "wrong.key"
+    key.write_text("11" * 32)
+    process = cluster.run_node(intruder(cluster, "keyless", ("../group.key", "../wrong.key")))
+
+    assert refusal_reason(cluster, "keyless", process) == "group-not-found"
+    assert "keyless" not in members(cluster)
+    process.stop()
+
+
+def test_a_node_with_a_laxer_policy_is_another_group(cluster):
+    policy = (cluster.directory / "policy.toml").read_text()
+    lax = cluster.directory / "lax.toml"
+    lax.write_text(policy.replace('["UpToDate"]', '["UpToDate", "OutOfDate"]'))
+    process = cluster.run_node(intruder(cluster, "lax", ("../policy.toml", "../lax.toml")))
+
+    assert refusal_reason(cluster, "lax", process) == "group-not-found"
+    process.stop()
+
+
+def test_a_node_that_is_told_to_use_tdx_and_finds_none_stops(cluster):
+    text = intruder(cluster, "real").read_text()
+    text = text[: text.index("[attestation.mock]")].replace('mode = "mock"', 'mode = "tdx"')
+    config = cluster.directory / "real" / "tdx.toml"
+    config.write_text(text.replace('mode = "tdx"', 'mode = "tdx"\ntsm_root = "no-such-tree"'))
+    run = cli("node", "run", "--config", config)
+
+    assert run.returncode == 1
+    assert "this machine is not a TDX guest" in run.stderr
+
+
+def test_an_unknown_key_in_the_configuration_is_named(cluster):
+    config = intruder(cluster, "typo", ("[group]", "[group]\nkey_fil = 1"))
+    run = cli("node", "run", "--config", config)
+
+    assert (run.returncode, "key_fil" in run.stderr) == (2, True), run.stderr
+
+
+def test_an_honest_fourth_node_is_admitted_and_becomes_a_voter(cluster):
+    config = intruder(cluster, "fourth", ('bootstrap = "expect 3"', 'bootstrap = "join"'))
+    process = cluster.run_node(config)
+    process.event("ready")
+
+    def is_voter():
+        with cluster.client(0) as client:
+            return any(m.name == "fourth" and m.role != "learner" for m in client.members().members)
+
+    until(is_voter, "the fourth node votes")
+    process.stop()
+    until(lambda: "fourth" not in members(cluster), "the departed node is demoted")
+    shutil.rmtree(config.parent)
