@@ -116,6 +116,7 @@ class Bond:
         self._pinged_ms = now_ms
         self._ticked_ms = now_ms
         self._asked_nonce: bytes | None = None
+        self._answering = False
         self._renew_at_ms: int | None = None
         self._end_at_ms: int | None = None
         self._streams = tuple(Reassembler(settings.payload_bytes_max) for _ in range(2))
@@ -153,7 +154,7 @@ class Bond:
             case PeerEntryUpdate(entry=entry):
                 return [self._entry_changed(entry)]
             case ReattestRequest(nonce=nonce):
-                return [Renew(nonce, binding_of(self._exporter, nonce))]
+                return [self._renew(nonce)]
             case Reattest():
                 return [self._rejudge(message)]
             case _:
@@ -189,6 +190,10 @@ class Bond:
             actions.append(SendControl(ReattestRequest(nonce=self._asked_nonce)))
         return actions
 
+    def answered(self) -> None:
+        """``Renew`` is done."""
+        self._answering = False
+
     def renewed(self, expires_at: datetime | None, now_ms: int, now: datetime) -> None:
         """``Rejudge`` is done, and every validator said yes."""
         self._set_expiry(expires_at, now_ms, now)
@@ -213,6 +218,13 @@ class Bond:
         if pause_ms > 0:
             self._heard_ms = min(self._heard_ms + pause_ms, now_ms)
         self._ticked_ms = now_ms
+
+    def _renew(self, nonce: bytes) -> Renew:
+        # Quotes are dear, and a verifier has no use for a second one at a time.
+        if self._answering:
+            raise RemoteProtocolError("unexpected-message", "a request before the last one was answered")
+        self._answering = True
+        return Renew(nonce, binding_of(self._exporter, nonce))
 
     def _rejudge(self, message: Reattest) -> Rejudge:
         if self._asked_nonce is None or message.nonce != self._asked_nonce:

@@ -433,17 +433,16 @@ class BondConnection(asyncio.Protocol):
 
     def _renew(self, nonce: bytes, binding: bytes) -> None:
         def issued(future: "asyncio.Future[dict[str, bytes]]") -> None:
+            assert self.bond is not None
             failure = future.exception()
             if failure is None:
+                self.bond.answered()
                 self._send_control(Reattest(nonce=nonce, tickets=future.result()))
                 return
             logger.warning("cannot renew our own ticket, will try again: %s", failure)
             loop = asyncio.get_running_loop()
             self._renewal = loop.call_later(RENEW_RETRY_S, self._renew, nonce, binding)
 
-        # Only the newest request is answered.
-        if self._renewal is not None:
-            self._renewal.cancel()
         self._issue(binding, issued)
 
     # ---- the end --------------------------------------------------------------------

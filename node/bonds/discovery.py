@@ -14,6 +14,7 @@ from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
 
 PLACES_MAX: Final = 1024
+DIALS_MAX: Final = 32
 
 
 @dataclass(slots=True)
@@ -100,8 +101,11 @@ class AddressBook:
     def due(self, now_ms: int, bonded: Collection[bytes]) -> list[str]:
         """Return the addresses to dial now, and count them as being dialled."""
         self._forget(now_ms)
-        due = []
+        due: list[str] = []
+        room = DIALS_MAX - sum(place.dialling for place in self._places.values())
         for address, place in self._places.items():
+            if len(due) >= room:
+                break
             if place.dialling or place.next_ms > now_ms or place.peer_id == self._me:
                 continue
             if place.peer_id is None or place.peer_id not in bonded:
@@ -140,10 +144,17 @@ class AddressBook:
 
     def lost(self, peer_id: bytes, now_ms: int) -> None:
         """The bond with ``peer_id`` broke: dial again soon, not everybody at the same moment."""
+        self._put_off(peer_id, now_ms, self._settings.reconnect_min_ms)
+
+    def shunned(self, peer_id: bytes, now_ms: int) -> None:
+        """The bond was ended for a reason that will still be there: forming it again would help nobody."""
+        self._put_off(peer_id, now_ms, self._settings.refused_max_ms)
+
+    def _put_off(self, peer_id: bytes, now_ms: int, delay_ms: int) -> None:
         for place in self._places.values():
             if place.peer_id == peer_id and not place.dialling:
                 place.delay_ms = 0
-                place.next_ms = now_ms + self._jittered(self._settings.reconnect_min_ms)
+                place.next_ms = now_ms + self._jittered(delay_ms)
 
     def departed(self, peer_id: bytes, now_ms: int) -> None:
         """``peer_id`` left for good; a seed's address may get a new tenant."""

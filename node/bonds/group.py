@@ -193,13 +193,18 @@ class GroupBonds:
             connection.rejudge()
 
     async def depart(self) -> None:
-        """Say goodbye to all, close every connection of the group, and leave the endpoint."""
+        """Say goodbye to all, close every connection of the group, and leave the endpoint.
+
+        The handler is told nothing more.
+        """
         if self._closing:
             return
         self._closing = True
         self._host.left(self)
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         shaking = [item for items in self._shaking.values() for item in items]
         connections = [*self._bonds.values(), *shaking]
         for connection in connections:
@@ -317,8 +322,12 @@ class GroupBonds:
         del self._bonds[peer_id]
         if ending.loss is BondLoss.DEPARTED:
             self._book.departed(peer_id, now_ms)
+        elif ending.loss is BondLoss.LOST and _is_lasting(ending):
+            self._book.shunned(peer_id, now_ms)
         else:
             self._book.lost(peer_id, now_ms)
+        if self._closing:
+            return
         self._handler.bond_down(connection.entry.peer, ending.loss, ending.refusal.reason)
 
     # ---- inside ----------------------------------------------------------------
@@ -340,12 +349,7 @@ class GroupBonds:
         if peer_id is not None and known:
             self._book.reached(address, peer_id)
             return
-        lasting = {
-            RefusalCode.INVALID_HANDSHAKE,
-            RefusalCode.NOT_ALLOWED,
-            RefusalCode.INVALID_PROOF,
-        }
-        refused = not ending.broke and ending.refusal.code in lasting
+        refused = _is_lasting(ending)
         self._book.failed(address, now_ms, peer_id=peer_id, refused=refused)
 
     def _info(self, connection: BondConnection) -> BondInfo:
@@ -423,6 +427,12 @@ class _ConnectionGate:
 
     def known_peers(self) -> tuple[PeerEntry, ...]:
         return self.group.known_peers()
+
+
+def _is_lasting(ending: Ending) -> bool:
+    """Return whether the reason is one that does not pass by itself."""
+    lasting = {RefusalCode.INVALID_HANDSHAKE, RefusalCode.NOT_ALLOWED, RefusalCode.INVALID_PROOF}
+    return not ending.broke and ending.refusal.code in lasting
 
 
 def _issuers_for(spec: GroupSpec) -> tuple[TicketIssuer, ...]:

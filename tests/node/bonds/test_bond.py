@@ -142,6 +142,16 @@ def test_tickets_that_were_not_asked_for_end_the_bond() -> None:
         driven.bond.receive_untrusted(unasked)
 
 
+def test_a_peer_cannot_make_us_fetch_one_quote_after_another() -> None:
+    bond = Driven().bond
+    bond.receive_untrusted(ReattestRequest(nonce=b"1" * 32))
+    with pytest.raises(RemoteProtocolError, match="before the last one"):
+        bond.receive_untrusted(ReattestRequest(nonce=b"2" * 32))
+    bond.answered()
+
+    assert len(bond.receive_untrusted(ReattestRequest(nonce=b"2" * 32))) == 1
+
+
 def test_a_renewal_request_is_answered_for_this_connection_and_nonce() -> None:
     actions = Driven().bond.receive_untrusted(ReattestRequest(nonce=b"n" * 32))
 
@@ -234,9 +244,11 @@ def test_the_two_streams_are_put_together_apart() -> None:
 )
 def test_fragments_cannot_be_abused(messages: list[Message], reason: str) -> None:
     bond = Driven().bond
+    *before, last = messages
+    for message in before:
+        assert bond.receive_untrusted(message) == []
     with pytest.raises(RemoteProtocolError) as caught:
-        for message in messages:
-            bond.receive_untrusted(message)
+        bond.receive_untrusted(last)
 
     assert caught.value.reason == reason
 

@@ -1,6 +1,6 @@
 """The address book under a hand-driven clock."""
 
-from node.bonds.discovery import PLACES_MAX, AddressBook
+from node.bonds.discovery import DIALS_MAX, PLACES_MAX, AddressBook
 from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
 from node.raft.types import Incarnation, Preference
@@ -169,3 +169,22 @@ def test_the_answer_for_a_forgotten_address_is_ignored() -> None:
     b.reached("10.0.0.1:1", LOW)
 
     assert b.addresses() == []
+
+
+def test_a_bond_that_was_ended_for_a_lasting_reason_is_not_formed_again_at_once() -> None:
+    b = book("10.0.0.1:1")
+    b.due(0, ())
+    b.reached("10.0.0.1:1", LOW)
+    b.shunned(LOW, 0)
+
+    assert b.due(7999, ()) == []
+    assert b.due(8000, ()) == ["10.0.0.1:1"]
+
+
+def test_only_so_many_addresses_are_dialled_at_the_same_time() -> None:
+    b = book(*(f"10.0.0.{i}:1" for i in range(DIALS_MAX + 8)))
+    first = b.due(0, ())
+    assert len(first) == DIALS_MAX
+    b.failed(first[0], 0, peer_id=None, refused=False)
+
+    assert len(b.due(0, ())) == 1

@@ -342,6 +342,24 @@ def test_the_user_of_a_bond_can_end_it_and_the_peer_hears_why(run: Run) -> None:
     run(scenario())
 
 
+def test_a_bond_that_one_side_does_not_want_is_not_formed_over_and_over(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, refused_max_ms=60_000)
+            a = await cluster.start("a", settings=settings)
+            b = await cluster.start("b", a.address, settings=settings)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            a.group().close_bond(b.me, 30403, "rival-cluster")
+            await b.handler.until(lambda: bool(b.handler.downs))
+            await asyncio.sleep(0.4)  # time for many rounds of the shortest back-off
+
+            assert len(a.handler.ups) == 1
+            assert len(b.handler.ups) == 1
+
+    run(scenario())
+
+
 def test_an_admitted_peer_that_breaks_the_protocol_loses_its_bond() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
