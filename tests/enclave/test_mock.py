@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dcap_qvl
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -64,6 +65,25 @@ def test_quotes_of_every_version_have_the_real_layout_and_verify(
     assert verified.mock is True
     assert verified.tcb.status is TcbStatus.UP_TO_DATE
     assert verified.body.report_data == REPORT_DATA
+
+
+@pytest.mark.parametrize(("svn", "status"), [(5, "UpToDate"), (4, "OutOfDate")])
+@pytest.mark.parametrize(("version", "report"), [(4, "1.0"), (5, "1.0"), (5, "1.5")])
+def test_another_implementation_finds_the_same_in_them(
+    version: int, report: str, svn: int, status: str
+) -> None:
+    """That mock and verifier share one layout table could hide an error of the table from the rest."""
+    settings = TDSettings(
+        quote_version=version, report_version=report, tee_tcb_svn=bytes([svn, 1, 3]) + bytes(13)
+    )
+    quote = AUTHORITY.create_td(settings=settings).quote(REPORT_DATA)
+    collateral = dcap_qvl.QuoteCollateralV3.from_json(AUTHORITY.endorsements(NOW).to_json().decode())
+    now = int(NOW.timestamp())
+    result = dcap_qvl.verify_with_root_ca(quote, collateral, AUTHORITY.root.certificate_der, now)
+
+    assert result.status == status
+    with pytest.raises(ValueError, match="Verification failed"):
+        dcap_qvl.verify(quote, collateral, now)
 
 
 def test_a_td_says_what_it_was_launched_with() -> None:
