@@ -20,6 +20,7 @@ from attestation.errors import (
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
 from node.cli.collateral import app
+from node.cli.main import main
 from node.errors import ConfigError
 from tests.support.pccs import FaultScript, platform_of
 from tests.support.vectors import VECTORS, needs_vectors, vector
@@ -259,3 +260,41 @@ def test_every_recorded_set_of_intels_is_genuine_within_its_window(case: str) ->
     assert value["mock"] is False
     # One set was recorded later than the time that others judge its quote at.
     assert value["reason"] == (None if first <= at <= last else "pck-crl-not-yet-valid")
+
+
+# ---- exit codes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["fetch", "--fmspc", FMSPC, "--pccs", "URL", "--trust-root", "ROOT"], 0),
+        (["fetch", "--fmspc", FMSPC, "--pccs", "URL"], 1),
+        (["fetch", "--fmspc", "xyz"], 2),
+        (["fetch", "--no-such-flag"], 2),
+        (["fetch", "--fmspc", "0" * 12, "--pccs", "URL", "--trust-root", "ROOT"], 3),
+        (["verify", "FILE", "--trust-root", "ROOT"], 0),
+        (["verify", "FILE"], 1),
+        (["verify", "FILE", "--at", "noon"], 2),
+        (["show", "/nowhere.json"], 2),
+    ],
+)
+def test_the_exit_code_says_yes_no_usage_or_undecided(
+    arguments: list[str],
+    code: int,
+    root_file: Path,
+    collateral_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(FaultScript()) as url:
+        words = {"URL": url, "ROOT": str(root_file), "FILE": str(collateral_file)}
+        given = [words.get(item, item) for item in arguments]
+        monkeypatch.setattr("sys.argv", ["bondstone", "collateral", *given])
+        with pytest.raises(SystemExit) as caught:
+            main()
+    printed = capsys.readouterr()
+
+    assert (caught.value.code or 0) == code
+    assert bool(printed.out) == (code == 0 or (arguments[0] == "verify" and code == 1))
+    assert "Traceback" not in printed.err
