@@ -54,6 +54,7 @@ class Certificate:
 
     Attributes:
         role: what it must be (``pck``, ``pck-ca``, ``tcb-info-signer``, …): the head of its reason codes.
+        ca: None if there is no BasicConstraints extension, which is neither a CA nor a leaf here.
         sgx_extension: value of Intel's SGX extension, if present.
     """
 
@@ -64,7 +65,7 @@ class Certificate:
     common_name: str
     not_before: datetime
     not_after: datetime
-    ca: bool
+    ca: bool | None
     path_length: int | None
     key_usage: x509.KeyUsage | None
     key_identifier: bytes | None
@@ -157,7 +158,7 @@ def _load(der: bytes, role: str) -> Certificate:
         common_name=str(names[0].value) if len(names) == 1 else "",
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        ca=basic is not None and basic.ca,
+        ca=None if basic is None else basic.ca,
         path_length=None if basic is None else basic.path_length,
         key_usage=key_usage,
         key_identifier=key_identifier,
@@ -216,7 +217,7 @@ def require_ca(certificate: Certificate, *, intermediates_below: int) -> None:
     usage = certificate.key_usage
     length = certificate.path_length
     if (
-        not certificate.ca
+        certificate.ca is not True
         or usage is None
         or not usage.key_cert_sign
         or (length is not None and length < intermediates_below)
@@ -234,7 +235,7 @@ def require_leaf(certificate: Certificate) -> None:
         CertificatePathError: ``<role>-not-leaf``.
     """
     usage = certificate.key_usage
-    if certificate.ca or usage is None or not usage.digital_signature or usage.key_cert_sign:
+    if certificate.ca is not False or usage is None or not usage.digital_signature or usage.key_cert_sign:
         raise CertificatePathError(
             f"{certificate.role}-not-leaf",
             f"the {certificate.role} certificate is a CA, or may not sign",

@@ -76,7 +76,7 @@ def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
     """Require that this CRL was issued in the name and with the key of ``issuer``.
 
     Raises:
-        CertificatePathError: ``<role>-issuer-mismatch``.
+        CertificatePathError: ``<role>-issuer-mismatch`` or ``<role>-issuer-not-crl-signer``.
         SignatureError: ``<role>-signature``.
     """
     if crl.parsed.issuer != issuer.parsed.subject or (
@@ -89,6 +89,12 @@ def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
                 "expected": issuer.parsed.subject.rfc4514_string(),
                 "actual": crl.parsed.issuer.rfc4514_string(),
             },
+        )
+    # RFC 5280 6.3.3 (f).
+    if issuer.key_usage is None or not issuer.key_usage.crl_sign:
+        raise CertificatePathError(
+            f"{crl.role}-issuer-not-crl-signer",
+            f"the {issuer.role} certificate may not sign CRLs",
         )
     try:
         valid = crl.parsed.is_signature_valid(issuer.public_key)

@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any
 
 from attestation.collateral import Endorsements, verify_endorsements
+from attestation.errors import AttestationError
+from attestation.quote import encode_quote, parse_quote_untrusted
 from attestation.verifier import VerifiedQuote, verify_quote
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
@@ -55,6 +57,31 @@ def signed_as(member: str, document: bytes, base: Endorsements | None = None) ->
         base or endorsements(),
         **{member: document, f"{member}_signature": authority().tcb_signer.sign_raw(document)},
     )
+
+
+def rebuilt(raw: bytes, **changes) -> bytes:
+    """Return a quote with parts of its signature data exchanged, unsigned as they are."""
+    quote = parse_quote_untrusted(raw)
+    data = quote.signature_data
+    parts = {
+        "signature": data.signature,
+        "attestation_key": data.attestation_key,
+        "qe_report": data.qe_report_bytes,
+        "qe_report_signature": data.qe_report_signature,
+        "qe_auth_data": data.qe_auth_data,
+        "certification_type": data.certification_type,
+        "certification_data": data.certification_data,
+    }
+    return encode_quote(quote.signed, **(parts | changes))
+
+
+def reason_of(check: Callable[[], object], error: type[AttestationError]) -> str | None:
+    """Return the reason with which ``check`` refuses, None if it does not; any other error escapes."""
+    try:
+        check()
+    except error as exc:
+        return exc.reason
+    return None
 
 
 def days(count: int) -> timedelta:

@@ -1,0 +1,373 @@
+"""Certificates, DER, the PCK extension, and trust roots: what is not exactly right is refused."""
+
+import base64
+import hashlib
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation import der
+from attestation.certificates import (
+    CERTIFICATE_BYTES_MAX,
+    PEM_BYTES_MAX,
+    load_certificate_untrusted,
+    require_ca,
+    require_issued_by,
+    require_leaf,
+    split_pem_untrusted,
+)
+from attestation.crl import parse_crl_untrusted, require_crl_signed_by
+from attestation.errors import AttestationError, MalformedError, SignatureError
+from attestation.pck import EXTENSION_BYTES_MAX, SgxType, parse_pck_extension_untrusted
+from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from enclave.mock.pki import PCKValues, encode_sgx_extension, make_crl
+from tests.support import evidence
+from tests.support.certificates import make, usage
+from tests.support.evidence import NOW, days, reason_of
+
+ROOT = evidence.authority().root
+
+
+def _load(signer, role="pck"):
+    return load_certificate_untrusted(signer.certificate_der, role=role)
+
+
+# ---- roots ----------------------------------------------------------------------------------------------
+
+
+def test_intels_root_is_the_published_one():
+    """The numbers are those of the specification, not of our copy."""
+    assert len(INTEL_SGX_ROOT.certificate_der) == 659
+    assert (
+        INTEL_SGX_ROOT.fingerprint.hex() == "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+    )
+    assert (
+        INTEL_SGX_ROOT.spki_digest.hex() == "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
+    )
+    point = INTEL_SGX_ROOT.certificate.public_key.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+    assert hashlib.sha384(point).hexdigest().startswith("46e403bd34f05a3f2817ab9badcaacc7ffc98e0f")
+    assert not INTEL_SGX_ROOT.mock
+
+
+def test_a_root_comes_from_pem_or_der_and_every_other_root_is_mock():
+    intel_pem = (
+        b"-----BEGIN CERTIFICATE-----\n"
+        + base64.encodebytes(INTEL_SGX_ROOT.certificate_der)
+        + b"-----END CERTIFICATE-----\n"
+    )
+
+    assert TrustRoot.from_bytes_untrusted(intel_pem) == INTEL_SGX_ROOT
+    assert TrustRoot.from_bytes_untrusted(ROOT.certificate_pem).mock
+    assert TrustRoot.from_bytes_untrusted(ROOT.certificate_der).mock
+
+
+def test_a_mock_root_cannot_claim_to_be_real_nor_the_real_one_to_be_mock():
+    with pytest.raises(MalformedError, match="root-mock-flag"):
+        TrustRoot(certificate_der=ROOT.certificate_der, mock=False)
+    with pytest.raises(MalformedError, match="root-mock-flag"):
+        TrustRoot(certificate_der=INTEL_SGX_ROOT.certificate_der, mock=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        evidence.authority().platform_ca.certificate_der,
+        make("leaf", None, key_usage=usage("digital_signature")).certificate_der,
+        make("flat", None, ca=True, path_length=0, key_usage=usage("key_cert_sign")).certificate_der,
+        make("no usage", None, ca=True, path_length=1).certificate_der,
+        ROOT.certificate_pem * 2,
+    ],
+)
+def test_what_is_not_a_self_signed_ca_cannot_be_a_root(data):
+    with pytest.raises(MalformedError, match="root-"):
+        TrustRoot.from_bytes_untrusted(data)
+
+
+# ---- PEM ------------------------------------------------------------------------------------------------
+
+PEM = ROOT.certificate_pem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [PEM, PEM + b"\0", PEM.replace(b"\n", b"\r\n"), b"text before\n" + PEM + b"text after", b"\n" + PEM],
+)
+def test_pem_is_read_leniently_around_its_blocks(text):
+    assert split_pem_untrusted(text, role="pck", count_max=3) == (ROOT.certificate_der,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEM[:-10],
+        PEM.replace(b"-----END", b"-----FIN"),
+        PEM.replace(b"MII", b"M!I", 1),
+        PEM.replace(b"MII", b"M I", 1),
+        PEM.replace(b"MII", b"MI", 1),
+        PEM * 4,
+        b" " * (PEM_BYTES_MAX + 1),
+    ],
+)
+def test_pem_is_read_strictly_inside_its_blocks(text):
+    with pytest.raises(MalformedError, match="pck-chain-malformed"):
+        split_pem_untrusted(text, role="pck", count_max=3)
+
+
+# ---- certificates ---------------------------------------------------------------------------------------
+
+
+def test_only_p256_with_sha256_is_accepted():
+    for certificate in (
+        make("a", None, key=ec.generate_private_key(ec.SECP384R1())),
+        make("b", None, key=rsa.generate_private_key(65537, 2048)),
+        make("c", None, algorithm=hashes.SHA384()),
+    ):
+        with pytest.raises(MalformedError, match="pck-algorithm"):
+            _load(certificate)
+
+
+def test_an_unknown_critical_extension_is_refused():
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
+    constraints = x509.NameConstraints([x509.DNSName("x")], None)
+
+    for value in (unknown, constraints):
+        with pytest.raises(MalformedError, match="pck-critical-extension"):
+            _load(make("a", None, extension=(value, True)))
+    assert _load(make("a", None, extension=(unknown, False))).common_name == "a"
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30\x00", bytes(CERTIFICATE_BYTES_MAX + 1), PEM])
+def test_bytes_that_are_no_certificate_are_malformed(data):
+    with pytest.raises(MalformedError, match="pck-malformed"):
+        load_certificate_untrusted(data, role="pck")
+
+
+def test_a_path_length_must_leave_room_for_what_is_below():
+    long_enough = make("a", None, ca=True, path_length=1, key_usage=usage("key_cert_sign"))
+    unlimited = make("a", None, ca=True, key_usage=usage("key_cert_sign"))
+    too_short = make("a", None, ca=True, path_length=0, key_usage=usage("key_cert_sign"))
+
+    require_ca(_load(long_enough), intermediates_below=1)
+    require_ca(_load(unlimited), intermediates_below=1)
+    require_ca(_load(too_short), intermediates_below=0)
+    with pytest.raises(AttestationError, match="pck-not-ca"):
+        require_ca(_load(too_short), intermediates_below=1)
+
+
+@pytest.mark.parametrize(
+    "signer",
+    [
+        make("a", None, ca=True, key_usage=usage("digital_signature")),
+        make("a", None, key_usage=usage("crl_sign")),
+        make("a", None, key_usage=usage("digital_signature", "key_cert_sign")),
+        make("a", None),
+        make("a", None, ca=None, key_usage=usage("digital_signature")),
+    ],
+)
+def test_what_may_not_sign_is_no_leaf(signer):
+    with pytest.raises(AttestationError, match="pck-not-leaf"):
+        require_leaf(_load(signer))
+
+
+def test_an_issuer_is_known_by_name_and_by_key():
+    issuer, other = make("CA", None, ca=True), make("CA", None, ca=True)
+    stranger = make("Stranger", None, ca=True)
+    leaf = make("leaf", issuer)
+
+    require_issued_by(_load(leaf), _load(issuer, "pck-ca"))
+    with pytest.raises(SignatureError, match="pck-signature"):
+        require_issued_by(_load(leaf), _load(other, "pck-ca"))
+    with pytest.raises(AttestationError, match="pck-issuer-mismatch"):
+        require_issued_by(_load(leaf), _load(stranger, "pck-ca"))
+
+
+def test_a_crl_of_another_algorithm_is_a_bad_signature():
+    issuer = evidence.authority().platform_ca
+    crl = make_crl(issuer, (), NOW - days(1), NOW + days(1))
+    # ecdsa-with-SHA384 instead of SHA256, inside and outside.
+    changed = crl.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040303"))
+
+    with pytest.raises(SignatureError, match="pck-crl-signature"):
+        require_crl_signed_by(parse_crl_untrusted(changed, role="pck-crl"), _load(issuer, "pck-ca"))
+
+
+@given(st.integers(0, len(ROOT.certificate_der) - 1), st.integers(0, 255))
+def test_a_changed_certificate_is_a_certificate_or_malformed(position, value):
+    data = bytearray(ROOT.certificate_der)
+    data[position] = value
+    reason = reason_of(lambda: load_certificate_untrusted(bytes(data), role="pck"), MalformedError)
+
+    assert reason is None or reason.startswith("pck-")
+
+
+_CRL = make_crl(ROOT, (1, 2, 3), NOW - days(1), NOW + days(1))
+
+
+@given(st.integers(0, len(_CRL) - 1), st.integers(0, 255))
+def test_a_changed_crl_is_a_crl_or_malformed(position, value):
+    data = bytearray(_CRL)
+    data[position] = value
+    reason = reason_of(lambda: parse_crl_untrusted(bytes(data), role="pck-crl"), MalformedError)
+
+    assert reason in {None, "pck-crl-malformed"}
+
+
+# ---- the PCK extension ----------------------------------------------------------------------------------
+
+VALUES = PCKValues(sgx_svns=tuple(range(120, 136)), pce_svn=0xFFFE)
+EXTENSION = encode_sgx_extension(VALUES)
+
+
+def test_every_field_of_the_extension_is_read():
+    extension = parse_pck_extension_untrusted(EXTENSION)
+
+    assert extension.tcb_components == VALUES.sgx_svns
+    assert extension.pce_svn == 0xFFFE
+    assert extension.cpu_svn == bytes(VALUES.sgx_svns)
+    assert (extension.ppid, extension.pce_id) == (VALUES.ppid, VALUES.pce_id)
+    assert extension.fmspc == VALUES.fmspc
+    assert extension.sgx_type is SgxType.SCALABLE
+    assert extension.platform_instance_id == VALUES.platform_instance_id
+    assert extension.configuration.dynamic_platform is True
+    assert extension.configuration.cached_keys is True
+    assert extension.configuration.smt_enabled is True
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    head = bytes([length]) if length < 0x80 else b"\x82" + length.to_bytes(2, "big")
+    return bytes([tag]) + head + content
+
+
+ARC = bytes.fromhex("2a864886f84d010d01")
+
+
+def _member(suffix: bytes, value: bytes) -> bytes:
+    return _tlv(0x30, _tlv(0x06, ARC + suffix) + value)
+
+
+def _members(sequence: bytes) -> list[bytes]:
+    content = der.only_untrusted(sequence, der.SEQUENCE)
+    return [_tlv(tag, item) for tag, item in der.elements_untrusted(content)]
+
+
+def _rebuilt(change) -> bytes:
+    members = _members(EXTENSION)
+    change(members)
+    return _tlv(0x30, b"".join(members))
+
+
+def _put(index: int, member: bytes):
+    return _rebuilt(lambda members: members.__setitem__(index, member))
+
+
+def _tcb(change) -> bytes:
+    """Return the extension with its TCB sequence changed."""
+    _, content = next(iter(der.elements_untrusted(_members(EXTENSION)[1])))
+    _, _, end = der.read_untrusted(content, 0)
+    members = _members(content[end:])
+    change(members)
+    return _put(1, _member(b"\2", _tlv(0x30, b"".join(members))))
+
+
+def _tcb_put(index: int, number: int, value: bytes) -> bytes:
+    return _tcb(lambda members: members.__setitem__(index, _member(bytes([2, number]), value)))
+
+
+def test_the_rebuilt_extension_is_the_same():
+    assert _rebuilt(lambda _: None) == EXTENSION
+    assert _tcb(lambda _: None) == EXTENSION
+
+
+def test_platform_ca_fields_may_be_absent_and_unknown_ones_present():
+    short = parse_pck_extension_untrusted(_rebuilt(lambda members: members.__delitem__(slice(5, 7))))
+    longer = parse_pck_extension_untrusted(
+        _rebuilt(lambda members: members.append(_member(b"\x08", b"\5\0")))
+    )
+
+    assert short.platform_instance_id is None
+    assert short.configuration is None
+    assert longer == parse_pck_extension_untrusted(EXTENSION)
+
+
+def test_configuration_flags_may_be_absent():
+    flags = _member(b"\7", _tlv(0x30, _member(b"\7\1", b"\1\1\0")))
+    configuration = parse_pck_extension_untrusted(_put(6, flags)).configuration
+
+    assert configuration.dynamic_platform is False
+    assert configuration.cached_keys is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(EXTENSION + b"\0", id="trailing"),
+        pytest.param(b"\x31" + EXTENSION[1:], id="not-a-sequence"),
+        pytest.param(bytes(EXTENSION_BYTES_MAX + 1), id="too-large"),
+        pytest.param(_rebuilt(lambda m: m.append(m[0])), id="duplicate"),
+        pytest.param(_rebuilt(lambda m: m.__delitem__(3)), id="fmspc-missing"),
+        pytest.param(_put(3, _member(b"\4", b"\4\5aaaaa")), id="fmspc-short"),
+        pytest.param(_put(3, _member(b"\4", b"\2\1\1")), id="fmspc-of-another-type"),
+        pytest.param(_put(3, _member(b"\4", b"\4\6aaaaaa\5\0")), id="two-values"),
+        pytest.param(_put(3, b"\5\0"), id="member-not-a-sequence"),
+        pytest.param(_put(3, _tlv(0x30, b"\4\1a\4\1a")), id="member-without-id"),
+        pytest.param(_put(3, _tlv(0x30, b"")), id="member-empty"),
+        pytest.param(_put(4, _member(b"\5", b"\x0a\1\3")), id="sgx-type-unknown"),
+        pytest.param(_put(4, _member(b"\5", b"\x0a\0")), id="sgx-type-empty"),
+        pytest.param(_put(6, _member(b"\7", _tlv(0x30, _member(b"\7\1", b"\1\1\1")))), id="flag-1"),
+        pytest.param(_put(6, _member(b"\7", _tlv(0x30, _member(b"\7\1", b"\2\1\1")))), id="flag-int"),
+        pytest.param(_tcb(lambda m: m.__delitem__(15)), id="component-missing"),
+        pytest.param(_tcb(lambda m: m.append(m[3])), id="component-twice"),
+        pytest.param(_tcb_put(0, 1, b"\2\2\1\0"), id="component-256"),
+        pytest.param(_tcb_put(0, 1, b"\2\1\xff"), id="component-negative"),
+        pytest.param(_tcb_put(0, 1, b"\2\2\0\1"), id="component-not-minimal"),
+        pytest.param(_tcb_put(0, 1, b"\2\x0a" + b"\1" * 10), id="component-huge"),
+        pytest.param(_tcb_put(16, 17, b"\2\3\1\0\0"), id="pcesvn-65536"),
+        pytest.param(_tcb_put(17, 18, b"\4\1\0"), id="cpusvn-short"),
+    ],
+)
+def test_an_extension_that_breaks_its_form_is_malformed(data):
+    with pytest.raises(MalformedError, match="pck-extension-malformed"):
+        parse_pck_extension_untrusted(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x30",
+        b"\x30\x80",
+        b"\x30\x84\0\0\0\1a",
+        b"\x30\x81\x01a",
+        b"\x30\x82\x00\x81" + bytes(129),
+        b"\x30\x82\x01",
+        b"\x1f\x01\x00",
+        b"\x04\x05abc",
+    ],
+)
+def test_ber_that_is_not_der_is_malformed(data):
+    with pytest.raises(MalformedError, match="der-malformed"):
+        der.read_untrusted(data, 0)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_an_extension_or_malformed(data):
+    with pytest.raises(MalformedError):
+        parse_pck_extension_untrusted(data)
+
+
+@given(st.integers(0, len(EXTENSION) - 1), st.integers(0, 255))
+def test_a_changed_extension_is_an_extension_or_malformed(position, value):
+    data = bytearray(EXTENSION)
+    data[position] = value
+    reason = reason_of(lambda: parse_pck_extension_untrusted(bytes(data)), MalformedError)
+
+    assert reason in {None, "pck-extension-malformed"}

@@ -1,0 +1,411 @@
+"""Endorsements: who may sign what, until when, and what an attacker with one leaked key cannot do."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation import collateral as collateral_module
+from attestation.collateral import (
+    COLLATERAL_BYTES_MAX,
+    Endorsements,
+    authenticate_endorsements,
+    verify_endorsements,
+)
+from attestation.errors import (
+    AttestationError,
+    CertificatePathError,
+    MalformedError,
+    RevokedError,
+    StaleEndorsementsError,
+)
+from attestation.trust import INTEL_SGX_ROOT
+from attestation.verifier import verify_quote
+from enclave.mock.authority import MockAuthority
+from enclave.mock.pki import Signer, make_crl
+from enclave.mock.statement import Statement
+from tests.support import evidence
+from tests.support.certificates import make, usage
+from tests.support.evidence import NOW, days
+
+ROOT = evidence.authority().trust_root
+AUTHORITY = evidence.authority()
+
+
+def _verify(endorsements: Endorsements, now: datetime = NOW):
+    current = verify_endorsements(endorsements, root=ROOT, now=now)
+    return verify_quote(evidence.quote(), current, now=now)
+
+
+def _signed_by(signer: Signer, *chain: Signer) -> Endorsements:
+    """Return endorsements whose TCB info is signed by somebody else, with this issuer chain."""
+    base = evidence.endorsements()
+    return replace(
+        base,
+        tcb_info_signature=signer.sign_raw(base.tcb_info),
+        tcb_info_issuer_chain=b"".join(item.certificate_pem for item in chain),
+    )
+
+
+# ---- roles ----------------------------------------------------------------------------------------------
+
+
+def test_a_pck_key_cannot_sign_collateral_with_its_full_chain():
+    pck = AUTHORITY.platform.pck
+    forged = _signed_by(pck, pck, AUTHORITY.platform_ca, AUTHORITY.root)
+
+    with pytest.raises(CertificatePathError, match="tcb-info-signer-chain-length"):
+        _verify(forged)
+
+
+def test_a_pck_key_cannot_sign_collateral_with_a_short_chain():
+    pck = AUTHORITY.platform.pck
+
+    with pytest.raises(CertificatePathError, match="tcb-info-signer-issuer-mismatch"):
+        _verify(_signed_by(pck, pck, AUTHORITY.root))
+
+
+def _leaf_of_the_root() -> Signer:
+    """Return a leaf that the root itself issued, but for another role."""
+    return make("Mock SGX PCK Certificate", AUTHORITY.root, key_usage=usage("digital_signature"))
+
+
+def test_a_leaf_of_another_role_cannot_sign_collateral():
+    leaf = _leaf_of_the_root()
+
+    with pytest.raises(CertificatePathError, match="tcb-info-signer-role"):
+        _verify(_signed_by(leaf, leaf, AUTHORITY.root))
+
+
+def test_without_the_role_check_that_forgery_would_pass(monkeypatch):
+    """The attack works as soon as the check is gone: the test above tests the check, not luck."""
+    monkeypatch.setattr(collateral_module, "require_role", lambda *_: None)
+    leaf = _leaf_of_the_root()
+
+    assert _verify(_signed_by(leaf, leaf, AUTHORITY.root)).tcb.status == "UpToDate"
+
+
+def test_a_ca_cannot_sign_collateral():
+    signer = make(
+        "SGX TCB Signing",
+        AUTHORITY.root,
+        ca=True,
+        path_length=0,
+        key_usage=usage("key_cert_sign", "digital_signature"),
+    )
+
+    with pytest.raises(CertificatePathError, match="tcb-info-signer-not-leaf"):
+        _verify(_signed_by(signer, signer, AUTHORITY.root))
+
+
+def test_a_signer_below_another_root_is_refused():
+    stranger = make("Mock SGX Root CA", None, ca=True, path_length=1, key_usage=usage("key_cert_sign"))
+    signer = make("SGX TCB Signing", stranger, key_usage=usage("digital_signature"))
+
+    with pytest.raises(CertificatePathError, match="untrusted-root"):
+        _verify(_signed_by(signer, signer, stranger))
+
+
+def test_a_signer_that_only_names_the_pinned_root_is_refused():
+    stranger = make("SGX Root CA", None, ca=True, path_length=1, key_usage=usage("key_cert_sign"))
+    signer = make(
+        "SGX TCB Signing",
+        stranger,
+        key_usage=usage("digital_signature"),
+        issuer_name=AUTHORITY.root.certificate.subject,
+    )
+
+    with pytest.raises(AttestationError, match="tcb-info-signer-signature"):
+        _verify(_signed_by(signer, signer, AUTHORITY.root))
+
+
+def test_the_pinned_root_may_be_left_out_of_a_signers_chain():
+    base = evidence.endorsements()
+    short = replace(base, tcb_info_issuer_chain=AUTHORITY.tcb_signer.certificate_pem)
+
+    assert _verify(short).tcb.status == "UpToDate"
+
+
+def test_a_second_signer_is_checked_as_the_first():
+    leaf = _leaf_of_the_root()
+    base = evidence.endorsements()
+    forged = replace(
+        base,
+        qe_identity_signature=leaf.sign_raw(base.qe_identity),
+        qe_identity_issuer_chain=leaf.certificate_pem + AUTHORITY.root.certificate_pem,
+    )
+
+    with pytest.raises(CertificatePathError, match="qe-identity-signer-role"):
+        _verify(forged)
+
+
+def test_mock_collateral_is_nothing_under_intels_root():
+    with pytest.raises(CertificatePathError, match="untrusted-root"):
+        verify_endorsements(evidence.endorsements(), root=INTEL_SGX_ROOT, now=NOW)
+
+
+# ---- revocation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (
+            Statement(revoked_ca_serials=frozenset({AUTHORITY.tcb_signer.certificate.serial_number})),
+            "tcb-info-signer-revoked",
+        ),
+        (
+            Statement(revoked_ca_serials=frozenset({AUTHORITY.platform_ca.certificate.serial_number})),
+            "pck-ca-revoked",
+        ),
+        (
+            Statement(revoked_pck_serials=frozenset({AUTHORITY.platform.serial_number})),
+            "pck-revoked",
+        ),
+    ],
+)
+def test_a_revoked_certificate_is_refused(statement, reason):
+    with pytest.raises(RevokedError, match=reason):
+        _verify(evidence.endorsements(statement))
+
+
+def _crl(issuer: Signer, **changes) -> bytes:
+    """Return a CRL with something about it changed."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(NOW - days(1))
+        .next_update(NOW + days(1))
+    )
+    key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(
+        changes.get("identifier_of", issuer).certificate.public_key()
+    )
+    if changes.get("identifier", True):
+        builder = builder.add_extension(key_identifier, critical=False)
+    if changes.get("number", True):
+        builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+    if changes.get("delta", False):
+        builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+CA, ROOT_SIGNER = AUTHORITY.platform_ca, AUTHORITY.root
+
+
+@pytest.mark.parametrize(
+    ("member", "crl", "reason"),
+    [
+        ("pck_crl", _crl(CA, identifier=False), "pck-crl-malformed"),
+        ("pck_crl", _crl(CA, number=False), "pck-crl-malformed"),
+        ("pck_crl", _crl(CA, delta=True), "pck-crl-malformed"),
+        ("pck_crl", _crl(CA, identifier_of=ROOT_SIGNER), "pck-crl-issuer-mismatch"),
+        ("pck_crl", b"", "pck-crl-malformed"),
+        ("pck_crl", b"\x30\x00", "pck-crl-malformed"),
+        ("pck_crl", bytes(512 * 1024 + 1), "pck-crl-malformed"),
+        ("root_ca_crl", _crl(CA), "root-crl-issuer-mismatch"),
+        ("root_ca_crl", _crl(ROOT_SIGNER, number=False), "root-crl-malformed"),
+    ],
+)
+def test_a_crl_that_is_not_the_issuers_complete_list_is_refused(member, crl, reason):
+    with pytest.raises(AttestationError, match=reason):
+        _verify(replace(evidence.endorsements(), **{member: crl}))
+
+
+def test_a_crl_signed_with_another_key_in_the_right_name_is_refused():
+    forged = Signer(key=AUTHORITY.tcb_signer.key, certificate=CA.certificate)
+    crl = make_crl(forged, (), NOW - days(1), NOW + days(1))
+
+    with pytest.raises(AttestationError, match="pck-crl-signature"):
+        _verify(replace(evidence.endorsements(), pck_crl=crl))
+
+
+# ---- windows --------------------------------------------------------------------------------------------
+
+
+def test_every_window_holds_at_both_of_its_ends_and_not_beyond():
+    current = verify_endorsements(evidence.endorsements(), root=ROOT, now=NOW)
+    second = timedelta(seconds=1)
+
+    current.require_current(current.valid_from)
+    current.require_current(current.valid_until)
+    with pytest.raises(StaleEndorsementsError, match="not-yet-valid"):
+        current.require_current(current.valid_from - second)
+    with pytest.raises(StaleEndorsementsError, match="expired"):
+        current.require_current(current.valid_until + second)
+
+
+def test_a_crl_is_over_at_its_next_update_and_a_document_after_it():
+    current = verify_endorsements(evidence.endorsements(), root=ROOT, now=NOW)
+    next_update = current.tcb_info.next_update
+
+    assert next_update == current.authentic.pck_crl.next_update
+    with pytest.raises(StaleEndorsementsError, match="pck-crl-expired"):
+        current.require_current(next_update)
+    with pytest.raises(StaleEndorsementsError, match="tcb-info-expired"):
+        current.require_current(next_update + timedelta(seconds=1))
+
+
+def test_verified_endorsements_do_not_outlive_their_window():
+    current = verify_endorsements(evidence.endorsements(), root=ROOT, now=NOW)
+
+    with pytest.raises(StaleEndorsementsError):
+        verify_quote(evidence.quote(), current, now=NOW + days(60))
+
+
+def test_fractions_of_a_second_do_not_count():
+    current = verify_endorsements(evidence.endorsements(), root=ROOT, now=NOW)
+
+    current.require_current(current.valid_until + timedelta(microseconds=999_999))
+
+
+def test_an_expired_signer_is_refused_though_its_signature_verifies():
+    signer = make(
+        "SGX TCB Signing",
+        AUTHORITY.root,
+        key=AUTHORITY.tcb_signer.key,
+        key_usage=usage("digital_signature"),
+        not_after=NOW - days(1),
+    )
+
+    with pytest.raises(StaleEndorsementsError, match="tcb-info-signer-expired"):
+        _verify(_signed_by(signer, signer, AUTHORITY.root))
+
+
+# ---- the PCK chain --------------------------------------------------------------------------------------
+
+
+def test_only_one_authoritys_quotes_pass_under_its_root():
+    other = MockAuthority.create(NOW)
+    current = verify_endorsements(evidence.endorsements(), root=ROOT, now=NOW)
+
+    with pytest.raises(CertificatePathError, match="untrusted-root"):
+        verify_quote(other.create_td().quote(bytes(64)), current, now=NOW)
+
+
+def _pck_ca(**changes) -> Signer:
+    values = {
+        "ca": True,
+        "path_length": 0,
+        "key_usage": usage("key_cert_sign", "crl_sign"),
+    } | changes
+    return make(values.pop("name", "SGX PCK Platform CA"), AUTHORITY.root, **values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ca": False, "path_length": None}, "pck-ca-not-ca"),
+        ({"ca": None, "path_length": None}, "pck-ca-not-ca"),
+        ({"key_usage": usage("crl_sign")}, "pck-ca-not-ca"),
+        ({"key_usage": None}, "pck-ca-not-ca"),
+        ({"name": "SGX Something CA"}, "pck-ca-role"),
+        ({"key_usage": usage("key_cert_sign")}, "pck-crl-issuer-not-crl-signer"),
+    ],
+)
+def test_an_intermediate_that_may_not_issue_is_refused(changes, reason):
+    ca = _pck_ca(**changes)
+    endorsements = replace(evidence.endorsements(), pck_crl=_crl(ca))
+    authentic = authenticate_endorsements(endorsements, root=ROOT)
+
+    with pytest.raises(AttestationError, match=reason):
+        authentic.require_pck_ca(ca.certificate_der)
+
+
+def test_a_refused_pck_ca_is_refused_again():
+    ca = _pck_ca(name="SGX Something CA")
+    authentic = authenticate_endorsements(evidence.endorsements(), root=ROOT)
+
+    for _ in range(2):
+        with pytest.raises(CertificatePathError, match="pck-ca-role"):
+            authentic.require_pck_ca(ca.certificate_der)
+
+
+def test_the_cache_of_pck_cas_is_bounded():
+    authentic = None
+    for _ in range(10):
+        ca = _pck_ca()
+        authentic = authentic or authenticate_endorsements(evidence.endorsements(), root=ROOT)
+        with pytest.raises(AttestationError, match="pck-crl"):
+            authentic.require_pck_ca(ca.certificate_der)
+    current = authentic.require_current(NOW)
+    for _ in range(3):
+        verify_quote(evidence.quote(), current, now=NOW)
+
+    assert len(authentic._pck_cas) == 1
+
+
+# ---- the raw form ---------------------------------------------------------------------------------------
+
+
+def test_both_raw_forms_survive_the_round_trip():
+    for chain in (None, b"PEM"):
+        base = replace(evidence.endorsements(), pck_certificate_chain=chain)
+
+        assert base == Endorsements.from_json_untrusted(base.to_json())
+        assert base == Endorsements.from_value_untrusted(base.to_value())
+        assert base.digest == Endorsements.from_json_untrusted(base.to_json()).digest
+
+
+def test_the_digest_covers_every_field():
+    base = replace(evidence.endorsements(), pck_certificate_chain=b"chain")
+    digests = {base.digest}
+    for name in Endorsements.__slots__:
+        digests.add(replace(base, **{name: getattr(base, name) + b" "}).digest)
+
+    assert len(digests) == len(Endorsements.__slots__) + 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"tcb_info": b""},
+        {**evidence.endorsements().to_value(), "surprise": b""},
+        {**evidence.endorsements().to_value(), "pck_crl": "text"},
+        {**evidence.endorsements().to_value(), "pck_crl": None},
+        {**evidence.endorsements().to_value(), "pck_certificate_chain": None},
+        {**evidence.endorsements().to_value(), "tcb_info_signature": bytes(63)},
+        {**evidence.endorsements().to_value(), "tcb_info": bytes(600 * 1024)},
+    ],
+)
+def test_a_value_that_is_not_endorsements_is_malformed(value):
+    with pytest.raises(MalformedError, match="collateral-malformed"):
+        Endorsements.from_value_untrusted(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        bytes(COLLATERAL_BYTES_MAX + 1),
+        evidence.endorsements().to_json().replace(b'"pck_crl": "30', b'"pck_crl": "zz'),
+        evidence.endorsements().to_json().replace(b'"tcb_info": "{', b'"tcb_info": "\\ud800{'),
+    ],
+)
+def test_json_that_is_not_endorsements_is_malformed(data):
+    with pytest.raises(MalformedError, match="collateral-malformed"):
+        Endorsements.from_json_untrusted(data)
+
+
+_RAW = evidence.endorsements().to_json()
+
+
+@given(st.data())
+def test_any_mutation_of_collateral_is_refused_by_a_declared_error(data):
+    raw = bytearray(_RAW)
+    position = data.draw(st.integers(0, len(raw) - 1))
+    raw[position] = data.draw(st.integers(0, 255))
+
+    def check() -> None:
+        verify_endorsements(Endorsements.from_json_untrusted(bytes(raw)), root=ROOT, now=NOW)
+
+    assert evidence.reason_of(check, AttestationError) != ""
