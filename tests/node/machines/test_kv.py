@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.machines import kv
+from node.machines import kv, sorted_keys
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
 
@@ -169,6 +169,28 @@ def test_one_answer_is_bounded_in_bytes_and_says_that_there_is_more(monkeypatch)
     page = machine.query({"op": "list", "prefix": ""})
     assert len(page["items"]) == 2
     assert page["more"] is True
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    keys=st.sets(st.binary(min_size=1, max_size=3), max_size=40),
+    removed=st.sets(st.binary(min_size=1, max_size=3), max_size=20),
+    start=st.binary(max_size=3),
+    size=st.integers(1, 5),
+)
+def test_sorted_keys_are_a_sorted_set_whatever_the_size_of_its_blocks(keys, removed, start, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorted_keys, "BLOCK_KEYS_MAX", size)
+        ours, model = sorted_keys.SortedKeys(), set()
+        for key in keys:
+            ours.add(key)
+            model.add(key)
+        for key in sorted(removed & model):
+            ours.remove(key)
+            model.remove(key)
+
+        assert list(ours) == sorted(model)
+        assert list(ours.from_key(start)) == sorted(key for key in model if key >= start)
 
 
 # ---- the past -----------------------------------------------------------------------------
@@ -357,7 +379,9 @@ def test_a_restored_snapshot_goes_on_as_the_original(before, after):
     assert copy.snapshot() == machine.snapshot()
 
 
-@pytest.mark.parametrize("snapshot", [None, {}, {"revision": 1}, {"revision": 1, "compact_revision": 0, "live": [[1]], "past": []}])
+@pytest.mark.parametrize(
+    "snapshot", [None, {}, {"revision": 1}, {"revision": 1, "compact_revision": 0, "live": [[1]], "past": []}]
+)
 def test_what_is_no_snapshot_is_refused_and_changes_nothing(snapshot):
     machine = KeyValue()
     put(machine, "a", "1")
