@@ -40,6 +40,8 @@ def runtime_event(name: str, payload: bytes) -> Event:
             f"a runtime event has a name of 1 to {NAME_BYTES_MAX} bytes and a payload of "
             f"at most {PAYLOAD_BYTES_MAX}"
         )
+    if not name.isprintable():
+        raise ValueError("a runtime event has a printable name, so that it can be shown anywhere")
     return Event(
         origin=Origin.RUNTIME,
         register=RUNTIME_REGISTER,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
 from attestation.client.platform import platform_of_quote_untrusted
@@ -256,6 +257,11 @@ def _crl(crl: RevocationList) -> dict[str, Any]:
     }
 
 
+def _visible(text: str) -> str:
+    """Return the text with control characters escaped: an issuer's name must not drive the terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
 def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
     if as_json:
         print_json(value)
@@ -267,5 +273,6 @@ def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
         rows = item.items() if isinstance(item, dict) else [("", item)]
         for inner, content in rows:
             text = content if isinstance(content, str) else json.dumps(content)
-            table.add_row(f"{name}.{inner}" if inner else name, text)
+            # A Text, since a plain string would be read as rich's markup.
+            table.add_row(Text(f"{name}.{inner}" if inner else name), Text(_visible(text)))
     Console().print(table)

@@ -61,7 +61,7 @@ def test_firmware_comes_before_the_runtime_in_a_log_of_both() -> None:
     assert parse_event_log_untrusted(encode_ccel(BOOT)) == BOOT
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129])
+@pytest.mark.parametrize("name", ["", "x" * 129, "é" * 65, "a\x1b[2J", "two\nlines"])
 def test_a_runtime_event_has_a_name_within_bounds(name: str) -> None:
     with pytest.raises(ValueError, match="runtime event"):
         runtime_event(name, b"")
@@ -81,6 +81,7 @@ GOOD = {"name": "n", "payload": b"p", "digest": runtime_digest("n", b"p")}
         ([{**GOOD, "name": b"n"}], "runtime-log-invalid"),
         ([{**GOOD, "payload": "p"}], "runtime-log-invalid"),
         ([{**GOOD, "name": ""}], "runtime-log-invalid"),
+        ([{**GOOD, "name": "\x1b"}], "runtime-log-invalid"),
         ([{**GOOD, "payload": b"q"}], "runtime-log-digest"),
         ([GOOD] * (EVENTS_MAX + 1), "runtime-log-invalid"),
     ],

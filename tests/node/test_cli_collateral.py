@@ -3,11 +3,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
 from attestation.collateral import Endorsements
@@ -225,6 +229,28 @@ def test_verify_refuses_a_forged_pck_crl(tmp_path: Path, root_file: Path) -> Non
 
     assert result.exit_code == 1
     assert json.loads(result.stdout)["reason"].startswith("pck-crl")
+
+
+def test_names_in_foreign_bytes_drive_neither_the_terminal_nor_the_table(tmp_path: Path) -> None:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "\x1b[2J[/bold][red]x")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    crl = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(name)
+        .last_update(NOW)
+        .next_update(NOW + timedelta(days=1))
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "evil.json"
+    evil = crl.public_bytes(serialization.Encoding.DER)
+    path.write_bytes(replace(SET, pck_crl=evil).to_json())
+    result = invoke("show", path)
+
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.stdout
+    assert "\\x1b[2J[/bold][red]x" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
