@@ -94,7 +94,7 @@ class Event:
     @property
     def extends(self) -> bool:
         """True if this record changed its register."""
-        return self.register is not None and self.type_name != "EV_NO_ACTION"
+        return self.register is not None and self.type != EV_NO_ACTION
 
     @property
     def type_name(self) -> str:
