@@ -135,6 +135,16 @@ class Leader(Follower):
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
         return self.log.position(index).term == self.term
 
+    def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
+        """With the tie-break one of two voters is a quorum: it goes on leading and may take in a replacement.
+
+        But nothing that only one machine holds is committed, unless ``min_voters`` is 1: a group of
+        two stops taking writes when one dies, and resumes when there are two again.
+        """
+        smallest = min(len(config.voters) for config in self.active)
+        needed = min(2, self.settings.min_voters, smallest)
+        return needed <= 1 or sum(voter in holders for voter in self.members) >= needed
+
     def _try_commit(self, lead: Leadership) -> None:
         """The largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
         progress = True
@@ -143,7 +153,8 @@ class Leader(Follower):
             for index in sorted({self._own_match(), *lead.match.values()}, reverse=True):
                 if index <= self.commit or not self._may_commit(index):
                     break
-                if self._have(self._holders(lead, index)):
+                holders = self._holders(lead, index)
+                if self._have(holders) and self._has_enough_copies(holders):
                     before = self.active
                     self._commit_to(index)
                     progress = self.active is not before  # fewer Cfgs may let more through
