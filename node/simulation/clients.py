@@ -1,7 +1,7 @@
 """Clients: they ask, wait, lose patience, and ask again through other nodes, as real ones do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 from typing import Any, Final
@@ -37,7 +37,8 @@ class Call:
     Attributes:
         number: unique in the run; the commands travel as ``[number, position, command]``.
         outstanding: attempts that wait for an answer.
-        floor: highest log index that any client had seen acknowledged when this one asked.
+        floors: by cluster, the highest log index that any client had seen acknowledged when this one asked.
+        cluster: of the member that answered.
         doubt: some attempt ended in silence, so the whole can no longer end in NOT_EXECUTED.
     """
 
@@ -49,7 +50,8 @@ class Call:
     min_at: Cursor | None = None
     invoked: int = 0
     returned: int | None = None
-    floor: int = 0
+    floors: dict[bytes, int] = field(default_factory=dict)
+    cluster: bytes = b""
     attempts: int = 0
     outstanding: int = 0
     doubt: bool = False
@@ -137,7 +139,7 @@ class Clients:
         habits: Habits,
         alive: Callable[[], list[Process]],
         judge: Callable[[Call, Process], None],
-        floor: Callable[[], int],
+        floors: Callable[[], dict[bytes, int]],
         trace: Trace,
     ) -> None:
         self.calls: list[Call] = []
@@ -148,7 +150,7 @@ class Clients:
         self._habits = habits
         self._alive = alive
         self._judge = judge
-        self._floor = floor
+        self._floors = floors
         self._trace = trace
         self._moment = 0
         self._seen: dict[int, Cursor] = {}
@@ -191,7 +193,7 @@ class Clients:
         """Ask. ``then`` is called with the client's number some time after the call has ended."""
         self._moment += 1
         call.invoked = self._moment
-        call.floor = self._floor()
+        call.floors = self._floors()
         self.calls.append(call)
         self._attempt(call, at, then)
 

@@ -40,6 +40,7 @@ class Shape:
     settings: Settings = field(default_factory=Settings)
     preferences: dict[str, Preference] = field(default_factory=dict)
     bootstrap: Bootstrap = Bootstrap.EXPECT
+    expect: int = 0  # how many founders a founder waits for; 0: all of them
     member: type[Member] = Member
     same_identity: bool = False
 
@@ -190,7 +191,7 @@ class Cluster:
         founded = self.oracles.tree.is_rooted and not self.shape.settings.trust_disk
         if founded or name not in founders:
             return Founding(bootstrap=Bootstrap.JOIN)
-        return Founding(bootstrap=self.shape.bootstrap, expect=len(founders))
+        return Founding(bootstrap=self.shape.bootstrap, expect=self.shape.expect or len(founders))
 
     def _applied(self, process: Process) -> Callable[..., None]:
         def applied(*arguments: Any) -> None:

@@ -124,9 +124,7 @@ def _draw_span_us(rng: Random, pace_us: int) -> int:
     return int(rng.choice((0.01, 0.2, 1, 3, 8, 30)) * pace_us * (0.5 + rng.random()))
 
 
-def draw_plan(
-    rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int
-) -> tuple[Fault, ...]:
+def draw_plan(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int) -> tuple[Fault, ...]:
     """Draw the blows of one run over ``length_us``; each kind has its own rate, drawn too.
 
     ``pace_us``: an election timeout or so; blows that fall much faster than that find nothing standing.
@@ -144,9 +142,7 @@ def draw_plan(
     return tuple(plan)
 
 
-def _draw_fault(
-    rng: Random, blow: Blow, places: tuple[str, ...], at_us: int, pace_us: int
-) -> Fault:
+def _draw_fault(rng: Random, blow: Blow, places: tuple[str, ...], at_us: int, pace_us: int) -> Fault:
     one = LEADER if rng.random() < 0.4 else rng.choice(places)
     span_us = _draw_span_us(rng, pace_us)
     amount = 0

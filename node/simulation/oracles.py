@@ -28,20 +28,13 @@ from node.raft.events import (
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import Answer, Entry, EntryKind, Incarnation, Ok, Role
-from node.simulation.clients import Ask, Call
+from node.raft.types import Answer, Entry, EntryKind, Incarnation, Role
+from node.simulation.agreement import Agreement
+from node.simulation.clients import Call
+from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 
 ROOT: Final = 0  # the empty log
-
-
-class InvariantError(Exception):
-    """An oracle was contradicted. ``oracle`` is its stable kebab-case name."""
-
-    def __init__(self, oracle: str, detail: str) -> None:
-        super().__init__(f"{oracle}: {detail}")
-        self.oracle = oracle
-        self.detail = detail
 
 
 class LogTree:
@@ -138,18 +131,16 @@ class Oracles:
     """All of them, for one run.
 
     Attributes:
-        floor: the highest log index that any client has seen acknowledged.
-        sequence: by (index, position), the command that the group agreed on and its context.
+        agreements: by cluster, what it agreed on.
         counts: leaders elected, commits, configuration changes, answers judged.
     """
 
     def __init__(self, *, min_voters: int, rules: bool = True, rivals: bool = False) -> None:
-        self.floor = 0
         self.tree = LogTree()
-        self.sequence: dict[tuple[int, int], tuple[int, int, Any, ApplyContext]] = {}
-        self.where: dict[tuple[int, int], int] = {}
+        self.agreements: defaultdict[bytes, Agreement] = defaultdict(Agreement)
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
-        self.counts = {"elections": 0, "commits": 0, "configurations": 0, "reads": 0, "writes": 0, "undecided": 0}
+        names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
+        self.counts = dict.fromkeys(names, 0)
         self._min_voters = min_voters
         self._rules = rules
         self._rivals = rivals
@@ -186,9 +177,7 @@ class Oracles:
         del view.nodes[index + 1 :]
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
-    def _check_proposal(
-        self, process: Process, index: int, config: Config, commit: int
-    ) -> None:
+    def _check_proposal(self, process: Process, index: int, config: Config, commit: int) -> None:
         view: View = process.view
         if not view.configs or not self._rules:
             return
@@ -210,6 +199,7 @@ class Oracles:
             # In every step roles change before logs, and logs before the commit index.
             for notice in effects.notices:
                 self._noticed(process, notice)
+        view.proposed = len(view.configs)
         if view.changes:
             committed = [n.commit.index for n in effects.notices if type(n) is Advanced]
             self._log_changed(process, max([view.commit, *committed]))
@@ -246,7 +236,6 @@ class Oracles:
     def _log_changed(self, process: Process, commit: int) -> None:
         view: View = process.view
         changes, view.changes = view.changes, []
-        view.proposed = len(view.configs)
         for change in changes:
             if isinstance(change, int):
                 self._truncated(process, change)
@@ -266,18 +255,14 @@ class Oracles:
         genesis = self.tree.genesis[view.nodes[-1]]
         key = (genesis, term)
         if self._leaders.setdefault(key, process.inc) != process.inc:
-            raise InvariantError(
-                "election-safety", f"{process} and {self._leaders[key]} lead term {term}"
-            )
+            raise InvariantError("election-safety", f"{process} and {self._leaders[key]} lead term {term}")
         self._leader_logs[key] = list(view.nodes)
         committed, terms = self.committed[genesis], self._committed_in[genesis]
         index = len(committed) - 1
         while index and terms[index] >= term:
             index -= 1
         if index and (len(view.nodes) <= index or view.nodes[index] != committed[index]):
-            raise InvariantError(
-                "leader-completeness", f"{process}, leader of {term}, lacks entry {index}"
-            )
+            raise InvariantError("leader-completeness", f"{process}, leader of {term}, lacks entry {index}")
 
     def _advanced(self, process: Process, commit: int) -> None:
         view: View = process.view
@@ -305,20 +290,26 @@ class Oracles:
         view.commit = commit
 
     def _check_quorum(self, process: Process, commit: int) -> None:
-        """I4: an own-term entry, held by a quorum of every active configuration, by ACKs really sent."""
+        """I4: an own-term entry, held by a quorum of every active configuration, by ACKs really sent.
+
+        And by two machines at least, unless ``min_voters`` is 1.
+        """
         view: View = process.view
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
         acks = self._acks[view.term]
         reached = view.commit
+        members = {voter for _, config in view.configs for voter in config.voters}
         while reached < commit:
             # Committing a configuration retires the one before, which may let more through.
             active = view.active(reached, commit)
             steps = {commit, *(match for match in acks.values() if reached < match < commit)}
             for index in sorted(steps, reverse=True):
                 holders = {inc for inc, match in acks.items() if match >= index} | {process.inc}
-                if all(is_quorum(config, holders) for config in active):
+                copies = len(holders.intersection(members))
+                enough = min(2, self._min_voters, *(len(config.voters) for config in active))
+                if copies >= enough and all(is_quorum(config, holders) for config in active):
                     reached = index
                     break
             else:
@@ -358,34 +349,20 @@ class Oracles:
         if place <= view.applied:
             raise InvariantError("monotone-apply", f"{process} applies {place} again")
         view.applied = place
-        agreed = self.sequence.setdefault(place, (call, position, command, context))
-        if agreed[:2] != (call, position) or agreed[3] != context:
-            raise InvariantError("state-machine-safety", f"{process} applies another command at {place}")
-        if self.where.setdefault((call, position), context.index) != context.index:
-            raise InvariantError(
-                "exactly-once",
-                f"call {call} is applied at {self.where[call, position]} and {context.index}",
-            )
+        self._agreement(process).applied(str(process), call, position, command, context)
+
+    def _agreement(self, process: Process) -> Agreement:
+        """Return what the cluster of ``process`` agreed on; a cluster is named by its genesis."""
+        return self.agreements[process.log.position(1).chain]
+
+    def floors(self) -> dict[bytes, int]:
+        """Return, by cluster, the highest log index that any client has seen acknowledged."""
+        return {cluster: agreement.floor for cluster, agreement in self.agreements.items()}
 
     def judge(self, call: Call, process: Process) -> None:
         """Judge an answer at the moment its client gets it."""
-        outcome = call.outcome
-        if isinstance(outcome, Answer):
-            self.counts["reads"] += 1
-            if call.ask is Ask.STRONG and outcome.at.index < call.floor:
-                raise InvariantError(
-                    "linearizable-read",
-                    f"{process} answers {call.name} at {outcome.at.index}, {call.floor} was seen before",
-                )
-            if call.min_at is not None and outcome.at.index < call.min_at.index:
-                raise InvariantError("read-your-writes", f"{process} answers {call.name} too early")
-        if isinstance(outcome, Ok) and call.ask is Ask.WRITE:
-            self.counts["writes"] += 1
-            if self.where.get((call.number, 0)) != outcome.at.index:
-                raise InvariantError("applied-where-told", f"{process} says {call.name} is at {outcome.at}")
-            if outcome.at.index <= call.floor:
-                raise InvariantError(
-                    "real-time-order", f"{call.name} at {outcome.at.index}, {call.floor} came first"
-                )
-        if outcome is not None and call.ask in (Ask.WRITE, Ask.STRONG):
-            self.floor = max(self.floor, outcome.at.index)
+        if not process.log.last().index:
+            return  # a weak read of a member that is in no cluster yet: the initial state
+        call.cluster = process.log.position(1).chain
+        self._agreement(process).judge(call, str(process), call.floors.get(call.cluster, 0))
+        self.counts["reads" if isinstance(call.outcome, Answer) else "writes"] += 1

@@ -3,9 +3,11 @@
 A file is a list of blocks: commands, a line ``----``, then what they print. ``#`` begins a comment.
 Every oracle watches all the time; a scenario can therefore not pass by its text alone.
 
-    cluster a b c min_voters=1     start and let them found the group (settings by their names)
+    cluster a b c min_voters=1     start and let them found the group (settings by their names; also
+                                   founders= expect= bootstrap= observer= reluctant= cut= fsync= rivals=)
     run 500ms                      let time pass
-    wait leader | leader a | voters a b | settled [within 5s]
+    wait leader | leader a | leader but a | voters a b | settled [within 5s]
+    jump a -5s                     a's wall clock jumps
     cut a | b c      cut a -> b    lose everything between them (both ways; one way)
     heal                           undo every cut and hold
     hold a b Append,Chunk          keep what a sends to b (of these types), until
@@ -15,10 +17,12 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     crash a   boot a   clone a   tear a 2   stall a   resume a
     hasten a 3s                    a's monotonic clock leaps: its timers fire
     put w1 a x=1 [y=2]  cas w2 a x=1->2  feed w3 a x=3   get r1 a x [weak]   ask node a; w1 names the call
+                                   (a place may be ``leader``: whoever leads then)
     retry w1 b                     the client asks again elsewhere, with the same idempotency key
     outcome w1 [r1 ...]            what the client was told
     transfer [b]                   the leader hands over
-    status   log a   states        roles and voters; a's log; whose state equals whose
+    status   leader   leads a      roles and voters; how many lead; whether a does
+    log a   terms a   states       a's log, its terms; whose state equals whose
 """
 
 import re
@@ -31,7 +35,7 @@ from node.raft.member import Member
 from node.raft.types import Answer, Applied, Bootstrap, NotExecuted, Ok, Preference, Role, Settings
 from node.simulation.clients import Ask, Call, Clients, Habits
 from node.simulation.cluster import Cluster, Shape
-from node.simulation.faults import CALM, Weather
+from node.simulation.faults import CALM, LEADER, Weather
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
 from node.simulation.scheduler import SECOND_US
@@ -146,6 +150,11 @@ class Scenario:
             self._cluster.trace.note("scenario", line)
 
     def _at(self, place: str) -> Process:
+        if place == LEADER:
+            leader = self.cluster.leader()
+            if leader is None:
+                raise ScenarioError("nobody leads")
+            return leader
         process = self.cluster.process_at(place)
         if process is None:
             raise ScenarioError(f"nobody lives at {place}")
@@ -157,6 +166,8 @@ class Scenario:
         options = dict(word.split("=") for word in words if "=" in word)
         founders = tuple(options.pop("founders", ",".join(names)).split(","))
         bootstrap = Bootstrap(options.pop("bootstrap", "expect"))
+        expect = int(options.pop("expect", "0"))
+        apart = [name for name in options.pop("cut", "").split(",") if name]
         rivals = options.pop("rivals", "false") == "true"
         same_identity = options.pop("same_identity", "false") == "true"
         weather = replace(CALM, fsync_us=_span_us(options.pop("fsync", "2ms")))
@@ -171,15 +182,16 @@ class Scenario:
             names=names,
             founders=founders,
             bootstrap=bootstrap,
+            expect=expect,
             preferences=preferences,
             settings=_settings(options),
             machine=REGISTERS.machine,
             member=self._member,
             same_identity=same_identity,
         )
-        self._start(shape, weather, rivals=rivals, seed=seed)
+        self._start(shape, weather, apart=apart, rivals=rivals, seed=seed)
 
-    def _start(self, shape: Shape, weather: Weather, *, rivals: bool, seed: str) -> None:
+    def _start(self, shape: Shape, weather: Weather, *, apart: list[str], rivals: bool, seed: str) -> None:
         oracles = Oracles(min_voters=shape.settings.min_voters, rules=self._rules, rivals=rivals)
         cluster = self._cluster = Cluster(
             shape, seed=seed, oracles=oracles, weather=weather, traced=self._traced
@@ -191,9 +203,12 @@ class Scenario:
             habits=Habits(attempts_max=1, patience_us=600 * SECOND_US),
             alive=cluster.alive,
             judge=oracles.judge,
-            floor=lambda: oracles.floor,
+            floors=oracles.floors,
             trace=cluster.trace,
         )
+        if apart:
+            rest = [name for name in shape.names if name not in apart]
+            self._do_cut(*apart, "|", *rest)
         cluster.start()
 
     def _do_run(self, span: str) -> None:
@@ -209,8 +224,7 @@ class Scenario:
         done: Callable[[], bool]
         match what:
             case "leader":
-                place = words[0] if words else None
-                done = lambda: self._leads(place)  # noqa: E731 - one of three
+                done = lambda: self._leads(words)  # noqa: E731 - one of three
             case "voters":
                 wanted = {self._at(word).inc for word in words}
                 done = lambda: self._voters() == wanted  # noqa: E731 - one of three
@@ -223,10 +237,10 @@ class Scenario:
             status = "\n".join(self._do_status())
             raise ScenarioError(f"no {what} {' '.join(words)} in time\n{status}")
 
-    def _leads(self, place: str | None) -> bool:
-        """A leader whose own entry is committed, at ``place`` if given."""
+    def _leads(self, words: tuple[str, ...]) -> bool:
+        """A leader whose own entry is committed: anywhere, at ``(place,)``, or ``("but", place)``."""
         leader = self.cluster.leader()
-        if leader is None or (place is not None and leader.place != place):
+        if leader is None or (words and (leader.place == words[-1]) == (words[0] == "but")):
             return False
         view = leader.view
         entry = self.cluster.oracles.tree.entries[view.nodes[view.commit]]
@@ -305,6 +319,11 @@ class Scenario:
     def _do_resume(self, place: str) -> None:
         self._at(place).resume()
 
+    def _do_jump(self, place: str, span: str) -> None:
+        sign = -1 if span.startswith("-") else 1
+        ms = sign * _span_us(span.lstrip("-")) // 1_000
+        self._at(place).clock.wall_skew_ms += ms
+
     def _do_hasten(self, place: str, span: str) -> None:
         process = self._at(place)
         process.clock.hasten(_span_us(span) // 1_000)
@@ -366,6 +385,13 @@ class Scenario:
             lines.append(f"{entry.term}:{index} {entry.kind.name.lower()} {mark}")
         return lines
 
+    def _do_terms(self, place: str) -> list[str]:
+        status = self._at(place).member.status()
+        tree = self.cluster.oracles.tree
+        entries = (tree.entries[node] for node in self._at(place).view.nodes[1:])
+        wrote = sorted({entry.term for entry in entries if entry is not None})
+        return [f"{place} is in term {status.term}, its entries are of {wrote}"]
+
     def _do_states(self) -> list[str]:
         groups: dict[str, list[str]] = {}
         for process in self.cluster.alive():
@@ -374,8 +400,12 @@ class Scenario:
         return [f"{' '.join(places)}: {state or 'empty'}" for state, places in groups.items()]
 
     def _do_leader(self) -> list[str]:
-        leaders = [p.place for p in self.cluster.alive() if p.view.role is Role.LEADER]
-        return [f"leads: {' '.join(leaders) or 'nobody'}"]
+        leaders = sum(p.view.role is Role.LEADER for p in self.cluster.alive())
+        return [f"leaders: {leaders}"]
+
+    def _do_leads(self, place: str) -> list[str]:
+        leads = self._at(place).view.role is Role.LEADER
+        return [f"{place} {'leads' if leads else 'does not lead'}"]
 
 
 def _told(call: Call) -> str:

@@ -14,9 +14,10 @@ from node.raft.types import Answer, Bootstrap, Ok, Preference, Role, Settings
 from node.simulation.chance import stream
 from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
 from node.simulation.cluster import Cluster, Shape
+from node.simulation.errors import InvariantError
 from node.simulation.faults import Fault, Weather, draw_plan, draw_weather
 from node.simulation.nemesis import Nemesis
-from node.simulation.oracles import InvariantError, Oracles
+from node.simulation.oracles import Oracles
 from node.simulation.process import Process
 from node.simulation.scheduler import MS_US, SECOND_US
 from node.simulation.verdict import judge_run
@@ -154,7 +155,7 @@ class Simulation:
             habits=schedule.habits,
             alive=self.cluster.alive,
             judge=self.oracles.judge,
-            floor=lambda: self.oracles.floor,
+            floors=self.oracles.floors,
             trace=self.cluster.trace,
         )
         self.nemesis = Nemesis(
@@ -255,9 +256,7 @@ class Simulation:
             self.cluster.run_until(lambda: call.fate is not Fate.OPEN, deadline_us=deadline_us)  # noqa: B023 - called here
             if not isinstance(call.outcome, Ok | Answer):
                 why = call.refusal.reason if call.refusal is not None else "no answer"
-                raise InvariantError(
-                    "liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})"
-                )
+                raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})")
 
     def _why_not(self) -> str:
         lines = ["the healed group does not settle:"]

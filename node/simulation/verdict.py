@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.raft.types import Applied, Failed, Ok, Result
+from node.simulation.agreement import Agreement
 from node.simulation.clients import Ask, Call, Fate
+from node.simulation.errors import InvariantError
 from node.simulation.linearizability import NotLinearizableError, UndecidedError, check_linearizable
-from node.simulation.oracles import InvariantError, Oracles
+from node.simulation.oracles import Oracles
 from node.simulation.workload import Workload
 
 _ABORTED: Final = "batch-aborted"
@@ -19,40 +21,47 @@ def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
     Raises:
         InvariantError: something they were told is not so.
     """
-    _judge_refusals(oracles, calls)
-    _judge_feeds(oracles, calls)
-    _judge_answers(oracles, calls, workload)
-    if workload.model is not None and workload.key is not None:
+    agreements = oracles.agreements
+    for cluster in sorted(agreements):
+        agreement = agreements[cluster]
+        _judge_refusals(agreement, calls)
+        told = [call for call in calls if call.cluster == cluster]
+        _judge_feeds(agreement, told)
+        _judge_answers(agreement, told, workload)
         # What nobody ever applied changed no answer; leaving it out keeps the search small.
-        history = [
-            operation
-            for call in calls
-            if call.outcome is not None or (call.number, 0) in oracles.where
-            for operation in call.operations(workload.key)
-        ]
-        try:
-            check_linearizable(history, workload.model)
-        except UndecidedError:
-            oracles.counts["undecided"] += 1
-        except NotLinearizableError as exc:
-            raise InvariantError("linearizability", str(exc)) from exc
+        maybe = [c for c in calls if c.outcome is None and (c.number, 0) in agreement.where]
+        oracles.counts["undecided"] += not _is_decided(told + maybe, workload)
 
 
-def _judge_refusals(oracles: Oracles, calls: list[Call]) -> None:
+def _is_decided(calls: list[Call], workload: Workload) -> bool:
+    """Check linearizability, if the workload has a model to think with; False if the search gave up."""
+    if workload.model is None or workload.key is None:
+        return True
+    history = [operation for call in calls for operation in call.operations(workload.key)]
+    try:
+        check_linearizable(history, workload.model)
+    except UndecidedError:
+        return False
+    except NotLinearizableError as exc:
+        raise InvariantError("linearizability", str(exc)) from exc
+    return True
+
+
+def _judge_refusals(agreement: Agreement, calls: list[Call]) -> None:
     """NotExecuted means: not now, not ever."""
     for call in calls:
-        if call.fate is Fate.NOT_EXECUTED and (call.number, 0) in oracles.where:
-            index = oracles.where[call.number, 0]
+        index = agreement.where.get((call.number, 0))
+        if call.fate is Fate.NOT_EXECUTED and index is not None:
             raise InvariantError("not-executed", f"{call.name} was refused and is at {index}")
 
 
-def _judge_feeds(oracles: Oracles, calls: list[Call]) -> None:
+def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
     """A cursor names the entry: if that very term is committed there, it is this call's."""
     for call in calls:
         if call.ask is not Ask.FEED or not isinstance(call.outcome, Ok):
             continue
         at = call.outcome.at
-        agreed = oracles.sequence.get((at.index, 0))
+        agreed = agreement.sequence.get((at.index, 0))
         if agreed is not None and agreed[3].term == at.term and agreed[0] != call.number:
             raise InvariantError("feed-cursor", f"{call.name} was told {at}, where {agreed[0]} is")
 
@@ -60,11 +69,11 @@ def _judge_feeds(oracles: Oracles, calls: list[Call]) -> None:
 class _Replay:
     """A fresh machine that is given the agreed sequence, entry by entry."""
 
-    def __init__(self, oracles: Oracles, machine: StateMachine) -> None:
+    def __init__(self, agreement: Agreement, machine: StateMachine) -> None:
         self.machine = machine
         self._entries: defaultdict[int, list[tuple[Any, ApplyContext]]] = defaultdict(list)
-        for place in sorted(oracles.sequence):
-            _, _, command, context = oracles.sequence[place]
+        for place in sorted(agreement.sequence):
+            _, _, command, context = agreement.sequence[place]
             self._entries[place[0]].append((command, context))
         self.results: dict[int, tuple[Result, ...]] = {}
         self._waiting = sorted(self._entries, reverse=True)
@@ -99,11 +108,11 @@ class _Replay:
             return Failed(exc.code, exc.message)
 
 
-def _judge_answers(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
+def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) -> None:
     """Every answer is the one that the agreed sequence gives at the place the answer names."""
     answers = [(call, call.outcome) for call in calls if call.outcome and call.ask is not Ask.FEED]
     answers.sort(key=lambda pair: (pair[1].at.index, pair[0].number))
-    replay = _Replay(oracles, workload.machine())
+    replay = _Replay(agreement, workload.machine())
     for call, outcome in answers:
         replay.advance(outcome.at.index)
         if isinstance(outcome, Ok):
