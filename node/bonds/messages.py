@@ -334,8 +334,34 @@ _ENCODE: Final = {cls: (tag, to_fields) for tag, cls, to_fields, _ in _TABLE}
 _DECODE: Final = {tag: from_fields for tag, _, _, from_fields in _TABLE}
 
 
+# A payload is nearly all that a bond carries, and most are small, so its CBOR is written and read without
+# the general codec: the same bytes at a fraction of the cost. ``[23, bytes]``: two bytes, a head, the data.
+_PAYLOAD_START: Final = b"\x82\x17"
+_LONG_HEADS: Final = {0x58: 1, 0x59: 2, 0x5A: 4}  # initial byte -> bytes of length that follow
+
+
+def _payload_head(size: int) -> bytes:
+    """Return what precedes the data of a payload in deterministic CBOR (RFC 8949 3.1, major type 2)."""
+    if size < 24:
+        return _PAYLOAD_START + bytes((0x40 | size,))
+    initial = 0x58 if size < 1 << 8 else 0x59 if size < 1 << 16 else 0x5A
+    return _PAYLOAD_START + bytes((initial,)) + size.to_bytes(_LONG_HEADS[initial], "big")
+
+
+def _payload_or_none(data: bytes) -> Payload | None:
+    """Return the payload if ``data`` is exactly the encoding of one."""
+    if len(data) < 3 or not data.startswith(_PAYLOAD_START):
+        return None
+    start = 3 + _LONG_HEADS.get(data[2], 0)
+    if len(data) < start or not data.startswith(_payload_head(len(data) - start)):
+        return None
+    return Payload(data[start:])
+
+
 def encode(message: Message) -> bytes:
     """Return the deterministic CBOR of ``message``."""
+    if type(message) is Payload:
+        return _payload_head(len(message.data)) + message.data
     tag, to_fields = _ENCODE[type(message)]
     return canonical.encode([tag, *to_fields(message)])
 
@@ -346,6 +372,9 @@ def decode_untrusted(data: bytes) -> Message:
     Raises:
         RemoteProtocolError: ``malformed-message``.
     """
+    payload = _payload_or_none(data)
+    if payload is not None:
+        return payload
     try:
         value = canonical.decode_untrusted(data, bytes_max=len(data))
     except MalformedError as exc:

@@ -280,7 +280,7 @@ def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
                 assert loss is BondLoss.LOST
                 if how is signal.SIGKILL:
                     assert reason in {"connection-lost", "peer-closed"}
-                    assert took < 0.5
+                    assert took < 1
                 else:
                     assert reason == "silent"
                     assert took >= 1
@@ -426,7 +426,7 @@ def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: 
 
     async def scenario() -> None:
         async with Cluster() as cluster:
-            settings = replace(QUICK, handshake_timeout_ms=900, silence_ms=60_000)
+            settings = replace(QUICK, proof_timeout_ms=900, handshake_timeout_ms=900, silence_ms=60_000)
             identities = sorted(
                 (Identity.generate(name, datetime.now(UTC)) for name in ("one", "two")),
                 key=lambda identity: identity.peer_id,

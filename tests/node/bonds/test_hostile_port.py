@@ -78,7 +78,7 @@ def test_a_peer_that_trickles_is_dropped_before_it_proved_the_key() -> None:
 
     async def scenario() -> None:
         async with Cluster() as cluster:
-            node = await cluster.start("node", settings=replace(QUICK, proof_timeout_ms=300))
+            node = await cluster.start("node", settings=replace(QUICK, proof_timeout_ms=600))
             raw = await RawPeer.connect(node.endpoint.port)
 
             async def trickle() -> None:

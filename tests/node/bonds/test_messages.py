@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation import canonical
+from attestation.errors import MalformedError
 from node.bonds.frames import FRAGMENT_BYTES, FrameReader, frame_of, frames_of_payload
 from node.bonds.messages import (
     Admit,
@@ -77,6 +78,28 @@ messages = st.one_of(
 @given(messages)
 def test_every_message_survives_the_way_there(message: Message) -> None:
     assert decode_untrusted(encode(message)) == message
+
+
+@pytest.mark.parametrize("size", [0, 1, 23, 24, 255, 256, 65535, 65536, 70_000])
+def test_a_payload_has_the_bytes_that_the_general_codec_gives(size: int) -> None:
+    data = b"x" * size
+
+    assert encode(Payload(data)) == canonical.encode([23, data])
+    assert decode_untrusted(canonical.encode([23, data])) == Payload(data)
+
+
+@given(st.binary(max_size=8))
+def test_a_payload_is_read_as_the_general_codec_reads_it(tail: bytes) -> None:
+    data = b"\x82\x17" + tail
+    try:
+        value = canonical.decode_untrusted(data, bytes_max=100)
+    except MalformedError:
+        value = None
+    if value is not None and isinstance(value[1], bytes):
+        assert decode_untrusted(data) == Payload(value[1])
+    else:
+        with pytest.raises(RemoteProtocolError):
+            decode_untrusted(data)
 
 
 @given(st.binary(max_size=200))
