@@ -240,7 +240,7 @@ class Effects:
     """What one step wants done.
 
     Attributes:
-        serial: names ``persist``; meaningful only if that is not empty.
+        serial: names ``persist`` and everything persisted before (trust_disk only).
         next_tick_ms: on the clock of ``now_ms``.
     """
 

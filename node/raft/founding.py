@@ -414,7 +414,7 @@ class Founding(Election):
         """Say again who we are while somebody may not know: no cluster yet, or a rival is bonded."""
         if self.cluster is None:
             return bool(self.peers)
-        return any(peer.presence is None or peer.cluster != self.cluster for peer in self.peers.values())
+        return self.strangers
 
     def _tick_founding(self) -> None:
         if self.now < self.birth.presence_due:

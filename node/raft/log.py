@@ -39,12 +39,10 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._last = ORIGIN
 
     def last(self) -> Position:
-        if not self._entries:
-            return ORIGIN
-        entry = self._entries[-1]
-        return Position(entry.term, entry.index, entry.chain)
+        return self._last
 
     def position(self, index: int) -> Position:
         if index == 0:
@@ -69,9 +67,11 @@ class MemoryLog:
     def append(self, entries: Sequence[Entry]) -> None:
         assert not entries or entries[0].index == len(self._entries) + 1
         self._entries.extend(entries)
+        self._last = self.position(len(self._entries))
 
     def truncate(self, index: int) -> None:
         del self._entries[index:]
+        self._last = self.position(len(self._entries))
 
 
 def entry_bytes(entry: Entry) -> int:

@@ -206,6 +206,7 @@ class Member(Founding):
         if loss is not BondLoss.LOST and peer in self.members:
             self.gone[peer] = loss
         if self.lead is not None:
+            self.lead.review_due = True
             self.lead.streak.pop(peer, None)
             if peer not in self.members:
                 self.lead.match.pop(peer, None)
@@ -329,28 +330,31 @@ class Member(Founding):
         if self.settings.lease_reads:
             self._renew_lease(lead)
             self._read_under_lease(lead)
-        wants_round = self._begin_round(lead)
+        wants_round = bool(self.reads.asking or self.reads.remote) and self._begin_round(lead)
         self._flush_leader(lead, wants_round=wants_round)
-        self._end_round(lead)
+        if self.reads.round is not None:
+            self._end_round(lead)
         self._leave_if_demoted()
 
     def _flush_reads(self) -> None:
-        self._drop_void_round()
+        if self.reads.round is not None:
+            self._drop_void_round()
         if self.lead is None and self.reads.asking:
             self._ask_leader()
         if self.reads.settled:
             self._answer_settled()
 
     def _next_tick(self) -> int:
-        maybe = (self._founding_due(), self._reads_due(), self._pull_due(), self._origin_due())
-        due = [at for at in maybe if at is not None]
         if self.lead is not None:
-            due.append(self.lead.heartbeat_due)
+            due = self.lead.heartbeat_due
         elif self.cluster is not None:
-            due.append(self.election_due)
-        if not due:
-            due.append(self.now + self.settings.election_timeout_ms)
-        return max(min(due), self.now)
+            due = self.election_due
+        else:
+            due = self.now + self.settings.election_timeout_ms
+        for other in (self._founding_due(), self._reads_due(), self._pull_due(), self._origin_due()):
+            if other is not None and other < due:
+                due = other
+        return max(due, self.now)
 
     # ---- the end ------------------------------------------------------------
     def _halt(self, reason: str) -> None:

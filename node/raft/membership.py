@@ -25,6 +25,7 @@ class Membership(Leader):
 
     def _count_rounds(self, lead: Leadership) -> None:
         """Once per heartbeat: how long learners have kept up."""
+        lead.review_due = True
         for peer in self.audience:
             if peer not in self.members:
                 lead.streak[peer] = lead.streak.get(peer, 0) + 1 if peer in lead.acked else 0
@@ -41,6 +42,9 @@ class Membership(Leader):
         return self.configs[-1][0] > self.commit
 
     def _adjust_membership(self, lead: Leadership) -> None:
+        if not lead.review_due:
+            return
+        lead.review_due = False
         if lead.transfer is not None or self.dissolve_index or not self._may_propose_config(lead):
             return
         config = self.last_config

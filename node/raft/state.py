@@ -116,6 +116,7 @@ class Leadership:
         streak: consecutive heartbeat rounds in which a learner ACKed.
         acked: who ACKed since the last heartbeat.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.
+        review_due: the membership may have to change.
         lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
     """
 
@@ -134,6 +135,7 @@ class Leadership:
     acked: set[Incarnation] = field(default_factory=set)
     proposed: dict[tuple[bytes, int], int] = field(default_factory=dict)
     transfer: Transfer | None = None
+    review_due: bool = True
     lease_ms: int = 0
     lease_forbidden: bool = False
 
@@ -185,8 +187,10 @@ class State(ABC):
 
         self.peers: dict[Incarnation, Peer] = {}
         self.audience: tuple[Incarnation, ...] = ()
+        self.strangers = False  # bonded peers that may not know our cluster, or are of another
         self.active: tuple[Config, ...] = ()
         self.members: tuple[Incarnation, ...] = ()
+        self.is_voter = False
 
         # When the current leader was last heard; contact also survives a change of term (for reads).
         self.heard_ms: int | None = None
@@ -235,14 +239,11 @@ class State(ABC):
             del self.configs[0]
         self.active = self._active_configs()
         self.members = tuple(sorted({v for config in self.active for v in config.voters}))
+        self.is_voter = self.me in self.members
 
     def _have(self, members: set[Incarnation]) -> bool:
         """have(n, S): a quorum in EVERY active configuration; none without a configuration."""
         return bool(self.active) and is_quorum_of_all(self.active, members)
-
-    @property
-    def is_voter(self) -> bool:
-        return self.me in self.members
 
     @property
     def last_config(self) -> Config | None:
@@ -321,6 +322,9 @@ class State(ABC):
                 if peer.cluster is None or peer.cluster == self.cluster
             )
         )
+        self.strangers = any(
+            peer.presence is None or peer.cluster != self.cluster for peer in self.peers.values()
+        )
 
     def _complete(self, token: int, outcome: Outcome) -> None:
         self.out.completions.append((token, outcome))
@@ -353,9 +357,8 @@ class State(ABC):
         """Keep back what this step promised until the records it rests on are durable."""
         if not self.settings.trust_disk:
             return
-        if self._batch_open:
-            self.out.serial = self.serial
-            self._batch_open = False
+        self.out.serial = self.serial
+        self._batch_open = False
         if self.persisted >= self.serial:
             return
         at_once = []

@@ -17,6 +17,10 @@ class Incarnation:
     name: str
     id: bytes
 
+    def __hash__(self) -> int:
+        # Dictionaries are keyed by incarnations all over the hot path; the id alone is unique.
+        return hash(self.id)
+
     def __str__(self) -> str:
         return f"{self.name}/{self.id.hex()[:8]}"
 
