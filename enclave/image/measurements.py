@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from enclave.image.config import Profile
-from enclave.image.errors import ImageError, MalformedImageError
+from enclave.image.errors import MalformedImageError
 from enclave.image.linux import Edk2
 from enclave.image.predict import (
     BootPrediction,
@@ -160,41 +160,6 @@ def parse_measurements_untrusted(data: bytes) -> dict[Boot, tuple[MeasuredEvent,
         raise MalformedImageError(
             "measurements-malformed", "this is not a measurements.json of ours"
         ) from exc
-
-
-def policy_fragment(value: Mapping[str, Any], *, boot: Boot, allow_debug: bool = False) -> str:
-    """Return TOML to paste into an appraisal policy, so that it admits exactly this image.
-
-    Args:
-        value: the JSON value of ``measurements.json``.
-        boot: the way in which the image is started.
-        allow_debug: whether a debug image may be admitted.
-
-    Raises:
-        ImageError: a debug image without ``allow_debug``.
-        MalformedImageError: the file has no such boot.
-    """
-    if value["debug"] and not allow_debug:
-        raise ImageError(
-            "debug-image",
-            f"{value['name']} is a debug image: whoever holds its console holds the node. "
-            "Pass --allow-debug to make a policy for it nevertheless",
-        )
-    if boot.value not in value["boots"]:
-        raise MalformedImageError("boot-unknown", f"nothing was measured for a {boot.value} boot")
-    measured = value["boots"][boot.value]
-    lines = [
-        f"# {value['name']}, {boot.value} boot, predicted; edk2 {value['edk2']}",
-        *(["# A DEBUG IMAGE: never for real secrets."] if value["debug"] else []),
-        "[[variants]]",
-        f'name = "{value["name"]}-{boot.value}"',
-        f'mrtd = ["{value["mrtd"]}", "{value["mrtd_twopass"]}"]',
-        *([f'rtmr0 = ["{value["rtmr0"]}"]'] if "rtmr0" in value else []),
-        f'rtmr1 = ["{measured["rtmr1"]}"]',
-        f'rtmr2 = ["{measured["rtmr2"]}"]',
-        f'rtmr3 = ["{"00" * 48}"]',
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _rtmr0(

@@ -13,13 +13,13 @@ from enclave.image.errors import (
     MeasurementMismatchError,
     UnsupportedFirmwareError,
 )
+from enclave.image.fragment import policy_fragment
 from enclave.image.gpt import encode_gpt
 from enclave.image.linux import Edk2, direct_load_options, patch_kernel_as_qemu
 from enclave.image.measurements import (
     ImageFiles,
     measure,
     parse_measurements_untrusted,
-    policy_fragment,
 )
 from enclave.image.predict import HostShape, KernelLoading
 from enclave.image.rtmr import Boot, MeasuredEvent, event, replay

@@ -1,0 +1,95 @@
+"""QEMU command lines: emulated guests, and TDs."""
+
+import base64
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagelib.errors import BuildError
+
+QEMU = "qemu-system-x86_64"
+QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
+API_PORT = 8443
+BOND_PORT = 7443
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """One virtual machine. Ports are on 127.0.0.1 of the host."""
+
+    image: Path
+    command_line: str
+    config: Path
+    console: Path
+    memory_mib: int
+    cpus: int
+    api_port: int
+    bond_port: int
+    number: int
+    segment_port: int
+    """UDP port of the link that the guests share, over multicast that never leaves the loopback interface."""
+
+
+def require_qemu() -> str:
+    found = shutil.which(QEMU)
+    if found is None:
+        raise BuildError(f"{QEMU} is missing", hint="apt-get install qemu-system-x86")
+    return found
+
+
+def emulated(guest: Guest, *, measured_config: bytes | None = None) -> list[str]:
+    """Return the command for software emulation: no TDX, so quotes can only be the mock's."""
+    command = [
+        require_qemu(), "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
+        *_common(guest),
+        "-netdev", f"socket,id=n1,mcast=230.77.0.1:{guest.segment_port},localaddr=127.0.0.1",
+        "-device", f"virtio-net-pci,netdev=n1,romfile=,mac=52:54:00:77:00:{guest.number + 1:02x}",
+        *_direct(guest),
+    ]  # fmt: skip
+    if measured_config is not None:
+        file = guest.config.with_suffix(".mrconfigid")
+        file.write_bytes(measured_config)
+        command += ["-fw_cfg", f"name=opt/bondstone/mrconfigid,file={file}"]
+    return command
+
+
+def trust_domain(guest: Guest, *, config_sha384: bytes, qgs_socket: str = QGS_SOCKET) -> list[str]:
+    """Return the command for a TD on a host with TDX: QEMU 10.1 or newer, Linux 6.16 or newer."""
+    td = {
+        "qom-type": "tdx-guest",
+        "id": "tdx0",
+        "sept-ve-disable": True,
+        "mrconfigid": base64.b64encode(config_sha384).decode(),
+        "quote-generation-socket": {"type": "unix", "path": qgs_socket},
+    }
+    return [
+        require_qemu(), "-accel", "kvm", "-cpu", "host", "-object", json.dumps(td),
+        "-machine", "q35,kernel_irqchip=split,confidential-guest-support=tdx0,hpet=off,smm=off,pic=off",
+        "-bios", str(guest.image / "OVMF.fd"),
+        *_common(guest),
+        *_direct(guest),
+    ]  # fmt: skip
+
+
+def _common(guest: Guest) -> list[str]:
+    forwards = (
+        f"hostfwd=tcp:127.0.0.1:{guest.api_port}-:{API_PORT}",
+        f"hostfwd=tcp:127.0.0.1:{guest.bond_port}-:{BOND_PORT}",
+    )
+    return [
+        "-smp", str(guest.cpus), "-m", f"{guest.memory_mib}M",
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-serial", f"file:{guest.console}",
+        # restrict=on: the guest cannot reach anything outside of this machine.
+        "-netdev", f"user,id=n0,restrict=on,{','.join(forwards)}",
+        "-device", "virtio-net-pci,netdev=n0,romfile=",
+        "-fw_cfg", f"name=opt/bondstone/config,file={guest.config}",
+    ]  # fmt: skip
+
+
+def _direct(guest: Guest) -> list[str]:
+    return [
+        "-kernel", str(guest.image / "vmlinuz"), "-initrd", str(guest.image / "initrd"),
+        "-append", guest.command_line,
+    ]  # fmt: skip

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Run guests of an image: emulated, as a group of mock TDs on loopback, or as one TD on a host with TDX.
+
+Prints one JSON event per line on stdout and runs until it is told to stop (SIGTERM, SIGINT), or until all guests have ended.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.dont_write_bytecode = True
+
+from imagelib import qemu  # noqa: E402
+from imagelib.errors import BuildError  # noqa: E402
+from imagelib.group import EmulatedGroup  # noqa: E402
+from imagelib.image import BuiltImage, load_image  # noqa: E402
+
+from enclave.image.errors import ImageError  # noqa: E402
+
+GUESTS_MAX = 7
+STOP_SECONDS = 10
+POLL_SECONDS = 0.2
+
+
+def emit(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class Guests:
+    """The processes of the guests, and what they say on their consoles."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, tuple[subprocess.Popen[bytes], Path, int]] = {}
+        self._stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def start(self, number: int, command: list[str], console: Path, **fields: Any) -> None:
+        console.unlink(missing_ok=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._running[number] = (process, console, 0)
+        emit("guest-started", number=number, pid=process.pid, console=str(console), **fields)
+
+    def follow(self) -> int:
+        """Relay console lines until all guests have ended; return 0 if they were told to."""
+        while self._running:
+            for number in list(self._running):
+                process, console, offset = self._running[number]
+                ended = process.poll()
+                offset = self._relay(number, console, offset)
+                self._running[number] = (process, console, offset)
+                if ended is not None:
+                    del self._running[number]
+                    emit("guest-ended", number=number, exit_code=ended)
+            time.sleep(POLL_SECONDS)
+        return 0 if self._stopping else 1
+
+    def _relay(self, number: int, console: Path, offset: int) -> int:
+        if not console.exists():
+            return offset
+        with console.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        for line in data[:end].splitlines():
+            start = line.find(b"{")
+            try:
+                value = json.loads(line[start:]) if start >= 0 else None
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                emit("console", number=number, line=value)
+        return offset + end
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        for process, _console, _offset in self._running.values():
+            process.terminate()
+
+
+def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
+    """Start one emulated guest per image, with one authority and the first image's policy."""
+    group = EmulatedGroup(arguments.dir, images, allow_debug=arguments.allow_debug)
+    segment = free_port(socket.SOCK_DGRAM)
+    emit(
+        "group", mock=True, policy=str(group.policy_file), trust_root=str(group.trust_root_file),
+        token_file=str(group.token_file), urls=[f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))],
+    )  # fmt: skip
+    prepared = []
+    for number, image in enumerate(images):
+        config, digest = group.config_of(number)
+        guest = qemu.Guest(
+            image=image.folder,
+            command_line=image.command_line,
+            config=config,
+            console=arguments.dir / f"node-{number}.console",
+            memory_mib=arguments.memory,
+            cpus=arguments.cpus,
+            api_port=arguments.api_port + number,
+            bond_port=free_port(socket.SOCK_STREAM),
+            number=number,
+            segment_port=segment,
+        )
+        prepared.append((guest, qemu.emulated(guest, measured_config=digest)))
+    guests = Guests()
+    for guest, command in prepared:
+        guests.start(
+            guest.number, command, guest.console, api=f"https://127.0.0.1:{guest.api_port}",
+            bond=f"127.0.0.1:{guest.bond_port}", image=str(guest.image),
+        )  # fmt: skip
+    return guests.follow()
+
+
+def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
+    """Start one TD with a configuration that the operator wrote."""
+    document = arguments.config.read_bytes()
+    guest = qemu.Guest(
+        image=image.folder,
+        command_line=image.command_line,
+        config=arguments.config,
+        console=arguments.dir / "td.console",
+        memory_mib=max(arguments.memory, 2048),
+        cpus=arguments.cpus,
+        api_port=arguments.api_port,
+        bond_port=arguments.bond_port,
+        number=0,
+        segment_port=0,
+    )
+    command = qemu.trust_domain(guest, config_sha384=hashlib.sha384(document).digest())
+    if arguments.print:
+        print(shlex.join(command))
+        return 0
+    if not Path("/sys/module/kvm_intel/parameters/tdx").exists() or Path(
+        "/sys/module/kvm_intel/parameters/tdx"
+    ).read_text().strip() not in {"1", "Y"}:
+        raise BuildError(
+            "this host's KVM does not offer TDX (kvm_intel.tdx)",
+            hint="enable TDX in the firmware and boot Linux 6.16 or newer with kvm_intel.tdx=1, or leave --td out",
+        )
+    arguments.dir.mkdir(parents=True, exist_ok=True)
+    guests = Guests()
+    guests.start(0, command, guest.console, api=f"https://127.0.0.1:{guest.api_port}")
+    return guests.follow()
+
+
+def free_port(kind: int) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", type=Path, action="append", required=True, help="one per guest, or one for all")
+    parser.add_argument("--count", type=int, default=1, help="how many guests, if one image is given")
+    parser.add_argument("--dir", type=Path, required=True, help="authority, policy, configurations, consoles")
+    parser.add_argument("--api-port", type=int, default=8440, help="guest i answers on this port + i")
+    parser.add_argument("--bond-port", type=int, default=7443, help="of a TD")
+    parser.add_argument("--memory", type=int, default=512, help="MiB per guest; a TD gets at least 2048")
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--allow-debug", action="store_true")
+    parser.add_argument("--td", action="store_true", help="a real TD, with --config")
+    parser.add_argument("--config", type=Path, help="configuration document of a TD")
+    parser.add_argument("--print", action="store_true", help="print the TD's command instead of running it")
+    arguments = parser.parse_args()
+    arguments.dir = arguments.dir.resolve()
+    try:
+        images = [load_image(folder.resolve()) for folder in arguments.image]
+        if arguments.td:
+            if arguments.config is None or len(images) != 1:
+                raise BuildError("--td needs one image and --config", hint="docs/deploy.md shows a configuration")
+            return run_td(arguments, images[0])
+        images = images * arguments.count if len(images) == 1 else images
+        if not 1 <= len(images) <= GUESTS_MAX:
+            raise BuildError(f"{len(images)} guests; 1 to {GUESTS_MAX} can run here", hint="--count")
+        return emulate(arguments, images)
+    except (BuildError, ImageError, OSError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
