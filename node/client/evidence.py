@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from node.api import schemas
 from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded
-from node.client.errors import AnswerInvalidError, RefusedError, UnreachableError
+from node.client.errors import RefusedError, UnreachableError
+from node.errors import ConfigError
 
 TIMEOUT_S: Final = 15.0  # a quote takes up to a few seconds
 
@@ -28,8 +29,10 @@ def fetch_evidence_unauthenticated(url: str, nonce: bytes, *, timeout_s: float =
     key of ``certificate_der`` and ``binding_of_nonce(nonce)``, and only then trusts the channel.
 
     Raises:
+        ConfigError: not an https URL.
         UnreachableError, RefusedError, AnswerInvalidError.
     """
+    _require_https(url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -39,12 +42,10 @@ def fetch_evidence_unauthenticated(url: str, nonce: bytes, *, timeout_s: float =
         try:
             with http.stream("GET", path) as response:
                 tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-                certificate = None if tls is None else tls.getpeercert(True)
+                certificate = tls.getpeercert(True)
                 status, answer = response.status_code, read_bounded(response)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"{url}: {exc}") from exc
-    if certificate is None:
-        raise AnswerInvalidError(f"{url} is not https")
     if status != httpx.codes.OK:
         raise RefusedError(decode_problem(status, answer))
     document = decode_answer(answer, schemas.OwnEvidence)
@@ -65,8 +66,10 @@ def provision_group_key(
     holder of the same key can complete it.
 
     Raises:
+        ConfigError: not an https URL.
         UnreachableError, RefusedError, AnswerInvalidError.
     """
+    _require_https(url)
     pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     context = client_tls_context(pem)
     context.check_hostname = False  # the pinned key, not a name, is what was verified
@@ -83,3 +86,8 @@ def provision_group_key(
     if status != httpx.codes.OK:
         raise RefusedError(decode_problem(status, answer))
     return bytes.fromhex(decode_answer(answer, schemas.Provisioned).group_id)
+
+
+def _require_https(url: str) -> None:
+    if not url.startswith("https://"):
+        raise ConfigError(f"{url} does not begin with https://")

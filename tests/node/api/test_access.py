@@ -201,8 +201,9 @@ GOOD = render_token_entry("a", "t", [AccessRole.READ])
         (GOOD + GOOD.replace('"a"', '"b"'), "a and b are the same credential"),
         (PINNED.replace("BEGIN", "BEGUN"), "ops-laptop"),
         ("#" * (256 * 1024 + 1), "larger"),
+        ("".join(render_token_entry(f"n{i}", f"t{i}", [AccessRole.READ]) for i in range(257)), "256"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_wrong_access_file_is_a_configuration_error_that_names_it(text, says):
     with pytest.raises(ConfigError) as caught:

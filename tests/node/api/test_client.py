@@ -164,6 +164,21 @@ def test_the_group_key_goes_to_the_holder_of_the_verified_key_only():
         assert caught.value.reason == "not-awaited"
 
 
+@pytest.mark.parametrize("url", ["http://localhost:1", "localhost:1", ""])
+def test_neither_evidence_nor_key_goes_over_anything_but_https(url):
+    with pytest.raises(ConfigError, match="https://"):
+        fetch_evidence_unauthenticated(url, b"n" * 16)
+    with pytest.raises(ConfigError, match="https://"):
+        provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=b"k" * 32, token=None)
+
+
+def test_a_refused_nonce_is_a_refusal():
+    with served(FakeService()) as port, pytest.raises(RefusedError) as caught:
+        fetch_evidence_unauthenticated(f"https://127.0.0.1:{port}", b"short")
+
+    assert caught.value.code == "request-invalid"
+
+
 def test_a_closed_port_is_unreachable():
     with served(FakeService()) as port:
         pass

@@ -200,7 +200,7 @@ def test_a_body_that_nobody_waits_for_does_not_keep_the_connection():
 
 # ---- heads ------------------------------------------------------------------------------------
 def test_half_a_head_ends_in_408_also_when_it_drips():
-    limits = ApiLimits(head_timeout_s=0.3, shutdown_timeout_s=1)
+    limits = ApiLimits(head_timeout_s=1.0, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, connection(port) as tls:
         tls.sendall(b"GET /healthz HTTP/1.1\r\nx-a: ")
         stop = threading.Event()
@@ -230,7 +230,7 @@ def test_a_connection_that_says_nothing_is_closed():
 
 
 def test_a_second_request_gets_a_head_timer_too():
-    limits = ApiLimits(head_timeout_s=0.3, shutdown_timeout_s=1)
+    limits = ApiLimits(head_timeout_s=1.0, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, connection(port) as tls:
         tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /heal")
         answer = read_all(tls)
@@ -243,7 +243,7 @@ def test_a_second_request_gets_a_head_timer_too():
     "behind", [b"GET /heal", b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 9000]
 )
 def test_an_error_is_never_sent_in_place_of_an_earlier_requests_answer(behind):
-    limits = ApiLimits(head_timeout_s=0.3, head_bytes_max=4096, shutdown_timeout_s=1)
+    limits = ApiLimits(head_timeout_s=1.0, head_bytes_max=4096, shutdown_timeout_s=1)
     service = FakeService(gate=asyncio.Event())
     body = json.dumps(PUT).encode()
     with served(service, limits=limits) as port, connection(port) as tls:
