@@ -137,6 +137,9 @@ def test_the_last_second_of_a_ticket_still_counts() -> None:
     last = NOW + bench.lifetime
 
     assert bench.validator().validate(bench.ticket(), bench.peer(), last).at == last
+    by_policy = Bench(lifetime=timedelta(days=1))
+    last = NOW + timedelta(hours=1)
+    assert by_policy.validator().validate(by_policy.ticket(), by_policy.peer(), last).at == last
 
 
 def test_a_clock_ahead_of_ours_does_not_lengthen_a_tickets_life() -> None:
@@ -275,6 +278,7 @@ def test_an_oversized_ticket_is_refused_before_it_is_decoded() -> None:
         parse_ticket_untrusted(data)
 
     assert caught.value.reason == "ticket-too-large"
+    assert Bench().refusal(bytes(TICKET_BYTES_MAX)).reason == "cbor-trailing"
     assert Bench().refusal(data).reason == "ticket-too-large"
 
 

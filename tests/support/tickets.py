@@ -29,7 +29,7 @@ REGISTERS = (b"\x20" * 48, b"\x21" * 48, b"\x22" * 48, bytes(48))
 
 
 def policy(**changes: Any) -> AppraisalPolicy:
-    """A policy for TDs that were launched with FIRMWARE and REGISTERS. ``tcb_``… reach into its parts."""
+    """A policy for TDs that were launched with FIRMWARE and REGISTERS. ``tcb__accepted_statuses=…`` reaches into a part."""
     start = default_policy()
     pinned = {
         "mrtd": frozenset({FIRMWARE}),
