@@ -4,8 +4,9 @@ Whoever can open a TCP connection can be refused, so events that strangers cause
 ration leaves out is counted by reason and written as one ``refusals-suppressed`` event.
 
 Kinds: ``bond-admitted``, ``bond-refused`` (by us), ``bond-refused-by-peer``, ``bond-failed`` (broke off
-during the handshake), ``bond-ended``, ``bond-departed``, ``ticket-renewed``, ``ticket-expired``,
-``ticket-rejected`` (at renewal), ``refusals-suppressed``.
+during the handshake), ``bond-duplicate`` (of two connections of one pair, this one went), ``bond-ended``,
+``bond-departed``, ``ticket-renewed``, ``ticket-expired``, ``ticket-rejected`` (at renewal),
+``refusals-suppressed``.
 """
 
 from collections import Counter
@@ -20,6 +21,7 @@ from node.bonds.connection import BondConnection
 from node.bonds.ending import Ending, Phase
 from node.bonds.messages import PeerEntry
 from node.bonds.presented import describe_tickets
+from node.bonds.refusals import RefusalCode
 from node.raft.events import BondLoss
 
 
@@ -106,6 +108,8 @@ class BondRecorder:
         if ending.broke:
             kind = "bond-failed"
         refusal = ending.refusal
+        if refusal.code is RefusalCode.ALREADY_BONDED:
+            kind = "bond-duplicate"
         self._rationed(
             kind,
             _standing(connection, ending),

@@ -88,7 +88,8 @@ class TLSSession:
         Raises:
             RemoteProtocolError: ``tls-failed``, ``tls-alpn``. What ``data_to_send`` then holds is the alert.
         """
-        self._connection.bio_write(data)
+        if data:  # an empty write to a memory BIO is an error
+            self._connection.bio_write(data)
         if not self.established:
             self._handshake()
             if not self.established:

@@ -181,7 +181,8 @@ def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Ru
 
             assert [bond.outgoing for bond in smaller.group().bonds()] == [True]
             assert [bond.outgoing for bond in larger.group().bonds()] == [False]
-            (event,) = smaller.events("bond-refused")
+            (event,) = smaller.events("bond-duplicate")
+            assert smaller.events("bond-refused") == []
             assert (event["code"], event["reason"]) == (30429, "already-bonded")
             assert smaller.handler.downs == []
             assert larger.handler.downs == []
