@@ -201,6 +201,8 @@ def test_a_ticket_survives_its_encoding() -> None:
     ticket = TdxTicket(quote=b"q", claims=CLAIMS, endorsements=AUTHORITY.endorsements(NOW), event_log=b"log")
 
     assert parse_ticket_untrusted(ticket.encode()) == ticket
+    largest = replace(ticket, quote=bytes(128 * 1024), event_log=bytes(EVENT_LOG_BYTES_MAX))
+    assert parse_ticket_untrusted(largest.encode()) == largest
     bare = TdxTicket(quote=b"q", claims=replace(CLAIMS, group_id=None, expires_at=None, binding=None))
     assert parse_ticket_untrusted(bare.encode()) == bare
 
