@@ -29,6 +29,7 @@ class Leader(Follower):
             noop_index=self.log.last().index + 1,
             since_ms=self.now,
             heartbeat_due=self.now,
+            census_due=self.now + self.settings.heartbeat_ms,
             # A brand-new leader has heard nobody yet: check-quorum must not fire on it (3.13).
             heard_ms=dict.fromkeys(self.members, self.now),
         )

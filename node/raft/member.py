@@ -303,7 +303,9 @@ class Member(Founding):
         lead = self.lead
         if lead is None:
             return
-        if self.now >= lead.heartbeat_due:
+        if self.now >= lead.census_due:
+            # Not with the heartbeat: under steady writes no heartbeat is ever due.
+            lead.census_due = self.now + self.settings.heartbeat_ms
             self._check_quorum(lead)
             if self.lead is not None:
                 self._count_rounds(lead)
@@ -346,7 +348,7 @@ class Member(Founding):
 
     def _next_tick(self) -> int:
         if self.lead is not None:
-            due = self.lead.heartbeat_due
+            due = min(self.lead.heartbeat_due, self.lead.census_due)
         elif self.cluster is not None:
             due = self.election_due
         else:

@@ -113,8 +113,9 @@ class Leadership:
         heard_ms: when a peer last answered.
         sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first.
         lag: peer -> (have index, since when it makes no progress).
-        streak: consecutive heartbeat rounds in which a learner ACKed.
-        acked: who ACKed since the last heartbeat.
+        streak: consecutive rounds, one a census, in which a learner ACKed.
+        acked: who ACKed since the last census.
+        census_due: when to check the quorum and count rounds; steady writes put off heartbeats, not this.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.
         review_due: the membership may have to change.
         lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
@@ -123,6 +124,7 @@ class Leadership:
     noop_index: int
     since_ms: int
     heartbeat_due: int
+    census_due: int
     seq: int = 0
     sent_index: int = 0
     announced: int = 0
