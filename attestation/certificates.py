@@ -61,6 +61,8 @@ class Certificate:
     role: str
     der: bytes
     parsed: x509.Certificate
+    subject: x509.Name
+    issuer: x509.Name
     public_key: ec.EllipticCurvePublicKey
     common_name: str
     not_before: datetime
@@ -154,6 +156,9 @@ def _load(der: bytes, role: str) -> Certificate:
         role=role,
         der=der,
         parsed=certificate,
+        # Read here, because the library parses lazily: a broken name must not surface later.
+        subject=certificate.subject,
+        issuer=certificate.issuer,
         public_key=public_key,
         common_name=str(names[0].value) if len(names) == 1 else "",
         not_before=certificate.not_valid_before_utc,
@@ -186,8 +191,8 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
             f"{role}-issuer-mismatch",
             f"the {role} certificate does not name the {issuer.role} certificate as its issuer",
             values={
-                "expected": issuer.parsed.subject.rfc4514_string(),
-                "actual": certificate.parsed.issuer.rfc4514_string(),
+                "expected": issuer.subject.rfc4514_string(),
+                "actual": certificate.issuer.rfc4514_string(),
             },
         ) from exc
 

@@ -23,6 +23,7 @@ class RevocationList:
 
     role: str
     parsed: x509.CertificateRevocationList
+    issuer: x509.Name
     this_update: datetime
     next_update: datetime
     number: int
@@ -50,12 +51,13 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         # A critical extension would narrow what this list speaks of (delta, indirect, by reason).
         critical = [extension.oid.dotted_string for extension in extensions if extension.critical]
         next_update = crl.next_update_utc
-        # Entries are parsed lazily: a broken one must not surface later, in the middle of a verdict.
+        # The library parses lazily: a broken entry must not surface later, in the middle of a verdict.
         for _ in crl:
             pass
         out = RevocationList(
             role=role,
             parsed=crl,
+            issuer=crl.issuer,
             this_update=crl.last_update_utc,
             next_update=crl.last_update_utc if next_update is None else next_update,
             number=number.value.crl_number,
@@ -79,15 +81,15 @@ def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
         CertificatePathError: ``<role>-issuer-mismatch`` or ``<role>-issuer-not-crl-signer``.
         SignatureError: ``<role>-signature``.
     """
-    if crl.parsed.issuer != issuer.parsed.subject or (
+    if crl.issuer != issuer.subject or (
         issuer.key_identifier is not None and crl.authority_key_identifier != issuer.key_identifier
     ):
         raise CertificatePathError(
             f"{crl.role}-issuer-mismatch",
             f"the {crl.role} was not issued by the {issuer.role}",
             values={
-                "expected": issuer.parsed.subject.rfc4514_string(),
-                "actual": crl.parsed.issuer.rfc4514_string(),
+                "expected": issuer.subject.rfc4514_string(),
+                "actual": crl.issuer.rfc4514_string(),
             },
         )
     # RFC 5280 6.3.3 (f).

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -324,18 +325,19 @@ def test_a_refused_pck_ca_is_refused_again():
             authentic.require_pck_ca(ca.certificate_der)
 
 
-def test_the_cache_of_pck_cas_is_bounded():
-    authentic = None
-    for _ in range(10):
-        ca = _pck_ca()
-        authentic = authentic or authenticate_endorsements(evidence.endorsements(), root=ROOT)
-        with pytest.raises(AttestationError, match="pck-crl"):
-            authentic.require_pck_ca(ca.certificate_der)
-    current = authentic.require_current(NOW)
-    for _ in range(3):
-        verify_quote(evidence.quote(), current, now=NOW)
+def test_only_authentic_pck_cas_are_kept_and_not_many():
+    key = ec.generate_private_key(ec.SECP256R1())
+    twins = [_pck_ca(key=key) for _ in range(10)]
+    endorsements = replace(evidence.endorsements(), pck_crl=_crl(twins[0]))
+    authentic = authenticate_endorsements(endorsements, root=ROOT)
 
-    assert len(authentic._pck_cas) == 1
+    for _ in range(2):
+        with pytest.raises(AttestationError, match="pck-crl-issuer-mismatch"):
+            authentic.require_pck_ca(CA.certificate_der)
+    assert len(authentic._pck_cas) == 0
+    for twin in twins * 2:
+        assert authentic.require_pck_ca(twin.certificate_der).certificate.ca
+    assert len(authentic._pck_cas) == 8
 
 
 # ---- the raw form ---------------------------------------------------------------------------------------

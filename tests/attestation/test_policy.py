@@ -454,6 +454,7 @@ def test_report_data_is_skipped_only_in_so_many_words():
 
     assert "report_data" in result.not_checked
     assert "report_data" not in _appraise(_policy()).not_checked
+    assert result.mock
 
 
 def _logged() -> tuple[bytes, bytes]:

@@ -188,6 +188,21 @@ def test_padding_is_tolerated_and_counted():
     assert quote.padding_bytes == 100
 
 
+@pytest.mark.parametrize("length", [0, 64, 128, 133, 134, 583])
+def test_signature_data_too_short_for_its_parts_is_malformed(length):
+    with pytest.raises(MalformedError, match="quote-truncated"):
+        parse_quote_untrusted(_patched(632, length.to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize("size", [0, 447, 449])
+def test_a_certification_block_too_short_for_its_parts_is_malformed(size):
+    raw = _patched(632, (134 + size).to_bytes(4, "little"))
+    raw = raw[:766] + size.to_bytes(4, "little") + raw[770:]
+
+    with pytest.raises(MalformedError, match="quote-truncated"):
+        parse_quote_untrusted(raw)
+
+
 def test_a_huge_signature_length_is_refused_before_it_is_copied():
     with pytest.raises(MalformedError, match="quote-truncated") as refused:
         parse_quote_untrusted(_patched(632, b"\xff\xff\xff\xff"))

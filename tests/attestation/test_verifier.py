@@ -21,6 +21,7 @@ from attestation.verifier import verify_quote
 from enclave.mock.pki import PCKValues, raw_public_key, sign_raw
 from enclave.mock.statement import Statement
 from tests.support import evidence
+from tests.support.certificates import make, usage
 from tests.support.evidence import NOW, days, rebuilt
 
 AUTHORITY = evidence.authority()
@@ -129,6 +130,31 @@ def test_a_leaf_that_is_no_pck_is_refused():
 
     with pytest.raises(CertificatePathError, match="pck-issuer-mismatch"):
         verify_quote(raw, _current(), now=NOW)
+
+
+def test_a_pck_without_its_extension_is_malformed():
+    issuer = AUTHORITY.platform_ca
+    plain = make("SGX PCK Certificate", issuer, key_usage=usage("digital_signature"))
+    raw = rebuilt(evidence.quote(), certification_data=plain.certificate_pem + b"".join(PLATFORM.issuers))
+
+    with pytest.raises(MalformedError, match="pck-extension-missing"):
+        verify_quote(raw, _current(), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("SGX Other Certificate", {"key_usage": usage("digital_signature")}, "pck-role"),
+        ("SGX PCK Certificate", {"key_usage": usage("key_agreement")}, "pck-not-leaf"),
+        ("SGX PCK Certificate", {"ca": True, "key_usage": usage("digital_signature")}, "pck-not-leaf"),
+    ],
+)
+def test_a_certificate_of_another_role_is_no_pck(name, changes, reason):
+    leaf = make(name, AUTHORITY.platform_ca, **changes)
+    chain = leaf.certificate_pem + b"".join(PLATFORM.issuers)
+
+    with pytest.raises(CertificatePathError, match=reason):
+        verify_quote(rebuilt(evidence.quote(), certification_data=chain), _current(), now=NOW)
 
 
 def test_a_platform_ca_cannot_stand_for_a_pck():
