@@ -1,6 +1,7 @@
 """All endpoints but the hot path, on Starlette."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ _QUERY_DECODER: Final = msgspec.json.Decoder(schemas.QueryRequest)
 _PROVISION_DECODER: Final = msgspec.json.Decoder(schemas.ProvisionRequest)
 _ENCODER: Final = msgspec.json.Encoder()
 AUDIT_EVENTS_DEFAULT: Final = 100
+PROVISION_BYTES_MAX: Final = 4096
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -165,7 +167,9 @@ class Routes:
 
     # ---- provisioning -------------------------------------------------------------
     async def _provision(self, request: Request) -> Response:
-        body = await read_json_body(request.scope, request.receive, self._limits)
+        # It may be open to everybody: a key needs no more room than this.
+        limits = replace(self._limits, body_bytes_max=PROVISION_BYTES_MAX)
+        body = await read_json_body(request.scope, request.receive, limits)
         offered = decode_untrusted(body, _PROVISION_DECODER)
         try:
             group_id = await self._service.provision(bytes.fromhex(offered.group_key))

@@ -123,6 +123,13 @@ def test_what_is_no_group_key_is_not_taken(key):
     assert not isinstance(key, str) or len(key) < 8 or key not in reply.body.decode()
 
 
+def test_an_open_provisioning_endpoint_takes_no_more_than_a_key_needs():
+    service = FakeService(group_key=None)
+    reply = call(service, "PUT", "/v1/provision", json_body={"group_key": "ab" * 4096}, access=NO_ACCESS)
+
+    assert (reply.status, reply.json["code"]) == (413, "body-too-large")
+
+
 # ---- client certificates -----------------------------------------------------------------
 CLIENT = Identity.generate("ops-laptop", datetime.now(UTC))
 STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
