@@ -27,9 +27,10 @@ _REMOVED = (
     f"{LIBRARIES}/audit", f"{LIBRARIES}/gconv", f"{LIBRARIES}/perl-base", f"{LIBRARIES}/ossl-modules",
     *(f"{_STDLIB}/{name}" for name in (
         "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3", "pydoc_data", "pydoc.py",
-        "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "wsgiref", "_pyrepl",
+        "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "_pyrepl",
     )),
 )  # fmt: skip
+_IMPORTED = ("guest.main", "node.cli.main", "node.cli.node", "node.daemon", "uvicorn.loops.uvloop", "httptools")
 _EXTENSIONS_REMOVED = ("_curses", "_dbm", "_gdbm", "_tkinter", "_test", "readline", "xxlimited", "_xx")
 
 
@@ -143,18 +144,10 @@ def _compiled(root: Tree) -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
         _stage(root, Path(folder))
-        environment = {"PYTHONHOME": f"{folder}/usr", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-        command = [
-            f"{folder}/{LIBRARIES}/ld-linux-x86-64.so.2", "--library-path", f"{folder}/{LIBRARIES}", f"{folder}/{PYTHON}",
-            "-B", "-S", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", "-s", folder, "-p", "/",
-            f"{folder}/{_STDLIB}", f"{folder}/{SITE}",
-        ]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BuildError(
-                f"compiling Python failed: {(done.stdout + done.stderr)[-800:]}",
-                hint="python3 -m compileall on the checkout shows which file is wrong",
-            )
+        compiling = "-m compileall -q -f --invalidation-mode unchecked-hash -p /".split()
+        _python(folder, *compiling, "-s", folder, f"{folder}/{_STDLIB}", f"{folder}/{SITE}")
+        # What was pruned must not be missed: import what the guest runs, with nothing but the image's files.
+        _python(folder, "-c", f"import {', '.join(_IMPORTED)}")
         found = {}
         for base, _folders, files in os.walk(folder):
             for file in files:
@@ -162,6 +155,26 @@ def _compiled(root: Tree) -> dict[str, bytes]:
                     path = Path(base, file)
                     found[path.relative_to(folder).as_posix()] = path.read_bytes()
         return found
+
+
+def _python(folder: str, *arguments: str) -> None:
+    """Run the image's own interpreter on the staged files, through its own loader: no chroot is needed."""
+    libraries = f"{folder}/{LIBRARIES}"
+    environment = {
+        "PYTHONHOME": f"{folder}/usr",
+        "PYTHONPATH": f"{folder}/{SITE}",
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+    }
+    command = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", libraries, f"{folder}/{PYTHON}"]
+    done = subprocess.run(
+        [*command, "-B", "-S", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BuildError(
+            f"the image's Python failed: {(done.stdout + done.stderr)[-1200:]}",
+            hint="a broken file in the checkout, or something that tdx-images/imagelib/rootfs.py leaves out",
+        )
 
 
 def _stage(root: Tree, folder: Path) -> None:
@@ -178,7 +191,7 @@ def _stage(root: Tree, folder: Path) -> None:
         if stat.S_ISLNK(node.mode):
             if not node.data.startswith(b"/"):
                 target.symlink_to(node.data.decode())
-        elif path.endswith(".py") or path.startswith((LIBRARIES, "usr/bin")) or "lib-dynload" in path:
+        elif path.endswith(".py") or path.startswith((LIBRARIES, "usr/bin")) or path.endswith(".so") or ".so." in path:
             target.write_bytes(node.data)
             target.chmod(0o755 if node.mode & 0o111 or ".so" in path else 0o644)
 
