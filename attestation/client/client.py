@@ -330,8 +330,8 @@ class CollateralClient:
             self._on_change(collateral)
 
     def _keep(self, collateral: Collateral) -> None:
+        # A set that is refreshed keeps its place: only being asked for moves it from the door.
         self._held[collateral.platform] = collateral
-        self._held.move_to_end(collateral.platform)
         while len(self._held) > PLATFORMS_MAX:
             self._held.popitem(last=False)
 

@@ -104,6 +104,7 @@ def test_the_number_of_floors_is_bounded_and_the_oldest_goes_first() -> None:
         )
 
     assert len(state.floors) == FLOORS_MAX
+    assert FreshnessState.from_bytes_untrusted(state.to_bytes()) == state
     assert bytes(6) not in {key[1] for key in state.floors}
     assert state.newest_issue == T + FLOORS_MAX * DAY
 
@@ -219,6 +220,12 @@ def test_a_clock_set_back_does_not_revive_an_expired_set() -> None:
     assert set_back < expires
     assert now_with(set_back, issue=T + 31 * DAY) > expires
     assert now_with(set_back, peers=(T + 31 * DAY,) * 2) > expires
+
+
+def test_unless_told_otherwise_a_clock_may_be_five_minutes_behind_its_peers() -> None:
+    floor = clock_floor(build_date=T - DAY, newest_issue=None, peer_clocks=(T,))
+
+    assert (floor.source, floor.at) == ("peers", T - timedelta(minutes=5))
 
 
 def test_the_floor_names_its_source() -> None:
