@@ -156,10 +156,15 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Proposals of the sender's session number ``session``."""
+    """Proposals of the sender's session number ``session``.
+
+    ``after`` is the unanswered command handed over just before these, 0 if there is none: a leader that
+    does not have it takes none of them, so commands are never executed out of order.
+    """
 
     cluster: bytes
     session: int
+    after: int
     proposals: tuple[Proposal, ...]
 
 
@@ -169,7 +174,8 @@ class ForwardReply:
 
     Attributes:
         cursors: (seq, cursor) of those that are.
-        refused: empty, or why the others are not there: ``not-leader``, ``overloaded``, ``transferring``.
+        refused: empty, or why the others are not there: ``not-leader``, ``gap``, ``overloaded``,
+            ``transferring``, ``dissolving``.
         leader: who is the leader, if known.
     """
 

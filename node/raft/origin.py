@@ -192,7 +192,7 @@ class Origin(Reads):
             box.used_ms = self.now
 
     # ---- to the leader ------------------------------------------------------
-    def _hand_over(self, proposals: tuple[Proposal, ...]) -> bool:
+    def _hand_over(self, proposals: tuple[Proposal, ...], after: int = 0) -> bool:
         """Write proposals ourselves if we lead, else forward them; return whether either was possible."""
         if self.lead is not None:
             if self._refusal(self.lead):
@@ -202,7 +202,7 @@ class Origin(Reads):
             return True
         if self.leader is None or self.leader not in self.peers:
             return False
-        self._send(self.leader, Forward(self._cluster, self.box.number, proposals))
+        self._send(self.leader, Forward(self._cluster, self.box.number, after, proposals))
         return True
 
     def _flush_origin(self) -> None:
@@ -244,7 +244,7 @@ class Origin(Reads):
                     batch.append(Proposal(EntryKind.COMMAND, seq, pending.payload))
                     size += len(pending.payload)
                 seq += 1
-            if batch and not self._hand_over(tuple(batch)):
+            if batch and not self._hand_over(tuple(batch), self._before(batch[0].seq)):
                 return
             for proposal in batch:
                 sent = box.flying.get(proposal.seq)
@@ -252,6 +252,10 @@ class Origin(Reads):
                     sent.sent_ms, sent.left = self.now, True
             box.next_send = seq
             box.used_ms = self.now
+
+    def _before(self, seq: int) -> int:
+        """Return the unanswered command before ``seq``; 0 if there is none."""
+        return next((other for other in reversed(self.box.flying) if other < seq), 0)
 
     def _note_cursor(self, seq: int, cursor: Cursor | None) -> None:
         pending = self.box.flying.get(seq)
@@ -287,6 +291,10 @@ class Origin(Reads):
             return
         for seq, cursor in m.cursors:
             self._note_cursor(seq, cursor)
+        if m.refused == "gap":
+            box = self.box
+            unsure = (seq for seq, pending in box.flying.items() if pending.cursor is None)
+            box.next_send = min(next(unsure, box.next_seq), box.next_send)
 
     # ---- as the leader ------------------------------------------------------
     def _on_forward(self, sender: Incarnation, m: Forward) -> None:
@@ -296,6 +304,8 @@ class Origin(Reads):
             return
         lead = self.lead
         refused = "not-leader" if lead is None else self._refusal(lead)
+        if lead is not None and not refused and not self._has_handled(lead, session, m.after):
+            refused = "gap"
         cursors: list[tuple[int, Cursor]] = []
         if not refused:
             for proposal in m.proposals:
@@ -306,6 +316,10 @@ class Origin(Reads):
             sender,
             ForwardReply(self._cluster, self.term, m.session, tuple(cursors), refused, self.leader),
         )
+
+    def _has_handled(self, lead: Leadership, session: bytes, seq: int) -> bool:
+        """Return whether command ``seq`` is in our log in this term, or was answered before."""
+        return not seq or (session, seq) in lead.proposed or self.replica.table.is_answered(session, seq)
 
     def _speaks_for_itself(self, sender: Incarnation, session: bytes, proposal: Proposal) -> bool:
         """R2 for sessions: what is forwarded is the sender's own, and within the limits."""

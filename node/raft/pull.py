@@ -19,7 +19,7 @@ from node.raft.messages import Append, AppendReply, Avail, AvailReply, Chunk, Fe
 from node.raft.replication import Replication
 from node.raft.types import Cursor, Incarnation, Position, Role
 
-RANGE_ENTRIES: Final = 1024
+RANGE_ENTRIES: Final = 512
 AVAIL_AGAIN_MS: Final = 1000
 AVAIL_ON_COMMIT_MS: Final = 100
 

@@ -88,6 +88,11 @@ class SessionTable:
         known = self._sessions.get(session)
         return None if known is None else known.outcomes.get(seq)
 
+    def is_answered(self, session: bytes, seq: int) -> bool:
+        """Return whether command ``seq`` was executed, or was given up by its origin."""
+        known = self._sessions.get(session)
+        return known is not None and (seq < known.low or seq in known.outcomes)
+
     def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
         """Decide whether to execute ``batch``: None is yes, else the outcome it already has."""
         session = self._sessions.get(batch.session)

@@ -167,9 +167,9 @@ def _proposal(value: Any) -> Proposal:
 
 
 def _forward(f: list[Any]) -> Message:
-    c, session, proposals = f
+    c, session, after, proposals = f
     items = tuple(_proposal(item) for item in array(proposals, PROPOSALS_MAX))
-    return Forward(digest32(c), uint(session), items)
+    return Forward(digest32(c), uint(session), uint(after), items)
 
 
 def _forward_reply(f: list[Any]) -> Message:
@@ -305,8 +305,13 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
     (
         Forward,
         10,
-        lambda m: [m.cluster, m.session, [[int(p.kind), p.seq, p.payload] for p in m.proposals]],
-        3,
+        lambda m: [
+            m.cluster,
+            m.session,
+            m.after,
+            [[int(p.kind), p.seq, p.payload] for p in m.proposals],
+        ],
+        4,
         _forward,
     ),
     (

@@ -1,0 +1,325 @@
+"""Section 3.4 of the consensus design, rule by rule."""
+
+from node.raft.events import BondDown, BondLoss, Received, RoleChanged, TransferLeadership
+from node.raft.member import Member
+from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
+from node.raft.types import Bootstrap, NotExecuted, Ok, Position, Preference, Role
+from tests.node.raft.cluster import Cluster, inc, three
+
+
+def request(node, term, *, pre=False, last=None, roll=None, transfer=False):
+    return VoteRequest(node.cluster, term, pre, last or node.log.last(), roll or node.members, transfer)
+
+
+def ask(cluster, name, sender, message):
+    """Deliver one message and return what was answered to its sender."""
+    sends = cluster.step(name, Received(cluster.nodes[sender].me, message)).sends
+    return [s.message for s in sends if cluster.nodes[sender].me in s.to]
+
+
+def test_exactly_one_leader_is_elected_and_the_others_follow_it():
+    cluster = three()
+    leader = cluster.leader()
+
+    assert [n.role for n in cluster.nodes.values()].count(Role.LEADER) == 1
+    assert {n.leader for n in cluster.nodes.values()} == {cluster.nodes[leader].me}
+
+
+def test_a_killed_leader_is_replaced_within_a_second_because_its_bonds_break():
+    for seed in range(20):
+        cluster = Cluster(seed=seed)
+        for name in "abc":
+            cluster.add(name)
+        cluster.run(1500)
+        before = cluster.now
+        cluster.kill(cluster.leader())
+        cluster.elect()
+
+        assert cluster.now - before < 1000
+
+
+def test_a_frozen_leader_whose_bonds_hold_is_replaced_after_the_election_timeout():
+    cluster = three()
+    frozen = cluster.leader()
+    cluster.drop = lambda sender, to, message: frozen in (sender, to)
+    cluster.run(3500)
+
+    assert cluster.leader() != frozen
+
+
+def test_pre_vote_changes_nobodys_state():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    before = (node.term, node.voted_for, node.role)
+    ask(cluster, a, b, request(node, node.term + 5, pre=True))
+
+    assert (node.term, node.voted_for, node.role) == before
+
+
+def test_who_hears_a_leader_refuses_pre_votes():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    (reply,) = ask(cluster, a, b, request(node, node.term + 1, pre=True))
+
+    assert reply.vote is Vote.DENIED
+
+
+def test_a_follower_that_lost_the_leaders_bond_does_not_count_as_hearing_it():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    cluster.step(a, BondDown(node.leader, BondLoss.LOST))
+    (reply,) = ask(cluster, a, b, request(node, node.term + 1, pre=True))
+
+    assert reply.vote is Vote.GRANTED
+
+
+def test_with_leases_a_lost_bond_does_not_free_the_promise_to_the_leader():
+    cluster = three(lease_reads=True)
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    cluster.step(a, BondDown(node.leader, BondLoss.LOST))
+    (pre,) = ask(cluster, a, b, request(node, node.term + 1, pre=True))
+    term = node.term
+    (real,) = ask(cluster, a, b, request(node, node.term + 1))
+
+    assert (pre.vote, real.vote, node.term) == (Vote.DENIED, Vote.DENIED, term)
+
+
+def test_a_refused_pre_vote_carries_the_refusers_own_term():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    (reply,) = ask(cluster, a, b, request(node, 1, pre=True))
+
+    assert (reply.vote, reply.term) == (Vote.DENIED, node.term)
+
+
+def test_a_pre_candidate_takes_the_term_of_who_refuses_it():
+    """Without it two voters refuse each other for ever (seeds 3324, 3608 of the first prototype)."""
+    cluster = three()
+    follower = cluster.followers()[0]
+    cluster.isolate(follower)
+    cluster.run(3000)
+    node = cluster.nodes[follower]
+    assert node.role is Role.PRE_CANDIDATE
+    other = cluster.leader()
+    cluster.bond(follower, other)
+    reply = VoteReply(node.cluster, node.term + 7, True, Vote.DENIED, None)
+    wanted = node.term + 7
+    cluster.step(follower, Received(cluster.nodes[other].me, reply))
+
+    assert (node.term, node.role) == (wanted, Role.FOLLOWER)
+
+
+def test_a_lonely_follower_keeps_its_term_and_does_not_disturb_the_leader():
+    cluster = three()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    term = cluster.nodes[leader].term
+    cluster.isolate(follower)
+    cluster.run(20_000)
+    cluster.heal()
+    cluster.run(3000)
+
+    assert cluster.leader() == leader
+    assert cluster.nodes[leader].term == cluster.nodes[follower].term == term
+
+
+def test_one_vote_per_term():
+    cluster = three()
+    a, b = cluster.followers()
+    node, leader = cluster.nodes[a], cluster.leader()
+    (first,) = ask(cluster, a, b, request(node, node.term + 1))
+    (second,) = ask(cluster, a, leader, request(node, node.term))
+    (again,) = ask(cluster, a, b, request(node, node.term))
+
+    assert [first.vote, second.vote, again.vote] == [Vote.GRANTED, Vote.DENIED, Vote.GRANTED]
+
+
+class ForgetsVotes(Member):
+    def _remember_vote(self, candidate):
+        pass
+
+
+def test_without_recording_votes_two_candidates_get_one_voters_vote():
+    cluster = Cluster(member=ForgetsVotes)
+    for name in "abc":
+        cluster.add(name)
+    cluster.elect()
+    cluster.run(500)
+    a, b = cluster.followers()
+    node, leader = cluster.nodes[a], cluster.leader()
+    (first,) = ask(cluster, a, b, request(node, node.term + 1))
+    (second,) = ask(cluster, a, leader, request(node, node.term))
+
+    assert [first.vote, second.vote] == [Vote.GRANTED, Vote.GRANTED]
+
+
+def test_a_shorter_log_gets_no_vote():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    last = node.log.last()
+    short = Position(last.term, last.index - 1, bytes(32))
+    (reply,) = ask(cluster, a, b, request(node, node.term + 1, last=short))
+
+    assert reply.vote is Vote.DENIED
+
+
+def test_an_older_last_term_gets_no_vote_however_long_the_log():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    long = Position(node.log.last().term - 1, 10_000, bytes(32))
+    (reply,) = ask(cluster, a, b, request(node, node.term + 1, last=long))
+
+    assert reply.vote is Vote.DENIED
+
+
+def test_a_lagging_voter_grants():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    ahead = Position(node.log.last().term, node.log.last().index + 50, bytes(32))
+    (reply,) = ask(cluster, a, b, request(node, node.term + 1, last=ahead))
+
+    assert reply.vote is Vote.GRANTED
+
+
+def test_who_is_not_in_the_roll_abstains_and_is_bound_by_nothing():
+    cluster = three()
+    cluster.add("d", Bootstrap.JOIN, preference=Preference.OBSERVER)
+    cluster.run(2000)
+    node, leader = cluster.nodes["d"], cluster.leader()
+    term = node.term
+    (reply,) = ask(cluster, "d", leader, request(cluster.nodes[leader], term + 9))
+
+    assert (reply.vote, node.term, node.voted_for) == (Vote.ABSTAIN, term, None)
+
+
+def test_an_observer_abstains_even_if_the_roll_names_it():
+    cluster = three()
+    cluster.add("d", Bootstrap.JOIN, preference=Preference.OBSERVER)
+    cluster.run(2000)
+    node, leader = cluster.nodes["d"], cluster.leader()
+    roll = tuple(sorted((node.me, *node.members)))
+    (reply,) = ask(cluster, "d", leader, request(node, node.term + 1, roll=roll))
+
+    assert reply.vote is Vote.ABSTAIN
+
+
+def test_a_promoted_voter_that_has_not_seen_its_promotion_votes():
+    """Eligibility comes from the candidate's roll (etcd: campaign_learner_must_vote)."""
+    cluster = three()
+    node = cluster.add("d", Bootstrap.JOIN, bond=False)
+    candidate = cluster.nodes["a"]
+    cluster.bond("d", "a")
+    cluster.wire.clear()
+    roll = tuple(sorted((node.me, *candidate.members)))
+    message = VoteRequest(candidate.cluster, 9, False, candidate.log.last(), roll, False)
+    (reply,) = [m for m in ask(cluster, "d", "a", message) if isinstance(m, VoteReply)]
+
+    assert (reply.vote, node.voted_for) == (Vote.GRANTED, candidate.me)
+
+
+def test_a_rebooted_voter_is_another_incarnation_and_abstains():
+    """Named schedule 7, rollback-vote: the old vote died with the old incarnation."""
+    cluster = three()
+    victim = cluster.followers()[0]
+    old = cluster.nodes[victim].me
+    other = cluster.followers()[1]
+    cluster.kill(victim)
+    node = cluster.add(victim, Bootstrap.JOIN, life=1)
+    cluster.deliver()
+    asker = cluster.nodes[other]
+    assert old in asker.members
+    (reply,) = ask(cluster, victim, other, request(asker, asker.term + 1))
+
+    assert (node.me != old, reply.vote) == (True, Vote.ABSTAIN)
+
+
+def test_an_observer_never_stands():
+    cluster = Cluster()
+    cluster.add("a", Bootstrap.INIT)
+    cluster.add("o", Bootstrap.JOIN, preference=Preference.OBSERVER)
+    cluster.run(3000)
+    cluster.kill("a")
+    cluster.run(30_000)
+
+    assert cluster.nodes["o"].role is Role.FOLLOWER
+    assert not any(isinstance(n, RoleChanged) and n.role is Role.PRE_CANDIDATE for n in cluster.notices["o"])
+
+
+def test_a_reluctant_member_waits_longer_than_any_normal_one():
+    cluster = Cluster()
+    node = cluster.add("r", Bootstrap.JOIN, preference=Preference.RELUCTANT)
+    slowest = cluster.settings.election_timeout_ms + cluster.settings.election_jitter_ms
+
+    assert all(node._draw_election_wait() > slowest for _ in range(100))
+
+
+def test_leadership_is_transferred_to_the_member_that_is_asked_for():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
+    cluster.run(1000)
+
+    assert cluster.leader() == target
+    assert isinstance(cluster.outcomes[leader, 99], Ok)
+
+
+def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    cluster.drop = lambda sender, to, message: target in (sender, to)
+    cluster.execute(leader, 1)
+    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
+    ticket = cluster.execute(leader, 2)
+    cluster.run(1500)
+
+    assert cluster.outcomes[leader, 99] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
+    assert isinstance(cluster.outcome(ticket), Ok)
+
+
+def test_only_the_leader_can_hand_over_leadership():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    ask(cluster, a, b, TimeoutNow(node.cluster, node.term))
+
+    assert [v.reason for v in cluster.violations()] == ["transfer-by-non-leader"]
+    assert node.role is Role.FOLLOWER
+
+
+def test_a_second_leader_of_a_term_is_a_violation():
+    cluster = three()
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    message = Append(node.cluster, node.term, node.log.last(), (), node.commit, 1)
+    assert ask(cluster, a, b, message) == []
+
+    assert [v.reason for v in cluster.violations()] == ["second-leader-in-term"]
+
+
+def test_check_quorum_deposes_a_leader_that_nobody_answers_but_not_a_new_one():
+    cluster = three()
+    leader = cluster.leader()
+    cluster.drop = lambda sender, to, message: leader in (sender, to)
+    cluster.run(500)
+    young = cluster.nodes[leader].role
+    cluster.run(1200)
+
+    assert (young, cluster.nodes[leader].role is Role.LEADER) == (Role.LEADER, False)
+
+
+def test_messages_of_a_peer_without_a_bond_are_ignored():
+    cluster = three()
+    leader = cluster.leader()
+    stranger = inc("x")
+    node = cluster.nodes[leader]
+    message = VoteRequest(node.cluster, node.term + 9, False, node.log.last(), node.members, False)
+
+    assert cluster.step(leader, Received(stranger, message)).sends == []
+    assert node.role is Role.LEADER

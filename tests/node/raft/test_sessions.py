@@ -1,0 +1,353 @@
+"""Section 3.8: exactly once, typed outcomes, atomic batches, recorded failures."""
+
+from node.raft.entries import (
+    SessionChange,
+    decode_commands_untrusted,
+    encode_command_body,
+    encode_commands,
+    encode_session,
+    payload_prefix,
+    session_id,
+)
+from node.raft.events import Cancel, Execute, Received, Violation
+from node.raft.member import Member
+from node.raft.messages import Append, Forward, ForwardReply, Proposal
+from node.raft.replica import Replica
+from node.raft.types import (
+    Applied,
+    Bootstrap,
+    EntryKind,
+    Failed,
+    NotExecuted,
+    Ok,
+    Unknown,
+)
+from tests.node.raft.cluster import GROUP, Cluster, three
+
+
+def history(cluster):
+    return {tuple(n.replica.machine.history) for n in cluster.nodes.values()}
+
+
+def test_a_result_comes_back_from_apply_with_its_cursor():
+    cluster = three()
+    first = cluster.outcome(cluster.execute(cluster.leader(), 5))
+    second = cluster.outcome(cluster.execute(cluster.followers()[0], 6))
+
+    assert (first.results, second.results) == ((Applied(5),), (Applied(11),))
+    assert second.at.index == first.at.index + 1
+
+
+def test_commands_of_one_member_are_executed_in_the_order_of_their_calls():
+    cluster = three()
+    name = cluster.followers()[0]
+    for i in range(200):
+        cluster.execute(name, i)
+    cluster.run(1000)
+
+    assert history(cluster) == {tuple(range(200))}
+
+
+def test_lost_messages_change_neither_the_number_nor_the_order_of_executions():
+    cluster = three()
+    name = cluster.followers()[0]
+    lost = {Append, Forward, ForwardReply}
+    cluster.drop = lambda s, t, m: type(m) in lost and cluster.random.random() < 0.3
+    tickets = [cluster.execute(name, i) for i in range(50)]
+    for ticket in tickets:
+        cluster.outcome(ticket, 60_000)
+    cluster.drop = lambda *_: False
+    cluster.run(3000)
+
+    assert history(cluster) == {tuple(range(50))}
+
+
+def test_an_unanswered_command_is_executed_once_though_every_leader_gets_it():
+    """Named schedule 19, retry storm: three changes of leader, every answer lost."""
+    cluster = three()
+    name = cluster.followers()[0]
+    cluster.drop = lambda s, t, m: isinstance(m, Append) and t == name
+    ticket = cluster.execute(name, 7)
+    cluster.run(200)
+    cluster.drop = lambda *_: False
+    for life in range(1, 4):
+        leader = cluster.leader()
+        if leader == name:
+            break
+        cluster.kill(leader)
+        cluster.add(leader, Bootstrap.JOIN, life=life)
+        cluster.elect()
+        cluster.run(5000)
+
+    assert isinstance(cluster.outcome(ticket), Ok)
+    assert history(cluster) == {(7,)}
+
+
+class NoDedupe(Replica):
+    def admit(self, batch, time_ms):
+        known = self.table.admit(batch, time_ms)
+        return known if known == NotExecuted("session-expired") else None
+
+
+class WithoutDedupe(Member):
+    def _make_replica(self, machine):
+        return NoDedupe(machine, self.settings, self.group_id)
+
+
+def test_a_command_that_is_in_the_log_twice_is_executed_once():
+    cluster = three()
+    leader = cluster.leader()
+    cluster.outcome(cluster.execute(leader, 7))
+    node = cluster.nodes[leader]
+    entry = next(e for e in node.log.slice(1, 99, 10**6) if e.kind is EntryKind.COMMAND)
+    node._write(EntryKind.COMMAND, entry.payload)
+    cluster.run(300)
+
+    assert history(cluster) == {(7,)}
+
+
+def test_without_the_session_table_it_is_executed_twice():
+    cluster = Cluster(member=WithoutDedupe)
+    for name in "abc":
+        cluster.add(name)
+    leader = cluster.elect()
+    cluster.run(300)
+    cluster.outcome(cluster.execute(leader, 7))
+    node = cluster.nodes[leader]
+    entry = next(e for e in node.log.slice(1, 99, 10**6) if e.kind is EntryKind.COMMAND)
+    node._write(EntryKind.COMMAND, entry.payload)
+    cluster.run(300)
+
+    assert history(cluster) == {(7, 7)}
+
+
+def test_an_idempotency_key_holds_on_whichever_member_it_is_used():
+    cluster = three()
+    outcomes = [cluster.outcome(cluster.execute(name, 7, key=b"order-1")) for name in "abc"]
+
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert history(cluster) == {(7,)}
+
+
+def test_a_key_used_for_another_command_is_refused():
+    cluster = three()
+    cluster.outcome(cluster.execute("a", 7, key=b"order-1"))
+    outcome = cluster.outcome(cluster.execute("b", 8, key=b"order-1"))
+
+    assert outcome == NotExecuted("idempotency-key-reused")
+    assert history(cluster) == {(7,)}
+
+
+def test_a_key_is_forgotten_after_the_ttl_by_the_time_of_entries():
+    cluster = three(session_ttl_ms=10_000)
+    cluster.outcome(cluster.execute("a", 7, key=b"order-1"))
+    cluster.run(15_000)
+    cluster.outcome(cluster.execute("b", 7, key=b"order-1"))
+
+    assert history(cluster) == {(7, 7)}
+
+
+def test_an_expired_session_is_renewed_and_its_commands_executed_once():
+    cluster = three(session_ttl_ms=5000)
+    name = cluster.followers()[0]
+    cluster.isolate(name)
+    tickets = [cluster.execute(name, i) for i in range(3)]
+    for _ in range(10):
+        cluster.run(1000)
+        cluster.execute(cluster.leader(), 100)
+    assert cluster.nodes[name].box.session not in cluster.nodes[cluster.leader()].replica.table
+    cluster.heal()
+    for ticket in tickets:
+        assert isinstance(cluster.outcome(ticket), Ok)
+    cluster.run(1000)
+
+    (told,) = history(cluster)
+    assert [i for i in told if i < 100] == [0, 1, 2]
+    assert cluster.nodes[name].box.number == 1
+
+
+def test_an_idle_session_is_kept_alive():
+    cluster = three(session_ttl_ms=5000)
+    cluster.run(30_000)
+
+    assert {n.box.number for n in cluster.nodes.values()} == {0}
+
+
+def test_a_late_copy_of_an_open_cannot_revive_an_expired_session():
+    cluster = three(session_ttl_ms=5000)
+    leader, name = cluster.leader(), cluster.followers()[0]
+    node = cluster.nodes[leader]
+    session = cluster.nodes[name].box.session
+    late = encode_session(SessionChange("open", session, cluster.nodes[name].me.id, 0))
+    cluster.kill(name)
+    cluster.run(20_000)
+    assert session not in node.replica.table
+    node._write(EntryKind.SESSION, late)
+    cluster.run(500)
+
+    assert session not in node.replica.table
+
+
+def test_execute_many_is_one_entry_and_all_or_nothing():
+    cluster = three()
+    leader = cluster.leader()
+    before = cluster.nodes[leader].log.last().index
+    done = cluster.outcome(cluster.execute(leader, 1, 2, 3))
+    failed = cluster.outcome(cluster.execute(leader, 10, "refuse", 20))
+
+    assert done.results == (Applied(1), Applied(3), Applied(6))
+    assert done.at.index == before + 1
+    aborted = Failed("batch-aborted", "command 1 of the batch was refused")
+    assert failed.results == (aborted, Failed("refused", "as asked"), aborted)
+    assert set(cluster.values().values()) == {6}
+
+
+def test_apply_that_raises_is_a_recorded_failure_and_never_a_wedge():
+    cluster = three()
+    outcome = cluster.outcome(cluster.execute(cluster.leader(), "crash"))
+    assert outcome.results == (Failed("apply-raised", "ZeroDivisionError"),)
+    assert cluster.outcome(cluster.execute(cluster.leader(), 4)).results == (Applied(4),)
+    cluster.run(300)
+
+    assert cluster.values() == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_malformed_command_in_the_log_is_skipped_by_everybody():
+    cluster = three()
+    cluster.nodes[cluster.leader()]._write(EntryKind.COMMAND, b"\xff")
+    cluster.run(300)
+
+    assert cluster.outcome(cluster.execute(cluster.leader(), 4)).results == (Applied(4),)
+    assert all(n.halted is None for n in cluster.nodes.values())
+
+
+def test_feed_answers_with_the_cursor_before_the_commit():
+    cluster = three()
+    follower = cluster.followers()[0]
+    ticket = cluster.execute(follower, 3, feed=True)
+    outcome = cluster.outcome(ticket)
+    cluster.run(300)
+
+    assert outcome.results == ()
+    assert cluster.nodes[follower].term_at(outcome.at.index) == outcome.at.term
+    assert set(cluster.values().values()) == {3}
+
+
+def test_index_theft_another_command_at_the_promised_index_completes_nobody_else():
+    """C8, named schedule 18."""
+    cluster = three()
+    old, (thief, victim) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda s, t, m: isinstance(m, Append)
+    ticket = cluster.execute(victim, 1000)
+    cluster.deliver()
+    promised = cluster.nodes[victim].box.flying[1].cursor
+    assert promised is not None
+    cluster.drop = lambda *_: False
+    cluster.kill(old)
+    stolen = cluster.execute(thief, 1)
+    outcome = cluster.outcome(ticket)
+
+    assert isinstance(cluster.outcome(stolen), Ok)
+    assert isinstance(outcome, Ok)
+    assert outcome.at.term > promised.term
+    assert sorted(history(cluster).pop()) == [1, 1000]
+
+
+def test_a_cancelled_command_is_not_executed_if_it_never_left_and_unknown_if_it_did():
+    cluster = three()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda *_: True
+    sent = cluster.execute(leader, 1)
+    cluster.isolate(follower)
+    kept = cluster.execute(follower, 2)
+    cluster.step(leader, Cancel(sent[1]))
+    cluster.step(follower, Cancel(kept[1]))
+
+    assert isinstance(cluster.outcomes[sent], Unknown)
+    assert isinstance(cluster.outcomes[kept], NotExecuted)
+
+
+def test_past_the_bound_commands_are_refused_as_overloaded():
+    cluster = three(pending_max=100)
+    follower = cluster.followers()[0]
+    cluster.isolate(follower)
+    cluster.step(follower, *[Execute(1000 + i, (i,)) for i in range(150)])
+
+    assert len(cluster.outcomes) == 50
+    assert {o.reason for o in cluster.outcomes.values()} == {"overloaded"}
+
+
+def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
+    cluster = three(command_bytes_max=1000)
+    leader = cluster.leader()
+    deep = 0
+    for _ in range(40):
+        deep = [deep]
+    cases = {
+        "no-commands": (),
+        "not-plain-data": (1.5,),
+        "command-too-large": (b"x" * 2000,),
+    }
+    for reason, commands in cases.items():
+        assert cluster.outcome(cluster.execute(leader, *commands), 0).reason == reason
+    assert cluster.outcome(cluster.execute(leader, deep), 0).reason == "not-plain-data"
+    assert cluster.outcome(cluster.execute(leader, 1, key=b""), 0).reason == "bad-idempotency-key"
+
+
+def test_the_window_bounds_what_is_in_flight_and_nothing_is_lost():
+    cluster = three(session_window=8)
+    follower = cluster.followers()[0]
+    most = 0
+    for i in range(100):
+        cluster.execute(follower, i)
+        most = max(most, len(cluster.nodes[follower].box.flying))
+    cluster.run(5000)
+
+    assert most == 8
+    assert history(cluster) == {tuple(range(100))}
+    session = cluster.nodes[follower].box.session
+    assert len(cluster.nodes[follower].replica.table._sessions[session].outcomes) <= 8
+
+
+def test_nobody_forwards_for_anothers_session():
+    cluster = three()
+    leader, (a, b) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[leader]
+    theirs = cluster.nodes[b].box.session
+    body = encode_command_body(None, (1,))
+    stolen = Proposal(EntryKind.COMMAND, 99, encode_commands(theirs, 99, 1, body))
+    last = node.log.last()
+    effects = cluster.step(leader, Received(cluster.nodes[a].me, Forward(node.cluster, 0, 0, (stolen,))))
+
+    assert effects.notices == [Violation(cluster.nodes[a].me, "forward-for-another-session")]
+    assert node.log.last() == last
+
+
+def test_a_payload_says_its_session_and_number_in_its_first_bytes():
+    session = session_id(GROUP, b"i" * 32, 3)
+    for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
+        payload = encode_commands(session, seq, 1, encode_command_body(b"k", (1, {"a": None})))
+        batch = decode_commands_untrusted(payload)
+
+        assert payload.startswith(payload_prefix(session, seq))
+        assert (batch.session, batch.seq, batch.key) == (session, seq, b"k")
+        assert batch.commands == (1, {"a": None})
+
+
+def test_session_tables_are_equal_on_every_member():
+    cluster = three()
+    for name in "abc":
+        for i in range(10):
+            cluster.execute(name, i, key=f"{name}{i}".encode())
+    cluster.run(1000)
+
+    assert len({n.replica.table.snapshot_digest() for n in cluster.nodes.values()}) == 1
+
+
+def test_what_the_origin_acknowledged_is_forgotten():
+    cluster = three()
+    for i in range(50):
+        cluster.outcome(cluster.execute("a", i))
+    session = cluster.nodes["a"].box.session
+
+    assert len(cluster.nodes["b"].replica.table._sessions[session].outcomes) <= 2
