@@ -452,6 +452,49 @@ def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: 
     asyncio.run(scenario())
 
 
+def test_a_departing_member_does_not_wait_for_a_peer_that_does_not_listen(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, depart_ms=100)
+            a = await cluster.start("a", settings=settings)
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            for connection in b.endpoint._connections:
+                connection._channel._transport.pause_reading()
+            a.group().send([b.me], b"x" * 10_000_000)  # more than the sockets between them hold
+            async with asyncio.timeout(5):
+                await a.group().depart()
+            await a.group().depart()  # again: nothing happens
+
+            assert a.handler.downs == []  # one's own departure is no news
+            assert a.endpoint.find_group(GROUP) is None
+
+    run(scenario())
+
+
+def test_a_bug_in_one_bonds_timers_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            c = await cluster.start("c", a.address)
+            await a.until_bonded(b, c)
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("a bug")
+
+            bad = next(x for x in a.endpoint._connections if x.peer_id == b.me.id)
+            bad.bond.tick = fail
+            await a.handler.until(lambda: len(a.handler.ups) == 3)
+
+            assert [down[0] for down in a.handler.downs] == [b.me]
+            assert a.peers() == {b.me.id, c.me.id}
+
+    asyncio.run(scenario())
+    assert "the timers of a bond failed" in caplog.text
+
+
 # ---- tickets over time ---------------------------------------------------------------
 def short_lived(name: str, lifetime: timedelta) -> dict[str, Any]:
     identity = Identity.generate(name, datetime.now(UTC))
@@ -648,6 +691,39 @@ def test_an_endpoint_that_nobody_could_reach_is_not_started(run: Run) -> None:
 def test_a_wrong_address_is_named(address: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         endpoint_of(Node("a"), advertise=(address,))
+
+
+def test_a_name_that_peers_would_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot name a member"):
+        Node("node one")
+
+
+def test_no_more_addresses_are_advertised_than_peers_take() -> None:
+    with pytest.raises(ConfigError, match="at most 8"):
+        endpoint_of(Node("a"), advertise=tuple(f"h:{port}" for port in range(1, 10)))
+
+
+def test_a_wrong_seed_is_named() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            with pytest.raises(ConfigError, match=r"'nonsense' is not host:port .key bond\.seeds"):
+                await cluster.start("a", "nonsense")
+
+    asyncio.run(scenario())
+
+
+def test_a_group_is_joined_once_and_after_the_start() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = Node("a")
+            cluster.nodes.append(node)
+            with pytest.raises(LocalProtocolError, match="not started"):
+                node.join()
+            await node.start()
+            with pytest.raises(LocalProtocolError, match="joined already"):
+                node.join()
+
+    asyncio.run(scenario())
 
 
 def test_a_group_whose_tickets_we_cannot_make_is_not_joined() -> None:

@@ -203,6 +203,26 @@ def test_no_common_version_is_refused() -> None:
     run(scenario())
 
 
+def test_a_refused_peer_that_hangs_on_is_cut_off() -> None:
+    """It has a moment to read why; what it sends meanwhile is thrown away."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("node", settings=replace(QUICK, linger_ms=100))
+            raw = await RawPeer.connect(node.endpoint.port)
+            raw.send(Ping())
+            assert await raw.receive() == Refuse(code=30400, reason="unexpected-message")
+            async with asyncio.timeout(5):
+                while not raw.writer.is_closing():
+                    raw.send_raw(b"still here")
+                    await asyncio.sleep(0.01)
+            await raw.close()
+
+            assert not node.endpoint._connections
+
+    run(scenario())
+
+
 def test_handshakes_are_capped_per_address() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
