@@ -4,6 +4,7 @@ Each target may raise its declared error and nothing else, and may take 50 ms pe
 the whole budget, shared by the targets; each runs in a process of its own, because atheris never returns.
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,8 @@ with atheris.instrument_imports(include=["attestation"]):
     from attestation.signed_json import extract_signed_untrusted
     from attestation.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
     from attestation.ticket_tdx import parse_ticket_untrusted
-
-import contextlib
-
-from enclave.mock.pki import PCKValues, encode_sgx_extension
-from tests.support import evidence
+    from enclave.mock.pki import PCKValues, encode_sgx_extension
+    from tests.support import evidence
 
 SECONDS_PER_BYTE_MAX = 0.050 / 10_000
 # Below this size a pause of the machine would be judged, not the parser.
