@@ -172,6 +172,7 @@ class Node:
         issuers: tuple[Any, ...] | None = None,
         settings: BondSettings = QUICK,
         preference: Preference = Preference.NORMAL,
+        port: int = 0,
     ) -> None:
         self.clock = Clock()
         self.identity = identity or Identity.generate(name, datetime.now(UTC))
@@ -184,7 +185,7 @@ class Node:
         self.endpoint = BondEndpoint(
             identity=self.identity,
             network_id=network_id,
-            listen=("127.0.0.1", 0),
+            listen=("127.0.0.1", port),
             advertise=(),
             audit=self.audit,
             settings=settings,

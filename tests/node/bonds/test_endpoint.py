@@ -292,6 +292,26 @@ def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
     run(scenario())
 
 
+def test_a_node_that_starts_again_at_the_same_address_is_bonded_as_somebody_new(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            old = await cluster.start("b", a.address)
+            await a.until_bonded(old)
+            port = old.endpoint.port
+            for connection in list(old.endpoint._connections):
+                connection.abort()  # no goodbye
+            await old.endpoint.close()
+            # It knows nobody: the others have to find it where the old one was.
+            new = await cluster.start("b", port=port)
+            await a.until_bonded(new)
+
+            assert a.peers() == {new.me.id}
+            assert new.me.id != old.me.id
+
+    run(scenario())
+
+
 def test_an_idle_bond_lives_on_pings(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
