@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True
 from imagelib import qemu  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
-from imagelib.image import BuiltImage, load_image  # noqa: E402
+from enclave.image.folder import BuiltImage, load_image  # noqa: E402
 
 from enclave.image.errors import ImageError  # noqa: E402
 
@@ -162,7 +162,9 @@ def free_port(kind: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--image", type=Path, action="append", required=True, help="one per guest, or one for all")
+    parser.add_argument(
+        "--image", type=Path, action="append", required=True, help="one per guest, or one for all"
+    )
     parser.add_argument("--count", type=int, default=1, help="how many guests, if one image is given")
     parser.add_argument("--dir", type=Path, required=True, help="authority, policy, configurations, consoles")
     parser.add_argument("--api-port", type=int, default=8440, help="guest i answers on this port + i")
@@ -179,7 +181,9 @@ def main() -> int:
         images = [load_image(folder.resolve()) for folder in arguments.image]
         if arguments.td:
             if arguments.config is None or len(images) != 1:
-                raise BuildError("--td needs one image and --config", hint="docs/deploy.md shows a configuration")
+                raise BuildError(
+                    "--td needs one image and --config", hint="docs/deploy.md shows a configuration"
+                )
             return run_td(arguments, images[0])
         images = images * arguments.count if len(images) == 1 else images
         if not 1 <= len(images) <= GUESTS_MAX:

@@ -30,7 +30,14 @@ _REMOVED = (
         "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "_pyrepl",
     )),
 )  # fmt: skip
-_IMPORTED = ("guest.main", "node.cli.main", "node.cli.node", "node.daemon", "uvicorn.loops.uvloop", "httptools")
+_IMPORTED = (
+    "guest.main",
+    "node.cli.main",
+    "node.cli.node",
+    "node.daemon",
+    "uvicorn.loops.uvloop",
+    "httptools",
+)
 _EXTENSIONS_REMOVED = ("_curses", "_dbm", "_gdbm", "_tkinter", "_test", "readline", "xxlimited", "_xx")
 
 
@@ -191,7 +198,12 @@ def _stage(root: Tree, folder: Path) -> None:
         if stat.S_ISLNK(node.mode):
             if not node.data.startswith(b"/"):
                 target.symlink_to(node.data.decode())
-        elif path.endswith(".py") or path.startswith((LIBRARIES, "usr/bin")) or path.endswith(".so") or ".so." in path:
+        elif (
+            path.endswith(".py")
+            or path.startswith((LIBRARIES, "usr/bin"))
+            or path.endswith(".so")
+            or ".so." in path
+        ):
             target.write_bytes(node.data)
             target.chmod(0o755 if node.mode & 0o111 or ".so" in path else 0o644)
 

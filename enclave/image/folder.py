@@ -1,4 +1,4 @@
-"""A built image as it lies in a folder."""
+"""A built image as it lies in a folder. The only module here that reads files."""
 
 import json
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from enclave.image.config import Profile
+from enclave.image.errors import MalformedImageError
 from enclave.image.linux import Edk2
 from enclave.image.measurements import ImageFiles, Measurements, measure
 from enclave.image.predict import HostShape
 from enclave.image.rtmr0 import AcpiBlobs
-from imagelib.errors import BuildError
-
-DISK_HEAD_BYTES = 34 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltImage:
+    """An image's folder and its ``image.json``."""
+
     folder: Path
     manifest: dict[str, Any]
 
@@ -33,10 +33,17 @@ class BuiltImage:
         return str(self.manifest["command_line"])
 
     def measure(self, *, host: HostShape | None = None, acpi: AcpiBlobs | None = None) -> Measurements:
-        """Measure the files as they are now, not as they were when they were built."""
+        """Measure the files as they are now, not as they were when they were built.
+
+        Raises:
+            MalformedImageError: a file is missing, or not what it should be.
+        """
 
         def read(name: str) -> bytes:
-            return (self.folder / name).read_bytes()
+            try:
+                return (self.folder / name).read_bytes()
+            except OSError as exc:
+                raise MalformedImageError("image-file", f"{self.folder / name}: {exc.strerror}") from exc
 
         files = ImageFiles(
             name=self.name,
@@ -52,18 +59,32 @@ class BuiltImage:
         return measure(files, host=host, acpi=acpi)
 
     def published(self) -> dict[str, Any]:
-        """Return the measurements that were written when the image was built."""
-        value: dict[str, Any] = json.loads((self.folder / "measurements.json").read_bytes())
+        """Return the measurements that were written when the image was built.
+
+        Raises:
+            MalformedImageError: there are none.
+        """
+        try:
+            value: dict[str, Any] = json.loads((self.folder / "measurements.json").read_bytes())
+        except (OSError, ValueError) as exc:
+            raise MalformedImageError(
+                "image-measurements", f"{self.folder} has no measurements.json: bondstone image measure"
+            ) from exc
         return value
 
 
 def load_image(folder: Path) -> BuiltImage:
+    """Return the image in ``folder``.
+
+    Raises:
+        MalformedImageError: there is none, or its manifest is damaged.
+    """
     try:
         manifest = json.loads((folder / "image.json").read_bytes())
         image = BuiltImage(folder=folder, manifest=manifest)
-        _ = image.name, image.profile, image.command_line
+        _ = image.name, image.profile, image.command_line, int(manifest["edk2"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise BuildError(
-            f"{folder} holds no image: {exc}", hint=f"bondstone image build --out {folder}"
+        raise MalformedImageError(
+            "image-folder", f"{folder} holds no image ({exc}): bondstone image build --out {folder}"
         ) from exc
     return image

@@ -1,0 +1,284 @@
+"""``bondstone image``: build, measure, run and verify TD images.
+
+Measuring is ``enclave.image``; building and running are the scripts of ``tdx-images/`` in a checkout.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attestation.eventlog import Event
+from attestation.eventlog_ccel import parse_ccel_untrusted
+from attestation.quote import TDReport, parse_quote_untrusted
+from enclave.image.config import Profile
+from enclave.image.console import CONSOLE_BYTES_MAX, boot_log_untrusted
+from enclave.image.errors import ImageError
+from enclave.image.folder import BuiltImage, load_image
+from enclave.image.fragment import policy_fragment
+from enclave.image.measurements import Measurements
+from enclave.image.predict import HostShape, KernelLoading
+from enclave.image.rtmr import Boot
+from enclave.image.rtmr0 import AcpiBlobs
+from enclave.image.tpm_log import parse_tpm_log_untrusted
+from enclave.image.verify import first_difference, require_registers
+from node.cli.common import print_json, read_file
+from node.errors import ConfigError
+
+SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
+DEFAULT_OUT: Final = SCRIPTS / "out"
+RUN_DIRECTORY: Final = Path(".bondstone/images")
+MIB: Final = 1 << 20
+
+app = typer.Typer()
+
+Folder = Annotated[Path, typer.Argument(help="The image's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Emulated = Annotated[
+    bool, typer.Option(help="Booted by QEMU before 10 without TDX, which patches the kernel.")
+]
+Memory = Annotated[int, typer.Option(help="The guest's memory in MiB; matters only with --emulated.")]
+BootOption = Annotated[Boot, typer.Option(help="How the image is started.")]
+
+
+@app.callback()
+def image() -> None:
+    """Build, measure, run and verify TD images."""
+
+
+@app.command()
+def build(
+    out: Annotated[Path | None, typer.Option(help="Folder for the image.")] = None,
+    profile: Annotated[Profile, typer.Option(help="Debug images have other measurements.")] = Profile.PROD,
+    lock: Annotated[bool, typer.Option("--lock", help="First lock the newest inputs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build an image from the locked inputs. Needs no root."""
+    target = out or DEFAULT_OUT / profile.value
+    if lock:
+        _script("build.py", "lock")
+    _script("build.py", "fetch")
+    _script("build.py", "build", "--profile", profile.value, "--out", str(target))
+    built = load_image(target)
+    _show(built.published(), built, as_json=as_json)
+
+
+@app.command()
+def measure(
+    folder: Folder,
+    boot: BootOption = Boot.DIRECT,
+    policy: Annotated[bool, typer.Option("--policy", help="Print the policy fragment only.")] = False,
+    allow_debug: Annotated[bool, typer.Option(help="Make a policy for a debug image too.")] = False,
+    acpi: Annotated[
+        Path | None, typer.Option(help="Folder with table-loader, rsdp and tables of a shape: adds RTMR[0].")
+    ] = None,
+    memory: Memory = 2048,
+    out: Annotated[Path | None, typer.Option(help="Where to write measurements.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the image's files as they are now, and write measurements.json."""
+    built = load_image(folder)
+    measured = built.measure(host=HostShape(memory_bytes=memory * MIB), acpi=_acpi(acpi))
+    value = measured.to_value()
+    if policy:
+        sys.stdout.write(policy_fragment(value, boot=boot, allow_debug=allow_debug))
+        return
+    (out or folder / "measurements.json").write_bytes(measured.to_json())
+    _show(value, built, as_json=as_json)
+
+
+@app.command()
+def run(
+    folder: Annotated[list[Path], typer.Argument(help="The image; or one image for each guest.")],
+    count: Annotated[int, typer.Option(help="How many guests of one image.")] = 3,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Authority, policy, configurations, consoles.")
+    ] = RUN_DIRECTORY,
+    api_port: Annotated[int, typer.Option(help="Guest i answers on this port + i.")] = 8440,
+    memory: Annotated[int, typer.Option(help="MiB for each guest.")] = 512,
+    allow_debug: Annotated[bool, typer.Option(help="Run a debug image.")] = False,
+    td: Annotated[bool, typer.Option("--td", help="One real TD on this host; needs --config.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration document of the TD.")] = None,
+    print_command: Annotated[
+        bool, typer.Option("--print", help="With --td: print the QEMU command only.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
+) -> None:
+    """Run guests of an image until Ctrl-C: emulated as a group of mock TDs, or one real TD."""
+    arguments = ["--dir", str(directory), "--api-port", str(api_port), "--memory", str(memory)]
+    for each in folder:
+        arguments += ["--image", str(each)]
+    arguments += ["--count", str(count)] if len(folder) == 1 and not td else []
+    arguments += ["--allow-debug"] if allow_debug else []
+    arguments += ["--td"] if td else []
+    arguments += ["--config", str(config)] if config is not None else []
+    arguments += ["--print"] if print_command else []
+    if print_command or as_json:
+        _script("run.py", *arguments, to_stdout=True)
+        return
+    _follow(arguments)
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    boot: BootOption = Boot.DIRECT,
+    ccel: Annotated[Path | None, typer.Option(help="/sys/firmware/acpi/tables/data/CCEL of a boot.")] = None,
+    tpm_log: Annotated[Path | None, typer.Option(help="binary_bios_measurements of a boot.")] = None,
+    console: Annotated[
+        Path | None, typer.Option(help="The guest's console output, which has its log in it.")
+    ] = None,
+    quote: Annotated[
+        Path | None, typer.Option(help="A quote of the same boot; verify it with `bondstone quote verify`.")
+    ] = None,
+    emulated: Emulated = False,
+    memory: Memory = 2048,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the log of a boot against what the image should measure; name the first event that differs."""
+    loading = KernelLoading.QEMU_PATCHED if emulated else KernelLoading.AS_IS
+    host = HostShape(kernel_loading=loading, memory_bytes=memory * MIB)
+    predicted = _boot_of(load_image(folder).measure(host=host), boot).events
+    observed = _observed(ccel=ccel, tpm_log=tpm_log, console=console)
+    difference = first_difference(predicted, observed, registers=(1, 2))
+    if difference is None and quote is not None:
+        body = parse_quote_untrusted(read_file(quote, what="quote")).body
+        if not isinstance(body, TDReport):
+            raise ConfigError(f"{quote} is a quote of an SGX enclave, not of a TD")
+        require_registers(predicted, body.rtmrs, registers=(1, 2))
+    if as_json:
+        print_json(
+            {
+                "as_predicted": difference is None,
+                "boot": boot.value,
+                "events": len([item for item in predicted if item.register in (1, 2)]),
+                "registers_checked": quote is not None,
+                "first_difference": None if difference is None else str(difference),
+            }
+        )
+    elif difference is None:
+        print("RTMR[1] and RTMR[2]: every event is as predicted")
+        if quote is None:
+            print("the log alone is the host's word: pass --quote to compare the registers too")
+    if difference is not None:
+        raise ImageError("event-differs", str(difference))
+
+
+def _boot_of(measured: Measurements, boot: Boot) -> Any:
+    if boot not in measured.boots:
+        raise ConfigError(f"the image cannot be started by {boot.value}")
+    return measured.boots[boot]
+
+
+def _observed(*, ccel: Path | None, tpm_log: Path | None, console: Path | None) -> Sequence[Event]:
+    given = [path for path in (ccel, tpm_log, console) if path is not None]
+    if len(given) != 1:
+        raise ConfigError("which boot? hint: one of --ccel, --tpm-log, --console")
+    if ccel is not None:
+        return parse_ccel_untrusted(read_file(ccel, what="event log"))
+    if tpm_log is not None:
+        return parse_tpm_log_untrusted(read_file(tpm_log, what="event log"))
+    text = read_file(given[0], what="console output", bytes_max=CONSOLE_BYTES_MAX)
+    try:
+        return parse_ccel_untrusted(boot_log_untrusted(text, "ccel"))
+    except ImageError:
+        return parse_tpm_log_untrusted(boot_log_untrusted(text, "tpm"))
+
+
+def _acpi(folder: Path | None) -> AcpiBlobs | None:
+    if folder is None:
+        return None
+    return AcpiBlobs(
+        loader=read_file(folder / "table-loader", what="ACPI table loader"),
+        rsdp=read_file(folder / "rsdp", what="ACPI RSDP"),
+        tables=read_file(folder / "tables", what="ACPI tables"),
+    )
+
+
+def _script(name: str, *arguments: str, to_stdout: bool = False) -> None:
+    """Run a script of the checkout; its progress goes to stderr.
+
+    Raises:
+        ConfigError: this is not a checkout.
+    """
+    done = subprocess.run(
+        _command(name, arguments), check=False, stdout=None if to_stdout else sys.stderr.fileno()
+    )
+    if done.returncode:
+        raise typer.Exit(1)
+
+
+def _command(name: str, arguments: Sequence[str]) -> list[str]:
+    script = SCRIPTS / name
+    if not script.is_file():
+        raise ConfigError(
+            f"{script} is missing: images are built and run from a checkout of bondstone, "
+            "not from an installed package"
+        )
+    return [sys.executable, str(script), *arguments]
+
+
+def _follow(arguments: Sequence[str]) -> None:
+    """Run the guests and tell a person what happens, until Ctrl-C."""
+    if shutil.which("qemu-system-x86_64") is None:
+        raise ConfigError("qemu-system-x86_64 is missing. hint: apt-get install qemu-system-x86")
+    with subprocess.Popen(_command("run.py", arguments), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        previous = signal.signal(signal.SIGINT, lambda *_: process.terminate())
+        for line in process.stdout:
+            _tell(json.loads(line))
+        signal.signal(signal.SIGINT, previous)
+    if process.returncode:
+        raise typer.Exit(1)
+
+
+def _tell(event: dict[str, Any]) -> None:
+    match event["event"]:
+        case "group":
+            print(
+                "starting emulated guests with mock TDs: no hardware trust, and slow. When one is ready:\n"
+                f"  bondstone verify {event['urls'][0]} --policy {event['policy']} "
+                f"--trust-root {event['trust_root']}\n"
+                f'  curl -k -H "Authorization: Bearer $(cat {event["token_file"]})" '
+                f"{event['urls'][0]}/v1/group"
+            )
+        case "guest-started":
+            print(f"guest {event['number']} (pid {event['pid']}): {event['api']}, console {event['console']}")
+        case "guest-ended":
+            print(f"guest {event['number']} ended")
+        case "console":
+            line = event["line"]
+            if line.get("event") in {"node", "configuration-refused", "init-failed", "DEBUG-IMAGE"}:
+                print(
+                    f"guest {event['number']}: {line.get('text') or line.get('message') or line.get('error')}"
+                )
+        case _:
+            pass
+    sys.stdout.flush()
+
+
+def _show(value: dict[str, Any], built: BuiltImage, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(built.folder), **value})
+        return
+    table = Table(title=f"{value['name']} ({value['profile']}), predicted, in {built.folder}")
+    table.add_column("register", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_row("mrtd", value["mrtd"])
+    table.add_row("mrtd two-pass", value["mrtd_twopass"])
+    for name, boot in value["boots"].items():
+        table.add_row(f"rtmr1 {name}", boot["rtmr1"])
+        table.add_row(f"rtmr2 {name}", boot["rtmr2"])
+    if "rtmr0" in value:
+        table.add_row("rtmr0", value["rtmr0"])
+    Console().print(table)
+    if value["debug"]:
+        print("A DEBUG IMAGE: it takes secrets from its host.", file=sys.stderr)
