@@ -1,0 +1,1 @@
+"""Durable storage of a trust_disk member; volatile members need none."""
