@@ -1,0 +1,179 @@
+"""Building and booting images in tests. Everything is software emulation: `-accel tcg`, traffic on 127.0.0.1 only."""
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+SCRIPTS = PROJECT / "tdx-images"
+MEMORY_MIB = 512
+FIRMWARE_MEMORY_MIB = 1024
+
+# Four times the numbers that an idle machine of two cores is held to.
+BOOT_SECONDS = 120
+GROUP_SECONDS = 480
+
+
+def require_tools(*names):
+    packages = {"swtpm_setup": "swtpm-tools", "qemu-system-x86_64": "qemu-system-x86"}
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        wanted = " ".join(packages.get(name, name) for name in missing)
+        pytest.fail(f"{', '.join(missing)} missing: apt-get install {wanted}")
+
+
+def script(name, *arguments, python=sys.executable, project=PROJECT, **options):
+    done = subprocess.run(
+        [python, str(project / "tdx-images" / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BOOT_SECONDS * 2,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+class Running:
+    """A process that prints JSON events, read by a thread; ended with the block."""
+
+    def __init__(self, command):
+        self.events = []
+        self._queue = queue.SimpleQueue()
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._queue.put(json.loads(line))
+        self._queue.put(None)
+
+    def until(self, wanted, *, seconds):
+        """Wait for the first event for which ``wanted`` is true."""
+        for event in self.events:
+            if wanted(event):
+                return event
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                event = self._queue.get(timeout=left)
+                assert event is not None, f"the guests ended; they said: {self.events[-15:]}"
+                self.events.append(event)
+                if wanted(event):
+                    return event
+        raise AssertionError(f"not seen in {seconds} s; last: {self.events[-15:]}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(30)
+
+
+def run_guests(folder, images, *arguments, count=1, api_port):
+    command = [sys.executable, str(SCRIPTS / "run.py"), "--dir", str(folder), "--api-port", str(api_port)]
+    for image in images:
+        command += ["--image", str(image)]
+    command += ["--count", str(count)] if len(images) == 1 else []
+    return Running([*command, *arguments])
+
+
+def said(number, text):
+    """An event in which guest ``number``'s node printed a line that starts with ``text``."""
+
+    def matches(event):
+        if event["event"] != "console" or event["number"] != number:
+            return False
+        return event["line"].get("text", "").startswith(text)
+
+    return matches
+
+
+def boot(image, folder, *arguments, memory=MEMORY_MIB, seconds=BOOT_SECONDS):
+    """Boot until the guest powers itself off; return its console."""
+    require_tools("qemu-system-x86_64")
+    console = folder / "console"
+    command = [
+        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1",
+        "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-serial", f"file:{console}", *map(str, arguments),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=seconds, stdin=subprocess.DEVNULL)
+    return console.read_bytes()
+
+
+def direct(image):
+    command_line = json.loads((image / "image.json").read_text())["command_line"]
+    return ["-kernel", image / "vmlinuz", "-initrd", image / "initrd", "-append", command_line]
+
+
+def config(folder, document, *, mrconfigid=None):
+    file = folder / "config"
+    file.write_bytes(document)
+    arguments = ["-fw_cfg", f"name=opt/bondstone/config,file={file}"]
+    if mrconfigid is not None:
+        digest = folder / "mrconfigid"
+        digest.write_bytes(mrconfigid)
+        arguments += ["-fw_cfg", f"name=opt/bondstone/mrconfigid,file={digest}"]
+    return arguments
+
+
+def console_events(console):
+    found = []
+    for line in console.splitlines():
+        start = line.find(b"{")
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line[start:]) if start >= 0 else {})
+    return [event for event in found if isinstance(event, dict) and "event" in event]
+
+
+@contextlib.contextmanager
+def software_tpm(folder):
+    """Start a TPM 2.0 with a SHA-384 bank; yield QEMU's arguments for it."""
+    require_tools("swtpm", "swtpm_setup")
+    state = folder / "tpm"
+    state.mkdir()
+    setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--pcr-banks", "sha384", "--overwrite"]
+    subprocess.run(setup, check=True, capture_output=True)
+    socket = state / "sock"
+    tpm = subprocess.Popen(
+        [
+            "swtpm",
+            "socket",
+            "--tpm2",
+            "--tpmstate",
+            f"dir={state}",
+            "--ctrl",
+            f"type=unixio,path={socket}",
+            "--terminate",
+        ]
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert tpm.poll() is None, "swtpm ended"
+            assert time.monotonic() < deadline, "swtpm made no socket"
+            time.sleep(0.05)
+        yield [
+            "-chardev", f"socket,id=c,path={socket}", "-tpmdev", "emulator,id=t,chardev=c", "-device", "tpm-tis,tpmdev=t",
+        ]  # fmt: skip
+    finally:
+        tpm.terminate()
+        tpm.wait(10)
+
+
+def free_api_port():
+    """A port range of its own for each test process."""
+    return 18440 + 20 * (os.getpid() % 100)

@@ -1,0 +1,122 @@
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from enclave.image.config import encode_config_disk, encode_guest_config
+from tests.images import harness
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
+
+NODE = "[node]\nname = 'x'\n[group]\nderive_key = true\n"
+
+
+def call(url, path, token, body=None):
+    request = urllib.request.Request(
+        url + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    # The certificate is the node's own; what it is worth is for `bondstone verify` to say.
+    context = ssl._create_unverified_context()
+    with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+        return json.loads(answer.read())
+
+
+def refusal(console):
+    return next(
+        event for event in harness.console_events(console) if event["event"] == "configuration-refused"
+    )
+
+
+def test_a_configuration_that_is_not_the_measured_one_stops_the_guest_which_says_so(prod_image, tmp_path):
+    document = encode_guest_config({"node.toml": NODE})
+    console = harness.boot(
+        prod_image,
+        tmp_path,
+        *harness.direct(prod_image),
+        *harness.config(tmp_path, document, mrconfigid=b"\x01" * 48),
+    )
+
+    assert refusal(console)["reason"] == "mrconfigid-mismatch"
+    assert not [event for event in harness.console_events(console) if event["event"] == "node-started"]
+
+
+def test_a_configuration_disk_is_read_and_a_group_key_on_it_is_refused(prod_image, tmp_path):
+    disk = tmp_path / "config.raw"
+    disk.write_bytes(encode_config_disk(encode_guest_config({"node.toml": "[group]\nkey_file = 'k'\n"})))
+    drive = [
+        "-drive",
+        f"if=none,id=c,format=raw,readonly=on,file={disk}",
+        "-device",
+        "virtio-blk-pci,drive=c",
+    ]
+    console = harness.boot(prod_image, tmp_path, *harness.direct(prod_image), *drive)
+
+    assert refusal(console)["reason"] == "config-group-key"
+
+
+def test_three_emulated_guests_form_an_attested_group_and_take_a_command(prod_image, tmp_path):
+    with harness.run_guests(tmp_path, [prod_image], count=3, api_port=harness.free_api_port()) as guests:
+        group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
+        for number in range(3):
+            guests.until(harness.said(number, "ready"), seconds=harness.GROUP_SECONDS)
+        token = (tmp_path / "token").read_text().strip()
+        first, second, third = group["urls"]
+        put = call(
+            first, "/v1/commands", token, {"command": {"op": "put", "key": "greeting", "value": "hello"}}
+        )
+        got = call(
+            second, "/v1/queries", token, {"query": {"op": "get", "key": "greeting"}, "consistency": "strong"}
+        )
+        status = call(third, "/v1/group", token)
+        peers = call(first, "/v1/attestation/peers", token)
+
+    assert put["index"] > 0
+    assert "hello" in json.dumps(got)
+    assert len(status["voters"]) == 3
+    assert status["leader"] in status["voters"]
+    published = json.loads((prod_image / "measurements.json").read_text())["boots"]["direct"]
+    shown = json.dumps(peers)
+    assert published["rtmr1"] in shown
+    assert published["rtmr2"] in shown
+
+
+def test_an_image_with_one_changed_byte_is_refused_by_the_others(prod_image, tmp_path):
+    tampered = tmp_path / "tampered"
+    tampered.mkdir()
+    for file in prod_image.iterdir():
+        (tampered / file.name).symlink_to(file)
+    initrd = bytearray((prod_image / "initrd").read_bytes())
+    # One byte of text in a file of the image, so that it boots all the same.
+    at = initrd.index(b"VARIANT_ID=prod")
+    initrd[at + 11 : at + 12] = b"P"
+    (tampered / "initrd").unlink()
+    (tampered / "initrd").write_bytes(initrd)
+
+    with harness.run_guests(
+        tmp_path / "run", [prod_image, tampered], api_port=harness.free_api_port() + 5
+    ) as guests:
+        group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
+        for number in range(2):
+            guests.until(harness.said(number, "listening"), seconds=harness.GROUP_SECONDS)
+        token = (tmp_path / "run" / "token").read_text().strip()
+        # The refusal is awaited where it is recorded: in the good node's audit log.
+        deadline = time.monotonic() + harness.BOOT_SECONDS
+        refused = []
+        while not refused and time.monotonic() < deadline:
+            try:
+                events = call(group["urls"][0], "/v1/audit/events", token)
+            except (urllib.error.URLError, TimeoutError, ConnectionError):
+                events = {}
+            listed = events.get("events", []) if isinstance(events, dict) else events
+            refused = [event for event in listed if "rtmr2" in json.dumps(event)]
+            time.sleep(1)
+        bonds = call(group["urls"][0], "/v1/bonds", token)
+
+    assert refused, "the good node's audit log names no refusal for RTMR[2]"
+    assert "refus" in json.dumps(refused)
+    assert '"peer_id"' not in json.dumps(bonds.get("bonds", []))

@@ -1,0 +1,69 @@
+"""The same firmware under emulation with a software TPM logs what it would extend into RTMR[1] and RTMR[2]."""
+
+import subprocess
+
+import pytest
+
+from enclave.image.config import encode_guest_config
+from enclave.image.console import boot_log_untrusted
+from enclave.image.folder import load_image
+from enclave.image.predict import HostShape, KernelLoading
+from enclave.image.rtmr import Boot
+from enclave.image.tpm_log import parse_tpm_log_untrusted
+from enclave.image.verify import first_difference, require_predicted
+from tests.images import harness
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
+
+# The guest prints its log, then finds no usable node in this configuration, and powers off.
+DOCUMENT = encode_guest_config({"node.toml": ""})
+
+
+def qemu_major():
+    text = subprocess.run(
+        ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return int(text.split("version ")[1].split(".")[0])
+
+
+def host_shape():
+    patched = qemu_major() < 10
+    return HostShape(
+        kernel_loading=KernelLoading.QEMU_PATCHED if patched else KernelLoading.AS_IS,
+        memory_bytes=harness.FIRMWARE_MEMORY_MIB << 20,
+    )
+
+
+def measured_log(image, folder, arguments):
+    with harness.software_tpm(folder) as tpm:
+        console = harness.boot(
+            image,
+            folder,
+            "-bios", image / "OVMF.fd", *tpm, *arguments, *harness.config(folder, DOCUMENT),
+            memory=harness.FIRMWARE_MEMORY_MIB,
+            seconds=harness.BOOT_SECONDS * 2,
+        )  # fmt: skip
+    return parse_tpm_log_untrusted(boot_log_untrusted(console, "tpm"))
+
+
+def arguments_of(boot, image):
+    disk = f"if=none,id=d0,format=raw,readonly=on,file={image / 'disk.raw'}"
+    return {
+        Boot.DIRECT: harness.direct(image),
+        Boot.UKI_DIRECT: ["-kernel", image / "uki.efi"],
+        Boot.UKI_DISK: ["-drive", disk, "-device", "virtio-blk-pci,drive=d0,bootindex=1"],
+    }[boot]
+
+
+@pytest.mark.parametrize("boot", list(Boot))
+def test_a_real_boot_measures_exactly_what_was_predicted_event_by_event(boot, prod_image, tmp_path):
+    harness.require_tools("qemu-system-x86_64")
+    predicted = load_image(prod_image).measure(host=host_shape()).boots[boot].events
+    log = measured_log(prod_image, tmp_path, arguments_of(boot, prod_image))
+
+    require_predicted(predicted, log, registers=(1, 2))
+    # And the comparison can fail: another prediction differs from this very log.
+    others = load_image(prod_image).measure(host=host_shape()).boots
+    for other in Boot:
+        if other is not boot:
+            assert first_difference(others[other].events, log, registers=(1, 2)) is not None
