@@ -1,0 +1,68 @@
+"""The documentation names what the code does: every step, every reason, every key of a policy, every member."""
+
+import re
+from pathlib import Path
+
+from attestation.policy import load_policy_untrusted
+from attestation.report import verify_report
+from attestation.steps import Step
+from attestation.values import TD_ATTRIBUTE_BITS
+from tests.support import evidence
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "attestation.md").read_text()
+MODULES = (
+    "quote certificates crl trust pck tcb_info tcb collateral verifier policy policy_tcb policy_toml report"
+)
+ROLES = {
+    "tcb-info",
+    "qe-identity",
+    "root-crl",
+    "pck-crl",
+    "pck-ca",
+    "tcb-info-signer",
+    "qe-identity-signer",
+    "tdx-module",
+}
+
+
+def test_the_example_policy_is_a_policy():
+    example = DOCUMENT.split("```toml\n")[1].split("```")[0]
+
+    policy = load_policy_untrusted(example.encode())
+    assert set(policy.reference_values.variants) == {"release-1"}
+
+
+def test_every_step_is_described_in_order():
+    rows = re.findall(r"^\| (\d+) \| ", DOCUMENT, re.MULTILINE)
+
+    assert rows[: len(Step)] == [step.value for step in Step]
+
+
+def test_every_reason_in_the_code_is_documented():
+    reasons = set()
+    for module in MODULES.split():
+        source = (ROOT / "attestation" / f"{module}.py").read_text()
+        reasons |= set(re.findall(r'Error\(\s*"([a-z0-9]+(?:-[a-z0-9]+)+)"', source))
+    reasons -= ROLES | {"der-malformed"}
+
+    assert len(reasons) > 40
+    assert {reason for reason in reasons if f"`{reason}`" not in DOCUMENT} == set()
+
+
+def test_every_member_of_a_report_is_documented():
+    value = verify_report(
+        evidence.quote(),
+        evidence.endorsements().to_json(),
+        root=evidence.authority().trust_root,
+        policy=None,
+        now=evidence.NOW,
+    ).value
+
+    assert {member for member in value if f"`{member}`" not in DOCUMENT} == set()
+    assert {member for member in value["pck"] if f"`{member}`" not in DOCUMENT} == set()
+    assert {member for member in value["tcb"]["launch"] if f"`{member}`" not in DOCUMENT} == set()
+
+
+def test_every_attribute_is_known_by_a_distinct_bit():
+    assert len(set(TD_ATTRIBUTE_BITS.values())) == len(TD_ATTRIBUTE_BITS)
