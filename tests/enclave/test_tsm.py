@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attestation.quote import parse_quote_untrusted
+from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from enclave.attester import Attester
 from enclave.errors import NotATrustDomainError, QuoteUnavailableError
 from enclave.tsm import BACKOFF_S, HOST_ATTEMPTS_MAX, NAME_PREFIX, ConfigfsTree, TsmAttester
@@ -281,6 +281,12 @@ def test_what_the_host_delivers_is_not_believed(
     assert not world.tsm.reports
 
 
+def test_a_quote_in_the_largest_buffer_is_taken_with_its_padding(world: World) -> None:
+    world.tsm.quote = lambda report_data: TD.quote(report_data).ljust(QUOTE_BYTES_MAX, b"\0")
+
+    assert len(world.attester.quote(REPORT_DATA)) == QUOTE_BYTES_MAX
+
+
 # ---- cleaning up ------------------------------------------------------------------------------------
 
 
@@ -358,6 +364,8 @@ def test_the_event_log_is_read_whole_or_refused(tmp_path: Path) -> None:
     assert attester.event_log() is None
     log.write_bytes(b"log")
     assert attester.event_log() == b"log"
+    log.write_bytes(bytes(1024 * 1024))
+    assert attester.event_log() == bytes(1024 * 1024)
     log.write_bytes(bytes(1024 * 1024 + 1))
     with pytest.raises(QuoteUnavailableError, match="more than"):
         attester.event_log()
