@@ -11,7 +11,6 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Protocol
 
 from attestation.tickets import TicketIssuer, TicketValidator
@@ -21,13 +20,14 @@ from node.bonds.discovery import AddressBook, join_address, split_address
 from node.bonds.ending import Ending, Phase
 from node.bonds.frames import frame_of, frames_of_payload
 from node.bonds.handshake import Gate, Role
+from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
 from node.bonds.outbox import Lane
 from node.bonds.record import BondRecorder
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import ConfigError, LocalProtocolError
 from node.raft.events import BondLoss
-from node.raft.types import Incarnation, Preference
+from node.raft.types import Incarnation
 
 logger = logging.getLogger(__name__)
 
@@ -41,66 +41,6 @@ REPLACED: Final = Refusal(
     reason="replaced",
     message="a newer connection of the same two members took its place",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSpec:
-    """What makes a member of a group.
-
-    Attributes:
-        group_id: 32 bytes.
-        secret: the group key's 32 bytes.
-        validators: all of them must accept a peer.
-        issuers: our own tickets, one issuer for each class that the validators ask for.
-        seeds: ``host:port`` to begin with; DNS names are resolved again and again.
-        api_url: where our HTTP API is, told to peers.
-    """
-
-    group_id: bytes
-    secret: bytes
-    preference: Preference
-    validators: tuple[TicketValidator, ...]
-    issuers: tuple[TicketIssuer, ...]
-    seeds: tuple[str, ...]
-    api_url: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BondInfo:
-    """One bond, as it stands now.
-
-    Attributes:
-        address: remote socket address of the connection.
-        addresses: where the peer says it takes bonds.
-        since: when the bond formed, aware UTC.
-        expires_at: when it ends unless the peer attests again; None if no ticket expires.
-        tickets: as received, by ticket class; bound to this bond by ``binding``.
-        appraisals: what each validator established, JSON-able, by ticket class.
-        binding: 32 bytes, for checking the tickets again off line.
-        mock: some validator accepts what is not rooted in hardware.
-        outgoing: we opened it.
-    """
-
-    peer: Incarnation
-    preference: Preference
-    address: str
-    addresses: tuple[str, ...]
-    api_url: str | None
-    since: datetime
-    expires_at: datetime | None
-    tickets: dict[str, bytes]
-    appraisals: dict[str, dict[str, Any]]
-    binding: bytes
-    mock: bool
-    outgoing: bool
-
-
-class BondHandler(Protocol):
-    """Who uses the bonds. Called on the event loop, never from within a call to ``GroupBonds``."""
-
-    def bond_up(self, bond: BondInfo) -> None: ...
-    def bond_down(self, peer: Incarnation, loss: BondLoss, reason: str) -> None: ...
-    def payload(self, peer: Incarnation, data: bytes) -> None: ...
 
 
 class Host(ConnectionHost, Protocol):
