@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
+from node.group.errors import GroupClosedError
 from node.raft.events import (
     BondDown,
     BondLoss,
@@ -145,7 +146,7 @@ class MemberDriver:
         for notice in effects.notices:
             self._on_notice(notice)
             if isinstance(notice, Halted):
-                self.close(RuntimeError(f"the member halted: {notice.reason}"))
+                self.close(GroupClosedError(f"the member halted: {notice.reason}"))
 
     async def _write_held(self) -> None:
         """Make what is held durable, a batch at a time, and release it in order."""
@@ -162,7 +163,7 @@ class MemberDriver:
                 self.submit(Persisted(batch[-1].serial))
         except OSError as exc:
             self._on_notice(Halted(f"storage failed: {exc}"))
-            self.close(exc)
+            self.close(GroupClosedError(f"storage failed: {exc}"))
         finally:
             self._writing = None
 
