@@ -123,7 +123,7 @@ def finding_value(finding: AttestationError) -> dict[str, Any]:
     return {
         "reason": finding.reason,
         "message": finding.message,
-        "step": finding.step,
+        "step": None if finding.step is None else str(finding.step),
         "values": {key: item for key, item in finding.values.items() if key != "findings"},
     }
 
