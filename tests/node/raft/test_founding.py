@@ -1,0 +1,295 @@
+"""Section 3.9: genesis by unanimity, joining, rivals that are never merged."""
+
+import hashlib
+
+from node.raft.entries import decode_config_untrusted
+from node.raft.events import DataDiscarded, FoundingStalled, Received, RivalCluster, Violation
+from node.raft.messages import Genesis, GenesisProposal, GenesisSignature, Presence
+from node.raft.types import Bootstrap, Ok, Preference, Role
+from tests.node.raft.cluster import Cluster, inc, three
+
+
+def clusters(cluster):
+    return {n.cluster for n in cluster.nodes.values()}
+
+
+def test_init_founds_a_group_of_one_that_works():
+    cluster = Cluster()
+    node = cluster.add("a", Bootstrap.INIT)
+    cluster.run(50)
+
+    assert [v.name for v in node.members] == ["a"]
+    assert cluster.outcome(cluster.execute("a", 5)).results[0].value == 5
+
+
+def test_join_never_founds():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name, Bootstrap.JOIN)
+    cluster.run(60_000)
+
+    assert clusters(cluster) == {None}
+
+
+def test_expect_founds_with_every_founders_signature():
+    cluster = three()
+    genesis = cluster.nodes["a"].log.get(1)
+    config, signatures = decode_config_untrusted(genesis.payload)
+
+    assert clusters(cluster) == {genesis.chain}
+    assert [v.name for v in config.voters] == sorted("abc", key=inc)
+    assert len(signatures.signatures) == 3
+
+
+def test_expect_does_not_found_with_one_too_few():
+    cluster = Cluster()
+    cluster.add("a")
+    cluster.add("b")
+    cluster.run(60_000)
+
+    assert clusters(cluster) == {None}
+
+
+def test_more_than_expected_found_with_the_smallest_and_the_others_join():
+    cluster = Cluster()
+    for name in "abcde":
+        cluster.add(name)
+    cluster.elect()
+    cluster.run(5000)
+
+    assert len(clusters(cluster)) == 1
+    config, _ = decode_config_untrusted(cluster.nodes["a"].log.get(1).payload)
+    assert len(config.voters) == 3
+    assert len(cluster.nodes["a"].members) == 5
+
+
+def test_an_observer_is_no_founder():
+    cluster = Cluster()
+    cluster.add("o", preference=Preference.OBSERVER)
+    for name in "abc":
+        cluster.add(name)
+    cluster.elect()
+
+    assert "o" not in {v.name for v in cluster.nodes["a"].members}
+
+
+def test_a_genesis_with_a_forged_signature_is_refused():
+    cluster = Cluster()
+    cluster.add("a")
+    cluster.add("b")
+    cluster.add("c")
+    founders = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+    collector, victim = founders[0], founders[1]
+    cluster.drop = lambda s, t, m: isinstance(m, Genesis) or getattr(m, "cluster", None)
+    cluster.run_until(lambda: cluster.nodes[collector].cluster is not None)
+    entry = cluster.nodes[collector].log.get(1)
+    config, signatures = decode_config_untrusted(entry.payload)
+    forged = entry.payload.replace(signatures.signatures[1], hashlib.sha256(b"no").digest())
+    target = cluster.nodes[victim]
+    assert target.cluster is None
+    bad = type(entry)(entry.term, 1, entry.kind, entry.time_ms, forged, entry.chain)
+    effects = cluster.step(victim, Received(cluster.nodes[collector].me, Genesis(bad)))
+
+    assert effects.notices == [Violation(cluster.nodes[collector].me, "bad-genesis")]
+    assert target.log.last().index == 0
+    assert config.voters[0] == cluster.nodes[collector].me
+
+
+def test_an_incarnation_signs_one_genesis_at_a_time():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name)
+    a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+    cluster.drop = lambda s, t, m: isinstance(m, GenesisSignature)
+    cluster.run(100)
+    signed = cluster.nodes[c].birth.signed
+    assert signed is not None
+    other = GenesisProposal(1, b"n" * 16, signed[1].voters)
+    effects = cluster.step(c, Received(cluster.nodes[a].me, other))
+
+    assert not any(isinstance(s.message, GenesisSignature) for s in effects.sends)
+    assert cluster.nodes[b].cluster is None
+
+
+def test_a_founder_that_dies_before_it_signs_frees_the_others_signatures():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name, bond=False)
+    a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+    cluster.drop = lambda s, t, m: s == c and isinstance(m, GenesisSignature)
+    for pair in ((a, b), (b, c), (a, c)):
+        cluster.bond(*pair)
+    cluster.run(200)
+    assert cluster.nodes[b].birth.signed is not None
+    cluster.kill(c)
+    cluster.drop = lambda *_: False
+    cluster.run(1500)
+    assert cluster.nodes[b].birth.signed is None
+    cluster.add(c, life=1)
+    cluster.elect()
+
+    assert len(clusters(cluster)) == 1
+
+
+def test_a_dead_collector_is_reported_and_its_signers_never_sign_again():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name)
+    a, b, _ = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+    dead = cluster.nodes[a].me
+    cluster.drop = lambda s, t, m: t == a and isinstance(m, GenesisSignature)
+    cluster.run(300)
+    cluster.kill(a)
+    cluster.run(20_000)
+
+    assert FoundingStalled(dead) in cluster.notices[b]
+    assert clusters(cluster) == {None}
+
+
+def test_founding_survives_lost_messages():
+    for seed in range(10):
+        cluster = Cluster(seed=seed)
+        for name in "abc":
+            cluster.add(name)
+        cluster.drop = lambda *_: cluster.random.random() < 0.4  # noqa: B023
+        cluster.elect(60_000)
+        cluster.drop = lambda *_: False
+        cluster.run(5000)
+
+        assert len(clusters(cluster)) == 1
+
+
+def test_rival_genesis_is_detected_refused_and_nothing_is_truncated():
+    """Named schedule 24: six members, three and three, founded apart."""
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name)
+    cluster.run(2000)
+    for name in "def":
+        cluster.add(name, bond=False)
+    for pair in ("de", "ef", "df"):
+        cluster.bond(*pair)
+    cluster.run(5000)
+    assert len(clusters(cluster)) == 2
+    logs = {n: node.log.last() for n, node in cluster.nodes.items()}
+    cluster.bond("a", "d")
+    cluster.run(5000)
+
+    rival = cluster.nodes["d"].cluster
+    assert RivalCluster(cluster.nodes["d"].me, rival) in cluster.notices["a"]
+    assert [n for n in cluster.notices["a"] if isinstance(n, RivalCluster)] == [
+        RivalCluster(cluster.nodes["d"].me, rival)
+    ]
+    assert len(clusters(cluster)) == 2
+    assert all(cluster.nodes[n].log.position(p.index) == p for n, p in logs.items())
+
+
+# ---- auto -------------------------------------------------------------------
+def autos(names="abc", **settings):
+    """Members that founded apart."""
+    cluster = Cluster(**settings)
+    for name in names:
+        cluster.add(name, Bootstrap.AUTO, delay=500, bond=False)
+    cluster.run(2000)
+    assert len(clusters(cluster)) == len(names)
+    return cluster
+
+
+def test_auto_alone_founds_after_the_delay_and_not_before():
+    cluster = Cluster()
+    cluster.add("a", Bootstrap.AUTO, delay=3000)
+    cluster.run(2900)
+    before = clusters(cluster)
+    cluster.run(300)
+
+    assert before == {None}
+    assert cluster.leader() == "a"
+
+
+def test_auto_members_that_see_each_other_found_once():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name, Bootstrap.AUTO)
+    cluster.run(8000)
+
+    assert len(clusters(cluster)) == 1
+    assert len(cluster.nodes["a"].members) == 3
+
+
+def test_empty_rivals_in_auto_mode_become_one_group():
+    """Checklist item 5, rivals_with_same_log_pos."""
+    cluster = autos()
+    smallest = min(clusters(cluster))
+    cluster.heal()
+    cluster.run(10_000)
+
+    assert clusters(cluster) == {smallest}
+    assert {n.leader for n in cluster.nodes.values()} == {cluster.nodes[cluster.leader()].me}
+    assert len(cluster.nodes["a"].members) == 3
+
+
+def test_the_empty_side_yields_to_the_side_with_commands():
+    cluster = autos("ab")
+    rich = max("ab", key=lambda n: cluster.nodes[n].cluster)
+    cluster.outcome(cluster.execute(rich, 5))
+    kept = cluster.nodes[rich].cluster
+    cluster.heal()
+    cluster.run(8000)
+
+    assert clusters(cluster) == {kept}
+    assert cluster.values() == {"a": 5, "b": 5}
+
+
+def test_two_sides_with_commands_stay_apart_by_default():
+    cluster = autos("ab")
+    for name in "ab":
+        cluster.outcome(cluster.execute(name, 5))
+    cluster.heal()
+    cluster.run(8000)
+
+    assert len(clusters(cluster)) == 2
+    assert any(isinstance(n, RivalCluster) for n in cluster.notices["a"])
+
+
+def test_discard_shorter_keeps_the_longer_log_whole_and_says_what_is_lost():
+    """Checklist item 6, only behind its flag."""
+    cluster = autos(on_rival="discard-shorter")
+    for name, count in (("a", 3), ("b", 1)):
+        for _ in range(count):
+            cluster.outcome(cluster.execute(name, 1))
+    kept = cluster.nodes["a"].cluster
+    cluster.heal()
+    cluster.run(10_000)
+
+    assert clusters(cluster) == {kept}
+    assert cluster.values() == {"a": 3, "b": 3, "c": 3}
+    assert any(isinstance(n, DataDiscarded) for n in cluster.notices["b"])
+    assert not any(isinstance(n, DataDiscarded) for n in cluster.notices["a"])
+
+
+def test_a_command_pending_in_a_cluster_that_dissolves_is_executed_in_the_other():
+    cluster = autos("ab")
+    yields = max("ab", key=lambda n: cluster.nodes[n].cluster)
+    cluster.bond("a", "b")
+    cluster.run_until(lambda: cluster.nodes[yields].birth.dissolved)
+    ticket = cluster.execute(yields, 5)
+
+    assert isinstance(cluster.outcome(ticket), Ok)
+    cluster.run(3000)
+    assert cluster.values() == {"a": 5, "b": 5}
+
+
+def test_a_dissolved_cluster_is_never_entered_again():
+    cluster = autos("ab")
+    yields = max("ab", key=lambda n: cluster.nodes[n].cluster)
+    gone = cluster.nodes[yields].cluster
+    cluster.heal()
+    cluster.run(5000)
+    node = cluster.nodes[yields]
+    other = next(n for n in "ab" if n != yields)
+    now = node.cluster
+    stale = Presence(gone, 0, 3, Bootstrap.AUTO, (), (), 0)
+    cluster.step(yields, Received(cluster.nodes[other].me, stale))
+
+    assert node.cluster == now
+    assert node.role is not Role.CANDIDATE

@@ -1,0 +1,215 @@
+"""Messages survive the wire, and no bytes do worse than RemoteProtocolError."""
+
+import typing
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.errors import RemoteProtocolError
+from node.raft import messages, wire
+from node.raft.entries import (
+    EMPTY_PAYLOAD,
+    SessionChange,
+    encode_command_body,
+    encode_commands,
+    encode_config,
+    encode_session,
+    make_entry,
+)
+from node.raft.messages import Append, Chunk, Forward, Proposal
+from node.raft.quorum import Config
+from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
+
+UINT = st.integers(0, 2**63 - 1)
+DIGEST = st.binary(min_size=32, max_size=32)
+INC = st.builds(Incarnation, st.text(min_size=1, max_size=20), DIGEST)
+INCS = st.lists(INC, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
+CURSOR = st.builds(Cursor, UINT, UINT)
+POSITION = st.builds(Position, st.integers(0, 9), st.integers(0, 9), DIGEST)
+
+
+@st.composite
+def payloads(draw):
+    kind = draw(st.sampled_from([EntryKind.NOOP, EntryKind.COMMAND, EntryKind.SESSION, EntryKind.CONFIG]))
+    if kind is EntryKind.COMMAND:
+        seq = draw(st.integers(1, 1000))
+        body = encode_command_body(draw(st.none() | st.just(b"key")), (draw(st.text()),))
+        return kind, encode_commands(bytes(16), seq, 1, body)
+    if kind is EntryKind.SESSION:
+        return kind, encode_session(SessionChange("open", bytes(16), draw(DIGEST), draw(UINT)))
+    if kind is EntryKind.CONFIG:
+        voters = draw(INCS.filter(bool))
+        tie = draw(st.none() | st.sampled_from(voters))
+        return kind, encode_config(Config(epoch=draw(st.integers(1, 9)), voters=voters, tie=tie, reason="r"))
+    return kind, EMPTY_PAYLOAD
+
+
+@st.composite
+def entries_after(draw, after):
+    made = []
+    for kind, payload in draw(st.lists(payloads(), max_size=4)):
+        term = after.term + draw(st.integers(0, 2))
+        made.append(make_entry(after, term=term, kind=kind, time_ms=draw(UINT), payload=payload))
+        after = Position(made[-1].term, made[-1].index, made[-1].chain)
+    return tuple(made)
+
+
+@st.composite
+def appends(draw):
+    prev = draw(POSITION)
+    taken = draw(entries_after(prev))
+    term = (taken[-1].term if taken else prev.term) + draw(st.integers(0, 3))
+    return Append(draw(DIGEST), term, prev, taken, draw(UINT), draw(UINT))
+
+
+@st.composite
+def chunks(draw):
+    after = draw(POSITION)
+    return Chunk(draw(DIGEST), draw(UINT), after, True, draw(entries_after(after)), draw(UINT))
+
+
+@st.composite
+def forwards(draw):
+    items = [
+        Proposal(kind, draw(UINT), payload)
+        for kind, payload in draw(st.lists(payloads(), max_size=4))
+        if kind in (EntryKind.COMMAND, EntryKind.SESSION)
+    ]
+    return Forward(draw(DIGEST), draw(UINT), draw(UINT), tuple(items))
+
+
+def strategy(kind):
+    if kind is Append:
+        return appends()
+    if kind is Chunk:
+        return chunks()
+    if kind is Forward:
+        return forwards()
+    if kind is messages.Genesis:
+        return entries_after(ORIGIN).filter(bool).map(lambda e: messages.Genesis(e[0]))
+    if kind is messages.Fetch:
+        return st.builds(
+            lambda c, t, p, checked, u: messages.Fetch(c, t, p.index, p if checked else None, u),
+            DIGEST, UINT, POSITION, st.booleans(), UINT,
+        )  # fmt: skip
+    hints = typing.get_type_hints(kind)
+    special = {"refused": st.text(max_size=20), "nonce": st.binary(min_size=16, max_size=16)}
+    special["signature"] = st.binary(max_size=100)
+    special["voters"] = INCS.filter(bool)
+    by_type = {
+        int: UINT,
+        bool: st.booleans(),
+        bytes: DIGEST,
+        Position: POSITION,
+        Cursor: CURSOR,
+        Bootstrap: st.sampled_from(Bootstrap),
+        messages.Vote: st.sampled_from(messages.Vote),
+        messages.Verdict: st.sampled_from(messages.Verdict),
+        Incarnation | None: st.none() | INC,
+        bytes | None: st.none() | DIGEST,
+        tuple[Incarnation, ...]: INCS,
+        tuple[bytes, ...]: st.lists(DIGEST, max_size=3).map(tuple),
+        tuple[tuple[int, Cursor], ...]: st.lists(st.tuples(UINT, CURSOR), max_size=3).map(tuple),
+    }
+    return st.builds(kind, **{n: special.get(n, by_type.get(t)) for n, t in hints.items()})
+
+
+KINDS = typing.get_args(messages.ClusterMessage) + typing.get_args(messages.FoundingMessage)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_message_survives_the_wire(kind, data):
+    message = data.draw(strategy(kind))
+
+    assert wire.decode_untrusted(wire.encode(message)) == message
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_protocol_error(data):
+    try:
+        wire.decode_untrusted(data)
+    except RemoteProtocolError:
+        return
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.text(max_size=5) | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=20,
+)
+
+
+@given(tag=st.integers(0, 20), fields=st.lists(PLAIN, max_size=8))
+def test_well_formed_cbor_of_the_wrong_shape_is_a_protocol_error(tag, fields):
+    try:
+        wire.decode_untrusted(cbor2.dumps([tag, *fields]))
+    except RemoteProtocolError:
+        return
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_one_wrong_field_is_a_protocol_error_or_another_message(kind, data):
+    good = cbor2.loads(wire.encode(data.draw(strategy(kind))))
+    where = data.draw(st.integers(1, len(good) - 1))
+    good[where] = data.draw(PLAIN)
+    try:
+        wire.decode_untrusted(cbor2.dumps(good))
+    except RemoteProtocolError:
+        return
+
+
+@given(message=appends(), cut=st.integers(0, 10_000))
+def test_a_message_cut_short_is_a_protocol_error(message, cut):
+    data = wire.encode(message)
+    with pytest.raises(RemoteProtocolError):
+        wire.decode_untrusted(data[: cut % len(data)])
+
+
+def test_an_oversized_message_is_refused_before_it_is_decoded():
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        wire.decode_untrusted(b"\x80" * (wire.MESSAGE_BYTES_MAX + 1))
+
+
+def test_true_is_not_one():
+    with pytest.raises(RemoteProtocolError):
+        wire.decode_untrusted(cbor2.dumps([6, bytes(32), True]))
+
+
+def test_entries_cannot_go_back_in_term_nor_beyond_their_leaders():
+    prev = Position(5, 9, bytes(32))
+    back = [4, bytes(32), 7, list(prev), [[4, 0, 0, EMPTY_PAYLOAD]], 0, 0]
+    beyond = [4, bytes(32), 7, list(prev), [[8, 0, 0, EMPTY_PAYLOAD]], 0, 0]
+    for fields in (back, beyond):
+        with pytest.raises(RemoteProtocolError):
+            wire.decode_untrusted(cbor2.dumps(fields))
+
+
+def test_kinds_of_entries_that_this_version_does_not_know_are_refused():
+    prev = Position(5, 9, bytes(32))
+    for kind in (EntryKind.SNAPSHOT, EntryKind.POLICY, 99):
+        fields = [4, bytes(32), 7, list(prev), [[7, int(kind), 0, EMPTY_PAYLOAD]], 0, 0]
+        with pytest.raises(RemoteProtocolError):
+            wire.decode_untrusted(cbor2.dumps(fields))
+
+
+def test_an_entry_is_chained_to_what_precedes_it_whatever_its_sender_says():
+    prev = Position(5, 9, b"a" * 32)
+    entry = Entry(7, 10, EntryKind.NOOP, 1, EMPTY_PAYLOAD, b"lie" + bytes(29))
+    decoded = wire.decode_untrusted(wire.encode(Append(bytes(32), 7, prev, (entry,), 0, 0)))
+
+    assert (
+        decoded.entries[0].chain
+        == make_entry(prev, term=7, kind=EntryKind.NOOP, time_ms=1, payload=EMPTY_PAYLOAD).chain
+    )
+
+
+def test_every_message_has_a_codec():
+    known = {cls for cls, *_ in wire._TABLE}
+
+    assert known == set(KINDS)
