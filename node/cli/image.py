@@ -3,6 +3,7 @@
 Measuring is ``enclave.image``; building and running are the scripts of ``tdx-images/`` in a checkout.
 """
 
+import base64
 import json
 import shutil
 import signal
@@ -19,7 +20,12 @@ from rich.table import Table
 from attestation.eventlog import Event
 from attestation.eventlog_ccel import parse_ccel_untrusted
 from attestation.quote import TDReport, parse_quote_untrusted
-from enclave.image.config import Profile
+from enclave.image.config import (
+    Profile,
+    encode_config_disk,
+    encode_guest_config,
+    parse_guest_config_untrusted,
+)
 from enclave.image.console import CONSOLE_BYTES_MAX, boot_log_untrusted
 from enclave.image.errors import ImageError
 from enclave.image.folder import BuiltImage, load_image
@@ -93,6 +99,30 @@ def measure(
         return
     (out or folder / "measurements.json").write_bytes(measured.to_json())
     _show(value, built, as_json=as_json)
+
+
+@app.command()
+def config(
+    files: Annotated[list[Path], typer.Argument(help="node.toml, policy.toml and what they name.")],
+    out: Annotated[Path, typer.Option(help="Where to write the document.")],
+    address: Annotated[list[str] | None, typer.Option(help="Static address: eth1=10.0.0.1/24.")] = None,
+    disk: Annotated[bool, typer.Option("--disk", help="Write a configuration disk.")] = False,
+    profile: Annotated[Profile, typer.Option(help="The image that it is for.")] = Profile.PROD,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a guest's configuration into one document, and print the MRCONFIGID that goes with it."""
+    pairs = [item.split("=", 1) for item in address or []]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ConfigError("--address wants INTERFACE=ADDRESS/PREFIX")
+    named = {file.name: _text(file) for file in files}
+    document = encode_guest_config(named, addresses={pair[0]: pair[1] for pair in pairs})
+    parsed = parse_guest_config_untrusted(document, profile=profile)
+    out.write_bytes(encode_config_disk(document) if disk else document)
+    encoded = base64.b64encode(parsed.digest).decode()
+    if as_json:
+        print_json({"file": str(out), "mrconfigid": parsed.digest.hex(), "mrconfigid_base64": encoded})
+    else:
+        print(f"{out}\nMRCONFIGID {parsed.digest.hex()}\nfor QEMU   {encoded}")
 
 
 @app.command()
@@ -170,6 +200,13 @@ def verify(
             print("the log alone is the host's word: pass --quote to compare the registers too")
     if difference is not None:
         raise ImageError("event-differs", str(difference))
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_file(file, what="configuration file").decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{file} is not UTF-8 text") from exc
 
 
 def _boot_of(measured: Measurements, boot: Boot) -> Any:

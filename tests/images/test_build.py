@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,15 @@ def names_in(initrd):
         offset = (offset + size + 3) & ~3
 
 
-def test_two_builds_elsewhere_by_somebody_else_are_identical(prod_image, tmp_path_factory):
+@pytest.fixture
+def elsewhere():
+    # Not below pytest's folder, which no other user may enter.
+    with tempfile.TemporaryDirectory(prefix="bondstone-elsewhere-with-a-much-longer-name-") as folder:
+        yield Path(folder)
+
+
+def test_two_builds_elsewhere_by_somebody_else_are_identical(prod_image, elsewhere):
     # A path of another length, another user if we may choose one, another Python, zone, mask and hash seed.
-    elsewhere = tmp_path_factory.mktemp("elsewhere-with-a-much-longer-name")
     copy = elsewhere / "checkout"
     for name in ("attestation", "enclave", "node", "tdx-images"):
         shutil.copytree(
@@ -54,9 +61,6 @@ def test_two_builds_elsewhere_by_somebody_else_are_identical(prod_image, tmp_pat
     if os.geteuid() == 0:
         options |= {"user": 65534, "group": 65534, "extra_groups": []}
         subprocess.run(["chown", "-R", "65534:65534", str(elsewhere)], check=True)
-        for parent in [elsewhere, *elsewhere.parents]:
-            if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                parent.chmod(0o755)
     harness.script(
         "build.py", "build", "--profile", "prod", "--out", out, python=python, project=copy, **options
     )
