@@ -51,9 +51,6 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         # A critical extension would narrow what this list speaks of (delta, indirect, by reason).
         critical = [extension.oid.dotted_string for extension in extensions if extension.critical]
         next_update = crl.next_update_utc
-        # The library parses lazily: a broken entry must not surface later, in the middle of a verdict.
-        for _ in crl:
-            pass
         out = RevocationList(
             role=role,
             parsed=crl,

@@ -18,7 +18,6 @@ ARRAY_ITEMS_MAX: Final = 1024
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 _ADVISORY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_NO_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^"\[\]{}]+')
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -50,21 +49,25 @@ def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BY
     if len(data) > bytes_max:
         raise MalformedError(f"{code}-malformed", f"the {code} has {len(data)} bytes, at most {bytes_max}")
     try:
-        text = data.decode("utf-8")
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
         raise MalformedError(f"{code}-malformed", f"the {code} is not strict JSON: {exc}") from exc
-    if _deeper_than(text, DEPTH_MAX):
+    if _deeper_than(value, DEPTH_MAX):
         raise MalformedError(f"{code}-malformed", f"the {code} is nested deeper than {DEPTH_MAX}")
     return value
 
 
-def _deeper_than(text: str, depth: int) -> bool:
-    """Return whether valid JSON nests deeper than this: brackets only, one level off at a time."""
-    brackets = _NO_BRACKET.sub("", text)
+def _deeper_than(value: Any, depth: int) -> bool:
+    """Return whether containers nest deeper than this. Level by level, so that depth costs no stack."""
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(depth):
-        brackets = brackets.replace("{}", "").replace("[]", "")
-    return bool(brackets)
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+    return bool(level)
 
 
 def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[bytes, bytes]:

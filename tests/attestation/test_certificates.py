@@ -20,7 +20,7 @@ from attestation.certificates import (
     require_leaf,
     split_pem_untrusted,
 )
-from attestation.crl import parse_crl_untrusted, require_crl_signed_by
+from attestation.crl import parse_crl_untrusted, require_crl_signed_by, require_not_revoked
 from attestation.errors import AttestationError, MalformedError, SignatureError
 from attestation.pck import EXTENSION_BYTES_MAX, SgxType, parse_pck_extension_untrusted
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
@@ -223,7 +223,9 @@ def test_a_changed_crl_is_a_crl_or_malformed(position, value):
     data[position] = value
 
     def check() -> None:
-        require_crl_signed_by(parse_crl_untrusted(bytes(data), role="pck-crl"), _load(ROOT, "root"))
+        crl = parse_crl_untrusted(bytes(data), role="pck-crl")
+        require_not_revoked(_load(ROOT, "root"), crl)
+        require_crl_signed_by(crl, _load(ROOT, "root"))
 
     reason = reason_of(check, AttestationError)
     assert reason is None or reason.startswith("pck-crl-")
