@@ -93,13 +93,20 @@ class CollateralTable(_Table, frozen=True):
 
 
 class JwtTable(_Table, frozen=True):
-    """``[attestation.jwt]``: a JWT that every peer must show beside its quote."""
+    """``[attestation.jwt]``: a JWT that every peer must show beside its quote.
+
+    ``keys_file`` is a JWK Set of whoever signs them; ``token_file`` holds this node's own token and is read
+    anew for every bond. ``subject`` is the peer's id in hex unless a fixed one is given.
+    """
 
     issuer: str
     audience: str
     keys_file: str
     token_file: str
-    lifetime_s_max: int = 24 * 3600
+    subject: str | None = None
+    required_claims: dict[str, str | int | bool] = {}
+    max_age_s: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_lifetime_s: Annotated[int, msgspec.Meta(ge=1)] = 24 * 3600
 
 
 class AttestationTable(_Table, frozen=True):

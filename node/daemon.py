@@ -49,7 +49,7 @@ from node.trust import (
     Trust,
     ticket_lifetime,
     trust_of,
-    validator_of,
+    validators_of,
 )
 
 KEY_FILE_BYTES_MAX: Final = 1024
@@ -100,7 +100,7 @@ def identify(config: NodeConfig) -> GroupIdentification:
     from node.group.identity import group_id
     from node.group.network import LOG_REPLAY_SIGNATURE
 
-    validators = (validator_of(config, None),)
+    validators = validators_of(config, None)
     key = group_key_of(config, validators)
     if key is None:
         raise ConfigError("the group key comes by provisioning (group.await_key): there is no GroupId yet")
@@ -154,7 +154,7 @@ class Daemon:
 
     @property
     def validators(self) -> tuple[TicketValidator, ...]:
-        return (self._trust.validator,)
+        return self._trust.validators
 
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""
@@ -363,7 +363,7 @@ def _network_of(
         seeds=config.bond.seeds,
         api_url=f"https://{config.api.advertise or config.api.listen}",
         audit=audit,
-        issuers=[issuer],
+        issuers=[issuer, *trust.further_issuers],
     )
 
 

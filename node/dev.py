@@ -16,15 +16,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import uvicorn
+
 from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import MockAuthority
+from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
@@ -94,7 +97,7 @@ def bondstone_command() -> list[str]:
 class DevCluster:
     """Prepares the directory, starts the nodes, follows them, stops them."""
 
-    def __init__(self, directory: Path, *, nodes: int, api_port: int, emit: Emit) -> None:
+    def __init__(self, directory: Path, *, nodes: int, api_port: int, emit: Emit, pccs: bool = False) -> None:
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(f"--nodes {nodes}: a local cluster has 1 to {NODES_MAX} nodes")
         if not 1 <= api_port <= 65535 - nodes:
@@ -103,6 +106,9 @@ class DevCluster:
         self._emit = emit
         self._count = nodes
         self._api_port = api_port
+        self._pccs = pccs
+        self._pccs_port = 0
+        self._pccs_server: uvicorn.Server | None = None
         self.nodes: list[DevNode] = []
 
     @property
@@ -134,14 +140,17 @@ class DevCluster:
         ports = [self._api_port + i for i in range(self._count)]
         for port in ports:
             _require_free(port)
-        bond_ports = _free_ports(self._count)
+        *bond_ports, self._pccs_port = _free_ports(self._count + 1)
         seeds = [f"127.0.0.1:{port}" for port in bond_ports]
         network = network_file.read_text().strip()
         for i, (port, seed) in enumerate(zip(ports, seeds, strict=True)):
             node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
             (node.directory / "data").mkdir(parents=True, exist_ok=True)
             node.certificate_file.unlink(missing_ok=True)
-            node.config_file.write_text(_config_text(node, seeds, network, self._count))
+            text = _config_text(node, seeds, network, self._count)
+            if self._pccs:
+                text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
+            node.config_file.write_text(text)
             self.nodes.append(node)
         (self.directory / "client.json").write_text(
             json.dumps(
@@ -167,6 +176,8 @@ class DevCluster:
             self.prepare()
             async with asyncio.TaskGroup() as tasks:
                 try:
+                    if self._pccs:
+                        tasks.create_task(self._serve_collateral())
                     for node in self.nodes:
                         await self._start(node, tasks)
                     certificates = tasks.create_task(self._keep_certificates())
@@ -260,8 +271,22 @@ class DevCluster:
             staged.write_text(bundle)
             staged.replace(self.ca_file)
 
+    async def _serve_collateral(self) -> None:
+        """Serve the mock authority's collateral as a PCCS would, so that the nodes fetch it over HTTP."""
+        authority = MockAuthority.load(self.directory / "authority")
+        app = create_pccs(
+            PCCSSettings(endorsements=lambda: authority.endorsements(datetime.now(UTC)), fault=no_fault)
+        )
+        server = _QuietServer(
+            uvicorn.Config(app, host="127.0.0.1", port=self._pccs_port, log_config=None, lifespan="off")
+        )
+        self._pccs_server = server
+        await server.serve()
+
     async def _stop(self) -> None:
         running = [n.process for n in self.nodes if n.process is not None and n.process.returncode is None]
+        if self._pccs_server is not None:
+            self._pccs_server.should_exit = True
         for process in running:
             process.send_signal(signal.SIGTERM)
         for process in running:
@@ -339,6 +364,14 @@ def _write_secret(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn's server, which leaves signals to the program that it runs in."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Locked:

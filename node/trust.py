@@ -27,13 +27,16 @@ from attestation.policy_rules import AppraisalPolicy
 from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import Quote, parse_quote_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
+from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
+from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
 from attestation.ticket_tdx import TdxValidator
+from attestation.tickets import TicketIssuer, TicketValidator
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.mock.authority import MockAuthority
 from enclave.mock.td import TDSettings
 from enclave.tsm import TsmAttester
-from node.config import MockTable, NodeConfig
+from node.config import JwtTable, MockTable, NodeConfig
 from node.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -51,14 +54,16 @@ class Trust:
         root: the pinned root of every peer's evidence.
         policy: what a peer must be.
         source: endorsements of our own platform.
-        validator: the judge of TDX tickets.
+        validators: the judges of tickets; all of them must say yes, and their order is in the GroupId.
+        further_issuers: our own tickets of other classes than TDX.
     """
 
     attester: Attester
     root: TrustRoot
     policy: AppraisalPolicy
     source: EndorsementsSource
-    validator: TdxValidator
+    validators: tuple[TicketValidator, ...]
+    further_issuers: tuple[TicketIssuer, ...]
 
     @property
     def mock(self) -> bool:
@@ -114,7 +119,7 @@ class FetchedEndorsements:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
             client = CollateralClient(
                 sources=[source],
-                root=INTEL_SGX_ROOT,
+                root=root_of(config),
                 update=UpdateMode(table.update),
                 fetcher=Fetcher(http, clock=now, sleep=asyncio.sleep, jitter=random.random),  # noqa: TID251
                 disk=DiskCache(Path(config.node.data_dir) / "collateral"),
@@ -192,7 +197,7 @@ def source_of(config: NodeConfig) -> EndorsementsSource:
         data = _read(Path(collateral.file), key="attestation.collateral.file")
         return FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
     mock = config.attestation.mock
-    if config.attestation.mode == "mock":
+    if config.attestation.mode == "mock" and collateral.source is None:
         assert mock is not None
         return MockEndorsements(MockAuthority.load(Path(mock.authority)))
     return FetchedEndorsements()
@@ -211,20 +216,58 @@ def policy_of(config: NodeConfig) -> AppraisalPolicy:
         raise ConfigError(f"{path}: {exc}") from exc
 
 
-def validator_of(config: NodeConfig, source: EndorsementsSource | None) -> TdxValidator:
-    return TdxValidator(policy=policy_of(config), root=root_of(config), endorsements_source=source)
+def validators_of(config: NodeConfig, source: EndorsementsSource | None) -> tuple[TicketValidator, ...]:
+    """Return the judges of tickets, in the order that the GroupId folds them in."""
+    tdx = TdxValidator(policy=policy_of(config), root=root_of(config), endorsements_source=source)
+    jwt = config.attestation.jwt
+    return (tdx,) if jwt is None else (tdx, _jwt_validator(jwt))
+
+
+def _jwt_validator(table: JwtTable) -> JwtValidator:
+    path = Path(table.keys_file)
+    try:
+        keys = load_keys_untrusted(_read(path, key="attestation.jwt.keys_file"))
+        rules = JwtRules(
+            issuer=table.issuer,
+            audience=table.audience,
+            subject=table.subject,
+            required_claims=table.required_claims,
+            max_age=None if table.max_age_s is None else timedelta(seconds=table.max_age_s),
+            max_lifetime=timedelta(seconds=table.max_lifetime_s),
+            non_expiring=False,
+        )
+    except MalformedError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"[attestation.jwt] {exc}") from exc
+    return JwtValidator(keys=keys, rules=rules)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """Our own JWT, from a file that whoever signs it keeps current. A ``TicketIssuer``."""
+
+    path: Path
+
+    @property
+    def ticket_class(self) -> str:
+        return JWT_CLASS
+
+    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:  # noqa: ARG002
+        return _read(self.path, key="attestation.jwt.token_file").strip()
 
 
 def trust_of(config: NodeConfig, now: datetime) -> Trust:
     """Return all of it."""
     source = source_of(config)
-    validator = validator_of(config, source)
+    jwt = config.attestation.jwt
     return Trust(
         attester=attester_of(config, now),
         root=root_of(config),
         policy=policy_of(config),
         source=source,
-        validator=validator,
+        validators=validators_of(config, source),
+        further_issuers=() if jwt is None else (TokenFile(Path(jwt.token_file)),),
     )
 
 

@@ -28,6 +28,7 @@ from node.raft.events import (
     Tick,
 )
 from node.raft.member import Member
+from node.raft.messages import Chunk
 from node.raft.types import Incarnation, Outcome, Preference
 from node.raft.wire import decode_untrusted, encode
 
@@ -37,7 +38,7 @@ EVENTS_PER_STEP_MAX: Final = 512
 class Outbox(Protocol):
     """The bonds, as the driver needs them."""
 
-    def send(self, to: Iterable[Incarnation], data: bytes) -> None: ...
+    def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...
 
 
 class DurableLog(Protocol):
@@ -138,7 +139,8 @@ class MemberDriver:
 
     def _release(self, effects: Effects) -> None:
         for send in effects.sends:
-            self._outbox.send(send.to, encode(send.message))
+            # What a lagging peer pulls must not hold up what keeps the others in step.
+            self._outbox.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
         for token, outcome in effects.completions:
             future = self._futures.pop(token, None)
             if future is not None and not future.done():

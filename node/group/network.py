@@ -210,9 +210,9 @@ class _Wiring:
         self._driver.payload(peer, data)
 
     # ---- from the member ----------------------------------------------------
-    def send(self, to: Iterable[Incarnation], data: bytes) -> None:
+    def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None:
         if self._bonds is not None:
-            self._bonds.send(to, data)
+            self._bonds.send(to, data, bulk=bulk)
 
     def _notice(self, notice: Notice) -> None:
         audit = self._network.audit

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,13 @@ class Process:
 class LocalCluster:
     """``bondstone dev`` in a directory, ready."""
 
-    def __init__(self, directory: Path, nodes: int) -> None:
+    def __init__(self, directory: Path, nodes: int, arguments: Sequence[str]) -> None:
         self.directory = directory
         self.count = nodes
         self.api_port = free_port_block(nodes + 2)
         directory.mkdir(parents=True, exist_ok=True)
         self.process = Process(
-            "dev", "--json", "--dir", directory, "--nodes", str(nodes), "--api-port", str(self.api_port),
+            "dev", "--json", "--dir", directory, "--nodes", str(nodes), "--api-port", str(self.api_port), *arguments,
             log=directory / "dev.log",
         )  # fmt: skip
         self.extra: list[Process] = []
@@ -196,8 +196,10 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(directory: Path, nodes: int = 3) -> Iterator[LocalCluster]:
-    cluster = LocalCluster(directory, nodes)
+def local_cluster(
+    directory: Path, nodes: int = 3, arguments: Sequence[str] = ()
+) -> Iterator[LocalCluster]:
+    cluster = LocalCluster(directory, nodes, arguments)
     try:
         yield cluster
     finally:
