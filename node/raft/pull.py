@@ -161,6 +161,8 @@ class Pull(Replication):
             self._fetch(pull, source, after, check, upto)
 
     def _search(self, pull: PullState, sources: list[Incarnation]) -> None:
+        # An Append that fitted may have cut the log below where the search stood.
+        pull.at = min(pull.at, self.log.last().index)
         for source in sources:
             reach = self._reach(pull, source)
             if reach > pull.at or (reach == pull.at and source == self.leader):
