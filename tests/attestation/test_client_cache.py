@@ -119,6 +119,15 @@ def test_an_unknown_platform_is_remembered_briefly() -> None:
     assert len(requests) > asked
 
 
+def test_a_platform_that_became_known_is_no_longer_remembered_as_unknown() -> None:
+    r = rig()
+    r.faults.once["tcb-info"] = [Fault.NOT_FOUND]
+    assert refused(r, EndorsementsUnavailableError) == "platform-unknown"
+    run(r.client.refresh(PLATFORM))
+
+    assert r.client._failures == {}
+
+
 def test_a_passing_failure_is_not_remembered_when_nothing_is_held() -> None:
     r = rig()
     r.faults.fail_all(Fault.SERVER_ERROR)
@@ -313,6 +322,16 @@ def test_a_damaged_or_forged_record_is_discarded_and_fetched_anew(tmp_path: Path
     assert get(r).endorsements == SET
     assert r.faults.asked["tcb-info"] == 1
     assert parse_record_untrusted(path.read_bytes()).endorsements == SET
+
+
+def test_a_record_that_does_not_verify_is_not_left_for_the_next_life(tmp_path: Path) -> None:
+    get(rig(directory=tmp_path))
+    record_path(tmp_path).write_bytes(b"{}")
+    r = rig(directory=tmp_path)
+    r.faults.fail_all(Fault.SERVER_ERROR)
+
+    assert refused(r, EndorsementsUnavailableError) == "collateral-source-failing"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_record_dated_in_the_future_is_refreshed_all_the_same(tmp_path: Path) -> None:
