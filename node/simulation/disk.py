@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from node.raft.events import Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
-from node.raft.types import Entry, Incarnation
+from node.raft.types import Entry, Incarnation, Position
 from node.simulation.process import Process
 from node.simulation.scheduler import Scheduler
 
@@ -37,6 +37,16 @@ class Disk:
                 case SaveEntries():
                     self._entries.extend(record.entries)
         process.feed(Persisted(serial))
+
+    def holds_vote(self, term: int, candidate: Incarnation) -> bool:
+        """Whether the vote for ``candidate`` in ``term`` would survive a power cut now."""
+        return (self._term, self._voted_for) == (term, candidate)
+
+    def holds_entry(self, position: Position) -> bool:
+        """Whether the log up to ``position`` would survive a power cut now."""
+        if position.index > len(self._entries):
+            return False
+        return position.index == 0 or self._entries[position.index - 1].chain == position.chain
 
     def recovered(self) -> Recovered:
         """Return what a new process of the same incarnation finds."""

@@ -226,8 +226,10 @@ class Oracles:
                 process.view.role = notice.role
             case LeaderChanged():
                 self._check_term(process, notice.term)
-            case Halted() | Violation():
-                raise InvariantError("false-alarm", f"{process}: {notice}")
+            case Halted():
+                raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
+            case Violation():
+                raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case RivalCluster() if not self._rivals:
                 raise InvariantError("one-genesis", f"{process}: {notice}")
             case _:
@@ -327,6 +329,9 @@ class Oracles:
             return
         genesis = self.tree.genesis[view.nodes[-1]]
         log = self._leader_logs.get((genesis, term))
+        disk = process.disk
+        if disk is not None and not disk.holds_entry(process.log.position(match)):
+            raise InvariantError("durable-promise", f"{process} ACKs {match} before its disk has it")
         if log is None or match >= len(view.nodes):
             raise InvariantError("truthful-ack", f"{process} ACKs {match} in term {term}")
         if match >= len(log) or log[match] != view.nodes[match]:
@@ -336,6 +341,9 @@ class Oracles:
 
     def _voted(self, process: Process, term: int, candidate: Incarnation) -> None:
         """I1: an incarnation grants at most one vote per term, itself included."""
+        disk = process.disk
+        if self._rules and disk is not None and not disk.holds_vote(term, candidate):
+            raise InvariantError("durable-promise", f"{process} votes before its disk knows")
         if self._votes.setdefault((process.inc, term), candidate) != candidate and self._rules:
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
 

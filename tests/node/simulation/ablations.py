@@ -1,0 +1,196 @@
+"""Members with one rule of the design switched off. They exist in tests only: the product has no such switch."""
+
+from node.raft.election import Vote
+from node.raft.member import Member
+from node.raft.replica import Replica
+from node.raft.types import NotExecuted, Role
+
+
+class RollIsWhoIsBonded(Member):
+    """mosaik: the roll of an election is whom the candidate can see (CONSENSUS C2)."""
+
+    def _roll(self):
+        return tuple(sorted({self.me, *self.peers}))
+
+    def _election_won(self):
+        return 2 * len(self.grants) > len(self._roll())
+
+
+class AbstainersLeaveTheDenominator(Member):
+    """mosaik: whoever abstains no longer counts in this election (C3, C5)."""
+
+    def _campaign(self, *, transfer):
+        self.abstained = set()
+        super()._campaign(transfer=transfer)
+
+    def _pre_campaign(self):
+        self.abstained = set()
+        super()._pre_campaign()
+
+    def _election_won(self):
+        asked = len(self.members) - 1
+        return len(self.grants) >= (asked - len(self.abstained)) // 2 + 1
+
+    def _on_vote_request(self, sender, m):
+        # In mosaik a node abstains, and remembers nothing, if its own log is behind the candidate's.
+        mine = self.log.last()
+        if (mine.term, mine.index) < (m.last.term, m.last.index) and m.term >= self.term:
+            self._reply_vote(sender, m, Vote.ABSTAIN)
+        else:
+            super()._on_vote_request(sender, m)
+
+    def _on_vote_reply(self, sender, m):
+        if m.vote is Vote.ABSTAIN and self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            self.abstained.add(sender)
+            self._count_grants()
+        else:
+            super()._on_vote_reply(sender, m)
+
+
+class PulledEntriesUnchecked(Member):
+    """mosaik: what is pulled is put behind whatever is there (C4)."""
+
+    def _may_take(self, chunk):
+        return chunk.after.index <= self.log.last().index
+
+    def _take_pulled(self, chunk):
+        fresh = [entry for entry in chunk.entries if entry.index > self.log.last().index]
+        if fresh:
+            self._append(fresh)
+        self._verify_up_to(chunk.after.index + len(chunk.entries))
+        self._commit_verified()
+
+
+class ServesUnverified(Member):
+    """Peers hand out everything they hold, also what a dead leader wrote (no R-serve)."""
+
+    def _serve_limit(self):
+        return self.log.last().index
+
+
+class NewestConfigOnly(Member):
+    """The newest configuration alone decides, committed or not."""
+
+    def _active_configs(self):
+        return (self.configs[-1][1],) if self.configs else ()
+
+
+class NewestConfigBeforeNoop(NewestConfigOnly):
+    """Ongaro's membership bug of 2015: and a leader may change the configuration before its no-op."""
+
+    def _has_committed_in_term(self, lead):
+        return True
+
+
+class NoQuorumRoundForReads(Member):
+    """mosaik: a leader answers strong reads by itself (C9)."""
+
+    def _needs_round(self):
+        return False
+
+
+class VoteNotRecorded(Member):
+    """A grant binds nobody."""
+
+    def _remember_vote(self, candidate):
+        pass
+
+
+class NoUpToDateCheck(Member):
+    """Anybody's log is good enough to be voted for."""
+
+    def _is_up_to_date(self, last):
+        return True
+
+
+class CommitsOldTerms(Member):
+    """Entries of earlier terms are committed by counting copies; leaders still write a no-op."""
+
+    def _may_commit(self, index):
+        return True
+
+
+class Figure8(CommitsOldTerms):
+    """And they write none: Raft's figure 8."""
+
+    def _open_term(self):
+        pass
+
+    def _has_committed_in_term(self, lead):
+        return True
+
+
+class _NoDedupe(Replica):
+    def admit(self, batch, time_ms):
+        known = super().admit(batch, time_ms)
+        expired = isinstance(known, NotExecuted) and known.reason == "session-expired"
+        return known if expired else None
+
+
+class NoSessionDedupe(Member):
+    """A command that comes twice is executed twice (C13)."""
+
+    def _make_replica(self, machine):
+        return _NoDedupe(machine, self.settings, self.group_id)
+
+
+class LeaseNotRechecked(Member):
+    """What was computed under a lease is answered without asking whether the lease still holds."""
+
+    def _lease_still_holds(self):
+        return True
+
+
+class LeaseBindsNobody(Member):
+    """Voters elect another leader although the old one's lease runs."""
+
+    def _lease_binds(self, m):
+        return False
+
+    def _hears_leader(self):
+        return False
+
+
+class AcksLastIndex(Member):
+    """mosaik: an ACK names the end of the log, proven or not (C16)."""
+
+    def _ack_index(self):
+        return self.log.last().index
+
+
+class PromisesBeforeDurable(Member):
+    """trust_disk without waiting for the disk."""
+
+    def _hold_promises(self):
+        self.out.serial = self.serial
+        self._batch_open = False
+        self.durable_index = self.log.last().index
+        self.persisted = self.serial
+
+
+class SingleCopies(Member):
+    """One of two voters, the tie, commits alone although two were asked for."""
+
+    def _has_enough_copies(self, holders):
+        return True
+
+
+class NoPreflight(Member):
+    """Configurations are written whether or not they could be committed or fall below ``min_voters``."""
+
+    def _preflight(self, config, wish, responsive):
+        return True
+
+
+class ManyPendingConfigs(Member):
+    """A leader writes the next configuration before the last one is committed."""
+
+    def _config_is_pending(self):
+        return False
+
+
+class NeverStepsDown(Member):
+    """No check-quorum: a leader that hears nobody goes on (it commits nothing; only liveness suffers)."""
+
+    def _check_quorum(self, lead):
+        pass
