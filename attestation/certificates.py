@@ -95,6 +95,9 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
             )
         out.append(_decode_pem_body(data[position + len(_BEGIN) : end], role))
         position = data.find(_BEGIN, end)
+    # A block of another kind, or with a broken line, must not pass for the text between blocks.
+    if data.count(b"-----BEGIN") != len(out) or data.count(b"-----END") != len(out):
+        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not that of a certificate")
     return tuple(out)
 
 

@@ -112,6 +112,8 @@ def test_pem_is_read_leniently_around_its_blocks(text):
         PEM.replace(b"MII", b"M!I", 1),
         PEM.replace(b"MII", b"M I", 1),
         PEM.replace(b"MII", b"MI", 1),
+        PEM + PEM.replace(b"CERTIFICATE", b"PRIVATE KEY"),
+        PEM + PEM.replace(b"-----BEGIN", b"-+---BEGIN"),
         PEM * 4,
         b" " * (PEM_BYTES_MAX + 1),
     ],
