@@ -16,14 +16,16 @@ from node.errors import RemoteProtocolError
 from node.raft.election import Election
 from node.raft.entries import (
     EMPTY_PAYLOAD,
+    INTEGER_MAX,
     Signatures,
     decode_config_untrusted,
     encode_config,
     genesis_digest,
     make_entry,
 )
-from node.raft.events import DataDiscarded, FoundingStalled, RivalCluster, SaveTruncation
+from node.raft.events import DataDiscarded, FoundingStalled, RivalCluster, SaveTruncation, SaveVote
 from node.raft.messages import (
+    DISSOLVED_MAX,
     Genesis,
     GenesisProposal,
     GenesisSignature,
@@ -57,6 +59,7 @@ class Birth:
         voters: of that genesis.
         signatures: so far.
         signed: the genesis that has our signature, and who collects for it.
+        reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
         collector_seen_ms: when its collector was last bonded.
         dissolved: clusters that we left because they gave themselves up.
     """
@@ -68,6 +71,7 @@ class Birth:
     voters: tuple[Incarnation, ...] = ()
     signatures: dict[Incarnation, bytes] = field(default_factory=dict)
     signed: tuple[Incarnation, GenesisProposal] | None = None
+    reborn: bool = False
     collector_seen_ms: int = 0
     stalled: bool = False
     presence_due: int = 0
@@ -126,7 +130,7 @@ class Founding(Election):
         self._refresh_audience()
         signed = self.birth.signed
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
-            self.birth.signed = None
+            self._set_signed(None)
         if self.cluster is not None and self.cluster in m.dissolved:
             # Its log said so, committed: our cluster is over.
             self._dissolve(Cursor(self.term, self.commit))
@@ -194,7 +198,7 @@ class Founding(Election):
             birth.voters = founders
             birth.signatures = {}
             birth.round += 1
-            birth.signed = (self.me, GenesisProposal(birth.round, birth.nonce, founders))
+            self._set_signed((self.me, GenesisProposal(birth.round, birth.nonce, founders)))
             digest = genesis_digest(self.group_id, birth.nonce, founders)
             birth.signatures[self.me] = self.credentials.sign(digest)
             self._ask_signatures()
@@ -223,7 +227,7 @@ class Founding(Election):
         birth = self.birth
         birth.abandoned = birth.round
         birth.nonce = None
-        birth.signed = None
+        self._set_signed(None)
         birth.signatures = {}
         self._tell_presence()
 
@@ -239,7 +243,7 @@ class Founding(Election):
             return  # a late copy
         wanted = (sender, m)
         if birth.signed is None and m.voters == self._visible()[: self.founding.expect]:
-            birth.signed = wanted
+            self._set_signed(wanted)
             birth.collector_seen_ms = self.now
         if birth.signed == wanted:
             digest = genesis_digest(self.group_id, m.nonce, m.voters)
@@ -255,6 +259,18 @@ class Founding(Election):
             return
         birth.signatures[sender] = m.signature
         self._complete_genesis()
+
+    def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
+        """A signature is our vote in the genesis term: durable before anybody has it (trust_disk)."""
+        self.birth.signed = signed
+        self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
+
+    def _remember_signature(self, collector: Incarnation | None) -> None:
+        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk)."""
+        self.birth.reborn = True
+        if collector is not None and collector != self.me:
+            # Which round is not known, so no word of the collector frees it; a new identity does.
+            self.birth.signed = (collector, GenesisProposal(INTEGER_MAX, bytes(16), (collector,)))
 
     def _complete_genesis(self) -> None:
         birth = self.birth
@@ -380,7 +396,7 @@ class Founding(Election):
         assert self.cluster is not None
         if self.replica.commands:
             self._notice(DataDiscarded(cursor))
-        self.birth.dissolved = (*self.birth.dissolved, self.cluster)
+        self.birth.dissolved = (*self.birth.dissolved, self.cluster)[-DISSOLVED_MAX:]
         self._become_follower(self.term, None)
         self._reset_cluster()
         self._tell_presence()
@@ -420,6 +436,10 @@ class Founding(Election):
         if self.now < self.birth.presence_due:
             return
         self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
+        if self.birth.reborn:
+            # Rounds go on above those of the earlier process, and all of those are abandoned.
+            self.birth.reborn = False
+            self.birth.round = self.birth.abandoned = self.wall
         if self._presence_wanted():
             self._tell_presence()
             for sender, peer in sorted(self.peers.items()):

@@ -127,7 +127,9 @@ class Member(Founding):
         """Go on as the same incarnation (trust_disk): term, vote and log are what we promised by."""
         assert self.settings.trust_disk
         self.term, self.voted_for = recovered.term, recovered.voted_for
-        if recovered.entries:
+        if not recovered.entries:
+            self._remember_signature(recovered.voted_for)
+        else:
             self._append(recovered.entries)
             self.cluster = recovered.entries[0].chain
             # A Cfg is proposed only when the one before is committed (I5): so much is certain.

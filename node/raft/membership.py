@@ -30,6 +30,11 @@ class Membership(Leader):
             if peer not in self.members:
                 lead.streak[peer] = lead.streak.get(peer, 0) + 1 if peer in lead.acked else 0
         lead.acked.clear()
+        known = self.peers.keys() | set(self.members)
+        for table in (lead.match, lead.echo, lead.heard_ms, lead.lag, lead.streak):
+            for stranger in [peer for peer in table if peer not in known]:
+                del table[stranger]
+        self.gone = {peer: loss for peer, loss in self.gone.items() if peer in self.members}
 
     def _may_propose_config(self, lead: Leadership) -> bool:
         """I5: only after committing in our term, and one uncommitted Cfg at most."""

@@ -7,8 +7,11 @@ say it), ``durable`` (an ACK is sent only when durable) and ``lag`` (the leader 
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
+
+DISSOLVED_MAX: Final = 64
 
 
 class Vote(IntEnum):

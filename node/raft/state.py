@@ -29,6 +29,7 @@ from node.raft.events import (
 from node.raft.log import LogStore
 from node.raft.messages import (
     AppendReply,
+    Genesis,
     GenesisSignature,
     Message,
     Presence,
@@ -403,7 +404,7 @@ def is_promise(message: Message) -> bool:
             return True
         case AppendReply(verdict=Verdict.ACK | Verdict.STALE | Verdict.ABSTAIN):
             return True
-        case GenesisSignature():
+        case GenesisSignature() | Genesis() | Presence():
             return True
         case _:
             return False

@@ -35,6 +35,7 @@ from node.raft.fields import (
     uint,
 )
 from node.raft.messages import (
+    DISSOLVED_MAX,
     Append,
     AppendReply,
     Avail,
@@ -62,7 +63,6 @@ from node.raft.types import ORIGIN, Bootstrap, EntryKind
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 PROPOSALS_MAX: Final = 16_384
-DISSOLVED_MAX: Final = 64
 VISIBLE_MAX: Final = 1024
 SIGNATURE_BYTES_MAX: Final = 1024
 

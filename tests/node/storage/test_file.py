@@ -5,7 +5,7 @@ import pytest
 from node.errors import CorruptStorageError
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
 from node.raft.events import Persisted, Received, SaveEntries, SaveTruncation, SaveVote
-from node.raft.messages import Append
+from node.raft.messages import Append, GenesisSignature
 from node.raft.types import ORIGIN, EntryKind, Ok, Position
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import Cluster, inc, three
@@ -230,3 +230,35 @@ def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_i
 
     assert all(s.message.term == node.term for s in released)
     assert cluster.nodes[follower].durable_index < second.index
+
+
+def founders(tmp_path, drop):
+    cluster = Disks(tmp_path)
+    cluster.drop = drop
+    for name in "abc":
+        cluster.start(name)
+    cluster.run(1000)
+    return cluster, *sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+
+
+def test_a_founder_that_signed_does_not_sign_another_genesis_after_a_restart(tmp_path):
+    cluster, collector, signer, _ = founders(tmp_path, lambda s, t, m: isinstance(m, GenesisSignature))
+    cluster.crash(signer)
+    cluster.start(signer)
+    cluster.drop = lambda *_: False
+    signed = []
+    cluster.drop = lambda s, t, m: s == signer and isinstance(m, GenesisSignature) and signed.append(m)
+    cluster.run(5000)
+
+    assert signed == []
+    assert cluster.nodes[collector].cluster is None
+
+
+def test_a_collector_that_restarts_frees_the_signatures_that_it_can_no_longer_use(tmp_path):
+    cluster, collector, _, _ = founders(tmp_path, lambda s, t, m: isinstance(m, GenesisSignature))
+    cluster.crash(collector)
+    cluster.drop = lambda *_: False
+    cluster.start(collector)
+    cluster.elect()
+
+    assert len({n.cluster for n in cluster.nodes.values()}) == 1
