@@ -1,0 +1,320 @@
+"""A cluster of ``bondstone node run`` processes that can be hurt in every way."""
+
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from attestation.policy_rules import REGISTERS
+from enclave.mock.authority import MockAuthority
+from node.api import schemas
+from node.client import BondstoneClient, ClientError
+from node.dev import mock_measurement
+from node.group.identity import GroupKey
+from node.tokens import AccessRole, new_token, render_token_entry
+from tests.support.cluster import COMMAND, PROJECT, free_port_block, until
+from tests.support.netns import NamespaceNetwork, address_of
+
+API_PORT: Final = 8443
+BOND_PORT: Final = 7443
+START_S: Final = 90.0
+CONVERGE_S: Final = 120.0
+_FAKETIME: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+
+
+@dataclass(slots=True)
+class Node:
+    """One node; its place in the network is ``number + 1``."""
+
+    number: int
+    directory: Path
+    api: str
+    bond: str
+    process: "subprocess.Popen[bytes] | None" = None
+    lives: int = 0
+    paused: bool = False
+
+    @property
+    def place(self) -> int:
+        return self.number + 1
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.number}"
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None
+
+    @property
+    def clock_file(self) -> Path:
+        return self.directory / "clock"
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what the process of this life has told so far."""
+        lines = (self.directory / f"events-{self.lives}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def peer_id(self) -> str | None:
+        listening = [event for event in self.events() if event["event"] == "listening"]
+        return listening[0]["peer_id"] if listening else None
+
+
+@dataclass(slots=True)
+class ChaosCluster:
+    """The nodes, and what can be done to them. ``network`` is None on loopback."""
+
+    directory: Path
+    nodes: list[Node]
+    network: NamespaceNetwork | None
+    trust_disk: bool
+    token: str = field(default_factory=new_token)
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "api-ca.pem"
+
+    def client(self, *nodes: Node, deadline_s: float, attempt_s: float) -> BondstoneClient:
+        return BondstoneClient(
+            [f"https://{node.api}" for node in nodes],
+            token=self.token,
+            ca=self.ca,
+            deadline_s=deadline_s,
+            attempt_timeout_s=attempt_s,
+        )
+
+    # ---- doing --------------------------------------------------------------
+    def start(self, node: Node) -> None:
+        """Start a node and wait until it listens."""
+        assert node.process is None
+        node.lives += 1
+        command = [*COMMAND, "node", "run", "--config", str(node.directory / "config.toml"), "--json"]
+        if self.network is not None:
+            command = self.network.command(node.place, command)
+        with (
+            (node.directory / "node.log").open("ab") as log,
+            (node.directory / f"events-{node.lives}.jsonl").open("wb") as events,
+        ):
+            node.process = subprocess.Popen(
+                [*command, "--stop-with-stdin"],
+                stdin=subprocess.PIPE,
+                stdout=events,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(PROJECT), **_faked_clock(node)},
+                start_new_session=True,
+            )
+
+    def until_listening(self, node: Node) -> None:
+        def listening() -> bool:
+            assert node.process is not None
+            if node.process.poll() is not None:
+                raise AssertionError(
+                    f"{node.name} ended: {(node.directory / 'node.log').read_text()[-2000:]}"
+                )
+            return node.peer_id() is not None
+
+        until(listening, f"{node.name} listens", START_S)
+        self._write_ca()
+
+    def kill(self, node: Node) -> None:
+        """``kill -9``."""
+        assert node.process is not None
+        node.process.kill()
+        node.process.wait()
+        assert node.process.stdin is not None
+        node.process.stdin.close()
+        node.process, node.paused = None, False
+
+    def pause(self, node: Node) -> None:
+        """SIGSTOP: the process stands still, its connections stay open."""
+        if node.process is not None:
+            node.process.send_signal(signal.SIGSTOP)
+            node.paused = True
+
+    def resume(self, node: Node) -> None:
+        if node.process is not None and node.paused:
+            node.process.send_signal(signal.SIGCONT)
+        node.paused = False
+
+    def set_clock(self, node: Node, offset_s: int) -> None:
+        """Let the node's wall clock be off by so much from now on. Its monotonic clock goes on unharmed."""
+        staged = node.clock_file.with_suffix(".new")
+        staged.write_text(f"{offset_s:+d}\n")
+        staged.replace(node.clock_file)
+
+    def _write_ca(self) -> None:
+        certificates = [node.directory / "data" / "api-certificate.pem" for node in self.nodes]
+        staged = self.ca.with_suffix(".new")
+        staged.write_bytes(b"".join(file.read_bytes() for file in certificates if file.exists()))
+        staged.replace(self.ca)
+
+    # ---- looking ------------------------------------------------------------
+    def status(self, node: Node) -> schemas.Group | None:
+        """Return what a node says of its group; None if it says nothing."""
+        if not node.alive or node.paused:
+            return None
+        try:
+            with self.client(node, deadline_s=2, attempt_s=2) as client:
+                return client.group()
+        except ClientError:
+            return None
+
+    def leader(self) -> Node | None:
+        """Return the node that leads the highest term that is known."""
+        leading = [
+            (status.term, node.number)
+            for node in self.nodes
+            if (status := self.status(node)) is not None and status.role == "leader"
+        ]
+        return self.nodes[max(leading)[1]] if leading else None
+
+    def whole(self) -> bool:
+        """Say whether every node lives, is online, and every voter is a node of now, and none is missing."""
+        statuses = [self.status(node) for node in self.nodes]
+        known = [status for status in statuses if status is not None and status.online]
+        if len(known) < len(self.nodes):
+            return False
+        incarnations = sorted(status.me.peer_id for status in known)
+        return (
+            all(sorted(status.voters) == incarnations for status in known)
+            and len({(status.leader, status.term, status.cluster_id) for status in known}) == 1
+        )
+
+    def contents(self) -> list[tuple[int, list[tuple[bytes, bytes, int]]]]:
+        """Return each node's applied index and all that its state machine holds, or fewer if one is silent."""
+        found = []
+        for node in self.nodes:
+            try:
+                with self.client(node, deadline_s=10, attempt_s=10) as client:
+                    items = [(i.key, i.value, i.version) for i in client.list(consistency="weak")]
+                    found.append((client.group().applied_index, items))
+            except ClientError:
+                continue
+        return found
+
+    def audit_kinds(self) -> set[str]:
+        """Return every kind of event in the nodes' audit logs."""
+        return {
+            json.loads(line)["kind"]
+            for node in self.nodes
+            for line in (node.directory / "data" / "audit.jsonl").read_text().splitlines()
+            if line.endswith("}")
+        }
+
+
+@contextmanager
+def chaos_cluster(
+    directory: Path, count: int, network: NamespaceNetwork | None, *, trust_disk: bool
+) -> Iterator[ChaosCluster]:
+    """Start ``count`` nodes and wait until all of them vote."""
+    first = free_port_block(2 * count) if network is None else 0
+    nodes = [
+        Node(
+            number,
+            directory / f"node-{number}",
+            f"127.0.0.1:{first + number}" if network is None else f"{address_of(number + 1)}:{API_PORT}",
+            f"127.0.0.1:{first + count + number}"
+            if network is None
+            else f"{address_of(number + 1)}:{BOND_PORT}",
+        )
+        for number in range(count)
+    ]
+    cluster = ChaosCluster(directory, nodes, network, trust_disk)
+    _prepare(cluster)
+    try:
+        for node in nodes:
+            cluster.start(node)
+        for node in nodes:
+            cluster.until_listening(node)
+        until(cluster.whole, "all nodes vote in one group", CONVERGE_S)
+        yield cluster
+    finally:
+        for node in nodes:
+            if node.alive:
+                cluster.kill(node)
+
+
+def can_fake_clocks() -> bool:
+    return bool(_FAKETIME)
+
+
+def _faked_clock(node: Node) -> dict[str, str]:
+    if not _FAKETIME:
+        return {}
+    return {
+        "LD_PRELOAD": str(_FAKETIME[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(node.clock_file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def _prepare(cluster: ChaosCluster) -> None:
+    directory = cluster.directory
+    MockAuthority.create(datetime.now(UTC)).save(directory / "authority")
+    (directory / "group.key").write_text(GroupKey.generate().secret.hex() + "\n")
+    (directory / "access.toml").write_text(render_token_entry("chaos", cluster.token, [AccessRole.ADMIN]))
+    (directory / "policy.toml").write_text(_policy())
+    name = f"chaos-{secrets.token_hex(8)}"
+    for node in cluster.nodes:
+        (node.directory / "data").mkdir(parents=True)
+        seeds = [other.bond for other in cluster.nodes if other is not node]
+        (node.directory / "config.toml").write_text(_config(cluster, node, seeds, name))
+        cluster.set_clock(node, 0)
+
+
+def _policy() -> str:
+    waived = [register for register in REGISTERS if register != "mrtd"]
+    return f"""\
+version = 1
+[tcb]
+accepted_statuses = ["UpToDate"]
+[ticket]
+max_age_seconds = 3600
+max_lifetime_seconds = 3600
+[reference_values]
+not_checked = {json.dumps(waived)}
+[reference_values.baseline]
+mrtd = "{mock_measurement("chaos")}"
+"""
+
+
+def _config(cluster: ChaosCluster, node: Node, seeds: list[str], network: str) -> str:
+    count = len(cluster.nodes)
+    host = node.api.rpartition(":")[0]
+    return f"""\
+[node]
+name = "{node.name}"
+data_dir = "data"
+[api]
+listen = "{node.api}"
+names = ["{host}"]
+tokens_file = "../access.toml"
+[bond]
+listen = "{node.bond}"
+seeds = {json.dumps(seeds)}
+[network]
+name = "{network}"
+[group]
+key_file = "../group.key"
+bootstrap = "expect {count}"
+[consensus]
+min_voters = {count // 2 + 1}
+trust_disk = {json.dumps(cluster.trust_disk)}
+[attestation]
+mode = "mock"
+policy = "../policy.toml"
+[attestation.mock]
+authority = "../authority"
+mrtd = "{mock_measurement("chaos")}"
+"""
