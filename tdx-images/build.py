@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 sys.dont_write_bytecode = True
 
-from imagelib import cpio, lock, rootfs, tree  # noqa: E402
+from imagelib import cpio, lock, mock_tsm, rootfs, tree  # noqa: E402
 from imagelib.disk import build_disk  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 
@@ -123,6 +123,9 @@ def main() -> int:
     building = commands.add_parser("build", help="build from the cache")
     building.add_argument("--profile", type=Profile, choices=list(Profile), default=Profile.PROD)
     building.add_argument("--out", type=Path, required=True)
+    mocking = commands.add_parser("mock-tsm", help="build an overlay for a debug image's initrd")
+    mocking.add_argument("--quote", type=Path, required=True, help="the quote to answer with")
+    mocking.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     progress = Progress()
     try:
@@ -130,6 +133,9 @@ def main() -> int:
             lock.lock(progress)
         elif arguments.command == "fetch":
             lock.fetch(progress)
+        elif arguments.command == "mock-tsm":
+            module = mock_tsm.build_module(lock.load(lock.LOCK), arguments.quote.read_bytes())
+            arguments.out.write_bytes(mock_tsm.overlay(module))
         else:
             build(arguments.profile, arguments.out, progress)
     except BuildError as exc:

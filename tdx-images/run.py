@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Run guests of an image: emulated, as a group of mock TDs on loopback, or as one TD on a host with TDX.
 
-Prints one JSON event per line on stdout and runs until it is told to stop (SIGTERM, SIGINT), or until all guests have ended.
+Prints one JSON event per line on stdout and runs until it is told to stop (SIGTERM, SIGINT), or
+until all guests have ended.
 """
 
 import argparse
@@ -23,9 +24,9 @@ sys.dont_write_bytecode = True
 from imagelib import qemu  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
-from enclave.image.folder import BuiltImage, load_image  # noqa: E402
 
 from enclave.image.errors import ImageError  # noqa: E402
+from enclave.image.folder import BuiltImage, load_image  # noqa: E402
 
 GUESTS_MAX = 7
 STOP_SECONDS = 10
@@ -94,7 +95,8 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
     segment = free_port(socket.SOCK_DGRAM)
     emit(
         "group", mock=True, policy=str(group.policy_file), trust_root=str(group.trust_root_file),
-        token_file=str(group.token_file), urls=[f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))],
+        token_file=str(group.token_file),
+        urls=[f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))],
     )  # fmt: skip
     prepared = []
     for number, image in enumerate(images):
@@ -145,7 +147,7 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
     ).read_text().strip() not in {"1", "Y"}:
         raise BuildError(
             "this host's KVM does not offer TDX (kvm_intel.tdx)",
-            hint="enable TDX in the firmware and boot Linux 6.16 or newer with kvm_intel.tdx=1, or leave --td out",
+            hint="enable TDX in the firmware and boot Linux 6.16 or newer with kvm_intel.tdx=1",
         )
     arguments.dir.mkdir(parents=True, exist_ok=True)
     guests = Guests()

@@ -42,7 +42,8 @@ def read_config() -> tuple[bytes, str]:
     if not found:
         raise GuestConfigError(
             "config-absent",
-            "the host gave no configuration: pass -fw_cfg name=opt/bondstone/config,file=FILE or a configuration disk",
+            "the host gave no configuration: pass -fw_cfg name=opt/bondstone/config,file=FILE "
+            "or a configuration disk",
         )
     return found[0]
 

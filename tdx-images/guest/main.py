@@ -65,7 +65,7 @@ def log(event: str, **fields: Any) -> None:
 
 
 def main() -> None:
-    """Run the guest until its node ends, then power off. Whatever goes wrong, PID 1 must not exit: that is a panic."""
+    """Run the guest until its node ends, then power off. PID 1 must never exit: that is a kernel panic."""
     try:
         _run()
     except GuestConfigError as exc:
@@ -195,7 +195,8 @@ def _supervise() -> None:
     environment = {**os.environ, "PYTHONPATH": "/opt/bondstone", "PYTHONUNBUFFERED": "1"}
     node = subprocess.Popen(
         [PYTHON, "-B", "-m", "node.cli.main", "node", "run", "--config", str(CONFIG / "node.toml")],
-        env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         preexec_fn=_confine,  # noqa: PLW1509 (only prctl: no lock, no allocation)
     )  # fmt: skip
     log("node-started", pid=node.pid, uptime=time.monotonic())

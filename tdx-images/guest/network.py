@@ -1,4 +1,4 @@
-"""Interfaces of the guest: addresses and routes by ioctl (netdevice(7)), and the DHCP client's packet socket."""
+"""Interfaces: addresses and routes by ioctl (netdevice(7)), and the DHCP client's packet socket."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The initramfs archive: ``newc`` (Linux, Documentation/driver-api/early-userspace/buffer-format.rst), in one order."""
+"""The initramfs archive: ``newc`` (Linux, early-userspace/buffer-format.rst), always in one order."""
 
 import stat
 

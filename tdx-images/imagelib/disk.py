@@ -1,4 +1,4 @@
-"""A bootable GPT disk with one FAT16 system partition that holds ``\\EFI\\BOOT\\BOOTX64.EFI``, and nothing else.
+"""A bootable GPT disk: one FAT16 system partition with ``\\EFI\\BOOT\\BOOTX64.EFI``, and nothing else.
 
 Source: Microsoft FAT specification 1.03; UEFI 2.11, 5.3 (GPT) and 13.3 (FAT16 is allowed for system
 partitions). Every identifier is fixed, every time is zero, so the same UKI gives the same disk.

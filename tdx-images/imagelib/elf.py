@@ -1,4 +1,4 @@
-"""Which shared libraries an ELF file needs, and what of it a loader reads (System V gABI, dynamic section; ELF64 little-endian only)."""
+"""ELF64, little-endian: which libraries a file needs, and what of it a loader reads (System V gABI)."""
 
 import struct
 
@@ -45,7 +45,7 @@ def needed(data: bytes) -> list[str]:
 
 
 def _program_headers(data: bytes) -> list[tuple[int, ...]]:
-    """Return (type, flags, offset, address, physical address, file bytes, memory bytes, alignment) of each segment."""
+    """Return each segment's type, flags, offset, two addresses, bytes in file and memory, and alignment."""
     (offset,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
     return [struct.unpack_from("<IIQQQQQQ", data, offset + size * n) for n in range(count)]

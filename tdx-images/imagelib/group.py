@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from enclave.image.config import encode_guest_config
+from enclave.image.folder import BuiltImage
 from enclave.image.fragment import policy_fragment
 from enclave.image.measurements import Measurements
 from enclave.image.rtmr import Boot
 from enclave.image.tdvf import PageOrder
 from enclave.mock.authority import MockAuthority
-from enclave.image.folder import BuiltImage
 from imagelib.qemu import API_PORT, BOND_PORT
 from node.tokens import AccessRole, new_token, render_token_entry
 

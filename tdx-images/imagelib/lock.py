@@ -53,6 +53,15 @@ def lock(progress: Progress) -> None:
             known[package.name] = package if other is None else mirror.newest(other, package)
     groups = {name: list(names) for name, names in recipe["packages"].items()}
     groups["kernel"] = [_image_of(known, recipe["kernel"])]
+    # For the mock report provider of debug images only: the kernel's headers, and what its build tools need.
+    version = groups["kernel"][0].removeprefix("linux-image-")
+    flavourless = version.removesuffix("-cloud-amd64")
+    groups["headers"] = [
+        f"linux-headers-{version}",
+        f"linux-headers-{flavourless}-common",
+        f"linux-kbuild-{flavourless}",
+        "libelf1t64",
+    ]
     debs = [
         {"group": group, **_entry(_find(known, name))}
         for group in sorted(groups)
@@ -61,7 +70,7 @@ def lock(progress: Progress) -> None:
     progress("choosing wheels with pip")
     value = {
         "version": 1,
-        "kernel": groups["kernel"][0].removeprefix("linux-image-"),
+        "kernel": version,
         "source_date_epoch": int(
             datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
         ),
@@ -106,8 +115,9 @@ def wheel_path(wheel: dict[str, Any]) -> Path:
 
 
 def require_cached(locked: dict[str, Any]) -> None:
-    """Raise unless every input lies in the cache with its locked SHA-256."""
-    for path, sha256 in [(deb_path(d), d["sha256"]) for d in locked["debs"]] + [
+    """Raise unless every input of an image lies in the cache with its locked SHA-256."""
+    debs = [deb for deb in locked["debs"] if deb["group"] != "headers"]
+    for path, sha256 in [(deb_path(d), d["sha256"]) for d in debs] + [
         (wheel_path(w), w["sha256"]) for w in locked["wheels"]
     ]:
         if not _cached(path, sha256):
@@ -150,7 +160,7 @@ def _pip_download(python: str, folder: str, *arguments: str) -> None:
 
 
 def _lock_wheels(python: str) -> list[dict[str, str]]:
-    """Take the project's own locked versions, as wheels for the image's interpreter. Windows' are left out."""
+    """Take the project's own locked versions as wheels for the image's interpreter, but not Windows'."""
     text = (PROJECT / "requirements.lock").read_text()
     lines = [line for line in text.splitlines() if "sys_platform == 'win32'" not in line]
     pins = sorted(set(re.findall(r"^([A-Za-z0-9_.\-]+==[^\s;\\]+)", "\n".join(lines), re.MULTILINE)))

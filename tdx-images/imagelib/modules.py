@@ -14,7 +14,7 @@ class Modules:
         self._built_in = {_name(path) for path in built_in.split()}
 
     def load_order(self, wanted: list[str]) -> list[str]:
-        """Return the wanted modules with all that they depend on, dependencies first. Built-in ones are left out."""
+        """Return the wanted modules, each behind all that it depends on; built-in ones are left out."""
         order: list[str] = []
         for name in wanted:
             self._visit(name.replace("-", "_"), order, ())

@@ -22,11 +22,14 @@ LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _STDLIB = "usr/lib/python3.13"
 # What no node runs: manuals, tools for people, tests, graphical toolkits, the package installer.
 _REMOVED = (
-    "usr/share", "usr/sbin", "usr/libexec", "usr/games", "etc", "var", "usr/lib/init", "usr/lib/valgrind",
-    "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/locale", "usr/lib/lsb", "usr/include",
+    "usr/share", "usr/sbin", "usr/libexec", "usr/games", "etc", "var", "usr/lib/init",
+    "usr/lib/valgrind",
+    "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/locale", "usr/lib/lsb",
+    "usr/include",
     f"{LIBRARIES}/audit", f"{LIBRARIES}/gconv", f"{LIBRARIES}/perl-base", f"{LIBRARIES}/ossl-modules",
     *(f"{_STDLIB}/{name}" for name in (
-        "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3", "pydoc_data", "pydoc.py",
+        "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3",
+        "pydoc_data", "pydoc.py",
         "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "_pyrepl",
     )),
 )  # fmt: skip
@@ -151,7 +154,7 @@ def _compiled(root: Tree) -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
         _stage(root, Path(folder))
-        compiling = "-m compileall -q -f --invalidation-mode unchecked-hash -p /".split()
+        compiling = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", "-p", "/"]
         _python(folder, *compiling, "-s", folder, f"{folder}/{_STDLIB}", f"{folder}/{SITE}")
         # What was pruned must not be missed: import what the guest runs, with nothing but the image's files.
         _python(folder, "-c", f"import {', '.join(_IMPORTED)}")
@@ -198,12 +201,7 @@ def _stage(root: Tree, folder: Path) -> None:
         if stat.S_ISLNK(node.mode):
             if not node.data.startswith(b"/"):
                 target.symlink_to(node.data.decode())
-        elif (
-            path.endswith(".py")
-            or path.startswith((LIBRARIES, "usr/bin"))
-            or path.endswith(".so")
-            or ".so." in path
-        ):
+        elif path.endswith((".py", ".so")) or path.startswith((LIBRARIES, "usr/bin")) or ".so." in path:
             target.write_bytes(node.data)
             target.chmod(0o755 if node.mode & 0o111 or ".so" in path else 0o644)
 

@@ -1,0 +1,71 @@
+"""The quote driver on the kernel's own configfs-tsm, with a mock report provider that only a debug image loads."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from enclave.image.config import encode_guest_config
+from enclave.mock.authority import MockAuthority
+from tests.images import harness
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
+
+DOCUMENT = encode_guest_config({"node.toml": ""})
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory):
+    """An archive with the module, to follow an initrd."""
+    folder = tmp_path_factory.mktemp("tsm")
+    quote = folder / "quote"
+    quote.write_bytes(MockAuthority.create(datetime.now(UTC)).create_td(mrtd=bytes(48)).quote(bytes(64)))
+    harness.script("build.py", "fetch")
+    harness.script("build.py", "mock-tsm", "--quote", quote, "--out", folder / "overlay")
+    return (folder / "overlay").read_bytes()
+
+
+def events(image, folder, overlay, *, command_line):
+    initrd = folder / "initrd"
+    initrd.write_bytes((image / "initrd").read_bytes() + overlay)
+    console = harness.boot(
+        image,
+        folder,
+        "-kernel", image / "vmlinuz", "-initrd", initrd, "-append", command_line,
+        *harness.config(folder, DOCUMENT),
+    )  # fmt: skip
+    return {event["event"]: event for event in harness.console_events(console)}
+
+
+def command_line(image):
+    return json.loads((image / "image.json").read_text())["command_line"]
+
+
+def test_a_debug_image_gets_quotes_over_real_configfs_from_a_mock_provider(debug_image, overlay, tmp_path):
+    seen = events(debug_image, tmp_path, overlay, command_line=command_line(debug_image))
+
+    assert seen["extra-module"]["error"] is None
+    assert seen["tsm-quote"]["report_data"] is True
+    assert "DEBUG-IMAGE" in seen
+
+
+def test_without_a_provider_the_driver_says_that_this_is_no_td(debug_image, tmp_path):
+    seen = events(debug_image, tmp_path, b"", command_line=command_line(debug_image))
+
+    assert seen["tsm-quote"]["error"] == "NotATrustDomainError"
+
+
+def test_productions_command_line_makes_the_kernel_refuse_the_unsigned_module(
+    debug_image, prod_image, overlay, tmp_path
+):
+    seen = events(debug_image, tmp_path, overlay, command_line=command_line(prod_image))
+
+    assert "rejected" in seen["extra-module"]["error"]
+    assert seen["tsm-quote"]["error"] == "NotATrustDomainError"
+
+
+def test_a_production_image_does_not_look_for_extra_modules_at_all(prod_image, overlay, tmp_path):
+    seen = events(prod_image, tmp_path, overlay, command_line=command_line(prod_image))
+
+    assert "node-started" in seen
+    assert "extra-module" not in seen
