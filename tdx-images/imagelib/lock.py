@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from imagelib.errors import BuildError
 HERE = Path(__file__).resolve().parents[1]
 PROJECT = HERE.parent
 RECIPE = HERE / "recipe.json"
-LOCK = HERE / "lock.json"
+LOCK = Path(os.environ.get("BONDSTONE_IMAGE_LOCK", HERE / "lock.json"))
 CACHE = HERE / "cache"
 
 Progress = Callable[[str], None]

@@ -50,6 +50,8 @@ def test_two_builds_elsewhere_by_somebody_else_are_identical(prod_image, elsewhe
             harness.PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "out", "*.pyc")
         )
     shutil.copy(harness.PROJECT / "requirements.lock", copy)
+    if "BONDSTONE_IMAGE_LOCK" in os.environ:
+        shutil.copy(os.environ["BONDSTONE_IMAGE_LOCK"], copy / "tdx-images" / "lock.json")
     out = elsewhere / "out"
     out.mkdir()
     options = {

@@ -15,12 +15,11 @@ DOCUMENT = encode_guest_config({"node.toml": ""})
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
+def overlay(locked_inputs, tmp_path_factory):
     """An archive with the module, to follow an initrd."""
     folder = tmp_path_factory.mktemp("tsm")
     quote = folder / "quote"
     quote.write_bytes(MockAuthority.create(datetime.now(UTC)).create_td(mrtd=bytes(48)).quote(bytes(64)))
-    harness.script("build.py", "fetch")
     harness.script("build.py", "mock-tsm", "--quote", quote, "--out", folder / "overlay")
     return (folder / "overlay").read_bytes()
 
