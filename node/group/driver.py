@@ -2,13 +2,19 @@
 
 Everything runs on one event loop. Events collect in an inbox and one flush a loop turn hands them to the
 member together, so that many commands become one broadcast; each message is serialised once for all its
-addressees. Under ``trust_disk`` nothing leaves before what it promises is durable.
+addressees. Under ``trust_disk`` records go to the disk in a thread, all that has collected at a time; what
+may not be said before they are durable the member itself holds back until it hears ``Persisted``.
+
+A member that raises or halts, and a disk that fails, end the driver: a member whose state is in doubt must
+not say another word.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
@@ -25,14 +31,17 @@ from node.raft.events import (
     Persisted,
     Received,
     Record,
+    Recovered,
     Tick,
 )
 from node.raft.member import Member
 from node.raft.messages import Chunk
-from node.raft.types import Incarnation, Outcome, Preference
+from node.raft.types import Incarnation, NotExecuted, Outcome, Preference, Unknown
 from node.raft.wire import decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512
+
+logger = logging.getLogger(__name__)
 
 
 class Outbox(Protocol):
@@ -42,38 +51,64 @@ class Outbox(Protocol):
 
 
 class DurableLog(Protocol):
-    """Makes records durable. Blocking: the driver calls it in a thread."""
+    """Makes records durable (trust_disk)."""
 
-    def persist(self, records: list[Record]) -> None: ...
+    @property
+    def recovered(self) -> Recovered | None:
+        """What an earlier process of this same incarnation left; None if it is new."""
+        ...
+
+    def persist(self, records: list[Record]) -> None:
+        """Return when ``records`` are durable. Blocking: the driver calls it in a thread, one call at a time.
+
+        Raises:
+            Exception: any, and the member stops.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Who wants to know what became of the member. Called on the event loop."""
+
+    def noticed(self, notice: Notice) -> None: ...
+    def violated(self, peer: Incarnation, reason: str) -> None: ...
+    def stepped(self) -> None:
+        """The member's status may have changed."""
+        ...
+
+    def halted(self, reason: str) -> None:
+        """The driver has ended by itself."""
+        ...
 
 
 class MemberDriver:
     """Owns one member: feeds it events, carries out its effects."""
 
     def __init__(
-        self,
-        member: Member,
-        *,
-        outbox: Outbox,
-        on_notice: Callable[[Notice], None],
-        on_violation: Callable[[Incarnation, str], None],
-        durable: DurableLog | None,
+        self, member: Member, *, outbox: Outbox, listener: Listener, durable: DurableLog | None
     ) -> None:
         self.member = member
         self._outbox = outbox
-        self._on_notice = on_notice
-        self._on_violation = on_violation
+        self._listener = listener
         self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[Event] = deque()
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._futures: dict[int, asyncio.Future[Outcome]] = {}
+        self._expired: set[int] = set()
         self._next_token = 0
-        self._held: deque[Effects] = deque()
+        self._unwritten: list[Record] = []
+        self._serial = 0
+        self._disk = None if durable is None else ThreadPoolExecutor(1, thread_name_prefix="group-disk")
         self._writing: asyncio.Task[None] | None = None
-        self._closed: Exception | None = None
+        self._closed: str | None = None
         self.submit(Tick())
+
+    @property
+    def closed(self) -> str | None:
+        """Why it has ended; None while it runs."""
+        return self._closed
 
     # ---- what goes in -------------------------------------------------------
     def submit(self, event: Event) -> None:
@@ -85,22 +120,31 @@ class MemberDriver:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def request(self, make_event: Callable[[int], Event]) -> asyncio.Future[Outcome]:
-        """Queue an event that completes, and return the future of its outcome."""
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+    async def request(self, make_event: Callable[[int], Event], *, timeout_s: float | None) -> Outcome:
+        """Hand in an event that completes, and return its outcome.
+
+        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if nothing of it left this member, else
+        ``Unknown("deadline")``. A cancelled call is forgotten.
+
+        Raises:
+            GroupClosedError: the driver ended before there was an outcome.
+        """
         if self._closed is not None:
-            future.set_exception(self._closed)
-            return future
+            raise GroupClosedError(self._closed)
         self._next_token += 1
         token = self._next_token
+        future: asyncio.Future[Outcome] = self._loop.create_future()
         self._futures[token] = future
         self.submit(make_event(token))
-        return future
-
-    def forget(self, token: int) -> None:
-        """Nobody waits for this outcome any more."""
-        if self._futures.pop(token, None) is not None:
-            self.submit(Cancel(token))
+        deadline = None if timeout_s is None else self._loop.call_later(timeout_s, self._expire, token)
+        try:
+            return await future
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+            self._expired.discard(token)
+            if self._futures.pop(token, None) is not None:
+                self.submit(Cancel(token))
 
     def bond_up(self, peer: Incarnation, preference: Preference) -> None:
         self.submit(BondUp(peer, preference))
@@ -110,10 +154,12 @@ class MemberDriver:
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
         """Take a message from a bond; bytes that are no message end the bond."""
+        if self._closed is not None:
+            return
         try:
             message = decode_untrusted(data)
         except RemoteProtocolError as exc:
-            self._on_violation(peer, exc.reason)
+            self._listener.violated(peer, exc.reason)
             return
         self.submit(Received(peer, message))
 
@@ -128,47 +174,73 @@ class MemberDriver:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
         now_ms = int(self._loop.time() * 1000)
-        effects = self.member.step_many(now_ms, events, wall_ms=time.time_ns() // 1_000_000)
-        if self._durable is not None and (effects.persist or self._held):
-            self._held.append(effects)
-            if self._writing is None:
-                self._writing = self._loop.create_task(self._write_held())
-        else:
-            self._release(effects)
-        self._set_timer(now_ms, effects.next_tick_ms)
+        try:
+            effects = self.member.step_many(now_ms, events, wall_ms=time.time_ns() // 1_000_000)
+            self._carry_out(effects)
+            if self._closed is None:
+                self._set_timer(now_ms, effects.next_tick_ms)
+        except Exception as exc:
+            # What it knows and what it said may differ now; nobody can tell by how much.
+            logger.exception("the member failed")
+            self._halt(f"internal-error: {type(exc).__name__}")
 
-    def _release(self, effects: Effects) -> None:
+    def _carry_out(self, effects: Effects) -> None:
+        halted = next((notice for notice in effects.notices if isinstance(notice, Halted)), None)
+        if halted is not None:
+            self._halt(halted.reason)
+            return
+        if effects.persist:
+            self._write(effects)
         for send in effects.sends:
             # What a lagging peer pulls must not hold up what keeps the others in step.
             self._outbox.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
         for token, outcome in effects.completions:
-            future = self._futures.pop(token, None)
-            if future is not None and not future.done():
-                future.set_result(outcome)
+            self._complete(token, outcome)
         for notice in effects.notices:
-            self._on_notice(notice)
-            if isinstance(notice, Halted):
-                self.close(GroupClosedError(f"the member halted: {notice.reason}"))
+            self._listener.noticed(notice)
+        self._listener.stepped()
 
-    async def _write_held(self) -> None:
-        """Make what is held durable, a batch at a time, and release it in order."""
+    def _complete(self, token: int, outcome: Outcome) -> None:
+        future = self._futures.pop(token, None)
+        if future is None or future.done():
+            return
+        if token in self._expired and isinstance(outcome, NotExecuted) and outcome.reason == "cancelled":
+            outcome = NotExecuted("deadline", outcome.leader)
+        elif token in self._expired and isinstance(outcome, Unknown):
+            outcome = Unknown("deadline")
+        future.set_result(outcome)
+
+    def _expire(self, token: int) -> None:
+        """The caller's time is up: the member says at once whether anything can still come of it."""
+        self._expired.add(token)
+        self.submit(Cancel(token))
+        self._loop.call_soon(self._complete, token, Unknown("deadline"))
+
+    # ---- the disk -----------------------------------------------------------
+    def _write(self, effects: Effects) -> None:
+        self._unwritten += effects.persist
+        self._serial = effects.serial
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_collected())
+
+    async def _write_collected(self) -> None:
+        """Make records durable, all that has collected at a time, and tell the member."""
         assert self._durable is not None
+        assert self._disk is not None
         try:
-            while self._held:
-                batch = list(self._held)
-                records = [record for effects in batch for record in effects.persist]
-                if records:
-                    await self._loop.run_in_executor(None, self._durable.persist, records)
-                for effects in batch:
-                    self._held.popleft()
-                    self._release(effects)
-                self.submit(Persisted(batch[-1].serial))
-        except OSError as exc:
-            self._on_notice(Halted(f"storage failed: {exc}"))
-            self.close(GroupClosedError(f"storage failed: {exc}"))
+            while self._unwritten and self._closed is None:
+                records, self._unwritten = self._unwritten, []
+                serial = self._serial
+                await self._loop.run_in_executor(self._disk, self._durable.persist, records)
+                self.submit(Persisted(serial))
+        except Exception as exc:
+            # Nothing written from here on could be relied upon to be durable.
+            logger.exception("the log cannot be made durable")
+            self._halt(f"storage-failed: {exc}")
         finally:
             self._writing = None
 
+    # ---- time ---------------------------------------------------------------
     def _set_timer(self, now_ms: int, tick_ms: int) -> None:
         """Let a tick come at ``tick_ms``, or earlier: an early tick costs less than moving the timer."""
         when = self._loop.time() + max(tick_ms - now_ms, 1) / 1000
@@ -182,16 +254,29 @@ class MemberDriver:
         self._timer = None
         self.submit(Tick())
 
-    def close(self, error: Exception) -> None:
-        """End it: every open future raises ``error``; nothing hangs."""
+    # ---- the end ------------------------------------------------------------
+    def _halt(self, reason: str) -> None:
+        if self._closed is None:
+            self.close(reason)
+            self._listener.halted(reason)
+
+    def close(self, reason: str) -> None:
+        """End it: every open request raises ``GroupClosedError``; nothing hangs, nothing more is said."""
         if self._closed is not None:
             return
-        self._closed = error
+        self._closed = reason
         if self._timer is not None:
             self._timer.cancel()
         self._inbox.clear()
         for future in self._futures.values():
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(GroupClosedError(reason))
                 future.exception()  # retrieved here: a caller that went away is not a warning
         self._futures.clear()
+
+    async def wait_written(self) -> None:
+        """After ``close``: wait for a write under way, so that the storage can be closed."""
+        if self._writing is not None:
+            await self._writing
+        if self._disk is not None:
+            await self._loop.run_in_executor(None, self._disk.shutdown)

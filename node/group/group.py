@@ -1,15 +1,14 @@
 """A group that this node is a member of: the Python API."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, assert_never
 
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
 from node.group.errors import (
     CommandFailedError,
-    GroupClosedError,
     NotExecutedError,
     OutcomeUnknownError,
 )
@@ -20,15 +19,17 @@ from node.raft.types import (
     Applied,
     Consistency,
     Cursor,
+    Failed,
     Incarnation,
     MemberStatus,
     NotExecuted,
     Ok,
     Outcome,
-    Result,
     Role,
     Unknown,
 )
+
+BATCH_ABORTED: Final = "batch-aborted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Group:
         self._driver = driver
         self._bonds = bonds
         self._conditions = Conditions(driver.member.status)
-        self._closed = False
+        self._leaving: asyncio.Task[None] | None = None
 
     # ---- what is ------------------------------------------------------------
     @property
@@ -60,7 +61,10 @@ class Group:
 
     @property
     def status(self) -> MemberStatus:
-        return self._driver.member.status()
+        status = self._driver.member.status()
+        if self.closed is None:
+            return status
+        return replace(status, online=False, halted=status.halted or self.closed)
 
     @property
     def leader(self) -> Incarnation | None:
@@ -99,22 +103,43 @@ class Group:
         Raises:
             CommandFailedError, NotExecutedError, OutcomeUnknownError, GroupClosedError.
         """
-        results, at = await self._execute((command,), key=key, timeout_s=timeout_s)
-        return Executed(_value(results[0], at), at)
+        (executed,) = await self.execute_many((command,), key=key, timeout_s=timeout_s)
+        return executed
 
     async def execute_many(
         self, commands: Sequence[Any], *, key: bytes | None = None, timeout_s: float | None = None
     ) -> list[Executed]:
-        """Execute commands as one atomic entry: all of them, or none."""
-        results, at = await self._execute(tuple(commands), key=key, timeout_s=timeout_s)
-        return [Executed(_value(result, at), at) for result in results]
+        """Execute commands as one atomic entry: all of them, or none.
 
-    async def feed(self, command: Any) -> Cursor:
-        """Hand a command in and return where it stands in the log, before it is committed."""
-        return await self.feed_many((command,))
+        Raises:
+            CommandFailedError: of the command that was refused; then none has had any effect.
+            NotExecutedError, OutcomeUnknownError, GroupClosedError: as from ``execute``.
+        """
+        outcome = await self.outcome(lambda token: Execute(token, tuple(commands), key), timeout_s=timeout_s)
+        if not isinstance(outcome, Ok):
+            raise _error_of(outcome)
+        refused = [result for result in outcome.results if isinstance(result, Failed)]
+        if refused:
+            # The others of its batch only say that they were aborted.
+            cause = next((result for result in refused if result.code != BATCH_ABORTED), refused[0])
+            raise CommandFailedError(cause.code, cause.message, outcome.at)
+        return [Executed(r.value, outcome.at) for r in outcome.results if isinstance(r, Applied)]
 
-    async def feed_many(self, commands: Sequence[Any]) -> Cursor:
-        outcome = await self.outcome(lambda token: Execute(token, tuple(commands), None, feed=True))
+    async def feed(self, command: Any, *, timeout_s: float | None = None) -> Cursor:
+        """Hand a command in and return where it stands in the log, before it is committed.
+
+        ``when().committed().reaches(cursor)`` tells what became of it.
+
+        Raises:
+            NotExecutedError, OutcomeUnknownError, GroupClosedError.
+        """
+        return await self.feed_many((command,), timeout_s=timeout_s)
+
+    async def feed_many(self, commands: Sequence[Any], *, timeout_s: float | None = None) -> Cursor:
+        """The same for several commands: one atomic entry, so one cursor."""
+        outcome = await self.outcome(
+            lambda token: Execute(token, tuple(commands), None, feed=True), timeout_s=timeout_s
+        )
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
         return outcome.at
@@ -134,16 +159,19 @@ class Group:
 
         Raises:
             CommandFailedError: the state machine refuses the query.
-            NotExecutedError: no answer could be given (no leader, too old).
+            NotExecutedError: no answer could be given (no leader in time, too old).
+            GroupClosedError: the group ended first.
         """
         outcome = await self.outcome(
             lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
         )
         match outcome:
+            case Answer(Failed(code, message), at):
+                raise CommandFailedError(code, message, at)
             case Answer():
                 return outcome
-            case Ok(results, at):
-                return Answer(_value(results[0], at), at)
+            case Unknown(reason):  # of a query it is the same as no answer
+                raise NotExecutedError(reason, self.leader)
             case _:
                 raise _error_of(outcome)
 
@@ -157,66 +185,47 @@ class Group:
         """Judge every bond's tickets again, as after new collateral."""
         self._bonds.rejudge()
 
-    async def close(self) -> None:
-        """Say goodbye to the peers and end; whatever waits raises ``GroupClosedError``."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._bonds.depart()
-        self.end(GroupClosedError("closed"))
+    def outcome(
+        self, make_event: Callable[[int], Event], *, timeout_s: float | None = None
+    ) -> Awaitable[Outcome]:
+        """Hand an event to the member and return its outcome as a value; for drivers such as the HTTP API.
 
-    def end(self, error: Exception) -> None:
-        self._driver.close(error)
-        self._conditions.close(error)
+        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if nothing of it left this member, else
+        ``Unknown("deadline")``. A cancelled call is forgotten.
+
+        Raises:
+            GroupClosedError: the group ended before there was an outcome.
+        """
+        return self._driver.request(make_event, timeout_s=timeout_s)
+
+    # ---- the end ------------------------------------------------------------
+    @property
+    def closed(self) -> str | None:
+        """Why this group has ended on this node; None while it lives."""
+        return self._driver.closed
+
+    async def close(self) -> None:
+        """Say goodbye to the peers and end, for every handle of this group.
+
+        Whatever waits raises ``GroupClosedError``. The node cannot join the group again in this life.
+        """
+        await asyncio.shield(self.end("closed"))
+
+    def end(self, reason: str) -> asyncio.Task[None]:
+        """Stop at once, and return the task that takes leave of the peers."""
+        self._driver.close(reason)
+        self._conditions.close(reason)
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave())
+        return self._leaving
+
+    async def _leave(self) -> None:
+        await self._bonds.depart()
+        await self._driver.wait_written()
 
     def changed(self) -> None:
         """Something about the member changed: look at what waits."""
         self._conditions.changed()
-
-    async def outcome(self, make_event: Callable[[int], Event], *, timeout_s: float | None = None) -> Outcome:
-        """Hand an event to the member and return its outcome as a value; for drivers such as the HTTP API.
-
-        After ``timeout_s`` the outcome is ``Unknown("deadline")``. A cancelled call is forgotten.
-        """
-        token = 0
-
-        def make(number: int) -> Event:
-            nonlocal token
-            token = number
-            return make_event(number)
-
-        future = self._driver.request(make)
-        deadline = None
-        if timeout_s is not None:
-            loop = asyncio.get_running_loop()
-            deadline = loop.call_later(timeout_s, self._expire, token, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._driver.forget(token)
-            raise
-        finally:
-            if deadline is not None:
-                deadline.cancel()
-
-    def _expire(self, token: int, future: asyncio.Future[Outcome]) -> None:
-        if not future.done():
-            self._driver.forget(token)
-            future.set_result(Unknown("deadline"))
-
-    async def _execute(
-        self, commands: tuple[Any, ...], *, key: bytes | None, timeout_s: float | None
-    ) -> tuple[tuple[Result, ...], Cursor]:
-        outcome = await self.outcome(lambda token: Execute(token, commands, key), timeout_s=timeout_s)
-        if not isinstance(outcome, Ok):
-            raise _error_of(outcome)
-        return outcome.results, outcome.at
-
-
-def _value(result: Result, at: Cursor) -> Any:
-    if isinstance(result, Applied):
-        return result.value
-    raise CommandFailedError(result.code, result.message, at)
 
 
 def _error_of(outcome: Outcome) -> Exception:

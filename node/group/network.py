@@ -36,7 +36,8 @@ from node.machines.noop import NoOp
 from node.raft.events import (
     BondLoss,
     ConfigCommitted,
-    Halted,
+    DataDiscarded,
+    FoundingStalled,
     LeaderChanged,
     Notice,
     RivalCluster,
@@ -79,6 +80,7 @@ class Network:
             audit=audit,
             settings=bond_settings,
         )
+        self._joined: dict[bytes, Group] = {}
 
     @property
     def me(self) -> Incarnation:
@@ -93,7 +95,27 @@ class Network:
         await self.endpoint.start()
 
     async def close(self) -> None:
+        """Leave every group and stop listening. What waits in a group raises ``GroupClosedError``."""
+        for group in self._joined.values():
+            await group.close()
         await self.endpoint.close()
+
+    def joined(self, group_id: bytes) -> Group | None:
+        """Return the group with this id if this node is a member of it.
+
+        Raises:
+            GroupClosedError: it was, and has ended. This incarnation must not begin anew without its memory
+                of terms, votes and log (rule R1), so only a new identity can join again.
+        """
+        group = self._joined.get(group_id)
+        if group is not None and group.closed is not None:
+            raise GroupClosedError(f"{group.closed}; to join it again, start a network with a new identity")
+        return group
+
+    def keep(self, group: Group) -> Group:
+        """Remember a group that was joined, for as long as this network lives."""
+        self._joined[group.id] = group
+        return group
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +137,7 @@ class GroupBuilder:
     machine: StateMachine | None = None
     settings: Settings = Settings()
     founding: Founding = Founding(bootstrap=Bootstrap.JOIN)
-    preference: Preference = Preference.NORMAL
+    preference: Preference | None = None
     validators: tuple[TicketValidator, ...] = ()
     log: LogStore | None = None
     durable: DurableLog | None = None
@@ -127,10 +149,19 @@ class GroupBuilder:
         return replace(self, settings=settings, founding=founding)
 
     def with_preference(self, preference: Preference) -> "GroupBuilder":
+        """Want to lead more or less than the state machine's ``leadership_preference`` says."""
         return replace(self, preference=preference)
 
-    def with_log_storage(self, log: LogStore, durable: DurableLog | None = None) -> "GroupBuilder":
-        """Keep the log elsewhere than in memory. ``durable`` is needed exactly with ``trust_disk``."""
+    def with_log_storage(
+        self, log: LogStore | None = None, *, durable: DurableLog | None = None
+    ) -> "GroupBuilder":
+        """Keep the log elsewhere than in a list.
+
+        Args:
+            log: empty; where entries live in memory.
+            durable: given exactly with ``trust_disk``: makes term, vote and log durable. Whoever opened it
+                closes it, after ``Group.close``.
+        """
         return replace(self, log=log, durable=durable)
 
     def require_ticket(self, validator: TicketValidator) -> "GroupBuilder":
@@ -151,36 +182,44 @@ class GroupBuilder:
     def join(self) -> Group:
         """Join the group: begin to look for its members, and to found it if that is what ``founding`` says.
 
+        A group that this network has joined already is returned as it is, whatever this builder says of
+        things that are not in the GroupId.
+
         Raises:
             ConfigError: ``trust_disk`` and the storage do not fit together.
+            GroupClosedError: this node was a member before, and has left.
         """
         if self.settings.trust_disk != (self.durable is not None):
             raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
+        group_id = self.id()
+        present = self.network.joined(group_id)
+        if present is not None:
+            return present
         machine = self.machine or NoOp()
-        identifier = self.id()
+        preference = self.preference or machine.leadership_preference
         member = Member(
             me=self.network.me,
-            group_id=identifier,
+            group_id=group_id,
             settings=self.settings,
             founding=self.founding,
-            preference=self.preference,
+            preference=preference,
             machine=machine,
-            log=self.log or MemoryLog(),
+            log=MemoryLog() if self.log is None else self.log,
             credentials=IdentityCredentials(self.network.identity),
             randrange=secrets.randbelow,
             now_ms=int(asyncio.get_running_loop().time() * 1000),
+            recovered=None if self.durable is None else self.durable.recovered,
         )
-        return _Wiring(self.network, member, self.durable).connect(
-            GroupSpec(
-                group_id=identifier,
-                secret=self.key.secret,
-                preference=self.preference,
-                validators=self.validators,
-                issuers=self.network.issuers,
-                seeds=self.network.seeds,
-                api_url=self.network.api_url,
-            )
+        spec = GroupSpec(
+            group_id=group_id,
+            secret=self.key.secret,
+            preference=preference,
+            validators=self.validators,
+            issuers=self.network.issuers,
+            seeds=self.network.seeds,
+            api_url=self.network.api_url,
         )
+        return self.network.keep(_Wiring(self.network, member, self.durable).connect(spec))
 
 
 class _Wiring:
@@ -188,14 +227,16 @@ class _Wiring:
 
     def __init__(self, network: Network, member: Member, durable: DurableLog | None) -> None:
         self._network = network
-        self._driver = MemberDriver(
-            member, outbox=self, on_notice=self._notice, on_violation=self._violation, durable=durable
-        )
+        self._driver = MemberDriver(member, outbox=self, listener=self, durable=durable)
         self._bonds: GroupBonds | None = None
         self._group: Group | None = None
 
     def connect(self, spec: GroupSpec) -> Group:
-        self._bonds = self._network.endpoint.join(spec, self)
+        try:
+            self._bonds = self._network.endpoint.join(spec, self)
+        except Exception:
+            self._driver.close("the bonds could not be joined")
+            raise
         self._group = Group(spec.group_id, self._driver, self._bonds)
         return self._group
 
@@ -214,14 +255,27 @@ class _Wiring:
         if self._bonds is not None:
             self._bonds.send(to, data, bulk=bulk)
 
-    def _notice(self, notice: Notice) -> None:
+    def stepped(self) -> None:
+        if self._group is not None:
+            self._group.changed()
+
+    def halted(self, reason: str) -> None:
+        self._network.audit.append("member-halted", reason=reason)
+        if self._group is not None:
+            self._group.end(f"halted: {reason}")
+
+    def noticed(self, notice: Notice) -> None:
         audit = self._network.audit
         match notice:
             case Violation(peer, reason):
-                self._violation(peer, reason)
+                self.violated(peer, reason)
             case RivalCluster(peer, cluster_id):
                 audit.append("rival-cluster", peer_id=peer.id, name=peer.name, cluster_id=cluster_id)
                 self._close_bond(peer, RefusalCode.NOT_ALLOWED, "rival-cluster")
+            case DataDiscarded(cursor):
+                audit.append("data-discarded", term=cursor.term, index=cursor.index)
+            case FoundingStalled(collector):
+                audit.append("founding-stalled", name=collector.name, peer_id=collector.id)
             case ConfigCommitted(epoch, voters, reason):
                 audit.append(
                     "configuration-committed",
@@ -229,19 +283,12 @@ class _Wiring:
                     reason=reason,
                     voters=[{"name": v.name, "peer_id": v.id.hex()} for v in voters],
                 )
-            case LeaderChanged(leader, term):
-                if leader is not None:
-                    audit.append("leader-changed", term=term, name=leader.name, peer_id=leader.id)
-            case Halted(reason):
-                audit.append("member-halted", reason=reason)
-                if self._group is not None:
-                    self._group.end(GroupClosedError(f"halted: {reason}"))
+            case LeaderChanged(leader, term) if leader is not None:
+                audit.append("leader-changed", term=term, name=leader.name, peer_id=leader.id)
             case _:
                 pass
-        if self._group is not None:
-            self._group.changed()
 
-    def _violation(self, peer: Incarnation, reason: str) -> None:
+    def violated(self, peer: Incarnation, reason: str) -> None:
         self._network.audit.append("protocol-violation", peer_id=peer.id, name=peer.name, reason=reason)
         self._close_bond(peer, RefusalCode.INVALID_HANDSHAKE, reason)
 

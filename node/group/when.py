@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from node.group.errors import SupersededError
+from node.group.errors import GroupClosedError, SupersededError
 from node.raft.types import Cursor, Incarnation, MemberStatus, Role
 
 
@@ -17,13 +17,13 @@ class Conditions:
     def __init__(self, status: Callable[[], MemberStatus]) -> None:
         self._status = status
         self._waiting: list[tuple[Callable[[MemberStatus], Any], asyncio.Future[Any]]] = []
-        self._closed: Exception | None = None
+        self._closed: str | None = None
 
     def wait(self, predicate: Callable[[MemberStatus], Any]) -> asyncio.Future[Any]:
         """Return a future of the predicate's first value that is not None."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed is not None:
-            future.set_exception(self._closed)
+            future.set_exception(GroupClosedError(self._closed))
         elif (value := predicate(self._status())) is not None:
             future.set_result(value)
         else:
@@ -50,12 +50,13 @@ class Conditions:
                 future.set_result(value)
         self._waiting = still
 
-    def close(self, error: Exception) -> None:
-        self._closed = error
+    def close(self, reason: str) -> None:
+        """Let everything that waits raise ``GroupClosedError``."""
+        self._closed = reason
         for _, future in self._waiting:
             if not future.done():
-                future.set_exception(error)
-                future.exception()
+                future.set_exception(GroupClosedError(reason))
+                future.exception()  # retrieved here: a waiter that went away is not a warning
         self._waiting.clear()
 
 

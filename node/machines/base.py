@@ -7,7 +7,16 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
+
+
+class Preference(Enum):
+    """How much a node wants to lead. Local: not in the GroupId, advertised to peers."""
+
+    NORMAL = "normal"
+    RELUCTANT = "reluctant"
+    OBSERVER = "observer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,11 @@ class StateMachine(ABC):
     @abstractmethod
     def signature(self) -> str:
         """Stable name and version, such as ``example.org/ledger/v1``. Part of the GroupId."""
+
+    @property
+    def leadership_preference(self) -> Preference:
+        """How much a node with this machine wants to lead, unless its configuration says otherwise."""
+        return Preference.NORMAL
 
     @abstractmethod
     def apply(self, command: Any, context: ApplyContext) -> Any:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
+from node.machines.base import Preference as Preference  # noqa: PLC0414 - also a word of consensus
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incarnation:
@@ -81,14 +83,6 @@ class Role(Enum):
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
-
-
-class Preference(Enum):
-    """How much a node wants to lead. Local: not in the GroupId, advertised to peers."""
-
-    NORMAL = "normal"
-    RELUCTANT = "reluctant"
-    OBSERVER = "observer"
 
 
 class Bootstrap(Enum):
