@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from enclave.image.folder import load_image
+from enclave.image.tdvf import PageOrder, mrtd, parse_firmware_untrusted
+from tests.enclave.image.test_tdvf import GOLDEN
 from tests.images import harness
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
@@ -92,6 +94,16 @@ def test_the_production_image_holds_no_shell_and_no_package_manager_and_is_small
         if name.rsplit("/", 1)[-1] in {"sh", "bash", "busybox", "apt", "dpkg", "pip", "sshd"}
     ]
     assert (prod_image / "initrd").stat().st_size <= 100_000_000
+
+
+def test_the_locked_firmware_has_the_published_mrtd(prod_image):
+    data = (prod_image / "OVMF.fd").read_bytes()
+    golden = GOLDEN.get(hashlib.sha256(data).hexdigest())
+    if golden is None:
+        pytest.skip("another version of the firmware is locked than the one with published values")
+
+    firmware = parse_firmware_untrusted(data)
+    assert (mrtd(firmware, PageOrder.INTERLEAVED).hex(), mrtd(firmware, PageOrder.TWO_PASS).hex()) == golden
 
 
 def test_published_measurements_are_those_of_the_files(prod_image):

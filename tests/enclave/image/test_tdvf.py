@@ -22,7 +22,7 @@ GOLDEN = {
 
 def find_firmware(sha256):
     candidates = [Path("/usr/share/ovmf/OVMF.fd")]
-    candidates += sorted((blobs.PROJECT / "tdx-images" / "cache").glob("**/OVMF.fd"))
+    candidates += sorted((blobs.PROJECT / "tdx-images" / "out").glob("*/OVMF.fd"))
     if "BONDSTONE_OVMF" in os.environ:
         candidates.insert(0, Path(os.environ["BONDSTONE_OVMF"]))
     for candidate in candidates:

@@ -1,0 +1,116 @@
+import hashlib
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from attestation.eventlog import Event, Origin
+from attestation.eventlog_ccel import encode_ccel
+from enclave.image.config import parse_guest_config_untrusted
+from enclave.image.errors import ImageError, MalformedImageError
+from enclave.image.folder import load_image
+from enclave.image.rtmr import Boot
+from node.cli.image import app
+from node.errors import ConfigError
+from tests.enclave.image.test_predict import image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small image as a build leaves it."""
+    files = image()
+    contents = {
+        "vmlinuz": files.kernel,
+        "initrd": files.initrd,
+        "uki.efi": files.uki,
+        "disk.raw": files.disk,
+        "OVMF.fd": files.firmware,
+        "image.json": json.dumps(
+            {"name": "test", "profile": "prod", "command_line": files.command_line, "edk2": 202502}
+        ).encode(),
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def log_of(folder, boot=Boot.DIRECT):
+    events = load_image(folder).measure().boots[boot].events
+    return encode_ccel(
+        Event(origin=Origin.CCEL, register=item.register, type=0xD, name="", digest=item.digest, data=b"")
+        for item in events
+    )
+
+
+def test_measuring_follows_the_files_and_publishing_is_explicit(folder):
+    with pytest.raises(MalformedImageError) as caught:
+        load_image(folder).published()
+    assert caught.value.reason == "image-measurements"
+
+    done = run("measure", folder, "--json")
+    assert done.exit_code == 0
+    before = load_image(folder).published()
+    assert json.loads(done.stdout)["boots"] == before["boots"]
+    (folder / "initrd").write_bytes(b"another")
+    assert load_image(folder).measure().to_value() != before
+    assert load_image(folder).published() == before
+
+
+def test_a_boot_as_predicted_is_accepted(folder):
+    (folder / "log").write_bytes(log_of(folder))
+
+    done = run("verify", folder, "--ccel", folder / "log", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["as_predicted"] is True
+
+
+@pytest.mark.parametrize("boot", [Boot.UKI_DIRECT, Boot.UKI_DISK])
+def test_a_boot_that_differs_is_refused_by_the_name_of_its_first_event(folder, boot):
+    (folder / "log").write_bytes(log_of(folder, boot))
+
+    done = run("verify", folder, "--ccel", folder / "log", "--json")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ImageError)
+    assert "RTMR[1] event 0, kernel" in json.loads(done.stdout)["first_difference"]
+
+
+def test_verifying_needs_exactly_one_log(folder):
+    (folder / "log").write_bytes(log_of(folder))
+    for arguments in ((), ("--ccel", folder / "log", "--tpm-log", folder / "log")):
+        assert isinstance(run("verify", folder, *arguments).exception, ConfigError)
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path):
+    with pytest.raises(MalformedImageError) as caught:
+        load_image(tmp_path)
+
+    assert caught.value.reason == "image-folder"
+    assert "image build" in caught.value.message
+
+
+def test_a_configuration_is_packed_with_its_mrconfigid(tmp_path):
+    (tmp_path / "node.toml").write_text("[group]\nderive_key = true\n")
+    out = tmp_path / "document"
+    done = run("config", tmp_path / "node.toml", "--out", out, "--address", "eth1=10.0.0.1/24", "--json")
+
+    assert done.exit_code == 0
+    shown = json.loads(done.stdout)
+    assert shown["mrconfigid"] == hashlib.sha384(out.read_bytes()).hexdigest()
+    config = parse_guest_config_untrusted(out.read_bytes(), profile=load_profile())
+    assert str(config.addresses["eth1"]) == "10.0.0.1/24"
+
+
+def load_profile():
+    return image().profile
+
+
+def test_a_group_key_is_not_packed_for_a_production_image(tmp_path):
+    (tmp_path / "node.toml").write_text("[group]\nkey_file = 'k'\n")
+
+    done = run("config", tmp_path / "node.toml", "--out", tmp_path / "document")
+    assert isinstance(done.exception, ImageError)
+    assert not (tmp_path / "document").exists()
