@@ -1,4 +1,4 @@
-"""How a cluster comes into being, meets rivals, and yields (3.9).
+"""How a cluster comes into being (3.9).
 
     init     founds {self}
     join     never founds: enters the first cluster it meets
@@ -15,7 +15,6 @@ from typing import Final
 from node.errors import RemoteProtocolError
 from node.raft.election import Election
 from node.raft.entries import (
-    EMPTY_PAYLOAD,
     INTEGER_MAX,
     Signatures,
     decode_config_untrusted,
@@ -23,9 +22,8 @@ from node.raft.entries import (
     genesis_digest,
     make_entry,
 )
-from node.raft.events import DataDiscarded, FoundingStalled, RivalCluster, SaveTruncation, SaveVote
+from node.raft.events import FoundingStalled, SaveVote
 from node.raft.messages import (
-    DISSOLVED_MAX,
     Genesis,
     GenesisProposal,
     GenesisSignature,
@@ -79,10 +77,9 @@ class Birth:
 
 
 class Founding(Election):
-    """Genesis, joining, rivals."""
+    """Genesis and joining."""
 
     birth: Birth
-    initial_state: object
 
     # ---- presence -----------------------------------------------------------
     def _presence(self) -> Presence:
@@ -350,80 +347,6 @@ class Founding(Election):
             if self.now - birth.collector_seen_ms >= patience:
                 birth.stalled = True
                 self._notice(FoundingStalled(birth.signed[0]))
-
-    # ---- rivals -------------------------------------------------------------
-    def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
-        """Two clusters of one group: never merged. One may yield, if both are in auto mode."""
-        if m.cluster in self.birth.dissolved:
-            self._send(sender, self._presence())
-            return
-        auto = self.founding.bootstrap is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
-        if auto and self._must_yield(m):
-            self._propose_dissolution()
-        elif not auto or not self._rival_yields(m):
-            peer = self.peers[sender]
-            if not peer.rival:
-                peer.rival = True
-                assert m.cluster is not None
-                self._notice(RivalCluster(sender, m.cluster))
-
-    def _must_yield(self, rival: Presence) -> bool:
-        """Our log, committed or not, holds less than what the rival has committed.
-
-        Counting our uncommitted against its committed commands, both sides can never yield at once.
-        """
-        assert rival.cluster is not None
-        if self.log_commands == 0:
-            return rival.commands > 0 or rival.cluster < self._cluster
-        if self.settings.on_rival != "discard-shorter":
-            return False
-        return self.log_commands < rival.commands or (
-            self.log_commands == rival.commands and rival.cluster < self._cluster
-        )
-
-    def _rival_yields(self, rival: Presence) -> bool:
-        """Return whether waiting for the rival to dissolve itself makes sense."""
-        return rival.commands == 0 or self.settings.on_rival == "discard-shorter"
-
-    def _propose_dissolution(self) -> None:
-        lead = self.lead
-        if lead is None or self.dissolve_index or not self._may_propose_config(lead):
-            return
-        self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
-
-    def _dissolve(self, cursor: Cursor) -> None:
-        """Leave a cluster that ended; what was pending was never executed and is asked again."""
-        assert self.cluster is not None
-        if self.replica.commands:
-            self._notice(DataDiscarded(cursor))
-        self.birth.dissolved = (*self.birth.dissolved, self.cluster)[-DISSOLVED_MAX:]
-        self._become_follower(self.term, None)
-        self._reset_cluster()
-        self._tell_presence()
-
-    def _reset_cluster(self) -> None:
-        """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""
-        machine = self.replica.machine
-        if self.replica.commands:
-            machine.restore(self.initial_state)
-        self.log.truncate(0)
-        self._record(SaveTruncation(0))
-        self.replica = self._make_replica(machine)
-        self.cluster = None
-        self.term, self.voted_for, self.leader = 0, None, None
-        self.commit = self.verified_term = self.verified_index = 0
-        self.leader_commit = self.last_seq = 0
-        self.log_commands = self.dissolve_index = 0
-        self.durable_index = 0
-        self.writes.clear()
-        self.held.clear()
-        self.configs, self.pull, self.heard_ms = [], None, None
-        self._refresh_active()
-        self._renew_session()
-        for peer in self.peers.values():
-            peer.rival = False
-        self._refresh_audience()
-        self.born_ms = self.now
 
     # ---- time ---------------------------------------------------------------
     def _presence_wanted(self) -> bool:

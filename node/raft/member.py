@@ -25,7 +25,7 @@ from node.raft.events import (
     Tick,
     TransferLeadership,
 )
-from node.raft.founding import Birth, Founding
+from node.raft.founding import Birth
 from node.raft.log import LogStore
 from node.raft.messages import (
     Append,
@@ -50,10 +50,12 @@ from node.raft.messages import (
 )
 from node.raft.origin import Outbox
 from node.raft.reads import ReadQueues
+from node.raft.rivals import Rivals
 from node.raft.state import Credentials, HaltError, Leadership, Peer
 from node.raft.types import (
     Bootstrap,
     Cursor,
+    Founding,
     Incarnation,
     MemberStatus,
     NotExecuted,
@@ -61,13 +63,12 @@ from node.raft.types import (
     Settings,
     Unknown,
 )
-from node.raft.types import Founding as FoundingMode
 
 SETTLE_ROUNDS_MAX = 8
 SESSION_NUMBERS = 1 << 48  # so many that a restart never draws one again
 
 
-class Member(Founding):
+class Member(Rivals):
     """One member of one group.
 
     Args:
@@ -90,7 +91,7 @@ class Member(Founding):
         me: Incarnation,
         group_id: bytes,
         settings: Settings,
-        founding: FoundingMode,
+        founding: Founding,
         preference: Preference,
         machine: StateMachine,
         log: LogStore,

@@ -32,6 +32,10 @@ class Resolution:
     outcome: Ok | NotExecuted
 
 
+class BrokenMachineError(Exception):
+    """The machine could not take a savepoint or go back to one: its state is not to be trusted any more."""
+
+
 class Replica:
     """Applies entries in order.
 
@@ -54,6 +58,7 @@ class Replica:
 
         Raises:
             MemoryError: the host starves us; the state is not to be trusted any more.
+            BrokenMachineError: the machine failed where it must not.
         """
         assert entry.index == self.applied.index + 1
         self.table.expire(entry.time_ms)
@@ -89,18 +94,30 @@ class Replica:
 
     def _execute(self, batch: CommandBatch, entry: Entry) -> tuple[Result, ...]:
         """Run all commands, or none: the first refusal rolls the whole entry back."""
-        savepoint = self.machine.savepoint()
+        savepoint = self._savepoint()
         results: list[Result] = []
         for sub, command in enumerate(batch.commands):
             context = ApplyContext(entry.term, entry.index, sub, entry.time_ms, self._group_id)
             failure = self._apply_one(command, context, results)
             if failure is not None:
-                self.machine.rollback(savepoint)
+                self._rollback(savepoint)
                 aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
                 return tuple(
                     failure if position == sub else aborted for position in range(len(batch.commands))
                 )
         return tuple(results)
+
+    def _savepoint(self) -> object:
+        try:
+            return self.machine.savepoint()
+        except Exception as exc:
+            raise BrokenMachineError(type(exc).__name__) from exc
+
+    def _rollback(self, savepoint: object) -> None:
+        try:
+            self.machine.rollback(savepoint)
+        except Exception as exc:
+            raise BrokenMachineError(type(exc).__name__) from exc
 
     def _apply_one(self, command: object, context: ApplyContext, results: list[Result]) -> Failed | None:
         try:

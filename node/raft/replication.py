@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from node.errors import RemoteProtocolError
 from node.raft.entries import decode_config_untrusted, make_entry
 from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
+from node.raft.replica import BrokenMachineError
 from node.raft.state import HaltError, State
 from node.raft.types import Cursor, Entry, EntryKind, Position, Role
 
@@ -142,6 +143,8 @@ class Replication(State):
                 resolution = self.replica.apply(entry)
             except MemoryError as exc:
                 raise HaltError("out-of-memory-in-apply") from exc
+            except BrokenMachineError as exc:
+                raise HaltError("state-machine-broken") from exc
             if resolution is not None:
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
             if entry.kind is EntryKind.CONFIG:

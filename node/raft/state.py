@@ -3,7 +3,7 @@
 The core is one object, told in chapters: each module adds one class to a single line of inheritance
 
     State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election
-          > Founding > Member
+          > Founding > Rivals > Member
 
 so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
 """
@@ -225,6 +225,10 @@ class State(ABC):
     @abstractmethod
     def _dissolve(self, cursor: Cursor) -> None:
         """Our cluster gave itself up at ``cursor``."""
+
+    @abstractmethod
+    def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
+        """A bonded peer is in another cluster of our group."""
 
     @abstractmethod
     def _is_genesis(self, entry: Entry) -> bool:

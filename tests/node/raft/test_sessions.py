@@ -212,6 +212,18 @@ def test_apply_that_raises_is_a_recorded_failure_and_never_a_wedge():
     assert cluster.values() == {"a": 4, "b": 4, "c": 4}
 
 
+def test_a_machine_that_cannot_go_back_halts_its_member_instead_of_diverging():
+    cluster = three()
+    follower = cluster.followers()[0]
+    machine = cluster.nodes[follower].replica.machine
+    machine.rollback = lambda _: 1 / 0
+    machine.savepoint = lambda: None
+    cluster.outcome(cluster.execute(cluster.leader(), "crash"))
+    cluster.run(300)
+
+    assert cluster.nodes[follower].halted == "state-machine-broken"
+
+
 def test_a_malformed_command_in_the_log_is_skipped_by_everybody():
     cluster = three()
     cluster.nodes[cluster.leader()]._write(EntryKind.COMMAND, b"\xff")
