@@ -55,15 +55,20 @@ def arguments_of(boot, image):
     }[boot]
 
 
-@pytest.mark.parametrize("boot", list(Boot))
-def test_a_real_boot_measures_exactly_what_was_predicted_event_by_event(boot, prod_image, tmp_path):
+@pytest.fixture(scope="module")
+def predictions(prod_image):
     harness.require_tools("qemu-system-x86_64")
-    predicted = load_image(prod_image).measure(host=host_shape()).boots[boot].events
+    return load_image(prod_image).measure(host=host_shape()).boots
+
+
+@pytest.mark.parametrize("boot", list(Boot))
+def test_a_real_boot_measures_exactly_what_was_predicted_event_by_event(
+    boot, prod_image, predictions, tmp_path
+):
     log = measured_log(prod_image, tmp_path, arguments_of(boot, prod_image))
 
-    require_predicted(predicted, log, registers=(1, 2))
-    # And the comparison can fail: another prediction differs from this very log.
-    others = load_image(prod_image).measure(host=host_shape()).boots
+    require_predicted(predictions[boot].events, log, registers=(1, 2))
+    # And the comparison can fail: the prediction of any other boot differs from this very log.
     for other in Boot:
         if other is not boot:
-            assert first_difference(others[other].events, log, registers=(1, 2)) is not None
+            assert first_difference(predictions[other].events, log, registers=(1, 2)) is not None
