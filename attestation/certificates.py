@@ -6,16 +6,19 @@ that we do not process refuses the certificate), CRL distribution points (eviden
 """
 
 import binascii
+import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from attestation import der
+from attestation.ecdsa import is_der_signature_valid
 from attestation.errors import (
     CertificatePathError,
     MalformedError,
@@ -45,6 +48,8 @@ LIBRARY_ERRORS: Final = (
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
+# AlgorithmIdentifier{1.2.840.10045.4.3.2}, without parameters (RFC 5758 3.2).
+_ECDSA_WITH_SHA256: Final = bytes.fromhex("06082a8648ce3d040302")
 _PROCESSED: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 
 
@@ -63,6 +68,7 @@ class Certificate:
     parsed: x509.Certificate
     subject: x509.Name
     issuer: x509.Name
+    signed: bytes
     public_key: ec.EllipticCurvePublicKey
     common_name: str
     not_before: datetime
@@ -109,22 +115,47 @@ def _decode_pem_body(body: bytes, role: str) -> bytes:
 
 
 @lru_cache(maxsize=PARSED_MAX)
-def load_certificate_untrusted(der: bytes, *, role: str) -> Certificate:
+def load_certificate_untrusted(der_bytes: bytes, *, role: str) -> Certificate:
     """Parse one certificate. A pure function of its bytes, so the parsed form of the latest is kept.
 
     Raises:
         MalformedError: ``<role>-malformed``; ``<role>-algorithm`` for other than ECDSA P-256 with SHA-256.
     """
-    if len(der) > CERTIFICATE_BYTES_MAX:
-        raise MalformedError(f"{role}-malformed", f"a certificate of {len(der)} bytes")
+    if len(der_bytes) > CERTIFICATE_BYTES_MAX:
+        raise MalformedError(f"{role}-malformed", f"a certificate of {len(der_bytes)} bytes")
     try:
-        return _load(der, role)
+        return _load(der_bytes, role)
     except LIBRARY_ERRORS as exc:
         raise MalformedError(f"{role}-malformed", f"the {role} certificate cannot be parsed") from exc
 
 
-def _load(der: bytes, role: str) -> Certificate:
-    certificate = x509.load_der_x509_certificate(der)
+def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> bytes:
+    """Return the bytes that a certificate's or CRL's signature covers, as they stand.
+
+    Args:
+        data: SIGNED{} of X.509: what is signed, algorithm, signature.
+        role: head of the reason codes.
+        algorithm_index: position of the algorithm inside of what is signed; it must be the outer one
+            (RFC 5280 4.1.1.2).
+
+    Raises:
+        MalformedError: ``<role>-malformed``, or ``<role>-algorithm`` for other than ecdsa-with-SHA256.
+    """
+    try:
+        content = der.only_untrusted(data, der.SEQUENCE)
+        tag, inner, end = der.read_untrusted(content, 0)
+        outer = der.read_untrusted(content, end)[:2]
+        inner_elements = list(itertools.islice(der.elements_untrusted(inner), algorithm_index + 1))
+    except MalformedError as exc:
+        raise MalformedError(f"{role}-malformed", f"the {role} is not DER") from exc
+    expected = (der.SEQUENCE, _ECDSA_WITH_SHA256)
+    if tag != der.SEQUENCE or outer != expected or inner_elements[-1:] != [expected]:
+        raise MalformedError(f"{role}-algorithm", f"the {role} is not signed by ECDSA with SHA-256")
+    return content[:end]
+
+
+def _load(der_bytes: bytes, role: str) -> Certificate:
+    certificate = x509.load_der_x509_certificate(der_bytes)
     public_key = certificate.public_key()
     if (
         not isinstance(public_key, ec.EllipticCurvePublicKey)
@@ -157,11 +188,13 @@ def _load(der: bytes, role: str) -> Certificate:
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Certificate(
         role=role,
-        der=der,
+        der=der_bytes,
         parsed=certificate,
         # Read here, because the library parses lazily: a broken name must not surface later.
         subject=certificate.subject,
         issuer=certificate.issuer,
+        # version, serialNumber, signature (RFC 5280 4.1).
+        signed=signed_part_untrusted(der_bytes, role=role, algorithm_index=2),
         public_key=public_key,
         common_name=str(names[0].value) if len(names) == 1 else "",
         not_before=certificate.not_valid_before_utc,
@@ -182,14 +215,7 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         SignatureError: ``<role>-signature``.
     """
     role = certificate.role
-    try:
-        certificate.parsed.verify_directly_issued_by(issuer.parsed)
-    except InvalidSignature as exc:
-        raise SignatureError(
-            f"{role}-signature",
-            f"the {role} certificate is not signed by the {issuer.role} certificate",
-        ) from exc
-    except LIBRARY_ERRORS as exc:
+    if certificate.issuer != issuer.subject:
         raise CertificatePathError(
             f"{role}-issuer-mismatch",
             f"the {role} certificate does not name the {issuer.role} certificate as its issuer",
@@ -197,7 +223,12 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
                 "expected": issuer.subject.rfc4514_string(),
                 "actual": certificate.issuer.rfc4514_string(),
             },
-        ) from exc
+        )
+    if not is_der_signature_valid(issuer.public_key, certificate.parsed.signature, certificate.signed):
+        raise SignatureError(
+            f"{role}-signature",
+            f"the {role} certificate is not signed by the {issuer.role} certificate",
+        )
 
 
 def require_role(certificate: Certificate, *common_names: str) -> None:

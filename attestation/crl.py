@@ -6,7 +6,8 @@ from typing import Final
 
 from cryptography import x509
 
-from attestation.certificates import LIBRARY_ERRORS, Certificate, require_window
+from attestation.certificates import LIBRARY_ERRORS, Certificate, require_window, signed_part_untrusted
+from attestation.ecdsa import is_der_signature_valid
 from attestation.errors import CertificatePathError, MalformedError, RevokedError, SignatureError
 
 CRL_BYTES_MAX: Final = 512 * 1024
@@ -24,6 +25,7 @@ class RevocationList:
     role: str
     parsed: x509.CertificateRevocationList
     issuer: x509.Name
+    signed: bytes
     this_update: datetime
     next_update: datetime
     number: int
@@ -55,6 +57,8 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
             role=role,
             parsed=crl,
             issuer=crl.issuer,
+            # version, signature (RFC 5280 5.1).
+            signed=signed_part_untrusted(der, role=role, algorithm_index=1),
             this_update=crl.last_update_utc,
             next_update=crl.last_update_utc if next_update is None else next_update,
             number=number.value.crl_number,
@@ -95,8 +99,7 @@ def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
             f"{crl.role}-issuer-not-crl-signer",
             f"the {issuer.role} certificate may not sign CRLs",
         )
-    # False also for a signature of another algorithm, and where the inner and the outer one differ.
-    if not crl.parsed.is_signature_valid(issuer.public_key):
+    if not is_der_signature_valid(issuer.public_key, crl.parsed.signature, crl.signed):
         raise SignatureError(f"{crl.role}-signature", f"the {crl.role} is not signed by the {issuer.role}")
 
 

@@ -191,16 +191,25 @@ def test_an_issuer_is_known_by_name_and_by_key():
         require_issued_by(_load(leaf), _load(stranger, "pck-ca"))
 
 
-# ecdsa-with-SHA384 instead of SHA256, and an algorithm that does not exist.
-@pytest.mark.parametrize("number", [3, 0x7F])
-def test_a_crl_of_another_algorithm_is_a_bad_signature(number):
-    issuer = evidence.authority().platform_ca
-    crl = make_crl(issuer, (), NOW - days(1), NOW + days(1))
-    oid = bytes.fromhex("2a8648ce3d0403")
-    changed = crl.replace(oid + b"\2", oid + bytes([number]))
+ECDSA_SHA256 = bytes.fromhex("06082a8648ce3d040302")
 
-    with pytest.raises(SignatureError, match="pck-crl-signature"):
-        require_crl_signed_by(parse_crl_untrusted(changed, role="pck-crl"), _load(issuer, "pck-ca"))
+
+# ecdsa-with-SHA384 instead of SHA256, and an algorithm that does not exist; inside, outside, and both.
+@pytest.mark.parametrize("number", [3, 0x7F])
+@pytest.mark.parametrize("where", [(0,), (1,), (0, 1)])
+def test_another_signature_algorithm_is_refused_inside_and_outside(number, where):
+    crl = make_crl(evidence.authority().platform_ca, (), NOW - days(1), NOW + days(1))
+    for data, load in (
+        (crl, lambda data: parse_crl_untrusted(data, role="pck")),
+        (ROOT.certificate_der, lambda data: load_certificate_untrusted(data, role="pck")),
+    ):
+        parts = data.split(ECDSA_SHA256)
+        assert len(parts) == 3
+        ids = [ECDSA_SHA256[:-1] + bytes([number]) if at in where else ECDSA_SHA256 for at in (0, 1)]
+
+        # Some of these the library refuses already.
+        with pytest.raises(MalformedError, match=r"pck-(algorithm|malformed)"):
+            load(parts[0] + ids[0] + parts[1] + ids[1] + parts[2])
 
 
 @given(st.integers(0, len(ROOT.certificate_der) - 1), st.integers(0, 255))
