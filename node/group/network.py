@@ -25,7 +25,7 @@ from node.audit import AuditLog
 from node.bonds.credentials import IdentityCredentials
 from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
 from node.bonds.refusals import RefusalCode
-from node.bonds.settings import BondSettings
+from node.bonds.settings import BondSettings, Environment
 from node.errors import ConfigError
 from node.group.driver import DurableLog, MemberDriver
 from node.group.errors import GroupClosedError
@@ -65,6 +65,7 @@ class Network:
         seeds: Sequence[str] = (),
         api_url: str | None = None,
         bond_settings: BondSettings | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.id = network_id_of_name(name)
         self.identity = identity
@@ -79,12 +80,18 @@ class Network:
             advertise=tuple(advertise),
             audit=audit,
             settings=bond_settings,
+            environment=environment,
         )
         self._joined: dict[bytes, Group] = {}
 
     @property
     def me(self) -> Incarnation:
         return Incarnation(self.identity.name, self.identity.peer_id)
+
+    @property
+    def address(self) -> str:
+        """The first of the addresses that peers are told."""
+        return self.endpoint.advertised[0]
 
     @property
     def groups(self) -> "Groups":

@@ -1,0 +1,198 @@
+"""Groups of real networks on loopback, in one process: real bonds, the real driver, short timeouts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from attestation.tickets import TicketIssuer
+from enclave.identity import Identity
+from node.audit import AuditLog
+from node.group.group import Group
+from node.group.identity import GroupKey
+from node.group.network import GroupBuilder, Network
+from node.machines.counter import Counter
+from node.raft.types import Bootstrap, Founding, Incarnation, Settings
+from tests.support.bonds import QUICK, Clock
+
+NAME = "test"
+KEY = GroupKey(b"k" * 32)
+FAST = Settings(
+    heartbeat_ms=40,
+    election_timeout_ms=400,
+    election_jitter_ms=200,
+    demote_after_ms=1000,
+    demote_lag_ms=2000,
+)
+PATIENCE_S = 20
+
+INIT = Founding(bootstrap=Bootstrap.INIT)
+JOIN = Founding(bootstrap=Bootstrap.JOIN)
+ALONE = Founding(bootstrap=Bootstrap.AUTO, bootstrap_delay_ms=200)
+
+
+@dataclass
+class Ticket:
+    """An issuer that shows what it was given, or nothing; a test may exchange it at any time."""
+
+    token: bytes
+    ticket_class: str = "jwt"
+    shown: int = 0
+
+    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:  # noqa: ARG002
+        self.shown += 1
+        return self.token
+
+
+@dataclass
+class Gate:
+    """An address that leads to a node only once it is opened: how nodes are kept apart."""
+
+    target: str
+    open: bool = False
+    _server: asyncio.Server | None = None
+    _pipes: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._enter, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"127.0.0.1:{port}"
+
+    async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.open:
+            writer.close()
+            return
+        host, _, port = self.target.rpartition(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        for one, other in ((reader, there_writer), (there_reader, writer)):
+            task = asyncio.create_task(_pipe(one, other))
+            self._pipes.add(task)
+            task.add_done_callback(self._pipes.discard)
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for pipe in list(self._pipes):
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+        await self._server.wait_closed()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+class Site:
+    """Starts networks and gates, and closes them all at the end."""
+
+    def __init__(self) -> None:
+        self.networks: list[Network] = []
+        self._gates: list[Gate] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(network.close() for network in self.networks))
+            for gate in self._gates:
+                await gate.close()
+
+    async def network(
+        self,
+        name: str,
+        *seeds: "Network | str",
+        identity: Identity | None = None,
+        issuers: Sequence[TicketIssuer] = (),
+        clock: Clock | None = None,
+    ) -> Network:
+        network = Network(
+            name=NAME,
+            identity=identity or Identity.generate(name, datetime.now(UTC)),
+            listen=("127.0.0.1", 0),
+            audit=AuditLog(None, lambda: datetime.now(UTC)),
+            issuers=issuers,
+            seeds=[seed if isinstance(seed, str) else seed.address for seed in seeds],
+            bond_settings=QUICK,
+            environment=(clock or Clock()).environment(),
+        )
+        await network.start()
+        self.networks.append(network)
+        return network
+
+    async def gate(self, target: Network) -> tuple[Gate, str]:
+        gate = Gate(target.address)
+        self._gates.append(gate)
+        return gate, await gate.start()
+
+    async def counters(self, number: int, *, settings: Settings = FAST) -> list[Group]:
+        """Return a group of ``number`` voters over Counter, led by the first."""
+        groups: list[Group] = []
+        for position in range(number):
+            network = await self.network("abcdefg"[position], *self.networks)
+            groups.append(counter(network, INIT if position == 0 else JOIN, settings=settings).join())
+            if position == 0:
+                await within(groups[0].when().is_leader())
+        await until_voters(groups, number)
+        return groups
+
+
+def counter(network: Network, founding: Founding, *, settings: Settings = FAST, **more: Any) -> GroupBuilder:
+    builder = network.groups.with_key(KEY).with_state_machine(Counter()).with_consensus(settings, founding)
+    return replace(builder, **more)
+
+
+def add(by: int) -> dict[str, Any]:
+    return {"op": "add", "by": by}
+
+
+GET = {"op": "get"}
+
+
+async def within(awaitable: Awaitable[Any], timeout_s: float = PATIENCE_S) -> Any:
+    """Wait for it, but not for ever."""
+    async with asyncio.timeout(timeout_s):
+        return await awaitable
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    """Wait until ``condition`` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_voters(groups: Sequence[Group], number: int) -> None:
+    """Wait until all agree on a leader and on ``number`` voters, and are in step."""
+    await until(
+        lambda: (
+            all(group.status.online and len(group.status.voters) == number for group in groups)
+            and len({group.leader for group in groups}) == 1
+        ),
+    )
+
+
+async def one_leader(groups: Sequence[Group]) -> Incarnation:
+    """Wait until all are in step with one leader, and return it."""
+    await until(
+        lambda: len({group.leader for group in groups}) == 1 and all(group.status.online for group in groups),
+    )
+    leader = groups[0].leader
+    assert leader is not None
+    return leader
+
+
+def events(network: Network, kind: str, **fields: Any) -> list[dict[str, Any]]:
+    return [
+        event
+        for event in network.audit.events(limit=1000)
+        if event["kind"] == kind and fields.items() <= event.items()
+    ]
