@@ -177,9 +177,11 @@ def _python(folder: str, *arguments: str) -> None:
         "LC_ALL": "C.UTF-8",
     }
     command = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", libraries, f"{folder}/{PYTHON}"]
+    # In a folder of its own: Python looks for modules where it is started.
     done = subprocess.run(
-        [*command, "-B", "-S", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+        [*command, "-B", "-S", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise BuildError(
             f"the image's Python failed: {(done.stdout + done.stderr)[-1200:]}",
