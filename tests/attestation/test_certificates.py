@@ -20,7 +20,7 @@ from attestation.certificates import (
     require_leaf,
     split_pem_untrusted,
 )
-from attestation.crl import parse_crl_untrusted, require_crl_signed_by, require_not_revoked
+from attestation.crl import CRL_BYTES_MAX, parse_crl_untrusted, require_crl_signed_by, require_not_revoked
 from attestation.errors import AttestationError, MalformedError, SignatureError
 from attestation.pck import EXTENSION_BYTES_MAX, SgxType, parse_pck_extension_untrusted
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
@@ -240,6 +240,12 @@ def test_a_changed_crl_is_a_crl_or_malformed(position, value):
 
     reason = reason_of(check, AttestationError)
     assert reason is None or reason.startswith("pck-crl-")
+
+
+@pytest.mark.parametrize("size", [0, CRL_BYTES_MAX + 1])
+def test_a_crl_of_an_impossible_size_is_refused_before_it_is_parsed(size):
+    with pytest.raises(MalformedError, match=f"a CRL of {size} bytes"):
+        parse_crl_untrusted(bytes(size), role="pck-crl")
 
 
 def test_a_broken_name_is_found_when_the_crl_is_parsed():
