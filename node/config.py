@@ -84,11 +84,13 @@ class MockTable(_Table, frozen=True):
 class CollateralTable(_Table, frozen=True):
     """``[attestation.collateral]``: where endorsements for this node's own platform come from.
 
-    ``file`` is a fixed set; otherwise ``source`` is fetched and kept fresh.
+    ``file`` is a fixed set; otherwise ``source``, a PCCS (Intel's PCS by default), is asked and kept fresh.
+    ``tls_ca`` (PEM) is trusted for that source's TLS besides the system's authorities.
     """
 
     source: str | None = None
     file: str | None = None
+    tls_ca: str | None = None
     update: Literal["standard", "early"] = "standard"
 
 
@@ -233,7 +235,7 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
             located(attestation, "policy", "tsm_root"),
             mock=attestation.mock and located(attestation.mock, "authority"),
             jwt=attestation.jwt and located(attestation.jwt, "keys_file", "token_file"),
-            collateral=located(attestation.collateral, "file"),
+            collateral=located(attestation.collateral, "file", "tls_ca"),
         ),
     )
 

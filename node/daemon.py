@@ -4,13 +4,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Never
 
+from attestation.freshness import FreshnessState
+from attestation.ids import network_id_of_name
+from attestation.ticket_tdx import TdxValidator
 from attestation.tickets import TicketIssuer, TicketValidator
 from enclave.errors import EnclaveError
 from enclave.identity import Identity
@@ -28,6 +32,8 @@ from node.api.service import (
     UnavailableError,
 )
 from node.audit import AuditLog
+from node.bonds.settings import Environment
+from node.clock import RELEASED, NodeClock
 from node.config import (
     NodeConfig,
     consensus_settings,
@@ -37,22 +43,27 @@ from node.config import (
 )
 from node.errors import ConfigError
 from node.group.group import Group
-from node.group.identity import GroupKey
-from node.group.network import GroupBuilder, Network
+from node.group.identity import GroupKey, group_id
+from node.group.network import LOG_REPLAY_SIGNATURE, GroupBuilder, Network
 from node.machines.base import StateMachine
 from node.machines.loader import load_machine
 from node.raft.events import Execute, Query
 from node.raft.types import Consistency, Cursor, Outcome
 from node.tokens import AccessList, load_access
 from node.trust import (
-    FetchedEndorsements,
-    Trust,
+    WitnessedClock,
+    attester_of,
+    further_issuers_of,
+    load_freshness,
+    open_source,
+    save_freshness,
+    tdx_validator_of,
     ticket_lifetime,
-    trust_of,
     validators_of,
 )
 
 KEY_FILE_BYTES_MAX: Final = 1024
+FRESHNESS_SAVE_S: Final = 10.0
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -96,11 +107,7 @@ def identify(config: NodeConfig) -> GroupIdentification:
     Raises:
         ConfigError: the node would wait for its group key, so there is no id yet.
     """
-    from attestation.ids import network_id_of_name
-    from node.group.identity import group_id
-    from node.group.network import LOG_REPLAY_SIGNATURE
-
-    validators = validators_of(config, None)
+    validators = validators_of(config, tdx_validator_of(config, None, FreshnessState()))
     key = group_key_of(config, validators)
     if key is None:
         raise ConfigError("the group key comes by provisioning (group.await_key): there is no GroupId yet")
@@ -121,10 +128,20 @@ class Daemon:
     """A running node. Implements ``node.api.service.Service``."""
 
     def __init__(
-        self, config: NodeConfig, *, trust: Trust, network: Network, audit: AuditLog, tell: Tell
+        self,
+        config: NodeConfig,
+        *,
+        network: Network,
+        validators: tuple[TicketValidator, ...],
+        audit: AuditLog,
+        tell: Tell,
+        clock: NodeClock,
+        mock: bool,
     ) -> None:
         self._config = config
-        self._trust = trust
+        self._clock = clock
+        self._mock = mock
+        self.validators = validators
         self._network = network
         self._audit = audit
         self._tell = tell
@@ -152,10 +169,6 @@ class Daemon:
             builder = builder.require_ticket(validator)
         return builder
 
-    @property
-    def validators(self) -> tuple[TicketValidator, ...]:
-        return self._trust.validators
-
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""
         if self._group is not None:
@@ -168,7 +181,7 @@ class Daemon:
     # ---- what the API asks ----------------------------------------------------
     @property
     def mock(self) -> bool:
-        return self._trust.mock
+        return self._mock
 
     def readiness(self) -> Readiness:
         if self._group is None:
@@ -238,7 +251,7 @@ class Daemon:
     async def _issue(self, issuer: TicketIssuer, group_id: bytes | None, binding: bytes) -> bytes:
         try:
             return await asyncio.to_thread(
-                issuer.issue, group_id=group_id, binding=binding, now=datetime.now(UTC)
+                issuer.issue, group_id=group_id, binding=binding, now=self._clock.now()
             )
         except EnclaveError as exc:
             raise UnavailableError("quote-unavailable", str(exc)) from exc
@@ -275,36 +288,67 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         ConfigError: something in the configuration cannot be had (a port, a file).
         NotATrustDomainError: ``mode = "tdx"`` and this is none.
     """
-    now = datetime.now(UTC)
-    data_dir = Path(config.node.data_dir)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    trust = trust_of(config, now)
-    identity = Identity.generate(config.node.name, now, hosts=config.api.names)
+    Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
+    clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
+    attester = attester_of(config)
+    identity = Identity.generate(config.node.name, clock.now(), hosts=config.api.names)
     access = _access_of(config)
+    seen = load_freshness(config)
     async with AsyncExitStack() as stack:
-        audit = AuditLog(data_dir / "audit.jsonl", lambda: datetime.now(UTC))
+        audit = AuditLog(Path(config.node.data_dir) / "audit.jsonl", _wall)
         stack.callback(audit.close)
-        network = _network_of(config, identity, audit, trust, now)
-        daemon = Daemon(config, trust=trust, network=network, audit=audit, tell=tell)
-        key = group_key_of(config, daemon.validators)
+        parts: list[Daemon] = []
+        source = await stack.enter_async_context(
+            open_source(
+                config,
+                attester=attester,
+                clock=clock,
+                seen=seen,
+                changed=lambda _: _rejudge(parts),
+            )
+        )
+        tdx = tdx_validator_of(config, source, seen)
+        clock.follow(lambda: tdx.freshness.newest_issue)
+        stack.callback(lambda: save_freshness(config, tdx.freshness))
+        validators = validators_of(config, WitnessedClock(tdx, clock))
+        key = group_key_of(config, validators)
+        issuer = TdxTicketIssuer(
+            attester=attester,
+            identity=identity,
+            network_id=network_id_of_name(config.network.name),
+            endorsements_source=source,
+            started_at=clock.now(),
+            lifetime=ticket_lifetime(config),
+        )
+        network = _network_of(
+            config, identity, audit, issuers=[issuer, *further_issuers_of(config)], clock=clock
+        )
+        daemon = Daemon(
+            config,
+            network=network,
+            validators=validators,
+            audit=audit,
+            tell=tell,
+            clock=clock,
+            mock=attester.mock or any(validator.mock for validator in validators),
+        )
+        parts.append(daemon)
         await network.start()
         stack.push_async_callback(network.close)
         server = _api_server_of(config, identity, daemon, access)
         await server.start()
         stack.push_async_callback(server.close)
-        if isinstance(trust.source, FetchedEndorsements):
-            await stack.enter_async_context(
-                trust.source.keep_fresh(config, trust.attester, daemon.collateral_changed)
-            )
         stack.push_async_callback(daemon.close)
+        keeper = asyncio.get_running_loop().create_task(_keep_freshness(config, tdx))
+        stack.callback(keeper.cancel)
         group_id = None if key is None else daemon.join(key).id
-        _write_certificate(data_dir / "api-certificate.pem", identity)
+        _write_certificate(Path(config.node.data_dir) / "api-certificate.pem", identity)
         audit.append(
             "node-started",
             name=config.node.name,
             peer_id=identity.peer_id,
             group_id=group_id,
-            provider=trust.attester.provider,
+            provider=attester.provider,
             mock=daemon.mock,
         )
         tell(
@@ -342,19 +386,40 @@ def _access_of(config: NodeConfig) -> AccessList:
     return load_access(Path(config.api.tokens_file))
 
 
-def _network_of(
-    config: NodeConfig, identity: Identity, audit: AuditLog, trust: Trust, now: datetime
-) -> Network:
-    from attestation.ids import network_id_of_name
+def _rejudge(parts: Sequence[Daemon]) -> None:
+    for daemon in parts:
+        daemon.collateral_changed()
 
-    issuer = TdxTicketIssuer(
-        attester=trust.attester,
-        identity=identity,
-        network_id=network_id_of_name(config.network.name),
-        endorsements_source=trust.source,
-        started_at=now,
-        lifetime=ticket_lifetime(config),
-    )
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
+
+
+def _build_date() -> datetime:
+    """Return when the image was built, as its PID 1 says, or when this version was released."""
+    text = os.environ.get("BONDSTONE_BUILD_DATE")
+    if text is None:
+        return RELEASED
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"BONDSTONE_BUILD_DATE is {text!r}, not Unix seconds")
+    return datetime.fromtimestamp(int(text), UTC)
+
+
+async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
+    """Write what collateral was seen, now and then: a killed node must not have forgotten all of it."""
+    while True:
+        await asyncio.sleep(FRESHNESS_SAVE_S)
+        save_freshness(config, tdx.freshness)
+
+
+def _network_of(
+    config: NodeConfig,
+    identity: Identity,
+    audit: AuditLog,
+    *,
+    issuers: Sequence[TicketIssuer],
+    clock: NodeClock,
+) -> Network:
     return Network(
         name=config.network.name,
         identity=identity,
@@ -363,7 +428,8 @@ def _network_of(
         seeds=config.bond.seeds,
         api_url=f"https://{config.api.advertise or config.api.listen}",
         audit=audit,
-        issuers=[issuer, *trust.further_issuers],
+        issuers=issuers,
+        environment=replace(Environment.system(), now=clock.now),
     )
 
 

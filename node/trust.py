@@ -4,152 +4,47 @@ a real TD and a mock one.
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-import httpx
-
 from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral
-from attestation.client.disk import DiskCache
-from attestation.client.fetcher import Fetcher
 from attestation.client.platform import platform_of_quote_untrusted
 from attestation.client.requests import INTEL_PCS, Source, UpdateMode
+from attestation.client.session import open_collateral_client
+from attestation.client.source import ClientSource
 from attestation.collateral import Endorsements
-from attestation.errors import AttestationError, EndorsementsUnavailableError, MalformedError
+from attestation.errors import AttestationError, MalformedError
 from attestation.freshness import FreshnessState
 from attestation.policy_rules import AppraisalPolicy
 from attestation.policy_toml import load_policy_untrusted
-from attestation.quote import Quote, parse_quote_untrusted
+from attestation.quote import parse_quote_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
 from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import ExpectedClaims, Expiration, TicketIssuer, TicketValidator
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.mock.authority import MockAuthority
 from enclave.mock.td import TDSettings
 from enclave.tsm import TsmAttester
+from node.clock import NodeClock
 from node.config import JwtTable, MockTable, NodeConfig
 from node.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
-FIRST_FETCH_PAUSE_S: Final = 5.0
+FIRST_FETCH_S: Final = 5.0
+FRESHNESS_FILE: Final = "freshness.cbor"
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """Who we believe, and who vouches for us.
-
-    Attributes:
-        attester: the TD around us.
-        root: the pinned root of every peer's evidence.
-        policy: what a peer must be.
-        source: endorsements of our own platform.
-        validators: the judges of tickets; all of them must say yes, and their order is in the GroupId.
-        further_issuers: our own tickets of other classes than TDX.
-    """
-
-    attester: Attester
-    root: TrustRoot
-    policy: AppraisalPolicy
-    source: EndorsementsSource
-    validators: tuple[TicketValidator, ...]
-    further_issuers: tuple[TicketIssuer, ...]
-
-    @property
-    def mock(self) -> bool:
-        return self.attester.mock or self.root.mock
-
-
-class MockEndorsements:
-    """A mock authority's collateral: it signs new collateral every day."""
-
-    def __init__(self, authority: MockAuthority) -> None:
-        self._authority = authority
-        self._day: object = None
-        self._made: Endorsements | None = None
-
-    def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements | None:  # noqa: ARG002
-        if self._made is None or self._day != now.date():
-            self._made, self._day = self._authority.endorsements(now), now.date()
-        return self._made
-
-
-class FetchedEndorsements:
-    """The collateral of our own platform, kept fresh by ``keep_fresh``."""
-
-    def __init__(self) -> None:
-        self._held: Collateral | None = None
-
-    def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements | None:  # noqa: ARG002
-        held = self._held
-        return (
-            held.endorsements
-            if held is not None and platform_of_quote_untrusted(quote) == held.platform
-            else None
-        )
-
-    @asynccontextmanager
-    async def keep_fresh(
-        self, config: NodeConfig, attester: Attester, changed: Callable[[], None]
-    ) -> AsyncIterator[None]:
-        """Fetch and refresh the collateral of this platform while the context is open."""
-        table = config.attestation.collateral
-        try:
-            source = INTEL_PCS if table.source is None else Source.pccs(table.source)
-        except ValueError as exc:
-            raise ConfigError(f"[attestation.collateral] source: {exc}") from exc
-
-        def now() -> datetime:
-            return datetime.now(UTC)
-
-        def hold(collateral: Collateral) -> None:
-            self._held = collateral
-            changed()
-
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
-            client = CollateralClient(
-                sources=[source],
-                root=root_of(config),
-                update=UpdateMode(table.update),
-                fetcher=Fetcher(http, clock=now, sleep=asyncio.sleep, jitter=random.random),  # noqa: TID251
-                disk=DiskCache(Path(config.node.data_dir) / "collateral"),
-                clock=now,
-                sleep=asyncio.sleep,
-                jitter=random.random,  # noqa: TID251
-                seen=FreshnessState(),
-                on_change=hold,
-            )
-            task = asyncio.get_running_loop().create_task(self._follow(client, attester))
-            try:
-                yield
-            finally:
-                task.cancel()
-
-    async def _follow(self, client: CollateralClient, attester: Attester) -> None:
-        raw = await asyncio.to_thread(attester.quote, bytes(REPORT_DATA_BYTES))
-        platform = platform_of_quote_untrusted(parse_quote_untrusted(raw))
-        while True:
-            try:
-                self._held = await client.endorsements(platform)
-                await client.keep_fresh()
-            except EndorsementsUnavailableError as exc:
-                _log.warning("no collateral for this platform yet: %s", exc)
-            except AttestationError as exc:
-                _log.error("the collateral source gave what cannot be used: %s", exc)
-            await asyncio.sleep(FIRST_FETCH_PAUSE_S)
-
-
-def attester_of(config: NodeConfig, now: datetime) -> Attester:
+def attester_of(config: NodeConfig) -> Attester:
     """Return the TD that the configuration names.
 
     Raises:
@@ -159,7 +54,6 @@ def attester_of(config: NodeConfig, now: datetime) -> Attester:
     if config.attestation.mode == "mock":
         assert mock is not None
         return _mock_td(mock, MockAuthority.load(Path(mock.authority)))
-    del now
     attester = TsmAttester(Path(config.attestation.tsm_root))
     attester.probe()
     return attester
@@ -190,17 +84,62 @@ def root_of(config: NodeConfig) -> TrustRoot:
     return INTEL_SGX_ROOT
 
 
-def source_of(config: NodeConfig) -> EndorsementsSource:
-    """Return where endorsements of our own platform come from."""
-    collateral = config.attestation.collateral
-    if collateral.file is not None:
-        data = _read(Path(collateral.file), key="attestation.collateral.file")
-        return FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
+@asynccontextmanager
+async def open_source(
+    config: NodeConfig,
+    *,
+    attester: Attester,
+    clock: NodeClock,
+    seen: FreshnessState,
+    changed: Callable[[Collateral], None],
+) -> AsyncIterator[EndorsementsSource]:
+    """Yield where endorsements come from, kept fresh while the context is open.
+
+    ``changed`` is called with each fetched set that differs from the one before, so that standing verdicts
+    are looked at again.
+    """
+    table = config.attestation.collateral
     mock = config.attestation.mock
-    if config.attestation.mode == "mock" and collateral.source is None:
+    if table.file is not None:
+        data = _read(Path(table.file), key="attestation.collateral.file")
+        yield FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
+        return
+    if config.attestation.mode == "mock" and table.source is None:
         assert mock is not None
-        return MockEndorsements(MockAuthority.load(Path(mock.authority)))
-    return FetchedEndorsements()
+        yield MockAuthority.load(Path(mock.authority))
+        return
+    try:
+        source = INTEL_PCS if table.source is None else Source.pccs(table.source)
+    except ValueError as exc:
+        raise ConfigError(f"[attestation.collateral] source: {exc}") from exc
+    async with open_collateral_client(
+        sources=[source],
+        root=root_of(config),
+        update=UpdateMode(table.update),
+        cache_directory=Path(config.node.data_dir) / "collateral",
+        tls_ca=None if table.tls_ca is None else Path(table.tls_ca),
+        seen=seen,
+        clock=clock.now,
+        on_change=changed,
+    ) as client:
+        fetched = ClientSource(client)
+        await _fetch_own(client, fetched, attester)
+        task = asyncio.get_running_loop().create_task(fetched.run())
+        try:
+            yield fetched
+        finally:
+            task.cancel()
+
+
+async def _fetch_own(client: CollateralClient, source: ClientSource, attester: Attester) -> None:
+    """Have our own platform's collateral before the first bond, if it is to be had soon."""
+    quote = await asyncio.to_thread(attester.quote, bytes(REPORT_DATA_BYTES))
+    platform = platform_of_quote_untrusted(parse_quote_untrusted(quote))
+    try:
+        await asyncio.wait_for(client.endorsements(platform), FIRST_FETCH_S)
+    except (AttestationError, TimeoutError) as exc:
+        _log.warning("no collateral for this platform yet, going on without: %s", exc)
+        source.wish(platform)
 
 
 def policy_of(config: NodeConfig) -> AppraisalPolicy:
@@ -216,9 +155,44 @@ def policy_of(config: NodeConfig) -> AppraisalPolicy:
         raise ConfigError(f"{path}: {exc}") from exc
 
 
-def validators_of(config: NodeConfig, source: EndorsementsSource | None) -> tuple[TicketValidator, ...]:
+class WitnessedClock:
+    """A TDX validator that also hears what time its peers say it is. A ``TicketValidator``."""
+
+    def __init__(self, validator: TdxValidator, clock: NodeClock) -> None:
+        self._validator = validator
+        self._clock = clock
+
+    @property
+    def ticket_class(self) -> str:
+        return self._validator.ticket_class
+
+    @property
+    def signature(self) -> bytes:
+        return self._validator.signature
+
+    @property
+    def mock(self) -> bool:
+        return self._validator.mock
+
+    def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
+        expiration = self._validator.validate(ticket, peer, now)
+        if peer.binding is not None:  # quoted for this very bond, so just now
+            said = datetime.fromisoformat(expiration.appraisal["ticket"]["quoted_at"])
+            self._clock.heard(peer.peer_id, said)
+        return expiration
+
+
+def tdx_validator_of(
+    config: NodeConfig, source: EndorsementsSource | None, seen: FreshnessState
+) -> TdxValidator:
+    """Return the judge of TDX tickets, who never goes back behind what was seen."""
+    return TdxValidator(
+        policy=policy_of(config), root=root_of(config), endorsements_source=source, freshness=seen
+    )
+
+
+def validators_of(config: NodeConfig, tdx: TicketValidator) -> tuple[TicketValidator, ...]:
     """Return the judges of tickets, in the order that the GroupId folds them in."""
-    tdx = TdxValidator(policy=policy_of(config), root=root_of(config), endorsements_source=source)
     jwt = config.attestation.jwt
     return (tdx,) if jwt is None else (tdx, _jwt_validator(jwt))
 
@@ -257,18 +231,36 @@ class TokenFile:
         return _read(self.path, key="attestation.jwt.token_file").strip()
 
 
-def trust_of(config: NodeConfig, now: datetime) -> Trust:
-    """Return all of it."""
-    source = source_of(config)
+def further_issuers_of(config: NodeConfig) -> tuple[TicketIssuer, ...]:
+    """Return who makes our tickets of other classes than TDX."""
     jwt = config.attestation.jwt
-    return Trust(
-        attester=attester_of(config, now),
-        root=root_of(config),
-        policy=policy_of(config),
-        source=source,
-        validators=validators_of(config, source),
-        further_issuers=() if jwt is None else (TokenFile(Path(jwt.token_file)),),
-    )
+    return () if jwt is None else (TokenFile(Path(jwt.token_file)),)
+
+
+def load_freshness(config: NodeConfig) -> FreshnessState:
+    """Return what earlier lives of this node have seen. The host owns the disk and can only make it forget.
+
+    Raises:
+        ConfigError: the file is there and damaged; deleting it is the operator's decision.
+    """
+    path = Path(config.node.data_dir) / FRESHNESS_FILE
+    if not path.exists():
+        return FreshnessState()
+    try:
+        return FreshnessState.from_bytes_untrusted(_read(path, key="node.data_dir"))
+    except MalformedError as exc:
+        raise ConfigError(f"{path}: {exc}; delete it to forget what collateral was seen") from exc
+
+
+def save_freshness(config: NodeConfig, state: FreshnessState) -> None:
+    """Keep what was seen for the next life."""
+    path = Path(config.node.data_dir) / FRESHNESS_FILE
+    data = state.to_bytes()
+    if path.exists() and path.read_bytes() == data:
+        return
+    staged = path.with_suffix(".new")
+    staged.write_bytes(data)
+    staged.replace(path)
 
 
 def ticket_lifetime(config: NodeConfig) -> timedelta:

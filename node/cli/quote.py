@@ -1,12 +1,12 @@
 """``bondstone quote get|show|verify``."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attestation.eventlog import compare
 from attestation.eventlog_dstack import import_dstack_log_untrusted
@@ -40,7 +40,7 @@ def get(
         raise ConfigError("--report-data is not hex") from exc
     if len(data) > 64:
         raise ConfigError(f"--report-data has {len(data)} bytes, at most 64")
-    quote = attester_of(load_config(config), datetime.now(UTC)).quote(data.ljust(64, b"\0"))
+    quote = attester_of(load_config(config)).quote(data.ljust(64, b"\0"))
     output.write_bytes(quote)
     print(f"{len(quote)} bytes in {output}")
 
@@ -157,5 +157,8 @@ def _print_event_log(console: Console, log: dict[str, Any]) -> None:
         events.add_column(column, overflow="fold")
     for item in log["events"]:
         shown = item["name"] or item["text"] or f"{len(item['data']) // 2} bytes"
-        events.add_row(item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], shown)
+        # Text, not markup: what an event says comes from whoever booted the machine.
+        events.add_row(
+            item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], Text(shown)
+        )
     console.print(events)

@@ -11,10 +11,8 @@ from attestation.freshness import (
     FLOORS_MAX,
     FreshnessState,
     Observation,
-    Verdict,
     clock_floor,
     effective_now,
-    verdict_change,
 )
 
 T = datetime(2026, 11, 1, tzinfo=UTC)
@@ -232,48 +230,3 @@ def test_the_floor_names_its_source() -> None:
     floor = clock_floor(build_date=T, newest_issue=T + DAY, peer_clocks=(T,))
 
     assert (floor.source, floor.at) == ("newest-issue-date", T + DAY)
-
-
-# ---- verdicts -----------------------------------------------------------------------------------
-
-GOOD = Verdict(
-    accepted=True,
-    status="UpToDate",
-    reason=None,
-    tcb_evaluation_data_number=19,
-    advisory_ids=frozenset(),
-)
-
-
-def test_new_collateral_that_refuses_ends_the_bond_with_the_reason() -> None:
-    after = Verdict(
-        accepted=False,
-        status="OutOfDate",
-        reason="tcb-status",
-        tcb_evaluation_data_number=20,
-        advisory_ids=frozenset({"INTEL-SA-01192"}),
-    )
-    change = verdict_change(GOOD, after)
-
-    assert change is not None
-    assert change.ends_bond
-    assert change.to_json_value() == {
-        "reason": "collateral-changed-verdict",
-        "cause": "tcb-status",
-        "status_before": "UpToDate",
-        "status": "OutOfDate",
-        "tcb_evaluation_data_number_before": 19,
-        "tcb_evaluation_data_number": 20,
-        "new_advisory_ids": ["INTEL-SA-01192"],
-    }
-
-
-def test_new_collateral_with_another_accepted_status_is_told_but_ends_nothing() -> None:
-    change = verdict_change(GOOD, replace(GOOD, status="SWHardeningNeeded"))
-
-    assert change is not None
-    assert (change.ends_bond, change.reason) == (False, "collateral-changed-status")
-
-
-def test_new_collateral_that_says_the_same_changes_nothing() -> None:
-    assert verdict_change(GOOD, replace(GOOD, tcb_evaluation_data_number=20)) is None
