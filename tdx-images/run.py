@@ -91,7 +91,9 @@ class Guests:
 
 def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
     """Start one emulated guest per image, with one authority and the first image's policy."""
-    group = EmulatedGroup(arguments.dir, images, allow_debug=arguments.allow_debug)
+    group = EmulatedGroup(
+        arguments.dir, images, allow_debug=arguments.allow_debug, await_key=arguments.await_key
+    )
     segment = free_port(socket.SOCK_DGRAM)
     emit(
         "group", mock=True, policy=str(group.policy_file), trust_root=str(group.trust_root_file),
@@ -174,6 +176,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=512, help="MiB per guest; a TD gets at least 2048")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--allow-debug", action="store_true")
+    parser.add_argument("--await-key", action="store_true", help="wait for `bondstone provision`")
     parser.add_argument("--td", action="store_true", help="a real TD, with --config")
     parser.add_argument("--config", type=Path, help="configuration document of a TD")
     parser.add_argument("--print", action="store_true", help="print the TD's command instead of running it")

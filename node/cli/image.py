@@ -135,6 +135,9 @@ def run(
     api_port: Annotated[int, typer.Option(help="Guest i answers on this port + i.")] = 8440,
     memory: Annotated[int, typer.Option(help="MiB for each guest.")] = 512,
     allow_debug: Annotated[bool, typer.Option(help="Run a debug image.")] = False,
+    await_key: Annotated[
+        bool, typer.Option(help="Let the guests wait for `bondstone provision`; else the key is derived.")
+    ] = False,
     td: Annotated[bool, typer.Option("--td", help="One real TD on this host; needs --config.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration document of the TD.")] = None,
     print_command: Annotated[
@@ -148,6 +151,7 @@ def run(
         arguments += ["--image", str(each)]
     arguments += ["--count", str(count)] if len(folder) == 1 and not td else []
     arguments += ["--allow-debug"] if allow_debug else []
+    arguments += ["--await-key"] if await_key else []
     arguments += ["--td"] if td else []
     arguments += ["--config", str(config)] if config is not None else []
     arguments += ["--print"] if print_command else []

@@ -35,9 +35,12 @@ max_lifetime_seconds = 3600
 class EmulatedGroup:
     """Writes what the guests of one run need below ``folder``; keeps authority and token between runs."""
 
-    def __init__(self, folder: Path, images: list[BuiltImage], *, allow_debug: bool) -> None:
+    def __init__(
+        self, folder: Path, images: list[BuiltImage], *, allow_debug: bool, await_key: bool = False
+    ) -> None:
         self.folder = folder
         self._images = images
+        self._key = "await_key" if await_key else "derive_key"
         folder.mkdir(parents=True, exist_ok=True)
         self._authority = folder / "authority"
         if not self._authority.exists():
@@ -64,7 +67,7 @@ class EmulatedGroup:
         measured = self._measured[image.folder]
         token = self.token_file.read_text().strip()
         files = {
-            "node.toml": _node_toml(number, len(self._images), self._network, measured),
+            "node.toml": _node_toml(number, len(self._images), self._network, measured, key=self._key),
             "policy.toml": self.policy_file.read_text(),
             "access.toml": render_token_entry("operator", token, [AccessRole.ADMIN]),
         }
@@ -80,7 +83,7 @@ def _address(number: int) -> str:
     return f"10.77.0.{number + 1}"
 
 
-def _node_toml(number: int, count: int, network: str, measured: Measurements) -> str:
+def _node_toml(number: int, count: int, network: str, measured: Measurements, *, key: str) -> str:
     """The mock TD says of itself what the very files that run have been measured to be."""
     boot = measured.boots[Boot.DIRECT]
     seeds = [f"{_address(other)}:{BOND_PORT}" for other in range(count) if other != number]
@@ -102,7 +105,7 @@ seeds = {json.dumps(seeds)}
 name = "{network}"
 
 [group]
-derive_key = true
+{key} = true
 state_machine = "kv"
 bootstrap = "expect {count}"
 

@@ -1,5 +1,7 @@
 import json
 import ssl
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -120,3 +122,47 @@ def test_an_image_with_one_changed_byte_is_refused_by_the_others(prod_image, tmp
     assert refused, "the good node's audit log names no refusal for RTMR[2]"
     assert "refus" in json.dumps(refused)
     assert '"peer_id"' not in json.dumps(bonds.get("bonds", []))
+
+
+def bondstone(*arguments):
+    command = [sys.executable, "-m", "node.cli.main", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT
+    )
+
+
+def problem(url, path):
+    """The answer to a request that is expected to fail."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        call(url, path, "none")
+    with caught.value as answer:
+        return json.loads(answer.read())
+
+
+def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_once(prod_image, tmp_path):
+    key = tmp_path / "group.key"
+    key.write_text("5a" * 32)
+    folder = tmp_path / "run"
+    port = harness.free_api_port() + 10
+    with harness.run_guests(folder, [prod_image], "--await-key", count=1, api_port=port) as guests:
+        group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
+        url = group["urls"][0]
+        guests.until(harness.said(0, "listening"), seconds=harness.BOOT_SECONDS)
+        waiting = problem(url, "/readyz")
+        arguments = [url, "--group-key", key, "--trust-root", group["trust_root"]]
+        arguments += ["--token", (folder / "token").read_text().strip()]
+        other = tmp_path / "other.toml"
+        policy = folder / "policy.toml"
+        # The same policy for another image: the key must not be sent.
+        other.write_text(policy.read_text().replace('rtmr2 = ["', f'rtmr2 = ["{"11" * 48}"] #'))
+        refused = bondstone("provision", *arguments, "--policy", other)
+        still = problem(url, "/readyz")
+        taken = bondstone("provision", *arguments, "--policy", policy)
+        guests.until(harness.said(0, "ready"), seconds=harness.BOOT_SECONDS)
+        again = bondstone("provision", *arguments, "--policy", policy)
+
+    assert waiting["reason"] == "waiting-for-key"
+    assert refused.returncode == 1, refused.stderr
+    assert still["reason"] == "waiting-for-key"
+    assert taken.returncode == 0, taken.stderr
+    assert again.returncode == 1, again.stdout
