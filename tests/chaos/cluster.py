@@ -2,11 +2,10 @@
 
 import json
 import os
-import random
 import secrets
 import signal
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ API_PORT: Final = 8443
 BOND_PORT: Final = 7443
 START_S: Final = 90.0
 CONVERGE_S: Final = 120.0
+LOOK_EVERY_S: Final = 0.2
 _FAKETIME: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 
@@ -78,6 +78,7 @@ class ChaosCluster:
     network: NamespaceNetwork | None
     trust_disk: bool
     token: str = field(default_factory=new_token)
+    _observers: dict[int, BondstoneClient] = field(default_factory=dict)
 
     @property
     def ca(self) -> Path:
@@ -125,6 +126,13 @@ class ChaosCluster:
         until(listening, f"{node.name} listens", START_S)
         self._write_ca()
 
+    def close(self) -> None:
+        for node in self.nodes:
+            if node.alive:
+                self.kill(node)
+        for observer in self._observers.values():
+            observer.close()
+
     def kill(self, node: Node) -> None:
         """``kill -9``."""
         assert node.process is not None
@@ -162,9 +170,10 @@ class ChaosCluster:
         """Return what a node says of its group; None if it says nothing."""
         if not node.alive or node.paused:
             return None
+        if node.number not in self._observers:  # kept: a new TLS connection for every look costs the nodes
+            self._observers[node.number] = self.client(node, deadline_s=2, attempt_s=2)
         try:
-            with self.client(node, deadline_s=2, attempt_s=2) as client:
-                return client.group()
+            return self._observers[node.number].group()
         except ClientError:
             return None
 
@@ -188,6 +197,13 @@ class ChaosCluster:
             all(sorted(status.voters) == incarnations for status in known)
             and len({(status.leader, status.term, status.cluster_id) for status in known}) == 1
         )
+
+    def until_whole(self, what: str, timeout_s: float = CONVERGE_S) -> None:
+        def whole() -> bool:
+            time.sleep(LOOK_EVERY_S)
+            return self.whole()
+
+        until(whole, what, timeout_s)
 
     def contents(self) -> list[tuple[int, list[tuple[bytes, bytes, int]]]]:
         """Return each node's applied index and all that its state machine holds, or fewer if one is silent."""
@@ -235,12 +251,10 @@ def chaos_cluster(
             cluster.start(node)
         for node in nodes:
             cluster.until_listening(node)
-        until(cluster.whole, "all nodes vote in one group", CONVERGE_S)
+        cluster.until_whole("all nodes vote in one group")
         yield cluster
     finally:
-        for node in nodes:
-            if node.alive:
-                cluster.kill(node)
+        cluster.close()
 
 
 def can_fake_clocks() -> bool:

@@ -27,7 +27,7 @@ ABSENT: Final[Register] = (None, 0)
 class VersionedRegister:
     """The key-value machine, one key of it."""
 
-    def initial(self, key: str) -> Register:  # noqa: ARG002
+    def initial(self, key: str) -> Register:
         return ABSENT
 
     def step(self, state: Any, operation: Any) -> tuple[Any, Any]:
@@ -82,7 +82,7 @@ class Clerk:
             while not stop.wait(self._rng.uniform(*THINK_S)):
                 try:
                     self._one()
-                except Exception as exc:  # noqa: BLE001 - whatever it is, the run has failed
+                except Exception as exc:
                     self._history.errors.append(f"{self._name}: {type(exc).__name__}: {exc}")
                     return
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.chaos.cluster import ChaosCluster, Node, can_fake_clocks
-from tests.support.cluster import until
 from tests.support.netns import CLIENTS, Link
 
 # Wall clocks jump by up to so much: far beyond any session window, within a ticket's lifetime.
@@ -64,7 +63,10 @@ class Nemesis:
     # ---- choosing -----------------------------------------------------------
     def _draw(self) -> Iterator[Callable[[], Undo | None]]:
         """Yield one fault or two of different families."""
-        families = [[self.pause, self.pause_two], [self.kill, self.kill_again_and_again]]
+        families: list[list[Callable[[], Undo | None]]] = [
+            [self.pause, self.pause_two],
+            [self.kill, self.kill_again_and_again],
+        ]
         if self.cluster.trust_disk:
             families[1].append(self.kill_all)
         if self.cluster.network is not None:
@@ -146,7 +148,7 @@ class Nemesis:
         if self.cluster.trust_disk:
             return all(node.alive for node in self.cluster.nodes)
         try:
-            until(self.cluster.whole, "all nodes vote", WHOLE_WAIT_S)
+            self.cluster.until_whole("all nodes vote", WHOLE_WAIT_S)
         except AssertionError:
             return False
         return True

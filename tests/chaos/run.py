@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
         with _clerks(cluster, history, rng):
             nemesis.torment(plan.seconds)
             healed = time.monotonic()
-            until(cluster.whole, "the group is whole again after all faults have ended", CONVERGE_S)
+            cluster.until_whole("the group is whole again after all faults have ended")
             converged_s = time.monotonic() - healed
         keys = sorted({operation.key for operation in history.operations})
         with cluster.client(*cluster.nodes, deadline_s=30, attempt_s=10) as client:
@@ -84,7 +84,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
             "keys": len(keys),
             "checked": _verdict(cluster, history),
             "converged_s": round(converged_s, 1),
-            "packets": None if network is None else vars_of(network.traffic),
+            "packets": None if network is None else asdict(network.traffic),
             "term": max(status.term for node in cluster.nodes if (status := cluster.status(node))),
         }
 
@@ -129,10 +129,6 @@ def _verdict(cluster: ChaosCluster, history: History) -> int:
     if forbidden := cluster.audit_kinds() & FORBIDDEN_EVENTS:
         raise ChaosError(f"in an audit log: {', '.join(sorted(forbidden))}")
     return history.check()
-
-
-def vars_of(traffic: Any) -> dict[str, int]:
-    return {name: getattr(traffic, name) for name in traffic.__slots__}
 
 
 def say_on_stderr(start: float) -> Callable[[str], None]:

@@ -18,7 +18,7 @@ def chaos(*arguments: str) -> dict:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-8000:]
@@ -26,6 +26,7 @@ def chaos(*arguments: str) -> dict:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(500)
 def test_no_promise_is_broken_under_faults_of_network_processes_and_clocks():
     report = chaos("--seconds", "12", "--nodes", "3", "--pause", "3")
     assert report["faults"]
@@ -34,6 +35,7 @@ def test_no_promise_is_broken_under_faults_of_network_processes_and_clocks():
 
 @pytest.mark.long
 @pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_five_nodes_keep_their_promises_for_two_minutes():
     report = chaos("--seconds", "120", "--nodes", "5", "--pause", "30")
     assert sum(report["faults"].values()) > 5

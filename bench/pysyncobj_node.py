@@ -1,0 +1,185 @@
+"""One process of a three-process group under load: bondstone without its HTTP API, or PySyncObj.
+
+Started by ``bench.pysyncobj``. Reads JSON requests from standard input and answers each with one line:
+``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``, ``{"do": "pace", "every_s", "seconds"}``.
+Both systems replicate ``put(key, value)`` of the same sizes and count a command when the group has committed
+it, this process has applied it and the caller has its result.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvloop
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
+
+from bench.cluster_process import percentile
+from node.config import load_config
+from node.daemon import Daemon, running
+from node.raft.types import Applied, Ok, Role
+
+VALUE = "v" * 64
+KEYS = 1000
+
+
+class System(Protocol):
+    """What is measured."""
+
+    def leads(self) -> bool: ...
+    def ready(self) -> bool: ...
+    async def put(self, key: str, value: str) -> bool:
+        """Return whether it was committed and applied."""
+        ...
+
+
+class BondstoneSystem:
+    """A whole node; only its HTTP API is passed by."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def leads(self) -> bool:
+        return self._daemon.group().status.role is Role.LEADER
+
+    def ready(self) -> bool:
+        status = self._daemon.group().status
+        return status.online and len(status.voters) == 3
+
+    async def put(self, key: str, value: str) -> bool:
+        command = {"op": "put", "key": key, "value": value}
+        outcome = await self._daemon.execute((command,), key=None, feed=False, timeout_s=10)
+        return isinstance(outcome, Ok) and isinstance(outcome.results[0], Applied)
+
+
+class Store(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
+    def __init__(self, me: str, others: list[str], conf: SyncObjConf) -> None:
+        super().__init__(me, others, conf)
+        self._items: dict[str, str] = {}
+
+    @replicated
+    def put(self, key: str, value: str) -> bool:
+        self._items[key] = value
+        return True
+
+
+class PySyncObjSystem:
+    """With its own defaults. Its callbacks come on its own thread."""
+
+    def __init__(self, me: str, others: list[str], journal: Path | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = Store(me, others, SyncObjConf(journalFile=None if journal is None else str(journal)))
+        self._me = me
+
+    def leads(self) -> bool:
+        leader = self._store._getLeader()
+        return leader is not None and str(leader) == self._me
+
+    def ready(self) -> bool:
+        return bool(self._store.isReady()) and self._store._getLeader() is not None
+
+    async def put(self, key: str, value: str) -> bool:
+        done: asyncio.Future[bool] = self._loop.create_future()
+
+        def told(_result: Any, reason: int) -> None:
+            self._loop.call_soon_threadsafe(_resolve, done, reason == FAIL_REASON.SUCCESS)
+
+        self._store.put(key, value, callback=told)
+        return await done
+
+
+def _resolve(done: "asyncio.Future[bool]", succeeded: bool) -> None:
+    if not done.done():
+        done.set_result(succeeded)
+
+
+async def load(system: System, in_flight: int, seconds: float) -> dict[str, Any]:
+    """Keep so many commands in flight for so long."""
+    latencies: list[float] = []
+    failures = 0
+    start = time.perf_counter()
+
+    async def one(number: int) -> None:
+        nonlocal failures
+        while (asked := time.perf_counter()) < start + seconds:
+            number += in_flight
+            if await system.put(f"bench/{number % KEYS}", VALUE):
+                latencies.append(time.perf_counter() - asked)
+            else:
+                failures += 1
+
+    await asyncio.gather(*(one(number) for number in range(in_flight)))
+    took = time.perf_counter() - start
+    latencies.sort()
+    return {
+        "commands": len(latencies),
+        "commands_per_second": round(len(latencies) / took),
+        "p50_ms": round(percentile(latencies, 0.5) * 1000, 2),
+        "p99_ms": round(percentile(latencies, 0.99) * 1000, 2),
+        "failures": failures,
+    }
+
+
+async def pace(system: System, every_s: float, seconds: float) -> dict[str, Any]:
+    """Hand in a command every ``every_s``, whatever became of those before; find the longest silence."""
+    completed = [time.perf_counter()]
+    waiting: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        if await system.put(f"pace/{number % KEYS}", VALUE):
+            completed.append(time.perf_counter())
+
+    start = time.perf_counter()
+    number = 0
+    while time.perf_counter() < start + seconds:
+        number += 1
+        task = asyncio.ensure_future(one(number))
+        waiting.add(task)
+        task.add_done_callback(waiting.discard)
+        await asyncio.sleep(every_s)
+    for task in tuple(waiting):
+        task.cancel()
+    gaps = [later - earlier for earlier, later in pairwise(completed)]
+    gaps.append(time.perf_counter() - completed[-1])
+    return {"longest_gap_ms": round(max(gaps) * 1000, 1), "commands": len(completed) - 1}
+
+
+async def serve(system: System) -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        request = json.loads(line)
+        answer: dict[str, Any]
+        match request.pop("do"):
+            case "status":
+                answer = {"ready": system.ready(), "leads": system.leads()}
+            case "load":
+                answer = await load(system, **request)
+            case "pace":
+                answer = await pace(system, **request)
+            case other:
+                raise SystemExit(f"unknown request {other!r}")
+        print(json.dumps(answer), flush=True)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, help="bondstone: the node's configuration")
+    parser.add_argument("--me", help="PySyncObj: host:port")
+    parser.add_argument("--others", default="", help="PySyncObj: host:port,host:port")
+    parser.add_argument("--journal", type=Path, help="PySyncObj: journal file; without it, memory only")
+    args = parser.parse_args()
+    if args.config is not None:
+        async with running(load_config(args.config), lambda _event: None) as daemon:
+            await serve(BondstoneSystem(daemon))
+    else:
+        await serve(PySyncObjSystem(args.me, args.others.split(","), args.journal))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
