@@ -140,11 +140,12 @@ class Leader(Follower):
         """With the tie-break one of two voters is a quorum: it goes on leading and may take in a replacement.
 
         But nothing that only one machine holds is committed, unless ``min_voters`` is 1: a group of
-        two stops taking writes when one dies, and resumes when there are two again.
+        two stops taking writes when one dies, and resumes when there are two again. A learner's copy counts
+        here: the replacement must get the no-op of a re-elected leader committed to become a voter.
         """
         smallest = min(len(config.voters) for config in self.active)
         needed = min(2, self.settings.min_voters, smallest)
-        return needed <= 1 or sum(voter in holders for voter in self.members) >= needed
+        return len(holders) >= needed
 
     def _try_commit(self, lead: Leadership) -> None:
         """The largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
