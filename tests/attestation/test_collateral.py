@@ -24,7 +24,7 @@ from attestation.errors import (
     RevokedError,
     StaleEndorsementsError,
 )
-from attestation.trust import INTEL_SGX_ROOT
+from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from attestation.verifier import verify_quote
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pki import Signer, make_crl
@@ -274,6 +274,24 @@ def test_an_expired_signer_is_refused_though_its_signature_verifies():
 
     with pytest.raises(StaleEndorsementsError, match="tcb-info-signer-expired"):
         _verify(_signed_by(signer, signer, AUTHORITY.root))
+
+
+def test_the_pinned_root_has_a_window_too():
+    expired = make(
+        "",
+        None,
+        subject=ROOT_SIGNER.certificate.subject,
+        key=ROOT_SIGNER.key,
+        ca=True,
+        path_length=1,
+        key_usage=usage("key_cert_sign", "crl_sign"),
+        not_after=NOW - days(1),
+    )
+    root = TrustRoot.from_bytes_untrusted(expired.certificate_der)
+    endorsements = replace(AUTHORITY, root=expired).endorsements(NOW)
+
+    with pytest.raises(StaleEndorsementsError, match="root-expired"):
+        verify_endorsements(endorsements, root=root, now=NOW)
 
 
 # ---- the PCK chain --------------------------------------------------------------------------------------

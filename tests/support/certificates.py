@@ -46,11 +46,12 @@ def make(
     extension: tuple[x509.ExtensionType, bool] | None = None,
     algorithm: hashes.HashAlgorithm | None = None,
     issuer_name: x509.Name | None = None,
+    subject: x509.Name | None = None,
     serial: int | None = None,
 ) -> Signer:
     """Return a signer; ``ca=None`` and ``key_usage=None`` leave the extension out."""
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = name_of(common_name)
+    subject = subject or name_of(common_name)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
