@@ -196,9 +196,7 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(
-    directory: Path, nodes: int = 3, arguments: Sequence[str] = ()
-) -> Iterator[LocalCluster]:
+def local_cluster(directory: Path, nodes: int = 3, arguments: Sequence[str] = ()) -> Iterator[LocalCluster]:
     cluster = LocalCluster(directory, nodes, arguments)
     try:
         yield cluster
