@@ -3,6 +3,7 @@
 The key is never written anywhere, so a reboot is a new incarnation with a new peer id; the safety of
 the volatile voters rests on exactly that. Trust in the key comes from a quote that names its digest,
 never from the certificate, whose dates and names therefore promise nothing.
+A ``trust_disk`` node, which trusts its host, is the exception: it keeps its key on its disk.
 """
 
 import ipaddress
@@ -57,9 +58,15 @@ class Identity:
         Raises:
             ValueError: the name or a host cannot stand in a certificate.
         """
+        return cls.of_key(ec.generate_private_key(ec.SECP256R1()), name, now, hosts=hosts)
+
+    @classmethod
+    def of_key(
+        cls, key: ec.EllipticCurvePrivateKey, name: str, now: datetime, *, hosts: Sequence[str] = ()
+    ) -> "Identity":
+        """Return the incarnation whose P-256 key this is, with a new certificate. As ``generate`` else."""
         if not 1 <= len(name) <= NAME_CHARS_MAX:
             raise ValueError(f"a node name has 1 to {NAME_CHARS_MAX} characters, not {len(name)}")
-        key = ec.generate_private_key(ec.SECP256R1())
         spki = key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )

@@ -49,6 +49,8 @@ from node.machines.base import StateMachine
 from node.machines.loader import load_machine
 from node.raft.events import Execute, Query
 from node.raft.types import Consistency, Cursor, Outcome
+from node.storage.file import FileStorage
+from node.storage.member import open_member_disk
 from node.tokens import AccessList, load_access
 from node.trust import (
     WitnessedClock,
@@ -113,13 +115,7 @@ def identify(config: NodeConfig) -> GroupIdentification:
         raise ConfigError("the group key comes by provisioning (group.await_key): there is no GroupId yet")
     return GroupIdentification(
         network_id=network_id_of_name(config.network.name),
-        group_id=group_id(
-            key=key,
-            settings=consensus_settings(config),
-            machine_signature=load_machine(config.group.state_machine).signature,
-            sync_signature=LOG_REPLAY_SIGNATURE,
-            validators=validators,
-        ),
+        group_id=_group_id_of(config, key, validators),
         validators=validators,
     )
 
@@ -137,8 +133,10 @@ class Daemon:
         tell: Tell,
         clock: NodeClock,
         mock: bool,
+        storage: FileStorage | None = None,
     ) -> None:
         self._config = config
+        self._storage = storage
         self._clock = clock
         self._mock = mock
         self.validators = validators
@@ -164,6 +162,7 @@ class Daemon:
                 consensus_settings(config), parse_bootstrap(config.group.bootstrap, where="[group]")
             )
             .with_preference(preference_of(config))
+            .with_log_storage(durable=self._storage)
         )
         for validator in self.validators:
             builder = builder.require_ticket(validator)
@@ -291,7 +290,6 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
     Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
     attester = attester_of(config)
-    identity = Identity.generate(config.node.name, clock.now(), hosts=config.api.names)
     access = _access_of(config)
     seen = load_freshness(config)
     async with AsyncExitStack() as stack:
@@ -312,6 +310,9 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         stack.callback(lambda: save_freshness(config, tdx.freshness))
         validators = validators_of(config, WitnessedClock(tdx, clock))
         key = group_key_of(config, validators)
+        identity, storage = _identity_of(config, key, validators, clock.now())
+        if storage is not None:
+            stack.callback(storage.close)
         issuer = TdxTicketIssuer(
             attester=attester,
             identity=identity,
@@ -331,6 +332,7 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
             tell=tell,
             clock=clock,
             mock=attester.mock or any(validator.mock for validator in validators),
+            storage=storage,
         )
         parts.append(daemon)
         await network.start()
@@ -384,6 +386,32 @@ def _access_of(config: NodeConfig) -> AccessList:
     if config.api.tokens_file is None:
         return AccessList()
     return load_access(Path(config.api.tokens_file))
+
+
+def _identity_of(
+    config: NodeConfig, key: GroupKey | None, validators: Sequence[TicketValidator], now: datetime
+) -> tuple[Identity, FileStorage | None]:
+    """Return a new incarnation; or, with ``trust_disk``, the one that this node's disk holds for the group.
+
+    Raises:
+        CorruptStorageError: the disk does not hold what was written there.
+    """
+    if not consensus_settings(config).trust_disk:
+        return Identity.generate(config.node.name, now, hosts=config.api.names), None
+    assert key is not None  # the configuration's check has seen to it
+    directory = Path(config.node.data_dir) / f"group-{_group_id_of(config, key, validators).hex()[:16]}"
+    disk = open_member_disk(directory, config.node.name, now, hosts=config.api.names)
+    return disk.identity, disk.storage
+
+
+def _group_id_of(config: NodeConfig, key: GroupKey, validators: Sequence[TicketValidator]) -> bytes:
+    return group_id(
+        key=key,
+        settings=consensus_settings(config),
+        machine_signature=load_machine(config.group.state_machine).signature,
+        sync_signature=LOG_REPLAY_SIGNATURE,
+        validators=validators,
+    )
 
 
 def _rejudge(parts: Sequence[Daemon]) -> None:

@@ -1,0 +1,90 @@
+"""Where a trust_disk member keeps what must outlive its process: its identity, and term, vote and log.
+
+    <directory>/identity.pem    the incarnation's private key, PKCS #8, readable by its owner only
+    <directory>/log             ``node.storage.file``
+
+Both or nothing. A key without the log it has voted by would be a voter that has forgotten its promises, so
+without a log there is a new key, hence a new incarnation, which has promised nothing yet (rule R1).
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from enclave.identity import Identity
+from node.errors import CorruptStorageError
+from node.raft.types import Incarnation
+from node.storage.file import FileStorage
+
+KEY_BYTES_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberDisk:
+    """An open directory of a member. ``storage.close`` lets another process open it."""
+
+    identity: Identity
+    storage: FileStorage
+
+
+def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequence[str] = ()) -> MemberDisk:
+    """Go on as the incarnation that the directory holds, or begin as a new one.
+
+    Args:
+        directory: made if it is absent.
+        name: the node's.
+        now: aware UTC time.
+        hosts: see ``Identity.generate``.
+
+    Raises:
+        CorruptStorageError: what is there is not what was written, belongs together with nothing, or is in
+            use by another process.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key_file, log_file = directory / "identity.pem", directory / "log"
+    if log_file.exists():
+        identity = Identity.of_key(_load_key(key_file), name, now, hosts=hosts)
+    else:
+        identity = Identity.generate(name, now, hosts=hosts)
+        _save_key(key_file, identity)
+    storage = FileStorage(log_file, Incarnation(identity.name, identity.peer_id))
+    return MemberDisk(identity=identity, storage=storage)
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        with path.open("rb") as file:
+            key = load_pem_private_key(file.read(KEY_BYTES_MAX), password=None)
+    except (OSError, ValueError, TypeError) as exc:
+        raise CorruptStorageError(
+            f"{path}, the identity that wrote the log beside it, cannot be read: {exc}. "
+            "hint: remove the whole directory; the node then joins as a new incarnation"
+        ) from exc
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CorruptStorageError(f"{path} is not a P-256 key")
+    return key
+
+
+def _save_key(path: Path, identity: Identity) -> None:
+    """Make the key durable before anything is promised in its name."""
+    staged = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        staged.unlink()
+    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(identity.private_key_pem())
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
