@@ -52,7 +52,8 @@ class Running:
         self.events = []
         self._queue = queue.SimpleQueue()
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self):
         for line in self._process.stdout:
@@ -80,6 +81,8 @@ class Running:
     def __exit__(self, *_):
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)
+        self._reader.join(10)
+        self._process.stdout.close()
 
 
 def run_guests(folder, images, *arguments, count=1, api_port):
