@@ -83,9 +83,11 @@ def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None
 
 def _work(first: int, step: int, events: int, until: float, results: "multiprocessing.Queue[Totals]") -> None:
     seed = first
-    while time.monotonic() < until:
+    while True:  # at least one schedule, however long the start took
         batch = iter(range(seed, seed + _BATCH * step, step))
         results.put(run_batch(batch, events=events, until=until))
+        if time.monotonic() >= until:
+            return
         seed += _BATCH * step
 
 

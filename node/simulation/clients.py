@@ -239,11 +239,13 @@ class Clients:
             self._answered(call, process, outcome, then)
 
         def impatient() -> None:
-            if answered or call.fate is not Fate.OPEN:
+            if answered:
                 return
             call.outstanding -= 1
             process.forget(token)
             process.feed(Cancel(token))
+            if call.fate is not Fate.OPEN:
+                return  # another attempt brought the answer
             call.doubt = True
             self._again(call, then)
 

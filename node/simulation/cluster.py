@@ -101,17 +101,20 @@ class Cluster:
         Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
         A trust_disk voter comes back.
         """
-        if self.shape.settings.trust_disk:
-            return True
+        if not self.oracles.tree.is_rooted:
+            # A founder that signed for a collector that died cannot sign again, by design.
+            return without is None and self.boots == len(self.places)
         living = [process for process in self.alive() if process is not without]
+        if self.shape.settings.trust_disk:
+            return any(process.view.configs for process in living)
         incs = {process.inc for process in living}
         best: tuple[int, int] = (0, 0)
         verdict = False
         for process in living:
-            last = process.log.last()
-            active = process.view.active(process.view.commit, last.index) if process.view.configs else []
-            if (last.term, last.index) > best and any(process.inc in c.voters for c in active):
+            last, view = process.log.last(), process.view
+            if view.configs and (last.term, last.index) > best:
                 best = (last.term, last.index)
+                active = view.active(view.commit, last.index)
                 verdict = all(is_quorum(config, incs) for config in active)
         return verdict
 

@@ -39,8 +39,8 @@ class Disk:
         process.feed(Persisted(serial))
 
     def holds_vote(self, term: int, candidate: Incarnation) -> bool:
-        """Whether the vote for ``candidate`` in ``term`` would survive a power cut now."""
-        return (self._term, self._voted_for) == (term, candidate)
+        """Whether no power cut now could let this node vote for another in ``term``."""
+        return self._term > term or (self._term, self._voted_for) == (term, candidate)
 
     def holds_entry(self, position: Position) -> bool:
         """Whether the log up to ``position`` would survive a power cut now."""

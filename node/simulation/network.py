@@ -187,6 +187,7 @@ class Network:
         self._blocked.clear()
         for process in self._members:
             for link in self._links[process].values():
+                link.last_due_us = 0  # nothing waits behind a message that takes half a minute
                 self.release(link.sender, link.receiver)
         self.reconnect_all()
 

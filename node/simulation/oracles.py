@@ -141,6 +141,7 @@ class Oracles:
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
         names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
         self.counts = dict.fromkeys(names, 0)
+        self._swallowed: InvariantError | None = None
         self._min_voters = min_voters
         self._rules = rules
         self._rivals = rivals
@@ -199,6 +200,8 @@ class Oracles:
             # In every step roles change before logs, and logs before the commit index.
             for notice in effects.notices:
                 self._noticed(process, notice)
+        if self._swallowed is not None:
+            raise self._swallowed
         view.proposed = len(view.configs)
         if view.changes:
             committed = [n.commit.index for n in effects.notices if type(n) is Advanced]
@@ -302,14 +305,13 @@ class Oracles:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
         acks = self._acks[view.term]
         reached = view.commit
-        members = {voter for _, config in view.configs for voter in config.voters}
         while reached < commit:
             # Committing a configuration retires the one before, which may let more through.
             active = view.active(reached, commit)
             steps = {commit, *(match for match in acks.values() if reached < match < commit)}
             for index in sorted(steps, reverse=True):
                 holders = {inc for inc, match in acks.items() if match >= index} | {process.inc}
-                copies = len(holders.intersection(members))
+                copies = len(holders)
                 enough = min(2, self._min_voters, *(len(config.voters) for config in active))
                 if copies >= enough and all(is_quorum(config, holders) for config in active):
                     reached = index
@@ -351,13 +353,20 @@ class Oracles:
     def applied(
         self, process: Process, call: int, position: int, command: Any, context: ApplyContext
     ) -> None:
-        """Note that ``process`` applies a command. It is about to, so the state is still the old one."""
+        """Note that ``process`` applies a command.
+
+        The core takes whatever ``apply`` raises for the machine's refusal, so what is wrong is said after the
+        step.
+        """
         view: View = process.view
         place = (context.index, context.sub)
         if place <= view.applied:
-            raise InvariantError("monotone-apply", f"{process} applies {place} again")
+            self._swallowed = InvariantError("monotone-apply", f"{process} applies {place} again")
         view.applied = place
-        self._agreement(process).applied(str(process), call, position, command, context)
+        try:
+            self._agreement(process).applied(str(process), call, position, command, context)
+        except InvariantError as exc:
+            self._swallowed = self._swallowed or exc
 
     def _agreement(self, process: Process) -> Agreement:
         """Return what the cluster of ``process`` agreed on; a cluster is named by its genesis."""

@@ -9,6 +9,7 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     wait leader | leader a | leader but a | voters a b | settled [within 5s]
     jump a -5s                     a's wall clock jumps
     cut a | b c      cut a -> b    lose everything between them (both ways; one way)
+    mend a | b c                   undo such a cut
     heal                           undo every cut and hold
     hold a b Append,Chunk          keep what a sends to b (of these types), until
     release a b     discard a b
@@ -272,6 +273,11 @@ class Scenario:
             pairs += [(b, a) for a, b in pairs]
         self.cluster.network.block(pairs)
 
+    def _do_mend(self, *words: str) -> None:
+        near, far = (side.split() for side in " ".join(words).split("|"))
+        pairs = [(a, b) for a in near for b in far]
+        self.cluster.network.unblock(pairs + [(b, a) for a, b in pairs])
+
     def _do_heal(self) -> None:
         self.cluster.network.heal()
 
@@ -426,8 +432,10 @@ def _told(call: Call) -> str:
 
 
 def _span_us(text: str) -> int:
-    number, unit = re.fullmatch(r"([0-9.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return int(float(number) * _UNITS_US[unit])
+    match = re.fullmatch(r"([0-9.]+)(us|ms|s)", text)
+    if match is None:
+        raise ValueError(f"{text} is not a time such as 500ms")
+    return int(float(match[1]) * _UNITS_US[match[2]])
 
 
 def _settings(options: dict[str, str]) -> Settings:

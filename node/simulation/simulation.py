@@ -84,6 +84,8 @@ def draw_settings(rng: Random) -> Settings:
         tie_break=rng.random() < 0.7,
         trust_disk=rng.random() < 0.2,
         lease_reads=rng.random() < 0.3,
+        # Longer than any run: beyond it an idempotency key is forgotten, by its contract.
+        session_ttl_ms=3_600_000,
     )
 
 

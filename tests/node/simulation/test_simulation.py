@@ -1,0 +1,138 @@
+"""The simulator itself: reproducible, shrinking, usable, and safe on a sample of seeds."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.simulation.campaign import run_batch
+from node.simulation.clients import Call, Fate
+from node.simulation.faults import CALM
+from node.simulation.scenario import Scenario, ScenarioError, parse_scenario
+from node.simulation.shrink import fails, render, shrink
+from node.simulation.simulation import Simulation, draw_schedule, run
+from tests.node.simulation import ablations
+
+ROOT = Path(__file__).parents[3]
+
+DIGEST_PROGRAM = """
+import json, sys
+from node.simulation.simulation import Simulation, draw_schedule
+digests = []
+for seed in json.loads(sys.argv[1]):
+    simulation = Simulation(draw_schedule(seed), traced=True)
+    simulation.run()
+    digests.append(simulation.cluster.trace.digest())
+print(json.dumps(digests))
+"""
+
+
+def digests(seeds, hash_seed):
+    done = subprocess.run(
+        [sys.executable, "-c", DIGEST_PROGRAM, json.dumps(seeds)],
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_seed_gives_the_same_trace_in_another_process_with_another_hash_seed():
+    seeds = list(range(500, 512))
+
+    first, second = digests(seeds, "1"), digests(seeds, "4711")
+
+    assert first == second
+    assert len(set(first)) == len(seeds)
+
+
+def test_tracing_does_not_change_the_run():
+    plain, traced = run(draw_schedule(77)), run(draw_schedule(77), traced=True)
+
+    assert replace(plain, digest="") == replace(traced, digest="")
+
+
+def test_sixty_seeds_contradict_no_oracle_and_exercise_everything():
+    totals = run_batch(iter(range(2_000, 2_060))).to_json_value()
+
+    assert totals["failures"] == []
+    assert totals["schedules"] == 60
+    assert totals["healed"] > 40
+    for name in ("elections", "commits", "configuration_changes", "reboots", "reads_checked"):
+        assert totals[name] > 20, name
+
+
+def test_a_failing_schedule_is_shrunk_to_one_that_fails_the_same_way():
+    error = fails(draw_schedule(7, member=ablations.RollIsWhoIsBonded, rules=False))
+    assert error is not None
+
+    small = shrink(error, runs_max=60)
+
+    assert small.error.oracle == error.error.oracle
+    assert len(small.schedule.plan) < len(error.schedule.plan)
+    text = render(small)
+    assert "seed 7 contradicts " + error.error.oracle in text
+    assert "end of the trace" in text
+    assert len(small.tail) > 10
+
+
+def test_all_clients_have_their_answer_at_the_end_of_a_healed_run():
+    simulation = Simulation(draw_schedule(2_003))
+
+    report = simulation.run()
+
+    assert report.healed
+    assert {call.fate for call in simulation.clients.calls} <= {
+        Fate.DONE,
+        Fate.NOT_EXECUTED,
+        Fate.UNKNOWN,
+    }
+
+
+def test_calm_weather_without_faults_answers_everything():
+    schedule = replace(draw_schedule(1), weather=CALM, plan=())
+    simulation = Simulation(schedule)
+
+    simulation.run()
+
+    told = [call for call in simulation.clients.calls if isinstance(call, Call)]
+    done = [call for call in told if call.fate is Fate.DONE]
+    assert len(done) > 0.8 * len(told) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cluster a b c", "no ----"),
+        ("explode a\n----", "no such command"),
+        ("run 1s\n----", "begins with: cluster"),
+        ("cluster a b\nput w1 z x=1\n----", "nobody lives at z"),
+        ("cluster a b c\nstall a\nstall b\nwait leader within 2s\n----", "no leader"),
+        ("cluster a b c\nrun soon\n----", "run soon"),
+    ],
+)
+def test_a_scenario_that_makes_no_sense_is_refused_with_the_reason(text, message):
+    with pytest.raises(ScenarioError, match=message):
+        Scenario().play(parse_scenario(text))
+
+
+def test_the_command_line_replays_a_seed_and_reports_totals_as_json():
+    def call(*arguments):
+        command = [sys.executable, "-m", "node.simulation", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    replayed = call("--seed", "2001")
+    totals = call("--seconds", "1", "--jobs", "1", "--first", "2000", "--json")
+
+    assert replayed.returncode == 0
+    assert "boots as" in replayed.stdout
+    assert totals.returncode == 0
+    value = json.loads(totals.stdout)
+    assert value["violations"] == 0
+    assert value["schedules"] >= 1
+    assert value["first_seed"] == 2000
