@@ -9,6 +9,7 @@ import cbor2
 from attestation.errors import MalformedError
 
 DEPTH_MAX: Final = 32
+_SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
 
 
 def encode(value: Any) -> bytes:
@@ -49,18 +50,21 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Any:
 
 
 def _require_plain(value: Any, depth: int) -> None:
+    # Exact types, and scalars without a call each: this runs over every message and every entry.
+    kind = type(value)
+    if kind in _SCALARS:
+        return
     if depth > DEPTH_MAX:
         raise MalformedError("cbor-too-deep", f"CBOR nested deeper than {DEPTH_MAX}")
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return
-    if isinstance(value, list):
+    if kind is list:
         for item in value:
-            _require_plain(item, depth + 1)
-        return
-    if isinstance(value, dict):
+            if type(item) not in _SCALARS:
+                _require_plain(item, depth + 1)
+    elif kind is dict:
         for key, item in value.items():
-            if not isinstance(key, str):
+            if type(key) is not str:
                 raise MalformedError("cbor-key", "a CBOR map key is not text")
-            _require_plain(item, depth + 1)
-        return
-    raise MalformedError("cbor-type", f"CBOR value of type {type(value).__name__} is not plain data")
+            if type(item) not in _SCALARS:
+                _require_plain(item, depth + 1)
+    else:
+        raise MalformedError("cbor-type", f"CBOR value of type {kind.__name__} is not plain data")
