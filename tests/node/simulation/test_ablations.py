@@ -11,7 +11,8 @@ import pytest
 
 from node.raft.member import Member
 from node.simulation.errors import InvariantError
-from node.simulation.scenario import Scenario, parse_scenario
+from node.simulation.scenario import Scenario
+from node.simulation.scenario_file import parse_scenario
 from node.simulation.simulation import ScheduleError, draw_schedule, run
 from tests.node.simulation import ablations
 

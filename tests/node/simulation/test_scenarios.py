@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.simulation.scenario import Scenario, format_scenario, parse_scenario
+from node.simulation.scenario import Scenario
+from node.simulation.scenario_file import format_scenario, parse_scenario
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 

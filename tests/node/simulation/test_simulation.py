@@ -11,7 +11,8 @@ import pytest
 from node.simulation.campaign import run_batch
 from node.simulation.clients import Call, Fate
 from node.simulation.faults import CALM
-from node.simulation.scenario import Scenario, ScenarioError, parse_scenario
+from node.simulation.scenario import Scenario
+from node.simulation.scenario_file import ScenarioError, parse_scenario
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import Simulation, draw_schedule, run
 from tests.node.simulation import ablations
@@ -43,7 +44,7 @@ def digests(seeds, hash_seed):
 
 
 def test_a_seed_gives_the_same_trace_in_another_process_with_another_hash_seed():
-    seeds = list(range(500, 512))
+    seeds = list(range(500, 506))
 
     first, second = digests(seeds, "1"), digests(seeds, "4711")
 
@@ -57,14 +58,14 @@ def test_tracing_does_not_change_the_run():
     assert replace(plain, digest="") == replace(traced, digest="")
 
 
-def test_sixty_seeds_contradict_no_oracle_and_exercise_everything():
-    totals = run_batch(iter(range(2_000, 2_060))).to_json_value()
+def test_thirty_seeds_contradict_no_oracle_and_exercise_everything():
+    totals = run_batch(iter(range(2_000, 2_030))).to_json_value()
 
     assert totals["failures"] == []
-    assert totals["schedules"] == 60
-    assert totals["healed"] > 40
+    assert totals["schedules"] == 30
+    assert totals["healed"] > 20
     for name in ("elections", "commits", "configuration_changes", "reboots", "reads_checked"):
-        assert totals[name] > 20, name
+        assert totals[name] > 10, name
 
 
 def test_a_failing_schedule_is_shrunk_to_one_that_fails_the_same_way():

@@ -1,0 +1,53 @@
+"""Scenario files: blocks of commands, a line ``----``, and what they print (see ``scenario``)."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+SEPARATOR: Final = "----"
+
+
+class ScenarioError(Exception):
+    """The scenario's text makes no sense, or what it waits for does not come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some commands and what they are to print. ``comment`` stands before them."""
+
+    comment: tuple[str, ...]
+    commands: tuple[str, ...]
+    expected: tuple[str, ...]
+
+
+def parse_scenario(text: str) -> tuple[Block, ...]:
+    """Return the blocks of a scenario file.
+
+    Raises:
+        ScenarioError: a block has no separator.
+    """
+    blocks = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        lines = part.splitlines()
+        comment = tuple(line for line in lines if line.startswith("#"))
+        lines = [line for line in lines if not line.startswith("#")]
+        if not lines:
+            blocks.append(Block(comment=comment, commands=(), expected=()))
+            continue
+        if SEPARATOR not in lines:
+            raise ScenarioError(f"no {SEPARATOR} after {lines[-1]!r}")
+        cut = lines.index(SEPARATOR)
+        commands, expected = tuple(lines[:cut]), tuple(lines[cut + 1 :])
+        blocks.append(Block(comment=comment, commands=commands, expected=expected))
+    return tuple(blocks)
+
+
+def format_scenario(blocks: tuple[Block, ...]) -> str:
+    """Return the text of a scenario file."""
+    parts = []
+    for block in blocks:
+        lines = [*block.comment]
+        if block.commands:
+            lines += [*block.commands, SEPARATOR, *block.expected]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
