@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 
 def readme_examples() -> list[str]:
-    text = (PROJECT / "README.md").read_text()
+    text = (PROJECT / "README.md").read_text().partition("\n## Architecture")[0]
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith((".venv/bin/bondstone", "curl --cacert .bondstone"))]
