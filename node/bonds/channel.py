@@ -29,6 +29,11 @@ class Channel:
         self._transport: asyncio.Transport | None = None
         self._paused = False
 
+    @property
+    def attached(self) -> bool:
+        """There is a socket."""
+        return self._transport is not None
+
     def attach(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)

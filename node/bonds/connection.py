@@ -177,6 +177,12 @@ class BondConnection(asyncio.Protocol):
         """Close at once, without a word."""
         self._channel.abort()
 
+    def abandon(self) -> None:
+        """The dial was given up. If the socket was open by then uvloop closes it, and tells nobody."""
+        if self._channel.attached:
+            self.abort()
+            self.connection_lost(None)
+
     def tick(self, now_ms: int) -> None:
         """Look at the timers."""
         match self.phase:
@@ -224,9 +230,11 @@ class BondConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        if self.gone.is_set():
+            return
+        self._channel.detach()
         self._broke("connection-lost")
         self.phase = Phase.CLOSED
-        self._channel.detach()
         self.gone.set()
         self._host.closed(self)
 

@@ -9,7 +9,7 @@ So both agree whatever the timing, and a bond that only one side believes in can
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -319,16 +319,18 @@ class GroupBonds:
     async def _dial(self, address: str) -> None:
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
-        made: Callable[[], BondConnection] = lambda: BondConnection(  # noqa: E731
-            self._host, group=self, dialled=address
-        )
+        connection = BondConnection(self._host, group=self, dialled=address)
         try:
             async with asyncio.timeout(self._host.settings.proof_timeout_ms / 1000):
-                await loop.create_connection(made, host, port)
+                await loop.create_connection(lambda: connection, host, port)
         except (OSError, TimeoutError) as exc:
+            connection.abandon()
             logger.debug("cannot reach %s: %s", address, exc)
             now_ms = self._host.environment.monotonic_ms()
             self._book.failed(address, now_ms, peer_id=None, refused=False)
+        except asyncio.CancelledError:
+            connection.abandon()
+            raise
 
     async def _resolve(self, name: str) -> None:
         host, port = split_address(name)

@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from enclave.identity import Identity
+from node.bonds.connection import BondConnection
 from node.bonds.endpoint import BondEndpoint
 from node.bonds.handshake import Role
 from node.bonds.settings import BondSettings
@@ -760,3 +761,30 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         BondSettings(ping_interval_ms=1000, silence_ms=1500)
     with pytest.raises(ConfigError, match=r"bonds\.tick_ms must be positive"):
         BondSettings(tick_ms=0)
+
+
+def test_closing_does_not_wait_for_a_dial_that_was_cancelled_when_its_socket_was_open(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop then closes the socket without telling the protocol."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            opened = BondEndpoint.opened
+            cancelled: list[bool] = []
+
+            def open_and_cancel(endpoint: BondEndpoint, connection: BondConnection) -> bool:
+                if connection.role is Role.INITIATOR:
+                    for task in b.group()._tasks:
+                        cancelled.append(task.cancel())
+                return opened(endpoint, connection)
+
+            monkeypatch.setattr(BondEndpoint, "opened", open_and_cancel)
+            b = await cluster.start("b", a.address)
+            async with asyncio.timeout(10):
+                while not cancelled:
+                    await asyncio.sleep(0.005)
+                await b.endpoint.close()
+
+    run(scenario())
