@@ -34,15 +34,13 @@ ALONE = Founding(bootstrap=Bootstrap.AUTO, bootstrap_delay_ms=200)
 
 @dataclass
 class Ticket:
-    """An issuer that shows what it was given, or nothing; a test may exchange it at any time."""
+    """An issuer that shows whatever ``make`` makes; a test may exchange it at any time."""
 
-    token: bytes
+    make: Callable[[], bytes]
     ticket_class: str = "jwt"
-    shown: int = 0
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:  # noqa: ARG002
-        self.shown += 1
-        return self.token
+    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+        return self.make()
 
 
 @dataclass

@@ -6,20 +6,16 @@ import uvloop
 
 from node.group.group import Group
 from node.group.identity import GroupKey
-from node.group.network import Network
-from node.machines.counter import Counter
 from node.machines.kv import KeyValue
 from node.machines.noop import NoOp
 from node.raft.log import MemoryLog
-from node.raft.types import Consistency, Role
+from node.raft.types import Consistency
 from tests.support.groups import (
     ALONE,
     FAST,
     GET,
     INIT,
     JOIN,
-    KEY,
-    PATIENCE_S,
     Gate,
     Site,
     add,
