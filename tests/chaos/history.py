@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Final
 
 from node.api import schemas
@@ -15,7 +14,10 @@ from node.client.errors import NotExecutedError, OutcomeUnknownError, Unreachabl
 from node.client.items import item_of
 from node.simulation.linearizability import Operation, check_linearizable
 
-OPERATIONS_PER_KEY: Final = 40  # then on to the next key: what one key's history costs to check is bounded
+# Then all clients go on to the next key: what one key's history costs to check is bounded, and an operation
+# of unknown outcome costs most, for it may have happened at any time since.
+OPERATIONS_PER_KEY: Final = 40
+UNKNOWN_PER_KEY: Final = 5
 THINK_S: Final = (0.005, 0.06)
 SEARCH_STATES_MAX: Final = 2_000_000
 # A register and the number of changes in its life: a write that was applied twice shows in the number even
@@ -54,10 +56,30 @@ class History:
     operations: list[Operation] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
-    _numbers: Any = field(default_factory=count)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _key: int = 0
+    _asked: int = 0
+    _unknown: int = 0
 
     def next_key(self) -> str:
-        return f"key-{next(self._numbers) // OPERATIONS_PER_KEY}"
+        """Return the key that is to be asked about now."""
+        with self._lock:
+            if self._asked >= OPERATIONS_PER_KEY or self._unknown >= UNKNOWN_PER_KEY:
+                self._key, self._asked, self._unknown = self._key + 1, 0, 0
+            self._asked += 1
+            return f"key-{self._key}"
+
+    def record(self, operation: Operation, kind: str) -> None:
+        """Add an operation with an answer, or without one."""
+        with self._lock:
+            self.outcomes["unknown" if operation.returned is None else kind] += 1
+            self._unknown += operation.returned is None
+            self.operations.append(operation)
+
+    def text(self) -> str:
+        """Return the whole history for people, a key after the other."""
+        ordered = sorted(self.operations, key=lambda operation: (operation.key, operation.invoked))
+        return "".join(f"{operation}\n" for operation in ordered)
 
     def check(self) -> int:
         """Return how many operations were checked; raise if no order explains them."""
@@ -158,12 +180,10 @@ class Clerk:
     def _record(
         self, key: str, invoked: int, returned: int | None, asked: tuple[Any, ...], answer: Any
     ) -> None:
-        self._history.outcomes["unknown" if returned is None else asked[0]] += 1
-        self._history.operations.append(
-            Operation(
-                key=key, invoked=invoked, returned=returned, input=asked, output=answer, label=self._name
-            )
+        operation = Operation(
+            key=key, invoked=invoked, returned=returned, input=asked, output=answer, label=self._name
         )
+        self._history.record(operation, asked[0])
 
 
 def read_everything(clerk: Clerk, keys: Sequence[str]) -> None:

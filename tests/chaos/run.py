@@ -54,6 +54,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
     rng = random.Random(plan.seed)
     history = History()
     with ExitStack() as stack:
+        stack.callback(lambda: (directory / "history.txt").write_text(history.text()))
         network = None
         missing = "asked for" if plan.loopback else unavailable()
         if missing is None:
@@ -84,7 +85,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
             "keys": len(keys),
             "checked": _verdict(cluster, history),
             "converged_s": round(converged_s, 1),
-            "packets": None if network is None else asdict(network.traffic),
+            "packets": None if network is None else asdict(network.traffic()),
             "term": max(status.term for node in cluster.nodes if (status := cluster.status(node))),
         }
 

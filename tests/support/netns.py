@@ -1,7 +1,7 @@
-"""A network of namespaces whose wires run through this process: every fault a network can have, per direction.
+"""A network of namespaces whose wires run through a process: every fault a network can have, per direction.
 
 Each place has its own network namespace with one TUN device, ``10.77.0.<n>/24``. What its kernel sends comes
-out of the device's file in this process, which drops, delays, repeats or delivers it into the device of the
+out of the device's file in the wires' process, which drops, delays, repeats or delivers it into the device of the
 addressee. So no firewall, bridge or ``sch_netem`` is needed of the kernel, and a cut of one direction only
 is as easy as a cut of both. ``clients`` is this process's own place: it, too, lives in a namespace of its
 own, so that nothing here can meet the machine's networks.
@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import fcntl
 import heapq
+import multiprocessing
 import os
 import random
 import selectors
@@ -20,11 +21,12 @@ import shutil
 import socket
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -70,9 +72,6 @@ class Link:
     jitter_s: float = 0.0
 
 
-PERFECT: Final = Link()
-
-
 def address_of(place: int) -> str:
     return f"{SUBNET}.{place}"
 
@@ -90,43 +89,71 @@ class Traffic:
 class NamespaceNetwork:
     """Places 1 to n and ``CLIENTS``, wired. Made by ``namespace_network``."""
 
+    _wires: Connection
+    _links: dict[tuple[int, int], Link] = field(default_factory=dict)
+
+    def command(self, place: int, command: Iterable[str]) -> list[str]:
+        """Return ``command`` as it is run at a place."""
+        return ["ip", "netns", "exec", _name(os.getpid(), place), *command]
+
+    def set_link(self, source: int, target: int, link: Link) -> None:
+        """Change one direction."""
+        self._links[source, target] = link
+        self._tell()
+
+    def cut(self, one: Iterable[int], other: Iterable[int], *, both: bool = True) -> None:
+        """Let nothing pass from any of ``one`` to any of ``other``, nor back unless ``both`` is false."""
+        for a, b in product(one, other):
+            self._links[a, b] = Link(cut=True)
+            if both:
+                self._links[b, a] = Link(cut=True)
+        self._tell()
+
+    def heal(self) -> None:
+        """Make every wire perfect again."""
+        self._links.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Return when the wires know of the links: no packet after this is treated as before."""
+        self._wires.send(self._links)
+        self._wires.recv()
+
+    def traffic(self) -> Traffic:
+        self._wires.send(self._links)
+        traffic = self._wires.recv()
+        assert isinstance(traffic, Traffic)
+        return traffic
+
+
+@dataclass(slots=True)
+class Wires:
+    """Carries packets; a process of its own, so that nothing delays them but what shall."""
+
     rng: random.Random
-    devices: dict[int, int] = field(default_factory=dict)
+    devices: dict[int, int]
     links: dict[tuple[int, int], Link] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     _late: list[tuple[float, int, int, bytes]] = field(default_factory=list)
     _serial: int = 0
 
-    def command(self, place: int, command: Iterable[str]) -> list[str]:
-        """Return ``command`` as it is run at a place."""
-        return ["ip", "netns", "exec", _name(place), *command]
-
-    def set_link(self, source: int, target: int, link: Link) -> None:
-        """Change one direction."""
-        self.links[source, target] = link
-
-    def cut(self, one: Iterable[int], other: Iterable[int], *, both: bool = True) -> None:
-        """Let nothing pass from any of ``one`` to any of ``other``, nor back unless ``both`` is false."""
-        for a in one:
-            for b in other:
-                self.links[a, b] = Link(cut=True)
-                if both:
-                    self.links[b, a] = Link(cut=True)
-
-    def heal(self) -> None:
-        """Make every wire perfect again."""
-        self.links.clear()
-
-    # ---- the wires ----------------------------------------------------------
-    def carry(self, stop: threading.Event) -> None:
-        """Carry packets until ``stop``; the body of the network's own thread."""
+    def carry(self, orders: Connection) -> None:
+        """Carry packets until ``orders``, which brings new links, is closed."""
         with selectors.DefaultSelector() as ready:
             for place, device in self.devices.items():
                 ready.register(device, selectors.EVENT_READ, place)
-            while not stop.is_set():
-                due = self._late[0][0] - time.monotonic() if self._late else 0.2
-                for key, _ in ready.select(min(max(due, 0.0), 0.2)):
-                    self._take_all(key.data, key.fd)
+            ready.register(orders, selectors.EVENT_READ)
+            while True:
+                due = max(self._late[0][0] - time.monotonic(), 0.0) if self._late else None
+                for key, _ in ready.select(due):
+                    if key.fileobj is not orders:
+                        self._take_all(key.data, key.fd)
+                        continue
+                    try:
+                        self.links = orders.recv()
+                    except EOFError:
+                        return
+                    orders.send(self.traffic)
                 self._deliver_late()
 
     def _take_all(self, source: int, device: int) -> None:
@@ -139,8 +166,8 @@ class NamespaceNetwork:
                 self._send(source, packet[19], packet)
 
     def _send(self, source: int, target: int, packet: bytes) -> None:
-        link = self.links.get((source, target), PERFECT)
-        if link is PERFECT:
+        link = self.links.get((source, target))
+        if link is None:
             self._deliver(target, packet)
             return
         if link.cut or self.rng.random() < link.loss:
@@ -177,27 +204,43 @@ def namespace_network(places: int, rng: random.Random) -> Iterator[NamespaceNetw
     _remove_abandoned()
     _leave_this_network()
     _ip("link", "set", "lo", "up")
-    network = NamespaceNetwork(rng)
-    stop = threading.Event()
-    carrier = threading.Thread(target=network.carry, args=(stop,), name="wires", daemon=True)
+    devices: dict[int, int] = {}
     try:
         for place in range(1, places + 1):
-            _ip("netns", "add", _name(place))
-            network.devices[place] = _new_device(place)
-            _ip("link", "set", _device_name(place), "netns", _name(place))
-            _configure(place, ("-n", _name(place)))
-        network.devices[CLIENTS] = _new_device(CLIENTS)
+            name = _name(os.getpid(), place)
+            _ip("netns", "add", name)
+            devices[place] = _new_device(place)
+            _ip("link", "set", _device_name(place), "netns", name)
+            _configure(place, ("-n", name))
+        devices[CLIENTS] = _new_device(CLIENTS)
         _configure(CLIENTS, ())
-        carrier.start()
-        yield network
+        with _running_wires(Wires(rng, devices)) as ours:
+            yield NamespaceNetwork(ours)
     finally:
-        stop.set()
-        if carrier.is_alive():
-            carrier.join()
-        for device in network.devices.values():
+        for device in devices.values():
             os.close(device)
         for place in range(1, places + 1):
-            subprocess.run(["ip", "netns", "del", _name(place)], capture_output=True, check=False)
+            name = _name(os.getpid(), place)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def _running_wires(wires: Wires) -> Iterator[Connection]:
+    fork = multiprocessing.get_context("fork")  # the devices' files are passed on by it
+    ours, theirs = fork.Pipe()
+
+    def carry() -> None:
+        ours.close()  # so that the end of this process, however it ends, ends the wires
+        wires.carry(theirs)
+
+    process = fork.Process(target=carry, name="wires", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join()
 
 
 def _leave_this_network() -> None:
@@ -224,8 +267,8 @@ def _device_name(place: int) -> str:
     return f"wire{place}"
 
 
-def _name(place: int) -> str:
-    return f"{_PREFIX}-{os.getpid()}-{place}"
+def _name(owner: int, place: int) -> str:
+    return f"{_PREFIX}-{owner}-{place}"
 
 
 def _remove_abandoned() -> None:
