@@ -1,0 +1,399 @@
+"""The driver: one broadcast for many commands, nothing said too early, and no future that hangs."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvloop
+
+from node.group.driver import DurableLog, MemberDriver
+from node.group.errors import GroupClosedError
+from node.machines.base import ApplyContext
+from node.machines.counter import Counter
+from node.raft.events import Effects, Execute, Notice, Query, Record, Recovered
+from node.raft.log import MemoryLog
+from node.raft.member import Member
+from node.raft.messages import Append, VoteReply, VoteRequest
+from node.raft.types import (
+    Applied,
+    Bootstrap,
+    Consistency,
+    Founding,
+    Incarnation,
+    NotExecuted,
+    Ok,
+    Preference,
+    Role,
+    Settings,
+    Unknown,
+)
+from node.raft.wire import decode_untrusted, encode
+from tests.support.groups import FAST, add, until
+
+ME, PEER = Incarnation("me", b"\x01" * 32), Incarnation("peer", b"\x02" * 32)
+
+
+class Key:
+    """Signs and believes everything: genesis signatures have their own tests."""
+
+    def sign(self, data: bytes) -> bytes:
+        return data[:1]
+
+    def verify(self, incarnation: Incarnation, data: bytes, signature: bytes) -> bool:
+        return True
+
+
+@dataclass
+class Bonds:
+    """An outbox and a listener that keep what they get."""
+
+    sent: list[tuple[tuple[Incarnation, ...], Any]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    violations: list[tuple[Incarnation, str]] = field(default_factory=list)
+    halts: list[str] = field(default_factory=list)
+    steps: int = 0
+
+    def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None:
+        self.sent.append((tuple(to), decode_untrusted(data)))
+
+    def noticed(self, notice: Notice) -> None:
+        self.notices.append(notice)
+
+    def violated(self, peer: Incarnation, reason: str) -> None:
+        self.violations.append((peer, reason))
+
+    def halted(self, reason: str) -> None:
+        self.halts.append(reason)
+
+    def stepped(self) -> None:
+        self.steps += 1
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for _, message in self.sent if isinstance(message, kind)]
+
+
+class Disk:
+    """A disk that is as slow as a test wants: a write ends when ``gate`` is open."""
+
+    recovered: Recovered | None = None
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.writing: list[list[Record]] = []
+        self.error: Exception | None = None
+
+    def persist(self, records: list[Record]) -> None:
+        self.writing.append(records)
+        assert self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+
+
+def start(
+    bonds: Bonds,
+    *,
+    bootstrap: Bootstrap = Bootstrap.INIT,
+    settings: Settings = FAST,
+    durable: DurableLog | None = None,
+    machine: Counter | None = None,
+) -> MemberDriver:
+    member = Member(
+        me=ME,
+        group_id=bytes(32),
+        settings=settings,
+        founding=Founding(bootstrap=bootstrap),
+        preference=Preference.NORMAL,
+        machine=machine or Counter(),
+        log=MemoryLog(),
+        credentials=Key(),
+        randrange=lambda _: 0,
+        now_ms=int(asyncio.get_running_loop().time() * 1000),
+    )
+    return MemberDriver(member, outbox=bonds, listener=bonds, durable=durable)
+
+
+async def lead(driver: MemberDriver) -> None:
+    await until(lambda: driver.member.status().role is Role.LEADER and driver.member.status().online)
+
+
+def execute(driver: MemberDriver, by: int, *, timeout_s: float | None = None) -> Coroutine[Any, Any, Any]:
+    return driver.request(lambda token: Execute(token, (add(by),)), timeout_s=timeout_s)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario()
+
+    uvloop.run(bounded())
+
+
+# ---- group commit -----------------------------------------------------------
+def test_commands_of_one_loop_turn_become_one_broadcast() -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        driver.bond_up(PEER, Preference.OBSERVER)
+        await execute(driver, 1)
+        before = len(bonds.of(Append))
+        last = driver.member.status().last.index
+
+        outcomes = await asyncio.gather(*(execute(driver, 1) for _ in range(100)))
+
+        broadcasts = [message for message in bonds.of(Append)[before:] if message.entries]
+        assert [len(message.entries) for message in broadcasts] == [100]
+        assert [outcome.at.index for outcome in outcomes] == list(range(last + 1, last + 101))
+        driver.close("done")
+
+    run(scenario)
+
+
+def test_a_timer_ticks_the_member_when_nothing_else_happens() -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        driver.bond_up(PEER, Preference.OBSERVER)
+        seen = len(bonds.of(Append))
+
+        await until(lambda: len(bonds.of(Append)) >= seen + 3)  # heartbeats
+
+        driver.close("done")
+        steps = bonds.steps
+        await asyncio.sleep(3 * FAST.heartbeat_ms / 1000)
+        assert bonds.steps == steps
+
+    run(scenario)
+
+
+# ---- what others send -------------------------------------------------------
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x81\x18\x63"])
+def test_bytes_that_are_no_message_are_a_violation_and_nothing_else(data: bytes) -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        driver.bond_up(PEER, Preference.NORMAL)
+        await execute(driver, 1)
+        status = driver.member.status()
+
+        driver.payload(PEER, data)
+
+        assert [peer for peer, _ in bonds.violations] == [PEER]
+        assert driver.member.status() == status
+        assert driver.closed is None
+        driver.close("done")
+
+    run(scenario)
+
+
+# ---- giving up --------------------------------------------------------------
+def test_a_deadline_before_anything_left_says_that_nothing_happened() -> None:
+    async def scenario() -> None:
+        driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
+
+        assert await execute(driver, 1, timeout_s=0.02) == NotExecuted("deadline")
+        query = driver.request(lambda token: Query(token, {"op": "get"}, Consistency.STRONG), timeout_s=0.02)
+        assert await query == NotExecuted("deadline")
+        assert driver.member.box.tokens == {}
+        driver.close("done")
+
+    run(scenario)
+
+
+def test_a_deadline_after_a_command_was_written_says_unknown_and_the_token_is_forgotten() -> None:
+    async def scenario() -> None:
+        disk = Disk()
+        disk.gate.set()
+        driver = start(Bonds(), settings=_trusting(), durable=disk)
+        await lead(driver)
+        await execute(driver, 1)
+        disk.gate.clear()
+
+        assert await execute(driver, 1, timeout_s=0.02) == Unknown("deadline")
+        assert driver.member.box.tokens == {}
+
+        disk.gate.set()
+        outcome = await execute(driver, 1)
+        assert outcome == Ok((Applied({"value": 3}),), outcome.at)  # it did happen
+        driver.close("done")
+        await driver.wait_written()
+
+    run(scenario)
+
+
+def test_a_cancelled_call_is_forgotten() -> None:
+    async def scenario() -> None:
+        driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
+        call = asyncio.create_task(execute(driver, 1))
+        await until(lambda: len(driver.member.box.tokens) == 1)
+
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        await until(lambda: driver.member.box.tokens == {})
+        driver.close("done")
+
+    run(scenario)
+
+
+# ---- the disk ---------------------------------------------------------------
+def _trusting() -> Settings:
+    return Settings(
+        heartbeat_ms=FAST.heartbeat_ms,
+        election_timeout_ms=FAST.election_timeout_ms,
+        election_jitter_ms=FAST.election_jitter_ms,
+        trust_disk=True,
+    )
+
+
+def test_nothing_is_answered_before_it_is_durable_and_one_write_serves_all_that_waited() -> None:
+    async def scenario() -> None:
+        disk = Disk()
+        disk.gate.set()
+        driver = start(Bonds(), settings=_trusting(), durable=disk)
+        await lead(driver)
+        await execute(driver, 1)
+        written = len(disk.writing)
+        disk.gate.clear()
+
+        calls = [asyncio.create_task(execute(driver, 1))]
+        await until(lambda: len(disk.writing) == written + 1)
+        calls += [asyncio.create_task(execute(driver, 1)) for _ in range(50)]
+        await until(lambda: len(driver.member.box.tokens) == 51)
+        # Many turns of the loop and of the member later:
+        steps = driver.member.log.last().index
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert steps == driver.member.log.last().index
+        assert not any(call.done() for call in calls)
+
+        disk.gate.set()
+        outcomes = await asyncio.gather(*calls)
+        assert outcomes[-1].results == (Applied({"value": 52}),)
+        assert len(disk.writing) <= written + 3
+        driver.close("done")
+        await driver.wait_written()
+
+    run(scenario)
+
+
+def test_no_vote_leaves_before_it_is_durable() -> None:
+    async def scenario() -> None:
+        disk, bonds = Disk(), Bonds()
+        disk.gate.set()
+        driver = start(bonds, settings=_trusting(), durable=disk)
+        await lead(driver)
+        driver.bond_up(PEER, Preference.NORMAL)
+        cluster = driver.member.cluster
+        assert cluster is not None
+        disk.gate.clear()
+
+        # Somebody else stands in a later term, with a log that is ahead, chosen by a leader to follow it.
+        term = driver.member.term + 1
+        request = VoteRequest(
+            cluster=cluster, term=term, pre=False, last=driver.member.log.last(), roll=(ME,), transfer=True
+        )
+        driver.payload(PEER, encode(request))
+        await until(lambda: driver.member.term == term and bool(disk.writing))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert bonds.of(VoteReply) == []
+
+        disk.gate.set()
+        await until(lambda: [reply.term for reply in bonds.of(VoteReply)] == [term])
+        driver.close("done")
+        await driver.wait_written()
+
+    run(scenario)
+
+
+def test_a_disk_that_fails_ends_everything(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        disk, bonds = Disk(), Bonds()
+        disk.gate.set()
+        driver = start(bonds, settings=_trusting(), durable=disk)
+        await lead(driver)
+        disk.error = OSError("no space left")
+
+        with pytest.raises(GroupClosedError, match="no space left"):
+            await execute(driver, 1)
+
+        assert bonds.halts == ["storage-failed: no space left"]
+        await driver.wait_written()
+
+    run(scenario)
+    assert "made durable" in caplog.text
+
+
+# ---- the end ----------------------------------------------------------------
+def test_closing_ends_every_future_and_every_later_call() -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds, bootstrap=Bootstrap.JOIN)
+        calls = [asyncio.create_task(execute(driver, 1)) for _ in range(3)]
+        await until(lambda: len(driver.member.box.tokens) == 3)
+
+        driver.close("closed")
+
+        for call in [*calls, execute(driver, 1)]:
+            with pytest.raises(GroupClosedError, match="closed"):
+                await call
+        driver.payload(PEER, b"\xff")
+        assert bonds.violations == []
+        assert bonds.halts == []
+
+    run(scenario)
+
+
+class Broken(Counter):
+    """Runs out of memory: no answer of it can be equal on all nodes."""
+
+    def apply(self, command: Any, context: ApplyContext) -> dict[str, int]:
+        if command == add(13):
+            raise MemoryError
+        return super().apply(command, context)
+
+
+def test_a_member_that_halts_says_nothing_more_and_ends_every_future() -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds, machine=Broken())
+        await lead(driver)
+        driver.bond_up(PEER, Preference.OBSERVER)
+        await execute(driver, 1)
+        sent = len(bonds.sent)
+
+        outcomes = await asyncio.gather(*(execute(driver, by) for by in (1, 13, 1)), return_exceptions=True)
+
+        assert [type(outcome) for outcome in outcomes] == [GroupClosedError] * 3
+        assert bonds.halts == ["out-of-memory-in-apply"]
+        assert len(bonds.sent) == sent
+
+    run(scenario)
+
+
+def test_a_bug_in_the_member_ends_every_future(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+
+        def fail(*_: object, **__: object) -> Effects:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(driver.member, "step_many", fail)
+        with pytest.raises(GroupClosedError, match="internal-error: ZeroDivisionError"):
+            await execute(driver, 1)
+
+        assert bonds.halts == ["internal-error: ZeroDivisionError"]
+
+    run(scenario)
+    assert "the member failed" in caplog.text
