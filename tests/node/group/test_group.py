@@ -1,0 +1,322 @@
+"""The group's Python API: joining, asking, waiting and ending."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from node.errors import ConfigError
+from node.group.errors import CommandFailedError, GroupClosedError, NotExecutedError, SupersededError
+from node.group.group import Group
+from node.group.when import Conditions, CursorWatcher
+from node.machines.counter import VALUE_MAX, Counter
+from node.raft.types import Consistency, Cursor, Preference
+from node.storage.file import FileStorage
+from tests.support.groups import (
+    FAST,
+    GET,
+    INIT,
+    JOIN,
+    KEY,
+    Site,
+    add,
+    counter,
+    events,
+    until,
+    until_voters,
+    within,
+)
+
+
+def run(scenario: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30), Site() as site:
+            await scenario(site)
+
+    uvloop.run(bounded())
+
+
+async def alone(site: Site, **more: Any) -> Group:
+    group = counter(await site.network("a"), INIT, **more).join()
+    await within(group.when().online())
+    return group
+
+
+# ---- joining ----------------------------------------------------------------
+def test_joining_twice_is_one_join() -> None:
+    async def scenario(site: Site) -> None:
+        network = await site.network("a")
+        first = counter(network, INIT).join()
+
+        assert counter(network, JOIN).join() is first
+        assert counter(network, JOIN, key=replace(KEY, secret=b"o" * 32)).join() is not first
+
+    run(scenario)
+
+
+def test_a_node_that_left_cannot_join_again_as_the_same_incarnation() -> None:
+    async def scenario(site: Site) -> None:
+        group = await alone(site)
+        await group.close()
+
+        with pytest.raises(GroupClosedError, match="new identity"):
+            counter(site.networks[0], JOIN).join()
+
+    run(scenario)
+
+
+def test_trust_disk_and_its_storage_come_together_or_not_at_all(tmp_path: Path) -> None:
+    async def scenario(site: Site) -> None:
+        network = await site.network("a")
+        storage = FileStorage(tmp_path / "log", network.me)
+        trusting = replace(FAST, trust_disk=True)
+
+        with pytest.raises(ConfigError, match="trust_disk"):
+            counter(network, INIT, settings=trusting).join()
+        with pytest.raises(ConfigError, match="trust_disk"):
+            counter(network, INIT).with_log_storage(durable=storage).join()
+        storage.close()
+
+    run(scenario)
+
+
+def test_a_trust_disk_member_comes_back_with_its_log(tmp_path: Path) -> None:
+    async def scenario(site: Site) -> None:
+        network = await site.network("a")
+        settings = replace(FAST, trust_disk=True)
+        storage = FileStorage(tmp_path / "log", network.me)
+        group = counter(network, INIT, settings=settings).with_log_storage(durable=storage).join()
+        await within(group.execute(add(5)))
+        await network.close()
+        storage.close()
+
+        again = await site.network("a", identity=network.identity)
+        storage = FileStorage(tmp_path / "log", again.me)
+        group = counter(again, INIT, settings=settings).with_log_storage(durable=storage).join()
+        assert (await within(group.query(GET))).value == {"value": 5}
+        await again.close()
+        storage.close()
+
+    run(scenario)
+
+
+class Shy(Counter):
+    @property
+    def leadership_preference(self) -> Preference:
+        return Preference.OBSERVER
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"), [(None, Preference.OBSERVER), (Preference.RELUCTANT, Preference.RELUCTANT)]
+)
+def test_the_machine_says_how_much_a_node_wants_to_lead_unless_the_builder_does(
+    chosen: Preference | None, shown: Preference
+) -> None:
+    async def scenario(site: Site) -> None:
+        a = await alone(site)
+        other = counter(await site.network("b", site.networks[0]), JOIN, machine=Shy(), preference=chosen)
+        other.join()
+
+        await until(lambda: [bond.preference for bond in a.bonds] == [shown])
+
+    run(scenario)
+
+
+# ---- what is refused --------------------------------------------------------
+def test_a_refused_command_or_query_raises_with_the_machines_code() -> None:
+    async def scenario(site: Site) -> None:
+        group = await alone(site)
+        with pytest.raises(CommandFailedError) as failed:
+            await within(group.execute({"op": "fly"}))
+        assert failed.value.code == "op-unknown"
+        for consistency in Consistency:
+            with pytest.raises(CommandFailedError) as failed:
+                await within(group.query({"op": "fly"}, consistency))
+            assert failed.value.code == "op-unknown"
+
+    run(scenario)
+
+
+def test_a_batch_raises_what_was_refused_in_it_and_changes_nothing() -> None:
+    async def scenario(site: Site) -> None:
+        group = await alone(site)
+
+        with pytest.raises(CommandFailedError) as failed:
+            await within(group.execute_many([add(1), add(VALUE_MAX), add(2)]))
+
+        assert failed.value.code == "overflow"
+        assert (await within(group.query(GET))).value == {"value": 0}
+
+    run(scenario)
+
+
+def test_without_a_leader_a_deadline_says_that_it_is_safe_to_try_again() -> None:
+    async def scenario(site: Site) -> None:
+        group = counter(await site.network("a"), JOIN).join()
+        for call in (
+            group.execute(add(1), timeout_s=0.05),
+            group.feed(add(1), timeout_s=0.05),
+            group.query(GET, timeout_s=0.05),
+        ):
+            with pytest.raises(NotExecutedError, match="deadline"):
+                await call
+
+    run(scenario)
+
+
+def test_the_same_key_never_executes_twice() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2)
+        first = await within(a.execute(add(1), key=b"order-7"))
+        second = await within(b.execute(add(1), key=b"order-7"))
+
+        assert second.result == first.result == {"value": 1}
+
+    run(scenario)
+
+
+# ---- waiting ----------------------------------------------------------------
+def test_when_tells_of_leaders_roles_and_being_online() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2)
+        assert await within(b.when().leader_elected()) == a.me
+        assert await within(b.when().leader_is(a.me)) == a.me
+        assert await within(a.when().is_leader())
+        assert await within(b.when().is_follower())
+        assert a.is_leader
+        assert not b.is_leader
+        changed, leading = b.when().leader_changed(), b.when().is_leader()
+        following = a.when().is_follower()
+
+        await within(a.transfer_leadership(b.me))
+
+        assert await within(changed) == b.me
+        assert await within(leading)
+        assert await within(following)
+
+    run(scenario)
+
+
+def test_when_tells_that_a_node_is_cut_off() -> None:
+    async def scenario(site: Site) -> None:
+        a, _, _ = await site.counters(3, settings=replace(FAST, min_voters=3))
+        offline = a.when().offline()
+        assert not offline.done()
+        for network in site.networks[1:]:
+            await network.close()
+
+        assert await within(offline)
+
+    run(scenario)
+
+
+def test_the_log_and_the_committed_cursor_can_be_watched() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2)
+        watched = [
+            w()
+            for g in (a, b)
+            for c in (g.when().log(), g.when().committed())
+            for w in (c.changed, c.advanced)
+        ]
+        done = await within(b.execute(add(1)))
+        for future in watched:
+            assert (await within(future)).index <= done.at.index
+        assert await within(a.when().committed().reaches(done.at)) >= done.at
+        assert await within(a.when().log().reaches(done.at.index)) >= done.at
+        assert a.committed <= a.log_position
+
+        wrong = Cursor(done.at.term + 1, done.at.index)
+        with pytest.raises(SupersededError):
+            await within(b.when().committed().reaches(wrong))
+
+    run(scenario)
+
+
+def test_a_waiter_for_a_cursor_that_is_superseded_later_raises() -> None:
+    async def scenario(site: Site) -> None:
+        group = await alone(site)
+        later = Cursor(group.status.term + 1, group.committed.index + 1)
+        waiting = group.when().committed().reaches(later)
+        await within(group.execute(add(1)))
+
+        with pytest.raises(SupersededError):
+            await within(waiting)
+
+    run(scenario)
+
+
+# ---- the end ----------------------------------------------------------------
+@pytest.mark.parametrize("ender", ["group", "network"])
+def test_whatever_waits_raises_when_the_group_ends(ender: str) -> None:
+    async def scenario(site: Site) -> None:
+        group = counter(await site.network("a"), JOIN).join()
+        when = group.when()
+        waiting = [
+            when.leader_elected(),
+            when.leader_changed(),
+            when.leader_is(group.me),
+            when.is_leader(),
+            when.is_follower(),
+            when.online(),
+            when.log().changed(),
+            when.log().reaches(1),
+            when.committed().advanced(),
+        ]
+        calls = [group.execute(add(1)), group.feed(add(1)), group.query(GET)]
+        waiting += [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)
+
+        await (group.close() if ender == "group" else site.networks[0].close())
+        await group.close()  # again: nothing happens
+
+        for future in [*waiting, group.execute(add(1)), group.when().online()]:
+            with pytest.raises(GroupClosedError):
+                await within(future)
+        assert group.closed == group.status.halted == "closed"
+
+    run(scenario)
+
+
+class Broken(Counter):
+    def apply(self, command: Any, context: Any) -> dict[str, int]:
+        if command == add(13):
+            raise MemoryError
+        return super().apply(command, context)
+
+
+def test_a_member_that_halts_is_in_the_audit_log_and_leaves_its_peers() -> None:
+    async def scenario(site: Site) -> None:
+        first = await site.network("a")
+        a = counter(first, INIT).join()
+        await within(a.when().online())
+        b = counter(await site.network("b", first), JOIN, machine=Broken()).join()
+        await until_voters([a, b], 2)
+
+        at = await within(a.feed(add(13)))
+
+        await until(lambda: b.closed is not None)
+        assert b.status.halted == b.closed
+        assert events(site.networks[1], "member-halted", reason="out-of-memory-in-apply")
+        await until(lambda: a.bonds == [])
+        answer = await within(a.query(GET, Consistency.WEAK, min_at=at))
+        assert answer.value == {"value": 13}
+
+    run(scenario)
+
+
+def test_waiters_that_went_away_are_forgotten() -> None:
+    async def scenario(site: Site) -> None:
+        group = counter(await site.network("a"), JOIN).join()
+        conditions = Conditions(lambda: group.status)
+        waiting = CursorWatcher(conditions, lambda status: status.commit, lambda: group.status).advanced()
+        waiting.cancel()
+        conditions.changed()
+
+        assert conditions._waiting == []
+
+    run(scenario)
