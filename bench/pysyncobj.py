@@ -57,6 +57,12 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def begin(self) -> None:
+        """Let a worker begin that was started with ``--hold``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()

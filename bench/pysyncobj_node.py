@@ -1,7 +1,9 @@
 """One process of a three-process group under load: bondstone without its HTTP API, or PySyncObj.
 
-Started by ``bench.pysyncobj``. Reads JSON requests from standard input and answers each with one line:
-``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``, ``{"do": "pace", "every_s", "seconds"}``.
+Started by ``bench.pysyncobj`` and ``bench.catchup``. Reads JSON requests from standard input and answers
+each with one line: ``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``,
+``{"do": "pace", "every_s", "seconds"}``, and for bondstone ``{"do": "rate", "per_second", "seconds"}``,
+``{"do": "catch_up", "target"}``.
 Both systems replicate ``put(key, value)`` of the same sizes and count a command when the group has committed
 it, this process has applied it and the caller has its result.
 """
@@ -9,6 +11,7 @@ it, this process has applied it and the caller has its result.
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from itertools import pairwise
@@ -49,6 +52,9 @@ class BondstoneSystem:
     def ready(self) -> bool:
         status = self._daemon.group().status
         return status.online and len(status.voters) == 3
+
+    def applied(self) -> int:
+        return self._daemon.group().status.applied
 
     async def put(self, key: str, value: str) -> bool:
         command = {"op": "put", "key": key, "value": value}
@@ -148,6 +154,53 @@ async def pace(system: System, every_s: float, seconds: float) -> dict[str, Any]
     return {"longest_gap_ms": round(max(gaps) * 1000, 1), "commands": len(completed) - 1}
 
 
+async def rate(system: System, per_second: int, seconds: float) -> dict[str, Any]:
+    """Hand in so many commands a second, evenly, whatever became of those before; time each."""
+    latencies: list[float] = []
+    waiting: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        asked = time.perf_counter()
+        if await system.put(f"rate/{number % KEYS}", VALUE):
+            latencies.append(time.perf_counter() - asked)
+
+    start = time.perf_counter()
+    sent = 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        while sent < elapsed * per_second:
+            sent += 1
+            task = asyncio.ensure_future(one(sent))
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
+        await asyncio.sleep(0.001)
+    if waiting:
+        await asyncio.wait(waiting)
+    latencies.sort()
+    return {
+        "per_second": round(len(latencies) / (time.perf_counter() - start)),
+        "failures": sent - len(latencies),
+        "p50_ms": round(percentile(latencies, 0.5) * 1000, 2),
+        "p99_ms": round(percentile(latencies, 0.99) * 1000, 2),
+    }
+
+
+async def catch_up(system: BondstoneSystem, target: int) -> dict[str, Any]:
+    """Say how long it took from the first entry here to the one at ``target``."""
+    asked = time.perf_counter()
+    while (first := system.applied()) == 0:
+        await asyncio.sleep(0.001)
+    start = time.perf_counter()
+    while (reached := system.applied()) < target:
+        await asyncio.sleep(0.001)
+    took = time.perf_counter() - start
+    return {
+        "entries": reached - first,
+        "seconds": round(took, 3),
+        "entries_per_second": round((reached - first) / took),
+        "seconds_before_the_first": round(start - asked, 3),
+    }
+
+
 async def serve(system: System) -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -158,10 +211,16 @@ async def serve(system: System) -> None:
         match request.pop("do"):
             case "status":
                 answer = {"ready": system.ready(), "leads": system.leads()}
+                if isinstance(system, BondstoneSystem):
+                    answer["applied"] = system.applied()
             case "load":
                 answer = await load(system, **request)
             case "pace":
                 answer = await pace(system, **request)
+            case "rate":
+                answer = await rate(system, **request)
+            case "catch_up" if isinstance(system, BondstoneSystem):
+                answer = await catch_up(system, **request)
             case other:
                 raise SystemExit(f"unknown request {other!r}")
         print(json.dumps(answer), flush=True)
@@ -173,7 +232,10 @@ async def main() -> None:
     parser.add_argument("--me", help="PySyncObj: host:port")
     parser.add_argument("--others", default="", help="PySyncObj: host:port,host:port")
     parser.add_argument("--journal", type=Path, help="PySyncObj: journal file; without it, memory only")
+    parser.add_argument("--hold", action="store_true", help="begin at the first byte of standard input")
     args = parser.parse_args()
+    if args.hold:
+        os.read(sys.stdin.fileno(), 1)  # unbuffered: what follows is for ``serve``
     if args.config is not None:
         async with running(load_config(args.config), lambda _event: None) as daemon:
             await serve(BondstoneSystem(daemon))

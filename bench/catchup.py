@@ -1,0 +1,89 @@
+"""How fast a fresh learner pulls a long log, and what that costs the writers.
+
+python -m bench.catchup [--entries 100000] [--rate 1000]
+
+Three voters take writes at a steady rate while a fourth node joins behind the whole log. All four are
+processes on this machine; the learner's process is up before it begins, so that the interpreter's start is
+not measured.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.pysyncobj import Worker, free_ports, settled
+from node.dev import DevCluster
+
+IN_FLIGHT = 512
+VOTERS = 3
+AROUND_S = 1.0
+
+
+def workers(directory: Path) -> list[Worker]:
+    """Start three founders; the fourth is on hold."""
+    cluster = DevCluster(directory, nodes=VOTERS + 1, api_port=free_ports(1)[0], emit=lambda _event: None)
+    cluster.prepare()
+    started = []
+    for number, node in enumerate(cluster.nodes):
+        bootstrap = f"expect {VOTERS}" if number < VOTERS else "join"
+        text = node.config_file.read_text()
+        node.config_file.write_text(
+            text.replace(f'bootstrap = "expect {VOTERS + 1}"', f'bootstrap = "{bootstrap}"').replace(
+                "[consensus]\n", f"[consensus]\nmax_voters = {VOTERS}\n"
+            )
+        )
+        hold = () if number < VOTERS else ("--hold",)
+        log = directory / f"{node.name}.log"
+        started.append(Worker("--config", str(node.config_file), *hold, log=log))
+    return started
+
+
+async def fill(leader: Worker, entries: int) -> int:
+    """Write until the log is so long; return its length."""
+    while True:
+        state = await leader.ask(do="status")
+        if state["applied"] >= entries:
+            return int(state["applied"])
+        await leader.ask(do="load", in_flight=IN_FLIGHT, seconds=1.0)
+
+
+async def measure(entries: int, rate: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
+        everyone = workers(Path(directory))
+        learner = everyone[-1]
+        try:
+            leader, _followers = await settled(everyone[:VOTERS])
+            length = await fill(leader, entries)
+            before = await leader.ask(do="rate", per_second=rate, seconds=5.0)
+            learner.begin()
+            pulling = asyncio.ensure_future(learner.ask(do="catch_up", target=length))
+            during = []
+            while not pulling.done():
+                during.append(await leader.ask(do="rate", per_second=rate, seconds=AROUND_S))
+            return {"log": length, "pull": await pulling, "writes_before": before, "writes_during": during}
+        finally:
+            for worker in everyone:
+                worker.kill()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--rate", type=int, default=1000, help="writes per second")
+    args = parser.parse_args()
+    report = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        **await measure(args.entries, args.rate),
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
