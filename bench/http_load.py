@@ -63,10 +63,11 @@ class Client(asyncio.Protocol):
             self.done.set_result(None)
 
 
-def post(path: str, body: bytes, *, token: str, host: str = "127.0.0.1") -> bytes:
+def post(path: str, body: bytes, *, token: str | None, host: str = "127.0.0.1") -> bytes:
     """Return one HTTP/1.1 request's bytes."""
+    authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
     return (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 
