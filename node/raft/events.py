@@ -112,10 +112,15 @@ Event = Tick | BondUp | BondDown | Received | Execute | Query | Cancel | Transfe
 # ---- effects ----------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One message to some peers; serialise it once."""
+    """One message to some peers; serialise it once.
+
+    ``lazy``: nobody waits for it, and the next Append says the same and more. A driver may keep it back for
+    a few milliseconds and drop it if such an Append leaves meanwhile.
+    """
 
     to: tuple[Incarnation, ...]
     message: Any
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,14 @@ class Leader(Follower):
                 first = lead.sent_index + 1
                 entries = self.log.slice(first, last, self.settings.append_bytes_max)
                 self._broadcast_append(lead, entries)
-        elif wants_round or self.commit > lead.announced or self.now >= lead.heartbeat_due:
-            self._broadcast_append(lead, ())
+        elif wants_round or self.now >= lead.heartbeat_due or lead.awaited > lead.announced:
+            if wants_round or self.now >= lead.heartbeat_due or self.commit > lead.announced:
+                self._broadcast_append(lead, ())
+        elif self.commit > lead.announced:
+            # What was committed is our own callers', and they have their answer.
+            self._broadcast_append(lead, (), lazy=True)
 
-    def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...]) -> None:
+    def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False) -> None:
         lead.seq += 1
         prev = self.log.position(lead.sent_index)
         lead.sent_index += len(entries)
@@ -93,7 +97,8 @@ class Leader(Follower):
         lead.heartbeat_due = self.now + self.settings.heartbeat_ms
         if self.settings.lease_reads:
             lead.sent_ms.append((lead.seq, self.now))
-        self._broadcast(Append(self._cluster, self.term, prev, entries, self.commit, lead.seq))
+        message = Append(self._cluster, self.term, prev, entries, self.commit, lead.seq)
+        self._broadcast(message, lazy=lazy)
 
     # ---- counting -----------------------------------------------------------
     def _on_append_reply(self, sender: Incarnation, m: AppendReply) -> None:

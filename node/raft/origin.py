@@ -312,6 +312,8 @@ class Origin(Reads):
                 cursor = self._propose(session, proposal)
                 if cursor is not None and proposal.seq:
                     cursors.append((proposal.seq, cursor))
+            if lead is not None:
+                lead.awaited = self.log.last().index
         self._send(
             sender,
             ForwardReply(self._cluster, self.term, m.session, tuple(cursors), refused, self.leader),

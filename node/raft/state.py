@@ -109,6 +109,7 @@ class Leadership:
         seq: of the last Append broadcast; 0 before the first.
         sent_index: the last index broadcast.
         announced: the commit index last broadcast.
+        awaited: the last index that a peer forwarded: that peer waits for its commit.
         match: verified match index per peer.
         echo: highest seq answered per peer, in this term.
         heard_ms: when a peer last answered.
@@ -129,6 +130,7 @@ class Leadership:
     seq: int = 0
     sent_index: int = 0
     announced: int = 0
+    awaited: int = 0
     match: dict[Incarnation, int] = field(default_factory=dict)
     echo: dict[Incarnation, int] = field(default_factory=dict)
     heard_ms: dict[Incarnation, int] = field(default_factory=dict)
@@ -316,10 +318,10 @@ class State(ABC):
         if to in self.peers:
             self.out.sends.append(Send((to,), message))
 
-    def _broadcast(self, message: Message) -> None:
+    def _broadcast(self, message: Message, *, lazy: bool = False) -> None:
         """To every bonded peer that is not known to be of another cluster."""
         if self.audience:
-            self.out.sends.append(Send(self.audience, message))
+            self.out.sends.append(Send(self.audience, message, lazy))
 
     def _refresh_audience(self) -> None:
         self.audience = tuple(

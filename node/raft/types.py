@@ -23,10 +23,6 @@ class Incarnation:
         # Dictionaries are keyed by incarnations all over the hot path; the id alone is unique.
         return hash(self.id)
 
-    def __hash__(self) -> int:
-        # The id alone says who it is, and bytes remember their hash: sets of peers are on every hot path.
-        return hash(self.id)
-
     def __str__(self) -> str:
         return f"{self.name}/{self.id.hex()[:8]}"
 
