@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 
-.PHONY: help run test check fix simulate fuzz soak chaos bench test-image clean
+.PHONY: help run test check fix simulate fuzz chaos test-long test-image bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,21 @@ simulate: $(VENV)/.installed-dev ## Simulate random schedules for SECONDS on all
 
 fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 	@$(BIN)/python tests/fuzz/run.py $(SECONDS)
+
+chaos: $(VENV)/.installed-dev ## Break real processes for SECONDS, and check what clients saw
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
+
+test-long: $(VENV)/.installed-dev ## Run the tests that take long
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not image" $(ARGS)
+
+test-image: $(VENV)/.installed-dev ## Build, measure, boot and break the TD image
+	@$(BIN)/python -m pytest -m image tests/images -o faulthandler_timeout=880 $(ARGS)
+
+bench: $(VENV)/.installed-dev ## Measure this machine: JSON on stdout
+	@$(BIN)/python -m bench.attestation
+	@$(BIN)/python -m bench.cluster
+	@$(BIN)/python -m bench.failover
+	@$(BIN)/python -m bench.bond
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
