@@ -32,7 +32,8 @@ def command(i: int, directory: Path, port: int) -> list[str]:
         "etcd", "--name", f"m{i}", "--data-dir", str(directory / f"m{i}"),
         "--listen-client-urls", client, "--advertise-client-urls", client,
         "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-        "--initial-cluster", peers, "--auto-tls", "--peer-auto-tls", "--logger", "zap", "--log-level", "error",
+        "--initial-cluster", peers, "--auto-tls", "--peer-auto-tls",
+        "--logger", "zap", "--log-level", "error",
     ]  # fmt: skip
 
 
