@@ -169,12 +169,18 @@ async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) ->
 
 
 async def until_voters(groups: Sequence[Group], number: int) -> None:
-    """Wait until all agree on a leader and on ``number`` voters, and are in step."""
+    """Wait until all agree on a leader and on ``number`` voters, and know all of that to be committed.
+
+    A member that does not know yet that the newest configuration is committed still needs a quorum of the one
+    before, too: who ends the leader in that moment tests something else.
+    """
+
+    def settled(group: Group) -> bool:
+        status = group.status
+        return status.online and len(status.voters) == number and status.commit == status.last
+
     await until(
-        lambda: (
-            all(group.status.online and len(group.status.voters) == number for group in groups)
-            and len({group.leader for group in groups}) == 1
-        ),
+        lambda: all(settled(group) for group in groups) and len({group.leader for group in groups}) == 1
     )
 
 

@@ -82,7 +82,8 @@ def test_08_queries_say_which_state_they_speak_of_and_strong_ones_need_a_quorum(
                 await within(b.query(GET, Consistency.WEAK, min_at=done.at)),
                 await within(b.query(GET)),
             ]
-            assert [answer.at for answer in answers] == [done.at] * 3
+            # Not equal: meanwhile another member may have opened its session.
+            assert all(answer.at >= done.at for answer in answers)
             assert [answer.value for answer in answers] == [{"value": 2}] * 3
 
             for network in site.networks[1:]:
