@@ -65,7 +65,7 @@ class GroupTable(_Table, frozen=True):
     await_key: bool = False
     state_machine: str = "kv"
     bootstrap: str = "join"
-    preference: Literal["normal", "reluctant", "observer"] = "normal"
+    preference: Literal["normal", "reluctant", "observer"] | None = None
 
 
 class MockTable(_Table, frozen=True):
@@ -279,5 +279,7 @@ def consensus_settings(config: NodeConfig) -> Settings:
     return Settings(**given)
 
 
-def preference_of(config: NodeConfig) -> Preference:
-    return Preference(config.group.preference)
+def preference_of(config: NodeConfig) -> Preference | None:
+    """Return how much the node wants to lead; None leaves it to the state machine."""
+    wish = config.group.preference
+    return None if wish is None else Preference(wish)

@@ -161,9 +161,11 @@ class Daemon:
             .with_consensus(
                 consensus_settings(config), parse_bootstrap(config.group.bootstrap, where="[group]")
             )
-            .with_preference(preference_of(config))
             .with_log_storage(durable=self._storage)
         )
+        preference = preference_of(config)
+        if preference is not None:
+            builder = builder.with_preference(preference)
         for validator in self.validators:
             builder = builder.require_ticket(validator)
         return builder

@@ -213,14 +213,17 @@ class MemberDriver:
         if send.lazy:
             self._lazy = send
             if self._lazy_timer is None:
-                self._lazy_timer = self._loop.call_later(LAZY_S, self._send_lazy)
+                self._lazy_timer = self._loop.call_later(LAZY_S, self.send_lazy)
             return
         if isinstance(send.message, Append):
             self._lazy = None
         # What a lagging peer pulls must not hold up what keeps the others in step.
         self._outbox.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
 
-    def _send_lazy(self) -> None:
+    def send_lazy(self) -> None:
+        """Send what was kept back, if anything was; before a goodbye it is now or never."""
+        if self._lazy_timer is not None:
+            self._lazy_timer.cancel()
         self._lazy_timer = None
         send, self._lazy = self._lazy, None
         if send is not None and self._closed is None:

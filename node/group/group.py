@@ -213,6 +213,7 @@ class Group:
 
     def end(self, reason: str) -> asyncio.Task[None]:
         """Stop at once, and return the task that takes leave of the peers."""
+        self._driver.send_lazy()
         self._driver.close(reason)
         self._conditions.close(reason)
         if self._leaving is None:

@@ -63,7 +63,9 @@ class Membership(Leader):
                 reason=reason,
             )
             if self._preflight(config, wish, responsive):
-                self._write(EntryKind.CONFIG, encode_config(wish))
+                entry = self._write(EntryKind.CONFIG, encode_config(wish))
+                # Until its commit is known, a voter needs a quorum of the old Cfg too: that news is urgent.
+                lead.awaited = entry.index
                 return
 
     def _wishes(

@@ -109,7 +109,7 @@ class Leadership:
         seq: of the last Append broadcast; 0 before the first.
         sent_index: the last index broadcast.
         announced: the commit index last broadcast.
-        awaited: the last index that a peer forwarded: that peer waits for its commit.
+        awaited: the last index whose commit some peer waits for: it forwarded it, or it is a Cfg.
         match: verified match index per peer.
         echo: highest seq answered per peer, in this term.
         heard_ms: when a peer last answered.

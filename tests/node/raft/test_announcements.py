@@ -1,6 +1,7 @@
 """Who waits for the news of a commit gets it at once; for nobody else it has to hurry."""
 
 from node.raft.messages import Append
+from node.raft.types import Bootstrap
 from tests.node.raft.cluster import three
 
 
@@ -48,3 +49,15 @@ def test_a_read_round_may_not_wait():
     cluster.deliver()
 
     assert seen == [False]
+
+
+def test_news_of_a_configuration_may_not_wait():
+    """A voter that does not know of its commit needs a quorum of the Cfg before it too."""
+    cluster = three()
+    seen = announcements(cluster, cluster.leader())
+    cluster.add("d", bootstrap=Bootstrap.JOIN)
+    cluster.run_until(lambda: len(cluster.nodes[cluster.leader()].members) == 4)
+    cluster.deliver()
+
+    assert seen
+    assert not any(seen)
