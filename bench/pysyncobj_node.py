@@ -23,8 +23,9 @@ from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 
 from bench.cluster_process import percentile
 from node.config import load_config
-from node.daemon import Daemon, running
+from node.daemon import running
 from node.raft.types import Applied, Ok, Role
+from node.service import Daemon
 
 VALUE = "v" * 64
 KEYS = 1000

@@ -13,8 +13,9 @@ import typer
 import uvloop
 
 from node.config import NodeConfig, load_config
-from node.daemon import Tell, running, tell_progress
+from node.daemon import running, tell_progress
 from node.errors import ConfigError
+from node.service import Tell
 
 app = typer.Typer()
 

@@ -1,0 +1,188 @@
+"""A running node, as its HTTP API speaks of it: the ``node.api.service.Service`` of one group."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from attestation.tickets import TicketIssuer, TicketValidator
+from enclave.errors import EnclaveError
+from node.api.evidence import binding_of_nonce
+from node.api.service import (
+    BondView,
+    Evidence,
+    GroupView,
+    ProvisionRefusedError,
+    Readiness,
+    UnavailableError,
+)
+from node.audit import AuditLog
+from node.clock import NodeClock
+from node.config import NodeConfig, consensus_settings, parse_bootstrap, preference_of
+from node.group.group import Group
+from node.group.identity import GroupKey
+from node.group.network import GroupBuilder, Network
+from node.machines.base import StateMachine
+from node.machines.loader import load_machine
+from node.raft.events import Execute, Query
+from node.raft.types import Consistency, Cursor, Outcome
+from node.storage.file import FileStorage
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Daemon:
+    """A running node. Implements ``node.api.service.Service``."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        network: Network,
+        validators: tuple[TicketValidator, ...],
+        audit: AuditLog,
+        tell: Tell,
+        clock: NodeClock,
+        mock: bool,
+        storage: FileStorage | None = None,
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._clock = clock
+        self._mock = mock
+        self.validators = validators
+        self._network = network
+        self._audit = audit
+        self._tell = tell
+        self._machine: StateMachine = load_machine(config.group.state_machine)
+        self._group: Group | None = None
+        self._issuing = asyncio.Lock()
+
+    # ---- the group ----------------------------------------------------------
+    def join(self, key: GroupKey) -> Group:
+        """Join the group with this key."""
+        self._group = group = self._builder(key).join()
+        return group
+
+    def _builder(self, key: GroupKey) -> GroupBuilder:
+        config = self._config
+        builder = (
+            self._network.groups.with_key(key)
+            .with_state_machine(self._machine)
+            .with_consensus(
+                consensus_settings(config), parse_bootstrap(config.group.bootstrap, where="[group]")
+            )
+            .with_log_storage(durable=self._storage)
+        )
+        preference = preference_of(config)
+        if preference is not None:
+            builder = builder.with_preference(preference)
+        for validator in self.validators:
+            builder = builder.require_ticket(validator)
+        return builder
+
+    def collateral_changed(self) -> None:
+        """Judge every bond again: new collateral may have changed a verdict."""
+        if self._group is not None:
+            self._group.rejudge()
+
+    async def close(self) -> None:
+        if self._group is not None:
+            await self._group.close()
+
+    # ---- what the API asks ----------------------------------------------------
+    @property
+    def mock(self) -> bool:
+        return self._mock
+
+    def readiness(self) -> Readiness:
+        if self._group is None:
+            return Readiness(
+                ready=False, reason="waiting-for-key", message="this node waits to be given the group key"
+            )
+        status = self._group.status
+        if status.halted is not None:
+            return Readiness(ready=False, reason="halted", message=status.halted)
+        if status.cluster_id is None:
+            return Readiness(
+                ready=False, reason="no-cluster", message="no cluster was founded or found yet: see /v1/bonds"
+            )
+        if not status.online:
+            return Readiness(
+                ready=False, reason="not-online", message="no leader is known, or the log is behind it"
+            )
+        return Readiness(ready=True)
+
+    def group(self) -> GroupView:
+        group = self._require_group()
+        return GroupView(
+            network_id=self._network.id,
+            group_id=group.id,
+            state_machine=self._machine.signature,
+            status=group.status,
+        )
+
+    def bonds(self) -> Sequence[BondView]:
+        return () if self._group is None else self._group.bonds
+
+    def execute(
+        self, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
+    ) -> Awaitable[Outcome]:
+        return self._require_group().outcome(
+            lambda token: Execute(token, commands, key, feed), timeout_s=timeout_s
+        )
+
+    def query(
+        self,
+        query: object,
+        *,
+        consistency: Consistency,
+        min_at: Cursor | None,
+        max_age_ms: int | None,
+        timeout_s: float,
+    ) -> Awaitable[Outcome]:
+        return self._require_group().outcome(
+            lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
+        )
+
+    async def evidence(self, nonce: bytes) -> Evidence:
+        group_id = None if self._group is None else self._group.id
+        binding = binding_of_nonce(nonce)
+        tickets = {}
+        async with self._issuing:
+            for issuer in self._network.issuers:
+                tickets[issuer.ticket_class] = await self._issue(issuer, group_id, binding)
+        return Evidence(
+            peer_id=self._network.identity.peer_id,
+            network_id=self._network.id,
+            group_id=group_id,
+            binding=binding,
+            tickets=tickets,
+        )
+
+    async def _issue(self, issuer: TicketIssuer, group_id: bytes | None, binding: bytes) -> bytes:
+        try:
+            return await asyncio.to_thread(
+                issuer.issue, group_id=group_id, binding=binding, now=self._clock.now()
+            )
+        except EnclaveError as exc:
+            raise UnavailableError("quote-unavailable", str(exc)) from exc
+
+    def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
+        return self._audit.events(after=after, limit=limit)
+
+    def audit_head(self) -> Mapping[str, Any]:
+        return asdict(self._audit.head())
+
+    async def provision(self, group_key: bytes) -> bytes:
+        if self._group is not None:
+            raise ProvisionRefusedError("not-waiting", "this node has its group key already")
+        group = self.join(GroupKey(group_key))
+        self._audit.append("group-key-provisioned", group_id=group.id)
+        self._tell({"event": "provisioned", "group_id": group.id.hex()})
+        return group.id
+
+    def _require_group(self) -> Group:
+        if self._group is None:
+            raise UnavailableError("waiting-for-key", "this node waits to be given the group key")
+        return self._group
