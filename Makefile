@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 
-.PHONY: help run test check fix simulate fuzz chaos test-long test-image bench clean
+.PHONY: help run test check fix simulate fuzz chaos mutate test-long test-image bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 
 chaos: $(VENV)/.installed-dev ## Break real processes for SECONDS, and check what clients saw
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
+
+mutate: $(VENV)/.installed-dev ## Mutate the verifier for SECONDS: which changes does no test notice?
+	@$(BIN)/python -m tests.mutation --seconds $(SECONDS)
 
 test-long: $(VENV)/.installed-dev ## Run the tests that take long
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not image" $(ARGS)
