@@ -203,7 +203,8 @@ def test_13_to_16_late_joiners_catch_up_in_chunks_from_two_peers(entries_per_chu
             await within(a.when().is_leader())
             await within(_all([a.execute(add(by)) for by in range(200)]))
 
-            b = counter(await site.network("b", first), JOIN, settings=settings, log=logs[1]).join()
+            second = await site.network("b", first)
+            b = counter(second, JOIN, settings=settings, log=logs[1]).join()
             await until_voters([a, b], 2)
             served = sum(logs[0].chunks)
             assert served >= 200
@@ -211,7 +212,9 @@ def test_13_to_16_late_joiners_catch_up_in_chunks_from_two_peers(entries_per_chu
             done = await within(_all([b.execute(add(by)) for by in range(200)]))
             last = max(one.at for one in done)
 
-            c = counter(await site.network("c", *site.networks), JOIN, settings=settings, log=logs[2]).join()
+            # It meets the follower first, and hears of the leader from it.
+            third = await site.network("c", second)
+            c = counter(third, JOIN, settings=settings, log=logs[2]).join()
             await within(c.when().committed().reaches(last))
             await until_voters([a, b, c], 3)
 
