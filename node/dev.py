@@ -108,6 +108,7 @@ class DevCluster:
         self._api_port = api_port
         self._pccs = pccs
         self._pccs_port = 0
+        self._stopping = False
         self._pccs_server: uvicorn.Server | None = None
         self.nodes: list[DevNode] = []
 
@@ -224,6 +225,7 @@ class DevCluster:
                 "name": node.name,
                 "pid": process.pid,
                 "code": code,
+                "expected": self._stopping,
                 "log": str(node.log_file),
                 "restart": shlex.join(node.command),
             }
@@ -285,6 +287,7 @@ class DevCluster:
 
     async def _stop(self) -> None:
         running = [n.process for n in self.nodes if n.process is not None and n.process.returncode is None]
+        self._stopping = True
         if self._pccs_server is not None:
             self._pccs_server.should_exit = True
         for process in running:

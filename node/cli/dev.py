@@ -74,8 +74,9 @@ class _Printer:
                 print(f"starting {event['name']} (pid {event['pid']})")
             case "node-exited":
                 print(f"{event['name']} (pid {event['pid']}) ended with code {event['code']}")
-                print(f"  its log: {event['log']}")
-                print(f"  start it again: {event['restart']}")
+                if not event["expected"]:
+                    print(f"  its log: {event['log']}")
+                    print(f"  start it again: {event['restart']}")
             case "ready":
                 self._ready(event)
             case "stopped":
