@@ -12,12 +12,13 @@ from attestation.errors import (
     AttestationError,
     CertificatePathError,
     MalformedError,
+    SignatureError,
     StaleEndorsementsError,
     VerificationError,
 )
 from attestation.quote import encode_enclave_report, parse_quote_untrusted
 from attestation.steps import Step
-from attestation.verifier import verify_quote
+from attestation.verifier import require_td_report, verify_quote
 from enclave.mock.pki import PCKValues, raw_public_key, sign_raw
 from enclave.mock.statement import Statement
 from tests.support import evidence
@@ -116,6 +117,24 @@ def test_a_chain_of_another_shape_is_refused(kind, data, reason):
         verify_quote(raw, _current(), now=NOW)
 
 
+def test_a_refused_chain_is_counted():
+    raw = rebuilt(evidence.quote(), certification_data=PLATFORM.pck.certificate_pem)
+
+    with pytest.raises(CertificatePathError, match="pck-chain-length") as refused:
+        verify_quote(raw, _current(), now=NOW)
+
+    assert refused.value.values == {"expected": 3, "actual": 1}
+
+
+def test_the_leaf_of_a_quote_is_the_first_one_in_it():
+    other = AUTHORITY.create_platform(NOW)
+    data = other.pck.certificate_pem + PLATFORM.pck.certificate_pem
+    raw = rebuilt(evidence.quote(), certification_type=4, certification_data=data)
+
+    with pytest.raises(CertificatePathError, match="pck-chain-mismatch"):
+        verify_quote(raw, _current(), now=NOW, pck_chain=PLATFORM.chain_pem)
+
+
 def test_platform_data_of_another_size_is_malformed():
     raw = rebuilt(evidence.quote(), certification_type=1, certification_data=bytes(35))
 
@@ -165,6 +184,14 @@ def test_a_platform_ca_cannot_stand_for_a_pck():
         verify_quote(raw, _current(), now=NOW)
 
 
+def test_the_quote_of_an_sgx_enclave_is_no_td_report():
+    quote = parse_quote_untrusted(evidence.quote())
+    sgx = replace(quote, body=quote.signature_data.qe_report)
+
+    with pytest.raises(VerificationError, match="sgx-evidence-unsupported"):
+        require_td_report(sgx)
+
+
 # ---- signatures and bindings ----------------------------------------------------------------------------
 
 
@@ -179,6 +206,24 @@ def test_a_quote_signed_by_a_key_of_ones_own_is_refused():
     )
 
     with pytest.raises(VerificationError, match="attestation-key-binding"):
+        verify_quote(raw, _current(), now=NOW)
+
+
+def test_a_td_report_that_was_changed_after_it_was_signed_is_refused():
+    raw = evidence.quote()
+    position = raw.index(evidence.REPORT_DATA)
+
+    with pytest.raises(SignatureError, match="quote-signature"):
+        verify_quote(raw[:position] + b"\xff" + raw[position + 1 :], _current(), now=NOW)
+
+
+def test_a_qe_report_that_the_pck_did_not_sign_is_refused():
+    """All else about it is right: only the PCK's signature says that a quoting enclave made it."""
+    base = evidence.quote()
+    data = parse_quote_untrusted(base).signature_data
+    raw = rebuilt(base, qe_report_signature=AUTHORITY.tcb_signer.sign_raw(data.qe_report_bytes))
+
+    with pytest.raises(SignatureError, match="qe-report-signature"):
         verify_quote(raw, _current(), now=NOW)
 
 
@@ -243,6 +288,28 @@ def test_an_expired_pck_is_refused_and_the_result_expires_with_it():
     assert verified.valid_until == NOW + days(1)
     assert verified.valid_from == _current().valid_from
     with pytest.raises(StaleEndorsementsError, match="pck-expired"):
+        verify_quote(raw, _current(), now=NOW + days(2))
+
+
+def test_an_expired_pck_ca_is_refused_and_the_result_expires_with_it():
+    old = AUTHORITY.platform_ca.certificate
+    ca = make(
+        "",
+        AUTHORITY.root,
+        subject=old.subject,
+        key=AUTHORITY.platform_ca.key,
+        ca=True,
+        path_length=0,
+        key_usage=usage("key_cert_sign", "crl_sign"),
+        not_after=NOW + days(1),
+    )
+    chain = b"".join((PLATFORM.pck.certificate_pem, ca.certificate_pem, AUTHORITY.root.certificate_pem))
+    raw = rebuilt(evidence.quote(), certification_data=chain)
+
+    verified = verify_quote(raw, _current(), now=NOW)
+    assert verified.pck.ca == "platform"
+    assert verified.valid_until == NOW + days(1)
+    with pytest.raises(StaleEndorsementsError, match="pck-ca-expired"):
         verify_quote(raw, _current(), now=NOW + days(2))
 
 
