@@ -97,7 +97,8 @@ def _raised(svns: tuple[int, ...], index: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("index", range(16))
 def test_every_single_sgx_component_counts(index):
     levels = (
-        _platform(S.UP_TO_DATE, sgx_svns=_raised(SGX, index), date=NEW),
+        # PCESVN is just enough, so it is not short.
+        _platform(S.UP_TO_DATE, sgx_svns=_raised(SGX, index), pce_svn=13, date=NEW),
         _platform(S.SW_HARDENING_NEEDED),
     )
     platform = evidence.verified(statement=Statement(platform_levels=levels)).tcb.launch.platform
@@ -141,6 +142,18 @@ def test_components_zero_and_one_count_without_a_module_version(index):
 
     assert verified.tcb.launch.module is None
     assert verified.tcb.launch.platform.status is S.OUT_OF_DATE
+
+
+def test_an_evaluation_has_the_parts_that_there_are():
+    versioned = evidence.verified().tcb.launch
+    plain = evidence.verified(
+        TDSettings(tee_tcb_svn=bytes([5, 0, 3]) + bytes(13)),
+        Statement(platform_levels=(_platform(S.UP_TO_DATE),), modules=()),
+    ).tcb.launch
+
+    assert versioned.module is not None
+    assert versioned.parts == (versioned.platform, versioned.module, versioned.qe)
+    assert plain.parts == (plain.platform, plain.qe)
 
 
 def test_pcesvn_counts():
