@@ -106,6 +106,7 @@ def test_every_single_sgx_component_counts(index):
     assert platform.status is S.SW_HARDENING_NEEDED
     assert platform.better.status is S.UP_TO_DATE
     assert platform.better.tcb_date == NEW
+    assert platform.superseded_at is None  # not out of date, though another level is better
     assert [(f"sgx[{index}]", SGX[index], SGX[index] + 1, 1)] == [
         (item.component, item.actual, item.needed, item.short_by) for item in platform.better.shortfalls
     ]
