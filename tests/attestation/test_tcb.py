@@ -277,8 +277,9 @@ def test_module_attributes_must_be_zero_even_if_intel_signed_others():
     settings = TDSettings(seam_attributes=b"\1" + bytes(7))
     modules = (ModuleIdentity(major=1, levels=MODULE_LEVELS, attributes=b"\1" + bytes(7)),)
 
-    with pytest.raises(VerificationError, match="tdx-module-attributes"):
+    with pytest.raises(VerificationError, match="tdx-module-attributes") as refused:
         evidence.verified(settings, Statement(modules=modules))
+    assert refused.value.values == {"expected": "00" * 8, "actual": "01" + "00" * 7}
     with pytest.raises(VerificationError, match="tdx-module-attributes"):
         evidence.verified(None, Statement(modules=modules))
 
@@ -322,13 +323,14 @@ def test_the_running_module_must_have_a_level_too():
 # ---- the quoting enclave --------------------------------------------------------------------------------
 
 
-def _qe_of(isv_svn: int) -> Statement:
-    return Statement(qe_levels=(SVNLevel(isv_svn=isv_svn, date=NEW, status=S.UP_TO_DATE),))
+def test_a_quoting_enclave_below_every_level_is_refused_and_told_what_the_lowest_needs():
+    levels = (
+        SVNLevel(isv_svn=12, date=NEW, status=S.UP_TO_DATE),
+        SVNLevel(isv_svn=9, date=OLD, status=S.OUT_OF_DATE),
+    )
 
-
-def test_a_quoting_enclave_below_every_level_is_refused():
     with pytest.raises(VerificationError, match="qe-level-not-found") as refused:
-        evidence.verified(statement=_qe_of(9))
+        evidence.verified(statement=Statement(qe_levels=levels))
 
     assert refused.value.step == "15"
     assert refused.value.values["shortfalls"][0]["short_by"] == 5
