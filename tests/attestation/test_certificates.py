@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -20,8 +21,14 @@ from attestation.certificates import (
     require_leaf,
     split_pem_untrusted,
 )
-from attestation.crl import CRL_BYTES_MAX, parse_crl_untrusted, require_crl_signed_by, require_not_revoked
-from attestation.errors import AttestationError, MalformedError, SignatureError
+from attestation.crl import (
+    CRL_BYTES_MAX,
+    parse_crl_untrusted,
+    require_crl_in_window,
+    require_crl_signed_by,
+    require_not_revoked,
+)
+from attestation.errors import AttestationError, MalformedError, SignatureError, StaleEndorsementsError
 from attestation.pck import EXTENSION_BYTES_MAX, SgxType, parse_pck_extension_untrusted
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.mock.pki import PCKValues, encode_sgx_extension, make_crl
@@ -408,3 +415,24 @@ def test_a_changed_extension_is_an_extension_or_malformed(position, value):
     reason = reason_of(lambda: parse_pck_extension_untrusted(bytes(data)), MalformedError)
 
     assert reason in {None, "pck-extension-malformed"}
+
+
+# ---- the bounds of a CRL --------------------------------------------------------------------------------
+
+
+def test_a_crl_counts_until_the_second_before_its_next_update():
+    crl = parse_crl_untrusted(make_crl(ROOT, (), NOW, NOW + days(1)), role="root-crl")
+
+    require_crl_in_window(crl, NOW)
+    require_crl_in_window(crl, NOW + days(1) - timedelta(seconds=1))
+    for outside, reason in ((NOW - timedelta(seconds=1), "not-yet-valid"), (NOW + days(1), "expired")):
+        with pytest.raises(StaleEndorsementsError, match=f"root-crl-{reason}"):
+            require_crl_in_window(crl, outside)
+
+
+def test_the_size_of_a_crl_is_looked_at_before_its_content():
+    with pytest.raises(MalformedError, match="cannot be parsed"):
+        parse_crl_untrusted(bytes(CRL_BYTES_MAX), role="root-crl")
+    for size in (0, CRL_BYTES_MAX + 1):
+        with pytest.raises(MalformedError, match=f"a CRL of {size} bytes"):
+            parse_crl_untrusted(bytes(size), role="root-crl")
