@@ -27,7 +27,7 @@ fix: $(VENV)/.installed-dev ## Apply formatting and safe fixes
 	@$(BIN)/ruff format .
 
 simulate: $(VENV)/.installed-dev ## Simulate random schedules for SECONDS on all cores
-	@$(BIN)/python -m node.simulation --seconds $(SECONDS)
+	@$(BIN)/python -m node.simulation --seconds $(SECONDS) $(ARGS)
 
 fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 	@$(BIN)/python tests/fuzz/run.py $(SECONDS)
