@@ -66,12 +66,17 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
 
 
 def _checked(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
-    def run(data: bytes) -> None:
+    def seconds(data: bytes) -> float:
         start = time.process_time()
         with contextlib.suppress(MalformedError):
             parse(data)
-        took = time.process_time() - start
+        return time.process_time() - start
+
+    def run(data: bytes) -> None:
         limit = SECONDS_PER_BYTE_MAX * max(len(data), BYTES_JUDGED_MIN)
+        took = seconds(data)
+        if took > limit:  # the parser, or a pause of the machine? What is slow is slow again.
+            took = min(seconds(data) for _ in range(5))
         assert took <= limit, f"{took:.3f} s for {len(data)} bytes, at most {limit:.3f}"
 
     return run
