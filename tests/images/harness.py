@@ -20,7 +20,7 @@ MEMORY_MIB = 512
 FIRMWARE_MEMORY_MIB = 1024
 
 # Four times the numbers that an idle machine of two cores is held to.
-BOOT_SECONDS = 120
+BOOT_SECONDS = 300
 GROUP_SECONDS = 480
 
 

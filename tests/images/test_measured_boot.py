@@ -41,7 +41,7 @@ def measured_log(image, folder, arguments):
             folder,
             "-bios", image / "OVMF.fd", *tpm, *arguments, *harness.config(folder, DOCUMENT),
             memory=harness.FIRMWARE_MEMORY_MIB,
-            seconds=harness.BOOT_SECONDS * 5,
+            seconds=harness.BOOT_SECONDS * 2,
         )  # fmt: skip
     return parse_tpm_log_untrusted(boot_log_untrusted(console, "tpm"))
 
