@@ -19,7 +19,7 @@ SCRIPTS = PROJECT / "tdx-images"
 MEMORY_MIB = 512
 FIRMWARE_MEMORY_MIB = 1024
 
-# Four times the numbers that an idle machine of two cores is held to.
+# At least four times the numbers that an idle machine of two cores is held to.
 BOOT_SECONDS = 300
 GROUP_SECONDS = 480
 
