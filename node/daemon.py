@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -51,8 +50,6 @@ from node.trust import (
 
 KEY_FILE_BYTES_MAX: Final = 1024
 FRESHNESS_SAVE_S: Final = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
