@@ -1,16 +1,16 @@
 """Strict JSON for documents whose exact bytes are signed (ATTESTATION.md 5.3).
 
-Duplicate names, non-finite numbers, trailing data, deep nesting and wrong types are refused; unknown members
-are ignored, because Intel adds fields.
+What ``strict_json`` refuses, deep nesting and wrong types are refused; unknown members are ignored, because
+Intel adds fields.
 """
 
 import binascii
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from attestation.errors import MalformedError
+from attestation.strict_json import DECODER, parse_strict_untrusted
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
 DEPTH_MAX: Final = 16
@@ -19,20 +19,6 @@ ARRAY_ITEMS_MAX: Final = 1024
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 _ADVISORY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a member name occurs twice")
-    return out
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Any:
@@ -49,25 +35,9 @@ def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BY
     if len(data) > bytes_max:
         raise MalformedError(f"{code}-malformed", f"the {code} has {len(data)} bytes, at most {bytes_max}")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise MalformedError(f"{code}-malformed", f"the {code} is not strict JSON: {exc}") from exc
-    if _deeper_than(value, DEPTH_MAX):
-        raise MalformedError(f"{code}-malformed", f"the {code} is nested deeper than {DEPTH_MAX}")
-    return value
-
-
-def _deeper_than(value: Any, depth: int) -> bool:
-    """Return whether containers nest deeper than this. Level by level, so that depth costs no stack."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(depth):
-        level = [
-            item
-            for container in level
-            for item in (container.values() if type(container) is dict else container)
-            if type(item) is dict or type(item) is list
-        ]
-    return bool(level)
+        return parse_strict_untrusted(data, depth_max=DEPTH_MAX)
+    except MalformedError as exc:
+        raise MalformedError(f"{code}-malformed", f"the {code} is not strict JSON: {exc.message}") from exc
 
 
 def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[bytes, bytes]:
@@ -91,9 +61,9 @@ def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[by
     # The whole body is valid JSON now, so this walk over its top level only has to find the spans.
     position = text.index("{") + 1
     while True:
-        name, position = _DECODER.raw_decode(text, _skip(text, position))
+        name, position = DECODER.raw_decode(text, _skip(text, position))
         start = _skip(text, _skip(text, position) + 1)
-        _, position = _DECODER.raw_decode(text, start)
+        _, position = DECODER.raw_decode(text, start)
         if name == member:
             return text[start:position].encode("utf-8"), signature
         position = _skip(text, position) + 1

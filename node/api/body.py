@@ -6,7 +6,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.types import Receive
 
-from node.api.limits import DISCARD_BYTES_MAX, INTEGER_MAX, INTEGER_MIN, VALUE_DEPTH_MAX, ApiLimits
+from attestation.errors import MalformedError
+from attestation.strict_json import parse_strict_untrusted
+from node.api.limits import (
+    BODY_DEPTH_MAX,
+    DISCARD_BYTES_MAX,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    VALUE_DEPTH_MAX,
+    ApiLimits,
+)
 from node.api.problems import ProblemError
 
 _JSON: Final = b"application/json"
@@ -80,20 +89,24 @@ async def _refuse_too_large(receive: Receive, limits: ApiLimits, *, drain: bool)
     raise ProblemError("body-too-large", f"a body has at most {limits.body_bytes_max} bytes", headers=_CLOSE)
 
 
-def decode_untrusted(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def decode_untrusted(body: bytes, kind: type[T]) -> T:
     """Return the typed request in a JSON body.
 
     Raises:
-        ProblemError: 400 if it is not JSON, 422 if it has another shape; the detail names the member.
+        ProblemError: 400 if it is not strict JSON, 422 if it has another shape; the detail names the member.
     """
     try:
-        return decoder.decode(body)
+        return msgspec.convert(parse_strict_untrusted(body, depth_max=BODY_DEPTH_MAX), kind)
+    except MalformedError as exc:
+        if exc.reason == "json-too-deep":
+            raise _too_deep() from exc
+        raise ProblemError("json-invalid", exc.message, extensions={"reason": exc.reason}) from exc
     except msgspec.ValidationError as exc:
         raise ProblemError("request-invalid", _named(str(exc))) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as exc:
-        raise ProblemError("json-invalid", str(exc)) from exc
-    except RecursionError as exc:
-        raise ProblemError("request-invalid", "nested too deeply") from exc
+
+
+def _too_deep() -> ProblemError:
+    return ProblemError("request-invalid", f"nested deeper than {VALUE_DEPTH_MAX} levels")
 
 
 def _named(message: str) -> str:
@@ -109,7 +122,7 @@ def require_plain(value: Any, depth: int = 0) -> None:
         ProblemError: 422.
     """
     if depth > VALUE_DEPTH_MAX:
-        raise ProblemError("request-invalid", f"nested deeper than {VALUE_DEPTH_MAX} levels")
+        raise _too_deep()
     if isinstance(value, str) or value is None or isinstance(value, bool):
         return
     if isinstance(value, int):

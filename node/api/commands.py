@@ -17,7 +17,6 @@ from node.group.errors import GroupClosedError
 from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
 from node.tokens import AccessList, AccessRole, Principal
 
-_DECODER: Final = msgspec.json.Decoder(CommandRequest)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -35,7 +34,7 @@ class CommandsEndpoint:
         principal = require_role(authenticate(scope, self._access), AccessRole.WRITE)
         key = idempotency_key(scope, principal)
         body = await read_json_body(scope, receive, self._limits)
-        request = decode_untrusted(body, _DECODER)
+        request = decode_untrusted(body, CommandRequest)
         commands, single = _commands_of(request)
         feed = request.wait == "accepted"
         try:

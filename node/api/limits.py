@@ -6,6 +6,8 @@ from typing import Final
 # JSON nesting inside a command or query. The log's own framing adds a few levels to it, and CBOR that is
 # nested deeper than ``attestation.canonical.DEPTH_MAX`` is refused by peers.
 VALUE_DEPTH_MAX: Final = 24
+# Of a whole body: what the request wraps around a command is no deeper than this.
+BODY_DEPTH_MAX: Final = VALUE_DEPTH_MAX + 4
 INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128

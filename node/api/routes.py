@@ -23,8 +23,6 @@ from node.api.service import ProvisionRefusedError, Service
 from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessList, AccessRole
 
-_QUERY_DECODER: Final = msgspec.json.Decoder(schemas.QueryRequest)
-_PROVISION_DECODER: Final = msgspec.json.Decoder(schemas.ProvisionRequest)
 _ENCODER: Final = msgspec.json.Encoder()
 AUDIT_EVENTS_DEFAULT: Final = 100
 PROVISION_BYTES_MAX: Final = 4096
@@ -105,7 +103,7 @@ class Routes:
 
     async def _queries(self, request: Request) -> Response:
         body = await read_json_body(request.scope, request.receive, self._limits)
-        asked = decode_untrusted(body, _QUERY_DECODER)
+        asked = decode_untrusted(body, schemas.QueryRequest)
         require_plain(asked.query)
         consistency = Consistency(asked.consistency)
         if asked.max_age_ms is not None and consistency is not Consistency.WEAK:
@@ -170,7 +168,7 @@ class Routes:
         # It may be open to everybody: a key needs no more room than this.
         limits = replace(self._limits, body_bytes_max=PROVISION_BYTES_MAX)
         body = await read_json_body(request.scope, request.receive, limits)
-        offered = decode_untrusted(body, _PROVISION_DECODER)
+        offered = decode_untrusted(body, schemas.ProvisionRequest)
         try:
             group_id = await self._service.provision(bytes.fromhex(offered.group_key))
         except ProvisionRefusedError as exc:

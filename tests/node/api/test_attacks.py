@@ -1,6 +1,7 @@
 """Attacks on the API, each shown to fail, and to work once the check that stops it is gone."""
 
 import contextlib
+import json
 import ssl
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from attestation import strict_json
 from enclave.identity import Identity
 from node import tokens
 from node.api import commands
@@ -143,6 +145,32 @@ def test_it_would_without_the_walk_over_the_value(monkeypatch):
     monkeypatch.setattr(commands, "require_plain", lambda _value: None)
 
     assert send_a_fraction() == 200
+
+
+# ---- a body that a filter in front of the node reads differently -----------------------------
+def delete_past_a_filter():
+    """A gateway that allows ``put`` only, and takes the first of two members, as some parsers do."""
+    service = FakeService()
+    body = b'{"command": {"op": "put", "op": "delete", "key": "a"}}'
+    first = json.loads(body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    assert first["command"]["op"] == "put"
+    reply = call(service, "POST", "/v1/commands", role=AccessRole.WRITE, body=body)
+    return reply, [commands[0]["op"] for commands, _, _ in service.executed]
+
+
+def test_a_repeated_member_does_not_get_past_a_filter():
+    reply, executed = delete_past_a_filter()
+
+    assert (reply.status, reply.json["reason"]) == (400, "json-member-repeated")
+    assert executed == []
+
+
+def test_it_would_if_the_last_one_won(monkeypatch):
+    monkeypatch.setattr(strict_json, "DECODER", json.JSONDecoder())
+    reply, executed = delete_past_a_filter()
+
+    assert reply.status == 200
+    assert executed == ["delete"]
 
 
 # ---- a role that was not given -----------------------------------------------------------------

@@ -166,6 +166,8 @@ def test_a_bug_is_500_without_a_word_about_the_inside(caplog):
         (b'{"command": "\\ud800"}', 400, "json-invalid", ""),
         (b'{"command": NaN}', 400, "json-invalid", ""),
         (b'{"command": 1} {}', 400, "json-invalid", ""),
+        (b'{"command": 1, "command": 2}', 400, "json-invalid", "'command' occurs twice"),
+        (b'{"command": {"op": "noop", "op": "put"}}', 400, "json-invalid", "'op' occurs twice"),
         (b"[]", 422, "request-invalid", "object"),
         (b"{}", 422, "request-invalid", "exactly one"),
         (b'{"command": 1, "commands": [1]}', 422, "request-invalid", "exactly one"),
