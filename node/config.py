@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from node.bonds.addresses import split_address
 from node.errors import ConfigError
 from node.raft.types import Bootstrap, Founding, Preference, Settings
 
@@ -204,7 +205,10 @@ def _check(config: NodeConfig, where: str) -> None:
         *(("bond.seeds", seed) for seed in config.bond.seeds),
         *(("bond.advertise", item) for item in config.bond.advertise),
     ):
-        split_address(address, where=f"{where}: [{key}]")
+        try:
+            split_address(address)
+        except ValueError as exc:
+            raise ConfigError(f"{where}: [{key}] {exc}") from exc
     if config.attestation.mode == "mock" and config.attestation.mock is None:
         raise ConfigError(f'{where}: [attestation] mode = "mock" needs the table [attestation.mock]')
     if config.attestation.mode == "tdx" and config.attestation.mock is not None:
@@ -243,15 +247,6 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
             collateral=located(attestation.collateral, "file", "tls_ca"),
         ),
     )
-
-
-def split_address(address: str, *, where: str) -> tuple[str, int]:
-    """Split ``host:port`` (``[::1]:7443`` for IPv6)."""
-    host, separator, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{where} {address!r} is not host:port")
-    return host, int(port)
 
 
 def parse_bootstrap(text: str, *, where: str) -> Founding:

@@ -21,13 +21,10 @@ from node.api.app import create_app
 from node.api.limits import ApiLimits
 from node.api.server import ApiServer, server_tls_context
 from node.audit import AuditLog
+from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
 from node.clock import RELEASED, NodeClock
-from node.config import (
-    NodeConfig,
-    consensus_settings,
-    split_address,
-)
+from node.config import NodeConfig, consensus_settings
 from node.errors import ConfigError
 from node.group.identity import GroupKey, group_id
 from node.group.network import LOG_REPLAY_SIGNATURE, Network
@@ -276,7 +273,7 @@ def _network_of(
     return Network(
         name=config.network.name,
         identity=identity,
-        listen=split_address(config.bond.listen, where="[bond.listen]"),
+        listen=split_address(config.bond.listen),
         advertise=config.bond.advertise,
         seeds=config.bond.seeds,
         api_url=f"https://{config.api.advertise or config.api.listen}",
@@ -293,7 +290,7 @@ def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, acces
     )
     return ApiServer(
         create_app(daemon, access, limits),
-        listen=split_address(config.api.listen, where="[api.listen]"),
+        listen=split_address(config.api.listen),
         tls=server_tls_context(
             certificate_der=identity.certificate_der,
             private_key_pem=identity.private_key_pem(),

@@ -21,12 +21,12 @@ from OpenSSL import SSL
 from attestation.tickets import ExpectedClaims, TicketIssuer, TicketValidator
 from node.bonds import bond as steady
 from node.bonds import handshake as shaking
+from node.bonds.addresses import join_address
 from node.bonds.admission import Admission
 from node.bonds.bond import Bond, BondAction
 from node.bonds.certificate import peer_key_untrusted
 from node.bonds.channel import Channel
 from node.bonds.desk import TicketDesk, refusal_of
-from node.bonds.discovery import join_address
 from node.bonds.ending import Ending, Phase, Presented
 from node.bonds.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.handshake import Gate, Handshake, Role

@@ -5,11 +5,11 @@ bonded peers told of and which are dropped when they have failed for long. A see
 resolved again and again, and every address that it stands for is a place of its own.
 """
 
-import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from node.bonds.addresses import is_ip, split_address
 from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
 
@@ -27,24 +27,6 @@ class _Place:
     delay_ms: int = 0
     failing_since_ms: int | None = None
     dialling: bool = False
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``; an IPv6 host loses its brackets."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class AddressBook:

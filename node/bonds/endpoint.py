@@ -10,13 +10,13 @@ from OpenSSL import SSL
 
 from enclave.identity import Identity
 from node.audit import AuditLog
+from node.bonds.addresses import is_address, join_address
 from node.bonds.connection import BondConnection
-from node.bonds.discovery import join_address
 from node.bonds.ending import Ending
 from node.bonds.group import GroupBonds
 from node.bonds.handshake import Role
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
-from node.bonds.messages import ADDRESSES_MAX, is_address, is_name
+from node.bonds.messages import ADDRESSES_MAX, is_name
 from node.bonds.record import BondRecorder
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import bond_context

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from attestation.tickets import TicketIssuer, TicketValidator
+from node.bonds.addresses import join_address, split_address
 from node.bonds.connection import BondConnection
 from node.bonds.connection import Host as ConnectionHost
-from node.bonds.discovery import AddressBook, join_address, split_address
+from node.bonds.discovery import AddressBook
 from node.bonds.ending import Ending, Phase
 from node.bonds.frames import frame_of, frames_of_payload
 from node.bonds.handshake import Gate, Role

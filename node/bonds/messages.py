@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attestation import canonical
 from attestation.errors import MalformedError
+from node.bonds.addresses import is_address
 from node.errors import RemoteProtocolError
 from node.raft.types import Incarnation, Preference
 
@@ -17,7 +18,6 @@ PROTOCOL: Final = "bondstone/bond"
 VERSIONS: Final = (1,)
 
 ADDRESSES_MAX: Final = 8
-ADDRESS_CHARS_MAX: Final = 262  # a DNS name of 253, a colon, a port, brackets
 URL_CHARS_MAX: Final = 512
 ENTRIES_MAX: Final = 256
 VERSIONS_MAX: Final = 16
@@ -26,7 +26,6 @@ _PREFERENCES: Final = frozenset(item.value for item in Preference)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _URL: Final = re.compile(r"https://[!-~]+")
-_ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,17 +207,10 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def is_address(address: str) -> bool:
-    """Return whether ``address`` reads ``host:port``, an IPv6 host in brackets."""
-    matches = len(address) <= ADDRESS_CHARS_MAX and _ADDRESS.fullmatch(address) is not None
-    return matches and 0 < int(address.rpartition(":")[2]) < 65536
-
-
 def _address(value: Any) -> str:
-    text = _text(value, _ADDRESS, chars_max=ADDRESS_CHARS_MAX)
-    if not is_address(text):
-        raise _fail("a port outside 1..65535")
-    return text
+    if not isinstance(value, str) or not is_address(value):
+        raise _fail("an address that is not host:port")
+    return value
 
 
 def _tickets(value: Any) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attestation import canonical
 from attestation.errors import MalformedError
+from node.bonds.addresses import is_address, join_address, split_address
 from node.bonds.frames import FRAGMENT_BYTES, FrameReader, frame_of, frames_of_payload
 from node.bonds.messages import (
     Admit,
@@ -29,7 +30,6 @@ from node.bonds.messages import (
     Refuse,
     decode_untrusted,
     encode,
-    is_address,
     is_name,
 )
 from node.bonds.outbox import Lane, Outbox
@@ -175,6 +175,28 @@ def test_a_peer_entry_is_checked_field_by_field(entry: list[Any]) -> None:
 )
 def test_addresses(address: str, fine: bool) -> None:
     assert is_address(address) is fine
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:7443", "127.0.0.1", 7443),
+        ("node.example.org:1", "node.example.org", 1),
+        ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
+        ("0.0.0.0:0", "0.0.0.0", 0),
+    ],
+)
+def test_an_address_is_its_host_and_its_port(address: str, host: str, port: int) -> None:
+    assert split_address(address) == (host, port)
+    assert join_address(host, port) == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", ":1", "a:", "a:65536", "::1:1", "[]:1", "a:1 ", "a:\u0661", "a:-1", "a:1\n"]
+)
+def test_what_is_not_host_and_port_is_no_address(address: str) -> None:
+    with pytest.raises(ValueError, match="is not host:port"):
+        split_address(address)
 
 
 def test_names() -> None:
