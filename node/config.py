@@ -15,6 +15,7 @@ from node.errors import ConfigError
 from node.raft.types import Bootstrap, Founding, Preference, Settings
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
+MIB: Final = 1024 * 1024
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Hex48 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{96}$")]
@@ -40,8 +41,11 @@ class ApiTable(_Table, frozen=True):
     advertise: str | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     tokens_file: str | None = None
-    body_bytes_max: int = 1024 * 1024
-    concurrent_requests_max: int = 1024
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=16 * MIB)] = MIB
+    bodies_bytes_max: Annotated[int, msgspec.Meta(ge=4096)] = 64 * MIB
+    concurrent_requests_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 2048
+    handshakes_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
 
 
 class BondTable(_Table, frozen=True):
@@ -214,6 +218,10 @@ def _check(config: NodeConfig, where: str) -> None:
     if config.attestation.mode == "tdx" and config.attestation.mock is not None:
         raise ConfigError(
             f'{where}: [attestation.mock] is not allowed with mode = "tdx": a real node has no mock parts'
+        )
+    if config.api.bodies_bytes_max < config.api.body_bytes_max:
+        raise ConfigError(
+            f"{where}: [api] bodies_bytes_max is smaller than body_bytes_max, that of a single one"
         )
     settings = consensus_settings(config)
     if settings.min_voters > settings.max_voters:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -47,6 +48,7 @@ from node.trust import (
 
 KEY_FILE_BYTES_MAX: Final = 1024
 FRESHNESS_SAVE_S: Final = 10.0
+OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         NotATrustDomainError: ``mode = "tdx"`` and this is none.
     """
     Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
+    allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
     attester = attester_of(config)
     access = _access_of(config)
@@ -189,6 +192,26 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         )
         yield daemon
         audit.append("node-stopping", name=config.node.name, peer_id=identity.peer_id)
+
+
+def allow_open_files(config: NodeConfig) -> None:
+    """Let the process open the files that its limits speak of: strangers must not use up those of the bonds.
+
+    Raises:
+        ConfigError: it must not.
+    """
+    needed = config.api.connections_max + 2 * config.api.handshakes_max + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    enough = hard == resource.RLIM_INFINITY or hard >= needed
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard if enough else needed))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"[api] connections_max = {config.api.connections_max} takes a process that may open {needed} files,"
+            f" and this one may open {hard}: raise that limit (LimitNOFILE=, ulimit -Hn), or lower the key"
+        ) from exc
 
 
 async def tell_progress(daemon: Daemon, tell: Tell) -> None:
@@ -286,7 +309,10 @@ def _network_of(
 def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, access: AccessList) -> ApiServer:
     limits = ApiLimits(
         body_bytes_max=config.api.body_bytes_max,
+        bodies_bytes_max=config.api.bodies_bytes_max,
         concurrent_requests_max=config.api.concurrent_requests_max,
+        connections_max=config.api.connections_max,
+        handshakes_max=config.api.handshakes_max,
     )
     return ApiServer(
         create_app(daemon, access, limits),

@@ -12,6 +12,8 @@ INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 AUDIT_EVENTS_MAX: Final = 1000
+# Requests that one connection has sent ahead of the answers.
+PIPELINED_MAX: Final = 64
 # A refused body of up to this size is read and thrown away, so that a client that sends first and reads
 # later gets its answer instead of a reset connection.
 DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -19,7 +21,13 @@ DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
-    """Sizes in bytes, times in seconds."""
+    """Sizes in bytes, times in seconds.
+
+    Attributes:
+        connections_max: with TLS established.
+        handshakes_max: connections whose TLS handshake is not over, beside them.
+        bodies_bytes_max: what the bodies of all requests in progress may have together.
+    """
 
     body_bytes_max: int = 1024 * 1024
     head_bytes_max: int = 32 * 1024
@@ -27,9 +35,12 @@ class ApiLimits:
     body_timeout_s: float = 30.0
     keep_alive_s: int = 75
     tls_handshake_timeout_s: float = 10.0
+    tls_shutdown_timeout_s: float = 5.0
     shutdown_timeout_s: int = 5
     command_timeout_s: float = 10.0
     query_timeout_s: float = 10.0
     concurrent_requests_max: int = 1024
-    connections_max: int = 4096
+    connections_max: int = 2048
+    handshakes_max: int = 256
+    bodies_bytes_max: int = 64 * 1024 * 1024
     concurrent_evidence_max: int = 4

@@ -5,6 +5,7 @@ head or half a body, or a head without end, would keep a connection and its memo
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from node.api.access import CLIENT_CERTIFICATE
-from node.api.limits import ApiLimits
+from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 
 
@@ -50,8 +51,40 @@ class _GatheringTransport:
             self._transport.write(b"".join(gathered))
 
 
+class BodyRoom:
+    """The room for the bodies of all requests in progress, on whatever connection."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """Bytes."""
+        return self._taken
+
+    def take(self, size: int) -> bool:
+        """Take ``size`` bytes if there is room for them."""
+        if self._taken + size > self._bytes_max:
+            return False
+        self._taken += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._taken -= size
+        assert self._taken >= 0
+
+
+class TooManyPipelinedError(Exception):
+    """Ends the parsing of a connection that sends requests faster than it can have answers."""
+
+
 class ApiProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    What a request's body takes of the room is held until its answer is complete: until then the body, or
+    what was made of it, is in memory.
+    """
 
     def __init__(
         self,
@@ -60,10 +93,13 @@ class ApiProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         *,
         limits: ApiLimits,
+        room: BodyRoom,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
+        self._room = room
+        self._held: deque[int] = deque()  # bytes of the room, by request, oldest first
         self._had_request = False
         self._between_requests = True
         self._head_begun = False
@@ -86,6 +122,8 @@ class ApiProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._room.give_back(sum(self._held))
+        self._held.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -108,6 +146,8 @@ class ApiProtocol(HttpToolsProtocol):
             self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise TooManyPipelinedError
         self._between_requests = False
         self._head_begun = True
         self._head_bytes = 0
@@ -119,7 +159,26 @@ class ApiProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
         self._had_request = True
         self._head_begun = False
+        self._held.append(0)
         self._disarm()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete or self.transport.is_closing():
+            return
+        # What is over the limit of one body is thrown away (``node.api.body``), and takes no room.
+        size = min(len(body), self._limits.body_bytes_max - self._held[-1])
+        if not self._room.take(size):
+            self._refuse(
+                ProblemError("overloaded", "the bodies of other requests leave no room for this one")
+            )
+            return
+        self._held[-1] += size
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        if self._held:  # nothing is held any more if the connection was lost meanwhile
+            self._room.give_back(self._held.popleft())
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         self._between_requests = True

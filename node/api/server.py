@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.types import ASGIApp
 
 from node.api.limits import ApiLimits
-from node.api.protocol import ApiProtocol
+from node.api.listener import TlsListener
+from node.api.protocol import ApiProtocol, BodyRoom
 from node.errors import ConfigError
 
 _BACKLOG: Final = 1024
@@ -163,19 +164,24 @@ class _Server(uvicorn.Server):
         self.lifespan = self.config.lifespan_class(self.config)
         loop = asyncio.get_running_loop()
 
-        def connection() -> ApiProtocol:
-            return ApiProtocol(self.config, self.server_state, {}, limits=self._limits, loop=loop)
+        room = BodyRoom(self._limits.bodies_bytes_max)
 
-        self.servers = [
-            await loop.create_server(
+        def connection() -> ApiProtocol:
+            return ApiProtocol(self.config, self.server_state, {}, limits=self._limits, room=room, loop=loop)
+
+        listeners = [
+            TlsListener(
+                one,
                 connection,
-                sock=one,
-                ssl=self._tls,
-                backlog=_BACKLOG,
-                ssl_handshake_timeout=self._limits.tls_handshake_timeout_s,
+                lambda: len(self.server_state.connections),
+                tls=self._tls,
+                limits=self._limits,
             )
             for one in sockets
         ]
+        for listener in listeners:
+            listener.start(_BACKLOG)
+        self.servers = listeners  # type: ignore[assignment]
         self.started = True
 
     async def run_until_closed(self) -> None:

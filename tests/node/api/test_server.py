@@ -1,6 +1,8 @@
 """The real server on loopback: TLS, limits below HTTP, and closing."""
 
 import asyncio
+import contextlib
+import errno
 import gc
 import json
 import socket
@@ -15,11 +17,14 @@ import httpx
 import pytest
 
 from enclave.identity import Identity
-from node.api.limits import ApiLimits
+from node.api import server
+from node.api.limits import PIPELINED_MAX, ApiLimits
+from node.api.protocol import BodyRoom
 from node.api.server import bind, server_tls_context
 from node.client.channel import client_tls_context
 from node.errors import ConfigError
 from node.tokens import AccessRole, parse_access
+from tests.node.api import fakes
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 
 PEM = IDENTITY.certificate_pem()
@@ -300,6 +305,155 @@ def test_connections_over_the_limit_are_told_so():
             assert problem_in(read_all(second)) == (503, "overloaded")
         first.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert read_all(first).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_over_the_limit_by_more_than_can_be_told_is_closed_without_a_word():
+    limits = ApiLimits(connections_max=1, handshakes_max=1, tls_shutdown_timeout_s=30, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, connection(port), connection(port) as told:
+        assert problem_in(told.recv(65536)) == (
+            503,
+            "overloaded",
+        )  # and it keeps its place: it does not close
+        with pytest.raises((ssl.SSLError, ConnectionError)), connection(port):
+            pass
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop(request, monkeypatch):
+    if request.param == "asyncio":
+        monkeypatch.setattr(fakes.uvloop, "run", asyncio.run)
+
+
+def idle_strangers(stack, port, count):
+    return [
+        stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(count)
+    ]
+
+
+def test_strangers_that_never_shake_hands_keep_nobody_out(loop):
+    """The longest-waiting one goes when there are too many."""
+    limits = ApiLimits(handshakes_max=8, tls_handshake_timeout_s=300, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
+        strangers = idle_strangers(stack, port, 20)
+        with client() as http:
+            assert http.get(f"https://localhost:{port}/healthz").status_code == 200
+        for stranger in strangers[:12]:  # closed, or this would time out
+            with contextlib.suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+        still_open = strangers[-1]
+        still_open.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            still_open.recv(1)
+
+
+def test_closing_does_not_wait_for_handshakes(loop):
+    with contextlib.ExitStack() as stack:
+        with served(FakeService(), limits=ApiLimits(shutdown_timeout_s=30)) as port:
+            (stranger,) = idle_strangers(stack, port, 1)
+            with client() as http:
+                assert http.get(f"https://localhost:{port}/healthz").status_code == 200
+            start = time.monotonic()
+        assert time.monotonic() - start < 15
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+
+
+def test_when_files_run_out_listening_goes_on_once_there_are_some(monkeypatch, caplog):
+    real = socket.socket.accept
+    failures = [OSError(errno.ECONNABORTED, "gone"), OSError(errno.EMFILE, "Too many open files")]
+
+    def accept(self):
+        if failures:
+            raise failures.pop(0)
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    with served(FakeService()) as port, client() as http:
+        assert http.get(f"https://localhost:{port}/healthz").status_code == 200
+    assert failures == []
+    assert "cannot accept connections now: Too many open files" in caplog.text
+
+
+# ---- all bodies together ---------------------------------------------------------------------
+def begin_a_post(tls, declared, part, path="/v1/commands"):
+    """Send the head of a request, and only a part of its body."""
+    tls.sendall(
+        b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s"
+        % (path.encode(), TOKENS[AccessRole.WRITE].encode(), declared, part)
+    )
+
+
+ROOM = ApiLimits(body_bytes_max=60_000, bodies_bytes_max=100_000, shutdown_timeout_s=1)
+
+
+def until_taken(room, size):
+    give_up = time.monotonic() + 10
+    while room.taken != size:
+        assert time.monotonic() < give_up, room.taken
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def rooms(monkeypatch):
+    made = []
+
+    class Watched(BodyRoom):
+        def __init__(self, bytes_max):
+            super().__init__(bytes_max)
+            made.append(self)
+
+    monkeypatch.setattr(server, "BodyRoom", Watched)
+    return made
+
+
+def test_bodies_that_are_too_much_together_are_refused_and_may_be_sent_again(rooms):
+    with served(FakeService(), limits=ROOM) as port:
+        with connection(port) as first, connection(port) as second:
+            begin_a_post(first, 60_000, b" " * 50_000)
+            until_taken(rooms[0], 50_000)
+            begin_a_post(second, 60_000, b" " * 50_001)
+            answer = read_all(second)
+
+            assert problem_in(answer) == (503, "overloaded")
+            assert b"\r\nretry-after: 1\r\n" in answer
+        until_taken(rooms[0], 0)  # the first gave up
+        with client() as http:
+            reply = http.post(f"https://localhost:{port}/v1/commands", json=PUT, headers=AUTHORIZATION)
+            assert reply.status_code == 200
+        until_taken(rooms[0], 0)
+
+
+def test_a_body_keeps_its_room_until_it_is_answered(rooms):
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service, limits=ROOM) as port, connection(port) as tls:
+        begin_a_post(tls, len(body), body)
+        begin_a_post(tls, len(body) + 5, body)  # pipelined
+        until_taken(rooms[0], 2 * len(body))
+    until_taken(rooms[0], 0)
+
+
+def test_a_body_that_is_thrown_away_takes_the_room_of_one(rooms):
+    with served(FakeService(), limits=ROOM) as port, client() as http:
+        content = b"x" * 5_000_000
+        headers = {**AUTHORIZATION, "content-type": "application/json"}
+        reply = http.post(f"https://localhost:{port}/v1/commands", content=content, headers=headers)
+
+        assert (reply.status_code, reply.json()["code"]) == (413, "body-too-large")
+        until_taken(rooms[0], 0)
+
+
+def test_requests_without_end_on_one_connection_are_cut_off():
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service) as port, connection(port) as tls:
+        begin_a_post(tls, len(body), body)
+        with contextlib.suppress(OSError):
+            for _ in range(PIPELINED_MAX + 2):
+                tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+
+        assert read_all(tls) == b""
 
 
 def test_pipelined_requests_are_answered_in_order():

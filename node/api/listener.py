@@ -1,0 +1,126 @@
+"""From TCP to TLS: accepts connections, and bounds how many of them shake hands at a time.
+
+Whoever can reach the port can open connections and say nothing. TLS takes no answer before its handshake is
+over, so what is too much here is closed without a word; the client has sent nothing yet and may try again.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from node.api.limits import ApiLimits
+
+logger = logging.getLogger(__name__)
+
+# Accepted in one turn of the loop: a flood of connections must not keep it from everything else.
+_ACCEPTED_PER_TURN: Final = 16
+# Out of files or memory: what is open may be closed by then.
+_EXHAUSTED_PAUSE_S: Final = 0.1
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class TlsListener:
+    """Has the part of ``asyncio.Server`` that uvicorn uses.
+
+    Args:
+        listening: bound; owned from now on.
+        protocol: makes the protocol of one connection, which is told of it when TLS is established.
+        established: how many connections there are beyond the handshake.
+        tls: the server's context.
+        limits: of the API.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        established: Callable[[], int],
+        *,
+        tls: ssl.SSLContext,
+        limits: ApiLimits,
+    ) -> None:
+        self._socket = listening
+        self._protocol = protocol
+        self._established = established
+        self._tls = tls
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._ending: list[asyncio.Task[None]] = []
+        # In the order of their arrival; with the socket of one that has not begun, and so does not own it.
+        self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
+
+    def start(self, backlog: int) -> None:
+        """Listen. Raises: OSError."""
+        self._socket.listen(backlog)
+        self._loop.add_reader(self._socket, self._accept)
+
+    def close(self) -> None:
+        """Stop listening, and end the handshakes in progress."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        self._ending = list(self._handshakes)
+        for handshake in self._ending:
+            self._end(handshake)
+
+    async def wait_closed(self) -> None:
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_PER_TURN):
+            try:
+                connection, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno not in _PASSING:
+                    continue  # of this one connection (accept(2) lists them): it is gone already
+                logger.warning("cannot accept connections now: %s", exc.strerror)
+                self._loop.remove_reader(self._socket)
+                self._pause = self._loop.call_later(_EXHAUSTED_PAUSE_S, self._resume)
+                return
+            self._take(connection)
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _take(self, connection: socket.socket) -> None:
+        limits = self._limits
+        # A few over the limit are still told so (``ApiProtocol``), but not any number at a time.
+        if self._established() >= limits.connections_max + limits.handshakes_max:
+            connection.close()
+            return
+        if len(self._handshakes) >= limits.handshakes_max:
+            # An honest handshake takes milliseconds: who has waited longest is the likeliest to be idle.
+            self._end(next(iter(self._handshakes)))
+        connection.setblocking(False)
+        handshake = self._loop.create_task(self._shake_hands(connection))
+        self._handshakes[handshake] = connection
+        handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    def _end(self, handshake: asyncio.Task[None]) -> None:
+        not_begun = self._handshakes.pop(handshake)
+        handshake.cancel()
+        if not_begun is not None:
+            not_begun.close()
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        self._handshakes[this] = None
+        try:
+            await self._loop.connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._limits.tls_handshake_timeout_s,
+                ssl_shutdown_timeout=self._limits.tls_shutdown_timeout_s,
+            )
+        except OSError as exc:  # ssl.SSLError is one
+            logger.debug("no TLS handshake: %s", exc)
