@@ -209,8 +209,8 @@ def allow_open_files(config: NodeConfig) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard if enough else needed))
     except (OSError, ValueError) as exc:
         raise ConfigError(
-            f"[api] connections_max = {config.api.connections_max} takes a process that may open {needed} files,"
-            f" and this one may open {hard}: raise that limit (LimitNOFILE=, ulimit -Hn), or lower the key"
+            f"[api] connections_max = {config.api.connections_max} needs {needed} open files,"
+            f" and this process may have {hard}: raise that limit (LimitNOFILE=, ulimit -Hn), or lower the key"
         ) from exc
 
 

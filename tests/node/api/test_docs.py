@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from node.api.limits import ApiLimits
+from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
+from node.config import ApiTable
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 
@@ -108,7 +109,16 @@ def test_the_limits_shown_are_the_defaults():
     limits = ApiLimits()
 
     assert f"| requests at once | {limits.concurrent_requests_max} " in TEXT
-    assert f"| connections | {limits.connections_max} |" in TEXT
+    assert f"| connections | {limits.connections_max} (" in TEXT
+    assert f"beside them | {limits.handshakes_max} (" in TEXT
+    assert f"requests are answered | {limits.bodies_bytes_max // 2**20} MiB (" in TEXT
+    assert f"on one connection | {PIPELINED_MAX} |" in TEXT
+    assert {f"api.{key}" for key in ApiTable.__struct_fields__ if key.endswith("_max")} == set(
+        re.findall(r"`(api\.[a-z_]+_max)`", TEXT)
+    )
+    for key in ("body_bytes_max", "bodies_bytes_max", "concurrent_requests_max", "connections_max"):
+        assert getattr(ApiTable(), key) == getattr(limits, key)
+    assert ApiTable().handshakes_max == limits.handshakes_max
     assert (
         f"| time for a head; for a body | {limits.head_timeout_s:g} s; {limits.body_timeout_s:g} s |" in TEXT
     )
