@@ -210,7 +210,7 @@ def allow_open_files(config: NodeConfig) -> None:
     except (OSError, ValueError) as exc:
         raise ConfigError(
             f"[api] connections_max = {config.api.connections_max} needs {needed} open files,"
-            f" and this process may have {hard}: raise that limit (LimitNOFILE=, ulimit -Hn), or lower the key"
+            f" and the process may have {hard}: raise that (LimitNOFILE=, ulimit -Hn), or lower the key"
         ) from exc
 
 
