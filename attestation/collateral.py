@@ -22,10 +22,8 @@ from attestation.certificates import (
     require_ca,
     require_in_window,
     require_issued_by,
-    require_leaf,
     require_role,
     require_window,
-    split_pem_untrusted,
 )
 from attestation.crl import (
     RevocationList,
@@ -34,9 +32,9 @@ from attestation.crl import (
     require_crl_signed_by,
     require_not_revoked,
 )
-from attestation.ecdsa import is_signature_valid
-from attestation.errors import CertificatePathError, MalformedError, SignatureError
+from attestation.errors import MalformedError
 from attestation.signed_json import DOCUMENT_BYTES_MAX, parse_json_untrusted
+from attestation.signers import load_signer_untrusted, require_document_signature, require_signer
 from attestation.steps import Step, at_step
 from attestation.tcb_info import (
     QeIdentity,
@@ -325,21 +323,27 @@ def authenticate_endorsements(endorsements: Endorsements, *, root: TrustRoot) ->
         VerificationError: something is not genuine, or revoked.
     """
     with at_step(Step.ROOT):
-        tcb_signer = _signer(endorsements.tcb_info_issuer_chain, "tcb-info-signer", root)
-        qe_signer = _signer(endorsements.qe_identity_issuer_chain, "qe-identity-signer", root)
+        tcb_signer = load_signer_untrusted(
+            endorsements.tcb_info_issuer_chain, role="tcb-info-signer", root=root
+        )
+        qe_signer = load_signer_untrusted(
+            endorsements.qe_identity_issuer_chain, role="qe-identity-signer", root=root
+        )
     with at_step(Step.ROOT_CRL):
         root_crl = parse_crl_untrusted(endorsements.root_ca_crl, role="root-crl")
         require_crl_signed_by(root_crl, root.certificate)
     with at_step(Step.TCB_INFO):
-        _require_signer(tcb_signer, root, root_crl)
-        _require_signature(tcb_signer, endorsements.tcb_info_signature, endorsements.tcb_info, "tcb-info")
+        require_signer(tcb_signer, root, root_crl)
+        require_document_signature(
+            tcb_signer, endorsements.tcb_info_signature, endorsements.tcb_info, code="tcb-info"
+        )
         tcb_info = parse_tcb_info_untrusted(endorsements.tcb_info)
     with at_step(Step.QE_IDENTITY):
         # Intel signs both documents with one certificate: the same bytes need no second look.
         if qe_signer.der != tcb_signer.der:
-            _require_signer(qe_signer, root, root_crl)
-        _require_signature(
-            qe_signer, endorsements.qe_identity_signature, endorsements.qe_identity, "qe-identity"
+            require_signer(qe_signer, root, root_crl)
+        require_document_signature(
+            qe_signer, endorsements.qe_identity_signature, endorsements.qe_identity, code="qe-identity"
         )
         qe_identity = parse_qe_identity_untrusted(endorsements.qe_identity)
     with at_step(Step.PCK_CRL):
@@ -355,41 +359,3 @@ def authenticate_endorsements(endorsements: Endorsements, *, root: TrustRoot) ->
         qe_identity=qe_identity,
         pck_certificate_chain=endorsements.pck_certificate_chain,
     )
-
-
-def _signer(chain: bytes, role: str, root: TrustRoot) -> Certificate:
-    """Return the leaf of an issuer chain: leaf, root; or leaf alone, the pinned root being implied."""
-    blocks = split_pem_untrusted(chain, role=role, count_max=4)
-    if len(blocks) not in {1, 2}:
-        raise CertificatePathError(
-            f"{role}-chain-length",
-            f"the {role}'s chain has {len(blocks)} certificates, expected signer and root",
-            values={"expected": 2, "actual": len(blocks)},
-        )
-    if len(blocks) == 2:
-        require_pinned(blocks[1], root)
-    return load_certificate_untrusted(blocks[0], role=role)
-
-
-def require_pinned(der: bytes, root: TrustRoot) -> None:
-    """Require that a chain's last certificate is the pinned root, byte for byte.
-
-    Raises:
-        CertificatePathError: ``untrusted-root``.
-    """
-    if der != root.certificate_der:
-        raise CertificatePathError(
-            "untrusted-root", "a chain ends in another root than the pinned one", step=Step.ROOT
-        )
-
-
-def _require_signer(signer: Certificate, root: TrustRoot, root_crl: RevocationList) -> None:
-    require_issued_by(signer, root.certificate)
-    require_role(signer, "SGX TCB Signing")
-    require_leaf(signer)
-    require_not_revoked(signer, root_crl)
-
-
-def _require_signature(signer: Certificate, signature: bytes, document: bytes, code: str) -> None:
-    if not is_signature_valid(signer.public_key, signature, document):
-        raise SignatureError(f"{code}-signature", f"the {code} is not signed by its signer's certificate")

@@ -24,7 +24,6 @@ from attestation.certificates import (
 from attestation.collateral import (
     AuthenticEndorsements,
     VerifiedEndorsements,
-    require_pinned,
 )
 from attestation.crl import require_not_revoked
 from attestation.ecdsa import is_signature_valid
@@ -47,6 +46,7 @@ from attestation.quote import (
     TDReport,
     parse_quote_untrusted,
 )
+from attestation.signers import require_pinned
 from attestation.steps import Step, at_step
 from attestation.tcb import TcbEvaluation, evaluate_tcb
 from attestation.tcb_info import QeIdentity

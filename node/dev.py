@@ -277,7 +277,11 @@ class DevCluster:
         """Serve the mock authority's collateral as a PCCS would, so that the nodes fetch it over HTTP."""
         authority = MockAuthority.load(self.directory / "authority")
         app = create_pccs(
-            PCCSSettings(endorsements=lambda: authority.endorsements(datetime.now(UTC)), fault=no_fault)
+            PCCSSettings(
+                endorsements=lambda: authority.endorsements(datetime.now(UTC)),
+                evaluation_numbers=lambda: authority.evaluation_numbers(datetime.now(UTC)),
+                fault=no_fault,
+            )
         )
         server = _QuietServer(
             uvicorn.Config(app, host="127.0.0.1", port=self._pccs_port, log_config=None, lifespan="off")

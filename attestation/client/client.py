@@ -31,20 +31,20 @@ from attestation.client.collateral_set import (
 from attestation.client.disk import DiskCache
 from attestation.client.fetcher import Fetcher
 from attestation.client.requests import (
-    Item,
     Platform,
-    Request,
     Source,
     TcbUpdate,
     requests_for,
+    requests_for_numbers,
 )
-from attestation.client.responses import Part, assemble
+from attestation.client.responses import assemble, assemble_numbers
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,
     MalformedError,
     VerificationError,
 )
+from attestation.evaluation_numbers import VerifiedEvaluationNumbers, verify_evaluation_numbers
 from attestation.freshness import FreshnessState, Observation
 from attestation.trust import TrustRoot
 
@@ -64,6 +64,18 @@ class _Failure:
 
     error: AttestationError
     until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedNumbers:
+    """Which evaluation data numbers are published.
+
+    Attributes:
+        source: base URL, for people.
+    """
+
+    verified: VerifiedEvaluationNumbers
+    source: str
 
 
 class CollateralClient:
@@ -192,6 +204,28 @@ class CollateralClient:
         finally:
             del self._flights[platform]
 
+    async def evaluation_numbers(self) -> PublishedNumbers:
+        """Return which evaluation data numbers are published, from the first source that can say. Not kept.
+
+        Raises:
+            EndorsementsUnavailableError: no source has the list now.
+            MalformedError: what the source gives is not that list.
+            VerificationError: it is not genuine, or outside its window.
+        """
+        errors: list[tuple[Source, AttestationError]] = []
+        for source in self._sources:
+            try:
+                parts = await self._fetcher.fetch_all(requests_for_numbers(source))
+                verified = verify_evaluation_numbers(
+                    assemble_numbers(parts), root=self._root, now=self._clock()
+                )
+            except AttestationError as exc:
+                _log.info("evaluation numbers from %s: %s", source.base_url, exc)
+                errors.append((source, exc))
+                continue
+            return PublishedNumbers(verified=verified, source=source.base_url)
+        raise _of_all_sources(errors)
+
     async def keep_fresh(self) -> Never:
         """Refresh every held set when it is due, for as long as the owner lets this run."""
         while True:
@@ -269,16 +303,7 @@ class CollateralClient:
                 continue
             await self._adopt(collateral)
             return collateral
-        if len(errors) == 1:
-            raise errors[0][1]
-        reasons = {source.base_url: error.reason for source, error in errors}
-        # One source that knows that there is nothing outweighs others that are silent.
-        known = next((error for _, error in errors if error.reason == "platform-unknown"), None)
-        if known is not None:
-            raise EndorsementsUnavailableError(known.reason, known.message, values=reasons) from known
-        raise EndorsementsUnavailableError(
-            "collateral-sources-failed", "no source has usable collateral", values=reasons
-        ) from errors[-1][1]
+        raise _of_all_sources(errors)
 
     async def _fetch_set(self, source: Source, platform: Platform) -> Collateral:
         try:
@@ -289,7 +314,7 @@ class CollateralClient:
             return await self._fetch_set_once(source, platform)
 
     async def _fetch_set_once(self, source: Source, platform: Platform) -> Collateral:
-        parts = await self._fetch_parts(requests_for(source, platform, self._update))
+        parts = await self._fetcher.fetch_all(requests_for(source, platform, self._update))
         endorsements = assemble(parts)
         now = self._clock()
         verified = await asyncio.to_thread(verify_set, platform, endorsements, root=self._root, now=now)
@@ -302,17 +327,6 @@ class CollateralClient:
             refresh_at=refresh_at(now, verified.valid_until, self._jitter()),
             source=source.base_url,
         )
-
-    async def _fetch_parts(self, requests: Sequence[Request]) -> dict[Item, Part]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._fetcher.fetch(request)) for request in requests]
-        except BaseExceptionGroup as failures:
-            ours, others = failures.split(AttestationError)
-            if others is not None or ours is None:
-                raise
-            raise _first_leaf(ours) from failures
-        return {task.result().item: task.result() for task in tasks}
 
     async def _adopt(self, collateral: Collateral) -> None:
         """Keep a set that passed every check, then tell of it. The floor first: it must not be lost."""
@@ -346,9 +360,19 @@ class CollateralClient:
             self._failures.popitem(last=False)
 
 
-def _first_leaf(group: BaseExceptionGroup[AttestationError]) -> AttestationError:
-    """Return the failure that says most: an answer about the platform before a fault of the network."""
-    leaves = [
-        _first_leaf(item) if isinstance(item, BaseExceptionGroup) else item for item in group.exceptions
-    ]
-    return next((leaf for leaf in leaves if leaf.reason == "platform-unknown"), leaves[0])
+def _of_all_sources(errors: Sequence[tuple[Source, AttestationError]]) -> AttestationError:
+    """Return the one error to raise when every source has failed."""
+    last = errors[-1][1]
+    if len(errors) == 1:
+        return last
+    reasons = {source.base_url: error.reason for source, error in errors}
+    # One source that knows that there is nothing outweighs others that are silent.
+    known = next((error for _, error in errors if error.reason == "platform-unknown"), None)
+    if known is not None:
+        error = EndorsementsUnavailableError(known.reason, known.message, values=reasons)
+    else:
+        error = EndorsementsUnavailableError(
+            "collateral-sources-failed", "no source has usable collateral", values=reasons
+        )
+    error.__cause__ = known or last
+    return error

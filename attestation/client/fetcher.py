@@ -1,14 +1,14 @@
-"""The HTTP driver: one GET with its limits and retries."""
+"""The HTTP driver: GETs with their limits and retries."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 import httpx
 
-from attestation.client.requests import Request
+from attestation.client.requests import Item, Request
 from attestation.client.responses import Part, parse_response_untrusted
 from attestation.client.retry import (
     ATTEMPTS_MAX,
@@ -18,7 +18,7 @@ from attestation.client.retry import (
     is_retryable,
     retry_after_s_untrusted,
 )
-from attestation.errors import EndorsementsUnavailableError, MalformedError
+from attestation.errors import AttestationError, EndorsementsUnavailableError, MalformedError
 
 # A lazy PCCS asks Intel before it answers, so reading may take long.
 TIMEOUT: Final = httpx.Timeout(connect=5.0, read=20.0, write=5.0, pool=20.0)
@@ -75,6 +75,22 @@ class Fetcher:
             _log.info("%s: %s; asking again in %.1f s", request.item, error, wait_s)
             await self._sleep(wait_s)
 
+    async def fetch_all(self, requests: Sequence[Request]) -> dict[Item, Part]:
+        """Return several items, fetched at the same time; one that fails ends the others.
+
+        Raises:
+            AttestationError: as ``fetch``; of several failures, the one that says most.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.fetch(request)) for request in requests]
+        except BaseExceptionGroup as failures:
+            ours, others = failures.split(AttestationError)
+            if others is not None or ours is None:
+                raise
+            raise _first_leaf(ours) from failures
+        return {task.result().item: task.result() for task in tasks}
+
     async def _attempt(self, request: Request) -> tuple[Part | EndorsementsUnavailableError, float | None]:
         """Return the part; or a passing error and how long the source asks to wait. Raise a lasting one."""
         try:
@@ -100,6 +116,14 @@ class Fetcher:
         except (httpx.RequestError, httpx.StreamError, TimeoutError) as exc:
             return _unreachable(request, exc), None
         return parse_response_untrusted(request, headers, body), None
+
+
+def _first_leaf(group: BaseExceptionGroup[AttestationError]) -> AttestationError:
+    """Return the failure that says most: an answer about the platform before a fault of the network."""
+    leaves = [
+        _first_leaf(item) if isinstance(item, BaseExceptionGroup) else item for item in group.exceptions
+    ]
+    return next((leaf for leaf in leaves if leaf.reason == "platform-unknown"), leaves[0])
 
 
 async def _read_bounded(request: Request, response: httpx.Response) -> bytes:

@@ -148,12 +148,13 @@ INTEL_PCS: Final = Source.pcs(
 
 
 class Item(StrEnum):
-    """The parts of a set that are fetched one by one."""
+    """What is fetched one by one: the four parts of a set, and the list of published numbers."""
 
     ROOT_CRL = "root-crl"
     PCK_CRL = "pck-crl"
     TCB_INFO = "tcb-info"
     QE_IDENTITY = "qe-identity"
+    EVALUATION_NUMBERS = "evaluation-numbers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +190,7 @@ def requests_for(source: Source, platform: Platform, update: TcbUpdate) -> tuple
     base = source.base_url
     tcb_query = urlencode([("fmspc", platform.fmspc.hex()), selection])
     return (
-        Request(
-            item=Item.ROOT_CRL,
-            url=source.root_crl_url,
-            chain_headers=(),
-            bytes_max=CRL_BYTES_MAX,
-        ),
+        _root_crl_request(source),
         Request(
             item=Item.PCK_CRL,
             # DER where the source honours it; old PCCS answer in hex anyway.
@@ -216,3 +212,20 @@ def requests_for(source: Source, platform: Platform, update: TcbUpdate) -> tuple
             bytes_max=DOCUMENT_BYTES_MAX,
         ),
     )
+
+
+def requests_for_numbers(source: Source) -> tuple[Request, ...]:
+    """Return the requests for the published TDX evaluation numbers, and the CRL that their signer needs."""
+    return (
+        _root_crl_request(source),
+        Request(
+            item=Item.EVALUATION_NUMBERS,
+            url=f"{source.base_url}/tdx/certification/v4/tcbevaluationdatanumbers",
+            chain_headers=("TCB-Evaluation-Data-Numbers-Issuer-Chain",),
+            bytes_max=DOCUMENT_BYTES_MAX,
+        ),
+    )
+
+
+def _root_crl_request(source: Source) -> Request:
+    return Request(item=Item.ROOT_CRL, url=source.root_crl_url, chain_headers=(), bytes_max=CRL_BYTES_MAX)

@@ -16,12 +16,17 @@ from attestation.client.requests import Item, Request
 from attestation.collateral import Endorsements
 from attestation.crl import parse_crl_untrusted
 from attestation.errors import MalformedError
+from attestation.evaluation_numbers import SignedEvaluationNumbers
 from attestation.signed_json import extract_signed_untrusted
 
 # Two or three P-256 certificates of about 900 bytes, percent-encoded.
 CHAIN_HEADER_BYTES_MAX: Final = 16 * 1024
 _CHAIN_CERTIFICATES_MAX: Final = 3
-_MEMBERS: Final = {Item.TCB_INFO: "tcbInfo", Item.QE_IDENTITY: "enclaveIdentity"}
+_MEMBERS: Final = {
+    Item.TCB_INFO: "tcbInfo",
+    Item.QE_IDENTITY: "enclaveIdentity",
+    Item.EVALUATION_NUMBERS: "tcbEvaluationDataNumbers",
+}
 
 _HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 _PEM_BEGIN: Final = b"-----BEGIN X509 CRL-----"
@@ -132,4 +137,15 @@ def assemble(parts: Mapping[Item, Part]) -> Endorsements:
         qe_identity=parts[Item.QE_IDENTITY].document,
         qe_identity_signature=parts[Item.QE_IDENTITY].signature,
         pck_certificate_chain=None,
+    )
+
+
+def assemble_numbers(parts: Mapping[Item, Part]) -> SignedEvaluationNumbers:
+    """Return the statement of published numbers that these two parts make."""
+    part = parts[Item.EVALUATION_NUMBERS]
+    return SignedEvaluationNumbers(
+        document=part.document,
+        signature=part.signature,
+        issuer_chain=part.issuer_chain,
+        root_crl=parts[Item.ROOT_CRL].document,
     )

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestation.certificates import load_certificate_untrusted
 from attestation.collateral import Endorsements
 from attestation.errors import MalformedError
+from attestation.evaluation_numbers import SignedEvaluationNumbers
 from attestation.eventlog import Event
 from attestation.pck import parse_pck_extension_untrusted
 from attestation.quote import Quote
@@ -131,6 +132,25 @@ class MockAuthority:
             qe_identity=qe_identity,
             qe_identity_signature=self.tcb_signer.sign_raw(qe_identity),
             pck_certificate_chain=None,
+        )
+
+    def evaluation_numbers(
+        self, now: datetime, statement: Statement | None = None
+    ) -> SignedEvaluationNumbers:
+        """Return the signed list of published evaluation data numbers, valid at ``now``."""
+        statement = statement or Statement()
+        issued_at = statement.issued_at(now)
+        document = statement.evaluation_numbers(issued_at=issued_at)
+        return SignedEvaluationNumbers(
+            document=document,
+            signature=self.tcb_signer.sign_raw(document),
+            issuer_chain=self.tcb_signer.certificate_pem + self.root.certificate_pem,
+            root_crl=make_crl(
+                self.root,
+                statement.revoked_ca_serials,
+                issued_at,
+                issued_at + statement.root_crl_valid_for,
+            ),
         )
 
     def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements:  # noqa: ARG002

@@ -20,9 +20,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from attestation.collateral import Endorsements
+from attestation.evaluation_numbers import SignedEvaluationNumbers
 from attestation.tcb_info import parse_tcb_info_untrusted
 
 _PAD_BYTES: Final = 4 * 1024 * 1024
+# A body, and the headers beside it.
+_Content = tuple[bytes, Mapping[str, str]]
 
 
 class CRLEncoding(StrEnum):
@@ -46,6 +49,7 @@ class Fault(StrEnum):
     OVERSIZED = "oversized"  # megabytes of blanks behind the body
     NO_HEADER = "no-header"  # the issuer chain is not sent
     WRONG_HEADER = "wrong-header"  # the issuer chain is not PEM
+    STALE = "stale"  # an older set's item, as a cache that is never refreshed has it
     COMPRESSED = "compressed"  # says gzip though nobody asked
 
 
@@ -56,7 +60,10 @@ class PCCSSettings:
     Attributes:
         endorsements: the set to serve, asked anew for each request.
         fault: what goes wrong with the next answer for this item (``root-crl``, ``pck-crl``, ``tcb-info``,
-            ``qe-identity``); None if nothing does.
+            ``qe-identity``, ``evaluation-numbers``); None if nothing does.
+        early: the set to serve for ``update=early`` and for its own number; None if it is the same one.
+        stale: the set that a stale answer comes from; None if there is no such fault.
+        evaluation_numbers: the signed list of published evaluation data numbers; None answers 404.
         crl_encoding: how CRLs are written.
         honours_encoding: does ``encoding=der`` win over that?
         tcb_info_chain_header: ``TCB-Info-Issuer-Chain``, or the old API's ``SGX-TCB-Info-Issuer-Chain``.
@@ -67,6 +74,9 @@ class PCCSSettings:
 
     endorsements: Callable[[], Endorsements]
     fault: Callable[[str], Fault | None]
+    early: Callable[[], Endorsements] | None = None
+    stale: Callable[[], Endorsements] | None = None
+    evaluation_numbers: Callable[[], SignedEvaluationNumbers] | None = None
     crl_encoding: CRLEncoding = CRLEncoding.HEX
     honours_encoding: bool = True
     tcb_info_chain_header: str = "TCB-Info-Issuer-Chain"
@@ -91,6 +101,7 @@ def create_pccs(settings: PCCSSettings) -> Starlette:
             Route(f"/sgx{v4}/pckcrl", service.pck_crl),
             Route(f"/tdx{v4}/tcb", service.tcb_info),
             Route(f"/tdx{v4}/qe/identity", service.qe_identity),
+            Route(f"/tdx{v4}/tcbevaluationdatanumbers", service.evaluation_numbers),
         ]
     )
 
@@ -100,55 +111,90 @@ class _Service:
         self._settings = settings
 
     async def root_crl(self, request: Request) -> Response:
-        crl = self._settings.endorsements().root_ca_crl
-        return await self._answer(request, "root-crl", crl.hex().encode(), {})
+        return await self._serve(request, "root-crl", lambda served: (served.root_ca_crl.hex().encode(), {}))
 
     async def root_crl_der(self, request: Request) -> Response:
-        crl = self._settings.endorsements().root_ca_crl
-        return await self._answer(request, "root-crl", crl, {})
+        return await self._serve(request, "root-crl", lambda served: (served.root_ca_crl, {}))
 
     async def pck_crl(self, request: Request) -> Response:
-        endorsements = self._settings.endorsements()
         ca = request.query_params.get("ca")
         if ca not in ("platform", "processor"):
             return Response(status_code=400)
-        issuer = x509.load_der_x509_crl(endorsements.pck_crl).issuer.rfc4514_string().lower()
-        if ca not in issuer:
+        crl = x509.load_der_x509_crl(self._settings.endorsements().pck_crl)
+        if ca not in crl.issuer.rfc4514_string().lower():
             return Response(status_code=404)
         der_wanted = request.query_params.get("encoding") == "der"
         encoding = self._settings.crl_encoding
         if der_wanted and self._settings.honours_encoding:
             encoding = CRLEncoding.DER
-        body = _encode_crl(endorsements.pck_crl, encoding)
-        chain = {"SGX-PCK-CRL-Issuer-Chain": quote(endorsements.pck_crl_issuer_chain)}
-        return await self._answer(request, "pck-crl", body, chain)
+
+        def content(served: Endorsements) -> _Content:
+            chain = {"SGX-PCK-CRL-Issuer-Chain": quote(served.pck_crl_issuer_chain)}
+            return _encode_crl(served.pck_crl, encoding), chain
+
+        return await self._serve(request, "pck-crl", content)
 
     async def tcb_info(self, request: Request) -> Response:
-        endorsements = self._settings.endorsements()
-        tcb_info = parse_tcb_info_untrusted(endorsements.tcb_info)
+        tcb_info = parse_tcb_info_untrusted(self._settings.endorsements().tcb_info)
         if request.query_params.get("fmspc", "").lower() != tcb_info.fmspc.hex():
             return Response(status_code=404)
-        refusal = _selection_refusal(request, tcb_info.tcb_evaluation_data_number)
-        if refusal is not None:
-            return refusal
-        body = _signed("tcbInfo", endorsements.tcb_info, endorsements.tcb_info_signature)
-        chain = {self._settings.tcb_info_chain_header: quote(endorsements.tcb_info_issuer_chain)}
-        return await self._answer(request, "tcb-info", body, chain)
+
+        def content(served: Endorsements) -> _Content:
+            chain = {self._settings.tcb_info_chain_header: quote(served.tcb_info_issuer_chain)}
+            return _signed("tcbInfo", served.tcb_info, served.tcb_info_signature), chain
+
+        return await self._serve(request, "tcb-info", content)
 
     async def qe_identity(self, request: Request) -> Response:
-        endorsements = self._settings.endorsements()
-        body = _signed("enclaveIdentity", endorsements.qe_identity, endorsements.qe_identity_signature)
-        chain = {"SGX-Enclave-Identity-Issuer-Chain": quote(endorsements.qe_identity_issuer_chain)}
-        return await self._answer(request, "qe-identity", body, chain)
+        def content(served: Endorsements) -> _Content:
+            chain = {"SGX-Enclave-Identity-Issuer-Chain": quote(served.qe_identity_issuer_chain)}
+            return _signed("enclaveIdentity", served.qe_identity, served.qe_identity_signature), chain
 
-    async def _answer(self, request: Request, item: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        return await self._serve(request, "qe-identity", content)
+
+    async def evaluation_numbers(self, request: Request) -> Response:
+        if self._settings.evaluation_numbers is None:
+            return Response(status_code=404)
+        signed = self._settings.evaluation_numbers()
+        body = _signed("tcbEvaluationDataNumbers", signed.document, signed.signature)
+        chain = {"TCB-Evaluation-Data-Numbers-Issuer-Chain": quote(signed.issuer_chain)}
+        return await self._answer(request, self._settings.fault("evaluation-numbers"), (body, chain))
+
+    async def _serve(
+        self, request: Request, item: str, content: Callable[[Endorsements], _Content]
+    ) -> Response:
+        served = self._selected(request)
+        if isinstance(served, Response):
+            return served
         fault = self._settings.fault(item)
+        if fault is Fault.STALE:
+            assert self._settings.stale is not None, "a stale answer needs an older set"
+            served = self._settings.stale()
+        return await self._answer(request, fault, content(served))
+
+    def _selected(self, request: Request) -> Endorsements | Response:
+        """Return the set that the request selects, or the refusal of Intel's PCS if there is none."""
+        explicit = request.query_params.get("tcbEvaluationDataNumber")
+        update = request.query_params.get("update")
+        if explicit is not None and update is not None:
+            return Response(status_code=400)
+        if update not in (None, "standard", "early"):
+            return Response(status_code=400)
+        standard = self._settings.endorsements()
+        early = standard if self._settings.early is None else self._settings.early()
+        if explicit is None:
+            return early if update == "early" else standard
+        numbered = {str(_number_of(served)): served for served in (early, standard)}
+        return numbered.get(explicit) or Response(status_code=410)
+
+    async def _answer(self, request: Request, fault: Fault | None, content: _Content) -> Response:
+        body, headers = content
         if fault is Fault.SLOW:
             await self._settings.sleep(self._settings.slow_s)
         media_type = "application/json" if body.startswith(b"{") else "application/octet-stream"
         plain = Response(body, headers=dict(headers), media_type=media_type)
         match fault:
-            case None | Fault.SLOW:
+            case None | Fault.SLOW | Fault.STALE:
                 return plain
             case Fault.SERVER_ERROR:
                 return Response(status_code=500)
@@ -173,17 +219,8 @@ class _Service:
                 return Response(body, headers={**headers, "Content-Encoding": "gzip"})
 
 
-def _selection_refusal(request: Request, number: int) -> Response | None:
-    """Return the refusal of Intel's PCS for a selection that this set does not satisfy."""
-    explicit = request.query_params.get("tcbEvaluationDataNumber")
-    update = request.query_params.get("update")
-    if explicit is not None and update is not None:
-        return Response(status_code=400)
-    if update not in (None, "standard", "early"):
-        return Response(status_code=400)
-    if explicit is not None and explicit != str(number):
-        return Response(status_code=410)
-    return None
+def _number_of(served: Endorsements) -> int:
+    return parse_tcb_info_untrusted(served.tcb_info).tcb_evaluation_data_number
 
 
 def _encode_crl(der: bytes, encoding: CRLEncoding) -> bytes:

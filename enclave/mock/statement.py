@@ -127,6 +127,8 @@ class Statement:
         root_crl_valid_for: Intel's is about a year.
         tcb_evaluation_data_number: of the TCB info.
         qe_evaluation_data_number: of the QE identity.
+        published_numbers: which evaluation data numbers there are, each with the dates of its recovery event
+            and of its levels.
         revoked_pck_serials: on the PCK CRL.
         revoked_ca_serials: on the root CRL.
     """
@@ -136,6 +138,10 @@ class Statement:
     qe_levels: tuple[SVNLevel, ...] = QE_LEVELS
     tcb_evaluation_data_number: int = 20
     qe_evaluation_data_number: int = 20
+    published_numbers: tuple[tuple[int, datetime, datetime], ...] = (
+        (20, _CURRENT - timedelta(days=1), _CURRENT),
+        (19, _SUPERSEDED - timedelta(days=1), _SUPERSEDED),
+    )
     issued_before: timedelta = timedelta(days=1)
     valid_for: timedelta = timedelta(days=30)
     root_crl_valid_for: timedelta = timedelta(days=365)
@@ -182,6 +188,25 @@ class Statement:
                 "mrsigner": QE_MR_SIGNER.hex().upper(),
                 "isvprodid": QE_ISV_PROD_ID,
                 "tcbLevels": [level.to_value() for level in self.qe_levels],
+            }
+        )
+
+    def evaluation_numbers(self, *, issued_at: datetime) -> bytes:
+        """Return the exact bytes of the ``tcbEvaluationDataNumbers`` member."""
+        return _minified(
+            {
+                "id": "TDX",
+                "version": 1,
+                "issueDate": timestamp(issued_at),
+                "nextUpdate": timestamp(issued_at + self.valid_for),
+                "tcbEvalNumbers": [
+                    {
+                        "tcbEvaluationDataNumber": number,
+                        "tcbRecoveryEventDate": timestamp(event),
+                        "tcbDate": timestamp(tcb_date),
+                    }
+                    for number, event, tcb_date in self.published_numbers
+                ],
             }
         )
 

@@ -1,9 +1,11 @@
-"""``bondstone collateral fetch|show|verify``."""
+"""``bondstone collateral fetch|show|verify|numbers``."""
 
 import asyncio
 import json
 import ssl
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
 from attestation.client.platform import platform_of_quote_untrusted
 from attestation.client.requests import INTEL_PCS, Platform, Source, TcbUpdate, UpdateMode
@@ -132,15 +135,79 @@ def verify(
     _print(value, as_json=as_json, title=f"genuine and current at {timestamp(now)}: {kind}")
 
 
-async def _fetch(
-    platform: Platform,
+@app.command()
+def numbers(
+    *,
+    quote: Annotated[Path | None, typer.Option(help="A quote: says which platform.")] = None,
+    fmspc: Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")] = None,
+    ca: Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")] = "platform",
+    pccs: Annotated[
+        list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
+    ] = None,
+    trust_root: Root = "intel",
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the published tcbEvaluationDataNumbers, verified: what `fetch --update` can be told.
+
+    With a platform, say too which of them `standard` and `early` give it now, and whether that one is still
+    published. Exit code 0 fetched and verified, 1 not genuine, 3 not to be had now.
+    """
+    platform = None if quote is None and fmspc is None else _platform(quote, fmspc, ca)
+    value = asyncio.run(
+        _numbers(platform, sources=_sources(pccs), root=load_trust_root(trust_root), tls_ca=tls_ca)
+    )
+    _print(value, as_json=as_json, title=f"verified, from {value['source']}")
+
+
+async def _numbers(
+    platform: Platform | None, *, sources: tuple[Source, ...], root: TrustRoot, tls_ca: Path | None
+) -> dict[str, Any]:
+    async with _client(sources=sources, root=root, update=UpdateMode.STANDARD, tls_ca=tls_ca) as client:
+        published = await client.evaluation_numbers()
+    said = published.verified.numbers
+    value: dict[str, Any] = {
+        "verified": True,
+        "mock": root.mock,
+        "source": published.source,
+        "issue_date": timestamp(said.issue_date),
+        "next_update": timestamp(said.next_update),
+        "numbers": [
+            {
+                "tcb_evaluation_data_number": entry.number,
+                "recovery_event_date": timestamp(entry.recovery_event_date),
+                "tcb_date": timestamp(entry.tcb_date),
+            }
+            for entry in said.numbers
+        ],
+    }
+    if platform is None:
+        return value
+    for update in UpdateMode:
+        async with _client(sources=sources, root=root, update=update, tls_ca=tls_ca) as client:
+            verified = (await client.endorsements(platform)).verified
+        value[str(update)] = {
+            "tcb_info": verified.tcb_info.tcb_evaluation_data_number,
+            "qe_identity": verified.qe_identity.tcb_evaluation_data_number,
+            "published": verified.tcb_evaluation_data_number in said,
+        }
+    return value
+
+
+@asynccontextmanager
+async def _client(
     *,
     sources: tuple[Source, ...],
     root: TrustRoot,
     update: TcbUpdate,
     tls_ca: Path | None,
-    cache: Path | None,
-) -> Collateral:
+    cache: Path | None = None,
+) -> AsyncIterator[CollateralClient]:
+    """Yield a client of the sources.
+
+    Raises:
+        ConfigError: the TLS certificates cannot be used.
+    """
     try:
         async with open_collateral_client(
             sources=sources,
@@ -150,9 +217,22 @@ async def _fetch(
             tls_ca=tls_ca,
             seen=FreshnessState(),
         ) as client:
-            return await client.endorsements(platform)
+            yield client
     except (FileNotFoundError, PermissionError, ssl.SSLError) as exc:
         raise ConfigError(f"cannot use the TLS certificates {tls_ca}: {exc}") from exc
+
+
+async def _fetch(
+    platform: Platform,
+    *,
+    sources: tuple[Source, ...],
+    root: TrustRoot,
+    update: TcbUpdate,
+    tls_ca: Path | None,
+    cache: Path | None,
+) -> Collateral:
+    async with _client(sources=sources, root=root, update=update, tls_ca=tls_ca, cache=cache) as client:
+        return await client.endorsements(platform)
 
 
 def _platform(quote: Path | None, fmspc: str | None, ca: str) -> Platform:

@@ -17,6 +17,7 @@ from enclave.mock.pccs import Fault, PCCSSettings, create_pccs, no_fault
 from tests.support.collateral import (
     AUTHORITY,
     NEXT_SET,
+    NOW,
     PLATFORM,
     SET,
     get,
@@ -49,6 +50,21 @@ def test_a_source_that_goes_back_does_not_replace_what_is_held() -> None:
 
     assert get(r).endorsements == new
     assert [change.endorsements for change in r.changes] == [new]
+
+
+@pytest.mark.parametrize("item", ["root-crl", "pck-crl", "tcb-info", "qe-identity"])
+def test_one_stale_item_among_fresh_ones_is_a_set_that_goes_back(item: str) -> None:
+    """A cache that refreshes everything but one item: genuine, in its window, and older than what was seen."""
+    stale = {"stale": lambda: SET}
+    seen = FreshnessState().observe(observation_of(rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2))))
+    r = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), seen=seen, **stale)
+    r.faults.always[item] = Fault.STALE
+    unaware = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), **stale)
+    unaware.faults.always[item] = Fault.STALE
+
+    # Without the memory it is taken.
+    assert get(unaware).endorsements != NEXT_SET
+    assert refused(r, StaleEndorsementsError) == "endorsements-rolled-back"
 
 
 def test_a_source_that_goes_back_is_passed_over_for_one_that_does_not() -> None:

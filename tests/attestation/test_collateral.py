@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation import collateral as collateral_module
+from attestation import signers
 from attestation.collateral import (
     COLLATERAL_BYTES_MAX,
     Endorsements,
@@ -84,7 +84,7 @@ def test_a_leaf_of_another_role_cannot_sign_collateral():
 
 def test_without_the_role_check_that_forgery_would_pass(monkeypatch):
     """The attack works as soon as the check is gone: the test above tests the check, not luck."""
-    monkeypatch.setattr(collateral_module, "require_role", lambda *_: None)
+    monkeypatch.setattr(signers, "require_role", lambda *_: None)
     leaf = _leaf_of_the_root()
 
     assert _verify(_signed_by(leaf, leaf, AUTHORITY.root)).tcb.status == "UpToDate"

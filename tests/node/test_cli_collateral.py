@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -23,6 +24,7 @@ from attestation.errors import (
 )
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
+from enclave.mock.statement import Statement
 from node.cli.collateral import app
 from node.cli.main import main
 from node.errors import ConfigError
@@ -37,10 +39,11 @@ FMSPC = platform_of(SET).fmspc.hex()
 
 
 @contextmanager
-def serving(faults: FaultScript) -> Iterator[str]:
+def serving(faults: FaultScript, **options: Any) -> Iterator[str]:
     """A PCCS on a loopback port, over real sockets."""
     listener = socket.create_server(("127.0.0.1", 0))
-    settings = PCCSSettings(endorsements=lambda: SET, fault=faults)
+    options.setdefault("endorsements", lambda: SET)
+    settings = PCCSSettings(fault=faults, **options)
     server = uvicorn.Server(
         uvicorn.Config(create_pccs(settings), log_level="critical", lifespan="off", ws="none")
     )
@@ -179,6 +182,52 @@ def test_fetch_asks_for_the_update_that_it_is_told(root_file: Path, update: str,
 )
 def test_fetch_says_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
     assert text in str(raised(invoke("fetch", *arguments), ConfigError))
+
+
+# ---- numbers ------------------------------------------------------------------------------------
+
+OLD_SET = AUTHORITY.endorsements(NOW, Statement(tcb_evaluation_data_number=18))
+
+
+def test_numbers_lists_what_is_published(root_file: Path) -> None:
+    with serving(FaultScript(), evaluation_numbers=lambda: AUTHORITY.evaluation_numbers(NOW)) as url:
+        result = invoke("numbers", "--pccs", url, "--trust-root", root_file, "--json")
+        table = invoke("numbers", "--pccs", url, "--trust-root", root_file)
+        under_intels = invoke("numbers", "--pccs", url)
+    value = json.loads(result.stdout)
+
+    assert [entry["tcb_evaluation_data_number"] for entry in value["numbers"]] == [20, 19]
+    assert value["numbers"][0]["recovery_event_date"] == "2026-05-12T00:00:00Z"
+    assert (value["verified"], value["mock"], value["source"]) == (True, True, url)
+    assert "standard" not in value
+    assert f"verified, from {url}" in table.stdout
+    raised(under_intels, VerificationError)
+
+
+def test_numbers_says_which_one_standard_and_early_give_and_whether_it_is_still_published(
+    root_file: Path,
+) -> None:
+    options = {
+        "endorsements": lambda: OLD_SET,
+        "early": lambda: SET,
+        "evaluation_numbers": lambda: AUTHORITY.evaluation_numbers(NOW),
+    }
+    with serving(FaultScript(), **options) as url:
+        result = invoke("numbers", "--fmspc", FMSPC, "--pccs", url, "--trust-root", root_file, "--json")
+    value = json.loads(result.stdout)
+
+    # The set that this source calls the standard one has a number that is not on the list.
+    assert value["standard"] == {"tcb_info": 18, "qe_identity": 20, "published": False}
+    assert value["early"] == {"tcb_info": 20, "qe_identity": 20, "published": True}
+
+
+def test_numbers_of_a_source_without_the_list_are_undecided(root_file: Path) -> None:
+    with serving(FaultScript()) as url:
+        result = invoke("numbers", "--pccs", url, "--trust-root", root_file)
+    error = raised(result, EndorsementsUnavailableError)
+
+    assert isinstance(error, AttestationError)
+    assert error.reason == "collateral-not-found"
 
 
 # ---- show and verify ----------------------------------------------------------------------------
