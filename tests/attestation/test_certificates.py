@@ -19,6 +19,7 @@ from attestation.certificates import (
     require_ca,
     require_issued_by,
     require_leaf,
+    signed_part_untrusted,
     split_pem_untrusted,
 )
 from attestation.crl import (
@@ -105,7 +106,14 @@ PEM = ROOT.certificate_pem
 
 @pytest.mark.parametrize(
     "text",
-    [PEM, PEM + b"\0", PEM.replace(b"\n", b"\r\n"), b"text before\n" + PEM + b"text after", b"\n" + PEM],
+    [
+        PEM,
+        PEM + b"\0",
+        PEM.ljust(PEM_BYTES_MAX),
+        PEM.replace(b"\n", b"\r\n"),
+        b"text before\n" + PEM + b"text after",
+        b"\n" + PEM,
+    ],
 )
 def test_pem_is_read_leniently_around_its_blocks(text):
     assert split_pem_untrusted(text, role="pck", count_max=3) == (ROOT.certificate_der,)
@@ -119,10 +127,14 @@ def test_pem_is_read_leniently_around_its_blocks(text):
         PEM.replace(b"MII", b"M!I", 1),
         PEM.replace(b"MII", b"M I", 1),
         PEM.replace(b"MII", b"MI", 1),
+        PEM.replace(b"MII", b"MII!!!!", 1),
+        PEM.replace(b"MII", b"MII    ", 1),
+        PEM.replace(b"-----END", b"====-----END"),
+        b"-----BEGIN CERTIFICATE-----",
         PEM + PEM.replace(b"CERTIFICATE", b"PRIVATE KEY"),
         PEM + PEM.replace(b"-----BEGIN", b"-+---BEGIN"),
         PEM * 4,
-        b" " * (PEM_BYTES_MAX + 1),
+        PEM.ljust(PEM_BYTES_MAX + 1),
     ],
 )
 def test_pem_is_read_strictly_inside_its_blocks(text):
@@ -151,6 +163,38 @@ def test_an_unknown_critical_extension_is_refused():
         with pytest.raises(MalformedError, match="pck-critical-extension"):
             _load(make("a", None, extension=(value, True)))
     assert _load(make("a", None, extension=(unknown, False))).common_name == "a"
+
+
+def _padded(size: int) -> bytes:
+    """Return a certificate of exactly this many bytes; what fills it is an unknown extension."""
+    content = 7000
+    # An ECDSA signature in DER has 70 to 72 bytes, so the right size is met after a few attempts.
+    for _ in range(200):
+        value = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(content))
+        data = make("a", None, extension=(value, False)).certificate_der
+        if len(data) == size:
+            return data
+        content += size - len(data)
+    raise AssertionError(f"no certificate of {size} bytes")
+
+
+def test_a_certificate_may_have_eight_kibibytes_and_no_more():
+    assert load_certificate_untrusted(_padded(CERTIFICATE_BYTES_MAX), role="pck").common_name == "a"
+    with pytest.raises(MalformedError, match="a certificate of 8193 bytes"):
+        load_certificate_untrusted(_padded(CERTIFICATE_BYTES_MAX + 1), role="pck")
+
+
+def test_an_unknown_extension_is_not_taken_for_intels():
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.840.113741.1.13.2"), b"\5\0")
+    parsed = _load(make("a", None, extension=(unknown, False)))
+
+    assert parsed.sgx_extension is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30", b"\x30\x80\x00\x00", b"\x30\x81\x03\x02\x01\x00"])
+def test_what_is_signed_is_found_in_der_only(data):
+    with pytest.raises(MalformedError, match="pck-malformed"):
+        signed_part_untrusted(data, role="pck", algorithm_index=2)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x30\x00", bytes(CERTIFICATE_BYTES_MAX + 1), PEM])

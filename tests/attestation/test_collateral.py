@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation import signers
+from attestation import collateral, signers
 from attestation.collateral import (
     COLLATERAL_BYTES_MAX,
     Endorsements,
@@ -22,9 +22,11 @@ from attestation.errors import (
     CertificatePathError,
     MalformedError,
     RevokedError,
+    SignatureError,
     StaleEndorsementsError,
 )
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.values import timestamp
 from attestation.verifier import verify_quote
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pki import Signer, make_crl
@@ -147,6 +149,60 @@ def test_a_second_signer_is_checked_as_the_first():
 def test_mock_collateral_is_nothing_under_intels_root():
     with pytest.raises(CertificatePathError, match="untrusted-root"):
         verify_endorsements(evidence.endorsements(), root=INTEL_SGX_ROOT, now=NOW)
+
+
+# ---- signatures -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("member", ["tcb_info", "qe_identity"])
+def test_a_document_that_its_signer_did_not_sign_is_refused(member, monkeypatch):
+    code = member.replace("_", "-")
+    document = getattr(evidence.endorsements(), member).replace(b'"OutOfDate"', b'"UpToDate"')
+    forged = replace(evidence.endorsements(), **{member: document})
+
+    with pytest.raises(SignatureError, match=f"{code}-signature"):
+        verify_endorsements(forged, root=ROOT, now=NOW)
+    # Another document's good signature is none of this one.
+    other = "qe_identity" if member == "tcb_info" else "tcb_info"
+    signature = getattr(evidence.endorsements(), f"{other}_signature")
+    with pytest.raises(SignatureError, match=f"{code}-signature"):
+        verify_endorsements(
+            replace(evidence.endorsements(), **{f"{member}_signature": signature}), root=ROOT, now=NOW
+        )
+    # The attack works as soon as the check is gone.
+    monkeypatch.setattr(collateral, "require_document_signature", lambda *_, **__: None)
+    assert _verify(forged).tcb.status == "UpToDate"
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [(0, "chain-length"), (3, "chain-length"), (4, "chain-length"), (5, "chain-malformed")],
+)
+def test_a_signers_chain_is_itself_and_the_root(count, reason):
+    chain = AUTHORITY.tcb_signer.certificate_pem * count
+    wrong = replace(evidence.endorsements(), qe_identity_issuer_chain=chain)
+
+    with pytest.raises(AttestationError, match=f"qe-identity-signer-{reason}") as caught:
+        authenticate_endorsements(wrong, root=ROOT)
+    if reason == "chain-length":
+        assert caught.value.values == {"expected": 2, "actual": count}
+
+
+def test_a_pck_ca_of_ones_own_is_refused_with_its_crl_and_its_pck():
+    """Everything below it is consistent: name, CRL, chain. Only the root has not signed it."""
+    stranger = make("x", None, subject=ROOT_SIGNER.certificate.subject, ca=True)
+    ca = make(
+        "SGX PCK Platform CA",
+        stranger,
+        issuer_name=ROOT_SIGNER.certificate.subject,
+        ca=True,
+        path_length=0,
+        key_usage=usage("key_cert_sign", "crl_sign"),
+    )
+    authentic = authenticate_endorsements(replace(evidence.endorsements(), pck_crl=_crl(ca)), root=ROOT)
+
+    with pytest.raises(SignatureError, match="pck-ca-signature"):
+        authentic.require_pck_ca(ca.certificate_der)
 
 
 # ---- revocation -----------------------------------------------------------------------------------------
@@ -276,6 +332,57 @@ def test_an_expired_signer_is_refused_though_its_signature_verifies():
         _verify(_signed_by(signer, signer, AUTHORITY.root))
 
 
+def _signed_for(not_after, member) -> Endorsements:
+    signer = make("SGX TCB Signing", ROOT_SIGNER, key_usage=usage("digital_signature"), not_after=not_after)
+    base = evidence.endorsements()
+    return replace(
+        base,
+        **{
+            f"{member}_issuer_chain": signer.certificate_pem,
+            f"{member}_signature": signer.sign_raw(getattr(base, member)),
+        },
+    )
+
+
+def _shortened(member, until) -> Endorsements:
+    def change(value):
+        value["nextUpdate"] = timestamp(until)
+
+    return evidence.resigned(member, change)
+
+
+@pytest.mark.parametrize(
+    ("endorsements", "reason"),
+    [
+        (
+            replace(evidence.endorsements(), root_ca_crl=make_crl(ROOT_SIGNER, (), NOW - days(1), NOW)),
+            "root-crl-expired",
+        ),
+        (replace(evidence.endorsements(), pck_crl=make_crl(CA, (), NOW - days(1), NOW)), "pck-crl-expired"),
+        (_signed_for(NOW - timedelta(seconds=1), "tcb_info"), "tcb-info-signer-expired"),
+        (_signed_for(NOW - timedelta(seconds=1), "qe_identity"), "qe-identity-signer-expired"),
+        (_shortened("tcb_info", NOW - timedelta(seconds=1)), "tcb-info-expired"),
+        (_shortened("qe_identity", NOW - timedelta(seconds=1)), "qe-identity-expired"),
+    ],
+)
+def test_each_part_of_a_set_ends_it_by_itself(endorsements, reason):
+    authentic = authenticate_endorsements(endorsements, root=ROOT)
+
+    authentic.require_current(NOW - timedelta(seconds=1))
+    assert authentic.valid_until == NOW - timedelta(seconds=1)
+    with pytest.raises(StaleEndorsementsError, match=reason):
+        authentic.require_current(NOW)
+
+
+def test_the_number_of_a_set_is_the_smaller_one():
+    for statement in (
+        Statement(tcb_evaluation_data_number=19, qe_evaluation_data_number=20),
+        Statement(tcb_evaluation_data_number=20, qe_evaluation_data_number=19),
+    ):
+        current = verify_endorsements(evidence.endorsements(statement), root=ROOT, now=NOW)
+        assert current.tcb_evaluation_data_number == 19
+
+
 def test_the_pinned_root_has_a_window_too():
     expired = make(
         "",
@@ -334,6 +441,12 @@ def test_an_intermediate_that_may_not_issue_is_refused(changes, reason):
         authentic.require_pck_ca(ca.certificate_der)
 
 
+def test_an_authentic_pck_ca_is_checked_once():
+    authentic = authenticate_endorsements(evidence.endorsements(), root=ROOT)
+
+    assert authentic.require_pck_ca(CA.certificate_der) is authentic.require_pck_ca(CA.certificate_der)
+
+
 def test_a_refused_pck_ca_is_refused_again():
     ca = _pck_ca(name="SGX Something CA")
     authentic = authenticate_endorsements(evidence.endorsements(), root=ROOT)
@@ -368,6 +481,15 @@ def test_both_raw_forms_survive_the_round_trip():
         assert base == Endorsements.from_json_untrusted(base.to_json())
         assert base == Endorsements.from_value_untrusted(base.to_value())
         assert base.digest == Endorsements.from_json_untrusted(base.to_json()).digest
+
+
+def test_a_member_may_have_half_a_mebibyte_and_no_more():
+    value = evidence.endorsements().to_value()
+    largest = {**value, "pck_crl_issuer_chain": bytes(512 * 1024)}
+
+    assert len(Endorsements.from_value_untrusted(largest).pck_crl_issuer_chain) == 512 * 1024
+    with pytest.raises(MalformedError, match="more than 524288 bytes"):
+        Endorsements.from_value_untrusted({**value, "pck_crl_issuer_chain": bytes(512 * 1024 + 1)})
 
 
 def test_the_digest_covers_every_field():

@@ -429,6 +429,63 @@ def test_a_qe_identity_that_breaks_its_form_is_malformed(change, reason):
         parse_qe_identity_untrusted(evidence.resigned("qe_identity", change).qe_identity)
 
 
+def _set_number(value, number):
+    value["tcbEvaluationDataNumber"] = number
+
+
+def _set_product(value, number):
+    value["isvprodid"] = number
+
+
+def _set_pce_svn(value, number):
+    _level(value)["tcb"]["pcesvn"] = number
+
+
+def _set_module_svn(value, number):
+    value["tdxModuleIdentities"][0]["tcbLevels"][0]["tcb"]["isvsvn"] = number
+
+
+def _set_component(value, number):
+    _level(value)["tcb"]["sgxtcbcomponents"][0]["svn"] = number
+
+
+@pytest.mark.parametrize(
+    ("parse", "member", "change", "largest", "reason"),
+    [
+        (parse_tcb_info_untrusted, "tcb_info", _set_number, 0xFFFFFFFF, "tcb-info-malformed"),
+        (parse_tcb_info_untrusted, "tcb_info", _set_pce_svn, 0xFFFF, "tcb-info-malformed"),
+        (parse_tcb_info_untrusted, "tcb_info", _set_module_svn, 0xFFFF, "tcb-info-malformed"),
+        (parse_tcb_info_untrusted, "tcb_info", _set_component, 0xFF, "tcb-info-malformed"),
+        (parse_qe_identity_untrusted, "qe_identity", _set_number, 0xFFFFFFFF, "qe-identity-malformed"),
+        (parse_qe_identity_untrusted, "qe_identity", _set_product, 0xFFFF, "qe-identity-malformed"),
+    ],
+)
+def test_a_number_may_be_as_large_as_its_field_and_no_larger(parse, member, change, largest, reason):
+    parse(getattr(evidence.resigned(member, lambda v: change(v, largest)), member))
+    with pytest.raises(MalformedError, match=reason):
+        parse(getattr(evidence.resigned(member, lambda v: change(v, largest + 1)), member))
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "reason"),
+    [
+        ("version", 0xFFFF, "tcb-info-version"),
+        ("version", 0x10000, "tcb-info-malformed"),
+        ("tcbType", 0xFFFF, "tcb-info-type"),
+        ("tcbType", 0x10000, "tcb-info-malformed"),
+    ],
+)
+def test_an_unknown_version_or_type_is_told_from_what_is_none(member, value, reason):
+    with pytest.raises(MalformedError, match=reason):
+        parse_tcb_info_untrusted(_tcb_info(lambda v: v.update({member: value})))
+
+
+def test_a_document_may_be_superseded_at_once():
+    info = parse_tcb_info_untrusted(_tcb_info(lambda v: v.update(nextUpdate=v["issueDate"])))
+
+    assert info.next_update == info.issue_date
+
+
 def test_unknown_members_are_ignored_and_labels_are_kept():
     def change(value):
         value["future"] = {"a": [1.5, None]}
