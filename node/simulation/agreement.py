@@ -1,5 +1,6 @@
 """What one cluster agreed on, told by what its members apply, and whether clients were told the same."""
 
+from collections import defaultdict
 from typing import Any
 
 from node.machines.base import ApplyContext
@@ -14,13 +15,18 @@ class Agreement:
     Attributes:
         sequence: by (index, position in the entry): call, position in the call, command, context.
         where: by (call, position in the call): index.
+        again: the same, of what was executed once more because its idempotency key was forgotten by then.
         floor: the highest log index that any client has seen acknowledged.
+        dissolved: the cluster gave itself up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session_ttl_ms: int) -> None:
+        self._ttl_ms = session_ttl_ms
         self.sequence: dict[tuple[int, int], tuple[int, int, Any, ApplyContext]] = {}
         self.where: dict[tuple[int, int], int] = {}
+        self.again: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         self.floor = 0
+        self.dissolved = False
 
     def applied(self, who: str, call: int, position: int, command: Any, context: ApplyContext) -> None:
         """Note that ``who`` applies a command.
@@ -33,8 +39,17 @@ class Agreement:
         if agreed[:2] != (call, position) or agreed[3] != context:
             raise InvariantError("state-machine-safety", f"{who} applies another command at {place}")
         index = self.where.setdefault((call, position), context.index)
-        if index != context.index:
-            raise InvariantError("exactly-once", f"call {call} is applied at {index} and {context.index}")
+        if index != context.index and context.index not in self.again[call, position]:
+            self._executed_again(call, position, context)
+
+    def _executed_again(self, call: int, position: int, context: ApplyContext) -> None:
+        """A key is remembered for the sessions' TTL, counted in the time that the entries carry."""
+        places = [self.where[call, position], *self.again[call, position]]
+        for index in places:
+            times = [self.sequence[place][3].time_ms for place in self.sequence if place[0] == index]
+            if context.time_ms - times[0] <= self._ttl_ms:
+                raise InvariantError("exactly-once", f"call {call} is applied at {index} and {context.index}")
+        self.again[call, position].append(context.index)
 
     def judge(self, call: Call, who: str, floor: int) -> None:
         """Judge an answer at the moment its client gets it. ``floor``: as it was when the client asked.
@@ -63,7 +78,8 @@ class Agreement:
             raise InvariantError("read-your-writes", f"{who} answers {call.name} too early")
 
     def _judge_write(self, call: Call, done: Ok, who: str, floor: int) -> None:
-        if self.where.get((call.number, 0)) != done.at.index:
+        where = self.where.get((call.number, 0))
+        if done.at.index != where and done.at.index not in self.again.get((call.number, 0), ()):
             raise InvariantError("applied-where-told", f"{who} says {call.name} is at {done.at}")
         if done.at.index <= floor:
             raise InvariantError("real-time-order", f"{call.name} at {done.at.index}, {floor} came first")

@@ -58,6 +58,7 @@ class Totals:
             "faults": self.faults,
             "writes_checked": self.counts["writes"],
             "reads_checked": self.counts["reads"],
+            "histories_undecided": self.counts["undecided"],
             "healed": self.healed,
             "violations": len(self.failures),
             "failures": [{"seed": seed, "oracle": oracle} for seed, oracle in self.failures],

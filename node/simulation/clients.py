@@ -68,10 +68,10 @@ class Call:
         return tuple([self.number, n, command] for n, command in enumerate(self.commands))
 
     def operations(self, key: Callable[[Any], str]) -> list[Operation]:
-        """Return what the linearizability checker is to see of this call."""
+        """Return what the linearizability checker is to see of this call, which was answered."""
         if self.ask is Ask.STRONG and isinstance(self.outcome, Answer):
             return [self._operation(key, self.query, ("ok", self.outcome.value))]
-        if self.ask not in (Ask.WRITE, Ask.FEED) or self.fate is Fate.NOT_EXECUTED:
+        if self.outcome is None:
             return []
         if self.ask is Ask.WRITE and isinstance(self.outcome, Ok):
             answers = [
@@ -82,6 +82,10 @@ class Call:
                 self._operation(key, command, answer)
                 for command, answer in zip(self.commands, answers, strict=True)
             ]
+        return self.executed(key) if self.ask is Ask.FEED else []
+
+    def executed(self, key: Callable[[Any], str]) -> list[Operation]:
+        """Return what an execution of this call that nobody was told of is to the checker."""
         return [self._operation(key, command, None, known=False) for command in self.commands]
 
     def _operation(

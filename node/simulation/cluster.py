@@ -41,6 +41,7 @@ class Shape:
     preferences: dict[str, Preference] = field(default_factory=dict)
     bootstrap: Bootstrap = Bootstrap.EXPECT
     expect: int = 0  # how many founders a founder waits for; 0: all of them
+    bootstrap_delay_ms: int = 3000
     member: type[Member] = Member
     same_identity: bool = False
 
@@ -103,20 +104,22 @@ class Cluster:
         """
         if not self.oracles.tree.is_rooted:
             # A founder that signed for a collector that died cannot sign again, by design.
-            return without is None and self.boots == len(self.places)
+            signs = self.shape.bootstrap is Bootstrap.EXPECT
+            return not signs or (without is None and self.boots == len(self.places))
         living = [process for process in self.alive() if process is not without]
         if self.shape.settings.trust_disk:
             return any(process.view.configs for process in living)
         incs = {process.inc for process in living}
-        best: tuple[int, int] = (0, 0)
-        verdict = False
+        best: dict[int, tuple[int, int]] = {}
+        verdicts: dict[int, bool] = {}
         for process in living:
             last, view = process.log.last(), process.view
-            if view.configs and (last.term, last.index) > best:
-                best = (last.term, last.index)
+            genesis = self.oracles.tree.genesis[view.nodes[-1]]
+            if view.configs and (last.term, last.index) > best.get(genesis, (0, 0)):
+                best[genesis] = (last.term, last.index)
                 active = view.active(view.commit, last.index)
-                verdict = all(is_quorum(config, incs) for config in active)
-        return verdict
+                verdicts[genesis] = all(is_quorum(config, incs) for config in active)
+        return bool(verdicts) and all(verdicts.values())
 
     # ---- life and death -----------------------------------------------------------
     def start(self) -> None:
@@ -156,12 +159,18 @@ class Cluster:
             on_death=self._died,
         )
         process.late_us = int(weather.late_tick_us * self.rng.random())
+        process.gather_us = weather.gather_us
         process.view = View()
         process.log = ObservedLog(process.view)
         process.machine = Recorder(self.shape.machine(), self._applied(process))
         arguments: dict[str, Any] = {}
         if self.shape.settings.trust_disk:
-            process.disk = self._disks.setdefault(place, Disk(self.scheduler, fsync_us=weather.fsync_us))
+            if place not in self._disks:
+                rng = stream(self._seed, f"disk of {place}")
+                self._disks[place] = Disk(
+                    self.scheduler, rng=rng, fsync_us=weather.fsync_us, partial=weather.partial
+                )
+            process.disk = self._disks[place]
             arguments["recovered"] = process.disk.recovered() if reborn else None
         process.member = self.shape.member(
             me=inc,
@@ -189,12 +198,17 @@ class Cluster:
         return hashlib.sha256(f"{place}/{life}".encode()).digest()
 
     def _founding(self, name: str) -> Founding:
-        """A founder waits for the others until there is a genesis; with trust_disk it is one for ever."""
-        founders = self.shape.founders
-        founded = self.oracles.tree.is_rooted and not self.shape.settings.trust_disk
+        """A founder waits for the others until there is a genesis; with trust_disk or ``auto``, for ever."""
+        shape, founders = self.shape, self.shape.founders
+        keeps = shape.settings.trust_disk or shape.bootstrap is Bootstrap.AUTO
+        founded = self.oracles.tree.is_rooted and not keeps
         if founded or name not in founders:
             return Founding(bootstrap=Bootstrap.JOIN)
-        return Founding(bootstrap=self.shape.bootstrap, expect=self.shape.expect or len(founders))
+        return Founding(
+            bootstrap=shape.bootstrap,
+            expect=shape.expect or len(founders),
+            bootstrap_delay_ms=shape.bootstrap_delay_ms,
+        )
 
     def _applied(self, process: Process) -> Callable[..., None]:
         def applied(*arguments: Any) -> None:
@@ -209,6 +223,8 @@ class Cluster:
         self.steps += process.steps
         self.network.leave(process, loss)
         process.die()
+        if process.disk is not None:
+            process.disk.lose_power()
 
     def _died(self, process: Process) -> None:
         self.kill(process, BondLoss.LOST)

@@ -1,6 +1,9 @@
-"""The disk of a trust_disk member: slow, and forgetful of what was not yet synced when the power went."""
+"""The disk of a trust_disk member: slow, and when the power goes, what was not yet synced is lost or not."""
 
 import hashlib
+from collections import deque
+from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 from node.raft.events import Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
@@ -10,11 +13,18 @@ from node.simulation.scheduler import Scheduler
 
 
 class Disk:
-    """What is durable of one node, and what is on its way. Writes are synced in order, one at a time."""
+    """What is durable of one node, and what is on its way. Writes are synced in order, one at a time.
 
-    def __init__(self, scheduler: Scheduler, *, fsync_us: int) -> None:
+    A power cut leaves a prefix of what is on its way, with the chance ``partial`` not an empty one: whole
+    writes of which nobody was told, and the first records and entries of the next.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, rng: Random, fsync_us: int, partial: float = 0.0) -> None:
         self.fsync_us = fsync_us
         self._scheduler = scheduler
+        self._rng = rng
+        self._partial = partial
+        self._under_way: deque[tuple[Record, ...]] = deque()
         self._term = 0
         self._voted_for: Incarnation | None = None
         self._entries: list[Entry] = []
@@ -23,20 +33,32 @@ class Disk:
     def write(self, process: Process, records: list[Record], serial: int) -> None:
         """Make ``records`` durable some time later and say so, if ``process`` lives until then."""
         self._busy_until_us = max(self._busy_until_us, self._scheduler.now_us) + self.fsync_us
-        self._scheduler.at(self._busy_until_us, self._sync, process, tuple(records), serial)
+        self._under_way.append(tuple(records))
+        self._scheduler.at(self._busy_until_us, self._sync, process, serial)
 
-    def _sync(self, process: Process, records: tuple[Record, ...], serial: int) -> None:
+    def _sync(self, process: Process, serial: int) -> None:
         if not process.alive:
-            return  # the tail that was never synced is lost
-        for record in records:
-            match record:
-                case SaveVote():
-                    self._term, self._voted_for = record.term, record.voted_for
-                case SaveTruncation():
-                    del self._entries[record.index :]
-                case SaveEntries():
-                    self._entries.extend(record.entries)
+            return  # the power went before; see ``lose_power``
+        for record in self._under_way.popleft():
+            self._keep(record)
         process.feed(Persisted(serial))
+
+    def _keep(self, record: Record) -> None:
+        match record:
+            case SaveVote():
+                self._term, self._voted_for = record.term, record.voted_for
+            case SaveTruncation():
+                del self._entries[record.index :]
+            case SaveEntries():
+                self._entries.extend(record.entries)
+
+    def lose_power(self) -> None:
+        """The process on this disk is dead: of what is under way, keep a prefix, often none of it."""
+        pieces = [piece for records in self._under_way for record in records for piece in _pieces(record)]
+        self._under_way.clear()
+        if self._partial and self._rng.random() < self._partial:
+            for piece in pieces[: self._rng.randint(0, len(pieces))]:
+                self._keep(piece)
 
     def holds_vote(self, term: int, candidate: Incarnation) -> bool:
         """Whether no power cut now could let this node vote for another in ``term``."""
@@ -51,6 +73,14 @@ class Disk:
     def recovered(self) -> Recovered:
         """Return what a new process of the same incarnation finds."""
         return Recovered(self._term, self._voted_for, tuple(self._entries))
+
+
+def _pieces(record: Record) -> Iterator[Record]:
+    """What a torn write may end between."""
+    if isinstance(record, SaveEntries):
+        yield from (SaveEntries((entry,)) for entry in record.entries)
+    else:
+        yield record
 
 
 class Credentials:

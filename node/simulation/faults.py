@@ -31,6 +31,8 @@ class Weather:
         late_tick_us: how late a timer fires.
         drift_ppm: clocks run up to this much too fast or slow.
         fsync_us: how long the disk takes (trust_disk).
+        partial: a power cut keeps some of what was being written (trust_disk).
+        gather_us: a busy member takes what comes within so long in one step.
     """
 
     drop: float = 0.0
@@ -47,6 +49,8 @@ class Weather:
     late_tick_us: int = 0
     drift_ppm: int = 0
     fsync_us: int = 2 * MS_US
+    partial: float = 0.0
+    gather_us: int = 0
 
 
 CALM = Weather()

@@ -17,7 +17,6 @@ from node.raft.entries import decode_config_untrusted
 from node.raft.events import (
     Advanced,
     Effects,
-    Event,
     Halted,
     LeaderChanged,
     Notice,
@@ -80,9 +79,10 @@ class View:
         applied: (index, position in the entry) of the last command applied.
         changes: of the log in the present step: entries added, or the index it was cut to.
         proposed: length of ``configs`` before the present step.
+        leads: in the present step it led ``term``, if only until its end.
     """
 
-    __slots__ = ("applied", "changes", "commit", "configs", "nodes", "proposed", "role", "term")
+    __slots__ = ("applied", "changes", "commit", "configs", "leads", "nodes", "proposed", "role", "term")
 
     def __init__(self) -> None:
         self.nodes: list[int] = [ROOT]
@@ -90,9 +90,17 @@ class View:
         self.commit = 0
         self.term = 0
         self.role = Role.FOLLOWER
+        self.leads = False
         self.applied = (0, 0)
         self.changes: list[Sequence[Entry] | int] = []
         self.proposed = 0
+
+    def leave(self) -> None:
+        """Its cluster gave itself up: the process begins anew, in no cluster."""
+        self.nodes = [ROOT]
+        self.configs = []
+        self.commit = 0
+        self.term = 0
 
     def active(self, commit: int, target: int) -> list[Config]:
         """Return which configurations must agree to go from ``commit`` to ``target``.
@@ -125,6 +133,8 @@ class ObservedLog(MemoryLog):
     def truncate(self, index: int) -> None:
         super().truncate(index)
         self._view.changes.append(index)
+        if not index:
+            self._view.applied = (0, 0)
 
 
 class Oracles:
@@ -135,9 +145,17 @@ class Oracles:
         counts: leaders elected, commits, configuration changes, answers judged.
     """
 
-    def __init__(self, *, min_voters: int, rules: bool = True, rivals: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        min_voters: int,
+        session_ttl_ms: int,
+        rules: bool = True,
+        rivals: bool = False,
+        discards: bool = False,
+    ) -> None:
         self.tree = LogTree()
-        self.agreements: defaultdict[bytes, Agreement] = defaultdict(Agreement)
+        self.agreements = defaultdict[bytes, Agreement](lambda: Agreement(session_ttl_ms))
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
         names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
         self.counts = dict.fromkeys(names, 0)
@@ -145,11 +163,12 @@ class Oracles:
         self._min_voters = min_voters
         self._rules = rules
         self._rivals = rivals
+        self._discards = discards
         self._committed_in: defaultdict[int, list[int]] = defaultdict(lambda: [0])
         self._leaders: dict[tuple[int, int], Incarnation] = {}
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
-        self._votes: dict[tuple[Incarnation, int], Incarnation] = {}
-        self._acks: defaultdict[int, dict[Incarnation, int]] = defaultdict(dict)
+        self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
+        self._acks: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
 
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
@@ -161,11 +180,11 @@ class Oracles:
             view.nodes.append(self.tree.extend(view.nodes[-1], entry))
             if entry.kind is EntryKind.CONFIG:
                 config, _ = decode_config_untrusted(entry.payload)
-                if view.role is Role.LEADER:
+                if view.leads:
                     self._check_proposal(process, entry.index, config, commit)
                 view.configs.append((entry.index, config))
         log = self._leader_logs.get((self.tree.genesis[view.nodes[-1]], view.term))
-        if view.role is Role.LEADER and log is not None:
+        if view.leads and log is not None:
             log.extend(view.nodes[len(log) :])
 
     def _truncated(self, process: Process, index: int) -> None:
@@ -173,7 +192,7 @@ class Oracles:
         view: View = process.view
         if index < view.commit:
             raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
-        if view.role is Role.LEADER:
+        if view.leads:
             raise InvariantError("leader-append-only", f"leader {process} cuts to {index}")
         del view.nodes[index + 1 :]
         view.configs = [pair for pair in view.configs if pair[0] <= index]
@@ -193,34 +212,39 @@ class Oracles:
             raise InvariantError("epoch", f"{process} goes from {last.epoch} to {config.epoch}")
 
     # ---- every step ---------------------------------------------------------------
-    def observe(self, process: Process, event: Event, effects: Effects) -> None:  # noqa: ARG002 - the interface's
+    def observe(self, process: Process, effects: Effects) -> None:
         """Judge what a step of ``process`` has changed and is about to say."""
         view: View = process.view
+        view.leads = view.role is Role.LEADER
+        led_term = view.term
+        advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
+        while view.changes and 0 in view.changes:
+            advanced = self._left(process, advanced)
         if effects.notices:
             # In every step roles change before logs, and logs before the commit index.
             for notice in effects.notices:
                 self._noticed(process, notice)
+            view.leads = view.role is Role.LEADER or (view.leads and view.term == led_term)
         if self._swallowed is not None:
             raise self._swallowed
         view.proposed = len(view.configs)
         if view.changes:
-            committed = [n.commit.index for n in effects.notices if type(n) is Advanced]
-            self._log_changed(process, max([view.commit, *committed]))
+            self._log_changed(process, max([view.commit, *advanced]))
         for notice in effects.notices:
             if type(notice) is RoleChanged and notice.role is Role.LEADER:
                 self._elected(process, notice.term)
-            elif type(notice) is Advanced:
-                self._advanced(process, notice.commit.index)
+        for commit in advanced:
+            self._advanced(process, commit)
         for send in effects.sends:
             message = send.message
             if type(message) is AppendReply:
                 if message.verdict is Verdict.ACK:
-                    self._acked(process, message.term, message.match)
+                    self._acked(process, message)
             elif type(message) is VoteReply:
                 if message.vote is Vote.GRANTED and not message.pre:
-                    self._voted(process, message.term, send.to[0])
+                    self._voted(process, message, send.to[0])
             elif type(message) is VoteRequest and not message.pre:
-                self._voted(process, message.term, process.inc)
+                self._voted(process, message, process.inc)
 
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
@@ -246,6 +270,54 @@ class Oracles:
                 self._truncated(process, change)
             else:
                 self._appended(process, change, commit)
+
+    def _left(self, process: Process, advanced: list[int]) -> list[int]:
+        """Note that ``process`` emptied its log in this step; return what it committed afterwards.
+
+        Only who leaves a cluster does that, and only if the cluster ended: by a DISSOLVE entry, committed.
+        """
+        view: View = process.view
+        cut = view.changes.index(0)
+        after = view.changes[cut + 1 :]
+        view.changes = view.changes[:cut]
+        # Commits come last in a step. If nothing was appended after the cut, they were before it.
+        before = [] if after else advanced
+        self._log_changed(process, max([view.commit, *before]))
+        for commit in before:
+            self._advanced(process, commit)
+        genesis = self.tree.genesis[view.nodes[-1]]
+        if genesis != ROOT:
+            self._check_dissolved(process, genesis)
+        view.leave()
+        view.changes = after
+        return advanced if after else []
+
+    def _check_dissolved(self, process: Process, genesis: int) -> None:
+        view: View = process.view
+        committed = self.committed[genesis]
+        if not self._dissolve_index(committed):
+            # Who leads it is the first to know, and leaves in the very step that commits.
+            index = self._dissolve_index(view.nodes)
+            alone = all(is_quorum(config, {process.inc}) for config in view.active(view.commit, index))
+            if not index or not (alone or view.leads):
+                raise InvariantError("committed-truncated", f"{process} leaves a cluster that goes on")
+            self._advanced(process, index)
+        kinds = {entry.kind for entry in map(self.tree.entries.__getitem__, committed) if entry is not None}
+        if EntryKind.COMMAND in kinds and not self._discards:
+            raise InvariantError("data-discarded", f"{process} leaves a cluster that has executed commands")
+        self.agreements[self._cluster_of(genesis)].dissolved = True
+
+    def _dissolve_index(self, nodes: list[int]) -> int:
+        """Return where the first DISSOLVE entry of a log is; 0 if there is none."""
+        for index, node in enumerate(nodes):
+            entry = self.tree.entries[node]
+            if entry is not None and entry.kind is EntryKind.DISSOLVE:
+                return index
+        return 0
+
+    def _cluster_of(self, genesis: int) -> bytes:
+        entry = self.tree.entries[genesis]
+        return entry.chain if entry is not None else b""
 
     def _check_term(self, process: Process, term: int) -> None:
         view: View = process.view
@@ -275,7 +347,7 @@ class Oracles:
             raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
         if commit >= len(view.nodes):
             raise InvariantError("commit-in-log", f"{process} commits {commit}, which it lacks")
-        if view.role is Role.LEADER and self._rules:
+        if view.leads and self._rules:
             self._check_quorum(process, commit)
         genesis = self.tree.genesis[view.nodes[commit]]
         committed = self.committed[genesis]
@@ -303,7 +375,7 @@ class Oracles:
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
-        acks = self._acks[view.term]
+        acks = self._acks[self._cluster_of(self.tree.genesis[view.nodes[-1]]), view.term]
         reached = view.commit
         while reached < commit:
             # Committing a configuration retires the one before, which may let more through.
@@ -322,14 +394,15 @@ class Oracles:
                     "commit-quorum", f"{process} commits {commit} without a quorum of epochs {epochs}"
                 )
 
-    def _acked(self, process: Process, term: int, match: int) -> None:
+    def _acked(self, process: Process, reply: AppendReply) -> None:
         """I3: an ACK says that the log equals the leader's of that term up to ``match``."""
         view: View = process.view
-        acks = self._acks[term]
+        term, match = reply.term, reply.match
+        acks = self._acks[reply.cluster, term]
         acks[process.inc] = max(match, acks.get(process.inc, 0))
-        if not self._rules:
-            return
         genesis = self.tree.genesis[view.nodes[-1]]
+        if not self._rules or reply.cluster != self._cluster_of(genesis):
+            return  # the last words in a cluster that it left in this step
         log = self._leader_logs.get((genesis, term))
         disk = process.disk
         if disk is not None and not disk.holds_entry(process.log.position(match)):
@@ -341,12 +414,12 @@ class Oracles:
                 "truthful-ack", f"{process} ACKs {match}, where it differs from the leader of {term}"
             )
 
-    def _voted(self, process: Process, term: int, candidate: Incarnation) -> None:
+    def _voted(self, process: Process, m: VoteReply | VoteRequest, candidate: Incarnation) -> None:
         """I1: an incarnation grants at most one vote per term, itself included."""
-        disk = process.disk
+        disk, term = process.disk, m.term
         if self._rules and disk is not None and not disk.holds_vote(term, candidate):
             raise InvariantError("durable-promise", f"{process} votes before its disk knows")
-        if self._votes.setdefault((process.inc, term), candidate) != candidate and self._rules:
+        if self._votes.setdefault((process.inc, m.cluster, term), candidate) != candidate and self._rules:
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
 
     # ---- the state machine and its clients ------------------------------------------

@@ -1,6 +1,6 @@
 """One life of one simulated node: a member, its clock, and a driver that does what the effects say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from node.raft.events import Effects, Event, Tick
@@ -21,7 +21,7 @@ class Postman(Protocol):
 class Watcher(Protocol):
     """Sees every step of every process, before its effects leave it."""
 
-    def observe(self, process: Any, event: Event, effects: Effects) -> None: ...
+    def observe(self, process: Any, effects: Effects) -> None: ...
 
 
 class Clock:
@@ -63,14 +63,15 @@ class Process:
         place: where it runs, usually the node's name; cuts are between places.
         label: ``place#life``, for people.
         has_ticket: False while its attestation does not pass: nobody bonds with it.
+        gather_us: events that come within so long are given to the member at once; 0: each by itself.
         tear_after: die in the middle of the next effects that send, after so many single sends.
         steps: events that the member has taken.
     """
 
     __slots__ = (
-        "_inbox", "_on_death", "_pending", "_postman", "_scheduler", "_tick_due_us", "_trace",
-        "_wake_us", "_watcher", "alive", "clock", "disk", "has_ticket", "inc", "label", "late_us",
-        "log", "machine", "member", "place", "preference", "serial", "stalled", "steps",
+        "_frozen", "_inbox", "_on_death", "_pending", "_postman", "_scheduler", "_tick_due_us",
+        "_trace", "_wake_us", "_watcher", "alive", "clock", "disk", "gather_us", "has_ticket", "inc",
+        "label", "late_us", "log", "machine", "member", "place", "preference", "serial", "stalled", "steps",
         "tear_after", "view",
     )  # fmt: skip
 
@@ -99,6 +100,7 @@ class Process:
         self.has_ticket = True
         self.tear_after: int | None = None
         self.late_us = 0
+        self.gather_us = 0
         self.steps = 0
         self.member: Any = None  # set by the cluster, which knows how to make one
         self.machine: Any = None
@@ -111,6 +113,7 @@ class Process:
         self._trace = trace
         self._on_death = on_death
         self._inbox: list[Event] = []
+        self._frozen = (0, 0)  # when stalled: the clock as it was read, and how many events had been gathered
         self._pending: dict[int, Completion] = {}
         self._wake_us: int | None = None
         self._tick_due_us = 0
@@ -132,32 +135,43 @@ class Process:
         """Give the member an event, now or when its vCPUs run again."""
         if not self.alive:
             return
-        if self.stalled:
-            self._inbox.append(event)
+        if not self.stalled and not self.gather_us:
+            self._step((event,), self.clock.now_ms())
             return
-        self._step(event)
+        if not self.stalled and not self._inbox:
+            self._scheduler.after(self.gather_us, self._take_inbox)
+        self._inbox.append(event)
+
+    def _take_inbox(self) -> None:
+        if self._inbox and self.alive and not self.stalled:
+            inbox, self._inbox = self._inbox, []
+            self._step(inbox, self.clock.now_ms())
 
     def stall(self) -> None:
-        """Stop the vCPUs."""
+        """Stop the vCPUs; if events are being gathered, just after the clock was read for their step."""
         self.stalled = True
+        self._frozen = (self.clock.now_ms(), len(self._inbox))
 
     def resume(self) -> None:
         """Run again: everything that waited arrives at once."""
         if not self.stalled or not self.alive:
             return
         self.stalled = False
+        now_ms, gathered = self._frozen
         inbox, self._inbox = self._inbox, []
-        for event in inbox:
+        if gathered:
+            self._step(inbox[:gathered], now_ms)
+        for event in inbox[gathered:]:
             self.feed(event)
 
     # ---- the driver's loop ----------------------------------------------------
-    def _step(self, event: Event) -> None:
+    def _step(self, events: Sequence[Event], now_ms: int) -> None:
         if self._trace.on:
-            self._trace.note(self.label, f"<- {describe(event)}")
-        self.steps += 1
-        clock = self.clock
-        effects = self.member.step(clock.now_ms(), event, wall_ms=clock.wall_ms())
-        self._watcher.observe(self, event, effects)
+            for event in events:
+                self._trace.note(self.label, f"<- {describe(event)}")
+        self.steps += len(events)
+        effects = self.member.step_many(now_ms, events, wall_ms=self.clock.wall_ms())
+        self._watcher.observe(self, effects)
         if self._trace.on:
             self._show(effects)
         if effects.persist:

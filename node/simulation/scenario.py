@@ -147,7 +147,13 @@ class Scenario:
         self._start(shape, weather, apart=apart, rivals=rivals, seed=seed)
 
     def _start(self, shape: Shape, weather: Weather, *, apart: list[str], rivals: bool, seed: str) -> None:
-        oracles = Oracles(min_voters=shape.settings.min_voters, rules=self._rules, rivals=rivals)
+        oracles = Oracles(
+            min_voters=shape.settings.min_voters,
+            session_ttl_ms=shape.settings.session_ttl_ms,
+            rules=self._rules,
+            rivals=rivals,
+            discards=shape.settings.on_rival == "discard-shorter",
+        )
         cluster = self._cluster = Cluster(
             shape, seed=seed, oracles=oracles, weather=weather, traced=self._traced
         )

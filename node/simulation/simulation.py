@@ -19,6 +19,7 @@ from node.simulation.faults import Fault, Weather, draw_plan, draw_weather
 from node.simulation.nemesis import Nemesis
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
+from node.simulation.rarities import draw_rarities
 from node.simulation.scheduler import MS_US, SECOND_US
 from node.simulation.verdict import judge_run
 from node.simulation.workload import REGISTERS, Workload
@@ -84,7 +85,6 @@ def draw_settings(rng: Random) -> Settings:
         tie_break=rng.random() < 0.7,
         trust_disk=rng.random() < 0.2,
         lease_reads=rng.random() < 0.3,
-        # Longer than any run: beyond it an idempotency key is forgotten, by its contract.
         session_ttl_ms=3_600_000,
     )
 
@@ -109,9 +109,10 @@ def draw_schedule(
             # An Observer founds nothing.
             shy = name in founders or rng.random() < 0.3
             preferences[name] = Preference.RELUCTANT if shy else Preference.OBSERVER
-    settings = draw_settings(rng)
+    rare = draw_rarities(stream(str(seed), "rarities"), draw_settings(rng), names)
+    settings = rare.settings
     pace_us = settings.election_timeout_ms * MS_US
-    weather = draw_weather(rng, pace_us=pace_us)
+    weather = replace(draw_weather(rng, pace_us=pace_us), **rare.weather)
     shape = Shape(
         names=names,
         founders=founders,
@@ -121,7 +122,8 @@ def draw_schedule(
         machine=workload.machine,
         member=member,
     )
-    shape = replace(shape, **{k: v for k, v in overrides.items() if hasattr(shape, k)})
+    changes = rare.shape | {k: v for k, v in overrides.items() if hasattr(shape, k)}
+    shape = replace(shape, **changes)
     return Schedule(
         seed=str(seed),
         shape=shape,
@@ -141,7 +143,13 @@ class Simulation:
     def __init__(self, schedule: Schedule, *, traced: bool = False, keep: int | None = None) -> None:
         self.schedule = schedule
         settings = schedule.shape.settings
-        self.oracles = Oracles(min_voters=settings.min_voters, rules=schedule.rules)
+        self.oracles = Oracles(
+            min_voters=settings.min_voters,
+            session_ttl_ms=settings.session_ttl_ms,
+            rules=schedule.rules,
+            rivals=schedule.shape.bootstrap is Bootstrap.AUTO,
+            discards=settings.on_rival == "discard-shorter",
+        )
         self.cluster = Cluster(
             schedule.shape,
             seed=schedule.seed,
@@ -210,6 +218,7 @@ class Simulation:
         cluster = self.cluster
         self.nemesis.stop()
         self.clients.calm_down()
+        self._check_states()
         cluster.trace.note("nemesis", "heals")
         cluster.heal()
         if not cluster.can_recover():
@@ -225,13 +234,37 @@ class Simulation:
         return True
 
     def _has_settled(self) -> bool:
+        """One cluster, or such as may never be merged, each with all that it needs; nobody waits."""
+        clusters = self._clusters()
+        if len(clusters) != 1 and not self._are_rivals(clusters):
+            return False
+        return all(map(self._is_settled, clusters)) and not self.clients.open_calls()
+
+    def _clusters(self) -> list[list[Process]]:
+        """Return the living, by cluster."""
+        genesis = self.oracles.tree.genesis
+        clusters: dict[int, list[Process]] = {}
+        for process in self.cluster.alive():
+            clusters.setdefault(genesis[process.view.nodes[-1]], []).append(process)
+        return list(clusters.values())
+
+    def _are_rivals(self, clusters: list[list[Process]]) -> bool:
+        """Whether each of them has executed commands, and none may throw them away."""
+        shape = self.schedule.shape
+        may_discard = shape.settings.on_rival == "discard-shorter"
+        if shape.bootstrap is not Bootstrap.AUTO or may_discard:
+            return False
+        agreements = self.oracles.agreements
+        names = [members[0].log.position(1).chain for members in clusters if members[0].log.last().index]
+        return len(names) == len(clusters) and all(agreements[name].sequence for name in names)
+
+    def _is_settled(self, processes: list[Process]) -> bool:
         """One leader, followed by all; equal commit; the configuration holds the living and no dead."""
-        processes = self.cluster.alive()
         leaders = [process for process in processes if process.view.role is Role.LEADER]
         if len(leaders) != 1:
             return False
         view = leaders[0].view
-        if view.commit + 1 != len(view.nodes) or self.clients.open_calls():
+        if view.commit + 1 != len(view.nodes):
             return False
         if any(process.view.nodes != view.nodes for process in processes):
             return False
@@ -248,17 +281,29 @@ class Simulation:
         """Require that ``process`` takes a write and a strong read now."""
         rng = stream(self.schedule.seed, "probe")
         for ask in (Ask.WRITE, Ask.STRONG):
-            number = len(self.clients.calls) + 1
-            call = Call(number=number, client=99, ask=ask)
-            if ask is Ask.WRITE:
-                call.commands = self.schedule.workload.command(rng, number)
-            else:
-                call.query = self.schedule.workload.query(rng)
-            self.clients.submit(call, at=process)
-            self.cluster.run_until(lambda: call.fate is not Fate.OPEN, deadline_us=deadline_us)  # noqa: B023 - called here
+            call = self._ask(process, ask, rng, deadline_us)
+            while call.refusal is not None and call.refusal.reason == "overloaded":
+                # Small limits and what impatient clients left behind: it says to try again.
+                self.cluster.run_until(
+                    lambda: False, deadline_us=min(deadline_us, self.cluster.scheduler.now_us + SECOND_US)
+                )
+                if self.cluster.scheduler.now_us >= deadline_us:
+                    break
+                call = self._ask(process, ask, rng, deadline_us)
             if not isinstance(call.outcome, Ok | Answer):
                 why = call.refusal.reason if call.refusal is not None else "no answer"
                 raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})")
+
+    def _ask(self, process: Process, ask: Ask, rng: Random, deadline_us: int) -> Call:
+        number = len(self.clients.calls) + 1
+        call = Call(number=number, client=99, ask=ask)
+        if ask is Ask.WRITE:
+            call.commands = self.schedule.workload.command(rng, number)
+        else:
+            call.query = self.schedule.workload.query(rng)
+        self.clients.submit(call, at=process)
+        self.cluster.run_until(lambda: call.fate is not Fate.OPEN, deadline_us=deadline_us)
+        return call
 
     def _why_not(self) -> str:
         lines = ["the healed group does not settle:"]
@@ -273,12 +318,15 @@ class Simulation:
         return "\n".join(lines)
 
     def _check_states(self) -> None:
-        """Equal logs gave equal states."""
-        processes = self.cluster.alive()
-        first = processes[0].machine.snapshot()
-        for process in processes[1:]:
-            if process.machine.snapshot() != first:
-                raise InvariantError("equal-states", f"{processes[0]} and {process} differ")
+        """Equal logs gave equal states, and equal tables of sessions."""
+        reached: dict[int, tuple[Process, object, bytes]] = {}
+        for process in self.cluster.alive():
+            replica = process.member.replica
+            node = process.view.nodes[replica.applied.index]
+            state, sessions = process.machine.snapshot(), replica.table.snapshot_digest()
+            first = reached.setdefault(node, (process, state, sessions))
+            if first[1:] != (state, sessions):
+                raise InvariantError("equal-states", f"{first[0]} and {process} differ")
 
 
 def run(schedule: Schedule, *, traced: bool = False, keep: int | None = None) -> Report:

@@ -24,20 +24,26 @@ def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
     agreements = oracles.agreements
     for cluster in sorted(agreements):
         agreement = agreements[cluster]
-        _judge_refusals(agreement, calls)
+        if not agreement.dissolved:  # a refusal speaks of what the group still knows
+            _judge_refusals(agreement, calls)
         told = [call for call in calls if call.cluster == cluster]
         _judge_feeds(agreement, told)
         _judge_answers(agreement, told, workload)
-        # What nobody ever applied changed no answer; leaving it out keeps the search small.
-        maybe = [c for c in calls if c.outcome is None and (c.number, 0) in agreement.where]
-        oracles.counts["undecided"] += not _is_decided(told + maybe, workload)
+        oracles.counts["undecided"] += not _is_decided(agreement, told, calls, workload)
 
 
-def _is_decided(calls: list[Call], workload: Workload) -> bool:
+def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workload: Workload) -> bool:
     """Check linearizability, if the workload has a model to think with; False if the search gave up."""
     if workload.model is None or workload.key is None:
         return True
-    history = [operation for call in calls for operation in call.operations(workload.key)]
+    history = [operation for call in told for operation in call.operations(workload.key)]
+    # What nobody ever applied changed no answer; leaving it out keeps the search small.
+    answered = {call.number for call in told if call.outcome is not None}
+    for call in calls:
+        place = (call.number, 0)
+        untold = place in agreement.where and call.number not in answered
+        for _ in range(untold + len(agreement.again.get(place, ()))):
+            history += call.executed(workload.key)
     try:
         check_linearizable(history, workload.model)
     except UndecidedError:

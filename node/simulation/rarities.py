@@ -1,0 +1,59 @@
+"""What only some runs have: limits small enough to be met, sessions that expire, groups founded apart.
+
+Each has a chance of its own, all come from a stream of their own: the rest of a run does not depend on it.
+"""
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from node.raft.types import Bootstrap, Settings
+from node.simulation.scheduler import MS_US
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rarities:
+    """What to change in the rest of a schedule.
+
+    Attributes:
+        settings: with the rare ones in it.
+        weather, shape: fields of ``Weather`` and ``Shape``.
+    """
+
+    settings: Settings
+    weather: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
+
+
+def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Rarities:
+    """Draw what is rare of one run of the nodes ``names``."""
+    election_ms = settings.election_timeout_ms
+    weather: dict[str, Any] = {}
+    shape: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        weather["gather_us"] = int(rng.choice((0.0005, 0.005, 0.05)) * election_ms * MS_US)
+    if rng.random() < 0.5:
+        weather["partial"] = rng.random()
+    if rng.random() < 0.15:
+        settings = replace(settings, session_ttl_ms=rng.choice((3, 10)) * election_ms)
+    if rng.random() < 0.2:
+        settings = _draw_limits(rng, settings)
+    if rng.random() < 0.12:
+        # Every node may found; whoever is alone for long enough does.
+        shape["bootstrap"] = Bootstrap.AUTO
+        shape["founders"] = names
+        shape["bootstrap_delay_ms"] = rng.choice((0, 1, 3)) * election_ms
+        settings = replace(settings, on_rival=rng.choice(("refuse", "discard-shorter")))
+    return Rarities(settings=settings, weather=weather, shape=shape)
+
+
+def _draw_limits(rng: Random, settings: Settings) -> Settings:
+    """Some of the buffers are so small that a run fills them."""
+    small: dict[str, Any] = {
+        "pending_max": rng.choice((2, 8)),
+        "session_window": rng.choice((1, 4)),
+        "append_bytes_max": rng.choice((1, 400)),
+        "chunk_bytes_max": rng.choice((1, 400)),
+        "catchup_buffer_bytes_max": rng.choice((1, 1_000)),
+    }
+    return replace(settings, **{name: value for name, value in small.items() if rng.random() < 0.6})
