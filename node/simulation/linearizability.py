@@ -5,10 +5,14 @@ porcupine. Registers of different keys are independent, and linearizability is l
 theorem 1), so each key is checked alone; that is what keeps the exponential search small.
 
 An operation whose outcome nobody knows may have happened at any time after its invocation, or never.
+
+Two rules keep the search to the changes. An answered operation that can have changed nothing is taken as soon
+as it fits, and without alternative: whatever order would take it later also holds with it here. One of
+unknown outcome that would change nothing now is not taken now: whatever order has it also holds without it.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -69,8 +73,25 @@ class UndecidedError(Exception):
     """The search grew past its limit: neither yes nor no."""
 
 
-def check_linearizable(operations: Iterable[Operation], model: Model, *, states_max: int = STATES_MAX) -> int:
+def _none_is(_operation: Operation) -> bool:
+    return False
+
+
+def check_linearizable(
+    operations: Iterable[Operation],
+    model: Model,
+    *,
+    states_max: int = STATES_MAX,
+    is_read: Callable[[Operation], bool] = _none_is,
+) -> int:
     """Return how many operations were checked.
+
+    Args:
+        operations: of any number of keys, in any order.
+        model: of one key.
+        states_max: for one key.
+        is_read: says of an answered operation that with this answer it changes no state whatever. By default
+            of none; saying it where it holds makes the search much smaller.
 
     Raises:
         NotLinearizableError: the history of some key has no explanation.
@@ -81,7 +102,7 @@ def check_linearizable(operations: Iterable[Operation], model: Model, *, states_
         by_key[operation.key].append(operation)
     for key in sorted(by_key):
         history = sorted(by_key[key], key=lambda operation: operation.invoked)
-        _check_key(key, history, model, states_max)
+        _check_key(key, _History(history, model, is_read), states_max)
     return sum(len(history) for history in by_key.values())
 
 
@@ -100,31 +121,53 @@ def _candidates(history: list[Operation], done: int) -> list[int]:
     return found
 
 
-def _check_key(key: str, history: list[Operation], model: Model, states_max: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _History:
+    """One key's operations, by invocation, and what is known of them."""
+
+    operations: list[Operation]
+    model: Model
+    is_read: Callable[[Operation], bool]
+
+    def moves(self, done: int, state: Hashable) -> Iterator[tuple[int, Hashable]]:
+        """Yield what may come next, and the state after it."""
+        moves: list[tuple[int, Hashable]] = []
+        for number in _candidates(self.operations, done):
+            operation = self.operations[number]
+            after, output = self.model.step(state, operation.input)
+            if operation.returned is None:
+                if after != state:
+                    moves.append((number, after))
+            elif output == operation.output:
+                if self.is_read(operation):
+                    return iter([(number, after)])
+                moves.append((number, after))
+        return iter(moves)
+
+
+def _check_key(key: str, known: _History, states_max: int) -> None:
+    history = known.operations
     required = 0
     for number, operation in enumerate(history):
         if operation.returned is not None:
             required |= 1 << number
-    initial = model.initial(key)
+    initial = known.model.initial(key)
     seen: set[tuple[int, Hashable]] = {(0, initial)}
-    # A frame is (linearized set, state, candidates still to try).
-    stack = [(0, initial, iter(_candidates(history, 0)))]
+    # A frame is (linearized set, moves still to try).
+    stack = [(0, known.moves(0, initial))]
     order: list[int] = []
     best: list[int] = []
     while stack:
-        done, state, remaining = stack[-1]
+        done, remaining = stack[-1]
         if done & required == required:
             return
-        choice = next(remaining, None)
-        if choice is None:
+        move = next(remaining, None)
+        if move is None:
             stack.pop()
             if order:
                 order.pop()
             continue
-        operation = history[choice]
-        after, output = model.step(state, operation.input)
-        if operation.returned is not None and output != operation.output:
-            continue
+        choice, after = move
         reached = (done | 1 << choice, after)
         if reached in seen:
             continue
@@ -134,7 +177,7 @@ def _check_key(key: str, history: list[Operation], model: Model, states_max: int
         order.append(choice)
         if len(order) > len(best):
             best = list(order)
-        stack.append((*reached, iter(_candidates(history, reached[0]))))
+        stack.append((reached[0], known.moves(*reached)))
     placed = sum(1 << number for number in best)
     raise NotLinearizableError(
         key,

@@ -123,6 +123,18 @@ def test_search_past_the_limit_is_undecided_and_not_a_yes():
         check_linearizable(history, Register(), states_max=500)
 
 
+def test_what_reads_need_no_search():
+    """Twelve reads at once, between writes at once: without the hint, 2^12 sets for each of them."""
+    history = [op(number, 100 + number, ("write", number)) for number in range(4)]
+    history += [op(50 + number, 200 + number, ("read",), 3) for number in range(12)]
+    history.append(op(300, 301, ("read",), "never written"))
+
+    with pytest.raises(UndecidedError):
+        check_linearizable(history, Register(), states_max=5000)
+    with pytest.raises(NotLinearizableError):
+        check_linearizable(history, Register(), states_max=5000, is_read=is_read)
+
+
 def brute_force(history):
     model = Register()
     known = [o for o in history if o.returned is not None]
@@ -146,7 +158,12 @@ def brute_force(history):
     return False
 
 
-def test_checker_agrees_with_brute_force_on_random_histories():
+def is_read(operation):
+    return operation.input == ("read",) or operation.output is False
+
+
+@pytest.mark.parametrize("told", [{}, {"is_read": is_read}], ids=["told nothing", "told what reads"])
+def test_checker_agrees_with_brute_force_on_random_histories(told):
     rng = random.Random(7)
     verdicts = set()
     for _ in range(300):
@@ -160,7 +177,7 @@ def test_checker_agrees_with_brute_force_on_random_histories():
         expected = brute_force(history)
         verdicts.add(expected)
         try:
-            check_linearizable(history, Register())
+            check_linearizable(history, Register(), **told)
         except NotLinearizableError:
             assert not expected
         else:
