@@ -1,10 +1,11 @@
-"""A cluster of ``bondstone node run`` processes that can be hurt in every way."""
+"""A cluster of ``bondstone node run`` processes (see ``worker``) that can be hurt in every way."""
 
 import json
 import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from node.client import BondstoneClient, ClientError
 from node.dev import mock_measurement
 from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
-from tests.support.cluster import COMMAND, PROJECT, free_port_block, until
+from tests.chaos import broken
+from tests.support.cluster import PROJECT, free_port_block, until
 from tests.support.netns import NamespaceNetwork, address_of
 
 API_PORT: Final = 8443
@@ -28,6 +30,7 @@ BOND_PORT: Final = 7443
 START_S: Final = 90.0
 CONVERGE_S: Final = 120.0
 LOOK_EVERY_S: Final = 0.2
+TOLD_WITHIN_S: Final = 2.0
 _FAKETIME: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 
@@ -64,9 +67,30 @@ class Node:
         lines = (self.directory / f"events-{self.lives}.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        """Return the events of this kind in this life."""
+        return [event for event in self.events() if event["event"] == kind]
+
     def peer_id(self) -> str | None:
-        listening = [event for event in self.events() if event["event"] == "listening"]
+        listening = self.told("listening")
         return listening[0]["peer_id"] if listening else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What kind of nodes a cluster is made of.
+
+    Attributes:
+        trust_disk: they survive on their disks.
+        lease_reads: strong reads may be answered under the leader's lease.
+        machine: the state machine's name.
+        broken: one of ``broken.NAMES``, for tests of chaos itself.
+    """
+
+    trust_disk: bool = False
+    lease_reads: bool = False
+    machine: str = "kv"
+    broken: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,7 +100,7 @@ class ChaosCluster:
     directory: Path
     nodes: list[Node]
     network: NamespaceNetwork | None
-    trust_disk: bool
+    kind: Kind
     token: str = field(default_factory=new_token)
     _observers: dict[int, BondstoneClient] = field(default_factory=dict)
 
@@ -98,7 +122,8 @@ class ChaosCluster:
         """Start a node and wait until it listens."""
         assert node.process is None
         node.lives += 1
-        command = [*COMMAND, "node", "run", "--config", str(node.directory / "config.toml"), "--json"]
+        command = [sys.executable, "-m", "tests.chaos.worker", *self._fault_of(node)]
+        command += ["node", "run", "--config", str(node.directory / "config.toml"), "--json"]
         if self.network is not None:
             command = self.network.command(node.place, command)
         with (
@@ -113,6 +138,12 @@ class ChaosCluster:
                 env={**os.environ, "PYTHONPATH": str(PROJECT), **_faked_clock(node)},
                 start_new_session=True,
             )
+
+    def _fault_of(self, node: Node) -> list[str]:
+        name = self.kind.broken
+        if name is None or (name in broken.OF_ONE_NODE and node.number):
+            return []
+        return ["--broken", name]
 
     def until_listening(self, node: Node) -> None:
         def listening() -> bool:
@@ -137,7 +168,7 @@ class ChaosCluster:
         """``kill -9``."""
         assert node.process is not None
         node.process.kill()
-        node.process.wait()
+        assert node.process.wait() == -signal.SIGKILL, f"{node.name} had ended before: see its log"
         assert node.process.stdin is not None
         node.process.stdin.close()
         node.process, node.paused = None, False
@@ -152,6 +183,33 @@ class ChaosCluster:
         if node.process is not None and node.paused:
             node.process.send_signal(signal.SIGCONT)
         node.paused = False
+
+    def standing_still(self, node: Node) -> bool:
+        """Say whether the kernel really runs nothing of the node."""
+        assert node.process is not None
+        stat = Path(f"/proc/{node.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    def vitals(self, node: Node) -> dict[str, Any] | None:
+        """Return what the process says of itself; None if it says nothing in time."""
+        return self._signalled(node, signal.SIGUSR2, "vitals")
+
+    def hand_over(self, node: Node) -> None:
+        """Ask a node to hand its leadership over. It tells of it: ``handed-over`` or ``not-handed-over``."""
+        if node.process is not None:
+            node.process.send_signal(signal.SIGUSR1)
+
+    def _signalled(self, node: Node, number: signal.Signals, answer: str) -> dict[str, Any] | None:
+        if node.process is None or node.paused or node.peer_id() is None:
+            return None
+        before = len(node.told(answer))
+        node.process.send_signal(number)
+        deadline = time.monotonic() + TOLD_WITHIN_S
+        while time.monotonic() < deadline:
+            if len(told := node.told(answer)) > before:
+                return told[-1]
+            time.sleep(0.02)
+        return None
 
     def set_clock(self, node: Node, offset_s: int) -> None:
         """Let the node's wall clock be off by so much from now on. Its monotonic clock goes on unharmed."""
@@ -205,31 +263,28 @@ class ChaosCluster:
 
         until(whole, what, timeout_s)
 
-    def contents(self) -> list[tuple[int, list[tuple[bytes, bytes, int]]]]:
-        """Return each node's applied index and all that its state machine holds, or fewer if one is silent."""
-        found = []
-        for node in self.nodes:
-            try:
-                with self.client(node, deadline_s=10, attempt_s=10) as client:
-                    items = [(i.key, i.value, i.version) for i in client.list(consistency="weak")]
-                    found.append((client.group().applied_index, items))
-            except ClientError:
-                continue
-        return found
-
-    def audit_kinds(self) -> set[str]:
-        """Return every kind of event in the nodes' audit logs."""
-        return {
-            json.loads(line)["kind"]
+    def audit_records(self) -> list[dict[str, Any]]:
+        """Return the nodes' audit logs, one after the other."""
+        return [
+            json.loads(line)
             for node in self.nodes
             for line in (node.directory / "data" / "audit.jsonl").read_text().splitlines()
             if line.endswith("}")
-        }
+        ]
+
+    def lives_told(self, kind: str) -> int:
+        """Count the events of this kind in all lives of all nodes."""
+        needle = f'"event": "{kind}"'
+        return sum(
+            file.read_text().count(needle)
+            for node in self.nodes
+            for file in node.directory.glob("events-*.jsonl")
+        )
 
 
 @contextmanager
 def chaos_cluster(
-    directory: Path, count: int, network: NamespaceNetwork | None, *, trust_disk: bool
+    directory: Path, count: int, network: NamespaceNetwork | None, kind: Kind
 ) -> Iterator[ChaosCluster]:
     """Start ``count`` nodes and wait until all of them vote."""
     first = free_port_block(2 * count) if network is None else 0
@@ -244,7 +299,7 @@ def chaos_cluster(
         )
         for number in range(count)
     ]
-    cluster = ChaosCluster(directory, nodes, network, trust_disk)
+    cluster = ChaosCluster(directory, nodes, network, kind)
     _prepare(cluster)
     try:
         for node in nodes:
@@ -324,9 +379,11 @@ name = "{network}"
 [group]
 key_file = "../group.key"
 bootstrap = "expect {count}"
+state_machine = "{cluster.kind.machine}"
 [consensus]
 min_voters = {count // 2 + 1}
-trust_disk = {json.dumps(cluster.trust_disk)}
+trust_disk = {json.dumps(cluster.kind.trust_disk)}
+lease_reads = {json.dumps(cluster.kind.lease_reads)}
 [attestation]
 mode = "mock"
 policy = "../policy.toml"

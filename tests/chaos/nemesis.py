@@ -8,28 +8,45 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.chaos.cluster import ChaosCluster, Node, can_fake_clocks
+from tests.support.cluster import until
 from tests.support.netns import CLIENTS, Link
 
 # Wall clocks jump by up to so much: far beyond any session window, within a ticket's lifetime.
 CLOCK_JUMP_S: Final = 120
+CLOCK_JUMP_MIN_S: Final = 10
 WHOLE_WAIT_S: Final = 10.0
+QUIET_S: Final = 2.0
+
+CLOCK_SEEN_WITHIN_S: Final = 5.0
 
 Undo = Callable[[], None]
+Fault = Callable[[], Undo | None]
 
 
 @dataclass(slots=True, kw_only=True)
 class Nemesis:
     """Hurts a cluster. Which fault comes next, whom it hits and how long depends on ``rng`` alone, but for
-    what the rules of mercy and the question who leads decide."""
+    what the rules of mercy and the question who leads decide.
+
+    Attributes:
+        pause_max_s: the longest that a fault lasts.
+        only: names of faults; empty means all that this machine and these nodes allow.
+        done: how often each kind was ordered.
+        seen: how often its effect was then seen.
+    """
 
     cluster: ChaosCluster
     rng: random.Random
     say: Callable[[str], None]
     pause_max_s: float
+    only: frozenset[str] = frozenset()
     done: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
 
     def torment(self, seconds: float) -> None:
-        """Run rounds of one or two faults for so long, then make everything whole."""
+        """Let the clients do something that can be lost; run rounds of one or two faults for so long; then
+        make everything whole."""
+        time.sleep(QUIET_S)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._round(min(self._duration(), max(end - time.monotonic(), 0.5)))
@@ -61,23 +78,39 @@ class Nemesis:
             self._restart(node)
 
     # ---- choosing -----------------------------------------------------------
-    def _draw(self) -> Iterator[Callable[[], Undo | None]]:
-        """Yield one fault or two of different families."""
-        families: list[list[Callable[[], Undo | None]]] = [
+    def families(self) -> list[list[Fault]]:
+        """Return what may happen, by family; one that counts twice comes twice as often."""
+        families: list[list[Fault]] = [
             [self.pause, self.pause_two],
             [self.kill, self.kill_again_and_again],
+            [self.hand_over],
         ]
-        if self.cluster.trust_disk:
+        if self.cluster.kind.trust_disk:
             families[1].append(self.kill_all)
         if self.cluster.network is not None:
-            families.append(
-                [self.partition, self.one_way, self.isolate_leader, self.slow, self.lossy, self.flap]
-            )
-            families.append(families[-1])  # twice as likely
+            network: list[Fault] = [
+                self.partition,
+                self.one_way,
+                self.isolate_leader,
+                self.slow,
+                self.lossy,
+                self.flap,
+            ]
+            families += [network, network]
         if can_fake_clocks():
             families.append([self.jump_clock])
-        chosen = self.rng.sample(families, self.rng.choice((1, 1, 2)))
-        for family in chosen:
+        if self.only:
+            families = [
+                kept for family in families if (kept := [f for f in family if f.__name__ in self.only])
+            ]
+            assert families, f"none of {sorted(self.only)} can be done here"
+        return families
+
+    def _draw(self) -> Iterator[Fault]:
+        """Yield one fault or two of different families."""
+        families = self.families()
+        count = min(self.rng.choice((1, 1, 2)), len(families))
+        for family in self.rng.sample(families, count):
             yield self.rng.choice(family)
 
     def _one(self) -> Node:
@@ -90,19 +123,24 @@ class Nemesis:
         self.say(f"{kind}: {detail}")
 
     # ---- processes ----------------------------------------------------------
-    def pause(self) -> Undo:
+    def pause(self) -> Undo | None:
         return self._pause([self._one()])
 
-    def pause_two(self) -> Undo:
+    def pause_two(self) -> Undo | None:
         return self._pause(self.rng.sample(self.cluster.nodes, 2))
 
-    def _pause(self, nodes: list[Node]) -> Undo:
-        self._note("pause", ", ".join(node.name for node in nodes))
-        for node in nodes:
+    def _pause(self, nodes: list[Node]) -> Undo | None:
+        hit = [node for node in nodes if node.alive]
+        if not hit:
+            return None
+        self._note("pause", ", ".join(node.name for node in hit))
+        for node in hit:
             self.cluster.pause(node)
+            until(lambda node=node: self.cluster.standing_still(node), f"{node.name} stands still")
+            self.seen["pause"] += 1
 
         def undo() -> None:
-            for node in nodes:
+            for node in hit:
                 self.cluster.resume(node)
 
         return undo
@@ -129,6 +167,13 @@ class Nemesis:
             self.cluster.kill(node)
         return lambda: self._restart(node)
 
+    def hand_over(self) -> None:
+        """Ask whoever leads to let another lead."""
+        leader = self.cluster.leader()
+        if leader is not None:
+            self._note("hand-over", leader.name)
+            self.cluster.hand_over(leader)
+
     def kill_all(self) -> Undo:
         """A power cut. Only trust_disk survives it: that is what it is for."""
         self._note("kill-all", "all nodes")
@@ -145,7 +190,7 @@ class Nemesis:
     def _may_kill(self) -> bool:
         """Volatile members: at most one is dead at a time, and none dies before all vote again. More would
         be more than the group promises to survive."""
-        if self.cluster.trust_disk:
+        if self.cluster.kind.trust_disk:
             return all(node.alive for node in self.cluster.nodes)
         try:
             self.cluster.until_whole("all nodes vote", WHOLE_WAIT_S)
@@ -229,7 +274,14 @@ class Nemesis:
     # ---- clocks -------------------------------------------------------------
     def jump_clock(self) -> Undo:
         node = self._one()
-        offset_s = self.rng.randrange(1, CLOCK_JUMP_S) * self.rng.choice((1, -1))
+        offset_s = self.rng.randrange(CLOCK_JUMP_MIN_S, CLOCK_JUMP_S) * self.rng.choice((1, -1))
         self._note("clock-jump", f"{node.name} {offset_s:+d} s")
         self.cluster.set_clock(node, offset_s)
-        return lambda: self.cluster.set_clock(node, 0)
+
+        def undo() -> None:
+            told = self.cluster.vitals(node)
+            if told is not None and abs(told["wall"] - time.time() - offset_s) < CLOCK_SEEN_WITHIN_S:
+                self.seen["clock-jump"] += 1
+            self.cluster.set_clock(node, 0)
+
+        return undo

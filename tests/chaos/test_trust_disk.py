@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.chaos.cluster import chaos_cluster
+from tests.chaos.cluster import Kind, chaos_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 def test_a_killed_node_goes_on_as_the_same_incarnation_and_a_power_cut_loses_nothing(tmp_path):
-    with chaos_cluster(tmp_path, 3, None, trust_disk=True) as cluster:
+    with chaos_cluster(tmp_path, 3, None, Kind(trust_disk=True)) as cluster:
         before = [node.peer_id() for node in cluster.nodes]
         victim = cluster.nodes[0]
         with cluster.client(*cluster.nodes, deadline_s=30, attempt_s=10) as client:

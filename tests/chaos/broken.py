@@ -1,0 +1,125 @@
+"""Nodes that break one promise each, to show that chaos notices. For tests only: nothing imports this but
+``worker``, and it does nothing unless a fault is asked for by name.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from node.machines.kv import KeyValue
+from node.raft.entries import CommandBatch
+from node.raft.events import Query, Record
+from node.raft.leader import Leader
+from node.raft.reads import Reads
+from node.raft.sessions import SessionTable
+from node.raft.state import Leadership
+from node.raft.types import Consistency, NotExecuted, Ok, Outcome
+from node.service import Daemon
+from node.storage.file import FileStorage
+
+TORN_FOR_S: Final = 0.2
+KEPT_RECORDS: Final = 30
+
+
+def acknowledge_before_commit() -> None:
+    """The leader's own copy is enough to commit and answer."""
+
+    def commit_alone(self: Leader, lead: Leadership) -> None:
+        index = self._own_match()
+        if index > self.commit and self._may_commit(index):
+            self._commit_to(index)
+
+    Leader._try_commit = commit_alone
+
+
+def read_locally() -> None:
+    """Strong reads are answered from the node's own state, as weak ones are."""
+    on_query = Reads._on_query
+
+    def answer_at_once(self: Reads, query: Query) -> None:
+        on_query(self, replace(query, consistency=Consistency.WEAK))
+
+    Reads._on_query = answer_at_once
+
+
+def execute_again() -> None:
+    """A command that comes a second time is executed a second time."""
+
+    def forgetful(self: SessionTable, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
+        if batch.session not in self:
+            return NotExecuted("session-expired")
+        self._touch(batch.session, time_ms)
+        return None
+
+    SessionTable.admit = forgetful
+
+
+def tear_batches() -> None:
+    """What was to be one atomic entry becomes one entry for each command."""
+    execute = Daemon.execute
+
+    async def one_by_one(
+        self: Daemon, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
+    ) -> Outcome:
+        results: list[Any] = []
+        for number, command in enumerate(commands):
+            own_key = None if key is None else key[:-1] + bytes([number])
+            outcome = await execute(self, (command,), key=own_key, feed=feed, timeout_s=timeout_s)
+            if not isinstance(outcome, Ok):
+                return outcome
+            results += outcome.results
+            if len(commands) > 1:
+                await asyncio.sleep(TORN_FOR_S)
+        return replace(outcome, results=tuple(results))
+
+    Daemon.execute = one_by_one
+
+
+def diverge() -> None:
+    """This node's state machine forgets to store each tenth value, and answers as if it had."""
+    put = KeyValue._put
+
+    def forgetful_put(self: KeyValue, fields: Any) -> dict[str, Any]:
+        result = put(self, fields)
+        if self._revision % 10 == 0:
+            key = max(self._live, key=lambda key: self._live[key].mod_revision)
+            self._live[key] = replace(self._live[key], value=b"something else")
+        return result
+
+    KeyValue._put = forgetful_put
+
+
+def lie_about_durability() -> None:
+    """The disk keeps what it is given first, and only says that the rest is durable."""
+    persist = FileStorage.persist
+    kept = 0
+
+    def lying(self: FileStorage, records: list[Record]) -> None:
+        nonlocal kept
+        if kept < KEPT_RECORDS:
+            persist(self, records)
+        kept += len(records)
+
+    FileStorage.persist = lying
+
+
+_FAULTS: Final[dict[str, Callable[[], None]]] = {
+    fault.__name__.replace("_", "-"): fault
+    for fault in (
+        acknowledge_before_commit,
+        read_locally,
+        execute_again,
+        tear_batches,
+        diverge,
+        lie_about_durability,
+    )
+}
+NAMES: Final = tuple(_FAULTS)
+# Only the first node has these: a group whose nodes all err alike has not diverged.
+OF_ONE_NODE: Final = frozenset({"diverge"})
+
+
+def break_by_name(name: str) -> None:
+    """Break this process."""
+    _FAULTS[name]()
