@@ -6,9 +6,8 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Preference(Enum):
@@ -19,9 +18,8 @@ class Preference(Enum):
     OBSERVER = "observer"
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyContext:
-    """Equal on every node for the same entry.
+class ApplyContext(NamedTuple):
+    """Equal on every node for the same entry. A tuple because every command has one made for it.
 
     Attributes:
         term: of the entry.
@@ -32,7 +30,7 @@ class ApplyContext:
     """
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a context
     sub: int
     time_ms: int
     group_id: bytes

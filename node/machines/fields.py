@@ -98,6 +98,25 @@ def _of_base64(name: str, value: Any) -> bytes:
         raise CommandError("base64-invalid", f"`{name}` is not base64 (RFC 4648 section 4)") from exc
 
 
+def plain_put(command: Any, *, key_bytes_max: int, value_bytes_max: int) -> tuple[bytes, bytes] | None:
+    """Return key and value of a put of text without more ado, as nearly all commands are.
+
+    None: it is another command, or none at all, or too large; what is wrong with it is for ``Fields`` to say.
+    """
+    if type(command) is not dict or len(command) != 3 or command.get("op") != "put":
+        return None
+    key, value = command.get("key"), command.get("value")
+    if type(key) is not str or type(value) is not str:
+        return None
+    try:
+        raw_key, raw_value = key.encode(), value.encode()
+    except UnicodeEncodeError:
+        return None
+    if not 1 <= len(raw_key) <= key_bytes_max or len(raw_value) > value_bytes_max:
+        return None
+    return raw_key, raw_value
+
+
 def put_bytes(target: dict[str, Any], name: str, value: bytes) -> None:
     """Write ``value`` under ``name`` if it is UTF-8 text, else as base64 under ``name_b64``."""
     try:

@@ -26,13 +26,12 @@ something. ``list`` is in byte order of the keys; to go on, pass the last key as
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from heapq import merge
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.fields import Fields, put_bytes
+from node.machines.fields import Fields, plain_put, put_bytes
 from node.machines.sorted_keys import SortedKeys
 
 KEY_BYTES_MAX: Final = 4096
@@ -50,8 +49,8 @@ REVISION_START: Final = 1  # as in etcd: an empty store is at revision 1, the fi
 REVISION_MAX: Final = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+# Tuples: every change makes some, and a node that catches up makes tens of thousands of changes a second.
+class Version(NamedTuple):
     """What a key held from ``mod_revision`` on."""
 
     value: bytes
@@ -60,8 +59,7 @@ class Version:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(NamedTuple):
     """A version that was replaced or deleted at ``end_revision``."""
 
     key: bytes
@@ -69,24 +67,19 @@ class Past:
     end_revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class _WasLive:
+class _WasLive(NamedTuple):
+    """The key held ``version`` (then the youngest of the past), or nothing."""
+
     key: bytes
     version: Version | None
 
 
-@dataclass(frozen=True, slots=True)
-class _WasSuperseded:
-    key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _WasCompacted:
+class _WasCompacted(NamedTuple):
     past: Past
     compact_revision: int
 
 
-_Undo = _WasLive | _WasSuperseded | _WasCompacted
+_Undo = _WasLive | _WasCompacted
 
 
 class KeyValue(StateMachine):
@@ -113,6 +106,15 @@ class KeyValue(StateMachine):
 
     # ---- commands -------------------------------------------------------------
     def apply(self, command: Any, context: ApplyContext) -> dict[str, Any]:  # noqa: ARG002
+        plain = plain_put(command, key_bytes_max=KEY_BYTES_MAX, value_bytes_max=VALUE_BYTES_MAX)
+        if plain is not None:
+            key, value = plain
+            after = self._write(key, value, self._live.get(key))
+            return {
+                "revision": after.mod_revision,
+                "create_revision": after.create_revision,
+                "version": after.version,
+            }
         fields = Fields(command)
         match fields.op():
             case "put":
@@ -130,7 +132,7 @@ class KeyValue(StateMachine):
         wants_previous = fields.boolean("prev")
         fields.done()
         before = self._live.get(key)
-        after = self._write(key, value)
+        after = self._write(key, value, before)
         result: dict[str, Any] = {
             "revision": self._revision,
             "create_revision": after.create_revision,
@@ -146,7 +148,7 @@ class KeyValue(StateMachine):
         fields.done()
         before = self._live.get(key)
         if before is not None:
-            self._remove(key)
+            self._remove(key, before)
         result: dict[str, Any] = {"revision": self._revision, "deleted": 0 if before is None else 1}
         if wants_previous:
             result["prev"] = _item(key, before)
@@ -160,9 +162,9 @@ class KeyValue(StateMachine):
         before = self._live.get(key)
         swapped = expect == (None if before is None else before.value)
         if swapped and value is not None:
-            self._write(key, value)
+            self._write(key, value, before)
         elif swapped and before is not None:
-            self._remove(key)
+            self._remove(key, before)
         result: dict[str, Any] = {"revision": self._revision, "swapped": swapped}
         if not swapped:
             result["item"] = _item(key, before)
@@ -236,39 +238,45 @@ class KeyValue(StateMachine):
         return merge(live, gone)
 
     # ---- changes, each with its inverse in the undo log ---------------------------
-    def _write(self, key: bytes, value: bytes) -> Version:
-        before = self._live.get(key)
-        grown = len(value) - len(before.value) if before else len(key) + len(value)
+    def _write(self, key: bytes, value: bytes, before: Version | None) -> Version:
+        grown = len(key) + len(value) if before is None else len(value) - len(before.value)
         if grown > 0 and self._live_bytes + grown > STORE_BYTES_MAX:
             raise CommandError(
                 "store-full", f"the store is limited to {STORE_BYTES_MAX} bytes; delete some keys"
             )
-        self._revision += 1
-        after = Version(
-            value=value,
-            create_revision=before.create_revision if before else self._revision,
-            mod_revision=self._revision,
-            version=before.version + 1 if before else 1,
-        )
-        self._replace(key, before, after)
+        revision = self._revision = self._revision + 1
+        if before is None:
+            after = Version(value, revision, revision, 1)
+            self._keys.add(key)
+        else:
+            after = Version(value, before.create_revision, revision, before.version + 1)
+        self._live[key] = after
+        self._live_bytes += grown
+        self._undo.append(_WasLive(key, before))
+        if before is not None:
+            self._supersede(key, before)
         return after
 
-    def _remove(self, key: bytes) -> None:
+    def _remove(self, key: bytes, before: Version) -> None:
         self._revision += 1
-        self._replace(key, self._live[key], None)
-
-    def _replace(self, key: bytes, before: Version | None, after: Version | None) -> None:
+        self._set_live(key, None)
         self._undo.append(_WasLive(key, before))
-        self._set_live(key, after)
-        if before is None:
-            return
-        past = Past(key, before, self._revision)
-        self._past.append(past)
-        self._past_of.setdefault(key, deque()).append(past)
-        self._past_bytes += _size(past)
-        self._undo.append(_WasSuperseded(key))
+        self._supersede(key, before)
+
+    def _supersede(self, key: bytes, before: Version) -> None:
+        """Make ``before`` the youngest of the past."""
+        self._remember(Past(key, before, self._revision))
         while len(self._past) > HISTORY_VERSIONS_MAX or self._past_bytes > HISTORY_BYTES_MAX:
             self._compact_oldest()
+
+    def _remember(self, past: Past) -> None:
+        self._past.append(past)
+        self._past_bytes += len(past.key) + len(past.was.value)
+        past_of = self._past_of.get(past.key)
+        if past_of is None:
+            self._past_of[past.key] = deque((past,))
+        else:
+            past_of.append(past)
 
     def _compact_oldest(self) -> None:
         past = self._past.popleft()
@@ -314,9 +322,9 @@ class KeyValue(StateMachine):
             match self._undo.pop():
                 case _WasLive(key, version):
                     self._set_live(key, version)
-                case _WasSuperseded(key):
-                    self._past_bytes -= _size(self._past.pop())
-                    self._drop_past_of(key, oldest=False)
+                    if version is not None:
+                        self._past_bytes -= _size(self._past.pop())
+                        self._drop_past_of(key, oldest=False)
                 case _WasCompacted(past, compact_revision):
                     self._past.appendleft(past)
                     self._past_of.setdefault(past.key, deque()).appendleft(past)
@@ -356,10 +364,7 @@ class KeyValue(StateMachine):
             self._set_live(bytes(key), Version(bytes(value), create_revision, mod_revision, version))
         for key, value, create_revision, mod_revision, version, end_revision in snapshot["past"]:
             was = Version(bytes(value), create_revision, mod_revision, version)
-            past = Past(bytes(key), was, end_revision)
-            self._past.append(past)
-            self._past_of.setdefault(past.key, deque()).append(past)
-            self._past_bytes += _size(past)
+            self._remember(Past(bytes(key), was, end_revision))
 
 
 def _key_of(fields: Fields) -> bytes:

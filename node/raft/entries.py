@@ -8,8 +8,11 @@ Payloads are deterministic CBOR arrays:
     NOOP, DISSOLVE   []
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
 
 from attestation.canonical import DEPTH_MAX, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
@@ -27,12 +30,52 @@ INTEGER_MAX: Final = 2**63 - 1
 
 
 # ---- chain ------------------------------------------------------------------
+# chain = digest("bondstone/entry/v1", previous chain, term, index, kind, time_ms, payload). Every entry of
+# every log passes here, so its deterministic CBOR (RFC 8949 3.1, 4.2.1) is put together by hand.
+_CHAIN_START: Final = b"\x87" + encode("bondstone/entry/v1") + b"\x58\x20"
+
+
 def make_entry(previous: Position, *, term: int, kind: EntryKind, time_ms: int, payload: bytes) -> Entry:
     """Return the entry that follows ``previous``; its chain stands for the whole log up to it."""
-    index = previous.index + 1
-    parts = (previous.chain, term, index, int(kind), time_ms, payload)
-    chain = digest("bondstone/entry/v1", *parts)
-    return Entry(term, index, kind, time_ms, payload, chain)
+    return make_entries(previous, [(term, kind, time_ms, payload)])[0]
+
+
+def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, bytes]]) -> tuple[Entry, ...]:
+    """Return the entries of these terms, kinds, times and payloads that follow ``previous``, chained."""
+    index, chain = previous.index, previous.chain
+    made = []
+    for term, kind, time_ms, payload in parts:
+        index += 1
+        encoded = (
+            _CHAIN_START,
+            chain,
+            _head(term),
+            # Small numbers, terms, times and lengths come again and again; an index never does.
+            b"\x1a" + index.to_bytes(4, "big") if 0x10000 <= index < 1 << 32 else _head(index),
+            _SMALL[kind],
+            _head(time_ms),
+            _bytes_head(len(payload)),
+            payload,
+        )
+        chain = sha256(b"".join(encoded)).digest()
+        made.append(Entry(term, index, kind, time_ms, payload, chain))
+    return tuple(made)
+
+
+_SMALL: Final = tuple(bytes((number,)) for number in range(24))
+
+
+@lru_cache(maxsize=4096)
+def _head(number: int) -> bytes:
+    """Return the deterministic CBOR of an unsigned integer."""
+    return encode(number)
+
+
+@lru_cache(maxsize=4096)
+def _bytes_head(size: int) -> bytes:
+    """Return what precedes ``size`` bytes in deterministic CBOR: as for an integer, but of major type 2."""
+    head = encode(size)
+    return bytes((head[0] | 0x40,)) + head[1:]
 
 
 # ---- configurations ---------------------------------------------------------
@@ -118,8 +161,7 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class CommandBatch:
+class CommandBatch(NamedTuple):
     """One atomic entry of a session.
 
     Attributes:
@@ -150,17 +192,22 @@ def decode_commands_untrusted(payload: bytes) -> CommandBatch:
     Raises:
         RemoteProtocolError: there is none.
     """
-    match _plain_untrusted(payload):
-        case [bytes(session), int(seq), int(ack_below), None | bytes() as key, [*commands]] if (
-            len(session) == SESSION_ID_BYTES
+    value = _plain_untrusted(payload)
+    if type(value) is list and len(value) == 5:
+        session, seq, ack_below, key, commands = value
+        if (
+            type(session) is bytes
+            and len(session) == SESSION_ID_BYTES
+            and type(seq) is int
             and 1 <= seq <= INTEGER_MAX
+            and type(ack_below) is int
             and 0 <= ack_below <= seq
-            and (key is None or 1 <= len(key) <= KEY_BYTES_MAX)
+            and (key is None or (type(key) is bytes and 1 <= len(key) <= KEY_BYTES_MAX))
+            and type(commands) is list
             and commands
         ):
             return CommandBatch(session, seq, ack_below, key, tuple(commands))
-        case _:
-            raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
+    raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
 
 
 def payload_prefix(session: bytes, seq: int) -> bytes:

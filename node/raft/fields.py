@@ -5,14 +5,14 @@ Every function that takes a foreign value raises ``RemoteProtocolError`` and not
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 from node.errors import RemoteProtocolError
 from node.raft.entries import (
     INTEGER_MAX,
     check_payload_untrusted,
     incarnation_untrusted,
-    make_entry,
+    make_entries,
 )
 from node.raft.types import Cursor, Entry, EntryKind, Incarnation, Position
 
@@ -101,26 +101,47 @@ def enumeration(kind: Callable[[Any], Any], value: Any) -> Any:
         refuse("unknown enumeration value")
 
 
+# Entries travel in four columns, ``[[term...], kinds as bytes, [time_ms...], [payload...]]``: what is to be
+# checked of each of them is then checked of a whole column at a time.
+_KINDS: Final = {int(kind): kind for kind in EntryKind}
+
+
 def entries_after(value: Any, after: Position) -> tuple[Entry, ...]:
-    entries = []
-    previous = after
-    for item in array(value, ENTRIES_MAX):
-        match item:
-            case [term, kind_code, time_ms, bytes(payload)]:
-                kind = cast("EntryKind", enumeration(EntryKind, uint(kind_code)))
-                check_payload_untrusted(kind, payload)
-                if uint(term) < previous.term or previous.index >= INTEGER_MAX:
-                    refuse("terms go back within a log")
-                entry = make_entry(previous, term=term, kind=kind, time_ms=uint(time_ms), payload=payload)
-            case _:
-                refuse("not an entry")
-        entries.append(entry)
-        previous = Position(entry.term, entry.index, entry.chain)
-    return tuple(entries)
+    raw_terms, raw_kinds, raw_times, raw_payloads = fixed_array(value, 4)
+    payloads = array(raw_payloads, ENTRIES_MAX)
+    count = len(payloads)
+    if count == 0 and raw_terms == raw_times == [] and raw_kinds == b"":
+        return ()
+    terms, times = uints(raw_terms, count), uints(raw_times, count)
+    if len(octets(raw_kinds, count)) != count or not _KINDS.keys() >= set(raw_kinds):
+        refuse("not a kind of entry for each entry")
+    kinds = [_KINDS[code] for code in raw_kinds]
+    if set(map(type, payloads)) != {bytes}:
+        refuse("a payload that is not bytes")
+    if terms[0] < after.term or terms != sorted(terms) or after.index > INTEGER_MAX - count:
+        refuse("terms go back within a log")
+    if kinds.count(EntryKind.COMMAND) != count:
+        for kind, payload in zip(kinds, payloads, strict=True):
+            check_payload_untrusted(kind, payload)
+    return make_entries(after, zip(terms, kinds, times, payloads, strict=True))
+
+
+def uints(value: Any, count: int) -> list[int]:
+    """Check a column of so many unsigned integers, at least one."""
+    if type(value) is not list or len(value) != count or set(map(type, value)) != {int}:
+        refuse("not a column of unsigned integers")
+    if min(value) < 0 or max(value) > INTEGER_MAX:
+        refuse("not an unsigned integer")
+    return value
 
 
 def put_entries(entries: tuple[Entry, ...]) -> list[Any]:
-    return [[e.term, int(e.kind), e.time_ms, e.payload] for e in entries]
+    return [
+        [entry.term for entry in entries],
+        bytes([entry.kind for entry in entries]),
+        [entry.time_ms for entry in entries],
+        [entry.payload for entry in entries],
+    ]
 
 
 def put_incarnation(incarnation: Incarnation | None) -> list[Any] | None:

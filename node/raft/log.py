@@ -1,9 +1,11 @@
 """Where entries live. The core reads and writes through ``LogStore`` only."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from node.raft.types import ORIGIN, Entry, Position
+
+OVERHEAD_BYTES: Final = 64  # of an entry, besides its payload: rather more than on the wire
 
 
 class LogStore(Protocol):
@@ -57,8 +59,8 @@ class MemoryLog:
     def slice(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
         taken: list[Entry] = []
         size = 0
-        for entry in self._entries[first - 1 : min(last, first - 1 + bytes_max // 64 + 1)]:
-            size += entry_bytes(entry)
+        for entry in self._entries[first - 1 : min(last, first - 1 + bytes_max // OVERHEAD_BYTES + 1)]:
+            size += len(entry.payload) + OVERHEAD_BYTES
             if taken and size > bytes_max:
                 break
             taken.append(entry)
@@ -76,4 +78,4 @@ class MemoryLog:
 
 def entry_bytes(entry: Entry) -> int:
     """Return about how many bytes ``entry`` takes on the wire."""
-    return len(entry.payload) + 64
+    return len(entry.payload) + OVERHEAD_BYTES

@@ -1,6 +1,6 @@
 """The state machine behind the log: committed entries in, outcomes out; the same on every node."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from node.errors import RemoteProtocolError
 from node.machines.base import ApplyContext, CommandError, StateMachine
@@ -23,8 +23,7 @@ from node.raft.types import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """What became of the command (session, seq); seq 0 is a change of the session itself."""
 
     session: bytes
@@ -61,21 +60,21 @@ class Replica:
             BrokenMachineError: the machine failed where it must not.
         """
         assert entry.index == self.applied.index + 1
+        at = Cursor(entry.term, entry.index)
         self.table.expire(entry.time_ms)
         resolution = None
         if entry.kind is EntryKind.COMMAND:
             self.commands += 1
-            resolution = self._apply_commands(entry)
+            resolution = self._apply_commands(entry, at)
         elif entry.kind is EntryKind.SESSION:
             change = decode_session_untrusted(entry.payload)
             self.table.change(change, entry.time_ms)
-            done = Ok((), Cursor(entry.term, entry.index))
-            resolution = Resolution(change.session, 0, done)
+            resolution = Resolution(change.session, 0, Ok((), at))
         self.applied_ms = entry.time_ms
-        self.applied = Cursor(entry.term, entry.index)
+        self.applied = at
         return resolution
 
-    def _apply_commands(self, entry: Entry) -> Resolution | None:
+    def _apply_commands(self, entry: Entry, at: Cursor) -> Resolution | None:
         try:
             batch = decode_commands_untrusted(entry.payload)
         except RemoteProtocolError:
@@ -84,7 +83,7 @@ class Replica:
         known = self.admit(batch, entry.time_ms)
         if known is not None:
             return Resolution(batch.session, batch.seq, known)
-        outcome = Ok(self._execute(batch, entry), Cursor(entry.term, entry.index))
+        outcome = Ok(self._execute(batch, entry), at)
         self.table.record(batch, outcome, entry.time_ms)
         return Resolution(batch.session, batch.seq, outcome)
 
@@ -94,24 +93,22 @@ class Replica:
 
     def _execute(self, batch: CommandBatch, entry: Entry) -> tuple[Result, ...]:
         """Run all commands, or none: the first refusal rolls the whole entry back."""
-        savepoint = self._savepoint()
+        try:
+            savepoint = self.machine.savepoint()
+        except Exception as exc:
+            raise BrokenMachineError(type(exc).__name__) from exc
         results: list[Result] = []
         for sub, command in enumerate(batch.commands):
             context = ApplyContext(entry.term, entry.index, sub, entry.time_ms, self._group_id)
-            failure = self._apply_one(command, context, results)
-            if failure is not None:
+            result = self._apply_one(command, context)
+            if type(result) is Failed:
                 self._rollback(savepoint)
                 aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
                 return tuple(
-                    failure if position == sub else aborted for position in range(len(batch.commands))
+                    result if position == sub else aborted for position in range(len(batch.commands))
                 )
+            results.append(result)
         return tuple(results)
-
-    def _savepoint(self) -> object:
-        try:
-            return self.machine.savepoint()
-        except Exception as exc:
-            raise BrokenMachineError(type(exc).__name__) from exc
 
     def _rollback(self, savepoint: object) -> None:
         try:
@@ -119,9 +116,9 @@ class Replica:
         except Exception as exc:
             raise BrokenMachineError(type(exc).__name__) from exc
 
-    def _apply_one(self, command: object, context: ApplyContext, results: list[Result]) -> Failed | None:
+    def _apply_one(self, command: object, context: ApplyContext) -> Result:
         try:
-            results.append(Applied(self.machine.apply(command, context)))
+            return Applied(self.machine.apply(command, context))
         except CommandError as exc:
             return Failed(exc.code, exc.message)
         except MemoryError:
@@ -130,7 +127,6 @@ class Replica:
         except Exception as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
             # The text of a foreign exception may differ between nodes (addresses); its type does not.
             return Failed("apply-raised", type(exc).__name__)
-        return None
 
     def query(self, query: object) -> object:
         """Return the machine's answer, or ``Failed`` if it refuses the query."""

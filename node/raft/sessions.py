@@ -31,6 +31,16 @@ class Session:
     low: int = 1
     outcomes: dict[int, Ok] = field(default_factory=dict)
 
+    def acknowledge(self, below: int) -> None:
+        """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
+        outcomes = self.outcomes
+        # Numbers that were never executed cost a look each, unless there are more of them than outcomes.
+        numbers = range(self.low, below) if below - self.low <= len(outcomes) else tuple(outcomes)
+        for seq in numbers:
+            if seq < below:
+                outcomes.pop(seq, None)
+        self.low = below
+
 
 @dataclass(slots=True)
 class _KeyRecord:
@@ -48,6 +58,7 @@ class SessionTable:
         # Both in the order of their last entry's time_ms, which is monotone in the log.
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._keys: OrderedDict[bytes, _KeyRecord] = OrderedDict()
+        self._expiry_ms = 0  # nothing expires at a time up to this
 
     def __contains__(self, session: bytes) -> bool:
         return session in self._sessions
@@ -57,16 +68,23 @@ class SessionTable:
 
     def expire(self, time_ms: int) -> None:
         """Forget what has been silent for longer than the TTL at the time of the entry being applied."""
+        if time_ms <= self._expiry_ms:
+            return
+        oldest_ms = time_ms
         while self._sessions:
             session, first = next(iter(self._sessions.items()))
             if first.active_ms + self._ttl_ms >= time_ms:
+                oldest_ms = first.active_ms
                 break
             del self._sessions[session]
         while self._keys:
             key, record = next(iter(self._keys.items()))
             if record.time_ms + self._ttl_ms >= time_ms:
+                oldest_ms = min(oldest_ms, record.time_ms)
                 break
             del self._keys[key]
+        # What comes or is touched later is younger than what is oldest now.
+        self._expiry_ms = oldest_ms + self._ttl_ms
 
     def change(self, change: SessionChange, time_ms: int) -> None:
         """Apply a SESSION entry. A new session of an owner ends his earlier ones."""
@@ -98,11 +116,10 @@ class SessionTable:
         session = self._sessions.get(batch.session)
         if session is None:
             return NotExecuted("session-expired")
-        self._touch(batch.session, time_ms)
+        session.active_ms = time_ms
+        self._sessions.move_to_end(batch.session)
         if batch.ack_below > session.low:
-            session.low = batch.ack_below
-            for seq in [seq for seq in session.outcomes if seq < session.low]:
-                del session.outcomes[seq]
+            session.acknowledge(batch.ack_below)
         stored = session.outcomes.get(batch.seq)
         if stored is not None:
             return stored

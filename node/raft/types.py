@@ -56,9 +56,10 @@ class EntryKind(IntEnum):
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One log entry. ``chain`` = digest over the previous chain and all other fields.
+
+    A tuple like ``Cursor``: a log is full of them, and catching up makes tens of thousands a second.
 
     Attributes:
         term: leader's term, from 1.
@@ -70,7 +71,7 @@ class Entry:
     """
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]
     kind: EntryKind
     time_ms: int
     payload: bytes

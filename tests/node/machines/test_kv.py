@@ -408,3 +408,34 @@ def test_a_snapshot_is_plain_data_for_the_log():
     put(machine, "a", "2")
 
     assert decode_untrusted(encode(machine.snapshot()), bytes_max=10_000) == machine.snapshot()
+
+
+# ---- the short way of a plain put --------------------------------------------------
+@settings(max_examples=200)
+@given(
+    writes=st.lists(
+        st.tuples(
+            st.text(max_size=6) | st.just("\ud800") | st.none() | st.integers(),
+            st.text(max_size=6) | st.just("\udfff") | st.just(None),
+        ),
+        max_size=8,
+    ),
+    small=st.booleans(),
+)
+def test_a_put_without_options_is_the_same_command_as_one_with_their_defaults(writes, small):
+    def outcome(machine, command):
+        try:
+            return apply(machine, command)
+        except CommandError as exc:
+            return exc.code, exc.message
+
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(kv, "KEY_BYTES_MAX", 3)
+            patch.setattr(kv, "VALUE_BYTES_MAX", 3)
+        short, long = KeyValue(), KeyValue()
+        for key, value in writes:
+            command = {"op": "put", "key": key, "value": value}
+            assert outcome(short, command) == outcome(long, {**command, "prev": False})
+
+        assert short.snapshot() == long.snapshot()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attestation.canonical import digest
 from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (
@@ -16,6 +17,7 @@ from node.raft.entries import (
     encode_commands,
     encode_config,
     encode_session,
+    make_entries,
     make_entry,
 )
 from node.raft.messages import Append, Chunk, Forward, Proposal
@@ -183,8 +185,8 @@ def test_true_is_not_one():
 
 def test_entries_cannot_go_back_in_term_nor_beyond_their_leaders():
     prev = Position(5, 9, bytes(32))
-    back = [4, bytes(32), 7, list(prev), [[4, 0, 0, EMPTY_PAYLOAD]], 0, 0]
-    beyond = [4, bytes(32), 7, list(prev), [[8, 0, 0, EMPTY_PAYLOAD]], 0, 0]
+    back = [4, bytes(32), 7, list(prev), [[4], bytes([0]), [0], [EMPTY_PAYLOAD]], 0, 0]
+    beyond = [4, bytes(32), 7, list(prev), [[8], bytes([0]), [0], [EMPTY_PAYLOAD]], 0, 0]
     for fields in (back, beyond):
         with pytest.raises(RemoteProtocolError):
             wire.decode_untrusted(cbor2.dumps(fields))
@@ -193,7 +195,7 @@ def test_entries_cannot_go_back_in_term_nor_beyond_their_leaders():
 def test_kinds_of_entries_that_this_version_does_not_know_are_refused():
     prev = Position(5, 9, bytes(32))
     for kind in (EntryKind.SNAPSHOT, EntryKind.POLICY, 99):
-        fields = [4, bytes(32), 7, list(prev), [[7, int(kind), 0, EMPTY_PAYLOAD]], 0, 0]
+        fields = [4, bytes(32), 7, list(prev), [[7], bytes([kind]), [0], [EMPTY_PAYLOAD]], 0, 0]
         with pytest.raises(RemoteProtocolError):
             wire.decode_untrusted(cbor2.dumps(fields))
 
@@ -207,6 +209,64 @@ def test_an_entry_is_chained_to_what_precedes_it_whatever_its_sender_says():
         decoded.entries[0].chain
         == make_entry(prev, term=7, kind=EntryKind.NOOP, time_ms=1, payload=EMPTY_PAYLOAD).chain
     )
+
+
+# Where the length of a CBOR head changes (RFC 8949 3).
+EDGES = [0, 1, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 2]
+
+
+@pytest.mark.parametrize("number", EDGES)
+def test_the_chain_is_the_digest_that_the_design_defines(number):
+    kind = EntryKind.COMMAND
+    for term, index, time_ms, size in (
+        (number, 5, 6, 7),
+        (4, number, 6, 7),
+        (4, 5, number, 7),
+        (4, 5, 6, number),
+    ):
+        payload = bytes(min(size, 70_000))
+        previous = Position(0, index, b"c" * 32)
+
+        made = make_entry(previous, term=term, kind=kind, time_ms=time_ms, payload=payload)
+
+        parts = (previous.chain, term, index + 1, int(kind), time_ms, payload)
+        assert made.chain == digest("bondstone/entry/v1", *parts)
+
+
+def test_entries_made_together_are_those_made_one_by_one():
+    parts = [(1 + i // 3, EntryKind.COMMAND, 10**12 + i, bytes(i)) for i in range(300)]
+    one_by_one, last = [], ORIGIN
+    for term, kind, time_ms, payload in parts:
+        one_by_one.append(make_entry(last, term=term, kind=kind, time_ms=time_ms, payload=payload))
+        last = Position(term, one_by_one[-1].index, one_by_one[-1].chain)
+
+    assert make_entries(ORIGIN, parts) == tuple(one_by_one)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [[7], b"\x00", [0], []],
+        [[], b"", [0], [EMPTY_PAYLOAD]],
+        [[7, 7], b"\x00", [0], [EMPTY_PAYLOAD]],
+        [[7], b"\x00\x00", [0], [EMPTY_PAYLOAD]],
+        [[7], b"", [0], [EMPTY_PAYLOAD]],
+        [[7], b"\x00", [0, 0], [EMPTY_PAYLOAD]],
+        [[True], b"\x00", [0], [EMPTY_PAYLOAD]],
+        [[7], b"\x00", [-1], [EMPTY_PAYLOAD]],
+        [[7], b"\x00", [2**63], [EMPTY_PAYLOAD]],
+        [[7], b"\x00", [0], ["text"]],
+        [[7], b"\x00", [0], [b"not empty"]],
+        [[7], [0], [0], [EMPTY_PAYLOAD]],
+    ],
+)
+def test_columns_of_entries_that_do_not_fit_together_are_refused(columns):
+    prev = [5, 9, bytes(32)]
+    good = [[7], b"\x00", [0], [EMPTY_PAYLOAD]]
+    assert wire.decode_untrusted(cbor2.dumps([4, bytes(32), 7, prev, good, 0, 0])).entries
+
+    with pytest.raises(RemoteProtocolError):
+        wire.decode_untrusted(cbor2.dumps([4, bytes(32), 7, prev, columns, 0, 0]))
 
 
 def test_every_message_has_a_codec():
