@@ -17,7 +17,9 @@ from pathlib import Path
 
 from tests.chaos import broken
 from tests.chaos.cluster import CONVERGE_S, Kind
-from tests.chaos.run import Plan, run, say_on_stderr
+from tests.chaos.counting import run_counting
+from tests.chaos.run import run
+from tests.chaos.stage import Plan, say_on_stderr
 
 
 def main() -> int:
@@ -26,7 +28,7 @@ def main() -> int:
     say = say_on_stderr(time.monotonic())
     say(f"{plan}")
     try:
-        report = run(plan, directory, say)
+        report = (run_counting if plan.kind.machine == "counter" else run)(plan, directory, say)
     except AssertionError as exc:
         print(f"ENDED EARLY with --seed {plan.seed}; logs in {directory}\n{exc}", file=sys.stderr)
         return 2
@@ -54,6 +56,7 @@ def _plan() -> Plan:
     parser.add_argument("--loopback", action="store_true", help="no namespaces, hence no network faults")
     parser.add_argument("--trust-disk", action="store_true", help="nodes that survive on their disks")
     parser.add_argument("--leases", action="store_true", help="strong reads under the leader's lease")
+    parser.add_argument("--counter", action="store_true", help="clients add to one counter")
     parser.add_argument("--broken", choices=broken.NAMES, default=None, help="nodes that break a promise")
     args = parser.parse_args()
     return Plan(
@@ -62,7 +65,12 @@ def _plan() -> Plan:
         nodes=args.nodes,
         pause_max_s=args.pause,
         loopback=args.loopback,
-        kind=Kind(trust_disk=args.trust_disk, lease_reads=args.leases, broken=args.broken),
+        kind=Kind(
+            trust_disk=args.trust_disk,
+            lease_reads=args.leases,
+            machine="counter" if args.counter else "kv",
+            broken=args.broken,
+        ),
         converge_s=args.converge,
         only=frozenset(args.only.split(",")) - {""},
         sample_every_s=args.sample,

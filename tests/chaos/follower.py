@@ -29,14 +29,26 @@ class Follower:
         self._rng = rng
         self._at: schemas.At | None = None
         self._revision = REVISION_START
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, errors: list[str]) -> None:
+        """Follow in a thread of its own; what must never be seen goes to ``errors``."""
+        self._thread = threading.Thread(target=self._run, args=(errors,), name="follower")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Follow no more; ``step`` can still be asked for."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def close(self) -> None:
         for client in self._clients.values():
             client.close()
 
-    def run(self, stop: threading.Event, errors: list[str]) -> None:
-        """Follow until ``stop``; no node is asked twice in a row by choice."""
-        while not stop.wait(POLL_S):
+    def _run(self, errors: list[str]) -> None:
+        while not self._stop.wait(POLL_S):
             try:
                 self.step(self._rng.choice(self._nodes))
             except Exception as exc:
@@ -118,13 +130,11 @@ class Follower:
 def following(
     cluster: ChaosCluster, ledger: Ledger, errors: list[str], rng: random.Random
 ) -> Iterator[Follower]:
-    """Follow while the context is open; afterwards the follower can still be asked to take a step."""
+    """Follow, at the latest until the context is left."""
     follower = Follower(cluster, ledger, rng)
-    stop = threading.Event()
-    thread = threading.Thread(target=follower.run, args=(stop, errors), name="follower")
-    thread.start()
+    follower.start(errors)
     try:
         yield follower
     finally:
-        stop.set()
-        thread.join()
+        follower.stop()
+        follower.close()

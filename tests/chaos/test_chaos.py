@@ -72,6 +72,17 @@ def test_five_nodes_keep_their_promises_for_two_minutes(kind):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["--trust-disk", None])
+def test_every_acknowledged_addition_counts_once(kind):
+    report = chaos("--seconds", "40", "--nodes", "3", "--pause", "8", "--counter", *([kind] if kind else []))
+    assert report["broken"] == {}
+    assert report["total"] == report["checked"]["additions"] + report["checked"]["gaps"]
+    assert report["checked"]["additions"] > 500
+    assert_faults_were_real(report)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_members_are_demoted_promoted_and_replaced_while_clients_work():
     report = chaos("--seconds", "60", "--nodes", "5", "--pause", "8", "--only", "pause,kill,hand_over")
     assert report["broken"] == {}
@@ -96,6 +107,7 @@ BREACHES = [
     ("acknowledge-before-commit", {"node-diverged", "acknowledged-write-lost"}, ["--only", "isolate_leader"]),
     ("read-locally", {"stale-answer"}, ["--only", "isolate_leader,partition"]),
     ("execute-again", {"applied-twice"}, ["--only", "pause"]),
+    ("execute-again", {"applied-twice"}, ["--only", "pause", "--counter"]),
     ("tear-batches", {"batch-torn"}, ["--only", "pause"]),
     ("diverge", {"node-diverged"}, ["--only", "pause"]),
     ("lie-about-durability", {"node-diverged", "acknowledged-write-lost"}, ["--only", "kill_all", "--trust-disk"]),
@@ -105,7 +117,9 @@ BREACHES = [
 @needs_network
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "signs", "how"), BREACHES, ids=[name for name, _, _ in BREACHES])
+@pytest.mark.parametrize(
+    ("name", "signs", "how"), BREACHES, ids=[f"{name}{how[-1]}" for name, _, how in BREACHES]
+)
 def test_nodes_that_break_a_promise_are_found_out(name, signs, how):
     report = chaos(
         "--seconds", "12", "--nodes", "3", "--pause", "3", "--converge", "15", "--seed", "1", "--broken", name, *how
