@@ -39,20 +39,38 @@ class Progress:
 
 def build(profile: Profile, out: Path, progress: Progress) -> None:
     """Write vmlinuz, initrd, uki.efi, disk.raw, OVMF.fd, image.json and measurements.json to ``out``."""
-    locked, recipe = lock.load(lock.LOCK), lock.load(lock.RECIPE)
-    settings = lock.load(HERE / "profiles" / f"{profile.value}.json")
+    locked = lock.load(lock.LOCK)
     lock.require_cached(locked)
+    files = image_files(profile, locked, progress)
+    progress("measuring")
+    measured = measure(files)
+    out.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "vmlinuz": files.kernel,
+        "initrd": files.initrd,
+        "uki.efi": files.uki,
+        "disk.raw": files.disk,
+        "OVMF.fd": files.firmware,
+        "image.json": manifest(files, locked),
+        "measurements.json": measured.to_json(),
+    }
+    for name, data in contents.items():
+        (out / name).write_bytes(data)
+    progress(f"{files.name}: an initrd of {len(files.initrd) / 1e6:.1f} MB, in {out}")
+    if profile is Profile.DEBUG:
+        progress("THIS IS A DEBUG IMAGE: it takes secrets from its host, and has other measurements")
+
+
+def image_files(profile: Profile, locked: dict, progress: Progress) -> ImageFiles:
+    """Return the files of an image, made from locked inputs and this checkout."""
+    recipe = lock.load(lock.RECIPE)
+    settings = lock.load(HERE / "profiles" / f"{profile.value}.json")
     name = "bondstone" if profile is Profile.PROD else f"bondstone-{profile.value.upper()}"
     progress("unpacking the kernel")
     kernel, modules = rootfs.kernel_files(locked)
     progress("laying down the root file system, and compiling it")
     root = rootfs.root_tree(locked, name=name, profile=profile.value, settings=settings, modules=modules)
-    initrd = cpio.encode(root, epoch=locked["source_date_epoch"])
-    if len(initrd) > INITRD_BYTES_MAX:
-        raise BuildError(
-            f"the initrd has {len(initrd)} bytes, at most {INITRD_BYTES_MAX}",
-            hint="leave out a package: the largest paths are what to look at",
-        )
+    initrd = require_small(cpio.encode(root, epoch=locked["source_date_epoch"]))
     progress("making the UKI and the disk")
     uki = build_uki(
         one_file(locked, "stub", recipe["stub"]["path"]),
@@ -64,46 +82,40 @@ def build(profile: Profile, out: Path, progress: Progress) -> None:
             (".linux", kernel),
         ),
     )
-    disk = build_disk(uki)
-    firmware = one_file(locked, "firmware", recipe["firmware"]["path"])
-    progress("measuring")
-    measured = measure(
-        ImageFiles(
-            name=name,
-            profile=profile,
-            command_line=settings["command_line"],
-            edk2=Edk2(tag=recipe["firmware"]["edk2"]),
-            firmware=firmware,
-            kernel=kernel,
-            initrd=initrd,
-            uki=uki,
-            disk=disk,
-        )
+    return ImageFiles(
+        name=name,
+        profile=profile,
+        command_line=settings["command_line"],
+        edk2=Edk2(tag=recipe["firmware"]["edk2"]),
+        firmware=one_file(locked, "firmware", recipe["firmware"]["path"]),
+        kernel=kernel,
+        initrd=initrd,
+        uki=uki,
+        disk=build_disk(uki),
     )
-    manifest = {
+
+
+def require_small(initrd: bytes) -> bytes:
+    if len(initrd) > INITRD_BYTES_MAX:
+        raise BuildError(
+            f"the initrd has {len(initrd)} bytes, at most {INITRD_BYTES_MAX}",
+            hint="leave out a package: the largest paths are what to look at",
+        )
+    return initrd
+
+
+def manifest(files: ImageFiles, locked: dict) -> bytes:
+    """Return ``image.json``: what starting and measuring need to know beside the files."""
+    value = {
         "version": 1,
-        "name": name,
-        "profile": profile.value,
-        "command_line": settings["command_line"],
-        "edk2": recipe["firmware"]["edk2"],
+        "name": files.name,
+        "profile": files.profile.value,
+        "command_line": files.command_line,
+        "edk2": files.edk2.tag,
         "kernel": locked["kernel"],
         "source_date_epoch": locked["source_date_epoch"],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    files = {
-        "vmlinuz": kernel,
-        "initrd": initrd,
-        "uki.efi": uki,
-        "disk.raw": disk,
-        "OVMF.fd": firmware,
-        "image.json": (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode(),
-        "measurements.json": measured.to_json(),
-    }
-    for file, data in files.items():
-        (out / file).write_bytes(data)
-    progress(f"{name}: an initrd of {len(initrd) / 1e6:.1f} MB with {len(root.nodes)} entries, in {out}")
-    if profile is Profile.DEBUG:
-        progress("THIS IS A DEBUG IMAGE: it takes secrets from its host, and has other measurements")
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def one_file(locked: dict, group: str, path: str) -> bytes:

@@ -43,6 +43,7 @@ SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
 DEFAULT_OUT: Final = SCRIPTS / "out"
 RUN_DIRECTORY: Final = Path(".bondstone/images")
 MIB: Final = 1 << 20
+_LINE_FRAME: Final = {"time", "source", "event", "name"}
 
 app = typer.Typer()
 
@@ -296,14 +297,19 @@ def _tell(event: dict[str, Any]) -> None:
         case "guest-ended":
             print(f"guest {event['number']} ended")
         case "console":
-            line = event["line"]
-            if line.get("event") in {"node", "configuration-refused", "init-failed", "DEBUG-IMAGE"}:
-                print(
-                    f"guest {event['number']}: {line.get('text') or line.get('message') or line.get('error')}"
-                )
+            _tell_line(event["number"], event["line"])
         case _:
             pass
     sys.stdout.flush()
+
+
+def _tell_line(number: int, line: dict[str, Any]) -> None:
+    """Tell what a guest's node said, and why a guest stopped; the rest stays in its console."""
+    if line.get("source") == "node" and line.get("event") != "log":
+        details = (f"{key}={value}" for key, value in line.items() if key not in _LINE_FRAME)
+        print(f"guest {number}: {line.get('event')} {' '.join(details)}".rstrip())
+    elif line.get("event") in {"configuration-refused", "init-failed", "DEBUG-IMAGE", "node"}:
+        print(f"guest {number}: {line.get('message') or line.get('error') or line.get('text')}")
 
 
 def _show(value: dict[str, Any], built: BuiltImage, *, as_json: bool) -> None:

@@ -26,6 +26,13 @@ CONFIG = RUN / "config"
 DATA = RUN / "data"
 MODULES = Path("/usr/lib/bondstone/modules")
 PYTHON = "/usr/bin/python3.13"
+# Nothing of the kernel's command line reaches the environment (init(5) passes unknown words on).
+ENVIRONMENT = {
+    "PATH": "/usr/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/run",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 DHCP_TRIES = 8
 LINE_BYTES_MAX = 16 * 1024
@@ -92,7 +99,7 @@ def _run() -> None:
         from guest import debug
 
         debug.before_node(log)
-    _supervise()
+    _supervise(node_environment(image))
 
 
 def _banner(image: dict[str, Any], profile: Profile) -> None:
@@ -105,7 +112,7 @@ def _mount_all() -> None:
     for source, target, kind, flags, options in _MOUNTS:
         _mount(source, target, kind, flags, options)
     os.environ.clear()
-    os.environ.update(PATH="/usr/bin", LC_ALL="C.UTF-8", HOME="/run", PYTHONDONTWRITEBYTECODE="1")
+    os.environ.update(ENVIRONMENT)
     _mount("rootfs", "/", "", _MS_REMOUNT | _MS_RDONLY, "")
     for stream in (0, 1, 2):
         os.dup2(os.open("/dev/null", os.O_RDWR), stream)
@@ -190,11 +197,20 @@ def _print_boot_logs() -> None:
                 )
 
 
-def _supervise() -> None:
+def node_environment(image: dict[str, Any]) -> dict[str, str]:
+    """Return all that the node's environment holds. Its clock never shows a time before the image's build."""
+    return {
+        **ENVIRONMENT,
+        "PYTHONPATH": "/opt/bondstone",
+        "PYTHONUNBUFFERED": "1",
+        "BONDSTONE_BUILD_DATE": str(image["built"]),
+    }
+
+
+def _supervise(environment: dict[str, str]) -> None:
     """Run the node and wait for it, reaping whatever else ends."""
-    environment = {**os.environ, "PYTHONPATH": "/opt/bondstone", "PYTHONUNBUFFERED": "1"}
     node = subprocess.Popen(
-        [PYTHON, "-B", "-m", "node.cli.main", "node", "run", "--config", str(CONFIG / "node.toml")],
+        [PYTHON, "-SB", "-m", "guest.node", str(CONFIG / "node.toml")],
         env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=_confine,  # noqa: PLW1509 (only prctl: no lock, no allocation)
@@ -228,7 +244,7 @@ def _relay(stream: Any) -> None:
         text = line.rstrip(b"\n")
         try:
             structured = isinstance(json.loads(text), dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             structured = False
         if structured:
             _write(text)

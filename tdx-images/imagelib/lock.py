@@ -76,7 +76,7 @@ def lock(progress: Progress) -> None:
             datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
         ),
         "debs": debs,
-        "wheels": _lock_wheels(recipe["python"]),
+        "wheels": _lock_wheels(recipe["python"], left_out=frozenset(recipe["wheels_left_out"])),
     }
     LOCK.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -160,15 +160,20 @@ def _pip_download(python: str, folder: str, *arguments: str) -> None:
         raise BuildError(f"pip cannot get the wheels: {done.stderr.strip()[-800:]}", hint=_REFRESH)
 
 
-def _lock_wheels(python: str) -> list[dict[str, str]]:
+def _lock_wheels(python: str, *, left_out: frozenset[str]) -> list[dict[str, str]]:
     """Take the project's own locked versions as wheels for the image's interpreter, but not Windows'."""
     text = (PROJECT / "requirements.lock").read_text()
     lines = [line for line in text.splitlines() if "sys_platform == 'win32'" not in line]
-    pins = sorted(set(re.findall(r"^([A-Za-z0-9_.\-]+==[^\s;\\]+)", "\n".join(lines), re.MULTILINE)))
-    if not pins:
-        raise BuildError("requirements.lock has no pinned versions", hint="check the file")
+    pins = set(re.findall(r"^([A-Za-z0-9_.\-]+==[^\s;\\]+)", "\n".join(lines), re.MULTILINE))
+    unknown = left_out - {pin.split("==")[0] for pin in pins}
+    if unknown or not pins:
+        raise BuildError(
+            f"requirements.lock does not pin {', '.join(sorted(unknown)) or 'anything'}",
+            hint="check wheels_left_out in tdx-images/recipe.json",
+        )
+    pins = {pin for pin in pins if pin.split("==")[0] not in left_out}
     with tempfile.TemporaryDirectory() as folder:
-        _pip_download(python, folder, *pins)
+        _pip_download(python, folder, *sorted(pins))
         files = sorted(Path(folder).glob("*.whl"))
         if len(files) != len(pins):
             raise BuildError(f"{len(pins)} pins gave {len(files)} wheels", hint="check requirements.lock")

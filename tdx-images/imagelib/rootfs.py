@@ -27,21 +27,22 @@ _REMOVED = (
     "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/locale", "usr/lib/lsb",
     "usr/include",
     f"{LIBRARIES}/audit", f"{LIBRARIES}/gconv", f"{LIBRARIES}/perl-base", f"{LIBRARIES}/ossl-modules",
+    f"{LIBRARIES}/engines-3", f"{LIBRARIES}/libmvec.so.1", f"{LIBRARIES}/libmemusage.so",
+    f"{LIBRARIES}/libpcprofile.so", f"{LIBRARIES}/libthread_db.so.1",
     *(f"{_STDLIB}/{name}" for name in (
         "test", "idlelib", "tkinter", "turtledemo", "turtle.py", "ensurepip", "lib2to3",
         "pydoc_data", "pydoc.py",
         "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "_pyrepl",
+        "sqlite3", "unittest", "xml",
     )),
+    # For people at a keyboard, and for tests: a guest has neither.
+    *(f"{SITE}/{name}" for name in ("node/cli", "node/dev.py", "node/simulation")),
 )  # fmt: skip
-_IMPORTED = (
-    "guest.main",
-    "node.cli.main",
-    "node.cli.node",
-    "node.daemon",
-    "uvicorn.loops.uvloop",
-    "httptools",
-)
-_EXTENSIONS_REMOVED = ("_curses", "_dbm", "_gdbm", "_tkinter", "_test", "readline", "xxlimited", "_xx")
+_IMPORTED = ("guest.main", "guest.node", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl")
+_EXTENSIONS_REMOVED = (
+    "_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "_test", "readline", "xxlimited", "_xx", "_codecs_",
+    "_multibytecodec",
+)  # fmt: skip
 
 
 def kernel_files(locked: dict[str, Any]) -> tuple[bytes, Modules]:
@@ -76,13 +77,12 @@ def root_tree(
     for deb in locked["debs"]:
         if deb["group"] == "root":
             tree.unpack_deb(root, lock.deb_path(deb).read_bytes())
-    _prune(root)
     for wheel in locked["wheels"]:
         tree.unpack_wheel(root, lock.wheel_path(wheel).read_bytes(), SITE)
-    _prune_site(root)
     for package in ("attestation", "enclave", "node"):
         _add_sources(root, lock.PROJECT / package, f"{SITE}/{package}")
     _add_sources(root, lock.HERE / "guest", GUEST)
+    _prune(root)
     _add_system(root, locked, name=name, profile=profile)
     _add_modules(root, settings["modules"], modules)
     for path, data in _compiled(root).items():
@@ -94,12 +94,6 @@ def root_tree(
 def _add_sources(root: Tree, folder: Path, target: str) -> None:
     for file in sorted(folder.rglob("*.py")):
         root.file(f"{target}/{file.relative_to(folder).as_posix()}", file.read_bytes())
-
-
-def _prune_site(root: Tree) -> None:
-    """Leave out Pygments' lexers: rich imports their index, and looks one up only to colour source code."""
-    lexers = f"{SITE}/pygments/lexers/"
-    root.remove(*(path for path, _ in root.files(lexers) if not path.startswith(lexers + "_")))
 
 
 def _prune(root: Tree) -> None:

@@ -93,13 +93,13 @@ def run_guests(folder, images, *arguments, count=1, api_port):
     return Running([*command, *arguments])
 
 
-def said(number, text):
-    """An event in which guest ``number``'s node printed a line that starts with ``text``."""
+def said(number, name):
+    """An event in which guest ``number``'s node told this."""
 
     def matches(event):
         if event["event"] != "console" or event["number"] != number:
             return False
-        return event["line"].get("text", "").startswith(text)
+        return event["line"].get("source") == "node" and event["line"]["event"] == name
 
     return matches
 

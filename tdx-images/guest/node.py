@@ -1,0 +1,77 @@
+"""The workload: one node, until SIGTERM. Says what it has to say on standard output, one JSON object a line.
+
+The command line of ``bondstone node run`` is for people: its parser would be a third of a guest's start.
+"""
+
+import gc
+
+# Imports leave no cycles worth a search, and under emulation each search costs what ten modules do.
+gc.disable()
+
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import uvloop  # noqa: E402
+
+from attestation.errors import AttestationError  # noqa: E402
+from enclave.errors import EnclaveError  # noqa: E402
+from node.config import NodeConfig, load_config  # noqa: E402
+from node.daemon import running, tell_progress  # noqa: E402
+from node.errors import NodeError  # noqa: E402
+
+REFUSED = 2
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one JSON object, so that no line of a library looks like one of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"logger": record.name, "level": record.levelname, "message": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return _line("log", fields)
+
+
+def main() -> int:
+    """Run the node of a configuration file; return the exit code."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    gc.enable()
+    try:
+        uvloop.run(_serve(load_config(Path(sys.argv[1]))))
+    except (NodeError, AttestationError, EnclaveError) as exc:
+        tell({"event": "refused", "error": type(exc).__name__, "message": str(exc)})
+        return REFUSED
+    return 0
+
+
+def tell(event: dict[str, Any]) -> None:
+    fields = dict(event)
+    print(_line(fields.pop("event"), fields), flush=True)
+
+
+async def _serve(config: NodeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    async with running(config, tell) as daemon:
+        progress = loop.create_task(tell_progress(daemon, tell))
+        await stop.wait()
+        progress.cancel()
+    tell({"event": "stopped", "name": config.node.name})
+
+
+def _line(event: str, fields: dict[str, Any]) -> str:
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": time, "source": "node", "event": event, **fields})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
