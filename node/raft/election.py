@@ -29,8 +29,6 @@ class Election(Origin):
         return self.now - self.heard_ms >= patience
 
     def _tick_election(self) -> None:
-        if self.role is Role.LEADER or self.now < self.election_due:
-            return
         self._rearm_election()
         if self.now < self.hunting_until:
             beat = self.settings.heartbeat_ms

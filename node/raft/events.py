@@ -9,16 +9,16 @@ need not wait: what may not be said before that is held back by the member itsel
 a ``Tick`` is due at the latest.
 """
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct, field
 
 from node.raft.types import Consistency, Cursor, Entry, Incarnation, Outcome, Preference, Role
 
 
 # ---- events -----------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time passed."""
 
 
@@ -28,28 +28,24 @@ class BondLoss(Enum):
     EXPIRED = "expired"  # its ticket expired, or a policy or new collateral revoked it
 
 
-@dataclass(frozen=True, slots=True)
-class BondUp:
+class BondUp(Struct, frozen=True):
     peer: Incarnation
     preference: Preference
 
 
-@dataclass(frozen=True, slots=True)
-class BondDown:
+class BondDown(Struct, frozen=True):
     peer: Incarnation
     loss: BondLoss
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """A message arrived over the bond with ``sender`` (rule R2: nobody speaks for another)."""
 
     sender: Incarnation
     message: Any  # node.raft.messages.Message
 
 
-@dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(Struct, frozen=True):
     """Run these commands as one atomic entry, exactly once.
 
     Attributes:
@@ -66,8 +62,7 @@ class Execute:
     feed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """Ask the state machine.
 
     Attributes:
@@ -82,8 +77,7 @@ class Query:
     max_age_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """The caller gave up waiting.
 
     A token still pending is completed at once: ``NotExecuted`` if it never left this member, ``Unknown``
@@ -93,14 +87,12 @@ class Cancel:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransferLeadership:
+class TransferLeadership(Struct, frozen=True):
     token: int
     target: Incarnation | None
 
 
-@dataclass(frozen=True, slots=True)
-class Persisted:
+class Persisted(Struct, frozen=True):
     """Everything in ``persist`` of effects up to serial ``serial`` is durable (trust_disk only)."""
 
     serial: int
@@ -110,8 +102,7 @@ Event = Tick | BondUp | BondDown | Received | Execute | Query | Cancel | Transfe
 
 
 # ---- effects ----------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """One message to some peers; serialise it once.
 
     ``lazy``: nobody waits for it, and the next Append says the same and more. A driver may keep it back for
@@ -123,69 +114,59 @@ class Send:
     lazy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderChanged:
+class LeaderChanged(Struct, frozen=True):
     leader: Incarnation | None
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoleChanged:
+class RoleChanged(Struct, frozen=True):
     role: Role
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineChanged:
+class OnlineChanged(Struct, frozen=True):
     online: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Advanced:
+class Advanced(Struct, frozen=True):
     """The commit index moved (and everything up to it is applied)."""
 
     commit: Cursor
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigCommitted:
+class ConfigCommitted(Struct, frozen=True):
     epoch: int
     voters: tuple[Incarnation, ...]
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RivalCluster:
+class RivalCluster(Struct, frozen=True):
     """A peer of the same GroupId belongs to another cluster; its bond must be refused."""
 
     peer: Incarnation
     cluster_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DataDiscarded:
+class DataDiscarded(Struct, frozen=True):
     """``on_rival="discard-shorter"``: this cluster gave up everything up to ``cursor`` (demos only)."""
 
     cursor: Cursor
 
 
-@dataclass(frozen=True, slots=True)
-class FoundingStalled:
+class FoundingStalled(Struct, frozen=True):
     """This incarnation signed a genesis whose collector is gone; only a restart frees the signature."""
 
     collector: Incarnation
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
+class Violation(Struct, frozen=True):
     """A peer broke the protocol: close its bond, with the reason in the audit log."""
 
     peer: Incarnation
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Halted:
+class Halted(Struct, frozen=True):
     """Divergence or a broken invariant: this member has stopped and must not be used."""
 
     reason: str
@@ -206,23 +187,20 @@ Notice = (
 
 
 # ---- records for the disk (trust_disk only), in the order in which they must be written --------------
-@dataclass(frozen=True, slots=True)
-class SaveVote:
+class SaveVote(Struct, frozen=True):
     """Term and vote replace what was saved before."""
 
     term: int
     voted_for: Incarnation | None
 
 
-@dataclass(frozen=True, slots=True)
-class SaveTruncation:
+class SaveTruncation(Struct, frozen=True):
     """Entries above ``index`` are gone."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class SaveEntries:
+class SaveEntries(Struct, frozen=True):
     """These entries follow the last one saved."""
 
     entries: tuple[Entry, ...]
@@ -231,8 +209,7 @@ class SaveEntries:
 Record = SaveVote | SaveTruncation | SaveEntries
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(Struct, frozen=True):
     """What a trust_disk member finds on its disk when it starts again as the same incarnation."""
 
     term: int
@@ -240,8 +217,7 @@ class Recovered:
     entries: tuple[Entry, ...]
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(Struct):
     """What one step wants done.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from node.raft.messages import Append, AppendReply, Verdict
 from node.raft.pull import AVAIL_ON_COMMIT_MS, Pull
-from node.raft.types import Cursor, Incarnation, Role
+from node.raft.types import FOLLOWER, LEADER, Cursor, Incarnation
 
 
 class Follower(Pull):
@@ -12,17 +12,20 @@ class Follower(Pull):
         if m.term < self.term:
             self._reply_stale(sender, m)
             return
-        if m.term == self.term and (self.role is Role.LEADER or self.leader not in (None, sender)):
+        followed = self.leader == sender
+        rivalled = self.role is LEADER or (self.leader is not None and not followed)
+        if m.term == self.term and rivalled:
             # Election safety says this cannot be: whoever it is, it is not the leader of this term.
             self._violation(sender, "second-leader-in-term")
             return
-        if self._wrong_genesis(m.entries):
+        if m.entries and self._wrong_genesis(m.entries):
             self._violation(sender, "wrong-genesis")
             return
-        if m.term > self.term or self.leader != sender:
+        if m.term > self.term or not followed:
             self.leader_commit = 0
             self.last_seq = 0
-        self._become_follower(m.term, sender)
+        if m.term > self.term or not followed or self.role is not FOLLOWER:
+            self._become_follower(m.term, sender)
         self._hear_leader(m)
         if not self._agrees(m.prev):
             self.in_step = False
@@ -41,7 +44,8 @@ class Follower(Pull):
     def _hear_leader(self, m: Append) -> None:
         self.heard_ms = self.contact_ms = self.now
         self.election_due = self.now + self.election_wait
-        self.last_seq = max(self.last_seq, m.seq)
+        if m.seq > self.last_seq:
+            self.last_seq = m.seq
         if m.commit > self.leader_commit:
             self.leader_commit = m.commit
             pull = self.pull

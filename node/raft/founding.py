@@ -356,8 +356,6 @@ class Founding(Election):
         return self.strangers
 
     def _tick_founding(self) -> None:
-        if self.now < self.birth.presence_due:
-            return
         self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
         if self.birth.reborn:
             # Rounds go on above those of the earlier process, and all of those are abandoned.
@@ -372,8 +370,3 @@ class Founding(Election):
         if self.birth.nonce is not None:
             self._ask_signatures()
         self._drive_founding()
-
-    def _founding_due(self) -> int | None:
-        if self.cluster is None or self._presence_wanted():
-            return self.birth.presence_due
-        return None

@@ -9,9 +9,9 @@ from typing import Final
 
 from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
-from node.raft.messages import Append, AppendReply, Proposal, TimeoutNow, Verdict
+from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
 from node.raft.state import Leadership, Transfer
-from node.raft.types import Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok, Role
+from node.raft.types import LEADER, Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok
 
 # The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
 LEASE_DRIFT_PERCENT: Final = 10
@@ -22,7 +22,7 @@ class Leader(Follower):
 
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
-        self.role = Role.LEADER
+        self.role = LEADER
         self.leader = self.me
         self.pull = None
         lead = self.lead = Leadership(
@@ -106,16 +106,19 @@ class Leader(Follower):
             self._become_follower(m.term, None)
             return
         lead = self.lead
-        if lead is None or m.term != self.term or m.verdict is Verdict.STALE:
+        if lead is None or m.term != self.term or m.verdict is STALE:
             return
         if m.match > self.log.last().index or m.seq > lead.seq:
             self._violation(sender, "reply-beyond-log")
             return
         lead.heard_ms[sender] = self.now
-        lead.echo[sender] = max(m.seq, lead.echo.get(sender, 0))
-        if m.verdict is Verdict.ACK:
-            lead.match[sender] = max(m.match, lead.match.get(sender, 0))
-            lead.lag.pop(sender, None)
+        if m.seq > lead.echo.get(sender, -1):
+            lead.echo[sender] = m.seq
+        if m.verdict is ACK:
+            if m.match > lead.match.get(sender, -1):
+                lead.match[sender] = m.match
+            if lead.lag:
+                lead.lag.pop(sender, None)
             lead.acked.add(sender)
         else:
             self._note_lag(lead, sender, m.have.index)
@@ -189,10 +192,9 @@ class Leader(Follower):
         if not self._have(self._responsive(lead)):
             self._become_follower(self.term, None)
 
-    def _leave_if_demoted(self) -> None:
+    def _leave(self) -> None:
         """A leader outside the committed Cfg steps down once everybody could hear of that (3.6)."""
-        if not self.is_voter:
-            self._become_follower(self.term, None)
+        self._become_follower(self.term, None)
 
     # ---- leadership transfer ------------------------------------------------
     def _start_transfer(self, token: int, target: Incarnation | None) -> None:

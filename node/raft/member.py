@@ -5,55 +5,28 @@ out as ``Effects``. Same construction, same steps: same effects, byte for byte.
 """
 
 from collections.abc import Callable, Sequence
-from typing import assert_never
+from typing import Final
 
 from node.machines.base import StateMachine
 from node.raft.entries import session_id
 from node.raft.events import (
-    BondDown,
-    BondLoss,
-    BondUp,
-    Cancel,
     Effects,
     Event,
     Execute,
     Halted,
-    Persisted,
     Query,
     Received,
     Recovered,
-    Tick,
     TransferLeadership,
 )
 from node.raft.founding import Birth
+from node.raft.inbox import Inbox
 from node.raft.log import LogStore
-from node.raft.messages import (
-    Append,
-    AppendReply,
-    Avail,
-    AvailReply,
-    Chunk,
-    ClusterMessage,
-    Fetch,
-    Forward,
-    ForwardReply,
-    Genesis,
-    GenesisProposal,
-    GenesisSignature,
-    Message,
-    Presence,
-    ReadIndex,
-    ReadIndexReply,
-    TimeoutNow,
-    VoteReply,
-    VoteRequest,
-)
 from node.raft.origin import Outbox
 from node.raft.reads import ReadQueues
-from node.raft.rivals import Rivals
-from node.raft.state import Credentials, HaltError, Leadership, Peer
+from node.raft.state import Credentials, HaltError, Leadership
 from node.raft.types import (
-    Bootstrap,
+    LEADER,
     Cursor,
     Founding,
     Incarnation,
@@ -64,11 +37,11 @@ from node.raft.types import (
     Unknown,
 )
 
-SETTLE_ROUNDS_MAX = 8
-SESSION_NUMBERS = 1 << 48  # so many that a restart never draws one again
+SETTLE_ROUNDS_MAX: Final = 8
+SESSION_NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
 
 
-class Member(Rivals):
+class Member(Inbox):
     """One member of one group.
 
     Args:
@@ -153,152 +126,38 @@ class Member(Rivals):
         if self.halted is not None:
             self._refuse_all(events)
             return out
-        self.now = max(now_ms, self.now)
+        if now_ms > self.now:
+            self.now = now_ms
         self.wall = wall_ms
         try:
             if self.reads.leased:
                 self._release_leased()
             for event in events:
-                self._handle(event)
+                # Nearly all of them are messages, and ``match`` asks each class in turn.
+                if type(event) is Received:
+                    self._on_message(event.sender, event.message)
+                else:
+                    self._handle(event)
             self._tick()
             self._settle()
         except HaltError as exc:
             self._halt(exc.reason)
             self._refuse_all(events)
             return self.out
-        self._hold_promises()
+        if self.settings.trust_disk:
+            self._hold_promises()
         self._publish()
         out.next_tick_ms = self._next_tick()
         return out
 
-    def _handle(self, event: Event) -> None:
-        match event:
-            case Received():
-                self._on_message(event.sender, event.message)
-            case Execute():
-                self._on_execute(event)
-            case Query():
-                self._on_query(event)
-            case Tick():
-                pass
-            case BondUp():
-                self._on_bond_up(event.peer, event.preference)
-            case BondDown():
-                self._on_bond_down(event.peer, event.loss)
-            case Cancel():
-                self._on_cancel(event)
-            case TransferLeadership():
-                self._start_transfer(event.token, event.target)
-            case Persisted():
-                self._persisted(event.serial)
-                self._count_own_vote()
-            case _:
-                assert_never(event)
-
-    # ---- bonds --------------------------------------------------------------
-    def _on_bond_up(self, peer: Incarnation, preference: Preference) -> None:
-        self.peers[peer] = Peer(preference)
-        self.gone.pop(peer, None)
-        self._refresh_audience()
-        self._send(peer, self._presence())
-
-    def _on_bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
-        if self.peers.pop(peer, None) is None:
-            return
-        self._refresh_audience()
-        if loss is not BondLoss.LOST and peer in self.members:
-            self.gone[peer] = loss
-        if self.lead is not None:
-            self.lead.review_due = True
-            self.lead.streak.pop(peer, None)
-            if peer not in self.members:
-                self.lead.match.pop(peer, None)
-                self.lead.echo.pop(peer, None)
-                self.lead.heard_ms.pop(peer, None)
-                self.lead.lag.pop(peer, None)
-        if peer == self.leader:
-            self._leader_bond_lost()
-        if self.pull is not None:
-            self.pull.known.pop(peer, None)
-        self.reads.remote.pop(peer, None)
-        self._drive_founding()
-
-    # ---- messages -----------------------------------------------------------
-    def _on_message(self, sender: Incarnation, message: Message) -> None:
-        peer = self.peers.get(sender)
-        if peer is None:
-            return  # its bond is gone: what it said last no longer counts
-        match message:
-            case Presence():
-                self._on_presence(sender, message)
-            case GenesisProposal():
-                self._on_genesis_proposal(sender, message)
-            case GenesisSignature():
-                self._on_genesis_signature(sender, message)
-            case Genesis():
-                self._on_genesis(sender, message)
-            case _:
-                if self._is_ours(sender, peer, message):
-                    self._on_cluster_message(sender, message)
-
-    def _is_ours(self, sender: Incarnation, peer: Peer, message: ClusterMessage) -> bool:
-        """R2: only messages of our own cluster count. Who is in none enters the first that it meets."""
-        if message.cluster == self.cluster:
-            if peer.cluster != self.cluster:
-                peer.cluster = self.cluster
-                self._refresh_audience()
-            return True
-        if message.cluster in self.birth.dissolved:
-            self._send(sender, self._presence())
-            return False
-        peer.cluster = message.cluster
-        self._refresh_audience()
-        if self.cluster is not None or not self._may_enter():
-            self._send(sender, self._presence())
-            return False
-        self._enter(message.cluster)
-        return True
-
-    def _may_enter(self) -> bool:
-        return self.founding.bootstrap is not Bootstrap.INIT
-
-    def _on_cluster_message(self, sender: Incarnation, m: ClusterMessage) -> None:
-        match m:
-            case Append():
-                self._on_append(sender, m)
-            case AppendReply():
-                self._on_append_reply(sender, m)
-            case Forward():
-                self._on_forward(sender, m)
-            case ForwardReply():
-                self._on_forward_reply(sender, m)
-            case ReadIndex():
-                self._on_read_index(sender, m)
-            case ReadIndexReply():
-                self._on_read_index_reply(m)
-            case VoteRequest():
-                self._on_vote_request(sender, m)
-            case VoteReply():
-                self._on_vote_reply(sender, m)
-            case Avail():
-                self._on_avail(sender, m)
-            case AvailReply():
-                self._on_avail_reply(sender, m)
-            case Fetch():
-                self._on_fetch(sender, m)
-            case Chunk():
-                self._on_chunk(sender, m)
-            case TimeoutNow():
-                self._on_timeout_now(sender, m)
-            case _:
-                assert_never(m)
-
     # ---- after the events ---------------------------------------------------
     def _tick(self) -> None:
-        self._tick_founding()
+        if self.now >= self.birth.presence_due:
+            self._tick_founding()
         if self.cluster is None:
             return
-        self._tick_election()
+        if self.now >= self.election_due and self.role is not LEADER:
+            self._tick_election()
         if self.pull is not None:
             self._tick_pull()
         if self.box.flying:
@@ -316,30 +175,47 @@ class Member(Rivals):
     def _settle(self) -> None:
         """Commit, apply, answer, write, broadcast: until nothing more follows from anything."""
         for _ in range(SETTLE_ROUNDS_MAX):
-            before = (self.commit, self.log.last().index, self.role, self.cluster)
-            if self.cluster is not None:
+            commit, last, role, cluster = self.commit, self.log.last(), self.role, self.cluster
+            if cluster is not None and self.leader is not None:
                 self._flush_origin()
             if self.lead is not None:
                 self._lead(self.lead)
             if self.replica.applied.index < self.commit:
                 self._apply_committed()
-            self._flush_reads()
-            if before == (self.commit, self.log.last().index, self.role, self.cluster):
+            reads = self.reads
+            if reads.round is not None or reads.asking or reads.settled:
+                self._flush_reads()
+            if (
+                commit == self.commit
+                and last == self.log.last()
+                and role is self.role
+                and cluster == self.cluster
+            ):
                 return
 
     def _lead(self, lead: Leadership) -> None:
-        self._try_commit(lead)
-        self._adjust_membership(lead)
+        if self.log.last().index > self.commit:
+            self._try_commit(lead)
+        if lead.review_due:
+            self._adjust_membership(lead)
         if lead.transfer is not None:
             self._drive_transfer(lead, lead.transfer)
         if self.settings.lease_reads:
             self._renew_lease(lead)
             self._read_under_lease(lead)
         wants_round = bool(self.reads.asking or self.reads.remote) and self._begin_round(lead)
-        self._flush_leader(lead, wants_round=wants_round)
+        last = self.log.last().index
+        if (
+            wants_round
+            or last > lead.sent_index
+            or self.commit > lead.announced
+            or self.now >= lead.heartbeat_due
+        ):
+            self._flush_leader(lead, wants_round=wants_round)
         if self.reads.round is not None:
             self._end_round(lead)
-        self._leave_if_demoted()
+        if not self.is_voter:
+            self._leave()
 
     def _flush_reads(self) -> None:
         if self.reads.round is not None:
@@ -350,15 +226,21 @@ class Member(Rivals):
             self._answer_settled()
 
     def _next_tick(self) -> int:
-        if self.lead is not None:
-            due = min(self.lead.heartbeat_due, self.lead.census_due)
+        lead = self.lead
+        if lead is not None:
+            due = min(lead.heartbeat_due, lead.census_due)
         elif self.cluster is not None:
             due = self.election_due
         else:
             due = self.now + self.settings.election_timeout_ms
-        for other in (self._founding_due(), self._reads_due(), self._pull_due(), self._origin_due()):
-            if other is not None and other < due:
-                due = other
+        if self.cluster is None or self.strangers:
+            due = min(due, self.birth.presence_due)
+        if self.reads.round is not None or self.reads.leased:
+            due = self._reads_due(due)
+        if self.pull is not None:
+            due = min(due, self._pull_due(self.pull))
+        if self.box.flying:
+            due = min(due, self._origin_due())
         return max(due, self.now)
 
     # ---- the end ------------------------------------------------------------

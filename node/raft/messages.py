@@ -5,9 +5,10 @@ Left out of 3.3's table because nothing needs them: ``epoch`` in Append and Vote
 say it), ``durable`` (an ACK is sent only when durable) and ``lag`` (the leader computes it) in AppendReply.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
+
+from msgspec import Struct
 
 from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
 
@@ -26,9 +27,13 @@ class Verdict(IntEnum):
     STALE = 2
 
 
+# For what runs in every step: see ``FOLLOWER`` in ``types``.
+ACK: Final = Verdict.ACK
+STALE: Final = Verdict.STALE
+
+
 # ---- elections (3.4) --------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class VoteRequest:
+class VoteRequest(Struct, frozen=True):
     """Pre-vote or vote for the sender.
 
     Attributes:
@@ -46,8 +51,7 @@ class VoteRequest:
     transfer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class VoteReply:
+class VoteReply(Struct, frozen=True):
     """``term`` is the requested one if GRANTED, else the responder's own, for pre-votes too (3.13)."""
 
     cluster: bytes
@@ -57,15 +61,13 @@ class VoteReply:
     leader: Incarnation | None
 
 
-@dataclass(frozen=True, slots=True)
-class TimeoutNow:
+class TimeoutNow(Struct, frozen=True):
     cluster: bytes
     term: int
 
 
 # ---- replication (3.5) ------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """One and the same for everybody; the heartbeat is an empty one."""
 
     cluster: bytes
@@ -76,8 +78,7 @@ class Append:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class AppendReply:
+class AppendReply(Struct, frozen=True):
     """The answer to every Append.
 
     Attributes:
@@ -95,16 +96,14 @@ class AppendReply:
 
 
 # ---- pull (3.5) -------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Avail:
+class Avail(Struct, frozen=True):
     """What can you serve?"""
 
     cluster: bytes
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class AvailReply:
+class AvailReply(Struct, frozen=True):
     """Entries 1..``upto``, proven in ``term`` (R-serve)."""
 
     cluster: bytes
@@ -112,8 +111,7 @@ class AvailReply:
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(Struct, frozen=True):
     """Send the entries ``after+1..upto``.
 
     Attributes:
@@ -128,8 +126,7 @@ class Fetch:
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """The answer to a Fetch.
 
     Attributes:
@@ -148,8 +145,7 @@ class Chunk:
 
 
 # ---- commands and reads (3.7, 3.8) ------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """An entry to be written. ``seq`` is 0 for session changes."""
 
     kind: EntryKind
@@ -157,8 +153,7 @@ class Proposal:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(Struct, frozen=True):
     """Proposals of the sender's session number ``session``.
 
     ``after`` is the unanswered command handed over just before these, 0 if there is none: a leader that
@@ -171,8 +166,7 @@ class Forward:
     proposals: tuple[Proposal, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardReply:
+class ForwardReply(Struct, frozen=True):
     """Where the forwarded commands are in the leader's log, or why they are not.
 
     Attributes:
@@ -190,14 +184,12 @@ class ForwardReply:
     leader: Incarnation | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadIndex:
+class ReadIndex(Struct, frozen=True):
     cluster: bytes
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadIndexReply:
+class ReadIndexReply(Struct, frozen=True):
     """Reads asked under ``id`` may be answered from a state at or after ``index``."""
 
     cluster: bytes
@@ -207,8 +199,7 @@ class ReadIndexReply:
 
 
 # ---- coming into being (3.9) ------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(Struct, frozen=True):
     """Who I am in this group, said on every new bond and when it changes.
 
     Attributes:
@@ -231,8 +222,7 @@ class Presence:
     abandoned: int
 
 
-@dataclass(frozen=True, slots=True)
-class GenesisProposal:
+class GenesisProposal(Struct, frozen=True):
     """The smallest founder asks for a signature over these voters. ``round`` counts its proposals."""
 
     round: int
@@ -240,14 +230,12 @@ class GenesisProposal:
     voters: tuple[Incarnation, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GenesisSignature:
+class GenesisSignature(Struct, frozen=True):
     nonce: bytes
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Genesis:
+class Genesis(Struct, frozen=True):
     """Entry 1, complete."""
 
     entry: Entry
@@ -270,3 +258,16 @@ ClusterMessage = (
 )
 FoundingMessage = Presence | GenesisProposal | GenesisSignature | Genesis
 Message = ClusterMessage | FoundingMessage
+
+
+def is_promise(message: Message) -> bool:
+    """Return whether a crash must not undo what ``message`` says of its sender's term, vote or log."""
+    match message:
+        case VoteRequest(pre=False) | VoteReply(pre=False, vote=Vote.GRANTED | Vote.DENIED):
+            return True
+        case AppendReply(verdict=Verdict.ACK | Verdict.STALE | Verdict.ABSTAIN):
+            return True
+        case GenesisSignature() | Genesis() | Presence():
+            return True
+        case _:
+            return False

@@ -69,7 +69,8 @@ class Outbox:
         asked_ms: when we last asked for it to be opened or kept alive.
         next_seq: for the next command.
         next_send: every command in flight from here on is still to be handed over.
-        sent_to: (term, leader) that has been given what lies below ``next_send``.
+        sent_to: the leader that has been given what lies below ``next_send``.
+        sent_in: its term.
     """
 
     number: int
@@ -83,7 +84,8 @@ class Outbox:
     asked_in: int = 0
     next_seq: int = 1
     next_send: int = 1
-    sent_to: tuple[int, Incarnation | None] = (0, None)
+    sent_to: Incarnation | None = None
+    sent_in: int = 0
     used_ms: int = 0
     retry_due: int = 0
 
@@ -208,17 +210,17 @@ class Origin(Reads):
     def _flush_origin(self) -> None:
         """Hand over what waits: one Forward for all of it."""
         box = self.box
-        if self.cluster is None or self.leader is None:
-            return
         if not self._session_is_open():
             return
-        if box.sent_to != (self.term, self.leader):
-            box.sent_to = (self.term, self.leader)
+        if box.sent_in != self.term or box.sent_to != self.leader:
+            box.sent_in, box.sent_to = self.term, self.leader
             for pending in box.flying.values():
                 pending.cursor = None
             box.next_send = next(iter(box.flying), box.next_seq)
-        self._number_waiting()
-        self._send_unsent()
+        if box.waiting:
+            self._number_waiting()
+        if box.next_send < box.next_seq:
+            self._send_unsent()
 
     def _number_waiting(self) -> None:
         box = self.box
@@ -280,11 +282,8 @@ class Origin(Reads):
                 box.next_send = seq
                 return
 
-    def _origin_due(self) -> int | None:
-        box = self.box
-        if box.flying:
-            return max(box.retry_due, self.now + 1)
-        return None
+    def _origin_due(self) -> int:
+        return max(self.box.retry_due, self.now + 1)
 
     def _on_forward_reply(self, sender: Incarnation, m: ForwardReply) -> None:
         if m.session != self.box.number or m.term != self.term or sender != self.leader:

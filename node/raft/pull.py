@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.raft.log import entry_bytes
-from node.raft.messages import Append, AppendReply, Avail, AvailReply, Chunk, Fetch, Verdict
+from node.raft.messages import ACK, Append, AppendReply, Avail, AvailReply, Chunk, Fetch, Verdict
 from node.raft.replication import Replication
 from node.raft.types import Cursor, Incarnation, Position, Role
 
@@ -81,7 +81,7 @@ class Pull(Replication):
         if self.leader is None:
             return  # we stopped hearing it, and stand ourselves; what we pulled stays
         last = self.log.last()
-        match = self._ack_index() if verdict is Verdict.ACK else 0
+        match = self._ack_index() if verdict is ACK else 0
         have = Cursor(last.term, last.index)
         self._send(
             self.leader,
@@ -89,7 +89,10 @@ class Pull(Replication):
         )
 
     def _commit_verified(self) -> None:
-        self._commit_to(min(self.leader_commit, self.verified))
+        verified = self.verified
+        if self.leader_commit < verified:
+            verified = self.leader_commit
+        self._commit_to(verified)
 
     # ---- the asking side ----------------------------------------------------
     def _start_pull(self, append: Append) -> None:
@@ -307,10 +310,7 @@ class Pull(Replication):
         pull.asked_ms = self.now
         self._broadcast(Avail(self._cluster, self.term))
 
-    def _pull_due(self) -> int | None:
-        pull = self.pull
-        if pull is None:
-            return None
+    def _pull_due(self, pull: PullState) -> int:
         due = pull.asked_ms + AVAIL_AGAIN_MS
         if not pull.flying and self.now - pull.started_ms < self.settings.heartbeat_ms:
             due = min(due, pull.started_ms + self.settings.heartbeat_ms)

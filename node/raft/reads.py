@@ -214,13 +214,14 @@ class Reads(Membership):
             else:
                 settled.append((index, query))
 
-    def _reads_due(self) -> int | None:
+    def _reads_due(self, due: int) -> int:
+        """Return ``due``, or when reads have to be looked at if that is sooner."""
         if self.reads.leased:
             return self.now
         current = self.reads.round
         if current is not None and current.id:
-            return current.sent_ms + self.settings.election_timeout_ms // 2
-        return None
+            return min(due, current.sent_ms + self.settings.election_timeout_ms // 2)
+        return due
 
     def _cancel_query(self, token: int) -> bool:
         """Forget a waiting query; return whether there was one."""

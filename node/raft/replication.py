@@ -11,7 +11,7 @@ from node.raft.entries import decode_config_untrusted, make_entry
 from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
 from node.raft.replica import BrokenMachineError
 from node.raft.state import HaltError, State
-from node.raft.types import Cursor, Entry, EntryKind, Position, Role
+from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
 
 class Replication(State):
@@ -73,9 +73,11 @@ class Replication(State):
     # ---- verifying ----------------------------------------------------------
     def _agrees(self, position: Position) -> bool:
         """Return whether our log has this very position: index, term and chain."""
-        if position.index > self.log.last().index:
+        mine = self.log.last()
+        if position.index > mine.index:
             return False
-        mine = self.log.position(position.index)
+        if position.index < mine.index:
+            mine = self.log.position(position.index)
         if mine == position:
             return True
         if mine.term == position.term or position.index <= self.commit:
@@ -91,7 +93,8 @@ class Replication(State):
 
     def _take(self, after: Position, entries: Sequence[Entry]) -> None:
         """Take entries that follow ``after``, which we have: skip equal ones, replace conflicting ones."""
-        self._accept(entries)
+        if entries:
+            self._accept(entries)
         self._verify_up_to(after.index + len(entries))
 
     def _accept(self, entries: Sequence[Entry]) -> None:
@@ -113,12 +116,13 @@ class Replication(State):
         if self.verified_term != self.term:
             self.verified_term = self.term
             self.verified_index = 0
-        self.verified_index = max(self.verified_index, index)
+        if index > self.verified_index:
+            self.verified_index = index
 
     @property
     def verified(self) -> int:
         """The last index proven equal to this term's leader's log; 0 if none is."""
-        if self.role is Role.LEADER:
+        if self.role is LEADER:
             return self.log.last().index
         return self.verified_index if self.verified_term == self.term else 0
 

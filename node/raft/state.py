@@ -3,7 +3,7 @@
 The core is one object, told in chapters: each module adds one class to a single line of inheritance
 
     State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election
-          > Founding > Rivals > Member
+          > Founding > Rivals > Inbox > Member
 
 so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
 """
@@ -27,20 +27,12 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.log import LogStore
-from node.raft.messages import (
-    AppendReply,
-    Genesis,
-    GenesisSignature,
-    Message,
-    Presence,
-    Verdict,
-    Vote,
-    VoteReply,
-    VoteRequest,
-)
+from node.raft.messages import Message, Presence, is_promise
 from node.raft.quorum import Config, is_quorum_of_all
 from node.raft.replica import Replica
 from node.raft.types import (
+    FOLLOWER,
+    LEADER,
     Cursor,
     Entry,
     Founding,
@@ -276,9 +268,9 @@ class State(ABC):
         if term > self.term:
             self._set_vote(term, None)
             self.heard_ms = None
-        if self.role is not Role.FOLLOWER or leader != self.leader:
+        if self.role is not FOLLOWER or leader != self.leader:
             self._rearm_election()
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.leader = leader
         if leader is None:
             self.in_step = False
@@ -304,7 +296,7 @@ class State(ABC):
         replaced at once. Not so with lease reads: there the promise to elect nobody else for
         an election timeout must hold, whatever happens to bonds.
         """
-        if self.role is Role.LEADER:
+        if self.role is LEADER:
             return True
         if self.heard_ms is None:
             return False
@@ -382,7 +374,7 @@ class State(ABC):
     # ---- notices that follow the state --------------------------------------
     @property
     def shown_role(self) -> Role:
-        if self.role is Role.FOLLOWER and not self.is_voter:
+        if self.role is FOLLOWER and not self.is_voter:
             return Role.LEARNER
         return self.role
 
@@ -390,7 +382,7 @@ class State(ABC):
         if self.leader != self.told_leader:
             self.told_leader = self.leader
             self._notice(LeaderChanged(self.leader, self.term))
-        role = self.shown_role
+        role = self.role if self.is_voter else self.shown_role
         if role is not self.told_role:
             self.told_role = role
             self._notice(RoleChanged(role, self.term))
@@ -401,16 +393,3 @@ class State(ABC):
         if online != self.online:
             self.online = online
             self._notice(OnlineChanged(online))
-
-
-def is_promise(message: Message) -> bool:
-    """Return whether a crash must not undo what ``message`` says of its sender's term, vote or log."""
-    match message:
-        case VoteRequest(pre=False) | VoteReply(pre=False, vote=Vote.GRANTED | Vote.DENIED):
-            return True
-        case AppendReply(verdict=Verdict.ACK | Verdict.STALE | Verdict.ABSTAIN):
-            return True
-        case GenesisSignature() | Genesis() | Presence():
-            return True
-        case _:
-            return False

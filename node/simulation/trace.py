@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from msgspec import Struct
+
 from node.raft.types import Entry, Incarnation
 from node.simulation.scheduler import Scheduler
 
@@ -54,10 +56,14 @@ def describe(value: Any) -> str:
         case dict():
             inner = (f"{describe(key)}={describe(item)}" for key, item in value.items())
             return "{" + " ".join(inner) + "}"
+        case Struct():
+            return _describe_fields(value, value.__struct_fields__)
         case _ if is_dataclass(value):
-            shown = " ".join(
-                f"{field.name}={describe(getattr(value, field.name))}" for field in fields(value)
-            )
-            return f"{type(value).__name__}({shown})"
+            return _describe_fields(value, tuple(field.name for field in fields(value)))
         case _:
             return str(value)
+
+
+def _describe_fields(value: Any, names: tuple[str, ...]) -> str:
+    shown = " ".join(f"{name}={describe(getattr(value, name))}" for name in names)
+    return f"{type(value).__name__}({shown})"

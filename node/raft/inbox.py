@@ -1,0 +1,177 @@
+"""What comes in, and which chapter it is for: events, bonds, messages.
+
+Messages are told apart by asking each class in turn, the frequent ones first.
+"""
+
+from typing import Any, Final, assert_never, get_args
+
+from node.raft.events import (
+    BondDown,
+    BondLoss,
+    BondUp,
+    Cancel,
+    Event,
+    Execute,
+    Persisted,
+    Query,
+    Received,
+    Tick,
+    TransferLeadership,
+)
+from node.raft.messages import (
+    Append,
+    AppendReply,
+    Avail,
+    AvailReply,
+    Chunk,
+    ClusterMessage,
+    Fetch,
+    Forward,
+    ForwardReply,
+    FoundingMessage,
+    Genesis,
+    GenesisProposal,
+    GenesisSignature,
+    Presence,
+    ReadIndex,
+    ReadIndexReply,
+    TimeoutNow,
+    VoteReply,
+    VoteRequest,
+)
+from node.raft.rivals import Rivals
+from node.raft.state import Peer
+from node.raft.types import Bootstrap, Incarnation, Preference
+
+FOUNDING: Final = frozenset(get_args(FoundingMessage))
+
+
+class Inbox(Rivals):
+    """Hands everything that comes in to the chapter that it is for."""
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Received():
+                self._on_message(event.sender, event.message)
+            case Tick():
+                pass
+            case Execute():
+                self._on_execute(event)
+            case Query():
+                self._on_query(event)
+            case BondUp():
+                self._on_bond_up(event.peer, event.preference)
+            case BondDown():
+                self._on_bond_down(event.peer, event.loss)
+            case Cancel():
+                self._on_cancel(event)
+            case TransferLeadership():
+                self._start_transfer(event.token, event.target)
+            case Persisted():
+                self._persisted(event.serial)
+                self._count_own_vote()
+            case _:
+                assert_never(event)
+
+    # ---- bonds --------------------------------------------------------------
+    def _on_bond_up(self, peer: Incarnation, preference: Preference) -> None:
+        self.peers[peer] = Peer(preference)
+        self.gone.pop(peer, None)
+        self._refresh_audience()
+        self._send(peer, self._presence())
+
+    def _on_bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
+        if self.peers.pop(peer, None) is None:
+            return
+        self._refresh_audience()
+        if loss is not BondLoss.LOST and peer in self.members:
+            self.gone[peer] = loss
+        if self.lead is not None:
+            self.lead.review_due = True
+            self.lead.streak.pop(peer, None)
+            if peer not in self.members:
+                self.lead.match.pop(peer, None)
+                self.lead.echo.pop(peer, None)
+                self.lead.heard_ms.pop(peer, None)
+                self.lead.lag.pop(peer, None)
+        if peer == self.leader:
+            self._leader_bond_lost()
+        if self.pull is not None:
+            self.pull.known.pop(peer, None)
+        self.reads.remote.pop(peer, None)
+        self._drive_founding()
+
+    # ---- messages -----------------------------------------------------------
+    def _on_message(self, sender: Incarnation, message: Any) -> None:
+        peer = self.peers.get(sender)
+        if peer is None:
+            return  # its bond is gone: what it said last no longer counts
+        if type(message) in FOUNDING:
+            self._on_founding_message(sender, message)
+        elif self._is_ours(sender, peer, message):
+            self._on_cluster_message(sender, message)
+
+    def _on_founding_message(self, sender: Incarnation, message: FoundingMessage) -> None:
+        match message:
+            case Presence():
+                self._on_presence(sender, message)
+            case GenesisProposal():
+                self._on_genesis_proposal(sender, message)
+            case GenesisSignature():
+                self._on_genesis_signature(sender, message)
+            case Genesis():
+                self._on_genesis(sender, message)
+            case _:
+                assert_never(message)
+
+    def _is_ours(self, sender: Incarnation, peer: Peer, message: ClusterMessage) -> bool:
+        """R2: only messages of our own cluster count. Who is in none enters the first that it meets."""
+        if message.cluster == self.cluster:
+            if peer.cluster != self.cluster:
+                peer.cluster = self.cluster
+                self._refresh_audience()
+            return True
+        if message.cluster in self.birth.dissolved:
+            self._send(sender, self._presence())
+            return False
+        peer.cluster = message.cluster
+        self._refresh_audience()
+        if self.cluster is not None or not self._may_enter():
+            self._send(sender, self._presence())
+            return False
+        self._enter(message.cluster)
+        return True
+
+    def _may_enter(self) -> bool:
+        return self.founding.bootstrap is not Bootstrap.INIT
+
+    def _on_cluster_message(self, sender: Incarnation, m: ClusterMessage) -> None:
+        match m:
+            case Append():
+                self._on_append(sender, m)
+            case AppendReply():
+                self._on_append_reply(sender, m)
+            case Forward():
+                self._on_forward(sender, m)
+            case ForwardReply():
+                self._on_forward_reply(sender, m)
+            case ReadIndex():
+                self._on_read_index(sender, m)
+            case ReadIndexReply():
+                self._on_read_index_reply(m)
+            case VoteRequest():
+                self._on_vote_request(sender, m)
+            case VoteReply():
+                self._on_vote_reply(sender, m)
+            case Avail():
+                self._on_avail(sender, m)
+            case AvailReply():
+                self._on_avail_reply(sender, m)
+            case Fetch():
+                self._on_fetch(sender, m)
+            case Chunk():
+                self._on_chunk(sender, m)
+            case TimeoutNow():
+                self._on_timeout_now(sender, m)
+            case _:
+                assert_never(m)
