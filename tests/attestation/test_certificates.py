@@ -386,6 +386,47 @@ def test_platform_ca_fields_may_be_absent_and_unknown_ones_present():
     assert longer == parse_pck_extension_untrusted(EXTENSION)
 
 
+@pytest.mark.parametrize("sgx_type", list(SgxType))
+def test_every_kind_of_platform_is_known_by_its_number(sgx_type):
+    extension = parse_pck_extension_untrusted(_put(4, _member(b"\5", b"\x0a\1" + bytes([sgx_type]))))
+
+    assert extension.sgx_type is sgx_type
+    assert [item.value for item in SgxType] == [0, 1, 2]
+
+
+def test_the_largest_svns_are_read():
+    largest = _tcb(
+        lambda members: members.__setitem__(
+            slice(0, 17),
+            [_member(bytes([2, number]), b"\2\2\0\xff") for number in range(1, 17)]
+            + [_member(b"\2\x11", b"\2\3\0\xff\xff")],
+        )
+    )
+    extension = parse_pck_extension_untrusted(largest)
+
+    assert extension.tcb_components == (255,) * 16
+    assert extension.pce_svn == 0xFFFF
+
+
+def test_an_extension_may_have_four_kibibytes_and_no_more():
+    def filled(size: int) -> bytes:
+        fill = _member(b"\x08", _tlv(0x04, bytes(size)))
+        return _rebuilt(lambda members: members.append(fill))
+
+    content = 3000 + EXTENSION_BYTES_MAX - len(filled(3000))
+    assert len(filled(content)) == EXTENSION_BYTES_MAX
+    assert parse_pck_extension_untrusted(filled(content)).fmspc == VALUES.fmspc
+    with pytest.raises(MalformedError, match="4097 bytes, at most 4096"):
+        parse_pck_extension_untrusted(filled(content + 1))
+
+
+def test_a_refused_extension_says_which_part_it_is():
+    with pytest.raises(MalformedError) as caught:
+        parse_pck_extension_untrusted(_tcb(lambda members: members.__delitem__(0)))
+
+    assert caught.value.message == "the PCK certificate's SGX extension: TCB component 1 is missing"
+
+
 def test_configuration_flags_may_be_absent():
     flags = _member(b"\7", _tlv(0x30, _member(b"\7\1", b"\1\1\0")))
     configuration = parse_pck_extension_untrusted(_put(6, flags)).configuration
@@ -405,6 +446,8 @@ def test_configuration_flags_may_be_absent():
         pytest.param(_rebuilt(lambda m: m.__delitem__(3)), id="fmspc-missing"),
         pytest.param(_put(3, _member(b"\4", b"\4\5aaaaa")), id="fmspc-short"),
         pytest.param(_put(3, _member(b"\4", b"\2\1\1")), id="fmspc-of-another-type"),
+        pytest.param(_put(3, _member(b"\4", b"\x0c\6aaaaaa")), id="fmspc-as-text"),
+        pytest.param(_put(3, b"\x31" + _member(b"\4", b"\4\6aaaaaa")[1:]), id="member-is-a-set"),
         pytest.param(_put(3, _member(b"\4", b"\4\6aaaaaa\5\0")), id="two-values"),
         pytest.param(_put(3, b"\5\0"), id="member-not-a-sequence"),
         pytest.param(_put(3, _tlv(0x30, b"\4\1a\4\1a")), id="member-without-id"),

@@ -17,6 +17,7 @@ from attestation.policy import (
     AppraisalPolicy,
     appraise,
     default_policy,
+    finding_value,
     load_policy_untrusted,
 )
 from attestation.policy_toml import POLICY_BYTES_MAX
@@ -91,6 +92,16 @@ def _reasons(refused: AppraisalError) -> list[str]:
     assert refused.reason == reasons[0]
     assert all(finding["step"] and finding["message"] for finding in findings)
     return reasons
+
+
+def test_a_finding_for_json_has_its_own_values_and_no_other_findings():
+    with pytest.raises(AppraisalError) as caught:
+        _appraise(_policy(), _bit(0), report_data=bytes(64))
+    value = finding_value(caught.value)
+
+    assert len(caught.value.values["findings"]) == 2
+    assert value["reason"] == "td-debug"
+    assert value["values"] == {k: v for k, v in caught.value.values.items() if k != "findings"} != {}
 
 
 # ---- TD attributes --------------------------------------------------------------------------------------

@@ -401,6 +401,7 @@ def _duplicate(key: str):
         (lambda v: _level(v)["tcb"]["tdxtcbcomponents"].append({"svn": 0}), "tcb-info-malformed"),
         (lambda v: _level(v)["tcb"]["sgxtcbcomponents"][3].update(svn=256), "tcb-info-malformed"),
         (lambda v: _level(v)["tcb"]["sgxtcbcomponents"][3].update(svn=True), "tcb-info-malformed"),
+        (lambda v: _level(v)["tcb"]["sgxtcbcomponents"][3].update(svn=-1), "tcb-info-malformed"),
         (lambda v: _level(v)["tcb"]["sgxtcbcomponents"].__setitem__(3, 7), "tcb-info-malformed"),
         (lambda v: v["tdxModuleIdentities"][0].update(tcbLevels=[]), "tcb-info-malformed"),
         (

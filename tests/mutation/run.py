@@ -6,6 +6,7 @@ explained in ``docs/mutation.md``. A mutant that takes too long counts as killed
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import os
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ PRELOADED = (pytest, x509)
 PYTEST_OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not image and not long")
 FIRST_SECONDS = 60
 ALL_SECONDS = 300
+# linux/prctl.h: a signal for this process when its parent ends, however it ends.
+PR_SET_PDEATHSIG = 1
 EXIT_SURVIVED = 0
 EXITS_KILLED = frozenset({1, 2, 3})
 
@@ -43,6 +46,8 @@ FIRST_TESTS = {
     "tcb": ("test_tcb", "test_policy"),
     "policy": ("test_policy",),
     "collateral": ("test_collateral", "test_verifier"),
+    "signers": ("test_collateral", "test_evaluation_numbers"),
+    "evaluation_numbers": ("test_evaluation_numbers",),
     "crl": ("test_certificates", "test_collateral"),
     "certificates": ("test_certificates", "test_collateral"),
     "pck": ("test_certificates", "test_verifier"),
@@ -65,6 +70,12 @@ class Verdict:
     after: str
     outcome: str
     judged_by: str
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the parent ends: a killed run must leave nothing behind."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
 
 def run_tests(copy: Path, files: tuple[str, ...], seconds: float) -> str:
@@ -91,6 +102,8 @@ def run_tests(copy: Path, files: tuple[str, ...], seconds: float) -> str:
 def _run_in_child(copy: Path, files: tuple[str, ...]) -> None:
     code = 4
     try:
+        die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         os.chdir(copy)
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -101,9 +114,7 @@ def _run_in_child(copy: Path, files: tuple[str, ...]) -> None:
             del sys.modules[name]
         sys.path[:] = [str(copy), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
         importlib.invalidate_caches()
-        code = int(
-            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not image and not long", *files])
-        )
+        code = int(pytest.main([*PYTEST_OPTIONS, *files]))
     finally:
         os._exit(code)
 
@@ -163,6 +174,11 @@ def make_copy(source: Path, target: Path) -> Path:
     return target
 
 
+def _remove_and_exit(base: Path) -> None:
+    shutil.rmtree(base, ignore_errors=True)
+    os._exit(128 + signal.SIGTERM)
+
+
 class Worker:
     """What one worker process keeps: its copy, and when to stop."""
 
@@ -171,6 +187,10 @@ class Worker:
 
     @classmethod
     def start(cls, snapshot: Path, deadline: float) -> None:
+        # The tests' own process ends with this one; what is on the disk is for this one to remove.
+        signal.signal(signal.SIGTERM, lambda *_: _remove_and_exit(snapshot.parent))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        die_with_parent(signal.SIGTERM)
         cls.copy = make_copy(snapshot, snapshot.with_name(str(os.getpid())))
         cls.deadline = deadline
 
@@ -193,19 +213,32 @@ def run(modules: list[str], *, seconds: float, jobs: int, quick: bool) -> Iterat
         with ProcessPoolExecutor(
             jobs, get_context("spawn"), initializer=Worker.start, initargs=(snapshot, deadline)
         ) as pool:
-            pending = {
-                pool.submit(Worker.judge, module, mutant, "first")
-                for module in modules
-                for mutant in mutants_of((snapshot / "attestation" / f"{module}.py").read_text())
-            }
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for mutant, verdict in (future.result() for future in done):
-                    more = not quick and time.time() < deadline
-                    if more and verdict.outcome == "survived" and verdict.judged_by == "first":
-                        pending.add(pool.submit(Worker.judge, verdict.module, mutant, "all"))
-                    else:
-                        yield verdict
+            try:
+                yield from _judge_all(pool, snapshot, modules, deadline=deadline, quick=quick)
+            except BaseException:
+                # Stopped: whatever is queued or running means nothing any more.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in active_children():
+                    worker.terminate()
+                raise
+
+
+def _judge_all(
+    pool: ProcessPoolExecutor, snapshot: Path, modules: list[str], *, deadline: float, quick: bool
+) -> Iterator[Verdict]:
+    pending = {
+        pool.submit(Worker.judge, module, mutant, "first")
+        for module in modules
+        for mutant in mutants_of((snapshot / "attestation" / f"{module}.py").read_text())
+    }
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for mutant, verdict in (future.result() for future in done):
+            more = not quick and time.time() < deadline
+            if more and verdict.outcome == "survived" and verdict.judged_by == "first":
+                pending.add(pool.submit(Worker.judge, verdict.module, mutant, "all"))
+            else:
+                yield verdict
 
 
 def main() -> None:
@@ -222,6 +255,8 @@ def main() -> None:
     modules = options.modules or list(FIRST_TESTS)
     if unknown := set(modules) - set(FIRST_TESTS):
         parser.error(f"no such module: {', '.join(sorted(unknown))}")
+    # Stopped politely or by Ctrl-C, the run ends by an exception, which cleans up on its way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.nice(10)
     os.environ.setdefault("BONDSTONE_VECTORS", str(ROOT.parent / "shared" / "vectors"))
     totals: Counter[tuple[str, str]] = Counter()
