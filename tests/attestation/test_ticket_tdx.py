@@ -289,6 +289,33 @@ def test_a_ticket_that_no_verifier_would_read_is_not_made() -> None:
         TdxTicket(quote=b"q", claims=CLAIMS, event_log=bytes(EVENT_LOG_BYTES_MAX + 1)).encode()
 
 
+def test_a_ticket_may_be_as_large_as_the_limit_and_no_larger() -> None:
+    endorsements = AUTHORITY.endorsements(NOW)
+    ticket = TdxTicket(quote=bytes(128 * 1024), claims=CLAIMS, event_log=bytes(EVENT_LOG_BYTES_MAX))
+
+    def filled(size: int) -> TdxTicket:
+        return replace(ticket, endorsements=replace(endorsements, pck_certificate_chain=bytes(size)))
+
+    size = 70_000 + TICKET_BYTES_MAX - len(filled(70_000).encode())
+    largest = filled(size)
+    assert len(largest.encode()) == TICKET_BYTES_MAX
+    assert parse_ticket_untrusted(largest.encode()) == largest
+    with pytest.raises(ValueError, match="limits"):
+        filled(size + 1).encode()
+
+
+def test_every_second_that_can_be_said_is_a_time() -> None:
+    edges = replace(
+        CLAIMS,
+        started_at=datetime.fromtimestamp(0, UTC),
+        expires_at=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+    )
+    assert TdxClaims.from_value_untrusted(edges.to_value()) == edges
+    for name, beyond in (("started_at", -1), ("expires_at", edges.to_value()["expires_at"] + 1)):
+        with pytest.raises(MalformedError, match="not a time"):
+            TdxClaims.from_value_untrusted({**edges.to_value(), name: beyond})
+
+
 def test_every_truncation_of_a_ticket_is_malformed() -> None:
     data = Bench().ticket()
     for size in range(0, len(data), 37):
