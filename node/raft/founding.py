@@ -24,6 +24,7 @@ from node.raft.entries import (
 )
 from node.raft.events import FoundingStalled, SaveVote
 from node.raft.messages import (
+    AvailReply,
     Genesis,
     GenesisProposal,
     GenesisSignature,
@@ -122,6 +123,7 @@ class Founding(Election):
 
     def _on_presence(self, sender: Incarnation, m: Presence) -> None:
         peer = self.peers[sender]
+        known = peer.cluster
         peer.presence = m
         peer.cluster = m.cluster
         self._refresh_audience()
@@ -139,6 +141,9 @@ class Founding(Election):
             self._enter(m.cluster)
         elif m.cluster != self.cluster:
             self._meet_rival(sender, m)
+        elif known == m.cluster:
+            # It says so again because it does not know that we are with it: our Presence was lost.
+            self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
         self._drive_founding()
 
     def _enter(self, cluster: bytes) -> None:

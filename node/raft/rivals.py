@@ -22,6 +22,11 @@ class Rivals(Founding):
         if m.cluster in self.birth.dissolved:
             self._send(sender, self._presence())
             return
+        if m.cluster is not None and m.commit and self._is_stranded():
+            self._become_follower(self.term, None)
+            self._reset_cluster()
+            self._enter(m.cluster)
+            return
         auto = self.founding.bootstrap is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
         if auto and self._must_yield(m):
             self._propose_dissolution()
@@ -32,12 +37,26 @@ class Rivals(Founding):
                 assert m.cluster is not None
                 self._notice(RivalCluster(sender, m.cluster))
 
+    def _is_stranded(self) -> bool:
+        """We entered a cluster, hold nothing of it, and see nobody who does: it may have died with its founder.
+
+        Leaving is safe only for who promised nothing there. With an empty log nobody ACKs; but a founder may
+        be asked for its vote before it has the genesis.
+        """
+        may_be_founder = self.founding.bootstrap is Bootstrap.EXPECT or self.settings.trust_disk
+        if self.log.last().index or (may_be_founder and self.term):
+            return False
+        presences = [peer.presence for peer in self.peers.values() if peer.presence is not None]
+        return not any(known.cluster == self.cluster and known.commit for known in presences)
+
     def _must_yield(self, rival: Presence) -> bool:
         """Our log, committed or not, holds less than what the rival has committed.
 
         Counting our uncommitted against its committed commands, both sides can never yield at once.
         """
         assert rival.cluster is not None
+        if not rival.commit:
+            return False  # it has entered that cluster and knows as little of it as we do
         if self.log_commands == 0:
             return rival.commands > 0 or rival.cluster < self._cluster
         if self.settings.on_rival != "discard-shorter":

@@ -366,10 +366,22 @@ class State(ABC):
         for send in self.out.sends:
             if is_promise(send.message):
                 if send.to[0] in self.peers or len(send.to) > 1:
-                    self.held.append((self.serial, send))
+                    self._hold(send)
             else:
                 at_once.append(send)
         self.out.sends = at_once
+
+    def _hold(self, send: Send) -> None:
+        """Of what waits for one write, only the latest of its kind to a peer: a disk may hang for long."""
+        kind = type(send.message)
+        for position in range(len(self.held) - 1, -1, -1):
+            serial, other = self.held[position]
+            if serial != self.serial:
+                break
+            if other.to == send.to and type(other.message) is kind:
+                del self.held[position]
+                break
+        self.held.append((self.serial, send))
 
     # ---- notices that follow the state --------------------------------------
     @property

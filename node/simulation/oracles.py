@@ -29,6 +29,7 @@ from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteReques
 from node.raft.quorum import Config, is_quorum
 from node.raft.types import Answer, Entry, EntryKind, Incarnation, Role
 from node.simulation.agreement import Agreement
+from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
@@ -235,6 +236,7 @@ class Oracles:
                 self._elected(process, notice.term)
         for commit in advanced:
             self._advanced(process, commit)
+        check_buffers(process)
         for send in effects.sends:
             message = send.message
             if type(message) is AppendReply:

@@ -50,7 +50,7 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
 def _draw_limits(rng: Random, settings: Settings) -> Settings:
     """Some of the buffers are so small that a run fills them."""
     small: dict[str, Any] = {
-        "pending_max": rng.choice((2, 8)),
+        "pending_max": rng.choice((8, 24)),
         "session_window": rng.choice((1, 4)),
         "append_bytes_max": rng.choice((1, 400)),
         "chunk_bytes_max": rng.choice((1, 400)),

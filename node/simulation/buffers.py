@@ -1,0 +1,85 @@
+"""Every queue of a member has a bound, by its settings or by a constant, and none may ever exceed it.
+
+What a member keeps of the log itself (the entries, the state, the sessions' outcomes) is not a queue.
+"""
+
+from typing import Any, Final
+
+from node.raft.messages import DISSOLVED_MAX
+from node.raft.origin import PENDING_BYTES_MAX
+from node.simulation.errors import InvariantError
+from node.simulation.process import Process
+
+# A leader asks whether there is room before it writes a Forward or a batch of its own, then writes all of it;
+# a no-op, a Cfg and a DISSOLVE ask nobody.
+_UNASKED: Final = 3
+# Of each kind of promise that waits for one write to the disk, the latest to each peer (and to all) is kept.
+_KINDS_OF_PROMISE: Final = 7
+
+
+def check_buffers(process: Process) -> None:
+    """Look at every queue of ``process``.
+
+    Raises:
+        InvariantError: one holds more than it may.
+    """
+    member = process.member
+    settings = member.settings
+    reads, box, pending_max = member.reads, member.box, settings.pending_max
+    current = reads.round
+    waiting = len(reads.asking) + len(reads.settled) + len(reads.leased)
+    if current is not None:
+        waiting += len(current.queries)
+    if waiting > pending_max:
+        _exceeded(process, "waiting reads", waiting, pending_max)
+    peers = len(member.peers)
+    if len(reads.remote) > peers:
+        _exceeded(process, "reads of peers", len(reads.remote), peers)
+    if len(box.tokens) > pending_max:
+        _exceeded(process, "unanswered commands", len(box.tokens), pending_max)
+    if box.bytes > PENDING_BYTES_MAX:
+        _exceeded(process, "bytes of unanswered commands", box.bytes, PENDING_BYTES_MAX)
+    if len(box.flying) > settings.session_window:
+        _exceeded(process, "commands in flight", len(box.flying), settings.session_window)
+    if len(member.birth.dissolved) > DISSOLVED_MAX:
+        _exceeded(process, "clusters left", len(member.birth.dissolved), DISSOLVED_MAX)
+    if member.held:
+        writes = member.serial - member.persisted
+        _at_most(process, "held promises", len(member.held), writes * _KINDS_OF_PROMISE * (peers + 1))
+    if member.lead is not None:
+        _check_leader(process, member, member.lead)
+    if member.pull is not None:
+        _check_pull(process, member, member.pull)
+
+
+def _check_leader(process: Process, member: Any, lead: Any) -> None:
+    settings = member.settings
+    last = member.log.last().index
+    # What earlier leaders left behind is not this one's to bound.
+    open_entries = last - max(member.commit, lead.noop_index - 1)
+    open_max = settings.pending_max + settings.session_window + _UNASKED
+    if open_entries > open_max:
+        _exceeded(process, "uncommitted entries", open_entries, open_max)
+    unapplied = last - member.replica.applied.index
+    if len(lead.proposed) > unapplied:
+        _exceeded(process, "proposals", len(lead.proposed), unapplied)
+
+
+def _check_pull(process: Process, member: Any, pull: Any) -> None:
+    settings = member.settings
+    bytes_max = settings.catchup_buffer_bytes_max
+    _at_most(process, "kept Appends (bytes)", pull.buffer_bytes, bytes_max)
+    chunks_max = max(1, bytes_max // settings.chunk_bytes_max)
+    _at_most(process, "chunks asked for or held", len(pull.held) + len(pull.flying), chunks_max)
+    _at_most(process, "sources", len(pull.flying), len(member.peers))
+    # Ranges to ask again are disjoint and not empty.
+    _at_most(process, "ranges to ask again", len(pull.again), pull.at)
+
+
+def _at_most(process: Process, what: str, count: int, bound: int) -> None:
+    if count > bound:
+        _exceeded(process, what, count, bound)
+
+
+def _exceeded(process: Process, what: str, count: int, bound: int) -> None:
+    raise InvariantError("buffers-bounded", f"{process}: {count} {what}, of {bound} at most")
