@@ -1,5 +1,10 @@
 """What a trust_disk member promised is there after a crash, or the member does not start."""
 
+import fcntl
+import os
+from itertools import count
+from pathlib import Path
+
 import pytest
 
 from node.errors import CorruptStorageError
@@ -7,7 +12,7 @@ from node.raft.entries import EMPTY_PAYLOAD, make_entry
 from node.raft.events import Persisted, Received, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import Append, GenesisSignature
 from node.raft.types import ORIGIN, EntryKind, Ok, Position
-from node.storage.file import FileStorage
+from node.storage.file import SPACE_BYTES, FileStorage
 from tests.node.raft.cluster import Cluster, inc, three
 
 ME = inc("a")
@@ -49,60 +54,134 @@ def test_what_was_persisted_is_recovered(path):
     assert reopen(path) == recovered
 
 
-def test_a_tail_that_a_crash_tore_is_cut_off_at_every_byte(path):
+def used(path):
+    """The file without the zeros at its end."""
+    return path.read_bytes().rstrip(b"\0")
+
+
+def test_a_write_that_a_crash_tore_is_cut_off(path):
     storage = FileStorage(path, ME)
     storage.persist([SaveVote(1, None), SaveEntries(entries(2))])
-    durable = path.read_bytes()
+    durable = len(used(path))
     storage.persist([SaveVote(2, inc("b"))])
     storage.close()
     whole = path.read_bytes()
-    for cut in range(len(durable), len(whole)):
-        path.write_bytes(whole[:cut])
+    for cut in range(durable, len(used(path)), 7):
+        path.write_bytes(whole[:cut].ljust(len(whole), b"\0"))
         recovered = reopen(path)
 
         assert (recovered.term, len(recovered.entries)) == (1, 2)
 
 
-def test_blocks_of_the_last_batch_that_never_arrived_are_cut_off(path):
+def test_damage_to_what_was_durable_stops_the_member_and_is_left_as_it_is(path):
     storage = FileStorage(path, ME)
     storage.persist([SaveVote(1, None)])
-    durable = len(path.read_bytes())
-    storage.persist([SaveEntries(entries(200))])
+    at = len(used(path)) - 1
+    storage.persist([SaveVote(2, None)])
     storage.close()
-    whole = path.read_bytes()
-    for hole in range(durable, len(whole), 512):
-        path.write_bytes(whole[:hole] + bytes(min(512, len(whole) - hole)) + whole[hole + 512 :])
-
-        assert reopen(path).entries == ()
-
-
-def test_every_flipped_bit_in_what_was_durable_stops_the_member(path):
-    storage = FileStorage(path, ME)
-    for number in range(1, 4):
-        storage.persist([SaveVote(number, None)])
-    durable = len(path.read_bytes())
-    storage.persist([SaveVote(9, None)])
-    storage.close()
-    whole = path.read_bytes()
-    for at in range(durable):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
-
-        with pytest.raises(CorruptStorageError):
-            FileStorage(path, ME)
-
-
-def test_a_batch_left_out_in_the_middle_stops_the_member(path):
-    storage = FileStorage(path, ME)
-    sizes = []
-    for number in range(1, 5):
-        sizes.append(len(path.read_bytes()))
-        storage.persist([SaveVote(number, None)])
-    storage.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: sizes[1]] + whole[sizes[2] :])
-
-    with pytest.raises(CorruptStorageError):
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(CorruptStorageError, match=r"log: the batch at byte \d+ is not what was written"):
         FileStorage(path, ME)
+
+    assert path.read_bytes() == whole
+
+
+def test_what_does_not_fit_into_the_space_laid_down_is_recovered(path):
+    storage = FileStorage(path, ME)
+    log = entries(5, payload=bytes(SPACE_BYTES // 2))
+    storage.persist([SaveVote(1, None), SaveEntries(log[:1])])
+    storage.persist([SaveEntries(log[1:4])])
+    storage.persist([SaveEntries(log[4:])])
+    storage.close()
+
+    assert reopen(path).entries == log
+    assert reopen(path).entries == log
+
+
+def test_a_write_goes_to_the_disk_before_it_is_reported_and_changes_no_size(path, monkeypatch):
+    storage = FileStorage(path, ME)
+    size = path.stat().st_size
+    writes = []
+
+    def write(handle, data, at):
+        writes.append((fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DSYNC, at + len(data)))
+        return pwrite(handle, data, at)
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", write)
+    storage.persist([SaveVote(1, None), SaveEntries(entries(100))])
+    storage.persist([SaveEntries(entries(1, payload=bytes(SPACE_BYTES)))])
+    storage.close()
+
+    assert [synced for synced, _ in writes] == [os.O_DSYNC] * 3
+    assert writes[0][1] <= size  # into zeros that were there
+    assert writes[1][1] > writes[2][1] > size  # first new zeros, then the batch into them
+
+
+def test_a_write_in_pieces_is_whole(path, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: pwrite(handle, data[:40_000], at))
+    storage = FileStorage(path, ME)
+    log = entries(3, payload=bytes(100_000))
+    storage.persist([SaveEntries(log)])
+    storage.close()
+
+    assert reopen(path).entries == log
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "open", "rename"])
+def test_a_start_that_fails_anywhere_loses_nothing(path, monkeypatch, call):
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(3, inc("b")), SaveEntries(entries(20))])
+    storage.close()
+    before = reopen(path)
+    failures = 0
+    for number in range(100):
+        with monkeypatch.context() as patch:
+            fail_at(patch, call, number)
+            try:
+                FileStorage(path, ME).close()
+                break
+            except OSError:
+                failures += 1
+        assert reopen(path) == before
+
+    assert failures >= 1
+    assert reopen(path) == before
+
+
+def fail_at(patch, call, number):
+    """Let call ``number`` of ``call`` fail, as a full or broken disk does."""
+    holder = Path if call == "rename" else os
+    original, calls = getattr(holder, call), count()
+
+    def failing(*args, **kwargs):
+        if next(calls) == number:
+            raise OSError("no space left on device")
+        return original(*args, **kwargs)
+
+    patch.setattr(holder, call, failing)
+
+
+def test_a_write_that_fails_in_the_middle_was_never_reported_and_loses_nothing_before_it(path, monkeypatch):
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(3, inc("b"))])
+    pwrite = os.pwrite
+
+    def failing(handle, data, at):
+        pwrite(handle, data[:700], at)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    with pytest.raises(OSError, match="no space"):
+        storage.persist([SaveVote(4, None), SaveEntries(entries(100))])
+    monkeypatch.undo()
+    storage.close()
+    recovered = reopen(path)
+
+    assert (recovered.term, recovered.voted_for, recovered.entries) == (3, inc("b"), ())
 
 
 def test_another_incarnations_file_is_refused(path):

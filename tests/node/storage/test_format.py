@@ -1,0 +1,215 @@
+"""Whatever a crash leaves of the last batch, what was durable comes back; damage before it is refused."""
+
+import random
+from itertools import pairwise, product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.errors import CorruptStorageError
+from node.raft.entries import make_entry
+from node.raft.events import Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.types import ORIGIN, EntryKind, Incarnation, Position
+from node.storage import format as file_format
+from node.storage.format import SECTOR_BYTES, Batches, encode_identity, encode_records, file_head, recover
+
+ME = Incarnation("a", b"\x01" * 32)
+OTHER = Incarnation("b", b"\x02" * 32)
+SALT = bytes(range(16))
+SPACE = bytes(20 * SECTOR_BYTES)
+
+
+def entries(count, *, term=1, after=ORIGIN, payload=b"payload"):
+    made = []
+    for _ in range(count):
+        made.append(make_entry(after, term=term, kind=EntryKind.COMMAND, time_ms=5, payload=payload))
+        after = Position(made[-1].term, made[-1].index, made[-1].chain)
+    return tuple(made)
+
+
+def written(*batches, salt=SALT):
+    """Return a file with these batches of records, without space, and where each batch ends."""
+    places = Batches(salt)
+    data = file_head(salt) + places.encode(encode_identity(ME))
+    ends = [len(data)]
+    for records in batches:
+        data += places.encode(encode_records(records))
+        ends.append(len(data))
+    return data, ends
+
+
+LOG = entries(50)
+HISTORY = (
+    [SaveVote(1, OTHER)],
+    [SaveEntries(LOG[:20])],
+    [SaveTruncation(4), SaveEntries(LOG[4:5])],
+    [SaveVote(3, None), SaveEntries(LOG[5:])],
+)
+BEFORE = Recovered(1, OTHER, LOG[:5])
+AFTER = Recovered(3, None, LOG)
+WHOLE, ENDS = written(*HISTORY)
+DURABLE = ENDS[-2]
+"""Where the last batch begins: all before it was reported durable."""
+
+
+def test_what_was_written_is_read() -> None:
+    assert recover(WHOLE + SPACE, ME) == recover(WHOLE, ME) == AFTER
+    assert recover(WHOLE[:DURABLE] + SPACE, ME) == BEFORE
+
+
+# ---- a crash: the last batch, and nothing else, is torn in any way --------------------------------------------
+def test_the_last_batch_cut_off_at_every_byte() -> None:
+    for cut in range(DURABLE, len(WHOLE)):
+        assert recover(WHOLE[:cut], ME) == BEFORE
+        assert recover(WHOLE[:cut] + SPACE, ME) in (BEFORE, AFTER)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_batch_is_garbage_from_and_up_to_every_byte(seed: int) -> None:
+    length = len(WHOLE) - DURABLE
+    garbage = random.Random(seed).randbytes(length)
+    for cut in range(1, length):
+        for torn in (WHOLE[DURABLE : DURABLE + cut] + garbage[cut:], garbage[:cut] + WHOLE[DURABLE + cut :]):
+            assert recover(WHOLE[:DURABLE] + torn + SPACE, ME) in (BEFORE, AFTER)
+        assert recover(WHOLE[:DURABLE] + garbage[:cut] + SPACE, ME) == BEFORE
+
+
+def test_any_of_the_last_batchs_sectors_never_arrived() -> None:
+    sectors = [WHOLE[at : at + SECTOR_BYTES] for at in range(DURABLE, len(WHOLE), SECTOR_BYTES)]
+    assert len(sectors) > 2
+    for arrived in product((False, True), repeat=len(sectors)):
+        torn = b"".join(
+            s if there else bytes(SECTOR_BYTES) for s, there in zip(sectors, arrived, strict=True)
+        )
+        assert recover(WHOLE[:DURABLE] + torn + SPACE, ME) == (AFTER if all(arrived) else BEFORE)
+
+
+def test_the_payload_of_a_torn_batch_cannot_pass_for_a_later_batch() -> None:
+    """Or who writes commands could keep a member that lost power from ever starting again."""
+
+    def torn_with_forged_head(salt: bytes) -> bytes:
+        data, ends = written([SaveVote(1, None)])
+        forged = Batches(salt).encode(b"forged")
+        # The entry's head and the batch's stand before the payload; the second sector is the client's.
+        payload = bytes(SECTOR_BYTES - file_format._BODY - file_format._ENTRY.size) + forged
+        whole, _ = written([SaveVote(1, None)], [SaveEntries(entries(1, payload=payload))])
+        assert whole[ends[-1] + SECTOR_BYTES :][:SECTOR_BYTES] == forged
+        return data + bytes(SECTOR_BYTES) + whole[len(data) + SECTOR_BYTES :]
+
+    assert recover(torn_with_forged_head(bytes(16)), ME) == Recovered(1, None, ())
+    with pytest.raises(CorruptStorageError):
+        recover(torn_with_forged_head(SALT), ME)  # so would it be if the salt were known
+
+
+# ---- corruption: before the last batch, nothing is ever dropped -----------------------------------------------
+def refused(data: bytes) -> None:
+    with pytest.raises(CorruptStorageError):
+        recover(data + SPACE, ME)
+
+
+def test_every_damaged_byte_before_the_last_batch_is_refused() -> None:
+    for at in range(DURABLE):
+        for flip in (1 << at % 8, 0xFF):
+            refused(WHOLE[:at] + bytes([WHOLE[at] ^ flip]) + WHOLE[at + 1 :])
+
+
+def test_every_lost_or_exchanged_sector_before_the_last_batch_is_refused() -> None:
+    for at in range(0, DURABLE, SECTOR_BYTES):
+        for there in (bytes(SECTOR_BYTES), b"\xff" * SECTOR_BYTES):
+            refused(WHOLE[:at] + there + WHOLE[at + SECTOR_BYTES :])
+        for other in range(0, len(WHOLE), SECTOR_BYTES):
+            sector = WHOLE[other : other + SECTOR_BYTES]
+            if sector != WHOLE[at : at + SECTOR_BYTES]:
+                refused(WHOLE[:at] + sector + WHOLE[at + SECTOR_BYTES :])
+
+
+def test_a_batch_left_out_repeated_or_of_another_file_is_refused() -> None:
+    another, _ = written(*HISTORY, salt=b"another salt, 16")
+    for start, end in pairwise(ENDS[:-1]):
+        refused(WHOLE[:start] + WHOLE[end:])
+        refused(WHOLE[:end] + WHOLE[start:])
+        refused(WHOLE[:start] + WHOLE[ENDS[-2] :])
+        refused(WHOLE[:start] + another[start:end] + WHOLE[end:])
+
+
+def test_without_the_look_beyond_it_a_damaged_durable_batch_would_be_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = ENDS[0]
+    damaged = WHOLE[:start] + bytes(SECTOR_BYTES) + WHOLE[start + SECTOR_BYTES :]
+    refused(damaged)
+    monkeypatch.setattr(Batches, "was_begun_after", lambda *_: False)
+    assert recover(damaged, ME) == Recovered(0, None, ())  # a member that has forgotten its vote and its log
+
+
+def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
+    with pytest.raises(CorruptStorageError, match="another incarnation"):
+        recover(WHOLE, OTHER)
+    with pytest.raises(CorruptStorageError, match="not a bondstone log"):
+        recover(b"bondstone-log/1\n" + WHOLE[16:], ME)
+    with pytest.raises(CorruptStorageError, match="first batch"):
+        recover(file_head(SALT) + SPACE, ME)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x00",
+        encode_identity(ME),
+        encode_records([SaveTruncation(1)]),
+        encode_records([SaveVote(1, OTHER)])[:-1],
+        encode_records([SaveVote(2, None), SaveVote(1, None)]),
+        encode_records([SaveEntries(entries(1))])[:-1],
+        encode_records([SaveEntries(entries(1))])[:1]
+        + b"\xee"
+        + encode_records([SaveEntries(entries(1))])[2:],
+    ],
+    ids=["unknown", "identity", "truncation-above", "vote-cut", "term-back", "entry-cut", "entry-kind"],
+)
+def test_a_whole_batch_of_what_is_no_history_is_refused(body: bytes) -> None:
+    places = Batches(SALT)
+    refused(file_head(SALT) + places.encode(encode_identity(ME)) + places.encode(body))
+
+
+# ---- any history ----------------------------------------------------------------------------------------------
+@st.composite
+def histories(draw):
+    """Batches as a member makes them, and what must be recovered after each."""
+    term, voted, log = 0, None, ()
+    batches, states = [], []
+    for _ in range(draw(st.integers(1, 6))):
+        records = []
+        for kind in draw(st.lists(st.sampled_from(["vote", "truncate", "entries"]), min_size=1, max_size=4)):
+            match kind:
+                case "vote":
+                    term += draw(st.integers(0, 2**40))
+                    voted = draw(st.sampled_from([None, ME, OTHER]))
+                    records.append(SaveVote(term, voted))
+                case "truncate":
+                    log = log[: draw(st.integers(0, len(log)))]
+                    records.append(SaveTruncation(len(log)))
+                case _:
+                    after = Position(log[-1].term, log[-1].index, log[-1].chain) if log else ORIGIN
+                    size = draw(st.integers(0, 3 * SECTOR_BYTES))
+                    more = entries(draw(st.integers(1, 5)), term=term, after=after, payload=bytes(size))
+                    log += more
+                    records.append(SaveEntries(more))
+        batches.append(records)
+        states.append(Recovered(term, voted, log))
+    return batches, states
+
+
+@given(histories(), st.data())
+def test_any_history_torn_anywhere_in_its_last_batch(history, data) -> None:
+    batches, states = history
+    whole, ends = written(*batches)
+    before = states[-2] if len(states) > 1 else Recovered(0, None, ())
+    assert recover(whole + SPACE, ME) == states[-1]
+
+    cut = data.draw(st.integers(ends[-2], len(whole) - 1))
+    tail = data.draw(st.binary(max_size=len(whole) - cut))
+    assert recover(whole[:cut] + tail + SPACE, ME) in (before, states[-1])
+    sector = data.draw(st.integers(ends[-2] // SECTOR_BYTES, len(whole) // SECTOR_BYTES - 1)) * SECTOR_BYTES
+    torn = whole[:sector] + bytes(SECTOR_BYTES) + whole[sector + SECTOR_BYTES :]
+    assert recover(torn + SPACE, ME) in (before, states[-1])
