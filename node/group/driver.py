@@ -14,10 +14,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
+from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
 from node.raft.events import (
     BondDown,
@@ -30,8 +30,6 @@ from node.raft.events import (
     Notice,
     Persisted,
     Received,
-    Record,
-    Recovered,
     Send,
     Tick,
 )
@@ -51,23 +49,6 @@ class Outbox(Protocol):
     """The bonds, as the driver needs them."""
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...
-
-
-class DurableLog(Protocol):
-    """Makes records durable (trust_disk)."""
-
-    @property
-    def recovered(self) -> Recovered | None:
-        """What an earlier process of this same incarnation left; None if it is new."""
-        ...
-
-    def persist(self, records: list[Record]) -> None:
-        """Return when ``records`` are durable. Blocking: the driver calls it in a thread, one call at a time.
-
-        Raises:
-            Exception: any, and the member stops.
-        """
-        ...
 
 
 class Listener(Protocol):
@@ -93,7 +74,6 @@ class MemberDriver:
         self.member = member
         self._outbox = outbox
         self._listener = listener
-        self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[Event] = deque()
         self._flush_scheduled = False
@@ -103,10 +83,9 @@ class MemberDriver:
         self._futures: dict[int, asyncio.Future[Outcome]] = {}
         self._expired: set[int] = set()
         self._next_token = 0
-        self._unwritten: list[Record] = []
-        self._serial = 0
-        self._disk = None if durable is None else ThreadPoolExecutor(1, thread_name_prefix="group-disk")
-        self._writing: asyncio.Task[None] | None = None
+        self._disk = (
+            None if durable is None else DiskThread(durable, written=self._written, failed=self._write_failed)
+        )
         self._closed: str | None = None
         self.submit(Tick())
 
@@ -195,7 +174,8 @@ class MemberDriver:
             self._halt(halted.reason)
             return
         if effects.persist:
-            self._write(effects)
+            assert self._disk is not None
+            self._disk.write(effects.persist, effects.serial)
         for send in effects.sends:
             self._send(send)
         for token, outcome in effects.completions:
@@ -246,28 +226,11 @@ class MemberDriver:
         self._loop.call_soon(self._complete, token, Unknown("deadline"))
 
     # ---- the disk -----------------------------------------------------------
-    def _write(self, effects: Effects) -> None:
-        self._unwritten += effects.persist
-        self._serial = effects.serial
-        if self._writing is None:
-            self._writing = self._loop.create_task(self._write_collected())
+    def _written(self, serial: int) -> None:
+        self.submit(Persisted(serial))
 
-    async def _write_collected(self) -> None:
-        """Make records durable, all that has collected at a time, and tell the member."""
-        assert self._durable is not None
-        assert self._disk is not None
-        try:
-            while self._unwritten and self._closed is None:
-                records, self._unwritten = self._unwritten, []
-                serial = self._serial
-                await self._loop.run_in_executor(self._disk, self._durable.persist, records)
-                self.submit(Persisted(serial))
-        except Exception as exc:
-            # Nothing written from here on could be relied upon to be durable.
-            logger.exception("the log cannot be made durable")
-            self._halt(f"storage-failed: {exc}")
-        finally:
-            self._writing = None
+    def _write_failed(self, error: Exception) -> None:
+        self._halt(f"storage-failed: {error}")
 
     # ---- time ---------------------------------------------------------------
     def _set_timer(self, now_ms: int, tick_ms: int) -> None:
@@ -296,6 +259,8 @@ class MemberDriver:
         self._closed = reason
         if self._timer is not None:
             self._timer.cancel()
+        if self._disk is not None:
+            self._disk.end()
         self._inbox.clear()
         for future in self._futures.values():
             if not future.done():
@@ -305,7 +270,5 @@ class MemberDriver:
 
     async def wait_written(self) -> None:
         """After ``close``: wait for a write under way, so that the storage can be closed."""
-        if self._writing is not None:
-            await self._writing
         if self._disk is not None:
-            await self._loop.run_in_executor(None, self._disk.shutdown)
+            await self._disk.wait_ended()

@@ -27,7 +27,8 @@ from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
 from node.bonds.refusals import RefusalCode
 from node.bonds.settings import BondSettings, Environment
 from node.errors import ConfigError
-from node.group.driver import DurableLog, MemberDriver
+from node.group.disk import DurableLog
+from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.group.group import Group
 from node.group.identity import GroupKey, group_id

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from node.group.driver import DurableLog, MemberDriver
+from node.group.disk import DurableLog
+from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.machines.base import ApplyContext
 from node.machines.counter import Counter

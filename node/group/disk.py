@@ -1,0 +1,107 @@
+"""The thread in which a trust_disk member's records become durable.
+
+A thread of its own, not an executor: what has collected while one write was under way goes out with the next
+at once, and the event loop only hears what is durable. With a future and a task for each write, handing over
+cost as much as the disk.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Final, Protocol, TypeVar
+
+from node.raft.events import Record, Recovered
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Work = tuple[list[Record], int]
+_END: Final = None
+
+
+class DurableLog(Protocol):
+    """Makes records durable (trust_disk)."""
+
+    @property
+    def recovered(self) -> Recovered | None:
+        """What an earlier process of this same incarnation left; None if it is new."""
+        ...
+
+    def persist(self, records: list[Record]) -> None:
+        """Return when ``records`` are durable. Blocking: called in a thread, one call at a time.
+
+        Raises:
+            Exception: any, and the member stops.
+        """
+        ...
+
+
+class DiskThread:
+    """Writes in order, all that has collected at a time.
+
+    Args:
+        durable: where to.
+        written: called on the event loop with the serial up to which everything is durable.
+        failed: called on the event loop if a write failed; nothing is written after that.
+    """
+
+    def __init__(
+        self,
+        durable: DurableLog,
+        *,
+        written: Callable[[int], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._durable = durable
+        self._written = written
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        # Daemon: a program that ends without closing its group loses nothing that it was told is durable.
+        self._thread = Thread(target=self._run, name="group-disk", daemon=True)
+        self._thread.start()
+
+    def write(self, records: list[Record], serial: int) -> None:
+        """Make ``records`` durable after all that was given before, then report ``serial``."""
+        self._queue.put((records, serial))
+
+    def end(self) -> None:
+        """Begin no more writes."""
+        self._queue.put(_END)
+
+    async def wait_ended(self) -> None:
+        """After ``end``, or a failure: return when no write is under way any more."""
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    # ---- in the thread ------------------------------------------------------
+    def _run(self) -> None:
+        while (work := self._collect()) is not _END:
+            records, serial = work
+            try:
+                self._durable.persist(records)
+            except Exception as exc:
+                # Nothing written from here on could be relied upon to be durable.
+                logger.exception("the log cannot be made durable")
+                self._tell(self._failed, exc)
+                return
+            self._tell(self._written, serial)
+
+    def _collect(self) -> _Work | None:
+        """Wait for something to write, and take all that is there."""
+        collected: list[Record] = []
+        item = self._queue.get()
+        while item is not _END:
+            records, serial = item
+            collected += records
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return collected, serial
+        return _END
+
+    def _tell(self, listener: Callable[[_T], None], news: _T) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for news
+            self._loop.call_soon_threadsafe(listener, news)
