@@ -56,6 +56,16 @@ class BondTable(_Table, frozen=True):
     seeds: tuple[str, ...] = ()
 
 
+class AuditTable(_Table, frozen=True):
+    """``[audit]``: how much of the disk the audit log may take, about the product of the two.
+
+    Beyond it the oldest file is deleted, and the log says so.
+    """
+
+    segment_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024, le=1024 * MIB)] = 4 * MIB
+    segments_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
+
+
 class NetworkTable(_Table, frozen=True):
     """``[network]``."""
 
@@ -154,6 +164,7 @@ class NodeConfig(_Table, frozen=True):
     attestation: AttestationTable
     api: ApiTable = ApiTable()
     bond: BondTable = BondTable()
+    audit: AuditTable = AuditTable()
     consensus: ConsensusTable = ConsensusTable()
 
 

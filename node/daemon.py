@@ -21,7 +21,7 @@ from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
 from node.api.limits import ApiLimits
 from node.api.server import ApiServer, server_tls_context
-from node.audit import AuditLog
+from node.audit import AuditLimits, AuditLog
 from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
 from node.clock import RELEASED, NodeClock
@@ -118,7 +118,11 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
     access = _access_of(config)
     seen = load_freshness(config)
     async with AsyncExitStack() as stack:
-        audit = AuditLog(Path(config.node.data_dir) / "audit.jsonl", _wall)
+        audit = AuditLog(
+            Path(config.node.data_dir) / "audit.jsonl",
+            _wall,
+            AuditLimits(segment_bytes=config.audit.segment_bytes, segments_max=config.audit.segments_max),
+        )
         stack.callback(audit.close)
         parts: list[Daemon] = []
         source = await stack.enter_async_context(

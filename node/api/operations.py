@@ -214,7 +214,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 description="At most so many records.",
             ),
         ),
-        problems=("request-invalid",),
+        problems=("request-invalid", "audit-chain-broken"),
     ),
     Operation(
         name="audit_head",

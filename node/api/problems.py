@@ -45,6 +45,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "head-too-large": Kind(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and header fields are too large"
     ),
+    "audit-chain-broken": Kind(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "The audit log on the disk is not what was written there"
+    ),
     "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log says why"),
     "not-executed": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),

@@ -20,6 +20,7 @@ from node.api.operations import BY_NAME, PUBLIC, Operation
 from node.api.outcomes import not_executed, state_machine_refused
 from node.api.problems import ProblemError
 from node.api.service import ProvisionRefusedError, Service
+from node.errors import CorruptStorageError
 from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessList, AccessRole
 
@@ -158,7 +159,11 @@ class Routes:
         _refuse_unknown_parameters(request, {"after", "limit"})
         after = _integer_of(request, "after", default=0, low=0, high=2**63 - 1)
         limit = _integer_of(request, "limit", default=AUDIT_EVENTS_DEFAULT, low=1, high=AUDIT_EVENTS_MAX)
-        return _json(schemas.AuditEvents(events=self._service.audit_events(after=after, limit=limit)))
+        try:
+            events = self._service.audit_events(after=after, limit=limit)
+        except CorruptStorageError as exc:
+            raise ProblemError("audit-chain-broken", str(exc)) from exc
+        return _json(schemas.AuditEvents(events=events))
 
     async def _audit_head(self, request: Request) -> Response:  # noqa: ARG002
         return _json(self._service.audit_head())

@@ -151,7 +151,10 @@ class Service(Protocol):
         ...
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return up to ``limit`` records with a sequence number above ``after``, in order."""
+        """Return up to ``limit`` records with a sequence number above ``after``, in order.
+
+        The oldest may be deleted. Raises CorruptStorageError when what was written is not there any more.
+        """
         ...
 
     def audit_head(self) -> Mapping[str, Any]:

@@ -1,13 +1,15 @@
 """``bondstone audit list|verify``."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from node.audit import AuditChainError, lines_of, verify_untrusted
+from node.audit import AuditChain, AuditChainError, lines_of_log, verify_kept_untrusted
 from node.cli.common import connect, print_json
+from node.errors import ConfigError
 
 app = typer.Typer()
 Url = Annotated[list[str] | None, typer.Option(help="The node whose log it is.")]
@@ -28,7 +30,7 @@ def list_events(
     """List admissions, refusals, expiries and departures with their reasons."""
     events = _fetch(url, token, ca, after)
     if as_json:
-        print_json(events)
+        print_json(list(events))
         return
     for event in events:
         rest = {k: v for k, v in event.items() if k not in ("seq", "at", "kind", "prev", "hash")}
@@ -40,37 +42,43 @@ def list_events(
 
 @app.command()
 def verify(
-    file: Annotated[Path | None, typer.Argument(help="A node's audit.jsonl; else the live log.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A node's audit.jsonl, the older files beside it; else the live log."),
+    ] = None,
     url: Url = None,
     token: Token = None,
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the hash chain. Exit code 1 if it is broken, saying where."""
-    lines: Any
+    """Check the whole hash chain. Exit code 1 if it is broken, saying where."""
+    lines: Iterator[bytes] = (json.dumps(event).encode() for event in _fetch(url, token, ca, 0))
     if file is not None:
-        lines = lines_of(file)
-    else:
-        lines = [json.dumps(event).encode() for event in _fetch(url, token, ca, 0)]
+        if not file.is_file():
+            raise ConfigError(f"{file} is no file: give a node's audit.jsonl")
+        lines = lines_of_log(file)
     try:
-        head = verify_untrusted(lines)
+        chain = verify_kept_untrusted(lines)
     except AuditChainError as exc:
         print_json({"intact": False, "problem": str(exc)}) if as_json else print(f"broken: {exc}")
         raise typer.Exit(1) from exc
     if as_json:
-        print_json({"intact": True, "seq": head.seq, "hash": head.hash})
+        print_json({"intact": True, "seq": chain.head.seq, "hash": chain.head.hash, "after": chain.after.seq})
     else:
-        print(f"intact: {head.seq} events, head {head.hash}")
+        print(_intact(chain))
 
 
-def _fetch(url: list[str] | None, token: str | None, ca: Path | None, after: int) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
+def _intact(chain: AuditChain) -> str:
+    if chain.after.seq == 0:
+        return f"intact: {chain.head.seq} events, head {chain.head.hash}"
+    first = chain.after.seq + 1
+    return f"intact: events {first} to {chain.head.seq} (older ones were deleted), head {chain.head.hash}"
+
+
+def _fetch(url: list[str] | None, token: str | None, ca: Path | None, after: int) -> Iterator[dict[str, Any]]:
     with connect(url, token, ca) as client:
-        while True:
-            page = [dict(event) for event in client.audit_events(after=after, limit=PAGE)]
-            events += page
-            if len(page) < PAGE:
-                return events
+        while page := [dict(event) for event in client.audit_events(after=after, limit=PAGE)]:
+            yield from page
             after = page[-1]["seq"]
 
 

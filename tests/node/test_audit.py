@@ -12,17 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.canonical import digest
-from node.audit import (
-    DOMAIN,
-    HASH_START,
-    LINE_BYTES_MAX,
-    WINDOW_EVENTS,
-    AuditChainError,
-    AuditHead,
-    AuditLog,
-    lines_of,
-    verify_untrusted,
-)
+from node.audit import AuditChainError, AuditHead, AuditLog, verify_untrusted
+from node.audit.chain import DOMAIN, HASH_START, LINE_BYTES_MAX
+from node.audit.log import WINDOW_EVENTS
+from node.audit.segments import lines_of
 from node.errors import ConfigError
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -86,7 +79,7 @@ def test_each_event_names_the_one_before(path: Path) -> None:
 
     assert [event["seq"] for event in events] == [1, 2, 3, 4, 5]
     assert [event["prev"] for event in events[1:]] == [event["hash"] for event in events[:-1]]
-    assert log.verify() == log.head()
+    assert log.verify().head == log.head()
 
 
 def test_an_event_is_in_the_file_when_append_returns(path: Path) -> None:
@@ -105,7 +98,7 @@ def test_a_restart_continues_the_chain(path: Path) -> None:
 
     assert event["seq"] == 6
     assert event["prev"] == first.head().hash
-    assert second.verify() == second.head()
+    assert second.verify().head == second.head()
     assert [item["seq"] for item in second.events(after=3)] == [4, 5, 6]
 
 
@@ -158,6 +151,11 @@ def floats(lines: list[bytes]) -> list[bytes]:
     return [*lines[:2], lines[2].replace(b'"number":2', b'"number":NaN'), *lines[3:]]
 
 
+def repeated_member(lines: list[bytes]) -> list[bytes]:
+    """A reader that takes the first of two would see another event than the one that was hashed."""
+    return [*lines[:2], lines[2].replace(b'"number":2', b'"number":9,"number":2'), *lines[3:]]
+
+
 TAMPERING: list[tuple[Callable[[list[bytes]], list[bytes]], str]] = [
     (change_event, "hash-mismatch"),
     (remove_event, "seq-gap"),
@@ -168,7 +166,8 @@ TAMPERING: list[tuple[Callable[[list[bytes]], list[bytes]], str]] = [
     (garbage, "not-json"),
     (too_long, "line-too-long"),
     (deep, "not-json"),
-    (floats, "hash-mismatch"),
+    (floats, "not-json"),
+    (repeated_member, "not-json"),
 ]
 
 
@@ -188,24 +187,29 @@ def test_the_first_bad_event_is_named(
 @pytest.mark.parametrize(
     "tamper", [tamper for tamper, _ in TAMPERING] + [no_newline], ids=lambda item: item.__name__
 )
-def test_a_broken_file_is_put_aside_and_the_new_one_says_so(
+def test_a_broken_file_is_put_aside_and_the_log_goes_on_behind_what_was_good(
     tamper: Callable[[list[bytes]], list[bytes]], path: Path
 ) -> None:
-    first = filled(path)
-    first.close()
-    good = first.events(limit=2)[-1]["hash"]
+    filled(path).close()
     broken = b"".join(tamper(path.read_bytes().splitlines(keepends=True)))
     path.write_bytes(broken)
+    good = [json.loads(line) for line in broken.splitlines()[:2]]
     log = opened(path)
-    (event,) = log.events()
+    *kept, event = log.events()
 
+    assert kept == good
     assert event["kind"] == "audit-chain-broken"
-    assert event["seq"] == 1
+    assert (event["seq"], event["prev"]) == (3, good[-1]["hash"])
     assert event["first_bad_seq"] == 3
-    assert event["last_good_hash"] == (good if tamper is not rehash_event else event["last_good_hash"])
-    assert path.with_name(event["put_aside"]).read_bytes() == broken
+    assert event["last_good_hash"] == good[-1]["hash"]
+    (aside,) = event["put_aside"]
+    assert path.with_name(aside).read_bytes() == broken
     log.append("bond-admitted")
-    assert log.verify().seq == 2
+    log.close()
+    again = opened(path)
+
+    assert [one["kind"] for one in again.events()[2:]] == ["audit-chain-broken", "bond-admitted"]
+    assert again.verify().head == AuditHead(seq=4, hash=again.events()[-1]["hash"])
 
 
 def test_two_broken_files_are_both_kept(path: Path) -> None:
@@ -217,6 +221,7 @@ def test_two_broken_files_are_both_kept(path: Path) -> None:
         "audit.jsonl",
         "audit.jsonl.broken-1",
         "audit.jsonl.broken-2",
+        "audit.jsonl.lock",
     ]
 
 
@@ -289,7 +294,7 @@ def test_memory_alone_keeps_the_recent_events() -> None:
     log = filled(None, WINDOW_EVENTS + 10)
 
     assert log.events(0, 1)[0]["seq"] == 11
-    assert log.verify() == log.head()
+    assert log.verify().head == log.head()
 
 
 # ---- what goes in --------------------------------------------------------------------------
@@ -327,4 +332,4 @@ def test_an_event_that_is_too_large_is_recorded_as_such(path: Path) -> None:
 
     assert event["kind"] == "bond-refused"
     assert event["too_large"] is True
-    assert log.verify() == log.head()
+    assert log.verify().head == log.head()

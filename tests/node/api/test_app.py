@@ -13,6 +13,7 @@ from node.api.openapi import openapi_document, problems_of
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.service import Readiness
+from node.audit import AuditChainError
 from node.raft.types import NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import ACCESS, ME, OTHER, PEER, FakeService, asgi, call
@@ -180,6 +181,18 @@ def test_audit_events_page():
 
     assert [event["seq"] for event in events] == [3, 4, 5]
     assert call(FakeService(), "GET", "/v1/audit/head", role=ADMIN).json == {"seq": 7, "hash": "00"}
+
+
+def test_a_log_that_was_changed_on_the_disk_is_not_served():
+    def changed(**_):
+        raise AuditChainError(3, "hash-mismatch", "was changed after it was written")
+
+    service = FakeService()
+    service.audit_events = changed
+    reply = call(service, "GET", "/v1/audit/events", role=ADMIN)
+
+    assert (reply.status, reply.json["code"]) == (500, "audit-chain-broken")
+    assert reply.json["detail"] == "event 3: was changed after it was written [hash-mismatch]"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""The chain of an audit log: one JSON event a line, each with the hash of the one before.
+
+::
+
+    {"seq": 7, "at": "2026-01-31T12:00:00.000000Z", "kind": "bond-refused", …, "prev": HEX, "hash": HEX}
+
+``hash`` = ``digest("bondstone/audit-event/v1", prev, body)``, the body being the event without ``prev`` and
+``hash``. ``prev`` is the hash of the event before, 64 zeros for the first. So whoever keeps one hash can tell
+later that nothing before it was changed or taken out.
+
+What it cannot do: the disk is the host's, which can cut the end off, or the whole file. Only a hash
+that somebody outside has kept proves that.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestation.canonical import digest
+from attestation.errors import MalformedError
+from attestation.strict_json import parse_strict_untrusted
+from node.errors import CorruptStorageError
+
+DOMAIN: Final = "bondstone/audit-event/v1"
+HASH_START: Final = "00" * 32
+LINE_BYTES_MAX: Final = 64 * 1024
+RESERVED: Final = frozenset({"seq", "at", "kind", "prev", "hash"})
+# Whatever a ticket's claims may nest (``attestation.canonical.DEPTH_MAX``), and the event around them.
+DEPTH_MAX: Final = 64
+# The last event that is not in the log any more, in an event that says so.
+GONE_TO_SEQ: Final = "gone_to_seq"
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class AuditChainError(CorruptStorageError):
+    """The log is not the chain that it claims to be.
+
+    Attributes:
+        seq: number of the first event that does not fit.
+        reason: stable kebab-case code.
+    """
+
+    def __init__(self, seq: int, reason: str, message: str) -> None:
+        super().__init__(f"event {seq}: {message} [{reason}]")
+        self.seq = seq
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHead:
+    """A place in a chain: an event's number and hash. ``seq`` 0 and ``HASH_START`` before the first."""
+
+    seq: int
+    hash: str
+
+
+EMPTY: Final = AuditHead(seq=0, hash=HASH_START)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditChain:
+    """A verified chain.
+
+    Attributes:
+        after: the place after which it begins: the very start, or where deleted events ended.
+        head: its end.
+    """
+
+    after: AuditHead
+    head: AuditHead
+
+
+def hash_of(event: dict[str, Any]) -> str:
+    """Return the hash that ``event`` must carry, lower-case hex."""
+    body = {key: value for key, value in event.items() if key not in {"prev", "hash"}}
+    return digest(DOMAIN, bytes.fromhex(event["prev"]), body).hex()
+
+
+def line_of(event: dict[str, Any]) -> bytes:
+    """Return an event as the log has it, with its newline."""
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def event_untrusted(line: bytes, *, after: AuditHead | None) -> dict[str, Any]:
+    """Return the event in ``line``, its own hash checked.
+
+    Args:
+        line: JSON.
+        after: what it must follow. None: whatever it claims to follow.
+
+    Raises:
+        AuditChainError: it is no event, was changed, or follows another.
+    """
+    seq = 0 if after is None else after.seq + 1
+    if len(line) > LINE_BYTES_MAX:
+        raise AuditChainError(seq, "line-too-long", f"over {LINE_BYTES_MAX} bytes")
+    try:
+        event = parse_strict_untrusted(line, depth_max=DEPTH_MAX)
+    except MalformedError as exc:
+        raise AuditChainError(seq, "not-json", f"is not a line of JSON: {exc.message}") from exc
+    if not isinstance(event, dict) or not event.keys() >= RESERVED:
+        raise AuditChainError(seq, "not-an-event", "lacks one of seq, at, kind, prev, hash")
+    found = event["seq"]
+    if type(found) is not int or found < 1 or (after is not None and found != seq):
+        raise AuditChainError(seq, "seq-gap", f"has number {found!r}")
+    prev = event["prev"]
+    if not isinstance(prev, str) or _HASH.fullmatch(prev) is None:
+        raise AuditChainError(found, "not-an-event", "does not name the event before")
+    if event["hash"] != hash_of(event):
+        raise AuditChainError(found, "hash-mismatch", "was changed after it was written")
+    if (after is not None and prev != after.hash) or (found == 1 and prev != HASH_START):
+        raise AuditChainError(found, "chain-broken", "does not follow the event before")
+    return event
+
+
+def head_of(event: dict[str, Any]) -> AuditHead:
+    """Return the place of a checked event."""
+    return AuditHead(seq=event["seq"], hash=event["hash"])
+
+
+def place_before(event: dict[str, Any]) -> AuditHead:
+    """Return the place that a checked event claims to follow."""
+    return AuditHead(seq=event["seq"] - 1, hash=event["prev"])
+
+
+def verify_untrusted(lines: Iterable[bytes], *, after: AuditHead = EMPTY) -> AuditHead:
+    """Check a run of the log and return its end.
+
+    Args:
+        lines: one JSON event each.
+        after: the end of what was checked before; the log's very start by default.
+
+    Raises:
+        AuditChainError: the first event that does not fit.
+    """
+    head = after
+    for line in lines:
+        head = head_of(event_untrusted(line, after=head))
+    return head
+
+
+def verify_kept_untrusted(lines: Iterable[bytes]) -> AuditChain:
+    """Check all that is left of a log whose oldest events may have been deleted.
+
+    Deleting leaves an event with ``gone_to_seq``. A beginning that is missing without one was taken away by
+    somebody else.
+
+    Raises:
+        AuditChainError: the first event that does not fit; ``start-missing``.
+    """
+    after, head = EMPTY, EMPTY
+    gone = 0
+    begun = False
+    for line in lines:
+        event = event_untrusted(line, after=head if begun else None)
+        if not begun:
+            after, begun = place_before(event), True
+        gone = max(gone, gone_to(event))
+        head = head_of(event)
+    if after.seq > gone:
+        raise AuditChainError(
+            gone + 1,
+            "start-missing",
+            f"and those up to {after.seq} are missing, and no event says that they were deleted",
+        )
+    return AuditChain(after=after, head=head)
+
+
+def gone_to(event: dict[str, Any]) -> int:
+    """Return the number of the last event that a checked event says is deleted; 0 if it says nothing."""
+    gone = event.get(GONE_TO_SEQ, 0)
+    return gone if type(gone) is int else 0

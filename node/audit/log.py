@@ -1,0 +1,328 @@
+"""The audit log of a running node: who was admitted, refused, expired, and why.
+
+A file that breaks the chain is put aside unchanged. What was good before the break is kept, and the log goes
+on from there with an event that says so. At start only the file that is being written is checked, and that it
+follows the one before; ``verify`` checks everything.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from node.audit.chain import (
+    EMPTY,
+    GONE_TO_SEQ,
+    LINE_BYTES_MAX,
+    RESERVED,
+    AuditChain,
+    AuditChainError,
+    AuditHead,
+    event_untrusted,
+    gone_to,
+    hash_of,
+    head_of,
+    line_of,
+    place_before,
+    verify_kept_untrusted,
+)
+from node.audit.segments import Segment, SegmentFiles, end_of_untrusted, lines_of, lines_of_log
+from node.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TEXT_CHARS_MAX: Final = 4096
+WINDOW_EVENTS: Final = 4096
+LIMIT_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLimits:
+    """How much of the disk the log may take: about ``segments_max`` times ``segment_bytes``.
+
+    Attributes:
+        segment_bytes: a file that has so many is full.
+        segments_max: files in all; beyond it the oldest is deleted.
+    """
+
+    segment_bytes: int = 4 * 1024 * 1024
+    segments_max: int = 64
+
+
+class AuditLog:
+    """Appends events, keeps the recent ones at hand and reads the others from the files.
+
+    One process writes; every event is with the operating system when ``append`` returns.
+
+    Args:
+        path: the file that is written, made with mode 0600; None keeps only the recent window, in memory.
+        now: the clock.
+        limits: of the files.
+
+    Raises:
+        ConfigError: the files cannot be used, or another process uses them.
+    """
+
+    def __init__(
+        self, path: Path | None, now: Callable[[], datetime], limits: AuditLimits | None = None
+    ) -> None:
+        self._now = now
+        self._limits = limits or AuditLimits()
+        self._head = EMPTY
+        self._window: deque[dict[str, Any]] = deque(maxlen=WINDOW_EVENTS)
+        self._files = None if path is None else SegmentFiles(path)
+        self._full: list[Segment] = []
+        self._first_seq = 1  # of the file that is written
+        self._size = 0  # of the file that is written
+        self._gone_to = 0
+        self._lost = 0
+        self._descriptor = self._lock = -1
+        if self._files is not None:
+            try:
+                self._files.path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = self._files.lock()
+                self._recover(self._files)
+            except OSError as exc:
+                self.close()
+                raise ConfigError(f"cannot open the audit log {path}: {exc.strerror}") from exc
+
+    def append(self, kind: str, **fields: Any) -> dict[str, Any] | None:
+        """Add one event and return it; None if the disk did not take it.
+
+        Then no part of it is in the log, and the next one that is taken is preceded by one that says how many
+        are missing. The node goes on.
+
+        Args:
+            kind: kebab-case.
+            fields: JSON-able; bytes become hex, times ISO 8601, long texts are cut.
+        """
+        assert not RESERVED & fields.keys()
+        if self._files is not None and self._size >= self._limits.segment_bytes:
+            self._rotate(self._files)
+        if self._lost and self._add("audit-events-lost", {"count": self._lost}) is not None:
+            self._lost = 0
+        event = self._add(kind, fields)
+        if event is None:
+            self._lost += 1
+        return event
+
+    def head(self) -> AuditHead:
+        return self._head
+
+    def events(self, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """Return up to ``limit`` (at most 1000) events that follow number ``after``, oldest first.
+
+        The oldest may be deleted: the first number returned says what is gone.
+
+        Raises:
+            AuditChainError: what is to be read from a file is not what was written there.
+        """
+        limit = max(0, min(limit, LIMIT_MAX))
+        after = max(0, after)
+        if not self._window or after >= self._head.seq or limit == 0:
+            return []
+        first = self._window[0]["seq"]
+        if after + 1 < first and self._files is not None:
+            return self._read(after, limit)
+        start = max(after + 1 - first, 0)
+        return [self._window[i] for i in range(start, min(start + limit, len(self._window)))]
+
+    def verify(self) -> AuditChain:
+        """Check everything that is kept.
+
+        Raises:
+            AuditChainError: the first event that does not fit.
+        """
+        if self._files is not None:
+            return verify_kept_untrusted(lines_of_log(self._files.path))
+        head = after = place_before(self._window[0]) if self._window else EMPTY
+        for event in self._window:
+            head = head_of(event_untrusted(line_of(event), after=head))
+        return AuditChain(after=after, head=head)
+
+    def close(self) -> None:
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    # ---- writing ----------------------------------------------------------------------
+    def _add(self, kind: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+        event: dict[str, Any] = {
+            "seq": self._head.seq + 1,
+            "at": _plain(self._now()),
+            "kind": kind,
+            **_plain(fields),
+            "prev": self._head.hash,
+        }
+        event["hash"] = hash_of(event)
+        line = line_of(event)
+        if len(line) > LINE_BYTES_MAX:
+            return self._add(kind, {"too_large": True, "bytes": len(line)})
+        if self._files is not None and not self._write(line):
+            return None
+        self._remember(event, len(line))
+        return event
+
+    def _write(self, line: bytes) -> bool:
+        """Write all of a line or nothing of it."""
+        try:
+            if os.write(self._descriptor, line) == len(line):
+                return True
+            why = "the disk is full"
+        except OSError as exc:
+            why = str(exc.strerror)
+        logger.error("an event is missing in the audit log: %s", why)
+        os.ftruncate(self._descriptor, self._size)
+        return False
+
+    def _remember(self, event: dict[str, Any], line_bytes: int) -> None:
+        self._size += line_bytes
+        self._window.append(event)
+        self._head = head_of(event)
+        self._gone_to = max(self._gone_to, gone_to(event))
+
+    # ---- segments ---------------------------------------------------------------------
+    def _rotate(self, files: SegmentFiles) -> None:
+        """Begin a new file, and delete the oldest if there are too many."""
+        try:
+            full, descriptor = files.change(self._first_seq)
+        except OSError as exc:
+            # Nothing is lost: the old file grows on.
+            logger.error("the audit log cannot begin a new file: %s", exc.strerror)  # noqa: TRY400
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._first_seq, self._size = self._head.seq + 1, 0
+        self._full.append(full)
+        self._add("audit-segment-begun", {"predecessor": full.path.name})
+        while len(self._full) >= self._limits.segments_max and self._delete_oldest():
+            pass
+
+    def _delete_oldest(self) -> bool:
+        """Say what goes, then let it go: a crash in between leaves too much, never too little."""
+        oldest = self._full[0]
+        end = end_of_untrusted(oldest.path)
+        next_seq = self._full[1].first_seq if len(self._full) > 1 else self._first_seq
+        said = self._add(
+            "audit-segment-deleted",
+            {
+                "segment": oldest.path.name,
+                "first_seq": oldest.first_seq,
+                GONE_TO_SEQ: next_seq - 1,
+                "last_hash": None if end is None else end.hash,
+            },
+        )
+        if said is None:
+            return False
+        oldest.path.unlink(missing_ok=True)
+        del self._full[0]
+        return True
+
+    # ---- start ------------------------------------------------------------------------
+    def _recover(self, files: SegmentFiles) -> None:
+        """Find the end of the chain in the files. What does not belong to it is put aside, saying so."""
+        files.reopen_last()
+        self._full = files.full()
+        link = end_of_untrusted(self._full[-1].path) if self._full else EMPTY
+        aside: list[str] = []
+        start, broken = self._load(files.path, link)
+        if broken is not None:
+            aside.append(files.put_aside(files.path))
+            files.copy(aside[0], self._size)
+        self._descriptor = files.open()
+        if start is None or start != link or (not self._full and start.seq > self._gone_to):
+            # What is written now begins where nothing ends that could be shown.
+            start = start or EMPTY
+            missing = AuditChainError(start.seq, "predecessor-missing", "is not the end of the file before")
+            broken = broken or missing
+            aside += [files.put_aside(segment.path) for segment in self._full]
+            self._full.clear()
+        self._first_seq = start.seq + 1
+        if self._size == 0:
+            self._head = start
+        if broken is None:
+            return
+        self._add(
+            "audit-chain-broken",
+            {
+                "reason": broken.reason,
+                "message": str(broken),
+                "first_bad_seq": broken.seq,
+                "last_good_hash": self._head.hash,
+                "put_aside": aside,
+                GONE_TO_SEQ: (self._full[0].first_seq if self._full else self._first_seq) - 1,
+            },
+        )
+
+    def _load(self, path: Path, link: AuditHead | None) -> tuple[AuditHead | None, AuditChainError | None]:
+        """Follow the chain in ``path`` to its end; return where it starts, and where it breaks.
+
+        Args:
+            path: the file that is written.
+            link: the place that it should start from.
+        """
+        start: AuditHead | None = None
+        try:
+            for line in lines_of(path) if path.exists() else ():
+                event = event_untrusted(line, after=None if start is None else self._head)
+                if not line.endswith(b"\n"):
+                    # A write that was cut off, by a crash or by the host.
+                    raise AuditChainError(event["seq"], "torn-line", "has no end")
+                start = start or place_before(event)
+                self._remember(event, len(line))
+        except AuditChainError as exc:
+            if not exc.seq:
+                exc = AuditChainError((link or EMPTY).seq + 1, exc.reason, exc.message)
+            return start or link, exc
+        return start or link, None
+
+    # ---- reading ----------------------------------------------------------------------
+    def _read(self, after: int, limit: int) -> list[dict[str, Any]]:
+        oldest = self._full[0].first_seq if self._full else self._first_seq
+        seq = max(after + 1, oldest)
+        events: list[dict[str, Any]] = []
+        head: AuditHead | None = None
+        for line in islice(self._lines_from(seq), limit):
+            event = event_untrusted(line, after=head)
+            if head is None and event["seq"] != seq:
+                raise AuditChainError(seq, "seq-gap", f"has number {event['seq']}")
+            head = head_of(event)
+            events.append(event)
+        return events
+
+    def _lines_from(self, seq: int) -> Iterator[bytes]:
+        assert self._files is not None
+        files = [*self._full, Segment(first_seq=self._first_seq, path=self._files.path)]
+        begin = max((i for i, file in enumerate(files) if file.first_seq <= seq), default=0)
+        for file in files[begin:]:
+            try:
+                yield from islice(lines_of(file.path), max(0, seq - file.first_seq), None)
+            except FileNotFoundError as exc:
+                raise AuditChainError(file.first_seq, "segment-missing", f"was in {file.path.name}") from exc
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON has it, texts cut to a bound; so that what is read back hashes the same."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            # Lone surrogates would not survive the way through UTF-8.
+            return value[:TEXT_CHARS_MAX].encode("utf-8", "replace").decode()
+        case bytes():
+            return _plain(value.hex())
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            # Floats are left out on purpose: their text form is not the same everywhere.
+            return _plain(str(value))
