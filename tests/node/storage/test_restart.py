@@ -1,0 +1,241 @@
+"""A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
+
+from node.raft.entries import session_id
+from node.raft.events import Persisted, Received
+from node.raft.member import Member
+from node.raft.messages import Append, GenesisSignature
+from node.raft.origin import Outbox
+from node.raft.types import Applied, Bootstrap, Ok
+from node.storage.file import FileStorage
+from tests.node.raft.cluster import GROUP, Cluster, inc, three
+from tests.node.storage.test_file import entries
+
+
+class Disks(Cluster):
+    """A cluster whose members write to real files; a crash loses what was not persisted.
+
+    Attributes:
+        slow: whose disks make nothing durable for now.
+    """
+
+    def __init__(self, directory, **settings):
+        super().__init__(trust_disk=True, **settings)
+        self.directory = directory
+        self.files = {}
+        self.slow = set()
+
+    def start(self, name, **kwargs):
+        self.files[name] = FileStorage(self.directory / name, inc(name))
+        return self.add(name, recovered=self.files[name].recovered, **kwargs)
+
+    def step(self, name, *events):
+        waiting = len(self.unsynced[name]) if name in self.unsynced else 0
+        self.sync = False
+        effects = super().step(name, *events)
+        if name in self.slow:
+            return effects
+        for serial, records in self.unsynced[name][waiting:]:
+            self.files[name].persist(records)
+            self.unsynced[name].clear()
+            self.step(name, Persisted(serial))
+        return effects
+
+    def crash(self, name):
+        self.kill(name)
+        self.files.pop(name).close()
+
+
+def test_a_whole_trust_disk_cluster_that_lost_power_goes_on_where_it_was(tmp_path):
+    cluster = Disks(tmp_path)
+    for name in "abc":
+        cluster.start(name)
+    cluster.elect()
+    cluster.run(500)
+    for _ in range(10):
+        assert isinstance(cluster.outcome(cluster.execute("a", 1)), Ok)
+    identity = cluster.nodes["a"].cluster
+    for name in "abc":
+        cluster.crash(name)
+    for name in "abc":
+        cluster.start(name)
+    cluster.elect()
+    cluster.run(1000)
+
+    assert {n.cluster for n in cluster.nodes.values()} == {identity}
+    assert cluster.values() == {"a": 10, "b": 10, "c": 10}
+
+
+def test_a_vote_survives_the_crash_of_the_voter(tmp_path):
+    cluster = Disks(tmp_path)
+    for name in "abc":
+        cluster.start(name)
+    cluster.elect()
+    cluster.run(500)
+    follower = cluster.followers()[0]
+    before = cluster.nodes[follower]
+    term, vote = before.term, before.voted_for
+    cluster.crash(follower)
+    after = cluster.start(follower, bond=False)
+
+    assert (after.term, after.voted_for) == (term, vote)
+    assert after.is_voter
+
+
+def test_nothing_is_promised_before_it_is_durable():
+    cluster = three(trust_disk=True)
+    cluster.sync = False
+    leader, (follower, other) = cluster.leader(), cluster.followers()
+    ticket = cluster.execute(leader, 5)
+    cluster.run(50)
+    node = cluster.nodes[leader]
+
+    assert ticket not in cluster.outcomes
+    assert node.commit < node.log.last().index
+    assert cluster.nodes[follower].log.last() == node.log.last()
+    assert not any(index == node.log.last().index for index in node.lead.match.values())
+    for name in (follower, leader):
+        serial = cluster.unsynced[name][-1][0]
+        cluster.step(name, Persisted(serial))
+    cluster.deliver()
+    assert isinstance(cluster.outcomes[ticket], Ok)
+    assert other not in [v.name for v, index in node.lead.match.items() if index == node.log.last().index]
+
+
+def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_it():
+    """Named schedule 23, the ABA case of asynchronous storage."""
+    cluster = three(trust_disk=True)
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node = cluster.nodes[leader]
+    cluster.sync = False
+    last = node.log.last()
+    (first,) = entries(1, node.term, last)
+    cluster.step(follower, Received(node.me, Append(node.cluster, node.term, last, (first,), 0, 50)))
+    stale = cluster.unsynced[follower][-1][0]
+    (second,) = entries(1, node.term + 1, last)
+    other = cluster.nodes[cluster.followers()[1]].me
+    cluster.step(follower, Received(other, Append(node.cluster, node.term + 1, last, (second,), 0, 1)))
+    released = cluster.step(follower, Persisted(stale)).sends
+
+    assert all(s.message.term == node.term for s in released)
+    assert cluster.nodes[follower].durable_index < second.index
+
+
+# ---- founding ---------------------------------------------------------------
+def founders(tmp_path, drop):
+    cluster = Disks(tmp_path)
+    cluster.drop = drop
+    for name in "abc":
+        cluster.start(name)
+    cluster.run(1000)
+    return cluster, *sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+
+
+def test_a_founder_that_signed_does_not_sign_another_genesis_after_a_restart(tmp_path):
+    cluster, collector, signer, _ = founders(tmp_path, lambda s, t, m: isinstance(m, GenesisSignature))
+    cluster.crash(signer)
+    cluster.start(signer)
+    cluster.drop = lambda *_: False
+    signed = []
+    cluster.drop = lambda s, t, m: s == signer and isinstance(m, GenesisSignature) and signed.append(m)
+    cluster.run(5000)
+
+    assert signed == []
+    assert cluster.nodes[collector].cluster is None
+
+
+def test_a_collector_that_restarts_frees_the_signatures_that_it_can_no_longer_use(tmp_path):
+    cluster, collector, _, _ = founders(tmp_path, lambda s, t, m: isinstance(m, GenesisSignature))
+    cluster.crash(collector)
+    cluster.drop = lambda *_: False
+    cluster.start(collector)
+    cluster.elect()
+
+    assert len({n.cluster for n in cluster.nodes.values()}) == 1
+
+
+def half_founded(tmp_path):
+    """a has the signature of b and its genesis; b has crashed before it heard, and now meets only c."""
+    cluster = Disks(tmp_path)
+    cluster.drop = lambda sender, to, message: sender == "a" and cluster.nodes["a"].cluster is not None
+    cluster.start("a", expect=2)
+    cluster.start("b", expect=2)
+    cluster.run_until(lambda: cluster.nodes["a"].cluster is not None, stride=1)
+    assert cluster.nodes["b"].cluster is None
+    cluster.crash("b")
+    cluster.start("b", expect=2, bond=False)
+    cluster.start("c", expect=2, bond=False)
+    cluster.bond("b", "c")
+    cluster.run(20_000)
+    return cluster
+
+
+def test_a_founder_whose_signature_founded_a_cluster_founds_no_other_after_a_crash(tmp_path):
+    cluster = half_founded(tmp_path)
+    assert cluster.nodes["b"].cluster is None
+    assert cluster.nodes["c"].cluster is None
+
+    cluster.drop = lambda *_: False
+    cluster.heal()
+    cluster.elect()
+    assert len({node.cluster for node in cluster.nodes.values()}) == 1
+
+
+def test_without_the_remembered_signature_one_founder_founds_two_clusters(tmp_path, monkeypatch):
+    monkeypatch.setattr(Member, "_remember_signature", lambda *_: None)
+    cluster = half_founded(tmp_path)
+
+    founders_of = {name: node.last_config.voters for name, node in cluster.nodes.items()}
+    assert founders_of["a"] == (inc("a"), inc("b"))
+    assert founders_of["b"] == founders_of["c"] == (inc("b"), inc("c"))
+
+
+def test_no_genesis_signature_leaves_before_it_is_durable(tmp_path):
+    cluster = Disks(tmp_path)
+    signed = []
+    cluster.drop = lambda s, t, m: isinstance(m, GenesisSignature) and signed.append(s)
+    cluster.slow = {"b"}
+    for name in "abc":
+        cluster.start(name)
+    cluster.run(5000)
+    assert cluster.nodes["b"].birth.signed is not None
+    assert set(signed) == {"c"}
+
+    cluster.crash("b")
+    assert FileStorage(tmp_path / "b", inc("b")).recovered.voted_for is None
+
+
+# ---- sessions ---------------------------------------------------------------
+def restarted_without_its_session(tmp_path):
+    """A member had a command executed, and lost power before its disk had anything of the log."""
+    cluster = Disks(tmp_path)
+    for name in "ab":
+        cluster.start(name, expect=2)
+    cluster.elect()
+    cluster.slow = {"c"}
+    cluster.start("c", bootstrap=Bootstrap.JOIN)
+    assert cluster.outcome(cluster.execute("c", 1)).results == (Applied(1),)
+    cluster.crash("c")
+    cluster.slow = set()
+    node = cluster.start("c", bootstrap=Bootstrap.JOIN, bond=False)
+    assert cluster.files["c"].recovered.entries == ()
+    return cluster, node
+
+
+def test_a_restarted_member_never_goes_on_in_a_session_that_its_disk_has_lost(tmp_path):
+    cluster, _ = restarted_without_its_session(tmp_path)
+    cluster.heal()
+
+    assert cluster.outcome(cluster.execute("c", 100)).results == (Applied(101),)
+    cluster.run(500)
+    assert set(cluster.values().values()) == {101}
+
+
+def test_in_the_same_session_a_new_command_passes_for_an_old_one_and_never_happens(tmp_path):
+    cluster, node = restarted_without_its_session(tmp_path)
+    node.box = Outbox(0, session_id(GROUP, node.me.id, 0))
+    cluster.heal()
+    ticket = cluster.execute("c", 100)
+    cluster.run(10_000)
+
+    assert ticket not in cluster.outcomes
+    assert set(cluster.values().values()) == {1}
