@@ -77,6 +77,21 @@ def test_containers_nest_up_to_the_limit_and_no_deeper(opened, closed):
     assert refusal(opened * 100_000).reason == "json-too-deep"
 
 
+@pytest.mark.parametrize("text", ["[[[[", '"[[[[', '\\\\"[[[[', "]]]]{{{{", "\\"])
+def test_brackets_in_texts_and_names_nest_nothing(text):
+    data = json.dumps([{text: text}, {text: [text]}]).encode()
+
+    assert parse_strict_untrusted(data, depth_max=3) == [{text: text}, {text: [text]}]
+
+
+@pytest.mark.parametrize(
+    "data", [b'"' + b'\\"' * 500_000, b'"a' * 500_000, b"\\" * 1_000_000, b'"' + b"[" * 1_000_000 + b"\\"]
+)
+def test_what_is_no_json_takes_no_longer_than_what_is(data):
+    """Each start of a text is looked at once: quadratic time would run into the tests' limit."""
+    assert refusal(data).reason == "json-invalid"
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
