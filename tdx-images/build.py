@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR``.
+"""Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR | mock-tsm | gcp``.
 
 Needs no root and no chroot. The same lock and the same checkout give the same bytes, whoever builds
 them and where.
@@ -15,11 +15,13 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 sys.dont_write_bytecode = True
 
-from imagelib import cpio, lock, mock_tsm, rootfs, tree  # noqa: E402
+from imagelib import cpio, gcp, lock, mock_tsm, rootfs, tree  # noqa: E402
 from imagelib.disk import build_disk  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 
 from enclave.image.config import Profile  # noqa: E402
+from enclave.image.errors import ImageError  # noqa: E402
+from enclave.image.folder import load_image  # noqa: E402
 from enclave.image.linux import Edk2  # noqa: E402
 from enclave.image.measurements import ImageFiles, measure  # noqa: E402
 from enclave.image.uki import build_uki  # noqa: E402
@@ -138,6 +140,9 @@ def main() -> int:
     mocking = commands.add_parser("mock-tsm", help="build an overlay for a debug image's initrd")
     mocking.add_argument("--quote", type=Path, required=True, help="the quote to answer with")
     mocking.add_argument("--out", type=Path, required=True)
+    packing = commands.add_parser("gcp", help="pack a built image's disk for Google Cloud")
+    packing.add_argument("--image", type=Path, required=True)
+    packing.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     progress = Progress()
     try:
@@ -148,9 +153,12 @@ def main() -> int:
         elif arguments.command == "mock-tsm":
             module = mock_tsm.build_module(lock.load(lock.LOCK), arguments.quote.read_bytes())
             arguments.out.write_bytes(mock_tsm.overlay(module))
+        elif arguments.command == "gcp":
+            progress("packing the disk")
+            gcp.archive(load_image(arguments.image), arguments.out)
         else:
             build(arguments.profile, arguments.out, progress)
-    except BuildError as exc:
+    except (BuildError, ImageError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0

@@ -21,16 +21,18 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 sys.dont_write_bytecode = True
 
-from imagelib import qemu  # noqa: E402
+from imagelib import libvirt, qemu  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
 
+from enclave.image.config import CONFIG_BYTES_MAX, parse_guest_config_untrusted  # noqa: E402
 from enclave.image.errors import ImageError  # noqa: E402
 from enclave.image.folder import BuiltImage, load_image  # noqa: E402
 
 GUESTS_MAX = 7
 STOP_SECONDS = 10
 POLL_SECONDS = 0.2
+KVM_TDX = Path("/sys/module/kvm_intel/parameters/tdx")
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -126,12 +128,12 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
 
 
 def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
-    """Start one TD with a configuration that the operator wrote."""
-    document = arguments.config.read_bytes()
+    """Start one TD with a configuration that the operator wrote, or say how it is started."""
+    digest = hashlib.sha384(checked_config(arguments.config, image)).digest()
     guest = qemu.Guest(
         image=image.folder,
         command_line=image.command_line,
-        config=arguments.config,
+        config=arguments.config.resolve(),
         console=arguments.dir / "td.console",
         memory_mib=max(arguments.memory, 2048),
         cpus=arguments.cpus,
@@ -140,13 +142,15 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
         number=0,
         segment_port=0,
     )
-    command = qemu.trust_domain(guest, config_sha384=hashlib.sha384(document).digest())
+    if arguments.libvirt:
+        print(libvirt.domain(guest, name=image.name, config_sha384=digest), end="")
+        return 0
+    command = qemu.trust_domain(guest, config_sha384=digest)
     if arguments.print:
         print(shlex.join(command))
         return 0
-    if not Path("/sys/module/kvm_intel/parameters/tdx").exists() or Path(
-        "/sys/module/kvm_intel/parameters/tdx"
-    ).read_text().strip() not in {"1", "Y"}:
+    command[0] = qemu.require_qemu()
+    if not KVM_TDX.exists() or KVM_TDX.read_text().strip() not in {"1", "Y"}:
         raise BuildError(
             "this host's KVM does not offer TDX (kvm_intel.tdx)",
             hint="enable TDX in the firmware and boot Linux 6.16 or newer with kvm_intel.tdx=1",
@@ -155,6 +159,14 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
     guests = Guests()
     guests.start(0, command, guest.console, api=f"https://127.0.0.1:{guest.api_port}")
     return guests.follow()
+
+
+def checked_config(path: Path, image: BuiltImage) -> bytes:
+    """Return a document that the guest will take: what it would refuse is refused here, before it boots."""
+    with path.open("rb") as file:
+        document = file.read(CONFIG_BYTES_MAX + 1)
+    parse_guest_config_untrusted(document, profile=image.profile)
+    return document
 
 
 def free_port(kind: int) -> int:
@@ -180,6 +192,7 @@ def main() -> int:
     parser.add_argument("--td", action="store_true", help="a real TD, with --config")
     parser.add_argument("--config", type=Path, help="configuration document of a TD")
     parser.add_argument("--print", action="store_true", help="print the TD's command instead of running it")
+    parser.add_argument("--libvirt", action="store_true", help="print a libvirt domain of the TD instead")
     arguments = parser.parse_args()
     arguments.dir = arguments.dir.resolve()
     try:

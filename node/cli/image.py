@@ -144,6 +144,9 @@ def run(
     print_command: Annotated[
         bool, typer.Option("--print", help="With --td: print the QEMU command only.")
     ] = False,
+    libvirt: Annotated[
+        bool, typer.Option("--libvirt", help="With --td: print a libvirt domain only.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
     """Run guests of an image until Ctrl-C: emulated as a group of mock TDs, or one real TD."""
@@ -156,10 +159,21 @@ def run(
     arguments += ["--td"] if td else []
     arguments += ["--config", str(config)] if config is not None else []
     arguments += ["--print"] if print_command else []
-    if print_command or as_json:
+    arguments += ["--libvirt"] if libvirt else []
+    if print_command or libvirt or as_json:
         _script("run.py", *arguments, to_stdout=True)
         return
     _follow(arguments)
+
+
+@app.command()
+def gcp(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Where to write the archive: a .tar.gz.")],
+) -> None:
+    """Pack an image's disk as Google Cloud imports it; its measurements stay the same."""
+    _script("build.py", "gcp", "--image", str(folder), "--out", str(out))
+    print(out)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 MESSAGE_BYTES_MAX = 1500
 LEASE_SECONDS_MIN = 60
 LEASE_SECONDS_MAX = 7 * 24 * 3600
+RETRY_SECONDS_MIN = 60
 
 DISCOVER, OFFER, REQUEST, ACK, NAK = 1, 2, 3, 5, 6
 
@@ -32,10 +33,26 @@ class Lease:
     server: IPv4Address
     seconds: int
 
-    @property
-    def renew_after(self) -> float:
-        """T1: half of the lease (RFC 2131, 4.4.5)."""
-        return self.seconds / 2
+
+class Tenancy:
+    """How long a lease is held, and when to ask again (RFC 2131, 4.4.5). Times are monotonic seconds."""
+
+    def __init__(self, lease: Lease, *, now: float) -> None:
+        self.renewed(lease, now=now)
+
+    def renewed(self, lease: Lease, *, now: float) -> None:
+        """A server acknowledged this lease: ask again at T1, half of its time."""
+        self.lease = lease
+        self._expires_at = now + lease.seconds
+        self.ask_at = now + lease.seconds / 2
+
+    def unanswered(self, *, now: float) -> None:
+        """Nobody answered: ask again after half of what is left, but not sooner than in a minute."""
+        self.ask_at = now + max((self._expires_at - now) / 2, RETRY_SECONDS_MIN)
+
+    def expired(self, *, now: float) -> bool:
+        """Return whether the address is ours no more, so that a new one has to be discovered."""
+        return now >= self._expires_at
 
 
 def message(

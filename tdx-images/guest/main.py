@@ -37,6 +37,7 @@ ENVIRONMENT = {
 DHCP_TRIES = 8
 LINE_BYTES_MAX = 16 * 1024
 BOOT_LOG_BYTES_MAX = 512 * 1024
+CCEL_PADDING_KEPT = 64
 STOP_SECONDS = 15
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
@@ -186,7 +187,8 @@ def _print_boot_logs() -> None:
         if path.exists():
             with path.open("rb") as file:
                 data = file.read(BOOT_LOG_BYTES_MAX)
-            data = data.rstrip(b"\xff" if kind == "ccel" else b"")
+            if kind == "ccel":
+                data = without_padding(data)
             for at in range(0, len(data), 6000):
                 log(
                     "boot-log",
@@ -195,6 +197,11 @@ def _print_boot_logs() -> None:
                     size=len(data),
                     data=base64.b64encode(data[at : at + 6000]).decode(),
                 )
+
+
+def without_padding(area: bytes) -> bytes:
+    """Return a CCEL area without most of the 0xFF that fills it: the last event may end in some, too."""
+    return area[: len(area.rstrip(b"\xff")) + CCEL_PADDING_KEPT]
 
 
 def node_environment(image: dict[str, Any]) -> dict[str, str]:

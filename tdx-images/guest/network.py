@@ -62,17 +62,16 @@ class DhcpClient:
         """Return a lease that has been set on the interface, or None if nobody answers."""
         for number in range(tries):
             transaction = int.from_bytes(os.urandom(4), "big")
-            offer = self._ask(
-                dhcp.message(dhcp.DISCOVER, transaction=transaction, hardware=self._hardware), transaction
-            )
+            discover = dhcp.message(dhcp.DISCOVER, transaction=transaction, hardware=self._hardware)
+            _, offer = self._ask(discover, transaction)
             if offer is None:
                 self._log("dhcp-no-offer", interface=self._name, attempt=number + 1)
                 continue
             request = dhcp.message(
                 dhcp.REQUEST, transaction=transaction, hardware=self._hardware, offered=offer
             )
-            lease = self._ask(request, transaction)
-            if lease is not None:
+            kind, lease = self._ask(request, transaction)
+            if kind == dhcp.ACK and lease is not None:
                 self._set(lease)
                 return lease
         return None
@@ -82,25 +81,33 @@ class DhcpClient:
         threading.Thread(target=self._renew, args=(lease,), name=f"dhcp-{self._name}", daemon=True).start()
 
     def _renew(self, lease: dhcp.Lease) -> None:
-        expires = time.monotonic() + lease.seconds
-        wait = lease.renew_after
+        tenancy = dhcp.Tenancy(lease, now=time.monotonic())
         while True:
-            time.sleep(wait)
-            transaction = int.from_bytes(os.urandom(4), "big")
-            renewing = dhcp.message(
-                dhcp.REQUEST, transaction=transaction, hardware=self._hardware, bound=lease.address
-            )
-            renewed = self._ask(renewing, transaction)
-            if renewed is None and time.monotonic() >= expires:
-                renewed = self.acquire(tries=1)
-            if renewed is None:
-                # RFC 2131, 4.4.5: half of what is left, but at least a minute.
-                wait = max((expires - time.monotonic()) / 2, 60)
-                continue
-            if renewed.address != lease.address:
-                self._set(renewed)
-            self._log("dhcp-renewed", interface=self._name, address=str(renewed.address))
-            lease, expires, wait = renewed, time.monotonic() + renewed.seconds, renewed.renew_after
+            time.sleep(max(tenancy.ask_at - time.monotonic(), 0))
+            try:
+                self.renew(tenancy)
+            except OSError as exc:
+                # A link that is down now may be up at the next time.
+                self._log("dhcp-error", interface=self._name, error=str(exc))
+                tenancy.unanswered(now=time.monotonic())
+
+    def renew(self, tenancy: dhcp.Tenancy) -> None:
+        """Ask for the lease again; for a new one if the server refuses it, or once it has run out."""
+        transaction = int.from_bytes(os.urandom(4), "big")
+        bound = tenancy.lease.address
+        renewing = dhcp.message(dhcp.REQUEST, transaction=transaction, hardware=self._hardware, bound=bound)
+        kind, answered = self._ask(renewing, transaction)
+        lease = answered if kind == dhcp.ACK else None
+        if kind == dhcp.NAK or (lease is None and tenancy.expired(now=time.monotonic())):
+            lease = self.acquire(tries=1)
+        elif lease is not None and lease.address != bound:
+            self._set(lease)
+        if lease is None:
+            self._log("dhcp-not-renewed", interface=self._name, address=str(bound))
+            tenancy.unanswered(now=time.monotonic())
+            return
+        self._log("dhcp-renewed", interface=self._name, address=str(lease.address))
+        tenancy.renewed(lease, now=time.monotonic())
 
     def _set(self, lease: dhcp.Lease) -> None:
         set_address(self._name, IPv4Interface((lease.address, lease.prefix)))
@@ -112,8 +119,8 @@ class DhcpClient:
         _RESOLV_CONF.write_text("".join(f"nameserver {server}\n" for server in lease.name_servers))
         self._log("dhcp-lease", interface=self._name, address=str(lease.address), seconds=lease.seconds)
 
-    def _ask(self, message: bytes, transaction: int) -> dhcp.Lease | None:
-        """Broadcast a message and return the first good answer's lease; a NAK and silence give None."""
+    def _ask(self, message: bytes, transaction: int) -> tuple[int | None, dhcp.Lease | None]:
+        """Broadcast a message; return the kind of the first good answer and its lease, or twice None."""
         with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as link:
             link.bind((self._name, 0x0800))
             link.sendto(_datagram(message), (self._name, 0x0800, 0, 0, b"\xff" * 6))
@@ -125,13 +132,10 @@ class DhcpClient:
                 if body is None:
                     continue
                 try:
-                    _kind, lease = dhcp.parse_answer_untrusted(
-                        body, transaction=transaction, hardware=self._hardware
-                    )
+                    return dhcp.parse_answer_untrusted(body, transaction=transaction, hardware=self._hardware)
                 except dhcp.DhcpError:
                     continue
-                return lease
-        return None
+        return None, None
 
 
 def _datagram(body: bytes) -> bytes:

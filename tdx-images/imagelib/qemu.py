@@ -12,6 +12,7 @@ QEMU = "qemu-system-x86_64"
 QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 API_PORT = 8443
 BOND_PORT = 7443
+CONFIG_ENTRY = "opt/bondstone/config"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,10 @@ def emulated(guest: Guest, *, measured_config: bytes | None = None) -> list[str]
 
 
 def trust_domain(guest: Guest, *, config_sha384: bytes, qgs_socket: str = QGS_SOCKET) -> list[str]:
-    """Return the command for a TD on a host with TDX: QEMU 10.1 or newer, Linux 6.16 or newer."""
+    """Return the command for a TD on a host with TDX: QEMU 10.1 or newer, Linux 6.16 or newer.
+
+    It can be made where neither is: for looking at it, or for taking it to such a host.
+    """
     td = {
         "qom-type": "tdx-guest",
         "id": "tdx0",
@@ -64,7 +68,7 @@ def trust_domain(guest: Guest, *, config_sha384: bytes, qgs_socket: str = QGS_SO
         "quote-generation-socket": {"type": "unix", "path": qgs_socket},
     }
     return [
-        require_qemu(), "-accel", "kvm", "-cpu", "host", "-object", json.dumps(td),
+        QEMU, "-accel", "kvm", "-cpu", "host", "-object", json.dumps(td),
         "-machine", "q35,kernel_irqchip=split,confidential-guest-support=tdx0,hpet=off,smm=off,pic=off",
         "-bios", str(guest.image / "OVMF.fd"),
         *_common(guest),
@@ -84,7 +88,7 @@ def _common(guest: Guest) -> list[str]:
         # restrict=on: the guest cannot reach anything outside of this machine.
         "-netdev", f"user,id=n0,restrict=on,{','.join(forwards)}",
         "-device", "virtio-net-pci,netdev=n0,romfile=",
-        "-fw_cfg", f"name=opt/bondstone/config,file={guest.config}",
+        "-fw_cfg", f"name={CONFIG_ENTRY},file={guest.config}",
     ]  # fmt: skip
 
 

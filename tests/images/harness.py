@@ -32,6 +32,45 @@ def require_tools(*names):
         pytest.fail(f"{', '.join(missing)} missing: apt-get install {wanted}")
 
 
+STALE = "not on the mirror any more"
+
+
+def builder(command, lock):
+    """Run one of ``build.py``'s commands with this lock, or with the committed one; return what went wrong."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "build.py"), command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env=os.environ if lock is None else {**os.environ, "BONDSTONE_IMAGE_LOCK": str(lock)},
+    )
+    return done.stderr if done.returncode else ""
+
+
+def bring_inputs(run, fresh_lock, say):
+    """Bring the locked inputs here; return the lock that holds, or None for the committed one.
+
+    Debian removes superseded packages: then, and only then, and said aloud, the run of the tests goes on with a
+    fresh lock. The promises that are tested (equal builds, boots as predicted) are about any lock; the committed
+    one has to be refreshed and measured again by whoever releases.
+    """
+    error = run("fetch", None)
+    if STALE not in error:
+        assert not error, error
+        return None
+    say(f"THE COMMITTED LOCK IS STALE, tests go on with a fresh one: {error.strip()}")
+    for command in ("lock", "fetch"):
+        error = run(command, fresh_lock)
+        assert not error, error
+    return fresh_lock
+
+
+def host_offers_tdx():
+    parameter = Path("/sys/module/kvm_intel/parameters/tdx")
+    return parameter.exists() and parameter.read_text().strip() in {"1", "Y"}
+
+
 def script(name, *arguments, python=sys.executable, project=PROJECT, **options):
     done = subprocess.run(
         [python, str(project / "tdx-images" / name), *map(str, arguments)],

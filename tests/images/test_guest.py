@@ -1,13 +1,24 @@
 """The guest's own code, as far as it needs no guest."""
 
 import importlib
+import json
 import struct
 import sys
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from attestation.eventlog import Event, Origin
+from attestation.eventlog_ccel import encode_ccel
+from enclave.image.folder import load_image
+from enclave.image.rtmr import Boot
+from node.cli.image import app
+from node.daemon import _build_date
+from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
 
 
@@ -20,6 +31,10 @@ def guest_on_path():
 
 def dhcp():
     return importlib.import_module("guest.dhcp")
+
+
+def guest_main():
+    return importlib.import_module("guest.main")
 
 
 HARDWARE = bytes.fromhex("525400123456")
@@ -59,17 +74,83 @@ def parse(data):
     return dhcp().parse_answer_untrusted(data, transaction=7, hardware=HARDWARE)
 
 
-def test_a_lease_is_read_and_its_renewal_is_due_at_half_its_time():
+def test_a_lease_is_read():
     kind, lease = parse(answer())
 
     assert kind == dhcp().ACK
-    assert (str(lease.address), lease.prefix, lease.seconds, lease.renew_after) == (
-        "10.0.2.15",
-        24,
-        3600,
-        1800,
-    )
+    assert (str(lease.address), lease.prefix, lease.seconds) == ("10.0.2.15", 24, 3600)
     assert [str(router) for router in lease.routers] == ["10.0.2.2"]
+
+
+def test_a_lease_is_renewed_at_half_its_time_and_given_up_at_its_end():
+    tenancy = dhcp().Tenancy(parse(answer())[1], now=100)
+    assert tenancy.ask_at == 100 + 1800
+
+    asked = []
+    while not tenancy.expired(now=tenancy.ask_at):
+        asked.append(tenancy.ask_at)
+        tenancy.unanswered(now=tenancy.ask_at)
+    # Half of what is left, each time, but never sooner than in a minute.
+    assert asked[:4] == [1900, 2800, 3250, 3475]
+    assert all(later - earlier >= 60 for earlier, later in pairwise(asked))
+    assert tenancy.ask_at >= 3700
+
+    tenancy.renewed(parse(answer(options={51: (600).to_bytes(4, "big")}))[1], now=5000)
+    assert tenancy.ask_at == 5300
+    assert not tenancy.expired(now=5599)
+
+
+def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_alone(monkeypatch):
+    monkeypatch.setenv("LD_PRELOAD", "from-the-kernels-command-line")
+    environment = guest_main().node_environment({"built": 1795132800})
+
+    assert environment["BONDSTONE_BUILD_DATE"] == "1795132800"
+    assert "LD_PRELOAD" not in environment
+    monkeypatch.setenv("BONDSTONE_BUILD_DATE", environment["BONDSTONE_BUILD_DATE"])
+    assert _build_date() == datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def printed(monkeypatch, tmp_path, area):
+    """What PID 1 prints of a CCEL area, on a console with other output."""
+    main = guest_main()
+    (tmp_path / "CCEL").write_bytes(area)
+    lines = [b"SeaBIOS", b"[    0.1] {not json"]
+    monkeypatch.setattr(main, "_BOOT_LOGS", (("ccel", tmp_path / "CCEL"),))
+    monkeypatch.setattr(main, "_write", lines.append)
+    main._print_boot_logs()
+    console = tmp_path / "console"
+    console.write_bytes(b"\r\n".join([*lines, b""]))
+    return console
+
+
+def verified(image, console):
+    return CliRunner().invoke(app, ["verify", str(image), "--console", str(console), "--json"])
+
+
+def test_the_event_log_of_a_td_comes_over_its_console_and_is_held_against_the_prediction(
+    monkeypatch, tmp_path
+):
+    image = write_image(tmp_path / "image")
+    predicted = load_image(image).measure().boots[Boot.DIRECT].events
+    events = [
+        Event(
+            origin=Origin.CCEL, register=item.register, type=0xD, name="", digest=item.digest,
+            data=b"long" * 900 + b"\xff" * 5,
+        )
+        for item in predicted
+    ]  # fmt: skip
+    area = encode_ccel(events).ljust(64 * 1024, b"\xff")
+
+    done = verified(image, printed(monkeypatch, tmp_path, area))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["as_predicted"] is True
+
+    # One bit of the second register's last event: found, and named.
+    at = area.index(predicted[-1].digest)
+    other = area[:at] + bytes([area[at] ^ 1]) + area[at + 1 :]
+    refused = verified(image, printed(monkeypatch, tmp_path, other))
+    assert refused.exit_code == 1
+    assert f"RTMR[2] event 1, {predicted[-1].label}" in json.loads(refused.stdout)["first_difference"]
 
 
 def test_a_renewing_request_carries_the_address_and_no_choice_of_server():

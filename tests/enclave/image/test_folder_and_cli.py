@@ -15,9 +15,9 @@ from node.errors import ConfigError
 from tests.enclave.image.test_predict import image
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A small image as a build leaves it."""
+def write_image(folder):
+    """Write a small image as a build leaves it; return its folder."""
+    folder.mkdir(exist_ok=True)
     files = image()
     contents = {
         "vmlinuz": files.kernel,
@@ -26,12 +26,23 @@ def folder(tmp_path):
         "disk.raw": files.disk,
         "OVMF.fd": files.firmware,
         "image.json": json.dumps(
-            {"name": "test", "profile": "prod", "command_line": files.command_line, "edk2": 202502}
+            {
+                "name": "test",
+                "profile": "prod",
+                "command_line": files.command_line,
+                "edk2": 202502,
+                "source_date_epoch": 1795132800,
+            }
         ).encode(),
     }
     for name, data in contents.items():
-        (tmp_path / name).write_bytes(data)
-    return tmp_path
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_image(tmp_path)
 
 
 def run(*arguments):

@@ -1,0 +1,274 @@
+"""How guests are started, as far as it needs no guest: commands, domains, archives, and what is refused first."""
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from enclave.image.config import CONFIG_BYTES_MAX, encode_guest_config
+from tests.enclave.image.test_folder_and_cli import write_image
+from tests.images import harness
+
+NODE = "[group]\nderive_key = true\n"
+COMMAND = [sys.executable, "-m", "node.cli.main", "image"]
+
+
+@pytest.fixture
+def image(tmp_path):
+    return write_image(tmp_path / "image")
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "node-0.config"
+    file.write_bytes(encode_guest_config({"node.toml": NODE, "policy.toml": ""}))
+    return file
+
+
+def bondstone(*arguments, **environment):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def option(command, name):
+    return command[command.index(name) + 1]
+
+
+def test_the_command_of_a_td_is_printed_without_hardware_and_names_the_images_files(image, config):
+    done = bondstone("run", image, "--td", "--config", config, "--print", PATH="/nonexistent")
+    assert done.returncode == 0, done.stderr
+    command = shlex.split(done.stdout)
+
+    td = json.loads(option(command, "-object"))
+    digest = hashlib.sha384(config.read_bytes()).digest()
+    assert td["qom-type"] == "tdx-guest"
+    assert td["sept-ve-disable"] is True
+    assert base64.b64decode(td["mrconfigid"]) == digest
+    assert td["quote-generation-socket"]["type"] == "unix"
+    assert f"confidential-guest-support={td['id']}" in option(command, "-machine")
+    assert option(command, "-accel") == "kvm"
+    # By -bios: a TD's firmware is not flash. The command line as it was measured, to the byte.
+    assert option(command, "-bios") == str(image / "OVMF.fd")
+    assert option(command, "-kernel") == str(image / "vmlinuz")
+    assert option(command, "-initrd") == str(image / "initrd")
+    assert option(command, "-append") == json.loads((image / "image.json").read_text())["command_line"]
+    assert f"file={config}" in option(command, "-fw_cfg")
+
+
+def test_a_td_is_not_started_where_there_is_none(image, config):
+    if harness.host_offers_tdx():
+        pytest.skip("this host has TDX")
+    done = bondstone("run", image, "--td", "--config", config)
+
+    assert done.returncode == 1
+    assert "TDX" in done.stderr or "qemu" in done.stderr
+    assert "hint:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (encode_guest_config({"node.toml": "[group]\nkey_file = 'k'\n"}), "group's key"),
+        (b"{", "not JSON"),
+        (b" " * (CONFIG_BYTES_MAX + 1), "at most"),
+    ],
+)
+def test_a_configuration_that_the_guest_would_refuse_is_refused_before_it_starts(
+    image, config, document, reason
+):
+    config.write_bytes(document)
+    arguments = ["--image", image, "--td", "--config", config, "--dir", config.parent, "--print"]
+    done = subprocess.run(
+        [sys.executable, str(harness.SCRIPTS / "run.py"), *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_libvirt_domain_starts_the_same_td(image, config):
+    done = bondstone("run", image, "--td", "--config", config, "--libvirt")
+    assert done.returncode == 0, done.stderr
+    domain = ET.fromstring(done.stdout)
+
+    assert domain.get("type") == "kvm"
+    assert domain.find("os/loader").attrib == {"type": "rom", "readonly": "yes"}
+    for tag, file in (("loader", "OVMF.fd"), ("kernel", "vmlinuz"), ("initrd", "initrd")):
+        assert domain.findtext(f"os/{tag}") == str(image / file)
+    command_line = json.loads((image / "image.json").read_text())["command_line"]
+    assert domain.findtext("os/cmdline") == command_line
+    security = domain.find("launchSecurity")
+    assert security.get("type") == "tdx"
+    # SEPT_VE_DISABLE and no DEBUG.
+    assert int(security.findtext("policy"), 16) == 1 << 28
+    digest = hashlib.sha384(config.read_bytes()).digest()
+    assert base64.b64decode(security.findtext("mrConfigId")) == digest
+    assert domain.find("sysinfo[@type='fwcfg']/entry").attrib == {
+        "name": "opt/bondstone/config",
+        "file": str(config),
+    }
+
+
+def test_the_archive_for_google_cloud_is_one_disk_of_whole_gibibytes_in_an_old_gnu_tar(image, tmp_path):
+    archives = [tmp_path / "a.tar.gz", tmp_path / "b.tar.gz"]
+    for archive in archives:
+        done = bondstone("gcp", image, "--out", archive)
+        assert done.returncode == 0, done.stderr
+
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    with gzip.open(archives[0]) as file:
+        # "ustar", two spaces, NUL: GNU's old format (tar.5).
+        assert file.read(512)[257:265] == b"ustar  \0"
+    disk = (image / "disk.raw").read_bytes()
+    with tarfile.open(archives[0]) as tar:
+        (member,) = tar.getmembers()
+        assert (member.name, member.uid, member.mtime) == ("disk.raw", 0, 1795132800)
+        assert member.issparse()
+        assert member.size == 1 << 30
+        contents = tar.extractfile(member)
+        assert contents.read(len(disk)) == disk
+        assert not any(contents.read(1 << 20))
+
+
+def test_a_missing_emulator_is_named_with_the_command_that_installs_it(image, tmp_path):
+    done = bondstone("run", image, "--dir", tmp_path / "run", PATH="/nonexistent")
+
+    assert done.returncode == 2
+    assert "qemu-system-x86_64 is missing" in done.stderr
+    assert "apt-get install qemu-system-x86" in done.stderr
+
+
+class Gone(BaseHTTPRequestHandler):
+    """A mirror that has nothing any more."""
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def empty_mirror():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gone) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_locked_package_that_the_mirror_has_removed_is_named_with_the_way_to_lock_again(
+    empty_mirror, tmp_path
+):
+    package = {"group": "root", "name": "libgone1", "version": "1.2-3", "archive": "debian"}
+    package |= {"path": "pool/main/libg/libgone1_1.2-3_amd64.deb", "sha256": "00" * 32}
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps({"version": 1, "debs": [package], "wheels": []}))
+    done = subprocess.run(
+        [sys.executable, str(harness.SCRIPTS / "build.py"), "fetch"],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "BONDSTONE_IMAGE_LOCK": str(lock), "BONDSTONE_MIRROR_DEBIAN": empty_mirror},
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert harness.STALE in done.stderr
+    assert "libgone1 1.2-3" in done.stderr
+    assert "build.py lock" in done.stderr
+
+
+class Builder:
+    """Stands in for ``build.py``: answers a fetch with what is left of ``answers``."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def __call__(self, command, lock):
+        self.asked.append((command, lock))
+        return "" if command == "lock" else self.answers.pop(0)
+
+
+def test_a_stale_lock_is_replaced_for_the_run_of_the_tests_and_said_aloud(tmp_path):
+    fresh, said = tmp_path / "lock.json", []
+    builder = Builder(f"error: libc6 2 is {harness.STALE}: 404", "")
+
+    assert harness.bring_inputs(builder, fresh, said.append) == fresh
+    assert builder.asked == [("fetch", None), ("lock", fresh), ("fetch", fresh)]
+    assert "libc6 2" in said[0]
+
+
+def test_no_other_failure_replaces_the_lock(tmp_path):
+    builder = Builder("error: gpgv is missing")
+
+    with pytest.raises(AssertionError, match="gpgv is missing"):
+        harness.bring_inputs(builder, tmp_path / "lock.json", print)
+    assert builder.asked == [("fetch", None)]
+    current = Builder("")
+    assert harness.bring_inputs(current, tmp_path / "lock.json", print) is None
+
+
+FAKE_QEMU = """\
+#!{python}
+# Holds the ports that a guest's QEMU would hold, until it is told to end.
+import re, signal, socket, sys
+held = [socket.create_server(("127.0.0.1", int(port))) for port in re.findall(r"tcp:127.0.0.1:(\\d+)-", " ".join(sys.argv))]
+console = next(argument[5:] for argument in sys.argv if argument.startswith("file:"))
+with open(console, "w") as file:
+    file.write('{{"source": "node", "event": "listening", "ports": %d}}\\n' % len(held))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pause()
+"""
+
+
+def connectable(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "one process"])
+def test_ctrl_c_ends_the_guests_and_frees_their_ports(image, tmp_path, whole_group):
+    fake = tmp_path / "bin" / "qemu-system-x86_64"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_QEMU.format(python=sys.executable))
+    fake.chmod(0o755)
+    assert bondstone("measure", image).returncode == 0
+    port = harness.free_api_port() + 15
+    # A terminal sends SIGINT to its whole foreground group; a supervisor to the one process that it started.
+    with subprocess.Popen(
+        [*COMMAND, "run", str(image), "--count", "2", "--dir", str(tmp_path / "run"), "--api-port", str(port)],
+        cwd=harness.PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env={**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"},
+    ) as process:  # fmt: skip
+        listening = 0
+        while listening < 2:
+            line = process.stdout.readline()
+            assert line, "it ended"
+            listening += "listening ports=2" in line
+        assert connectable(port)
+        assert connectable(port + 1)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        rest = process.stdout.read()
+
+    assert process.returncode == 0, rest
+    assert "guest 0 ended" in rest
+    assert "guest 1 ended" in rest
+    assert not connectable(port)
+    assert not connectable(port + 1)
