@@ -38,7 +38,7 @@ class Rivals(Founding):
                 self._notice(RivalCluster(sender, m.cluster))
 
     def _is_stranded(self) -> bool:
-        """We entered a cluster, hold nothing of it, and see nobody who does: it may have died with its founder.
+        """We entered a cluster, hold nothing of it, and see nobody who does: it may be dead.
 
         Leaving is safe only for who promised nothing there. With an empty log nobody ACKs; but a founder may
         be asked for its vote before it has the genesis.

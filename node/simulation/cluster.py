@@ -186,6 +186,7 @@ class Cluster:
             **arguments,
         )
         self.trace.note(process.label, f"boots as {inc}")
+        self.oracles.born(process)
         self._processes[place] = process
         process.start()
         self.network.join(process)
@@ -223,6 +224,7 @@ class Cluster:
         self.steps += process.steps
         self.network.leave(process, loss)
         process.die()
+        self.oracles.died(process)
         if process.disk is not None:
             process.disk.lose_power()
 

@@ -81,9 +81,12 @@ class View:
         changes: of the log in the present step: entries added, or the index it was cut to.
         proposed: length of ``configs`` before the present step.
         leads: in the present step it led ``term``, if only until its end.
+        leased: tokens of the answers that it computed under a lease of ``term`` and has not given yet.
     """
 
-    __slots__ = ("applied", "changes", "commit", "configs", "leads", "nodes", "proposed", "role", "term")
+    __slots__ = (
+        "applied", "changes", "commit", "configs", "leads", "leased", "nodes", "proposed", "role", "term",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.nodes: list[int] = [ROOT]
@@ -92,6 +95,7 @@ class View:
         self.term = 0
         self.role = Role.FOLLOWER
         self.leads = False
+        self.leased: tuple[int, frozenset[int]] = (0, frozenset())
         self.applied = (0, 0)
         self.changes: list[Sequence[Entry] | int] = []
         self.proposed = 0
@@ -170,6 +174,7 @@ class Oracles:
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
+        self._dead: set[Incarnation] = set()
 
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
@@ -209,8 +214,22 @@ class Oracles:
             )
         if len(config.voters) < min(self._min_voters, len(last.voters)):
             raise InvariantError("min-voters", f"{process} shrinks to {len(config.voters)}")
+        acks = self._acks[self._cluster_of(self.tree.genesis[view.nodes[-1]]), view.term]
+        for voter in config.voters:
+            if voter not in last.voters and voter not in acks:
+                raise InvariantError("dead-incarnation", f"{process} promotes {voter}, silent in {view.term}")
         if config.epoch != last.epoch + 1:
             raise InvariantError("epoch", f"{process} goes from {last.epoch} to {config.epoch}")
+
+    # ---- lives ----------------------------------------------------------------------
+    def born(self, process: Process) -> None:
+        """Note a new life. R1: its incarnation never lived before, unless a trusted disk remembers for it."""
+        if self._rules and process.disk is None and process.inc in self._dead:
+            raise InvariantError("dead-incarnation", f"{process} lives as {process.inc}, which is dead")
+
+    def died(self, process: Process) -> None:
+        """Note the end of a life."""
+        self._dead.add(process.inc)
 
     # ---- every step ---------------------------------------------------------------
     def observe(self, process: Process, effects: Effects) -> None:
@@ -218,6 +237,7 @@ class Oracles:
         view: View = process.view
         view.leads = view.role is Role.LEADER
         led_term = view.term
+        quiet = not view.changes
         advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
         while view.changes and 0 in view.changes:
             advanced = self._left(process, advanced)
@@ -236,6 +256,8 @@ class Oracles:
                 self._elected(process, notice.term)
         for commit in advanced:
             self._advanced(process, commit)
+        if process.member.settings.lease_reads:
+            self._check_lease(process, effects)
         check_buffers(process)
         for send in effects.sends:
             message = send.message
@@ -245,8 +267,12 @@ class Oracles:
             elif type(message) is VoteReply:
                 if message.vote is Vote.GRANTED and not message.pre:
                     self._voted(process, message, send.to[0])
-            elif type(message) is VoteRequest and not message.pre:
-                self._voted(process, message, process.inc)
+            elif type(message) is VoteRequest:
+                # A trust_disk member may have made a real one in an earlier step and held it back.
+                if quiet and self._rules and (message.pre or process.disk is None):
+                    self._check_roll(process, message)
+                if not message.pre:
+                    self._voted(process, message, process.inc)
 
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
@@ -423,6 +449,24 @@ class Oracles:
             raise InvariantError("durable-promise", f"{process} votes before its disk knows")
         if self._votes.setdefault((process.inc, m.cluster, term), candidate) != candidate and self._rules:
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
+
+    def _check_roll(self, process: Process, m: VoteRequest) -> None:
+        """Who may decide is in the candidate's log: the voters of its active configurations, nobody else."""
+        view: View = process.view
+        active = view.active(view.commit, len(view.nodes) - 1)
+        if set(m.roll) != {voter for config in active for voter in config.voters}:
+            raise InvariantError("roll", f"{process} asks {', '.join(map(str, m.roll))}")
+
+    def _check_lease(self, process: Process, effects: Effects) -> None:
+        """No answer is served by lease once another leader's term has committed."""
+        view: View = process.view
+        term, leased = view.leased
+        if leased and self._committed_in[self.tree.genesis[view.nodes[-1]]][-1] > term:
+            for token, outcome in effects.completions:
+                if token in leased and isinstance(outcome, Answer):
+                    raise InvariantError("lease", f"{process} answers by its lease of term {term}")
+        waiting = process.member.reads.leased
+        view.leased = (view.term, frozenset(held.query.token for held in waiting))
 
     # ---- the state machine and its clients ------------------------------------------
     def applied(

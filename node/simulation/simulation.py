@@ -238,7 +238,10 @@ class Simulation:
         clusters = self._clusters()
         if len(clusters) != 1 and not self._are_rivals(clusters):
             return False
-        return all(map(self._is_settled, clusters)) and not self.clients.open_calls()
+        if self.clients.open_calls() or not all(map(self._is_settled, clusters)):
+            return False
+        # A rival whose members went to the other side keeps dead voters, if it is as small as it may be.
+        return len(clusters) > 1 or self._membership_settled(clusters[0])
 
     def _clusters(self) -> list[list[Process]]:
         """Return the living, by cluster."""
@@ -259,20 +262,18 @@ class Simulation:
         return len(names) == len(clusters) and all(agreements[name].sequence for name in names)
 
     def _is_settled(self, processes: list[Process]) -> bool:
-        """One leader, followed by all; equal commit; the configuration holds the living and no dead."""
+        """One leader, followed by all; equal commit."""
         leaders = [process for process in processes if process.view.role is Role.LEADER]
         if len(leaders) != 1:
             return False
         view = leaders[0].view
         if view.commit + 1 != len(view.nodes):
             return False
-        if any(process.view.nodes != view.nodes for process in processes):
-            return False
-        if any(process.view.commit != view.commit for process in processes):
-            return False
-        return self._membership_settled(view.configs[-1][1].voters, processes)
+        return all(p.view.nodes == view.nodes and p.view.commit == view.commit for p in processes)
 
-    def _membership_settled(self, voters: Any, processes: list[Process]) -> bool:
+    def _membership_settled(self, processes: list[Process]) -> bool:
+        """The configuration holds the living and no dead."""
+        voters = processes[0].view.configs[-1][1].voters
         living = {process.inc for process in processes}
         able = sum(process.preference is not Preference.OBSERVER for process in processes)
         return living.issuperset(voters) and len(voters) >= min(able, self.schedule.shape.settings.max_voters)

@@ -75,11 +75,15 @@ class NewestConfigOnly(Member):
         return (self.configs[-1][1],) if self.configs else ()
 
 
-class NewestConfigBeforeNoop(NewestConfigOnly):
-    """Ongaro's membership bug of 2015: and a leader may change the configuration before its no-op."""
+class ConfigBeforeNoop(Member):
+    """A leader may change the configuration before its no-op is committed."""
 
     def _has_committed_in_term(self, lead):
         return True
+
+
+class NewestConfigBeforeNoop(ConfigBeforeNoop, NewestConfigOnly):
+    """Both: Ongaro's membership bug of 2015."""
 
 
 class NoQuorumRoundForReads(Member):
@@ -110,14 +114,18 @@ class CommitsOldTerms(Member):
         return True
 
 
-class Figure8(CommitsOldTerms):
-    """And they write none: Raft's figure 8."""
+class NoNoop(Member):
+    """A new leader writes nothing of its own, and waits for nothing to be committed in its term."""
 
     def _open_term(self):
         pass
 
     def _has_committed_in_term(self, lead):
         return True
+
+
+class Figure8(NoNoop, CommitsOldTerms):
+    """And they write none: Raft's figure 8."""
 
 
 class _NoDedupe(Replica):
@@ -158,6 +166,10 @@ class AcksLastIndex(Member):
         return self.log.last().index
 
 
+class AcksLastIndexWithoutNoop(AcksLastIndex, NoNoop):
+    """And no no-op stands between what a follower holds of old terms and what it ACKs."""
+
+
 class PromisesBeforeDurable(Member):
     """trust_disk without waiting for the disk."""
 
@@ -166,6 +178,21 @@ class PromisesBeforeDurable(Member):
         self._batch_open = False
         self.durable_index = self.log.last().index
         self.persisted = self.serial
+
+
+class RefusalHidesTerm(Member):
+    """A refused pre-vote does not raise the term of who asked."""
+
+    def _on_vote_reply(self, sender, m):
+        if m.vote is Vote.GRANTED:
+            super()._on_vote_reply(sender, m)
+
+
+class NoPreVote(Member):
+    """Whoever hears no leader stands at once."""
+
+    def _pre_campaign(self):
+        self._campaign(transfer=False)
 
 
 class SingleCopies(Member):
@@ -194,3 +221,10 @@ class NeverStepsDown(Member):
 
     def _check_quorum(self, lead):
         pass
+
+
+class KeepsEveryQuery(Member):
+    """Reads wait without a bound."""
+
+    def _on_query(self, query):
+        self.reads.asking.append(query)
