@@ -11,14 +11,10 @@ ends once, for one reason, which is in the audit log.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Protocol, cast
+from typing import cast
 
-from OpenSSL import SSL
-
-from attestation.tickets import ExpectedClaims, TicketIssuer, TicketValidator
 from node.bonds import bond as steady
 from node.bonds import handshake as shaking
 from node.bonds.addresses import join_address
@@ -32,57 +28,12 @@ from node.bonds.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.handshake import Gate, Handshake, Role
 from node.bonds.messages import Admit, Departure, Message, PeerEntry, Reattest, Refuse
 from node.bonds.outbox import Lane
+from node.bonds.parties import Group, Host
 from node.bonds.refusals import Refusal, RefusalCode
-from node.bonds.settings import BondSettings, Environment
 from node.errors import RemoteProtocolError
 from node.raft.events import BondLoss
-from node.raft.types import Incarnation
 
 logger = logging.getLogger(__name__)
-
-RENEW_RETRY_S: Final = 1.0
-
-
-class Group(Protocol):
-    """What a connection asks of its group."""
-
-    @property
-    def group_id(self) -> bytes: ...
-    @property
-    def validators(self) -> Sequence[TicketValidator]: ...
-    @property
-    def issuers(self) -> Sequence[TicketIssuer]: ...
-    def gate_for(self, connection: "BondConnection") -> Gate: ...
-    def shaking(self, connection: "BondConnection") -> None: ...
-    def formed(self, connection: "BondConnection", peers: tuple[PeerEntry, ...]) -> None: ...
-    def renewed(self, connection: "BondConnection") -> None: ...
-    def delivered(self, connection: "BondConnection", data: bytes) -> None: ...
-    def learned(self, entry: PeerEntry) -> None: ...
-    def ended(self, connection: "BondConnection", ending: Ending) -> None: ...
-
-
-class Host(Protocol):
-    """What a connection asks of its process."""
-
-    @property
-    def settings(self) -> BondSettings: ...
-    @property
-    def environment(self) -> Environment: ...
-    @property
-    def context(self) -> SSL.Context: ...
-    @property
-    def me(self) -> Incarnation: ...
-    @property
-    def network_id(self) -> bytes: ...
-    @property
-    def issuing(self) -> Executor: ...
-    @property
-    def judging(self) -> Executor: ...
-    def find_group(self, group_id: bytes) -> Group | None: ...
-    def opened(self, connection: "BondConnection") -> bool: ...
-    def let_in(self, connection: "BondConnection") -> None: ...
-    def ended(self, connection: "BondConnection", ending: Ending) -> None: ...
-    def closed(self, connection: "BondConnection") -> None: ...
 
 
 class BondConnection(asyncio.Protocol):
@@ -95,11 +46,12 @@ class BondConnection(asyncio.Protocol):
         address: the remote socket address; ``ip`` is the host in it.
         admission: the newest verdict on the peer's tickets.
         admit_sent: we have admitted the peer.
-        binding: what the newest tickets are bound to.
         gone: set when the socket is closed.
     """
 
-    def __init__(self, host: Host, *, group: Group | None, dialled: str | None) -> None:
+    def __init__(
+        self, host: Host["BondConnection"], *, group: Group["BondConnection"] | None, dialled: str | None
+    ) -> None:
         self.role = Role.RESPONDER if dialled is None else Role.INITIATOR
         self.group = group
         self.dialled = dialled
@@ -110,16 +62,18 @@ class BondConnection(asyncio.Protocol):
         self.bond: Bond | None = None
         self.admission: Admission | None = None
         self.admit_sent = False
-        self.binding = b""
         self.gone = asyncio.Event()
         self.formed_at: datetime | None = None
         self.formed_ms = 0
         self._opened_ms = host.environment.monotonic_ms()
         self._linger_until_ms = 0
         self._host = host
-        self._tickets: dict[str, bytes] = {}
-        self._desk = TicketDesk(issuing=host.issuing, judging=host.judging)
-        self._renewal: asyncio.TimerHandle | None = None
+        self._desk = TicketDesk(
+            environment=host.environment,
+            network_id=host.network_id,
+            issuing=host.issuing,
+            judging=host.judging,
+        )
         self._channel = Channel(
             host.context,
             server=dialled is None,
@@ -135,8 +89,13 @@ class BondConnection(asyncio.Protocol):
             name=None if shake is None else shake.peer_name,
             address=self.address,
             proved=shake is not None and shake.proved,
-            tickets=self._tickets,
+            tickets=self._desk.tickets,
         )
+
+    @property
+    def binding(self) -> bytes:
+        """What the newest tickets of the peer are bound to."""
+        return self._desk.binding
 
     @property
     def entry(self) -> PeerEntry:
@@ -304,7 +263,8 @@ class BondConnection(asyncio.Protocol):
                     self.admit_sent = self.admit_sent or isinstance(message, Admit)
                     self._channel.send(message)
                 case shaking.Issue(binding):
-                    self._issue(binding, self._issued)
+                    assert self.group is not None
+                    self._desk.issue(self.group, binding, self._issued)
                 case shaking.Judge(tickets, binding):
                     self._judge(tickets, binding)
                 case shaking.Formed(entry, peers):
@@ -375,17 +335,6 @@ class BondConnection(asyncio.Protocol):
         self.send_frames(Lane.CONTROL, [frame_of(message)])
 
     # ---- tickets --------------------------------------------------------------------
-    def _issue(self, binding: bytes, done: Callable[["asyncio.Future[dict[str, bytes]]"], None]) -> None:
-        group = self.group
-        assert group is not None
-        self._desk.issue(
-            group.issuers,
-            group_id=group.group_id,
-            binding=binding,
-            now=self._host.environment.now(),
-            done=done,
-        )
-
     def _issued(self, future: "asyncio.Future[dict[str, bytes]]") -> None:
         assert self.handshake is not None
         failure = future.exception()
@@ -402,18 +351,9 @@ class BondConnection(asyncio.Protocol):
         )
 
     def _judge(self, tickets: dict[str, bytes], binding: bytes) -> None:
-        group = self.group
-        assert group is not None
+        assert self.group is not None
         assert self.peer_id is not None
-        self._tickets, self.binding = tickets, binding
-        expected = ExpectedClaims(
-            peer_id=self.peer_id,
-            network_id=self._host.network_id,
-            group_id=group.group_id,
-            binding=binding,
-        )
-        now = self._host.environment.now()
-        self._desk.judge(group.validators, tickets, expected, now=now, done=self._judged)
+        self._desk.judge(self.group, self.peer_id, tickets, binding, self._judged)
 
     def _judged(self, future: "asyncio.Future[Admission]") -> None:
         """The verdict on the first tickets of a handshake, or on later ones of a bond."""
@@ -440,18 +380,13 @@ class BondConnection(asyncio.Protocol):
         self.group.renewed(self)
 
     def _renew(self, nonce: bytes, binding: bytes) -> None:
-        def issued(future: "asyncio.Future[dict[str, bytes]]") -> None:
+        def issued(tickets: dict[str, bytes]) -> None:
             assert self.bond is not None
-            failure = future.exception()
-            if failure is None:
-                self.bond.answered()
-                self._send_control(Reattest(nonce=nonce, tickets=future.result()))
-                return
-            logger.warning("cannot renew our own ticket, will try again: %s", failure)
-            loop = asyncio.get_running_loop()
-            self._renewal = loop.call_later(RENEW_RETRY_S, self._renew, nonce, binding)
+            self.bond.answered()
+            self._send_control(Reattest(nonce=nonce, tickets=tickets))
 
-        self._issue(binding, issued)
+        assert self.group is not None
+        self._desk.renew(self.group, binding, issued)
 
     # ---- the end --------------------------------------------------------------------
     def _violated(self, error: RemoteProtocolError) -> None:
@@ -484,8 +419,6 @@ class BondConnection(asyncio.Protocol):
             self._channel.send(Refuse(code=refusal.code, reason=refusal.reason))
         self._channel.finish()
         self._desk.close()
-        if self._renewal is not None:
-            self._renewal.cancel()
         self._host.ended(self, ending)
         if self.group is not None:
             self.group.ended(self, ending)

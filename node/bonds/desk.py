@@ -4,36 +4,60 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from datetime import datetime
-from typing import Any
+from typing import Any, Final, Protocol
 
 from attestation.errors import AttestationError
 from attestation.tickets import ExpectedClaims, TicketIssuer, TicketValidator
 from node.bonds.admission import Admission, judge
 from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.settings import Environment
 
 logger = logging.getLogger(__name__)
 
 
-class TicketDesk:
-    """The ticket work of one connection; all of it is dropped when the connection ends."""
+RENEW_RETRY_S: Final = 1.0
 
-    def __init__(self, *, issuing: Executor, judging: Executor) -> None:
+
+class TicketParty(Protocol):
+    """A group, as far as tickets go."""
+
+    @property
+    def group_id(self) -> bytes: ...
+    @property
+    def validators(self) -> Sequence[TicketValidator]: ...
+    @property
+    def issuers(self) -> Sequence[TicketIssuer]: ...
+
+
+class TicketDesk:
+    """The ticket work of one connection; all of it is dropped when the connection ends.
+
+    Attributes:
+        tickets: the newest that the peer has shown, judged or not.
+        binding: what they are bound to.
+    """
+
+    def __init__(
+        self, *, environment: Environment, network_id: bytes, issuing: Executor, judging: Executor
+    ) -> None:
+        self.tickets: dict[str, bytes] = {}
+        self.binding = b""
+        self._environment = environment
+        self._network_id = network_id
         self._issuing = issuing
         self._judging = judging
         self._jobs: set[asyncio.Future[Any]] = set()
+        self._renewal: asyncio.TimerHandle | None = None
         self._closed = False
 
     def issue(
         self,
-        issuers: Sequence[TicketIssuer],
-        *,
-        group_id: bytes,
+        group: TicketParty,
         binding: bytes,
-        now: datetime,
         done: Callable[["asyncio.Future[dict[str, bytes]]"], None],
     ) -> None:
-        """Make one ticket of each issuer."""
+        """Make one ticket of each of our issuers."""
+        issuers, group_id, now = group.issuers, group.group_id, self._environment.now()
 
         def work() -> dict[str, bytes]:
             return {
@@ -43,21 +67,41 @@ class TicketDesk:
 
         self._run(self._issuing, work, done)
 
+    def renew(self, group: TicketParty, binding: bytes, done: Callable[[dict[str, bytes]], None]) -> None:
+        """Make new tickets of our own, however often it takes."""
+
+        def issued(future: "asyncio.Future[dict[str, bytes]]") -> None:
+            failure = future.exception()
+            if failure is None:
+                done(future.result())
+                return
+            logger.warning("cannot renew our own ticket, will try again: %s", failure)
+            loop = asyncio.get_running_loop()
+            self._renewal = loop.call_later(RENEW_RETRY_S, self.renew, group, binding, done)
+
+        self.issue(group, binding, issued)
+
     def judge(
         self,
-        validators: Sequence[TicketValidator],
+        group: TicketParty,
+        peer_id: bytes,
         tickets: dict[str, bytes],
-        expected: ExpectedClaims,
-        *,
-        now: datetime,
+        binding: bytes,
         done: Callable[["asyncio.Future[Admission]"], None],
     ) -> None:
-        """Ask every validator."""
+        """Ask every validator about the tickets that a peer has shown."""
+        self.tickets, self.binding = tickets, binding
+        validators, now = group.validators, self._environment.now()
+        expected = ExpectedClaims(
+            peer_id=peer_id, network_id=self._network_id, group_id=group.group_id, binding=binding
+        )
         self._run(self._judging, lambda: judge(validators, tickets, expected, now), done)
 
     def close(self) -> None:
         """Forget what runs; nobody waits for it any more."""
         self._closed = True
+        if self._renewal is not None:
+            self._renewal.cancel()
         for job in self._jobs:
             job.cancel()
 

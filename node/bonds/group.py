@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol
 from attestation.tickets import TicketIssuer, TicketValidator
 from node.bonds.addresses import join_address, split_address
 from node.bonds.connection import BondConnection
-from node.bonds.connection import Host as ConnectionHost
 from node.bonds.discovery import AddressBook
 from node.bonds.ending import Ending, Phase
 from node.bonds.frames import frame_of, frames_of_payload
@@ -24,6 +23,7 @@ from node.bonds.handshake import Gate, Role
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
 from node.bonds.outbox import Lane
+from node.bonds.parties import Host as ConnectionHost
 from node.bonds.record import BondRecorder
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import ConfigError, LocalProtocolError
@@ -44,7 +44,7 @@ REPLACED: Final = Refusal(
 )
 
 
-class Host(ConnectionHost, Protocol):
+class Host(ConnectionHost[BondConnection], Protocol):
     """What the bonds of a group ask of their process."""
 
     @property
