@@ -17,6 +17,7 @@ from typing import Any, Final
 from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import MockAuthority
 from node.api import schemas
+from node.audit import lines_of_log
 from node.client import BondstoneClient, ClientError
 from node.dev import mock_measurement
 from node.group.identity import GroupKey
@@ -268,8 +269,8 @@ class ChaosCluster:
         return [
             json.loads(line)
             for node in self.nodes
-            for line in (node.directory / "data" / "audit.jsonl").read_text().splitlines()
-            if line.endswith("}")
+            for line in lines_of_log(node.directory / "data" / "audit.jsonl")
+            if line.endswith(b"}\n")
         ]
 
     def lives_told(self, kind: str) -> int:
