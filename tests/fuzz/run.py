@@ -5,12 +5,14 @@ the whole budget, shared by the targets; each runs in a process of its own, beca
 """
 
 import contextlib
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import atheris
 
@@ -18,49 +20,129 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["attestation"]):
+    from attestation.canonical import decode_untrusted, encode
+    from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
+    from attestation.client.collateral_set import parse_record_untrusted
+    from attestation.client.responses import decode_crl_untrusted, decode_issuer_chain_untrusted
     from attestation.collateral import Endorsements
+    from attestation.crl import parse_crl_untrusted
     from attestation.errors import MalformedError
-    from attestation.eventlog_evidence import parse_event_log_untrusted
+    from attestation.evaluation_numbers import parse_evaluation_numbers_untrusted
+    from attestation.eventlog_ccel import encode_ccel, parse_ccel_table_untrusted, parse_ccel_untrusted
+    from attestation.eventlog_dstack import import_dstack_log_untrusted
+    from attestation.eventlog_evidence import encode_event_log, parse_event_log_untrusted
+    from attestation.freshness import FreshnessState
     from attestation.pck import parse_pck_extension_untrusted
     from attestation.policy_toml import load_policy_untrusted
     from attestation.quote import parse_quote_untrusted
     from attestation.signed_json import extract_signed_untrusted
     from attestation.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
+    from attestation.ticket_jwt import load_keys_untrusted
     from attestation.ticket_tdx import parse_ticket_untrusted
+    from attestation.trust import TrustRoot
     from enclave.mock.pki import PCKValues, encode_sgx_extension
-    from tests.support import evidence
+    from tests.support import eventlogs, evidence, tickets
 
+POLICY = b"""
+version = 1
+[tcb]
+accepted_statuses = ["UpToDate"]
+[td]
+required_attributes = ["SEPT_VE_DISABLE"]
+[reference_values]
+accept_any_td = true
+not_checked = ["mrseam"]
+[ticket]
+max_age_seconds = 60
+max_lifetime_seconds = 60
+"""
 SECONDS_PER_BYTE_MAX = 0.050 / 10_000
 # Below this size a pause of the machine would be judged, not the parser.
 BYTES_JUDGED_MIN = 10_000
 INPUT_BYTES_MAX = 64 * 1024
 
 
-def _seeds() -> dict[str, bytes]:
+def _seeds() -> dict[str, list[bytes]]:
+    """Return what each target's mutations start from: real forms, so that they reach the depths."""
+    authority = evidence.authority()
     endorsements = evidence.endorsements()
+    ccel = encode_ccel(eventlogs.BOOT)
+    chain = authority.platform.chain_pem
     return {
-        "quote": evidence.quote(),
-        "pck_extension": encode_sgx_extension(PCKValues()),
-        "tcb_info": endorsements.tcb_info,
-        "qe_identity": endorsements.qe_identity,
-        "collateral": endorsements.to_json(),
-        "answer": b'{"tcbInfo":%s,"signature":"%s"}'
-        % (endorsements.tcb_info, endorsements.tcb_info_signature.hex().encode()),
-        "event_log": b"",
-        "ticket": b"",
-        "policy": b"version = 1",
-    }
+        "quote": [
+            evidence.quote(),
+            evidence.quote(evidence.TDSettings(quote_version=5, report_version="1.5")),
+        ],
+        "pck_extension": [encode_sgx_extension(PCKValues())],
+        "certificate": [authority.platform.pck.certificate_der, authority.root.certificate_der],
+        "chain": [chain, quote(chain).encode()],
+        "crl": [endorsements.pck_crl, endorsements.pck_crl.hex().encode()],
+        "tcb_info": [endorsements.tcb_info],
+        "qe_identity": [endorsements.qe_identity],
+        "evaluation_numbers": [authority.evaluation_numbers(evidence.NOW).document],
+        "collateral": [endorsements.to_json()],
+        "record": [b'{"version":1,"fetched_at":"2026-01-01T00:00:00Z","source":"s","endorsements":%s}'
+                   % endorsements.to_json()],
+        "answer": [b'{"tcbInfo":%s,"signature":"%s"}'
+                   % (endorsements.tcb_info, endorsements.tcb_info_signature.hex().encode())],
+        "ccel": [ccel],
+        "ccel_table": [b"CCEL" + struct.pack("<IBB26xBBHQQ", 56, 1, 0xAD, 2, 0, 0, 65536, 0)],
+        "event_log": [ccel, encode_event_log(ccel, eventlogs.RUNTIME)],
+        "dstack_log": [b'[{"imr":3,"event_type":134217729,"digest":"","event":"a","event_payload":"00"}]'],
+        "ticket": [tickets.Bench().ticket()],
+        "freshness": [tickets_freshness()],
+        "jwt_keys": [b'{"keys":[{"kty":"oct","alg":"HS256","kid":"a","k":"%s"}]}' % (b"A" * 43)],
+        "cbor": [encode({"a": [1, b"2", "3", None, True, -4]})],
+        "policy": [POLICY],
+    }  # fmt: skip
+
+
+def tickets_freshness() -> bytes:
+    """Return the state of a validator that has admitted somebody."""
+    bench = tickets.Bench()
+    validator = bench.validator()
+    validator.validate(bench.ticket(), bench.peer(), tickets.NOW)
+    return validator.freshness.to_bytes()
+
+
+def _both_chains(data: bytes) -> None:
+    with contextlib.suppress(MalformedError):
+        split_pem_untrusted(data, role="pck", count_max=3)
+    decode_issuer_chain_untrusted(data.decode("latin-1"), role="tcb-info")
+
+
+def _both_crls(data: bytes) -> None:
+    with contextlib.suppress(MalformedError):
+        parse_crl_untrusted(data, role="pck-crl")
+    decode_crl_untrusted(data, role="pck-crl")
+
+
+def _root_and_certificate(data: bytes) -> None:
+    with contextlib.suppress(MalformedError):
+        load_certificate_untrusted(data, role="pck")
+    TrustRoot.from_bytes_untrusted(data)
 
 
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "quote": parse_quote_untrusted,
     "pck_extension": parse_pck_extension_untrusted,
+    "certificate": _root_and_certificate,
+    "chain": _both_chains,
+    "crl": _both_crls,
     "tcb_info": parse_tcb_info_untrusted,
     "qe_identity": parse_qe_identity_untrusted,
+    "evaluation_numbers": parse_evaluation_numbers_untrusted,
     "collateral": Endorsements.from_json_untrusted,
+    "record": parse_record_untrusted,
     "answer": lambda data: extract_signed_untrusted(data, member="tcbInfo", code="tcb-info"),
+    "ccel": parse_ccel_untrusted,
+    "ccel_table": parse_ccel_table_untrusted,
     "event_log": parse_event_log_untrusted,
+    "dstack_log": import_dstack_log_untrusted,
     "ticket": parse_ticket_untrusted,
+    "freshness": FreshnessState.from_bytes_untrusted,
+    "jwt_keys": load_keys_untrusted,
+    "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX),
     "policy": load_policy_untrusted,
 }
 
@@ -85,7 +167,8 @@ def _checked(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
 def _fuzz_one(target: str, seconds: int) -> None:
     """Fuzz one target in this process; atheris ends it."""
     corpus = tempfile.mkdtemp(prefix=f"fuzz-{target}-")
-    Path(corpus, "seed").write_bytes(_seeds()[target])
+    for number, seed in enumerate(_seeds()[target]):
+        Path(corpus, f"seed-{number}").write_bytes(seed)
     atheris.Setup(
         [sys.argv[0], corpus, f"-max_total_time={seconds}", f"-max_len={INPUT_BYTES_MAX}", "-verbosity=0",
          f"-artifact_prefix={corpus}/"],
