@@ -44,6 +44,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.NoUpToDateCheck, 15, {}),
         (ablations.NoSessionDedupe, 3, {}),
         (ablations.LeaseBindsNobody, 440, {"lease_reads": True}),
+        (ablations.PromisesBeforeDurable, 100, {"trust_disk": True}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -1,0 +1,582 @@
+"""Every oracle is shown what it is there for. One that no test can make speak may be deaf.
+
+The group in these tests is a healthy one; then one of its members is made to say, or to have done, what no
+member may.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.machines.base import ApplyContext
+from node.machines.counter import Counter
+from node.raft.entries import EMPTY_PAYLOAD, encode_config, make_entry
+from node.raft.events import (
+    Advanced,
+    Effects,
+    Halted,
+    Query,
+    RivalCluster,
+    RoleChanged,
+    Send,
+    Violation,
+)
+from node.raft.member import Member
+from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
+from node.raft.pull import PullState
+from node.raft.quorum import Config
+from node.raft.types import (
+    Answer,
+    Applied,
+    Consistency,
+    Cursor,
+    EntryKind,
+    Incarnation,
+    NotExecuted,
+    Ok,
+    Role,
+)
+from node.simulation.agreement import Agreement
+from node.simulation.clients import Ask, Call, Fate
+from node.simulation.errors import InvariantError
+from node.simulation.faults import CALM
+from node.simulation.oracles import Oracles
+from node.simulation.scenario import Scenario
+from node.simulation.simulation import ScheduleError, draw_schedule, run
+from node.simulation.verdict import judge_run
+from node.simulation.workload import REGISTERS, Workload
+from tests.node.simulation import ablations
+
+PACKAGE = Path(__file__).parents[3] / "node" / "simulation"
+STRANGER = Incarnation("z", bytes(32))
+
+
+class Group:
+    """Three settled members; A leads. ``log`` entries and effects are forged by the tests."""
+
+    def __init__(self, options: str = "") -> None:
+        self.scenario = Scenario()
+        for command in (
+            f"cluster a b c {options}",
+            "wait leader within 60s",
+            "transfer a",
+            "wait leader a within 60s",
+            "put w1 a x=1",
+            "run 3s",
+        ):
+            self.scenario.do(command)
+        self.cluster = self.scenario.cluster
+        self.oracles = self.cluster.oracles
+        self.a, self.b, self.c = (self.cluster.process_at(place) for place in "abc")
+        self.term = self.a.view.term
+        self.last = self.a.log.last().index
+        self.id = self.a.log.position(1).chain
+
+    def entry(self, process, kind=EntryKind.NOOP, payload=EMPTY_PAYLOAD, *, term=None):
+        last = process.log.last()
+        term = self.term if term is None else term
+        return make_entry(last, term=term, kind=kind, time_ms=2**41, payload=payload)
+
+    def append(self, process, entry):
+        process.log.append((entry,))
+
+    def config(self, process, *, voters, epoch=2):
+        config = Config(epoch=epoch, voters=tuple(sorted(voters)), tie=None, reason="forged")
+        return self.entry(process, EntryKind.CONFIG, encode_config(config))
+
+    def see(self, process, *notices, sends=(), completions=()):
+        effects = Effects(notices=list(notices), sends=list(sends), completions=list(completions))
+        self.oracles.observe(process, effects)
+
+    def ack(self, process, match, *, term=None):
+        term = self.term if term is None else term
+        reply = AppendReply(self.id, term, Verdict.ACK, match, 1, Cursor(term, match))
+        self.see(process, sends=[Send((self.a.inc,), reply)])
+
+    def vote(self, process, candidate, term):
+        reply = VoteReply(self.id, term, False, Vote.GRANTED, None)
+        self.see(process, sends=[Send((candidate,), reply)])
+
+    def context(self, index):
+        return ApplyContext(self.term, index, 0, 2**41, self.cluster.group_id)
+
+
+def two_histories_of_one_entry(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a)
+    group.append(group.b, group.entry(group.b, EntryKind.DISSOLVE))
+    group.see(group.b)
+
+
+def gap(group: Group) -> None:
+    for _ in range(2):
+        group.append(group.b, group.entry(group.b))
+    del group.b.view.changes[0]
+    group.see(group.b)
+
+
+def committed_entry_cut(group: Group) -> None:
+    group.b.log.truncate(group.b.view.commit - 1)
+    group.see(group.b)
+
+
+def left_without_an_end(group: Group) -> None:
+    group.b.log.truncate(0)
+    group.see(group.b)
+
+
+def left_with_data(group: Group) -> None:
+    group.append(group.a, group.entry(group.a, EntryKind.DISSOLVE))
+    group.see(group.a)
+    for follower in (group.b, group.c):
+        group.append(follower, group.entry(follower, EntryKind.DISSOLVE))
+        group.see(follower)
+        group.ack(follower, group.last + 1)
+    group.a.log.truncate(0)
+    group.see(group.a)
+
+
+def leader_cuts_its_log(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a)
+    group.a.log.truncate(group.last)
+    group.see(group.a)
+
+
+def two_open_configurations(group: Group) -> None:
+    voters = [group.a.inc, group.b.inc]
+    for epoch in (2, 3):
+        group.append(group.a, group.config(group.a, voters=voters, epoch=epoch))
+    group.see(group.a)
+
+
+def too_few_voters(group: Group) -> None:
+    group.append(group.a, group.config(group.a, voters=[group.a.inc]))
+    group.see(group.a)
+
+
+def epoch_skipped(group: Group) -> None:
+    group.append(group.a, group.config(group.a, voters=[group.a.inc, group.b.inc], epoch=7))
+    group.see(group.a)
+
+
+def silent_promoted(group: Group) -> None:
+    group.append(group.a, group.config(group.a, voters=[group.a.inc, group.b.inc, group.c.inc, STRANGER]))
+    group.see(group.a)
+
+
+def dead_lives_again(group: Group) -> None:
+    group.oracles.died(group.c)
+    group.oracles.born(group.c)
+
+
+def term_goes_back(group: Group) -> None:
+    group.see(group.b, RoleChanged(Role.FOLLOWER, 0))
+
+
+def commit_goes_back(group: Group) -> None:
+    group.see(group.b, Advanced(Cursor(1, 1)))
+
+
+def commit_beyond_the_log(group: Group) -> None:
+    group.see(group.b, Advanced(Cursor(group.term, group.last + 1)))
+
+
+def two_leaders_of_a_term(group: Group) -> None:
+    group.see(group.b, RoleChanged(Role.LEADER, group.term))
+
+
+def leader_without_a_committed_entry(group: Group) -> None:
+    del group.c.view.nodes[group.last :]
+    group.see(group.c, RoleChanged(Role.LEADER, group.term + 1))
+
+
+def another_entry_committed(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a)
+    group.append(group.b, group.entry(group.b))
+    group.see(group.b)
+    group.ack(group.b, group.last + 1)
+    group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
+    group.append(group.c, group.entry(group.c, term=group.term + 1))
+    group.see(group.c, Advanced(Cursor(group.term + 1, group.last + 1)))
+
+
+def old_term_committed_by_counting(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a, RoleChanged(Role.FOLLOWER, group.term + 1))
+    group.see(group.a, RoleChanged(Role.LEADER, group.term + 1))
+    group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
+
+
+def committed_alone(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
+
+
+def ack_of_what_is_not_there(group: Group) -> None:
+    group.ack(group.b, group.last + 1)
+
+
+def ack_before_the_disk_has_it(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a)
+    group.append(group.b, group.entry(group.b))
+    group.see(group.b)
+    group.ack(group.b, group.last + 1)
+
+
+def two_votes(group: Group) -> None:
+    group.vote(group.b, group.a.inc, 99)
+    group.vote(group.b, group.c.inc, 99)
+
+
+def vote_before_the_disk_knows(group: Group) -> None:
+    group.vote(group.b, group.a.inc, 99)
+
+
+def roll_of_strangers(group: Group) -> None:
+    request = VoteRequest(group.id, 99, True, group.b.log.last(), (group.b.inc, STRANGER), False)
+    group.see(group.b, sends=[Send((group.a.inc,), request)])
+
+
+def answered_by_an_old_lease(group: Group) -> None:
+    group.a.view.leased = (group.term - 1, frozenset({5}))
+    group.see(group.a, completions=[(5, Answer("old", Cursor(group.term, group.last)))])
+
+
+def applied_twice(group: Group) -> None:
+    group.oracles.applied(group.b, 1, 0, {"key": "x", "value": "1"}, group.context(1))
+    group.see(group.b)
+
+
+def another_command_applied(group: Group) -> None:
+    group.oracles.applied(group.a, 7, 0, {}, group.context(group.last + 1))
+    group.oracles.applied(group.b, 8, 0, {}, group.context(group.last + 1))
+    group.see(group.b)
+
+
+def executed_twice(group: Group) -> None:
+    # Call 1 is w1, executed before; the time is that of its own entry, so no key can have been forgotten.
+    first = next(iter(group.oracles.agreements[group.id].sequence.values()))
+    again = ApplyContext(group.term, group.last + 1, 0, first[3].time_ms, group.cluster.group_id)
+    group.oracles.applied(group.b, 1, 0, first[2], again)
+    group.see(group.b)
+
+
+def halted(group: Group) -> None:
+    group.see(group.b, Halted("log-divergence"))
+
+
+def honest_peer_accused(group: Group) -> None:
+    group.see(group.b, Violation(group.a.inc, "wrong-genesis"))
+
+
+def rival_met(group: Group) -> None:
+    group.see(group.b, RivalCluster(group.a.inc, bytes(32)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "oracle", "options"),
+    [
+        (two_histories_of_one_entry, "log-matching", ""),
+        (gap, "gapless-log", ""),
+        (committed_entry_cut, "committed-truncated", ""),
+        (left_without_an_end, "committed-truncated", ""),
+        (left_with_data, "data-discarded", ""),
+        (leader_cuts_its_log, "leader-append-only", ""),
+        (two_open_configurations, "one-pending-configuration", ""),
+        (too_few_voters, "min-voters", ""),
+        (epoch_skipped, "epoch", ""),
+        (silent_promoted, "dead-incarnation", ""),
+        (dead_lives_again, "dead-incarnation", ""),
+        (term_goes_back, "monotone-term", ""),
+        (commit_goes_back, "monotone-commit", ""),
+        (commit_beyond_the_log, "commit-in-log", ""),
+        (two_leaders_of_a_term, "election-safety", ""),
+        (leader_without_a_committed_entry, "leader-completeness", ""),
+        (another_entry_committed, "state-machine-safety", ""),
+        (another_command_applied, "state-machine-safety", ""),
+        (old_term_committed_by_counting, "own-term-commit", ""),
+        (committed_alone, "commit-quorum", ""),
+        (ack_of_what_is_not_there, "truthful-ack", ""),
+        (ack_before_the_disk_has_it, "durable-promise", "trust_disk=true"),
+        (vote_before_the_disk_knows, "durable-promise", "trust_disk=true"),
+        (two_votes, "one-vote-per-term", ""),
+        (roll_of_strangers, "roll", ""),
+        (answered_by_an_old_lease, "lease", "lease_reads=true"),
+        (applied_twice, "monotone-apply", ""),
+        (executed_twice, "exactly-once", ""),
+        (halted, "halted", ""),
+        (honest_peer_accused, "honest-peer-accused", ""),
+        (rival_met, "one-genesis", ""),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else value,
+)
+def test_what_no_member_may_do_is_seen(wrong: Callable[[Group], None], oracle, options):
+    group = Group(options)
+
+    with pytest.raises(InvariantError) as caught:
+        wrong(group)
+
+    assert caught.value.oracle == oracle
+
+
+def test_a_healthy_group_is_accused_of_nothing():
+    group = Group()
+
+    for process in (group.a, group.b, group.c):
+        group.see(process)
+    group.ack(group.b, group.last)
+    group.vote(group.b, group.a.inc, group.term + 1)
+    group.see(group.a, Advanced(Cursor(group.term, group.last)))
+
+
+# ---- buffers -------------------------------------------------------------------------
+def query(token=1):
+    return Query(token, {"key": "x"}, Consistency.STRONG)
+
+
+def overfull_reads(member):
+    member.reads.asking.extend(query() for _ in range(member.settings.pending_max + 1))
+
+
+def overfull_reads_of_peers(member):
+    member.reads.remote.update({STRANGER: 1, member.me: 2, Incarnation("y", b"y" * 32): 3})
+
+
+def overfull_outbox(member):
+    member.box.tokens.update(dict.fromkeys(range(member.settings.pending_max + 1)))
+
+
+def overfull_outbox_bytes(member):
+    member.box.bytes = 2**40
+
+
+def overfull_window(member):
+    member.box.flying.update(dict.fromkeys(range(member.settings.session_window + 1)))
+
+
+def overfull_memory_of_clusters(member):
+    member.birth.dissolved = tuple(bytes([n]) * 32 for n in range(100))
+
+
+def overfull_promises(member):
+    member.held.extend([(1, Send((STRANGER,), None))] * 2)
+
+
+def overfull_proposals(member):
+    member.lead.proposed[b"session", 1] = 1
+
+
+def overfull_log_of_a_leader(member):
+    member.commit -= 3
+    member.lead.noop_index = 1
+    member.settings = replace(member.settings, pending_max=0, session_window=-1)
+
+
+def pull(member, **fields):
+    state = PullState(term=1, target=1, at=1, started_ms=0, asked_ms=0)
+    for name, value in fields.items():
+        setattr(state, name, value)
+    member.pull = state
+
+
+def overfull_catchup_buffer(member):
+    pull(member, buffer_bytes=member.settings.catchup_buffer_bytes_max + 1)
+
+
+def overfull_ranges(member):
+    pull(member, again=[(0, 1), (1, 2)])
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        overfull_reads,
+        overfull_reads_of_peers,
+        overfull_outbox,
+        overfull_outbox_bytes,
+        overfull_window,
+        overfull_memory_of_clusters,
+        overfull_promises,
+        overfull_proposals,
+        overfull_log_of_a_leader,
+        overfull_catchup_buffer,
+        overfull_ranges,
+    ],
+)
+def test_a_queue_above_its_bound_is_seen(fill):
+    group = Group()
+    fill(group.a.member)
+
+    with pytest.raises(InvariantError) as caught:
+        group.see(group.a)
+
+    assert caught.value.oracle == "buffers-bounded"
+
+
+def test_a_member_that_forgets_a_bound_is_found_by_random_schedules():
+    with pytest.raises(ScheduleError) as caught:
+        for seed in range(40):
+            run(draw_schedule(seed, member=ablations.KeepsEveryQuery, pending_max=1))
+
+    assert caught.value.error.oracle == "buffers-bounded"
+
+
+# ---- what clients are told --------------------------------------------------------------
+def call(ask=Ask.STRONG, **fields):
+    return Call(number=1, client=0, ask=ask, **fields)
+
+
+@pytest.mark.parametrize(
+    ("told", "oracle"),
+    [
+        (call(outcome=Answer(None, Cursor(2, 4))), "linearizable-read"),
+        (call(Ask.SESSION, outcome=Answer(None, Cursor(2, 6)), min_at=Cursor(2, 7)), "read-your-writes"),
+        (call(Ask.WRITE, outcome=Ok((Applied(None),), Cursor(2, 9))), "applied-where-told"),
+        (call(Ask.WRITE, outcome=Ok((Applied(None),), Cursor(2, 3))), "real-time-order"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_answer_from_the_wrong_place_in_the_log_is_seen(told, oracle):
+    agreement = Agreement(1_000)
+    agreement.applied("a", 1, 0, {}, ApplyContext(2, 3, 0, 0, bytes(32)))
+
+    with pytest.raises(InvariantError) as caught:
+        agreement.judge(told, "a", 5)
+
+    assert caught.value.oracle == oracle
+
+
+def history(*commands):
+    """Oracles of a group that agreed on these puts to x, from index 1 on, each of its own call."""
+    oracles = Oracles(min_voters=2, session_ttl_ms=1_000)
+    for index, value in enumerate(commands, start=1):
+        context = ApplyContext(2, index, 0, 0, bytes(32))
+        oracles.agreements[b"id"].applied("a", index, 0, {"key": "x", "value": value}, context)
+    return oracles
+
+
+def put(number, value, was, *, invoked, returned, **fields):
+    return Call(
+        number=number,
+        client=0,
+        commands=({"key": "x", "value": value},),
+        invoked=invoked,
+        returned=returned,
+        cluster=b"id",
+        **{"ask": Ask.WRITE, "fate": Fate.DONE, "outcome": Ok((Applied(was),), Cursor(2, number))} | fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("calls", "oracle"),
+    [
+        (
+            [put(1, 10, None, invoked=1, returned=2, fate=Fate.NOT_EXECUTED, outcome=None)],
+            "not-executed",
+        ),
+        (
+            [put(2, 20, None, invoked=1, returned=2, ask=Ask.FEED, outcome=Ok((), Cursor(2, 1)))],
+            "feed-cursor",
+        ),
+        ([put(1, 10, 99, invoked=1, returned=2)], "agreed-answer"),
+        (
+            # In the agreed order, which is not the clients': the second was answered before the first asked.
+            [put(1, 10, None, invoked=5, returned=6), put(2, 20, 10, invoked=1, returned=2)],
+            "linearizability",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_history_that_cannot_be_is_seen(calls, oracle):
+    oracles = history(10, 20)
+
+    with pytest.raises(InvariantError) as caught:
+        judge_run(oracles, calls, REGISTERS)
+
+    assert caught.value.oracle == oracle
+
+
+def test_the_same_history_in_its_own_order_is_accepted():
+    calls = [put(1, 10, None, invoked=1, returned=2), put(2, 20, 10, invoked=5, returned=6)]
+
+    judge_run(history(10, 20), calls, REGISTERS)
+
+
+def test_a_key_may_execute_again_after_its_ttl_and_not_a_moment_before():
+    agreement = Agreement(1_000)
+    agreement.applied("a", 1, 0, {}, ApplyContext(2, 3, 0, 5_000, bytes(32)))
+
+    with pytest.raises(InvariantError, match="exactly-once"):
+        agreement.applied("a", 1, 0, {}, ApplyContext(2, 4, 0, 6_000, bytes(32)))
+    agreement.applied("a", 1, 0, {}, ApplyContext(2, 5, 0, 6_001, bytes(32)))
+    agreement.applied("b", 1, 0, {}, ApplyContext(2, 5, 0, 6_001, bytes(32)))
+
+    assert agreement.again == {(1, 0): [5]}
+
+
+# ---- the end of a run -----------------------------------------------------------------
+class Individual(Counter):
+    """Its state depends on which copy it is, its answers do not."""
+
+    copies = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).copies += 1
+        self.copy = self.copies
+
+    def snapshot(self):
+        return [super().snapshot(), self.copy]
+
+
+def counting(machine):
+    return Workload(
+        machine=machine,
+        command=lambda rng, unique: ({"op": "add", "by": 1},),
+        query=lambda rng: {"op": "get"},
+    )
+
+
+def test_states_that_differ_at_one_index_are_seen():
+    with pytest.raises(ScheduleError) as caught:
+        run(replace(draw_schedule(1, workload=counting(Individual)), weather=CALM, plan=()))
+
+    assert caught.value.error.oracle == "equal-states"
+
+
+class NeverStands(Member):
+    def _pre_campaign(self):
+        pass
+
+
+def test_a_healed_group_that_does_not_go_on_is_seen():
+    schedule = replace(draw_schedule(1, member=NeverStands), weather=CALM, plan=())
+
+    with pytest.raises(ScheduleError) as caught:
+        run(schedule)
+
+    assert caught.value.error.oracle == "liveness"
+
+
+def test_a_refusal_is_no_completion_of_a_lease():
+    group = Group("lease_reads=true")
+    group.a.view.leased = (group.term - 1, frozenset({5}))
+
+    group.see(group.a, completions=[(5, NotExecuted("overloaded"))])
+
+    assert group.a.view.leased == (group.term, frozenset())
+
+
+def test_every_oracle_that_can_speak_has_a_test_that_makes_it_speak():
+    sources = [path.read_text() for path in PACKAGE.glob("*.py")]
+    named = {name for text in sources for name in re.findall(r'InvariantError\(\s*"([a-z-]+)"', text)}
+    shown = set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text()))
+
+    assert len(named) > 30
+    assert named - shown == set()
