@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
@@ -33,7 +32,7 @@ from attestation.tcb_info import (
 )
 from attestation.trust import TrustRoot
 from attestation.values import timestamp
-from node.cli.common import load_trust_root, parse_time, print_json, read_file
+from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -337,11 +336,6 @@ def _crl(crl: RevocationList) -> dict[str, Any]:
     }
 
 
-def _visible(text: str) -> str:
-    """Return the text with control characters escaped: an issuer's name must not drive the terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
 def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
     if as_json:
         print_json(value)
@@ -353,6 +347,5 @@ def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
         rows = item.items() if isinstance(item, dict) else [("", item)]
         for inner, content in rows:
             text = content if isinstance(content, str) else json.dumps(content)
-            # A Text, since a plain string would be read as rich's markup.
-            table.add_row(Text(f"{name}.{inner}" if inner else name), Text(_visible(text)))
+            table.add_row(visible(f"{name}.{inner}" if inner else name), visible(text))
     Console().print(table)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from rich.text import Text
+
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from node.client import BondstoneClient
 from node.errors import ConfigError
@@ -82,3 +84,8 @@ def _hexed(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     raise TypeError(type(value).__name__)
+
+
+def visible(text: str) -> Text:
+    """Return foreign text for a terminal: its control characters are escaped, and nothing in it is markup."""
+    return Text("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text))

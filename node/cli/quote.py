@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from attestation.eventlog import compare
 from attestation.eventlog_dstack import import_dstack_log_untrusted
@@ -15,7 +14,7 @@ from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
 from attestation.report import verify_report
 from attestation.result import body_value
-from node.cli.common import load_trust_root, parse_time, print_json, read_file
+from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible
 from node.config import load_config
 from node.errors import ConfigError
 
@@ -113,7 +112,7 @@ def _table(value: dict[str, Any], prefix: str = "") -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for key, item in _rows(value, prefix):
-        table.add_row(key, item)
+        table.add_row(visible(key), visible(item))
     return table
 
 
@@ -136,11 +135,39 @@ def _print_verdict(value: dict[str, Any]) -> None:
         console.print(f"[green bold]accepted[/green bold], TCB status {value['status']}")
     else:
         console.print(
-            f"[red bold]refused[/red bold]: {value.get('message') or value['reason']} ({value['reason']})"
+            "[red bold]refused[/red bold]: ", visible(f"{value['message']} ({value['reason']})"), sep=""
         )
-    if value.get("mock"):
+        for finding in value["findings"][1:]:
+            console.print("and: ", visible(f"{finding['message']} ({finding['reason']})"), sep="")
+    for line in _shortfall_lines(value["tcb"]):
+        console.print(visible(line))
+    if value["mock"]:
         console.print("[yellow]the trust root is not Intel's: this proves nothing about hardware[/yellow]")
-    console.print(_table({k: v for k, v in value.items() if k not in ("accepted", "message", "event_log")}))
+    hidden = ("accepted", "message", "findings", "event_log")
+    console.print(_table({k: v for k, v in value.items() if k not in hidden}))
+
+
+def _shortfall_lines(tcb: dict[str, Any] | None) -> list[str]:
+    """Say, for each part that could be better, what the nearest better level needs."""
+    lines = []
+    for when in () if tcb is None else ("launch", "current"):
+        evaluation = tcb[when] or {}
+        for name in ("platform", "module", "qe"):
+            part = evaluation.get(name)
+            if part is None or part["next_better"] is None:
+                continue
+            better = part["next_better"]
+            needs = ", ".join(_need(item) for item in better["shortfalls"])
+            lines.append(
+                f"{when}, {name}: {part['status']} since {part['tcb_date'][:10]}; "
+                f"{better['status']} ({better['tcb_date'][:10]}) needs {needs}"
+            )
+    return lines
+
+
+def _need(item: dict[str, Any]) -> str:
+    label = f" ({item['label']})" if item["label"] else ""
+    return f"{item['component']}{label} {item['needed']}, is {item['actual']}"
 
 
 def _print_event_log(console: Console, log: dict[str, Any]) -> None:
@@ -157,8 +184,8 @@ def _print_event_log(console: Console, log: dict[str, Any]) -> None:
         events.add_column(column, overflow="fold")
     for item in log["events"]:
         shown = item["name"] or item["text"] or f"{len(item['data']) // 2} bytes"
-        # Text, not markup: what an event says comes from whoever booted the machine.
+        # What an event says comes from whoever booted the machine.
         events.add_row(
-            item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], Text(shown)
+            item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], visible(shown)
         )
     console.print(events)

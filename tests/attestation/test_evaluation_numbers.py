@@ -230,6 +230,8 @@ def test_without_the_signature_check_a_changed_list_would_pass(monkeypatch: pyte
         (b"[]", "evaluation-numbers-malformed"),
         (edited(id="SGX"), "evaluation-numbers-not-tdx"),
         (edited(version=2), "evaluation-numbers-version"),
+        (edited(version=0xFFFF), "evaluation-numbers-version"),
+        (edited(version=0x10000), "evaluation-numbers-malformed"),
         (edited(version=True), "evaluation-numbers-malformed"),
         (edited(tcbEvalNumbers=[]), "evaluation-numbers-malformed"),
         (edited(tcbEvalNumbers={}), "evaluation-numbers-malformed"),
@@ -250,6 +252,13 @@ def test_what_is_not_the_list_is_refused_by_name(document: bytes, reason: str) -
     with pytest.raises(MalformedError) as caught:
         parse_evaluation_numbers_untrusted(document)
     assert caught.value.reason == reason
+
+
+def test_a_list_of_another_version_says_which_one_is_known() -> None:
+    with pytest.raises(MalformedError) as caught:
+        parse_evaluation_numbers_untrusted(edited(version=2))
+
+    assert caught.value.values == {"expected": 1, "actual": 2}
 
 
 def test_the_largest_number_and_unknown_members_are_taken() -> None:

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from tests.support import evidence
+from tests.support.certificates import make, usage
 from tests.support.cluster import cli
 from tests.support.vectors import VECTORS, needs_vectors, vector
 
-pytestmark = needs_vectors
+REAL = VECTORS / "real" / "dcapqvl-tdx_quote"
 
 
 def first_cases():
@@ -29,6 +31,7 @@ def verify(name: str, case: dict, *more: str):
     )  # fmt: skip
 
 
+@needs_vectors
 @pytest.mark.parametrize(("name", "case"), first_cases())
 def test_verdict_is_what_the_index_says(name, case):
     run = verify(name, case)
@@ -46,6 +49,7 @@ def test_verdict_is_what_the_index_says(name, case):
     assert set(answer["measurements"]) >= {"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam"}
 
 
+@needs_vectors
 def test_half_a_quote_is_refused_with_a_reason(tmp_path):
     whole = (VECTORS / "real" / "dcapqvl-tdx_quote" / "quote.bin").read_bytes()
     half = tmp_path / "half.bin"
@@ -56,6 +60,7 @@ def test_half_a_quote_is_refused_with_a_reason(tmp_path):
     assert json.loads(run.stdout)["reason"] == "quote-truncated"
 
 
+@needs_vectors
 def test_without_collateral_nothing_can_be_decided():
     quote = VECTORS / "real" / "dcapqvl-tdx_quote" / "quote.bin"
     run = cli("quote", "verify", quote, "--at", "2025-06-27T04:53:20Z", "--json")
@@ -73,9 +78,57 @@ def test_a_missing_file_and_a_time_that_is_none_are_named():
     assert "yesterday" in untimely.stderr
 
 
+@needs_vectors
 def test_show_explains_a_quote_and_its_event_log():
     folder = VECTORS / "real" / "dstack-quote-report"
     run = cli("quote", "show", folder / "quote.bin", "--json")
 
     assert run.returncode == 0, run.stderr
     assert len(json.loads(run.stdout)["measurements"]["mrtd"]) == 96
+
+
+@needs_vectors
+def test_a_refusal_says_at_once_what_is_short_and_by_how_much():
+    run = cli(
+        "quote", "verify", REAL / "quote.bin", "--collateral", REAL / "case02" / "collateral.json",
+        "--at", "2026-08-28T05:21:24Z", env={"COLUMNS": "400"},
+    )  # fmt: skip
+    head = run.stdout.split("┌")[0].splitlines()
+
+    assert run.returncode == 1
+    assert head == [
+        "refused: the TCB status is OutOfDate; the policy accepts UpToDate (tcb-status-not-accepted)",
+        (
+            "launch, platform: OutOfDate since 2025-05-14; UpToDate (2025-08-13) needs "
+            "sgx[0] (BIOS Early Microcode Update) 4, is 3, "
+            "sgx[1] (OS/VMM SGX Late Microcode Update) 4, is 3, "
+            "tdx[2] (OS/VMM TDX Late Microcode Update) 4, is 3"
+        ),
+        "launch, module: OutOfDate since 2025-05-14; UpToDate (2025-08-13) needs isvsvn 11, is 6",
+    ]
+
+
+def test_names_in_a_foreign_chain_drive_neither_the_terminal_nor_the_markup(tmp_path):
+    """Who makes a quote chooses the names in its chain; a refusal repeats them."""
+    authority = evidence.authority()
+    evil = make(
+        "\x1b[2J[/bold][red]x", authority.platform_ca, key_usage=usage("digital_signature")
+    ).certificate_pem
+    chain = evil + b"".join(authority.platform.issuers)
+    files = {
+        "quote.bin": evidence.rebuilt(evidence.quote(), certification_data=chain),
+        "collateral.json": evidence.endorsements().to_json(),
+        "root.der": authority.root.certificate_der,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    run = cli(
+        "quote", "verify", tmp_path / "quote.bin", "--collateral", tmp_path / "collateral.json",
+        "--trust-root", tmp_path / "root.der", "--at", evidence.NOW.isoformat(),
+        env={"COLUMNS": "300"},
+    )  # fmt: skip
+
+    assert run.returncode == 1, run.stderr
+    assert "\x1b" not in run.stdout
+    assert "[/bold][red]x" in run.stdout
+    assert "(pck-role)" in run.stdout
