@@ -123,10 +123,11 @@ class Founding(Election):
 
     def _on_presence(self, sender: Incarnation, m: Presence) -> None:
         peer = self.peers[sender]
-        known = peer.cluster
+        known, new = peer.cluster, peer.presence is None
         peer.presence = m
         peer.cluster = m.cluster
-        self._refresh_audience()
+        if new or known != m.cluster:
+            self._refresh_audience()
         signed = self.birth.signed
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
             self._set_signed(None)

@@ -91,7 +91,8 @@ class Leader(Follower):
 
     def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False) -> None:
         lead.seq += 1
-        prev = self.log.position(lead.sent_index)
+        last = self.log.last()
+        prev = last if lead.sent_index == last.index else self.log.position(lead.sent_index)
         lead.sent_index += len(entries)
         lead.announced = self.commit
         lead.heartbeat_due = self.now + self.settings.heartbeat_ms
@@ -142,7 +143,7 @@ class Leader(Follower):
 
     def _may_commit(self, index: int) -> bool:
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
-        return self.log.position(index).term == self.term
+        return self.log.get(index).term == self.term
 
     def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
         """With the tie-break one of two voters is a quorum: it goes on leading and may take in a replacement.

@@ -94,7 +94,10 @@ class Cluster:
 
     def events(self) -> int:
         """Return how many events members have taken so far."""
-        return self.steps + sum(process.steps for process in self._processes.values())
+        steps = self.steps
+        for process in self._processes.values():
+            steps += process.steps
+        return steps
 
     def can_recover(self, without: Process | None = None) -> bool:
         """Whether the best log among the living could win: a quorum of each of its configurations lives.
@@ -262,11 +265,9 @@ class Cluster:
         """Let time pass until ``done``. False if the deadline or the number of events came first."""
         scheduler = self.scheduler
         while not done():
-            due_us = scheduler.next_us()
-            if due_us is None or due_us > deadline_us:
-                scheduler.now_us = max(scheduler.now_us, deadline_us)
-                return False
             if events_max is not None and self.events() >= events_max:
                 return False
-            scheduler.step()
+            if not scheduler.step(deadline_us):
+                scheduler.now_us = max(scheduler.now_us, deadline_us)
+                return False
         return True

@@ -113,7 +113,9 @@ class Network:
             return
         due_us = self._scheduler.now_us + self._delay_us()
         if weather.fifo:
-            due_us = link.last_due_us = max(due_us, link.last_due_us)
+            if due_us < link.last_due_us:
+                due_us = link.last_due_us
+            link.last_due_us = due_us
         self._scheduler.at(due_us, self._arrive, link, link.epoch, message)
         if weather.duplicate and random() < weather.duplicate:
             due_us += self._delay_us()

@@ -25,9 +25,9 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.log import MemoryLog
-from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
+from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import Answer, Entry, EntryKind, Incarnation, Role
+from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation, Role
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
@@ -235,34 +235,16 @@ class Oracles:
     def observe(self, process: Process, effects: Effects) -> None:
         """Judge what a step of ``process`` has changed and is about to say."""
         view: View = process.view
-        view.leads = view.role is Role.LEADER
-        led_term = view.term
         quiet = not view.changes
-        advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
-        while view.changes and 0 in view.changes:
-            advanced = self._left(process, advanced)
-        if effects.notices:
-            # In every step roles change before logs, and logs before the commit index.
-            for notice in effects.notices:
-                self._noticed(process, notice)
-            view.leads = view.role is Role.LEADER or (view.leads and view.term == led_term)
-        if self._swallowed is not None:
-            raise self._swallowed
-        view.proposed = len(view.configs)
-        if view.changes:
-            self._log_changed(process, max([view.commit, *advanced]))
-        for notice in effects.notices:
-            if type(notice) is RoleChanged and notice.role is Role.LEADER:
-                self._elected(process, notice.term)
-        for commit in advanced:
-            self._advanced(process, commit)
+        if effects.notices or not quiet or self._swallowed is not None:
+            self._observe_changes(process, effects)
         if process.member.settings.lease_reads:
             self._check_lease(process, effects)
         check_buffers(process)
         for send in effects.sends:
             message = send.message
             if type(message) is AppendReply:
-                if message.verdict is Verdict.ACK:
+                if message.verdict is ACK:
                     self._acked(process, message)
             elif type(message) is VoteReply:
                 if message.vote is Vote.GRANTED and not message.pre:
@@ -273,6 +255,30 @@ class Oracles:
                     self._check_roll(process, message)
                 if not message.pre:
                     self._voted(process, message, process.inc)
+
+    def _observe_changes(self, process: Process, effects: Effects) -> None:
+        """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
+        view: View = process.view
+        view.leads = view.role is LEADER
+        led_term = view.term
+        advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
+        while view.changes and 0 in view.changes:
+            advanced = self._left(process, advanced)
+        if effects.notices:
+            # In every step roles change before logs, and logs before the commit index.
+            for notice in effects.notices:
+                self._noticed(process, notice)
+            view.leads = view.role is LEADER or (view.leads and view.term == led_term)
+        if self._swallowed is not None:
+            raise self._swallowed
+        view.proposed = len(view.configs)
+        if view.changes:
+            self._log_changed(process, max([view.commit, *advanced]))
+        for notice in effects.notices:
+            if type(notice) is RoleChanged and notice.role is LEADER:
+                self._elected(process, notice.term)
+        for commit in advanced:
+            self._advanced(process, commit)
 
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:

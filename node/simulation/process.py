@@ -199,7 +199,8 @@ class Process:
 
     def _arm(self, next_tick_ms: int) -> None:
         # A core that asks for a tick in the past gets it soon, not at once: time must pass.
-        due_us = max(self.clock.due_us(next_tick_ms), self._scheduler.now_us + 100) + self.late_us
+        due_us, soon_us = self.clock.due_us(next_tick_ms), self._scheduler.now_us + 100
+        due_us = (max(soon_us, due_us)) + self.late_us
         self._tick_due_us = due_us
         if self._wake_us is None or due_us < self._wake_us:
             self._wake_us = due_us

@@ -21,7 +21,8 @@ class Scheduler:
     def at(self, when_us: int, action: Callable[..., None], *arguments: Any) -> None:
         """Call ``action(*arguments)`` at ``when_us``, or now if that is past."""
         self._sequence += 1
-        when_us = max(when_us, self.now_us)
+        if when_us < self.now_us:
+            when_us = self.now_us
         heapq.heappush(self._heap, (when_us, self._sequence, action, arguments))
 
     def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
@@ -29,14 +30,11 @@ class Scheduler:
         self._sequence += 1
         heapq.heappush(self._heap, (self.now_us + delay_us, self._sequence, action, arguments))
 
-    def step(self) -> bool:
-        """Move to the next action and do it. False if there is none left."""
-        if not self._heap:
+    def step(self, deadline_us: int) -> bool:
+        """Move to the next action and do it. False if none is due until ``deadline_us``."""
+        heap = self._heap
+        if not heap or heap[0][0] > deadline_us:
             return False
-        self.now_us, _, action, arguments = heapq.heappop(self._heap)
+        self.now_us, _, action, arguments = heapq.heappop(heap)
         action(*arguments)
         return True
-
-    def next_us(self) -> int | None:
-        """Return when the next action is due."""
-        return self._heap[0][0] if self._heap else None
