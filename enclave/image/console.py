@@ -3,12 +3,23 @@
 import base64
 import binascii
 import json
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from enclave.image.errors import MalformedImageError
 
 CONSOLE_BYTES_MAX: Final = 64 * 1024 * 1024
 BOOT_LOG_BYTES_MAX: Final = 1024 * 1024
+_MEMBERS: Final = {"kind": str, "offset": int, "size": int, "data": str}
+
+
+def boot_log_kinds_untrusted(console: bytes) -> frozenset[str]:
+    """Return the kinds of logs of which there are pieces on a console.
+
+    Raises:
+        MalformedImageError: a damaged piece.
+    """
+    return frozenset(record["kind"] for record in _records(console))
 
 
 def boot_log_untrusted(console: bytes, kind: str) -> bytes:
@@ -17,22 +28,16 @@ def boot_log_untrusted(console: bytes, kind: str) -> bytes:
     Raises:
         MalformedImageError: there is none, or a piece of it is missing.
     """
-    if len(console) > CONSOLE_BYTES_MAX:
-        raise MalformedImageError("console-too-large", f"{len(console)} bytes of console output")
     log = b""
     size: object = None
-    for line in console.splitlines():
-        start = line.find(b"{")
-        if start < 0 or b'"boot-log"' not in line:
+    for record in _records(console):
+        if record["kind"] != kind:
             continue
         try:
-            record = json.loads(line[start:])
-            if record["event"] != "boot-log" or record["kind"] != kind:
-                continue
             piece = base64.b64decode(record["data"], validate=True)
-            offset, size = record["offset"], record["size"]
-        except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as exc:
+        except (ValueError, binascii.Error) as exc:
             raise MalformedImageError("console-line", "a damaged line of the boot log") from exc
+        offset, size = record["offset"], record["size"]
         if offset == 0:
             log = b""  # the guest was started again
         if offset != len(log) or len(log) + len(piece) > BOOT_LOG_BYTES_MAX:
@@ -44,3 +49,22 @@ def boot_log_untrusted(console: bytes, kind: str) -> bytes:
             f"the console shows no whole {kind} log; a guest prints one if its firmware measured",
         )
     return log
+
+
+def _records(console: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the lines that PID 1 prints of logs, with the types of their members checked."""
+    if len(console) > CONSOLE_BYTES_MAX:
+        raise MalformedImageError("console-too-large", f"{len(console)} bytes of console output")
+    for line in console.splitlines():
+        start = line.find(b"{")
+        if start < 0 or b'"boot-log"' not in line:
+            continue
+        try:
+            record = json.loads(line[start:])
+        except (ValueError, RecursionError) as exc:
+            raise MalformedImageError("console-line", "a damaged line of the boot log") from exc
+        if not isinstance(record, dict) or record.get("event") != "boot-log":
+            continue
+        if any(not isinstance(record.get(name), kind) for name, kind in _MEMBERS.items()):
+            raise MalformedImageError("console-line", "a damaged line of the boot log")
+        yield record

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attestation.eventlog import Event
+from attestation.eventlog import Event, replay
 from attestation.eventlog_ccel import parse_ccel_untrusted
 from attestation.quote import TDReport, parse_quote_untrusted
 from enclave.image.config import (
@@ -26,8 +26,8 @@ from enclave.image.config import (
     encode_guest_config,
     parse_guest_config_untrusted,
 )
-from enclave.image.console import CONSOLE_BYTES_MAX, boot_log_untrusted
-from enclave.image.errors import ImageError
+from enclave.image.console import CONSOLE_BYTES_MAX, boot_log_kinds_untrusted, boot_log_untrusted
+from enclave.image.errors import ImageError, MeasurementMismatchError
 from enclave.image.folder import BuiltImage, load_image
 from enclave.image.fragment import policy_fragment
 from enclave.image.measurements import Measurements
@@ -85,7 +85,11 @@ def measure(
     policy: Annotated[bool, typer.Option("--policy", help="Print the policy fragment only.")] = False,
     allow_debug: Annotated[bool, typer.Option(help="Make a policy for a debug image too.")] = False,
     acpi: Annotated[
-        Path | None, typer.Option(help="Folder with table-loader, rsdp and tables of a shape: adds RTMR[0].")
+        Path | None,
+        typer.Option(
+            help="Adds RTMR[0] of a shape: a folder with its table-loader, rsdp and tables, or the console of a "
+            "debug guest of that shape."
+        ),
     ] = None,
     memory: Memory = 2048,
     out: Annotated[Path | None, typer.Option(help="Where to write measurements.json.")] = None,
@@ -196,13 +200,18 @@ def verify(
     loading = KernelLoading.QEMU_PATCHED if emulated else KernelLoading.AS_IS
     host = HostShape(kernel_loading=loading, memory_bytes=memory * MIB)
     predicted = _boot_of(load_image(folder).measure(host=host), boot).events
-    observed = _observed(ccel=ccel, tpm_log=tpm_log, console=console)
+    observed, of_a_td = _observed(ccel=ccel, tpm_log=tpm_log, console=console)
     difference = first_difference(predicted, observed, registers=(1, 2))
+    rtmr0 = replay(observed)[0].hex() if of_a_td else None
     if difference is None and quote is not None:
         body = parse_quote_untrusted(read_file(quote, what="quote")).body
         if not isinstance(body, TDReport):
             raise ConfigError(f"{quote} is a quote of an SGX enclave, not of a TD")
         require_registers(predicted, body.rtmrs, registers=(1, 2))
+        if rtmr0 is not None and body.rtmrs[0].hex() != rtmr0:
+            raise MeasurementMismatchError(
+                "register-differs", f"RTMR[0] is {body.rtmrs[0].hex()}, but the log leads to {rtmr0}"
+            )
     if as_json:
         print_json(
             {
@@ -210,11 +219,14 @@ def verify(
                 "boot": boot.value,
                 "events": len([item for item in predicted if item.register in (1, 2)]),
                 "registers_checked": quote is not None,
+                "rtmr0": rtmr0,
                 "first_difference": None if difference is None else str(difference),
             }
         )
     elif difference is None:
         print("RTMR[1] and RTMR[2]: every event is as predicted")
+        if rtmr0 is not None:
+            print(f"RTMR[0] of this machine's shape, to pin if you trust this boot: {rtmr0}")
         if quote is None:
             print("the log alone is the host's word: pass --quote to compare the registers too")
     if difference is not None:
@@ -234,28 +246,38 @@ def _boot_of(measured: Measurements, boot: Boot) -> Any:
     return measured.boots[boot]
 
 
-def _observed(*, ccel: Path | None, tpm_log: Path | None, console: Path | None) -> Sequence[Event]:
+def _observed(
+    *, ccel: Path | None, tpm_log: Path | None, console: Path | None
+) -> tuple[Sequence[Event], bool]:
+    """Return the events of a boot, and whether a TD logged them: a TPM's log knows no RTMR[0]."""
     given = [path for path in (ccel, tpm_log, console) if path is not None]
     if len(given) != 1:
         raise ConfigError("which boot? hint: one of --ccel, --tpm-log, --console")
     if ccel is not None:
-        return parse_ccel_untrusted(read_file(ccel, what="event log"))
+        return parse_ccel_untrusted(read_file(ccel, what="event log")), True
     if tpm_log is not None:
-        return parse_tpm_log_untrusted(read_file(tpm_log, what="event log"))
+        return parse_tpm_log_untrusted(read_file(tpm_log, what="event log")), False
     text = read_file(given[0], what="console output", bytes_max=CONSOLE_BYTES_MAX)
-    try:
-        return parse_ccel_untrusted(boot_log_untrusted(text, "ccel"))
-    except ImageError:
-        return parse_tpm_log_untrusted(boot_log_untrusted(text, "tpm"))
+    if boot_log_kinds_untrusted(text) == {"tpm"}:
+        return parse_tpm_log_untrusted(boot_log_untrusted(text, "tpm")), False
+    return parse_ccel_untrusted(boot_log_untrusted(text, "ccel")), True
 
 
-def _acpi(folder: Path | None) -> AcpiBlobs | None:
-    if folder is None:
+def _acpi(source: Path | None) -> AcpiBlobs | None:
+    """Return the ACPI blobs of a shape out of a folder, or out of a debug guest's console."""
+    if source is None:
         return None
+    if source.is_dir():
+        return AcpiBlobs(
+            loader=read_file(source / "table-loader", what="ACPI table loader"),
+            rsdp=read_file(source / "rsdp", what="ACPI RSDP"),
+            tables=read_file(source / "tables", what="ACPI tables"),
+        )
+    console = read_file(source, what="console output", bytes_max=CONSOLE_BYTES_MAX)
     return AcpiBlobs(
-        loader=read_file(folder / "table-loader", what="ACPI table loader"),
-        rsdp=read_file(folder / "rsdp", what="ACPI RSDP"),
-        tables=read_file(folder / "tables", what="ACPI tables"),
+        loader=boot_log_untrusted(console, "acpi-loader"),
+        rsdp=boot_log_untrusted(console, "acpi-rsdp"),
+        tables=boot_log_untrusted(console, "acpi-tables"),
     )
 
 

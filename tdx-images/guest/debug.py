@@ -1,6 +1,5 @@
 """What a debug image does beyond a production one."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +7,16 @@ from pathlib import Path
 from enclave.errors import EnclaveError
 from enclave.tsm import TsmAttester
 
-_ACPI = ("etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables")
 _FW_CFG = Path("/sys/firmware/qemu_fw_cfg/by_name")
+_ACPI = {"acpi-loader": "etc/table-loader", "acpi-rsdp": "etc/acpi/rsdp", "acpi-tables": "etc/acpi/tables"}
 
 
-def before_node(log: Callable[..., None]) -> None:
-    """Print the digests of the machine's ACPI blobs, and whether configfs-tsm gives quotes here."""
-    for name in _ACPI:
+def before_node(log: Callable[..., None], print_blob: Callable[[str, bytes], None]) -> None:
+    """Print the machine's ACPI blobs, for RTMR[0], and whether configfs-tsm gives quotes here."""
+    for kind, name in _ACPI.items():
         blob = _FW_CFG / name / "raw"
         if blob.exists():
-            data = blob.read_bytes()
-            log("acpi-blob", name=name, size=len(data), sha384=hashlib.sha384(data).hexdigest())
+            print_blob(kind, blob.read_bytes())
     report_data = os.urandom(64)
     try:
         quote = TsmAttester().quote(report_data)

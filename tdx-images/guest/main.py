@@ -37,6 +37,7 @@ ENVIRONMENT = {
 DHCP_TRIES = 8
 LINE_BYTES_MAX = 16 * 1024
 BOOT_LOG_BYTES_MAX = 512 * 1024
+BOOT_LOG_PIECE_BYTES = 6000
 CCEL_PADDING_KEPT = 64
 STOP_SECONDS = 15
 
@@ -99,7 +100,7 @@ def _run() -> None:
     if profile is Profile.DEBUG:
         from guest import debug
 
-        debug.before_node(log)
+        debug.before_node(log, _print_blob)
     _supervise(node_environment(image))
 
 
@@ -187,16 +188,13 @@ def _print_boot_logs() -> None:
         if path.exists():
             with path.open("rb") as file:
                 data = file.read(BOOT_LOG_BYTES_MAX)
-            if kind == "ccel":
-                data = without_padding(data)
-            for at in range(0, len(data), 6000):
-                log(
-                    "boot-log",
-                    kind=kind,
-                    offset=at,
-                    size=len(data),
-                    data=base64.b64encode(data[at : at + 6000]).decode(),
-                )
+            _print_blob(kind, without_padding(data) if kind == "ccel" else data)
+
+
+def _print_blob(kind: str, data: bytes) -> None:
+    for at in range(0, len(data), BOOT_LOG_PIECE_BYTES):
+        piece = base64.b64encode(data[at : at + BOOT_LOG_PIECE_BYTES]).decode()
+        log("boot-log", kind=kind, offset=at, size=len(data), data=piece)
 
 
 def without_padding(area: bytes) -> bytes:

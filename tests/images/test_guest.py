@@ -3,6 +3,7 @@
 import importlib
 import json
 import struct
+import subprocess
 import sys
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -20,6 +21,7 @@ from node.cli.image import app
 from node.daemon import _build_date
 from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
+from tests.support.netns import unavailable
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,6 +100,34 @@ def test_a_lease_is_renewed_at_half_its_time_and_given_up_at_its_end():
     tenancy.renewed(parse(answer(options={51: (600).to_bytes(4, "big")}))[1], now=5000)
     assert tenancy.ask_at == 5300
     assert not tenancy.expired(now=5599)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_path):
+    resolv = tmp_path / "resolv.conf"
+    inside = f"mount -t sysfs sysfs /sys && exec {sys.executable} -m tests.images.dhcp_link {resolv}"
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "--", "sh", "-c", inside],
+        capture_output=True, text=True, check=False, timeout=100, cwd=harness.PROJECT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+
+    assert shown["finished"], shown
+    answered = [item for item in shown["seen"] if item["kind"] != "unanswered"]
+    silence = [item for item in shown["seen"] if item["kind"] == "unanswered"]
+    assert [item["kind"] for item in answered] == [item["wanted"] for item in answered]
+    # Whoever renews says which address it holds; whoever asks anew holds none (RFC 2131, table 5).
+    bound = [item["bound"] for item in answered]
+    none, first, second = "0.0.0.0", "10.0.2.15", "10.0.2.16"
+    assert bound == [none, none, first, first, none, none, second, none, none]
+    assert silence
+    assert {item["bound"] for item in silence} == {second}
+    said = [(item["event"], item["address"]) for item in shown["said"] if item["event"] == "dhcp-lease"]
+    assert said == [("dhcp-lease", first), ("dhcp-lease", second), ("dhcp-lease", second)]
+    assert [item["local"] for item in shown["link"][0]["addr_info"]] == ["10.0.2.16"]
+    assert [item["gateway"] for item in shown["routes"] if item["dst"] == "default"] == ["10.0.2.2"]
+    assert resolv.read_text() == "nameserver 10.0.2.2\n"
 
 
 def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_alone(monkeypatch):

@@ -1,15 +1,18 @@
+import base64
 import hashlib
 import json
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
 
-from attestation.eventlog import Event, Origin
+from attestation.eventlog import Event, Origin, replay
 from attestation.eventlog_ccel import encode_ccel
 from enclave.image.config import parse_guest_config_untrusted
-from enclave.image.errors import ImageError, MalformedImageError
+from enclave.image.errors import ImageError, MalformedImageError, MeasurementMismatchError
 from enclave.image.folder import load_image
-from enclave.image.rtmr import Boot
+from enclave.image.rtmr import Boot, MeasuredEvent
+from enclave.mock.authority import MockAuthority
 from node.cli.image import app
 from node.errors import ConfigError
 from tests.enclave.image.test_predict import image
@@ -77,6 +80,61 @@ def test_a_boot_as_predicted_is_accepted(folder):
     done = run("verify", folder, "--ccel", folder / "log", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["as_predicted"] is True
+
+
+def with_quote(folder, *, rtmr0):
+    """The log of a boot as predicted, with one event of the machine's shape, and a quote of it."""
+    predicted = load_image(folder).measure().boots[Boot.DIRECT].events
+    shape = MeasuredEvent(register=0, label="shape", digest=hashlib.sha384(b"acpi").digest())
+    events = [
+        Event(origin=Origin.CCEL, register=item.register, type=0xD, name="", digest=item.digest, data=b"")
+        for item in (shape, *predicted)
+    ]
+    (folder / "log").write_bytes(encode_ccel(events))
+    _, rtmr1, rtmr2, _ = replay(events)
+    td = MockAuthority.create(datetime(2026, 11, 22, tzinfo=UTC)).create_td(
+        rtmrs=(rtmr0 or replay(events)[0], rtmr1, rtmr2, bytes(48))
+    )
+    (folder / "quote").write_bytes(td.quote(bytes(64)))
+    return replay(events)[0]
+
+
+def test_the_register_of_the_machines_shape_is_captured_from_a_boot_that_its_quote_confirms(folder):
+    rtmr0 = with_quote(folder, rtmr0=None)
+    done = run("verify", folder, "--ccel", folder / "log", "--quote", folder / "quote", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["rtmr0"] == rtmr0.hex()
+
+    # A log that leads to another value than the quote has is nothing to pin.
+    with_quote(folder, rtmr0=bytes(48))
+    refused = run("verify", folder, "--ccel", folder / "log", "--quote", folder / "quote")
+    assert isinstance(refused.exception, MeasurementMismatchError)
+    assert refused.exception.reason == "register-differs"
+
+
+def test_the_shape_of_a_machine_is_read_from_a_debug_guests_console(folder):
+    blobs = {"acpi-loader": b"loader" * 900, "acpi-rsdp": b"rsdp", "acpi-tables": b"tables" * 3000}
+    lines = [
+        json.dumps(
+            {"event": "boot-log", "kind": kind, "offset": at, "size": len(data)}
+            | {"data": base64.b64encode(data[at : at + 6000]).decode()}
+        )
+        for kind, data in blobs.items()
+        for at in range(0, len(data), 6000)
+    ]
+    (folder / "console").write_text("\r\n".join(lines))
+    parts = folder / "parts"
+    parts.mkdir()
+    for name, kind in (("table-loader", "acpi-loader"), ("rsdp", "acpi-rsdp"), ("tables", "acpi-tables")):
+        (parts / name).write_bytes(blobs[kind])
+
+    shown = [run("measure", folder, "--acpi", folder / source, "--json") for source in ("console", "parts")]
+    assert [done.exit_code for done in shown] == [0, 0]
+    measured = [json.loads(done.stdout) for done in shown]
+    assert measured[0]["rtmr0"] == measured[1]["rtmr0"]
+    labels = [item["label"] for item in measured[0]["rtmr0_events"]]
+    digests = [item["digest"] for item in measured[0]["rtmr0_events"]]
+    assert hashlib.sha384(blobs["acpi-tables"]).hexdigest() in digests, labels
 
 
 @pytest.mark.parametrize("boot", [Boot.UKI_DIRECT, Boot.UKI_DISK])
