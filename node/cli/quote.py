@@ -149,8 +149,10 @@ def _print_verdict(value: dict[str, Any]) -> None:
 
 def _shortfall_lines(tcb: dict[str, Any] | None) -> list[str]:
     """Say, for each part that could be better, what the nearest better level needs."""
+    if tcb is None:
+        return []
     lines = []
-    for when in () if tcb is None else ("launch", "current"):
+    for when in ("launch", "current"):
         evaluation = tcb[when] or {}
         for name in ("platform", "module", "qe"):
             part = evaluation.get(name)

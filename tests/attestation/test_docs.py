@@ -1,13 +1,19 @@
 """The documentation names what the code does: every step, every reason, every key of a policy, every member."""
 
 import re
+import shlex
 from pathlib import Path
+from string import Template
+
+import pytest
 
 from attestation.policy import load_policy_untrusted
 from attestation.report import verify_report
 from attestation.steps import Step
 from attestation.values import TD_ATTRIBUTE_BITS
 from tests.support import evidence
+from tests.support.cluster import cli
+from tests.support.vectors import VECTORS, needs_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "attestation.md").read_text()
@@ -24,6 +30,48 @@ ROLES = {
     "qe-identity-signer",
     "tdx-module",
 }
+
+
+def _commands() -> list[list[str]]:
+    """Return the words of every command in the walk-through, its variables filled in and its comment left out."""
+    variables: dict[str, str] = {}
+    out = []
+    for line in re.findall(r"^\$ (.*)$", DOCUMENT, re.MULTILINE):
+        words = shlex.split(Template(line).safe_substitute(variables), comments=True)
+        if words[0] == "bondstone":
+            out.append(words[1:])
+            continue
+        name, value = words[0].split("=")
+        variables[name] = value.replace("../shared/vectors", str(VECTORS))
+    return out
+
+
+LOCAL = [words for words in _commands() if words[1] not in {"fetch", "numbers"}]
+REMOTE = [words for words in _commands() if words[1] in {"fetch", "numbers"}]
+
+
+@needs_vectors
+@pytest.mark.parametrize("words", LOCAL, ids=" ".join)
+def test_every_command_of_the_walk_through_does_what_is_said(words):
+    done = cli(*words, env={"COLUMNS": "400"})
+
+    assert done.returncode == (1 if "case02" in " ".join(words) else 0), done.stderr
+    if done.returncode == 1:
+        shown = DOCUMENT.split("# exit status 1\n")[1].split("\n```")[0].splitlines()
+        for line, printed in zip(shown, done.stdout.splitlines(), strict=False):
+            assert printed.startswith(line.removesuffix("…"))
+        assert len(shown) == 3
+
+
+@pytest.mark.parametrize("words", REMOTE, ids=" ".join)
+def test_every_option_of_a_command_that_needs_a_network_exists(words):
+    known = cli(*words[:2], "--help").stdout
+
+    assert {word for word in words if word.startswith("--") and word not in known} == set()
+
+
+def test_the_walk_through_has_its_commands():
+    assert (len(LOCAL), len(REMOTE)) == (7, 3)
 
 
 def test_the_example_policy_is_a_policy():

@@ -26,7 +26,7 @@ from attestation.evaluation_numbers import (
     parse_evaluation_numbers_untrusted,
     verify_evaluation_numbers,
 )
-from attestation.trust import INTEL_SGX_ROOT
+from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault
 from enclave.mock.pki import Signer, make_crl
@@ -136,6 +136,26 @@ def test_an_expired_signer_is_refused_while_its_list_would_still_be_valid() -> N
     assert verify(signed_by(short, short))
     with pytest.raises(StaleEndorsementsError, match="evaluation-numbers-signer-expired"):
         verify(signed_by(short, short), NOW + timedelta(seconds=1))
+
+
+def test_an_expired_root_is_refused() -> None:
+    root = AUTHORITY.root
+    short = make(
+        "",
+        None,
+        subject=root.certificate.subject,
+        key=root.key,
+        ca=True,
+        path_length=1,
+        key_usage=usage("key_cert_sign", "crl_sign"),
+        not_after=NOW - timedelta(seconds=1),
+    )
+    pinned = TrustRoot.from_bytes_untrusted(short.certificate_der)
+    alone = replace(SIGNED, issuer_chain=AUTHORITY.tcb_signer.certificate_pem)
+
+    assert verify_evaluation_numbers(alone, root=pinned, now=NOW - timedelta(seconds=1))
+    with pytest.raises(StaleEndorsementsError, match="root-expired"):
+        verify_evaluation_numbers(alone, root=pinned, now=NOW)
 
 
 def test_an_expired_root_crl_is_refused() -> None:
