@@ -8,6 +8,7 @@ from typing import Any
 
 from node.raft.events import Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
 from node.raft.types import Entry, Incarnation, Position
+from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 from node.simulation.scheduler import Scheduler
 
@@ -46,6 +47,9 @@ class Disk:
     def _keep(self, record: Record) -> None:
         match record:
             case SaveVote():
+                if record.term < self._term and self._entries:
+                    # The real one refuses to start from such a file.
+                    raise InvariantError("durable-term", f"term {record.term} is saved after {self._term}")
                 self._term, self._voted_for = record.term, record.voted_for
             case SaveTruncation():
                 del self._entries[record.index :]

@@ -97,6 +97,11 @@ class Blow(Enum):
     CLONE = "clone"  # its host boots a second TD from the same disk
     TRANSFER = "transfer"  # an operator moves leadership
     LEAVE = "leave"  # it says goodbye, dies and does not come back soon
+    LAPSE = "lapse"  # the collateral ends: everybody's ticket, and all bonds
+    OUTAGE = "outage"  # quotes cannot be verified: bonds that live stay, no new one comes
+
+
+RARE = (Blow.LAPSE, Blow.OUTAGE)  # they come with a run's other rarities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,7 @@ def draw_plan(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: 
 
     ``pace_us``: an election timeout or so; blows that fall much faster than that find nothing standing.
     """
-    blows = [blow for blow in Blow if rng.random() < 0.45] or [Blow.CRASH]
+    blows = [blow for blow in Blow if blow not in RARE and rng.random() < 0.45] or [Blow.CRASH]
     weights = [rng.random() + 0.05 for _ in blows]
     mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
     plan: list[Fault] = []
@@ -144,6 +149,19 @@ def draw_plan(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: 
         plan.append(_draw_fault(rng, blow, places, at_us, pace_us))
         at_us += int(rng.expovariate(1.0) * mean_gap_us) + 1
     return tuple(plan)
+
+
+def draw_rare_faults(rng: Random, *, pace_us: int) -> tuple[Fault, ...]:
+    """Draw a few blows that hit everybody."""
+    return tuple(
+        Fault(
+            at_us=rng.randint(1, 20) * pace_us,
+            blow=rng.choice(RARE),
+            targets=(),
+            span_us=_draw_span_us(rng, pace_us),
+        )
+        for _ in range(rng.randint(1, 3))
+    )
 
 
 def _draw_fault(rng: Random, blow: Blow, places: tuple[str, ...], at_us: int, pace_us: int) -> Fault:

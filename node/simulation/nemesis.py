@@ -18,6 +18,7 @@ class Targets(Protocol):
 
     def process_at(self, place: str) -> Process | None: ...
     def leader(self) -> Process | None: ...
+    def alive(self) -> list[Process]: ...
     def kill(self, process: Process, loss: BondLoss) -> None: ...
     def boot(self, place: str) -> Process | None: ...
     def clone(self, place: str) -> Process | None: ...
@@ -80,6 +81,12 @@ class Nemesis:
                 self._targets.transfer(self._find(fault.targets[0]) if fault.targets else None)
             case Blow.CLONE:
                 self._clone(fault)
+            case Blow.LAPSE:
+                for process in self._targets.alive():
+                    self._expire(process, fault.span_us)
+            case Blow.OUTAGE:
+                self._network.outages += 1
+                self._later(fault.span_us, self._end_outage)
             case _:
                 self._strike(fault)
 
@@ -111,10 +118,7 @@ class Nemesis:
                 self._network.starve(process)
                 self._later(fault.span_us, process.resume)
             case Blow.EXPIRE:
-                process.has_ticket = False
-                for link in self._network.links(process):
-                    self._network.flap(process, link.receiver, BondLoss.EXPIRED)
-                self._later(fault.span_us, self._renew, process)
+                self._expire(process, fault.span_us)
             case Blow.JUMP:
                 process.clock.wall_skew_ms += fault.amount
             case _:
@@ -123,6 +127,16 @@ class Nemesis:
     def _reboot(self, place: str, span_us: int) -> None:
         if span_us >= 0:
             self._later(max(1, span_us), self._targets.boot, place)
+
+    def _expire(self, process: Process, span_us: int) -> None:
+        process.has_ticket = False
+        for link in self._network.links(process):
+            self._network.flap(process, link.receiver, BondLoss.EXPIRED)
+        self._later(span_us, self._renew, process)
+
+    def _end_outage(self) -> None:
+        self._network.outages -= 1
+        self._network.reconnect_all()
 
     def _renew(self, process: Process) -> None:
         process.has_ticket = True

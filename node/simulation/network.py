@@ -50,6 +50,7 @@ class Network:
         self._members: list[Process] = []
         self._links: dict[Process, dict[Incarnation, Link]] = {}
         self._blocked: Counter[tuple[str, str]] = Counter()
+        self.outages = 0  # while there is one, nobody can attest to anybody: no new bonds
 
     # ---- who is there ---------------------------------------------------------
     def join(self, process: Process) -> None:
@@ -185,8 +186,9 @@ class Network:
         self.reconnect_all()
 
     def heal(self) -> None:
-        """Undo every block and every hold."""
+        """Undo every block, every hold and every outage."""
         self._blocked.clear()
+        self.outages = 0
         for process in self._members:
             for link in self._links[process].values():
                 link.last_due_us = 0  # nothing waits behind a message that takes half a minute
@@ -245,7 +247,7 @@ class Network:
         if link.epoch != epoch or (link.up and back.up):
             return
         first, second = link.sender, link.receiver
-        if not (first.alive and second.alive and first.has_ticket and second.has_ticket):
+        if self.outages or not (first.alive and second.alive and first.has_ticket and second.has_ticket):
             return
         if self._is_blocked(link) or self._is_blocked(back):
             return

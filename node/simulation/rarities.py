@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from node.raft.types import Bootstrap, Settings
+from node.simulation.faults import Fault, draw_rare_faults
 from node.simulation.scheduler import MS_US
 
 
@@ -18,11 +19,13 @@ class Rarities:
     Attributes:
         settings: with the rare ones in it.
         weather, shape: fields of ``Weather`` and ``Shape``.
+        plan: faults beside the others.
     """
 
     settings: Settings
     weather: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
+    plan: tuple[Fault, ...] = ()
 
 
 def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Rarities:
@@ -44,7 +47,8 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
         shape["founders"] = names
         shape["bootstrap_delay_ms"] = rng.choice((0, 1, 3)) * election_ms
         settings = replace(settings, on_rival=rng.choice(("refuse", "discard-shorter")))
-    return Rarities(settings=settings, weather=weather, shape=shape)
+    plan = draw_rare_faults(rng, pace_us=election_ms * MS_US) if rng.random() < 0.15 else ()
+    return Rarities(settings=settings, weather=weather, shape=shape, plan=plan)
 
 
 def _draw_limits(rng: Random, settings: Settings) -> Settings:

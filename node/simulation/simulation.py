@@ -129,7 +129,7 @@ def draw_schedule(
         shape=shape,
         weather=weather,
         habits=draw_habits(rng),
-        plan=draw_plan(rng, names, pace_us=pace_us, length_us=_PLAN_US),
+        plan=(*draw_plan(rng, names, pace_us=pace_us, length_us=_PLAN_US), *rare.plan),
         merciful=rng.random() < 0.8,
         workload=workload,
         events=events,

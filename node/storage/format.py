@@ -242,7 +242,8 @@ class _Replay:
 
     def _vote(self, body: bytes, at: int) -> int:
         _, term, named = _VOTE.unpack_from(body, at)
-        if term < self.term:
+        # Who left a cluster that gave itself up begins anew, with an empty log (node.raft.rivals).
+        if term < self.term and self.log:
             raise ValueError("the term goes back")
         self.term, self.voted_for = term, None
         at += _VOTE.size

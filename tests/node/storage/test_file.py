@@ -53,6 +53,24 @@ def test_what_was_persisted_is_recovered(path):
     assert reopen(path) == recovered
 
 
+def test_the_term_begins_anew_with_an_empty_log_and_only_then(path):
+    # A member that left a cluster which gave itself up enters the next one at a lower term.
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(7, None), SaveEntries(entries(2))])
+    storage.persist([SaveTruncation(0)])
+    storage.persist([SaveVote(1, inc("b")), SaveEntries(entries(1))])
+    storage.close()
+
+    recovered = reopen(path)
+    assert (recovered.term, recovered.voted_for, len(recovered.entries)) == (1, inc("b"), 1)
+
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(0, None)])
+    storage.close()
+    with pytest.raises(CorruptStorageError, match="holds what is no record"):
+        FileStorage(path, ME)
+
+
 def used(path):
     """The file without the zeros at its end."""
     return path.read_bytes().rstrip(b"\0")
