@@ -25,7 +25,8 @@ class ApplyContext(NamedTuple):
         term: of the entry.
         index: of the entry, the revision that etcd users think in.
         sub: position of the command within its entry, from 0.
-        time_ms: the leader's clock at append, monotone in the log, Unix milliseconds.
+        time_ms: of the entry, Unix milliseconds, monotone in the log. It goes by the leader's monotonic clock
+            and follows its wall clock only slowly (at most a tenth faster or slower), for hosts can set that.
         group_id: 32 bytes.
     """
 

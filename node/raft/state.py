@@ -167,6 +167,7 @@ class State(ABC):
         self.now = now_ms
         self.wall = 0
         self.born_ms = now_ms
+        self.appended_ms = now_ms
         self.halted: str | None = None
         self.out = Effects()
 

@@ -66,7 +66,7 @@ class Entry(NamedTuple):
         term: leader's term, from 1.
         index: from 1, without gaps.
         kind: what the payload is.
-        time_ms: the leader's clock, clamped to be monotone in the log; Unix milliseconds.
+        time_ms: Unix milliseconds, monotone in the log: see ``Replication._log_time``.
         payload: deterministic CBOR.
         chain: 32 bytes.
     """

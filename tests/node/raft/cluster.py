@@ -101,6 +101,7 @@ class Cluster:
         self.due = {}
         self.tokens = 0
         self.drop = lambda sender, to, message: False
+        self.wall_skew_ms = {}  # name -> by how much its host's wall clock is wrong
 
     def add(
         self,
@@ -137,10 +138,13 @@ class Cluster:
                     self.bond(name, other)
         return node
 
+    def wall(self, name):
+        return WALL_MS + self.now + self.wall_skew_ms.get(name, 0)
+
     # ---- one step -----------------------------------------------------------
     def step(self, name, *events):
         node = self.nodes[name]
-        effects = node.step_many(self.now, events, wall_ms=WALL_MS + self.now)
+        effects = node.step_many(self.now, events, wall_ms=self.wall(name))
         for send in effects.sends:
             for to in send.to:
                 self.wire.append((name, to.name, send.message))
