@@ -159,7 +159,9 @@ class Origin(Reads):
             return True
         if box.had:
             self._renew_session()
-        if self.lead is not None or self.in_step:
+        # Asked for as of an entry that is long past, it would be taken for a late copy, and void.
+        up_to_date = self.replica.applied.index == self.commit
+        if up_to_date and (self.lead is not None or self.in_step):
             self._ask_session("open")
         return False
 

@@ -363,3 +363,15 @@ def test_what_the_origin_acknowledged_is_forgotten():
     session = cluster.nodes["a"].box.session
 
     assert len(cluster.nodes["b"].replica.table._sessions[session].outcomes) <= 2
+
+
+def test_a_members_first_command_waits_for_no_election_timeout():
+    """Its session is asked for as of what it has applied; asked for before that, it would be void."""
+    cluster = three()
+    for _ in range(20):
+        cluster.outcome(cluster.execute(cluster.leader(), 1))
+    cluster.add("d", bootstrap=Bootstrap.JOIN)
+    started = cluster.now
+
+    assert isinstance(cluster.outcome(cluster.execute("d", 1)), Ok)
+    assert cluster.now - started < cluster.settings.election_timeout_ms // 2
