@@ -13,6 +13,7 @@ from attestation.signed_json import Members, parse_json_untrusted
 from attestation.values import OUT_OF_DATE_STATUSES, RELAUNCH_STATUSES, TcbStatus
 
 COMPONENTS: Final = 16
+SVN_MAX: Final = 255
 LABEL_LENGTH_MAX: Final = 64
 _PLATFORM_STATUSES: Final = frozenset(TcbStatus) - RELAUNCH_STATUSES
 _ISV_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
@@ -200,12 +201,10 @@ def _components(tcb: Members, name: str) -> tuple[int, ...]:
     items = tcb.array(name)
     if len(items) != COMPONENTS:
         tcb.refuse(name, f"has {len(items)} components, expected {COMPONENTS}")
-    svns: list[int] = []
-    for item in items:
-        svn = item.get("svn") if isinstance(item, dict) else None
-        if type(svn) is not int or not 0 <= svn <= 255:
-            tcb.refuse(name, "has a component whose svn is not an integer in 0..255")
-        svns.append(svn)
+    svns = [item.get("svn") if isinstance(item, dict) else None for item in items]
+    # By exact type: bool is an int in Python.
+    if set(map(type, svns)) != {int} or min(svns) < 0 or max(svns) > SVN_MAX:
+        tcb.refuse(name, f"has a component whose svn is not an integer in 0..{SVN_MAX}")
     return tuple(svns)
 
 

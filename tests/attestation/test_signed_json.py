@@ -14,6 +14,7 @@ from attestation.signed_json import (
     extract_signed_untrusted,
     parse_json_untrusted,
 )
+from attestation.strict_json import parse_strict_untrusted
 from tests.support.vectors import needs_vectors, vector
 
 SIGNATURE = "ab" * 64
@@ -110,13 +111,16 @@ def test_depth_is_counted_outside_of_strings():
     assert parse_json_untrusted(deep, code="x")
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=10,
-    )
+# Texts with much in them that is brackets, quotes and escapes.
+_texts = st.text(alphabet='[]{}"\\ae') | st.text()
+json_values = st.recursive(
+    st.none() | st.booleans() | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=10,
 )
+
+
+@given(json_values)
 def test_what_json_writes_is_read_unless_it_is_too_deep(value):
     text = json.dumps(value)
     depth = _depth(value)
@@ -133,6 +137,25 @@ def _depth(value) -> int:
         items = value.values() if isinstance(value, dict) else value
         return 1 + max(map(_depth, items), default=0)
     return 0
+
+
+@given(st.text(alphabet='[]{}"\\:,1 ', max_size=40))
+def test_no_spelling_hides_depth(text):
+    """Whatever stands before it, what the decoder would follow too deep is refused before it is decoded."""
+    deep = text + "[" * 100_000
+
+    with pytest.raises(MalformedError, match="x-malformed"):
+        parse_json_untrusted(deep.encode(), code="x")
+
+
+@given(json_values)
+def test_depth_is_that_of_the_value(value):
+    depth = _depth(value)
+    for data in (json.dumps(value).encode(), json.dumps(value, ensure_ascii=False, indent=1).encode()):
+        assert parse_strict_untrusted(data, depth_max=depth) == value
+        if depth > 0:
+            with pytest.raises(MalformedError, match="json-too-deep"):
+                parse_strict_untrusted(data, depth_max=depth - 1)
 
 
 @given(st.binary(max_size=300))
