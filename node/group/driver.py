@@ -34,7 +34,7 @@ from node.raft.events import (
     Tick,
 )
 from node.raft.member import Member
-from node.raft.messages import Append, Chunk
+from node.raft.messages import Append, Chunk, Fetch
 from node.raft.types import Incarnation, NotExecuted, Outcome, Preference, Unknown
 from node.raft.wire import decode_untrusted, encode
 
@@ -78,6 +78,7 @@ class MemberDriver:
         self._inbox: deque[Event] = deque()
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._lazy: Send | None = None
         self._lazy_timer: asyncio.TimerHandle | None = None
         self._futures: dict[int, asyncio.Future[Outcome]] = {}
@@ -152,9 +153,8 @@ class MemberDriver:
         self._flush_scheduled = False
         if self._closed is not None:
             return
-        inbox = self._inbox
-        events = [inbox.popleft() for _ in range(min(len(inbox), EVENTS_PER_STEP_MAX))]
-        if inbox:
+        events = self._next_events()
+        if self._inbox:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
         now_ms = int(self._loop.time() * 1000)
@@ -167,6 +167,21 @@ class MemberDriver:
             # What it knows and what it said may differ now; nobody can tell by how much.
             logger.exception("the member failed")
             self._halt(f"internal-error: {type(exc).__name__}")
+
+    def _next_events(self) -> list[Event]:
+        """Take from the inbox what one step is to handle.
+
+        A chunk, or the asking for one, is the last of its step: each costs milliseconds, and the loop has to
+        come round to what others say, and to the writers, between two of them.
+        """
+        inbox = self._inbox
+        events: list[Event] = []
+        while inbox and len(events) < EVENTS_PER_STEP_MAX:
+            event = inbox.popleft()
+            events.append(event)
+            if isinstance(event, Received) and isinstance(event.message, Chunk | Fetch):
+                break
+        return events
 
     def _carry_out(self, effects: Effects) -> None:
         halted = next((notice for notice in effects.notices if isinstance(notice, Halted)), None)
@@ -237,9 +252,11 @@ class MemberDriver:
         """Let a tick come at ``tick_ms``, or earlier: an early tick costs less than moving the timer."""
         when = self._loop.time() + max(tick_ms - now_ms, 1) / 1000
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        # Kept here: uvloop gives a handle without ``when`` for what is due within half a millisecond.
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:

@@ -3,66 +3,23 @@
     sources   peers that answer Avail in our term, and the leader last
     search    Fetch(check = our position at k): the first source that has the same position starts the pull;
               else its hint lowers k, never below our commit
-    ranges    fixed index ranges behind k, one in flight per source; a chunk is taken only when what it
-              says precedes it is what we have
+    ranges    index ranges behind k, a few on their way from each source; a chunk is taken only when what
+              it says precedes it is what we have
     restart   a range: timeout, bond loss, refusal. Everything: a new term. No peer can trip an assertion.
 
 The leader's Appends that arrive meanwhile are kept up to a bound; a hole only means another pull.
 """
 
-from collections import deque
-from dataclasses import dataclass, field
 from typing import Final
 
 from node.raft.log import entry_bytes
 from node.raft.messages import ACK, Append, AppendReply, Avail, AvailReply, Chunk, Fetch, Verdict
+from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, PullState, Range
 from node.raft.replication import Replication
 from node.raft.types import Cursor, Incarnation, Position, Role
 
-RANGE_ENTRIES: Final = 512
 AVAIL_AGAIN_MS: Final = 1000
 AVAIL_ON_COMMIT_MS: Final = 100
-
-
-@dataclass(slots=True)
-class Range:
-    """Entries ``after+1..upto``, asked of one source at ``sent_ms``."""
-
-    after: int
-    upto: int
-    sent_ms: int
-
-
-@dataclass(slots=True)
-class PullState:
-    """One pull, valid in one term.
-
-    Attributes:
-        target: up to where we want everything: the latest ``prev`` that we could not match.
-        known: how far each peer can serve.
-        at: the next index to search an agreement at (while not ``joined``), then the first unassigned.
-        joined: the start is agreed upon.
-        flying: what each source was asked.
-        again: ranges to be asked anew, sorted.
-        resting: sources that could not help, and when to try them again.
-        held: chunks whose predecessor is not there yet, by ``after``.
-        buffer: the leader's Appends since, contiguous.
-        buffer_bytes: their size.
-    """
-
-    term: int
-    target: int
-    at: int
-    started_ms: int
-    asked_ms: int
-    joined: bool = False
-    known: dict[Incarnation, int] = field(default_factory=dict)
-    flying: dict[Incarnation, Range] = field(default_factory=dict)
-    again: list[tuple[int, int]] = field(default_factory=list)
-    resting: dict[Incarnation, int] = field(default_factory=dict)
-    held: dict[int, Chunk] = field(default_factory=dict)
-    buffer: deque[Append] = field(default_factory=deque)
-    buffer_bytes: int = 0
 
 
 class Pull(Replication):
@@ -126,20 +83,25 @@ class Pull(Replication):
         return self.cluster
 
     def _sources(self, pull: PullState) -> list[Incarnation]:
-        """Idle sources in the order of preference: peers by id, the leader last, and not at once."""
+        """Sources in the order of preference: peers by id, the leader last, and not at once."""
         leader = self.leader
         resting = {peer for peer, until in pull.resting.items() if self.now < until}
-        known = [peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting]
-        idle = sorted(peer for peer in known if peer not in pull.flying)
-        if leader is None or leader not in self.peers or leader in pull.flying or leader in resting:
-            return idle
-        lowest = min(pull.again[0][0], pull.at) if pull.again else pull.at
-        if any(pull.known[peer] > lowest for peer in known):
-            return idle
+        known = sorted(
+            peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting
+        )
+        if leader is None or leader not in self.peers or leader in resting:
+            return known
+        if any(pull.known[peer] > pull.lowest for peer in known):
+            return known
         alone = all(peer == leader for peer in self.audience)
         waited = self.now - pull.started_ms >= self.settings.heartbeat_ms
         answered = len(known) >= len(self.audience) - 1
-        return [*idle, leader] if alone or waited or answered else idle
+        return [*known, leader] if alone or waited or answered else known
+
+    def _has_window(self, pull: PullState, source: Incarnation) -> bool:
+        flight = pull.flying.get(source)
+        limit = RANGES_OF_LEADER if source == self.leader else RANGES_PER_SOURCE
+        return flight is None or len(flight.ranges) < limit
 
     def _reach(self, pull: PullState, source: Incarnation) -> int:
         return pull.target if source == self.leader else pull.known.get(source, 0)
@@ -151,17 +113,23 @@ class Pull(Replication):
             if not pull.flying:
                 self._search(pull, sources)
             return
-        room = self.settings.catchup_buffer_bytes_max // self.settings.chunk_bytes_max
-        for source in sources:
-            if len(pull.held) + len(pull.flying) >= max(1, room):
-                break
-            reach = self._reach(pull, source)
-            work = self._next_range(pull, reach)
-            if work is None:
-                continue
-            after, upto = work
-            check = self.log.position(after) if after <= self.verified else None
-            self._fetch(pull, source, after, check, upto)
+        # The lowest range goes first: when every place is taken, the chunk that all wait for has one of them.
+        places = max(1, self.settings.catchup_buffer_bytes_max // self.settings.chunk_bytes_max)
+        asked = True
+        while asked:
+            asked = False
+            for source in sources:  # in turn, so that neighbouring ranges come from different ones
+                if pull.outstanding < places and self._has_window(pull, source):
+                    asked = self._ask_next(pull, source) or asked
+
+    def _ask_next(self, pull: PullState, source: Incarnation) -> bool:
+        work = pull.next_range(self._reach(pull, source))
+        if work is None:
+            return False
+        after, upto = work
+        check = self.log.position(after) if after <= self.verified else None
+        self._fetch(pull, source, after, check, upto)
+        return True
 
     def _search(self, pull: PullState, sources: list[Incarnation]) -> None:
         # An Append that fitted may have cut the log below where the search stood.
@@ -173,30 +141,11 @@ class Pull(Replication):
                 self._fetch(pull, source, pull.at, self.log.position(pull.at), upto)
                 return
 
-    def _next_range(self, pull: PullState, reach: int) -> tuple[int, int] | None:
-        for position, (after, upto) in enumerate(pull.again):
-            if reach > after:
-                del pull.again[position]
-                if reach < upto:
-                    self._ask_again(pull, reach, upto)
-                return after, min(upto, reach)
-        upto = min(pull.at + RANGE_ENTRIES, pull.target, reach)
-        if upto <= pull.at:
-            return None
-        after, pull.at = pull.at, upto
-        return after, upto
-
     def _fetch(
         self, pull: PullState, source: Incarnation, after: int, check: Position | None, upto: int
     ) -> None:
-        pull.flying[source] = Range(after, upto, self.now)
+        pull.sent(source, after, upto, self.now)
         self._send(source, Fetch(self._cluster, self.term, after, check, upto))
-
-    @staticmethod
-    def _ask_again(pull: PullState, after: int, upto: int) -> None:
-        if upto > after:
-            pull.again.append((after, upto))
-            pull.again.sort()
 
     def _on_avail_reply(self, sender: Incarnation, m: AvailReply) -> None:
         pull = self.pull
@@ -209,54 +158,58 @@ class Pull(Replication):
         pull = self.pull
         if pull is None or m.term != self.term or pull.term != self.term:
             return
-        asked = pull.flying.get(sender)
-        if asked is None or asked.after != m.after.index:
-            return  # late or repeated: the range was given to somebody else
         if self._wrong_genesis(m.entries):
             self._violation(sender, "wrong-genesis")
             return
-        del pull.flying[sender]
+        asked = pull.answered(sender, m.after.index, self.now)
+        if asked is None:
+            return  # late or repeated: the range was given to somebody else
         if not pull.joined:
             self._on_search_answer(pull, sender, asked, m)
         elif m.ok and m.entries:
-            pull.held[asked.after] = m
-            self._ask_again(pull, asked.after + len(m.entries), asked.upto)
+            self._hold_chunk(pull, asked, m)
         else:
             self._let_rest(pull, sender)
-            self._ask_again(pull, asked.after, asked.upto)
+            pull.ask_again(asked.after, asked.upto)
         self._drain_pull(pull)
 
     def _on_search_answer(self, pull: PullState, sender: Incarnation, asked: Range, m: Chunk) -> None:
         if m.ok:
             pull.joined = True
             pull.at = asked.upto
-            pull.held[asked.after] = m
-            self._ask_again(pull, asked.after + len(m.entries), asked.upto)
+            self._hold_chunk(pull, asked, m)
         elif m.hint < asked.after and asked.after > self.commit:
             pull.at = max(m.hint, self.commit)
         else:
             self._let_rest(pull, sender)
+
+    @staticmethod
+    def _hold_chunk(pull: PullState, asked: Range, m: Chunk) -> None:
+        pull.held[asked.after] = m
+        pull.ask_again(asked.after + len(m.entries), asked.upto)
+        if m.entries:
+            pull.fit_span(asked, len(m.entries))
 
     def _let_rest(self, pull: PullState, source: Incarnation) -> None:
         """It cannot help at present; ask the others first."""
         pull.resting[source] = self.now + self.settings.heartbeat_ms
 
     def _drain_pull(self, pull: PullState) -> None:
-        """Take every chunk whose predecessor we have, then the kept Appends, then ask for more."""
-        progress = True
-        while progress:
-            progress = False
-            for after in sorted(pull.held):
-                chunk = pull.held[after]
-                first = pull.joined and self._may_take(chunk)
-                if first:
-                    del pull.held[after]
-                    self._take_pulled(chunk)
-                    progress = True
-                elif after <= self.verified:
-                    # Its predecessor is not what we now know to be right: fetch the range again.
-                    del pull.held[after]
-                    self._ask_again(pull, after, after + len(chunk.entries))
+        """Take a chunk whose predecessor we have, then the kept Appends, then ask for more.
+
+        Only one: what is said to us meanwhile must not wait for all that came late and at once. The next is
+        due with the next tick (``_pull_due``).
+        """
+        for after in sorted(pull.held):
+            chunk = pull.held[after]
+            if pull.joined and self._may_take(chunk):
+                del pull.held[after]
+                self._take_pulled(chunk)
+                break
+            if after <= self.verified:
+                # Its predecessor is not what we now know to be right: fetch the range again.
+                del pull.held[after]
+                pull.ask_again(after, after + len(chunk.entries))
         self._replay_kept(pull)
         if self.pull is pull:
             self._drive_pull(pull)
@@ -291,19 +244,17 @@ class Pull(Replication):
         if pull.term != self.term or self.role is Role.LEADER:
             self.pull = None
             return
-        late = [
-            source
-            for source, asked in pull.flying.items()
-            if source not in self.peers or self.now - asked.sent_ms >= self.settings.election_timeout_ms
-        ]
-        for source in late:
-            asked = pull.flying.pop(source)
-            self._let_rest(pull, source)
-            if pull.joined:
-                self._ask_again(pull, asked.after, asked.upto)
+        late = False
+        for source in list(pull.flying):
+            patience_ms = self.settings.election_timeout_ms if source in self.peers else 0
+            for asked in pull.take_late(source, self.now, patience_ms):
+                late = True
+                self._let_rest(pull, source)
+                if pull.joined:
+                    pull.ask_again(asked.after, asked.upto)
         if late or self.now - pull.asked_ms >= AVAIL_AGAIN_MS:
             self._ask_availability(pull)
-        self._drive_pull(pull)
+        self._drain_pull(pull)
 
     def _ask_availability(self, pull: PullState) -> None:
         """Again every second and on every commit advance: what peers can serve grows (C10)."""
@@ -315,8 +266,10 @@ class Pull(Replication):
         if not pull.flying and self.now - pull.started_ms < self.settings.heartbeat_ms:
             due = min(due, pull.started_ms + self.settings.heartbeat_ms)
         due = min([due, *(until for until in pull.resting.values() if until > self.now)])
-        for asked in pull.flying.values():
-            due = min(due, asked.sent_ms + self.settings.election_timeout_ms)
+        for flight in pull.flying.values():
+            due = min(due, flight.due_ms(self.settings.election_timeout_ms))
+        if any(after <= self.verified for after in pull.held):
+            due = self.now
         return due
 
     # ---- the serving side ---------------------------------------------------

@@ -70,7 +70,7 @@ def _check_pull(process: Process, member: Any, pull: Any) -> None:
     bytes_max = settings.catchup_buffer_bytes_max
     _at_most(process, "kept Appends (bytes)", pull.buffer_bytes, bytes_max)
     chunks_max = max(1, bytes_max // settings.chunk_bytes_max)
-    _at_most(process, "chunks asked for or held", len(pull.held) + len(pull.flying), chunks_max)
+    _at_most(process, "chunks asked for or held", pull.outstanding, chunks_max)
     _at_most(process, "sources", len(pull.flying), len(member.peers))
     # Ranges to ask again are disjoint and not empty.
     _at_most(process, "ranges to ask again", len(pull.again), pull.at)

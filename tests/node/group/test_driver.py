@@ -14,11 +14,12 @@ from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.machines.base import ApplyContext
 from node.machines.counter import Counter
-from node.raft.events import Effects, Execute, Notice, Query, Record, Recovered
+from node.raft.events import Cancel, Effects, Execute, Notice, Query, Record, Recovered, Tick
 from node.raft.log import MemoryLog
 from node.raft.member import Member
-from node.raft.messages import Append, VoteReply, VoteRequest
+from node.raft.messages import Append, Chunk, Fetch, VoteReply, VoteRequest
 from node.raft.types import (
+    ORIGIN,
     Applied,
     Bootstrap,
     Consistency,
@@ -398,3 +399,77 @@ def test_a_bug_in_the_member_ends_every_future(
 
     run(scenario)
     assert "the member failed" in caplog.text
+
+
+def test_a_member_that_wants_its_next_tick_at_once_gets_it_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uvloop's handle of a call that is due at once does not say when it is due."""
+
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        step_many = driver.member.step_many
+        # The step itself takes so long that what it wants "now" is long past when it ends.
+        clock = [0.0]
+        monkeypatch.setattr(driver, "_loop", LateLoop(driver._loop, clock))
+
+        def at_once(now_ms: int, events: list[Any], *, wall_ms: int) -> Effects:
+            effects = step_many(int(asyncio.get_running_loop().time() * 1000), events, wall_ms=wall_ms)
+            effects.next_tick_ms = now_ms
+            return effects
+
+        monkeypatch.setattr(driver.member, "step_many", at_once)
+        driver.submit(Tick())
+        driver.submit(Tick())
+        steps = bonds.steps
+        await until(lambda: bonds.steps > steps + 10)
+
+        assert bonds.halts == []
+
+    run(scenario)
+
+
+class LateLoop:
+    """A loop on which every call is due at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: list[float]) -> None:
+        self._loop = loop
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock[0]
+
+    def call_at(self, _when: float, callback: Callable[[], None]) -> asyncio.Handle:
+        return self._loop.call_soon(callback)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_a_chunk_ends_its_step_so_that_the_loop_comes_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        steps: list[list[str]] = []
+        step_many = driver.member.step_many
+
+        def note(now_ms: int, events: list[Any], *, wall_ms: int) -> Effects:
+            steps.append([type(getattr(event, "message", event)).__name__ for event in events])
+            return step_many(now_ms, events, wall_ms=wall_ms)
+
+        monkeypatch.setattr(driver.member, "step_many", note)
+        chunk = Chunk(bytes(32), 1, ORIGIN, True, (), 0)
+        fetch = Fetch(bytes(32), 1, 0, None, 1)
+        for message in (chunk, chunk, fetch, fetch):
+            driver.payload(PEER, encode(message))
+        driver.submit(Cancel(99))
+        driver.submit(Cancel(99))
+        await until(lambda: sum(map(len, steps)) >= 6)
+
+        wanted = [["Chunk"], ["Chunk"], ["Fetch"], ["Fetch"], ["Cancel", "Cancel"]]
+        assert [step for step in steps if step != ["Tick"]] == wanted
+
+    run(scenario)

@@ -1,0 +1,137 @@
+"""Which entries a pull has asked of whom, and which it still has to (3.5)."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from node.raft.messages import Append, Chunk
+from node.raft.types import Incarnation
+
+RANGE_ENTRIES: Final = 512
+# So many ranges are on their way from one source at a time: an answer that takes long to come must not make
+# the pull wait. A leader has better to do.
+RANGES_PER_SOURCE: Final = 8
+RANGES_OF_LEADER: Final = 2
+# A range whose source goes on answering others is given up after so many election timeouts.
+OVERTAKEN_FACTOR: Final = 4
+
+
+@dataclass(slots=True)
+class Range:
+    """Entries ``after+1..upto``, asked of one source at ``sent_ms``."""
+
+    after: int
+    upto: int
+    sent_ms: int
+
+
+@dataclass(slots=True)
+class Flight:
+    """What one source was asked.
+
+    Attributes:
+        heard_ms: when it last answered; at first, when it was first asked.
+        ranges: by ``after``, oldest first.
+    """
+
+    heard_ms: int
+    ranges: dict[int, Range] = field(default_factory=dict)
+
+    def due_ms(self, patience_ms: int) -> int:
+        """Return when the oldest range is late."""
+        sent_ms = next(iter(self.ranges.values())).sent_ms
+        return min(max(sent_ms, self.heard_ms) + patience_ms, sent_ms + OVERTAKEN_FACTOR * patience_ms)
+
+
+@dataclass(slots=True)
+class PullState:
+    """One pull, valid in one term.
+
+    Attributes:
+        target: up to where we want everything: the latest ``prev`` that we could not match.
+        known: how far each peer can serve.
+        at: the next index to search an agreement at (while not ``joined``), then the first unassigned.
+        joined: the start is agreed upon.
+        span: how many entries to ask for at a time: what fits into a chunk.
+        flying: what each source was asked; no source without a range.
+        again: ranges to be asked anew, sorted.
+        resting: sources that could not help, and when to try them again.
+        held: chunks whose predecessor is not there yet, by ``after``.
+        buffer: the leader's Appends since, contiguous.
+        buffer_bytes: their size.
+    """
+
+    term: int
+    target: int
+    at: int
+    started_ms: int
+    asked_ms: int
+    joined: bool = False
+    span: int = RANGE_ENTRIES
+    known: dict[Incarnation, int] = field(default_factory=dict)
+    flying: dict[Incarnation, Flight] = field(default_factory=dict)
+    again: list[tuple[int, int]] = field(default_factory=list)
+    resting: dict[Incarnation, int] = field(default_factory=dict)
+    held: dict[int, Chunk] = field(default_factory=dict)
+    buffer: deque[Append] = field(default_factory=deque)
+    buffer_bytes: int = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Chunks asked for or held: what may have to be kept in memory."""
+        return len(self.held) + sum(len(flight.ranges) for flight in self.flying.values())
+
+    @property
+    def lowest(self) -> int:
+        """The predecessor of the first entry that nobody is asked for."""
+        return min(self.again[0][0], self.at) if self.again else self.at
+
+    def next_range(self, reach: int) -> tuple[int, int] | None:
+        """Take the first range that a source can serve which reaches so far."""
+        for position, (after, upto) in enumerate(self.again):
+            if reach > after:
+                end = min(upto, reach, after + self.span)
+                del self.again[position]
+                self.ask_again(end, upto)
+                return after, end
+        upto = min(self.at + self.span, self.target, reach)
+        if upto <= self.at:
+            return None
+        after, self.at = self.at, upto
+        return after, upto
+
+    def ask_again(self, after: int, upto: int) -> None:
+        if upto > after:
+            self.again.append((after, upto))
+            self.again.sort()
+
+    def sent(self, source: Incarnation, after: int, upto: int, now_ms: int) -> None:
+        flight = self.flying.get(source)
+        if flight is None:
+            flight = self.flying[source] = Flight(now_ms)
+        flight.ranges[after] = Range(after, upto, now_ms)
+
+    def answered(self, source: Incarnation, after: int, now_ms: int) -> Range | None:
+        """Return the range that an answer is to; None if it was not asked, or given up."""
+        flight = self.flying.get(source)
+        asked = None if flight is None else flight.ranges.pop(after, None)
+        if flight is not None and asked is not None:
+            flight.heard_ms = now_ms
+            if not flight.ranges:
+                del self.flying[source]
+        return asked
+
+    def fit_span(self, asked: Range, count: int) -> None:
+        """A chunk of ``count`` entries came: ask for as many as fit into one."""
+        cut = count < asked.upto - asked.after
+        self.span = count if cut else min(max(self.span, 2 * count), RANGE_ENTRIES)
+
+    def take_late(self, source: Incarnation, now_ms: int, patience_ms: int) -> list[Range]:
+        """Give up the ranges of ``source`` that are late by now; return them."""
+        flight = self.flying[source]
+        late = []
+        while flight.ranges and now_ms >= flight.due_ms(patience_ms):
+            late.append(flight.ranges.pop(next(iter(flight.ranges))))
+        if not flight.ranges:
+            del self.flying[source]
+        return late

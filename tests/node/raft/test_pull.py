@@ -1,0 +1,252 @@
+"""Catching up (3.5): several ranges on their way, in any order, bounded, and never stuck."""
+
+import pytest
+
+from node.raft.entries import EMPTY_PAYLOAD, make_entries
+from node.raft.events import Execute, Received, Tick
+from node.raft.messages import Append, Avail, Chunk, Fetch
+from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, Flight, PullState
+from node.raft.types import Bootstrap, Entry, EntryKind, Position
+from tests.node.raft.cluster import Register, inc, three
+
+
+class Sum(Register):
+    """Adds, and keeps nothing that grows: these logs are long."""
+
+    def apply(self, command, context):
+        self.value += command
+
+
+@pytest.fixture(autouse=True)
+def long_logs(monkeypatch):
+    monkeypatch.setattr("tests.node.raft.cluster.Register", Sum)
+
+
+A, B = inc("a"), inc("b")
+PATIENCE_MS = 1000
+
+
+def filled(entries, **overrides):
+    """Three members with so many commands in their logs, and a learner whose Fetches are kept back."""
+    cluster = three(**overrides)
+    leader = cluster.leader()
+    for start in range(0, entries, 500):
+        count = min(500, entries - start)
+        cluster.step(leader, *[Execute(1000 + start + i, (1,)) for i in range(count)])
+        cluster.run(100)
+    return cluster
+
+
+def join(cluster, drop):
+    cluster.add("d", Bootstrap.JOIN, bond=False)
+    cluster.drop = drop
+    for other in "abc":
+        cluster.bond("d", other)
+
+
+def caught_up(cluster, entries):
+    return cluster.values()["d"] == entries
+
+
+# ---- how much is asked ---------------------------------------------------------
+def test_each_follower_is_asked_for_several_ranges_at_a_time_before_any_has_come():
+    cluster = filled(RANGE_ENTRIES * 20)
+    asked = []
+    arrived = []
+
+    def drop(sender, to, message):
+        if isinstance(message, Fetch):
+            asked.append(to)
+        if isinstance(message, Chunk):
+            arrived.append(message)
+            return len(arrived) > 1  # the answer to the search comes, and then nothing
+        return False
+
+    join(cluster, drop)
+    cluster.run(300)
+
+    followers = cluster.followers()
+    assert {name for name in "abc" if asked.count(name) >= RANGES_PER_SOURCE} == set(followers) - {"d"}
+    assert cluster.leader() not in asked
+    pull = cluster.nodes["d"].pull
+    assert all(len(flight.ranges) == RANGES_PER_SOURCE for flight in pull.flying.values())
+
+
+def test_a_leader_that_alone_can_serve_is_asked_for_little_at_a_time():
+    cluster = filled(RANGE_ENTRIES * 6)
+    leader = cluster.leader()
+    most = 0
+
+    def drop(sender, to, message):
+        nonlocal most
+        pull = cluster.nodes["d"].pull
+        if pull is not None:
+            most = max(most, *(len(flight.ranges) for flight in pull.flying.values()), 0)
+        return isinstance(message, Avail)
+
+    join(cluster, drop)
+    cluster.run_until(lambda: caught_up(cluster, RANGE_ENTRIES * 6))
+
+    assert most == RANGES_OF_LEADER
+    assert cluster.nodes[leader].role is not None
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+def test_a_pull_with_few_places_for_chunks_never_asks_for_more_and_comes_to_its_end(places):
+    cluster = filled(600, chunk_bytes_max=2000, catchup_buffer_bytes_max=2000 * places)
+    most = 0
+
+    def drop(sender, to, message):
+        nonlocal most
+        pull = cluster.nodes["d"].pull
+        most = max(most, 0 if pull is None else pull.outstanding)
+        return False
+
+    join(cluster, drop)
+    cluster.run_until(lambda: caught_up(cluster, 600))
+
+    assert most == places
+
+
+def test_chunks_that_come_in_the_wrong_order_are_taken_in_the_right_one():
+    cluster = filled(RANGE_ENTRIES * 10)
+    kept = []
+    searching = True
+
+    def drop(sender, to, message):
+        nonlocal searching
+        if isinstance(message, Chunk) and to == "d":
+            if searching:
+                searching = False
+                return False
+            kept.append((sender, message))
+            return True
+        return False
+
+    join(cluster, drop)
+    cluster.run(300)
+    assert len(kept) > RANGES_PER_SOURCE
+    cluster.drop = lambda sender, to, message: False
+    before = cluster.nodes["d"].log.last().index
+    for sender, message in reversed(kept):
+        if sender in cluster.nodes:
+            cluster.step("d", Received(cluster.nodes[sender].me, message))
+    cluster.run(500)
+
+    assert before <= 2 * RANGE_ENTRIES
+    assert caught_up(cluster, RANGE_ENTRIES * 10)
+
+
+def test_a_step_takes_a_chunk_or_two_and_the_next_is_due_at_once():
+    cluster = filled(RANGE_ENTRIES * 12)
+    kept = []
+    searching = True
+
+    def drop(sender, to, message):
+        nonlocal searching
+        if isinstance(message, Chunk) and to == "d" and not searching:
+            kept.append((sender, message))
+            return True
+        searching = searching and not isinstance(message, Chunk)
+        return False
+
+    join(cluster, drop)
+    cluster.run(100)
+    learner = cluster.nodes["d"]
+    kept.sort(key=lambda item: item[1].after.index, reverse=True)
+    for sender, message in kept:
+        reached = learner.log.last().index
+        effects = cluster.step("d", Received(cluster.nodes[sender].me, message))
+
+    first = learner.log.last().index - reached
+    assert 0 < first <= 2 * RANGE_ENTRIES
+    assert learner.pull.held
+    assert effects.next_tick_ms <= cluster.now
+    cluster.step("d", Tick())
+    assert 0 < learner.log.last().index - reached - first <= 2 * RANGE_ENTRIES
+
+
+def test_ranges_shrink_to_what_fits_into_a_chunk_and_grow_again():
+    pull = PullState(1, 10_000, 0, 0, 0)
+    pull.sent(A, 0, 512, 0)
+    pull.fit_span(pull.answered(A, 0, 1), 20)
+    assert pull.next_range(10_000) == (0, 20)
+    pull.sent(A, 0, 20, 2)
+    pull.fit_span(pull.answered(A, 0, 3), 20)
+
+    assert pull.next_range(10_000) == (20, 60)
+
+
+# ---- what becomes of a range ---------------------------------------------------
+def test_a_range_is_late_only_when_its_source_says_nothing_for_so_long():
+    pull = PullState(1, 10_000, 0, 0, 0)
+    for number in range(4):
+        pull.sent(A, number * 10, number * 10 + 10, 0)
+    pull.answered(A, 0, 900)
+
+    assert pull.take_late(A, 1899, PATIENCE_MS) == []
+    assert [r.after for r in pull.take_late(A, 1900, PATIENCE_MS)] == [10, 20, 30]
+    assert pull.flying == {}
+
+
+def test_a_range_that_others_overtake_is_late_after_a_while_though_its_source_talks():
+    flight = Flight(0)
+    pull = PullState(1, 10_000, 0, 0, 0, flying={A: flight})
+    pull.sent(A, 0, 10, 0)
+    for at in range(0, 4000, 100):
+        pull.sent(A, 10 + at, 20 + at, at)
+        pull.answered(A, 10 + at, at)
+
+    assert pull.take_late(A, 3999, PATIENCE_MS) == []
+    assert [r.after for r in pull.take_late(A, 4000, PATIENCE_MS)] == [0]
+
+
+def test_an_answer_counts_once_and_only_from_whom_it_was_asked():
+    pull = PullState(1, 10_000, 0, 0, 0)
+    pull.sent(A, 0, 10, 0)
+
+    assert pull.answered(B, 0, 1) is None
+    assert pull.answered(A, 5, 1) is None
+    assert pull.answered(A, 0, 1) is not None
+    assert pull.answered(A, 0, 2) is None
+
+
+def test_ranges_of_a_source_that_went_away_are_asked_of_another_at_once():
+    cluster = filled(RANGE_ENTRIES * 8)
+    gone = cluster.followers()[0]
+    join(cluster, lambda sender, to, message: isinstance(message, Chunk) and sender == gone)
+    cluster.run(100)
+    assert cluster.nodes["d"].pull is not None
+    cluster.unbond("d", gone)
+    cluster.run(PATIENCE_MS // 2)
+
+    assert caught_up(cluster, RANGE_ENTRIES * 8)
+
+
+# ---- the search ----------------------------------------------------------------
+def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
+    """The next tick asked for a position that was no longer there, and the member died of an IndexError."""
+    cluster = three()
+    leader, (follower, other) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[follower]
+    base = node.log.last()
+    term = node.term + 1
+    cluster.drop = lambda sender, to, message: True
+    own = Append(node.cluster, node.term, base, stray(base, node.term, 5), 0, 99)
+    cluster.step(follower, Received(cluster.nodes[leader].me, own))
+    assert node.log.last().index == base.index + 5
+    beyond = Append(node.cluster, term, Position(term, base.index + 9, bytes(32)), (), 0, 1)
+    cluster.step(follower, Received(cluster.nodes[other].me, beyond))
+    assert node.pull.at == base.index + 5
+    cut = Append(node.cluster, term, base, stray(base, term, 1), 0, 2)
+    cluster.step(follower, Received(cluster.nodes[other].me, cut))
+
+    assert node.log.last().index == base.index + 1
+    cluster.now += 5000
+    cluster.step(follower, Tick())
+    assert node.halted is None
+    assert node.pull is None or node.pull.at <= node.log.last().index
+
+
+def stray(after, term, count) -> tuple[Entry, ...]:
+    return make_entries(after, [(term, EntryKind.NOOP, 0, EMPTY_PAYLOAD)] * count)
