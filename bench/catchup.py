@@ -4,7 +4,9 @@ python -m bench.catchup [--entries 100000] [--rate 1000]
 
 Three voters take writes at a steady rate while a fourth node joins behind the whole log. All four are
 processes on this machine; the learner's process is up before it begins, so that the interpreter's start is
-not measured.
+not measured. Shares of a core are of process time: on a machine that does other work too, a learner with a
+share far below one did not get the core (or waited), and ``cpu_us_per_entry`` says what it could have done.
+Voters are listed leader first.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from node.dev import DevCluster
 
 IN_FLIGHT = 512
 VOTERS = 3
+BEFORE_S = 5.0
 AROUND_S = 1.0
 
 
@@ -52,20 +55,41 @@ async def fill(leader: Worker, entries: int) -> int:
         await leader.ask(do="load", in_flight=IN_FLIGHT, seconds=1.0)
 
 
+async def cpu_seconds(workers: list[Worker]) -> list[float]:
+    return [float((await worker.ask(do="status"))["cpu_s"]) for worker in workers]
+
+
+async def cpu_since(earlier: list[float], workers: list[Worker], seconds: float) -> list[float]:
+    """Return what share of a core each took since then."""
+    now = await cpu_seconds(workers)
+    return [round((after - before) / seconds, 2) for before, after in zip(earlier, now, strict=True)]
+
+
 async def measure(entries: int, rate: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
         everyone = workers(Path(directory))
         learner = everyone[-1]
         try:
-            leader, _followers = await settled(everyone[:VOTERS])
+            leader, followers = await settled(everyone[:VOTERS])
             length = await fill(leader, entries)
-            before = await leader.ask(do="rate", per_second=rate, seconds=5.0)
+            voters = [leader, *followers]
+            cpu = await cpu_seconds(voters)
+            before = await leader.ask(do="rate", per_second=rate, seconds=BEFORE_S)
+            cpu_before = await cpu_since(cpu, voters, BEFORE_S)
             learner.begin()
+            cpu, start = await cpu_seconds(voters), time.perf_counter()
             pulling = asyncio.ensure_future(learner.ask(do="catch_up", target=length))
             during = []
             while not pulling.done():
                 during.append(await leader.ask(do="rate", per_second=rate, seconds=AROUND_S))
-            return {"log": length, "pull": await pulling, "writes_before": before, "writes_during": during}
+            return {
+                "log": length,
+                "pull": await pulling,
+                "writes_before": before,
+                "writes_during": during,
+                "voters_cpu_share_before": cpu_before,
+                "voters_cpu_share_during": await cpu_since(cpu, voters, time.perf_counter() - start),
+            }
         finally:
             for worker in everyone:
                 worker.kill()

@@ -190,14 +190,16 @@ async def catch_up(system: BondstoneSystem, target: int) -> dict[str, Any]:
     asked = time.perf_counter()
     while (first := system.applied()) == 0:
         await asyncio.sleep(0.001)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     while (reached := system.applied()) < target:
         await asyncio.sleep(0.001)
-    took = time.perf_counter() - start
+    took, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "entries": reached - first,
         "seconds": round(took, 3),
         "entries_per_second": round((reached - first) / took),
+        "cpu_us_per_entry": round(cpu / (reached - first) * 1_000_000, 1),
+        "cpu_share": round(cpu / took, 2),
         "seconds_before_the_first": round(start - asked, 3),
     }
 
@@ -211,7 +213,7 @@ async def serve(system: System) -> None:
         answer: dict[str, Any]
         match request.pop("do"):
             case "status":
-                answer = {"ready": system.ready(), "leads": system.leads()}
+                answer = {"ready": system.ready(), "leads": system.leads(), "cpu_s": time.process_time()}
                 if isinstance(system, BondstoneSystem):
                     answer["applied"] = system.applied()
             case "load":
