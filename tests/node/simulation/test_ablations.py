@@ -5,6 +5,7 @@ logs, or a member that halts because it sees such a thing itself. Where the sear
 fail, it still goes on from there: the core may change, the rule must stay needed.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.node.simulation import ablations
 
 SEEDS_MAX = 250
 SCENARIOS = Path(__file__).parent / "scenarios"
+ROOT = Path(__file__).parents[3]
 
 
 def search(member, first, *, rules=False, **overrides):
@@ -163,3 +165,20 @@ def test_the_proof_s_own_rules_are_noticed_before_they_do_harm(member, first, or
 
     assert found is not None
     assert found[1] == oracle
+
+
+def test_every_rule_that_can_be_switched_off_is_in_the_table_and_has_a_test():
+    table = (ROOT / "node" / "raft" / "DESIGN.md").read_text()
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    classes = {
+        name
+        for name, value in vars(ablations).items()
+        if getattr(value, "__module__", "") == ablations.__name__
+    }
+    shown = {name for name in classes if not name.startswith("_")}
+
+    assert len(shown) > 20
+    assert {name for name in shown if f"ablations.{name}" not in tests} == set()
+    assert set(re.findall(r"`([A-Z]\w+)` [RDLP]", table)) <= shown
+    alone = {"CommitsOldTerms", "NoNoop", "ConfigBeforeNoop", "AcksLastIndex", "KeepsEveryQuery"}
+    assert {name for name in shown if f"`{name}`" not in table} == alone
