@@ -1,18 +1,23 @@
 """From a request's head to a principal with the role that it needs, or a refusal."""
 
+import hmac
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from node.api.problems import ProblemError
 from node.tokens import AccessError, AccessList, AccessRole, Principal
 
 # Where ``node.api.protocol`` leaves the certificate with which TLS authenticated the client, DER.
 CLIENT_CERTIFICATE: Final = "bondstone.client_certificate"
+# The Authorization header field that was accepted last on this connection, and whose it is.
+_SHOWN: Final = "bondstone.shown"
 _CHALLENGE: Final = 'Bearer realm="bondstone"'
 
 
 def authenticate(scope: Mapping[str, Any], access: AccessList) -> Principal:
     """Return who is asking: the bearer token counts if there is one, else the client certificate.
+
+    What a connection has shown once is remembered there, and only compared: the access list never changes.
 
     Raises:
         ProblemError: 401.
@@ -23,10 +28,16 @@ def authenticate(scope: Mapping[str, Any], access: AccessList) -> Principal:
             if authorization is not None:
                 raise _refused("credentials-missing", "two Authorization header fields; send one")
             authorization = value
+    extensions = scope["extensions"]
+    shown = extensions.get(_SHOWN)
+    if shown is not None and authorization is not None and hmac.compare_digest(shown[0], authorization):
+        return cast("Principal", shown[1])
     try:
         if authorization is not None:
-            return access.of_token(_bearer_token(authorization))
-        certificate = scope.get("extensions", {}).get(CLIENT_CERTIFICATE)
+            principal = access.of_token(_bearer_token(authorization))
+            extensions[_SHOWN] = (authorization, principal)
+            return principal
+        certificate = extensions.get(CLIENT_CERTIFICATE)
         if certificate is not None:
             return access.of_client_certificate(certificate)
     except AccessError as exc:

@@ -121,17 +121,19 @@ def require_plain(value: Any, depth: int = 0) -> None:
     Raises:
         ProblemError: 422.
     """
+    # Exact types: the values come from the JSON reader, which makes no others.
+    kind = type(value)
     if depth > VALUE_DEPTH_MAX:
         raise _too_deep()
-    if isinstance(value, str) or value is None or isinstance(value, bool):
+    if kind is str or value is None or kind is bool:
         return
-    if isinstance(value, int):
+    if kind is int:
         if not INTEGER_MIN <= value <= INTEGER_MAX:
             raise ProblemError("request-invalid", "an integer does not fit into 64 bits, signed")
-    elif isinstance(value, dict):
+    elif kind is dict:
         for item in value.values():
             require_plain(item, depth + 1)
-    elif isinstance(value, list):
+    elif kind is list:
         for item in value:
             require_plain(item, depth + 1)
     else:

@@ -214,7 +214,7 @@ async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), exten
         "server": ("localhost", 443),
         "client": ("127.0.0.1", 1),
         "headers": fields,
-        "extensions": extensions or {},
+        "extensions": {} if extensions is None else extensions,
         "state": {},
     }
     arriving = list(chunks)

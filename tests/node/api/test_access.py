@@ -84,6 +84,27 @@ def test_the_scheme_is_case_insensitive():
     assert call(FakeService(), "GET", "/v1/group", headers=headers).status == 200
 
 
+def test_a_connection_is_never_logged_in():
+    """What was accepted is remembered to be compared; each request shows its own credentials."""
+    extensions = {}
+
+    def status(path="/v1/group", **more):
+        return call(FakeService(), "GET", path, extensions=extensions, **more).status
+
+    def bearer(token):
+        return [("authorization", f"Bearer {token}")]
+
+    assert status(role=AccessRole.READ) == 200
+    assert extensions
+    assert status(role=AccessRole.READ) == 200
+    assert status() == 401
+    assert status(headers=bearer("bst_wrong")) == 401
+    assert status(headers=bearer(TOKENS[AccessRole.READ] + "x")) == 401
+    assert status(role=AccessRole.READ, path="/v1/audit/head") == 403
+    assert status(role=AccessRole.AUDIT, path="/v1/audit/head") == 200
+    assert status(role=AccessRole.AUDIT) == 403
+
+
 def test_two_authorization_fields_are_refused():
     headers = [("Authorization", "Bearer " + TOKENS[AccessRole.READ])] * 2
 

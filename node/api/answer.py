@@ -1,0 +1,61 @@
+"""An answer that leaves as one piece: one write, one TLS record, one system call.
+
+uvicorn looks at every header field of an answer, and writes head and body apart. All answers here are whole,
+and say how long they are.
+"""
+
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+_CLOSE: Final = (b"connection", b"close")
+
+
+class WholeAnswer:
+    """ASGI's ``send`` for one request of uvicorn's: keeps the head until the body is there.
+
+    Args:
+        cycle: the request; what is decided here is written down there, where uvicorn looks for it.
+        default_headers: of every answer.
+    """
+
+    __slots__ = ("_cycle", "_default_headers", "_head")
+
+    def __init__(self, cycle: RequestResponseCycle, default_headers: list[tuple[bytes, bytes]]) -> None:
+        self._cycle = cycle
+        self._default_headers = default_headers
+        self._head: Any = None
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        assert self._head is not None, "an answer begins with its head"
+        body = message.get("body", b"")
+        head = self._head_bytes(len(body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(head if cycle.scope["method"] == "HEAD" else head + body)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    def _head_bytes(self, length: int) -> bytes:
+        cycle, head = self._cycle, self._head
+        fields = [*self._default_headers, *head["headers"]]
+        if _CLOSE in fields:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            fields.append(_CLOSE)
+        lines = [name + b": " + value for name, value in fields]
+        assert (b"content-length", b"%d" % length) in fields, "an answer is whole, and says how long it is"
+        text = STATUS_LINE[head["status"]] + b"\r\n".join(lines)
+        # A line break in a name or value would be a field, or an answer, of somebody else's making.
+        assert text.count(b"\n") == text.count(b"\r") == len(lines), "a header field has a line break"
+        return text + b"\r\n\r\n"
