@@ -87,8 +87,8 @@ def measure(
     acpi: Annotated[
         Path | None,
         typer.Option(
-            help="Adds RTMR[0] of a shape: a folder with its table-loader, rsdp and tables, or the console of a "
-            "debug guest of that shape."
+            help="Adds RTMR[0] of a shape: a folder with its table-loader, rsdp and tables, or the console "
+            "of a debug guest of that shape."
         ),
     ] = None,
     memory: Memory = 2048,

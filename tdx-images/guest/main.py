@@ -94,13 +94,13 @@ def _run() -> None:
     _mount("configfs", "/sys/kernel/config", "configfs", _HARDENED, "")
     _floor_clock(image["built"])
     log("trust-domain", tdx=intake.is_trust_domain())
-    config = _take_configuration(profile)
-    _start_network(config)
+    # Before anything can be refused: what was booted is told in any case.
     _print_boot_logs()
     if profile is Profile.DEBUG:
         from guest import debug
 
         debug.before_node(log, _print_blob)
+    _start_network(_take_configuration(profile))
     _supervise(node_environment(image))
 
 

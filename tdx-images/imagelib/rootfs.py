@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,13 @@ def _compiled(root: Tree) -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
         _stage(root, Path(folder))
-        compiling = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", "-p", "/"]
-        _python(folder, *compiling, "-s", folder, f"{folder}/{_STDLIB}", f"{folder}/{SITE}")
+        compiling = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+        compiling += ["-p", "/", "-s", folder]
+        # Bytecode may depend on what its process compiled before, so each process has its own fixed share.
+        with ThreadPoolExecutor() as pool:
+            shares = [pool.submit(_python, folder, *compiling, f"{folder}/{p}") for p in (_STDLIB, SITE)]
+        for share in shares:
+            share.result()
         # What was pruned must not be missed: import what the guest runs, with nothing but the image's files.
         _python(folder, "-c", f"import {', '.join(_IMPORTED)}")
         found = {}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from attestation.eventlog import Event, Origin
 from attestation.eventlog_ccel import encode_ccel
+from enclave.image.config import CONFIG_BYTES_MAX, Profile, encode_guest_config
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot
 from node.cli.image import app
@@ -128,6 +129,36 @@ def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_pat
     assert [item["local"] for item in shown["link"][0]["addr_info"]] == ["10.0.2.16"]
     assert [item["gateway"] for item in shown["routes"] if item["dst"] == "default"] == ["10.0.2.2"]
     assert resolv.read_text() == "nameserver 10.0.2.2\n"
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (b" " * (CONFIG_BYTES_MAX + 1), "config-too-large"),
+        (b'{"version": 1', "config-json"),
+        (encode_guest_config({"policy.toml": ""}), "config-node-missing"),
+        (encode_guest_config({"node.toml": "", "../init": ""}), "config-file-name"),
+    ],
+)
+def test_a_bad_configuration_stops_the_guest_which_says_why_and_writes_nothing(
+    monkeypatch, tmp_path, document, reason
+):
+    main, intake = guest_main(), importlib.import_module("guest.intake")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "raw").write_bytes(document)
+    lines, ended = [], []
+    monkeypatch.setattr(intake, "FW_CFG", tmp_path)
+    monkeypatch.setattr(main, "CONFIG", tmp_path / "written")
+    monkeypatch.setattr(main, "_write", lines.append)
+    monkeypatch.setattr(main, "_power_off", lambda: ended.append(True))
+    monkeypatch.setattr(main, "_run", lambda: main._take_configuration(Profile.PROD))
+    main.main()
+
+    (line,) = map(json.loads, lines)
+    assert (line["event"], line["reason"]) == ("configuration-refused", reason)
+    assert line["message"]
+    assert ended
+    assert not (tmp_path / "written").exists()
 
 
 def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_alone(monkeypatch):

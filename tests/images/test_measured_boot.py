@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 
-from enclave.image.config import encode_guest_config
 from enclave.image.console import boot_log_untrusted
 from enclave.image.folder import load_image
 from enclave.image.predict import HostShape, KernelLoading
@@ -14,9 +13,6 @@ from enclave.image.verify import first_difference, require_predicted
 from tests.images import harness
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
-
-# The guest prints its log, then finds no usable node in this configuration, and powers off.
-DOCUMENT = encode_guest_config({"node.toml": ""})
 
 
 def qemu_major():
@@ -35,11 +31,12 @@ def host_shape():
 
 
 def measured_log(image, folder, arguments):
+    """The log of a boot: the guest prints it, then finds that nobody gave it a configuration, and powers off."""
     with harness.software_tpm(folder) as tpm:
         console = harness.boot(
             image,
             folder,
-            "-bios", image / "OVMF.fd", *tpm, *arguments, *harness.config(folder, DOCUMENT),
+            "-bios", image / "OVMF.fd", *tpm, *arguments,
             memory=harness.FIRMWARE_MEMORY_MIB,
             seconds=harness.BOOT_SECONDS * 2,
         )  # fmt: skip

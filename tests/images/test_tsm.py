@@ -5,13 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from enclave.image.config import encode_guest_config
+from enclave.image.console import boot_log_untrusted
 from enclave.mock.authority import MockAuthority
 from tests.images import harness
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
-
-DOCUMENT = encode_guest_config({"node.toml": ""})
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +22,23 @@ def overlay(locked_inputs, tmp_path_factory):
     return (folder / "overlay").read_bytes()
 
 
-def events(image, folder, overlay, *, command_line):
+def console_of(image, folder, overlay, *, command_line):
     initrd = folder / "initrd"
     initrd.write_bytes((image / "initrd").read_bytes() + overlay)
-    console = harness.boot(
-        image,
-        folder,
-        "-kernel", image / "vmlinuz", "-initrd", initrd, "-append", command_line,
-        *harness.config(folder, DOCUMENT),
-    )  # fmt: skip
-    return {event["event"]: event for event in harness.console_events(console)}
+    return harness.boot(
+        image, folder, "-kernel", image / "vmlinuz", "-initrd", initrd, "-append", command_line
+    )
+
+
+def events(*arguments, **options):
+    return events_in(console_of(*arguments, **options))
+
+
+def events_in(console):
+    seen = {event["event"]: event for event in harness.console_events(console)}
+    # It got as far as asking for its configuration, and this boot was given none.
+    assert seen["configuration-refused"]["reason"] == "config-absent"
+    return seen
 
 
 def command_line(image):
@@ -48,10 +53,16 @@ def test_a_debug_image_gets_quotes_over_real_configfs_from_a_mock_provider(debug
     assert "DEBUG-IMAGE" in seen
 
 
-def test_without_a_provider_the_driver_says_that_this_is_no_td(debug_image, tmp_path):
-    seen = events(debug_image, tmp_path, b"", command_line=command_line(debug_image))
+def test_without_a_provider_the_driver_says_that_this_is_no_td_and_the_machines_shape_is_told(
+    debug_image, tmp_path
+):
+    console = console_of(debug_image, tmp_path, b"", command_line=command_line(debug_image))
 
-    assert seen["tsm-quote"]["error"] == "NotATrustDomainError"
+    assert events_in(console)["tsm-quote"]["error"] == "NotATrustDomainError"
+    # What RTMR[0] depends on comes over the console, whole: QEMU's tables, and how firmware puts them together.
+    assert boot_log_untrusted(console, "acpi-rsdp").startswith(b"RSD PTR ")
+    assert b"DSDT" in boot_log_untrusted(console, "acpi-tables")
+    assert b"etc/acpi/tables" in boot_log_untrusted(console, "acpi-loader")
 
 
 def test_productions_command_line_makes_the_kernel_refuse_the_unsigned_module(
@@ -66,5 +77,5 @@ def test_productions_command_line_makes_the_kernel_refuse_the_unsigned_module(
 def test_a_production_image_does_not_look_for_extra_modules_at_all(prod_image, overlay, tmp_path):
     seen = events(prod_image, tmp_path, overlay, command_line=command_line(prod_image))
 
-    assert "node-started" in seen
     assert "extra-module" not in seen
+    assert "module-not-loaded" in seen
