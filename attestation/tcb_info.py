@@ -6,7 +6,7 @@ ATTESTATION.md 5.1 and 5.2. Parsed only after the signature over the same bytes 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from attestation.errors import MalformedError
 from attestation.signed_json import Members, parse_json_untrusted
@@ -201,7 +201,7 @@ def _components(tcb: Members, name: str) -> tuple[int, ...]:
     items = tcb.array(name)
     if len(items) != COMPONENTS:
         tcb.refuse(name, f"has {len(items)} components, expected {COMPONENTS}")
-    svns = [item.get("svn") if isinstance(item, dict) else None for item in items]
+    svns: list[Any] = [item.get("svn") if isinstance(item, dict) else None for item in items]
     # By exact type: bool is an int in Python.
     if set(map(type, svns)) != {int} or min(svns) < 0 or max(svns) > SVN_MAX:
         tcb.refuse(name, f"has a component whose svn is not an integer in 0..{SVN_MAX}")
