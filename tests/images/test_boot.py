@@ -1,4 +1,5 @@
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -28,6 +29,14 @@ def call(url, path, token, body=None):
     context = ssl._create_unverified_context()
     with urllib.request.urlopen(request, timeout=30, context=context) as answer:
         return json.loads(answer.read())
+
+
+def certificate_at(address):
+    """The certificate of whoever listens there; without ours, it goes no further than the handshake."""
+    host, _, port = address.rpartition(":")
+    context = ssl._create_unverified_context()
+    with socket.create_connection((host, int(port)), 30) as plain, context.wrap_socket(plain) as secure:
+        return secure.getpeercert(binary_form=True)
 
 
 def refusal(console):
@@ -78,7 +87,11 @@ def test_three_emulated_guests_form_an_attested_group_and_take_a_command(prod_im
         )
         status = call(third, "/v1/group", token)
         peers = call(first, "/v1/attestation/peers", token)
+        started = [event for event in guests.events if event["event"] == "guest-started"]
+        bond_certificates = {certificate_at(event["bond"]) for event in started}
 
+    # Each guest's bond listener is reachable from the host, and is another node's.
+    assert len(bond_certificates) == 3
     assert put["index"] > 0
     assert "hello" in json.dumps(got)
     assert len(status["voters"]) == 3

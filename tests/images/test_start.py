@@ -16,8 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from xml.etree import ElementTree as ET
 
 import pytest
+from typer.testing import CliRunner
 
 from enclave.image.config import CONFIG_BYTES_MAX, encode_guest_config
+from node.cli.image import app
 from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
 
@@ -145,6 +147,26 @@ def test_the_archive_for_google_cloud_is_one_disk_of_whole_gibibytes_in_an_old_g
         contents = tar.extractfile(member)
         assert contents.read(len(disk)) == disk
         assert not any(contents.read(1 << 20))
+
+
+def documented():
+    """The commands of the documentation on images, without comments and redirections."""
+    found = set()
+    for document in ("README.md", "docs/deploy.md"):
+        for line in (harness.PROJECT / document).read_text().splitlines():
+            command = line.strip().split("#")[0].split(">")[0].strip()
+            if command.startswith(".venv/bin/bondstone image "):
+                found.add(command.removeprefix(".venv/bin/bondstone image "))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("arguments", documented())
+def test_the_documented_commands_are_understood(arguments):
+    # An unknown command, option or value is an error before help is given.
+    shown = CliRunner().invoke(app, [*shlex.split(arguments), "--help"])
+
+    assert shown.exit_code == 0, shown.output
+    assert "Usage:" in shown.output
 
 
 def test_a_missing_emulator_is_named_with_the_command_that_installs_it(image, tmp_path):
