@@ -14,11 +14,12 @@ from node.simulation.chance import stream
 from node.simulation.disk import Credentials, Disk
 from node.simulation.faults import CALM, Weather
 from node.simulation.network import Network
-from node.simulation.oracles import ObservedLog, Oracles, View
+from node.simulation.oracles import Oracles
 from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
 from node.simulation.scheduler import Scheduler
 from node.simulation.trace import Trace
+from node.simulation.views import ObservedLog, View
 
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 

@@ -5,12 +5,12 @@ safety, exactly once, linearizable answers. Rules are what the proof of CONSENSU
 truthful ACKs, quorums in every active configuration, one pending configuration. A broken rule is reported
 before it does harm; with ``rules`` off only harm counts, which is how ablations show that a rule is needed.
 
-Logs are compared as nodes of one tree: equal prefixes are the same node, so every comparison is of integers.
+What is known of each process, and the tree of all logs, is in ``views``.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from node.machines.base import ApplyContext
 from node.raft.entries import decode_config_untrusted
@@ -24,122 +24,15 @@ from node.raft.events import (
     RoleChanged,
     Violation,
 )
-from node.raft.log import MemoryLog
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation, Role
+from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
-
-ROOT: Final = 0  # the empty log
-
-
-class LogTree:
-    """Every log prefix that ever existed, once."""
-
-    def __init__(self) -> None:
-        self._nodes: dict[tuple[int, int, int, bytes, bytes], int] = {}
-        self._by_place: dict[tuple[int, int, int], int] = {}
-        self.genesis = [ROOT]  # by node: the first entry of its log
-        self.entries: list[Entry | None] = [None]
-
-    @property
-    def is_rooted(self) -> bool:
-        """Whether there was ever a genesis."""
-        return len(self.entries) > 1
-
-    def extend(self, prefix: int, entry: Entry) -> int:
-        """Return the node for ``entry`` after ``prefix``.
-
-        Raises:
-            InvariantError: another log holds another history up to the same index and term.
-        """
-        key = (prefix, entry.term, entry.time_ms * 16 + entry.kind, entry.payload, entry.chain)
-        node = self._nodes.get(key)
-        if node is not None:
-            return node
-        node = self._nodes[key] = len(self.entries)
-        genesis = node if prefix == ROOT else self.genesis[prefix]
-        self.entries.append(entry)
-        self.genesis.append(genesis)
-        place = (genesis, entry.index, entry.term)
-        if self._by_place.setdefault(place, node) != node:
-            raise InvariantError("log-matching", f"two histories end in the entry {entry.term}:{entry.index}")
-        return node
-
-
-class View:
-    """What the oracles know of one process.
-
-    Attributes:
-        nodes: by index, the tree's node of the log up to there.
-        configs: (index, configuration) of every CONFIG entry in the log.
-        applied: (index, position in the entry) of the last command applied.
-        changes: of the log in the present step: entries added, or the index it was cut to.
-        proposed: length of ``configs`` before the present step.
-        leads: in the present step it led ``term``, if only until its end.
-        leased: tokens of the answers that it computed under a lease of ``term`` and has not given yet.
-    """
-
-    __slots__ = (
-        "applied", "changes", "commit", "configs", "leads", "leased", "nodes", "proposed", "role", "term",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.nodes: list[int] = [ROOT]
-        self.configs: list[tuple[int, Config]] = []
-        self.commit = 0
-        self.term = 0
-        self.role = Role.FOLLOWER
-        self.leads = False
-        self.leased: tuple[int, frozenset[int]] = (0, frozenset())
-        self.applied = (0, 0)
-        self.changes: list[Sequence[Entry] | int] = []
-        self.proposed = 0
-
-    def leave(self) -> None:
-        """Its cluster gave itself up: the process begins anew, in no cluster."""
-        self.nodes = [ROOT]
-        self.configs = []
-        self.commit = 0
-        self.term = 0
-
-    def active(self, commit: int, target: int) -> list[Config]:
-        """Return which configurations must agree to go from ``commit`` to ``target``.
-
-        The last one at or below ``commit`` and every one above; but one that was added in this very step
-        beyond ``target`` came after the decision.
-        """
-        below = 0
-        for position, (index, _) in enumerate(self.configs):
-            if index <= commit:
-                below = position
-        return [
-            config
-            for position, (index, config) in enumerate(self.configs)
-            if position >= below and (position < self.proposed or index <= target)
-        ]
-
-
-class ObservedLog(MemoryLog):
-    """The log store of a process. Its changes are judged after the step, when the step's roles are known."""
-
-    def __init__(self, view: View) -> None:
-        super().__init__()
-        self._view = view
-
-    def append(self, entries: Sequence[Entry]) -> None:
-        super().append(entries)
-        self._view.changes.append(tuple(entries))
-
-    def truncate(self, index: int) -> None:
-        super().truncate(index)
-        self._view.changes.append(index)
-        if not index:
-            self._view.applied = (0, 0)
+from node.simulation.views import ROOT, LogTree, View
 
 
 class Oracles:

@@ -33,18 +33,17 @@ from typing import Any, Final
 
 from node.raft.events import BondLoss
 from node.raft.member import Member
-from node.raft.types import Answer, Applied, Bootstrap, NotExecuted, Ok, Preference, Role, Settings
+from node.raft.types import Answer, Applied, Bootstrap, NotExecuted, Ok, Preference, Role
 from node.simulation.clients import Ask, Call, Clients, Habits
 from node.simulation.cluster import Cluster, Shape
 from node.simulation.faults import CALM, LEADER, Weather
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
-from node.simulation.scenario_file import Block, ScenarioError
+from node.simulation.scenario_file import Block, ScenarioError, settings_of, span_us
 from node.simulation.scheduler import SECOND_US
 from node.simulation.verdict import judge_run
 from node.simulation.workload import REGISTERS
 
-_UNITS_US: Final = {"ms": 1_000, "s": SECOND_US, "us": 1}
 _WITHIN_US: Final = 30 * SECOND_US
 
 
@@ -125,7 +124,7 @@ class Scenario:
         apart = [name for name in options.pop("cut", "").split(",") if name]
         rivals = options.pop("rivals", "false") == "true"
         same_identity = options.pop("same_identity", "false") == "true"
-        weather = replace(CALM, fsync_us=_span_us(options.pop("fsync", "2ms")))
+        weather = replace(CALM, fsync_us=span_us(options.pop("fsync", "2ms")))
         seed = options.pop("seed", "scenario")
         preferences = {
             name: preference
@@ -139,7 +138,7 @@ class Scenario:
             bootstrap=bootstrap,
             expect=expect,
             preferences=preferences,
-            settings=_settings(options),
+            settings=settings_of(options),
             machine=REGISTERS.machine,
             member=self._member,
             same_identity=same_identity,
@@ -173,14 +172,14 @@ class Scenario:
         cluster.start()
 
     def _do_run(self, span: str) -> None:
-        deadline_us = self.cluster.scheduler.now_us + _span_us(span)
+        deadline_us = self.cluster.scheduler.now_us + span_us(span)
         self.cluster.run_until(lambda: False, deadline_us=deadline_us)
 
     def _do_wait(self, what: str, *words: str) -> None:
         within_us = _WITHIN_US
         if "within" in words:
             cut = words.index("within")
-            within_us, words = _span_us(words[cut + 1]), words[:cut]
+            within_us, words = span_us(words[cut + 1]), words[:cut]
         cluster = self.cluster
         done: Callable[[], bool]
         match what:
@@ -287,12 +286,12 @@ class Scenario:
 
     def _do_jump(self, place: str, span: str) -> None:
         sign = -1 if span.startswith("-") else 1
-        ms = sign * _span_us(span.lstrip("-")) // 1_000
+        ms = sign * span_us(span.lstrip("-")) // 1_000
         self._at(place).clock.wall_skew_ms += ms
 
     def _do_hasten(self, place: str, span: str) -> None:
         process = self._at(place)
-        process.clock.hasten(_span_us(span) // 1_000)
+        process.clock.hasten(span_us(span) // 1_000)
         process.start()
 
     # ---- clients ------------------------------------------------------------------------
@@ -389,22 +388,3 @@ def _told(call: Call) -> str:
         case _:
             reason = f" ({call.refusal.reason})" if isinstance(call.refusal, NotExecuted) else ""
             return call.fate.value + reason
-
-
-def _span_us(text: str) -> int:
-    match = re.fullmatch(r"([0-9.]+)(us|ms|s)", text)
-    if match is None:
-        raise ValueError(f"{text} is not a time such as 500ms")
-    return int(float(match[1]) * _UNITS_US[match[2]])
-
-
-def _settings(options: dict[str, str]) -> Settings:
-    defaults = Settings()
-    chosen: dict[str, Any] = {}
-    for name, text in options.items():
-        default = getattr(defaults, name)
-        if isinstance(default, bool):
-            chosen[name] = text == "true"
-        else:
-            chosen[name] = type(default)(text)
-    return replace(defaults, **chosen)

@@ -1,10 +1,14 @@
 """Scenario files: blocks of commands, a line ``----``, and what they print (see ``scenario``)."""
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from node.raft.types import Settings
+from node.simulation.scheduler import SECOND_US
 
 SEPARATOR: Final = "----"
+_UNITS_US: Final = {"ms": 1_000, "s": SECOND_US, "us": 1}
 
 
 class ScenarioError(Exception):
@@ -51,3 +55,34 @@ def format_scenario(blocks: tuple[Block, ...]) -> str:
             lines += [*block.commands, SEPARATOR, *block.expected]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def span_us(text: str) -> int:
+    """Return the microseconds of a time such as ``500ms``.
+
+    Raises:
+        ValueError: it is not a time.
+    """
+    match = re.fullmatch(r"([0-9.]+)(us|ms|s)", text)
+    if match is None:
+        raise ValueError(f"{text} is not a time such as 500ms")
+    return int(float(match[1]) * _UNITS_US[match[2]])
+
+
+def settings_of(options: dict[str, str]) -> Settings:
+    """Return the default settings with ``options`` by their names.
+
+    Raises:
+        ValueError: there is no such setting.
+    """
+    defaults = Settings()
+    chosen: dict[str, Any] = {}
+    for name, text in options.items():
+        if not hasattr(defaults, name):
+            raise ValueError(f"there is no setting {name}")
+        default = getattr(defaults, name)
+        if isinstance(default, bool):
+            chosen[name] = text == "true"
+        else:
+            chosen[name] = type(default)(text)
+    return replace(defaults, **chosen)

@@ -21,6 +21,7 @@ from node.raft.events import (
     Query,
     RivalCluster,
     RoleChanged,
+    SaveVote,
     Send,
     Violation,
 )
@@ -238,6 +239,11 @@ def vote_before_the_disk_knows(group: Group) -> None:
     group.vote(group.b, group.a.inc, 99)
 
 
+def term_saved_after_a_higher_one(group: Group) -> None:
+    group.b.disk.write(group.b, [SaveVote(0, None)], 1)
+    group.scenario.do("run 1s")
+
+
 def roll_of_strangers(group: Group) -> None:
     request = VoteRequest(group.id, 99, True, group.b.log.last(), (group.b.inc, STRANGER), False)
     group.see(group.b, sends=[Send((group.a.inc,), request)])
@@ -305,6 +311,7 @@ def rival_met(group: Group) -> None:
         (ack_of_what_is_not_there, "truthful-ack", ""),
         (ack_before_the_disk_has_it, "durable-promise", "trust_disk=true"),
         (vote_before_the_disk_knows, "durable-promise", "trust_disk=true"),
+        (term_saved_after_a_higher_one, "durable-term", "trust_disk=true"),
         (two_votes, "one-vote-per-term", ""),
         (roll_of_strangers, "roll", ""),
         (answered_by_an_old_lease, "lease", "lease_reads=true"),

@@ -115,6 +115,7 @@ def test_calm_weather_without_faults_answers_everything():
         ("cluster a b\nput w1 z x=1\n----", "nobody lives at z"),
         ("cluster a b c\nstall a\nstall b\nwait leader within 2s\n----", "no leader"),
         ("cluster a b c\nrun soon\n----", "run soon"),
+        ("cluster a b c color=red\n----", "no setting color"),
     ],
 )
 def test_a_scenario_that_makes_no_sense_is_refused_with_the_reason(text, message):
