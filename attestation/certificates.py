@@ -110,10 +110,11 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
 def _decode_pem_body(body: bytes, role: str) -> bytes:
     text = body.translate(None, b"\r\n")
     try:
-        out = binascii.a2b_base64(text, strict_mode=True)
+        out = binascii.a2b_base64(text)
     except ValueError as exc:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64") from exc
-    # Strict mode still takes padding after a whole group, and bits beyond the last byte.
+    # The decoder drops what it does not know, and even its strict mode takes padding after a whole group and
+    # bits beyond the last byte: only what encodes back to itself is base64 in its one right form.
     if binascii.b2a_base64(out, newline=False) != text:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64 in its one right form")
     return out
