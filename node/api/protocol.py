@@ -75,6 +75,8 @@ class ApiProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._heads_begun_here = 0  # in the chunk being parsed
         self._timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0  # the loop's time, seconds
         self._extensions: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,6 +92,8 @@ class ApiProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._room.give_back(sum(self._held))
         self._held.clear()
         super().connection_lost(exc)
@@ -146,7 +150,32 @@ class ApiProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._held:  # nothing is held any more if the connection was lost meanwhile
             self._room.give_back(self._held.popleft())
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self._limits.keep_alive_s, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        """Close a connection that asks nothing more.
+
+        uvicorn sets a timer for each answer and takes it back for each request; this one looks now and then.
+        """
+        self._idle_timer = None
+        idle = self._between_requests and self.cycle.response_complete
+        if self.transport.is_closing() or not idle:
+            return  # the next answer sets it again
+        left_s = self._idle_since + self._limits.keep_alive_s - self.loop.time()
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
+        else:
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         self._between_requests = True

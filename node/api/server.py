@@ -149,7 +149,6 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=limits.keep_alive_s,
                 timeout_graceful_shutdown=limits.shutdown_timeout_s,
             )
         )

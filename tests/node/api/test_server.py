@@ -234,6 +234,37 @@ def test_a_connection_that_says_nothing_is_closed():
         assert read_all(tls) == b""
 
 
+def ask_for_health(tls):
+    tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert tls.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_connection_that_asks_nothing_more_is_closed_that_long_after_its_last_answer():
+    limits = ApiLimits(keep_alive_s=1, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, connection(port) as tls:
+        ask_for_health(tls)
+        tls.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            tls.recv(1)
+        tls.settimeout(10)
+        ask_for_health(tls)
+        last = time.monotonic()
+        assert read_all(tls) == b""
+        assert time.monotonic() - last > 0.9
+
+
+def test_a_request_in_progress_is_not_idle():
+    limits = ApiLimits(keep_alive_s=1, shutdown_timeout_s=1)
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service, limits=limits) as port, connection(port) as tls:
+        ask_for_health(tls)
+        begin_a_post(tls, len(body), body)
+        tls.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            tls.recv(1)
+
+
 def test_a_second_request_gets_a_head_timer_too():
     limits = ApiLimits(head_timeout_s=1.0, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, connection(port) as tls:
