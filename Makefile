@@ -33,13 +33,13 @@ fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 	@$(BIN)/python tests/fuzz/run.py $(SECONDS)
 
 chaos: $(VENV)/.installed-dev ## Break real processes for SECONDS, and check what clients saw
-	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(ARGS)
 
 mutate: $(VENV)/.installed-dev ## Mutate the verifier for SECONDS: which changes does no test notice?
 	@$(BIN)/python -m tests.mutation --seconds $(SECONDS)
 
 test-long: $(VENV)/.installed-dev ## Run the tests that take long
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not image" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not image" -o faulthandler_timeout=880 $(ARGS)
 
 test-image: $(VENV)/.installed-dev ## Build, measure, boot and break the TD image
 	@$(BIN)/python -m pytest -m image tests/images -o faulthandler_timeout=880 $(ARGS)

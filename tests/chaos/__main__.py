@@ -56,6 +56,7 @@ def _plan() -> Plan:
     parser.add_argument("--loopback", action="store_true", help="no namespaces, hence no network faults")
     parser.add_argument("--trust-disk", action="store_true", help="nodes that survive on their disks")
     parser.add_argument("--leases", action="store_true", help="strong reads under the leader's lease")
+    parser.add_argument("--demote-after", type=int, default=None, help="ms that a voter may be silent")
     parser.add_argument("--counter", action="store_true", help="clients add to one counter")
     parser.add_argument("--broken", choices=broken.NAMES, default=None, help="nodes that break a promise")
     args = parser.parse_args()
@@ -68,6 +69,7 @@ def _plan() -> Plan:
         kind=Kind(
             trust_disk=args.trust_disk,
             lease_reads=args.leases,
+            demote_after_ms=args.demote_after,
             machine="counter" if args.counter else "kv",
             broken=args.broken,
         ),

@@ -84,12 +84,14 @@ class Kind:
     Attributes:
         trust_disk: they survive on their disks.
         lease_reads: strong reads may be answered under the leader's lease.
+        demote_after_ms: how long a voter may be silent; None is the default.
         machine: the state machine's name.
         broken: one of ``broken.NAMES``, for tests of chaos itself.
     """
 
     trust_disk: bool = False
     lease_reads: bool = False
+    demote_after_ms: int | None = None
     machine: str = "kv"
     broken: str | None = None
 
@@ -122,15 +124,16 @@ class ChaosCluster:
     def start(self, node: Node) -> None:
         """Start a node and wait until it listens."""
         assert node.process is None
-        node.lives += 1
+        life = node.lives + 1
         command = [sys.executable, "-m", "tests.chaos.worker", *self._fault_of(node)]
         command += ["node", "run", "--config", str(node.directory / "config.toml"), "--json"]
         if self.network is not None:
             command = self.network.command(node.place, command)
         with (
             (node.directory / "node.log").open("ab") as log,
-            (node.directory / f"events-{node.lives}.jsonl").open("wb") as events,
+            (node.directory / f"events-{life}.jsonl").open("wb") as events,
         ):
+            node.lives = life  # before the process: what the last life told is not to be taken for this one's
             node.process = subprocess.Popen(
                 [*command, "--stop-with-stdin"],
                 stdin=subprocess.PIPE,
@@ -201,10 +204,11 @@ class ChaosCluster:
             node.process.send_signal(signal.SIGUSR1)
 
     def _signalled(self, node: Node, number: signal.Signals, answer: str) -> dict[str, Any] | None:
-        if node.process is None or node.paused or node.peer_id() is None:
+        process = node.process
+        if process is None or node.paused or node.peer_id() is None:
             return None
         before = len(node.told(answer))
-        node.process.send_signal(number)
+        process.send_signal(number)
         deadline = time.monotonic() + TOLD_WITHIN_S
         while time.monotonic() < deadline:
             if len(told := node.told(answer)) > before:
@@ -364,6 +368,7 @@ mrtd = "{mock_measurement("chaos")}"
 def _config(cluster: ChaosCluster, node: Node, seeds: list[str], network: str) -> str:
     count = len(cluster.nodes)
     host = node.api.rpartition(":")[0]
+    patience = cluster.kind.demote_after_ms
     return f"""\
 [node]
 name = "{node.name}"
@@ -385,6 +390,7 @@ state_machine = "{cluster.kind.machine}"
 min_voters = {count // 2 + 1}
 trust_disk = {json.dumps(cluster.kind.trust_disk)}
 lease_reads = {json.dumps(cluster.kind.lease_reads)}
+{"" if patience is None else f"demote_after_ms = {patience}"}
 [attestation]
 mode = "mock"
 policy = "../policy.toml"

@@ -37,7 +37,7 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
         follower = stack.enter_context(
             following(cluster, ledger, history.errors, random.Random(rng.random()))
         )
-        with clerks_at_work(cluster, history, rng), _sampled(cluster, vitals, plan.sample_every_s):
+        with clerks_at_work(cluster, history, rng), _sampled(cluster, vitals, plan, history.errors):
             converged_s = torment(plan, cluster, nemesis, verdict)
         follower.stop()
         _judge(cluster, history, ledger, verdict, follower, rng, min(plan.converge_s, FINAL_DEADLINE_S))
@@ -50,23 +50,27 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> dict[str, An
 
 
 @contextmanager
-def _sampled(cluster: ChaosCluster, vitals: Vitals, every_s: float) -> Iterator[None]:
+def _sampled(cluster: ChaosCluster, vitals: Vitals, plan: Plan, errors: list[str]) -> Iterator[None]:
     """Look at the nodes now and then, in a thread, while the context is open."""
     stop = threading.Event()
     start = time.monotonic()
 
     def sample() -> None:
-        while not stop.wait(every_s):
-            vitals.take(cluster, time.monotonic() - start)
+        while not stop.wait(plan.sample_every_s):
+            try:
+                vitals.take(cluster, time.monotonic() - start)
+            except Exception as exc:
+                errors.append(f"vitals: {type(exc).__name__}: {exc}")
+                return
 
     thread = threading.Thread(target=sample, name="vitals")
-    if every_s:
+    if plan.sample_every_s:
         thread.start()
     try:
         yield
     finally:
         stop.set()
-        if every_s:
+        if plan.sample_every_s:
             thread.join()
 
 

@@ -83,14 +83,42 @@ def test_every_acknowledged_addition_counts_once(kind):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_members_are_demoted_promoted_and_replaced_while_clients_work():
+def test_members_are_demoted_and_promoted_while_clients_work():
     report = chaos("--seconds", "60", "--nodes", "5", "--pause", "8", "--only", "pause,kill,hand_over")
     assert report["broken"] == {}
-    done = report["configurations"]
-    assert done.get("demote", 0) + done.get("replace", 0) > 0
-    assert done.get("promote", 0) + done.get("replace", 0) > 0
+    assert report["configurations"]["demote"] > 0
+    assert report["configurations"]["promote"] > 0
     assert report["seen"]["hand-over"] > 0
     assert report["seen"]["incarnations"] > 5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_members_are_replaced_by_their_next_incarnations_while_clients_work():
+    """Where the group waits longer before it demotes, a restarted node is there before its old vote is gone."""
+    report = chaos(
+        "--seconds", "60", "--nodes", "5", "--pause", "4", "--only", "kill,hand_over", "--demote-after", "30000"
+    )  # fmt: skip
+    assert report["broken"] == {}
+    assert report["configurations"]["replace"] > 0
+    assert report["seen"]["incarnations"] > 5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_nodes_keep_no_files_threads_or_tasks_of_bonds_and_clients_that_are_gone():
+    calm = "pause,pause_two,partition,one_way,isolate_leader,slow,lossy,flap,hand_over"
+    report = chaos("--seconds", "120", "--nodes", "3", "--pause", "6", "--sample", "4", "--only", calm)
+    assert report["broken"] == {}
+    assert sorted(report["vitals"]) == [f"node-{number}, life 1" for number in range(3)]
+    for samples in report["vitals"].values():
+        first, last = samples["first"], samples["last"]
+        assert samples["samples"] >= 8
+        assert last["entries"] > first["entries"] + 1000
+        assert last["threads"] <= first["threads"] + 2
+        for resource in ("files", "tasks"):  # each of the clients has a connection or two
+            assert last[resource] <= first[resource] + 20
+            assert samples["most"][resource] <= first[resource] + 100
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from node.client import ClientError
 from tests.chaos.cluster import ChaosCluster
 
 
@@ -35,20 +36,24 @@ class Vitals:
     def take(self, cluster: ChaosCluster, seconds: float) -> None:
         """Sample every node that answers."""
         for node in cluster.nodes:
-            told = cluster.vitals(node)
-            status = cluster.status(node)
-            if told is None or status is None or node.process is None:
+            told, process = cluster.vitals(node), node.process
+            if told is None or process is None:
                 continue
-            process = Path(f"/proc/{node.process.pid}")
-            lines = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+            # A client of one's own: the nemesis uses the cluster's at the same time.
+            with cluster.client(node, deadline_s=2, attempt_s=2) as client:
+                try:
+                    entries = client.group().last_index
+                    resident_kib, threads, files = _used_by(process.pid)
+                except (ClientError, OSError):  # it was killed while it was looked at
+                    continue
             self.samples[f"{node.name}, life {node.lives}"].append(
                 Sample(
                     seconds=int(seconds),
-                    resident_kib=int(lines["VmRSS"].split()[0]),
-                    files=len(list((process / "fd").iterdir())),
-                    threads=int(lines["Threads"]),
+                    resident_kib=resident_kib,
+                    files=files,
+                    threads=threads,
                     tasks=int(told["tasks"]),
-                    entries=status.last_index,
+                    entries=entries,
                 )
             )
 
@@ -63,3 +68,12 @@ class Vitals:
             }
             for life, samples in sorted(self.samples.items())
         }
+
+
+def _used_by(pid: int) -> tuple[int, int, int]:
+    """Return KiB of memory, threads and open files. Raises OSError if there is no such process."""
+    process = Path(f"/proc/{pid}")
+    lines = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    if "VmRSS" not in lines:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(lines["VmRSS"].split()[0]), int(lines["Threads"]), len(list((process / "fd").iterdir()))
