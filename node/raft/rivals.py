@@ -9,7 +9,8 @@ from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveTruncation
 from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
-from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation
+from node.raft.reads import ReadQueues
+from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted
 
 
 class Rivals(Founding):
@@ -85,8 +86,20 @@ class Rivals(Founding):
         self._reset_cluster()
         self._tell_presence()
 
+    def _ask_reads_again(self) -> None:
+        """An index that was confirmed in a cluster that ended says nothing of the next one's log."""
+        reads, self.reads = self.reads, ReadQueues(last_id=self.reads.last_id)
+        waiting = [query for _, query in reads.settled] + [held.query for held in reads.leased]
+        waiting += (reads.round.queries if reads.round is not None else []) + list(reads.asking)
+        for query in waiting:
+            if query.min_at is not None:
+                self._complete(query.token, NotExecuted("superseded", self.leader))
+            else:
+                self.reads.asking.append(query)
+
     def _reset_cluster(self) -> None:
         """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""
+        self._ask_reads_again()
         machine = self.replica.machine
         if self.replica.commands:
             machine.restore(self.initial_state)
