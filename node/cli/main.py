@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "provision": ("node.cli.provision", "Verify a waiting node, then send it the group key"),
     "audit": ("node.cli.audit", "Read and check the audit log"),
     "quote": ("node.cli.quote", "Get, show and verify TD quotes"),
-    "collateral": ("node.cli.collateral", "Fetch, show and verify DCAP collateral; list TCB evaluation numbers"),
+    "collateral": ("node.cli.collateral", "Fetch and verify DCAP collateral, and TCB evaluation numbers"),
     "group-id": ("node.cli.group_id", "Print the GroupId that a configuration leads to"),
     "image": ("node.cli.image", "Build, measure, run and verify TD images"),
 }
