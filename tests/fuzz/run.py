@@ -5,6 +5,7 @@ the whole budget, shared by the targets; each runs in a process of its own, beca
 """
 
 import contextlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -164,9 +165,8 @@ def _checked(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
     return run
 
 
-def _fuzz_one(target: str, seconds: int) -> None:
+def _fuzz_one(target: str, seconds: int, corpus: str) -> None:
     """Fuzz one target in this process; atheris ends it."""
-    corpus = tempfile.mkdtemp(prefix=f"fuzz-{target}-")
     for number, seed in enumerate(_seeds()[target]):
         Path(corpus, f"seed-{number}").write_bytes(seed)
     atheris.Setup(
@@ -178,8 +178,8 @@ def _fuzz_one(target: str, seconds: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) == 3 and arguments[0] == "--one":
-        _fuzz_one(arguments[1], int(arguments[2]))
+    if len(arguments) == 4 and arguments[0] == "--one":
+        _fuzz_one(arguments[1], int(arguments[2]), arguments[3])
         return 0
     if len(arguments) not in {1, 2} or not arguments[0].isdigit() or not set(arguments[1:]) <= TARGETS.keys():
         print(f"usage: run.py SECONDS [{'|'.join(TARGETS)}]", file=sys.stderr)
@@ -188,9 +188,13 @@ def main(arguments: list[str]) -> int:
     share = max(1, int(arguments[0]) // len(chosen))
     failed = []
     for target in chosen:
-        done = subprocess.run([sys.executable, __file__, "--one", target, str(share)], check=False)
-        print(f"{target}: {'ok' if done.returncode == 0 else 'FAILED'} ({share} s)", flush=True)
-        if done.returncode != 0:
+        corpus = tempfile.mkdtemp(prefix=f"fuzz-{target}-")
+        command = [sys.executable, __file__, "--one", target, str(share), corpus]
+        if subprocess.run(command, check=False).returncode == 0:
+            print(f"{target}: ok ({share} s)", flush=True)
+            shutil.rmtree(corpus)
+        else:
+            print(f"{target}: FAILED ({share} s); the input is in {corpus}", flush=True)
             failed.append(target)
     return 1 if failed else 0
 
