@@ -12,6 +12,7 @@ import pytest
 from enclave.image.config import encode_config_disk, encode_guest_config
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot
+from node.bonds.tls import ALPN
 from tests.images import harness
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
@@ -32,10 +33,12 @@ def call(url, path, token, body=None):
 
 
 def certificate_at(address):
-    """The certificate of whoever listens there; without ours, it goes no further than the handshake."""
+    """The certificate of whoever speaks the bond protocol there; without ours, it ends with the handshake."""
     host, _, port = address.rpartition(":")
     context = ssl._create_unverified_context()
+    context.set_alpn_protocols([ALPN.decode()])
     with socket.create_connection((host, int(port)), 30) as plain, context.wrap_socket(plain) as secure:
+        assert secure.selected_alpn_protocol() == ALPN.decode()
         return secure.getpeercert(binary_form=True)
 
 
