@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from tests.chaos import broken
-from tests.chaos.cluster import CONVERGE_S, Kind
+from tests.chaos.cluster import CONVERGE_S
 from tests.chaos.counting import run_counting
+from tests.chaos.files import Kind
 from tests.chaos.run import run
 from tests.chaos.stage import Plan, say_on_stderr
 
@@ -57,6 +58,7 @@ def _plan() -> Plan:
     parser.add_argument("--trust-disk", action="store_true", help="nodes that survive on their disks")
     parser.add_argument("--leases", action="store_true", help="strong reads under the leader's lease")
     parser.add_argument("--demote-after", type=int, default=None, help="ms that a voter may be silent")
+    parser.add_argument("--session-ttl", type=int, default=None, help="ms that retries are recognised")
     parser.add_argument("--counter", action="store_true", help="clients add to one counter")
     parser.add_argument("--broken", choices=broken.NAMES, default=None, help="nodes that break a promise")
     args = parser.parse_args()
@@ -70,6 +72,7 @@ def _plan() -> Plan:
             trust_disk=args.trust_disk,
             lease_reads=args.leases,
             demote_after_ms=args.demote_after,
+            session_ttl_ms=args.session_ttl,
             machine="counter" if args.counter else "kv",
             broken=args.broken,
         ),

@@ -14,15 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import MockAuthority
 from node.api import schemas
 from node.audit import lines_of_log
 from node.client import BondstoneClient, ClientError
-from node.dev import mock_measurement
 from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
 from tests.chaos import broken
+from tests.chaos.files import Kind, config_text, policy_text
 from tests.support.cluster import PROJECT, free_port_block, until
 from tests.support.netns import NamespaceNetwork, address_of
 
@@ -75,25 +74,6 @@ class Node:
     def peer_id(self) -> str | None:
         listening = self.told("listening")
         return listening[0]["peer_id"] if listening else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What kind of nodes a cluster is made of.
-
-    Attributes:
-        trust_disk: they survive on their disks.
-        lease_reads: strong reads may be answered under the leader's lease.
-        demote_after_ms: how long a voter may be silent; None is the default.
-        machine: the state machine's name.
-        broken: one of ``broken.NAMES``, for tests of chaos itself.
-    """
-
-    trust_disk: bool = False
-    lease_reads: bool = False
-    demote_after_ms: int | None = None
-    machine: str = "kv"
-    broken: str | None = None
 
 
 @dataclass(slots=True)
@@ -340,61 +320,19 @@ def _prepare(cluster: ChaosCluster) -> None:
     MockAuthority.create(datetime.now(UTC)).save(directory / "authority")
     (directory / "group.key").write_text(GroupKey.generate().secret.hex() + "\n")
     (directory / "access.toml").write_text(render_token_entry("chaos", cluster.token, [AccessRole.ADMIN]))
-    (directory / "policy.toml").write_text(_policy())
+    (directory / "policy.toml").write_text(policy_text())
     name = f"chaos-{secrets.token_hex(8)}"
     for node in cluster.nodes:
         (node.directory / "data").mkdir(parents=True)
         seeds = [other.bond for other in cluster.nodes if other is not node]
-        (node.directory / "config.toml").write_text(_config(cluster, node, seeds, name))
+        text = config_text(
+            cluster.kind,
+            name=node.name,
+            api=node.api,
+            bond=node.bond,
+            seeds=seeds,
+            network=name,
+            count=len(cluster.nodes),
+        )
+        (node.directory / "config.toml").write_text(text)
         cluster.set_clock(node, 0)
-
-
-def _policy() -> str:
-    waived = [register for register in REGISTERS if register != "mrtd"]
-    return f"""\
-version = 1
-[tcb]
-accepted_statuses = ["UpToDate"]
-[ticket]
-max_age_seconds = 3600
-max_lifetime_seconds = 3600
-[reference_values]
-not_checked = {json.dumps(waived)}
-[reference_values.baseline]
-mrtd = "{mock_measurement("chaos")}"
-"""
-
-
-def _config(cluster: ChaosCluster, node: Node, seeds: list[str], network: str) -> str:
-    count = len(cluster.nodes)
-    host = node.api.rpartition(":")[0]
-    patience = cluster.kind.demote_after_ms
-    return f"""\
-[node]
-name = "{node.name}"
-data_dir = "data"
-[api]
-listen = "{node.api}"
-names = ["{host}"]
-tokens_file = "../access.toml"
-[bond]
-listen = "{node.bond}"
-seeds = {json.dumps(seeds)}
-[network]
-name = "{network}"
-[group]
-key_file = "../group.key"
-bootstrap = "expect {count}"
-state_machine = "{cluster.kind.machine}"
-[consensus]
-min_voters = {count // 2 + 1}
-trust_disk = {json.dumps(cluster.kind.trust_disk)}
-lease_reads = {json.dumps(cluster.kind.lease_reads)}
-{"" if patience is None else f"demote_after_ms = {patience}"}
-[attestation]
-mode = "mock"
-policy = "../policy.toml"
-[attestation.mock]
-authority = "../authority"
-mrtd = "{mock_measurement("chaos")}"
-"""

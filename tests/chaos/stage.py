@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.simulation.linearizability import NotLinearizableError, UndecidedError
-from tests.chaos.cluster import CONVERGE_S, ChaosCluster, Kind, can_fake_clocks, chaos_cluster
+from tests.chaos.cluster import CONVERGE_S, ChaosCluster, can_fake_clocks, chaos_cluster
+from tests.chaos.files import Kind
 from tests.chaos.ledger import LedgerError
 from tests.chaos.nemesis import Nemesis
 from tests.support.netns import namespace_network, unavailable

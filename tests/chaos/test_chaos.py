@@ -83,6 +83,16 @@ def test_every_acknowledged_addition_counts_once(kind):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["--trust-disk", "--counter"])
+def test_sessions_that_end_during_a_pause_make_nothing_happen_twice(kind):
+    """Shorter than the longest pauses, longer than any client tries again."""
+    report = chaos("--seconds", "60", "--nodes", "3", "--pause", "20", "--session-ttl", "8000", kind)
+    assert report["broken"] == {}
+    assert_faults_were_real(report)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_members_are_demoted_and_promoted_while_clients_work():
     report = chaos("--seconds", "60", "--nodes", "5", "--pause", "8", "--only", "pause,kill,hand_over")
     assert report["broken"] == {}

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from tests.chaos.cluster import Kind, can_fake_clocks, chaos_cluster
+from tests.chaos.cluster import can_fake_clocks, chaos_cluster
+from tests.chaos.files import Kind
 from tests.support.cluster import until
 
 JUMP_S = 120  # twice the TTL of sessions and idempotency keys, within a ticket's lifetime

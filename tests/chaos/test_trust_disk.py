@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.chaos.cluster import Kind, chaos_cluster
+from tests.chaos.cluster import chaos_cluster
+from tests.chaos.files import Kind
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
