@@ -97,7 +97,10 @@ class Founding(Election):
         )
 
     def _visible(self) -> tuple[Incarnation, ...]:
-        """Possible founders: bonded, not Observers, in no cluster, and of our own founding mode."""
+        """Possible founders: bonded, not Observers, in no cluster, and of our own founding mode.
+
+        One of each name: a host that starts a second TD of a node must not get two votes by it.
+        """
         if not self._may_found():
             return ()
         mode = self.founding.bootstrap
@@ -108,7 +111,8 @@ class Founding(Election):
                 continue
             if peer.preference is not Preference.OBSERVER:
                 seen.append(inc)
-        return tuple(sorted(seen))
+        one_of_each = {inc.name: inc for inc in sorted(seen, reverse=True)}
+        return tuple(sorted(one_of_each.values()))
 
     def _may_found(self) -> bool:
         return self.preference is not Preference.OBSERVER and self.founding.bootstrap is not Bootstrap.JOIN
