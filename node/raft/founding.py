@@ -272,12 +272,17 @@ class Founding(Election):
         self.birth.signed = signed
         self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
 
-    def _remember_signature(self, collector: Incarnation | None) -> None:
-        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk)."""
+    def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
+        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk).
+
+        In a later ``term`` than a genesis's it was in a cluster, perhaps one that it founded, and its last
+        vote there says nothing of who collected.
+        """
         self.birth.reborn = True
-        if collector is not None and collector != self.me:
+        if term > GENESIS_TERM or collector not in (None, self.me):
             # Which round is not known, so no word of the collector frees it; a new identity does.
-            self.birth.signed = (collector, GenesisProposal(INTEGER_MAX, bytes(16), (collector,)))
+            signed_for = collector or self.me
+            self.birth.signed = (signed_for, GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,)))
 
     def _complete_genesis(self) -> None:
         birth = self.birth

@@ -102,7 +102,7 @@ class Member(Inbox):
         assert self.settings.trust_disk
         self.term, self.voted_for = recovered.term, recovered.voted_for
         if not recovered.entries:
-            self._remember_signature(recovered.voted_for)
+            self._remember_signature(recovered.term, recovered.voted_for)
         else:
             self._append(recovered.entries)
             self.cluster = recovered.entries[0].chain

@@ -12,7 +12,7 @@ The leader's Appends that arrive meanwhile are kept up to a bound; a hole only m
 
 from typing import Final
 
-from node.raft.log import entry_bytes
+from node.raft.log import OVERHEAD_BYTES, entry_bytes
 from node.raft.messages import ACK, Append, AppendReply, Avail, AvailReply, Chunk, Fetch, Verdict
 from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, PullState, Range
 from node.raft.replication import Replication
@@ -66,7 +66,7 @@ class Pull(Replication):
 
     def _keep(self, pull: PullState, append: Append) -> None:
         """Keep an Append for later, within the bound and only without a hole."""
-        size = sum(entry_bytes(entry) for entry in append.entries) + 64
+        size = _kept_bytes(append)
         if pull.buffer_bytes + size > self.settings.catchup_buffer_bytes_max:
             return
         if pull.buffer:
@@ -114,13 +114,17 @@ class Pull(Replication):
                 self._search(pull, sources)
             return
         # The lowest range goes first: when every place is taken, the chunk that all wait for has one of them.
-        places = max(1, self.settings.catchup_buffer_bytes_max // self.settings.chunk_bytes_max)
         asked = True
         while asked:
             asked = False
             for source in sources:  # in turn, so that neighbouring ranges come from different ones
-                if pull.outstanding < places and self._has_window(pull, source):
+                if pull.outstanding < self._places and self._has_window(pull, source):
                     asked = self._ask_next(pull, source) or asked
+
+    @property
+    def _places(self) -> int:
+        """How many chunks may be on their way or held at a time."""
+        return max(1, self.settings.catchup_buffer_bytes_max // self.settings.chunk_bytes_max)
 
     def _ask_next(self, pull: PullState, source: Incarnation) -> bool:
         work = pull.next_range(self._reach(pull, source))
@@ -162,8 +166,11 @@ class Pull(Replication):
             self._violation(sender, "wrong-genesis")
             return
         asked = pull.answered(sender, m.after.index, self.now)
+        if asked is None and (m.ok or not pull.joined):
+            # Or a link whose answers take longer than an election timeout would never get anything.
+            asked = pull.answered_late(sender, m.after.index, self._places)
         if asked is None:
-            return  # late or repeated: the range was given to somebody else
+            return  # repeated, or what it brings is here already
         if not pull.joined:
             self._on_search_answer(pull, sender, asked, m)
         elif m.ok and m.entries:
@@ -224,18 +231,29 @@ class Pull(Replication):
         self._commit_verified()
 
     def _replay_kept(self, pull: PullState) -> None:
-        """The kept Appends fit as soon as the pull has reached what precedes them."""
-        while pull.buffer:
-            first = pull.buffer[0]
-            if first.prev.index > self.verified or not self._agrees(first.prev):
+        """The kept Appends fit as soon as the pull has reached what precedes them.
+
+        Of them too only a chunk's worth: the rest is due with the next tick.
+        """
+        room = RANGE_ENTRIES
+        while room > 0 and self._kept_is_next(pull):
+            if not self._agrees(pull.buffer[0].prev):
+                # No leader says so after what made us verify; it must not hold up the pull for ever.
+                pull.buffer.clear()
+                pull.buffer_bytes = 0
                 break
-            pull.buffer.popleft()
+            first = pull.buffer.popleft()
+            pull.buffer_bytes -= _kept_bytes(first)
             self._take(first.prev, first.entries)
             self._commit_verified()
+            room -= len(first.entries) + 1
         if self.verified >= pull.target and not pull.buffer:
             self.pull = None
             self.in_step = True
             self._reply_append(Verdict.ACK)
+
+    def _kept_is_next(self, pull: PullState) -> bool:
+        return bool(pull.buffer) and pull.buffer[0].prev.index <= self.verified
 
     def _tick_pull(self) -> None:
         pull = self.pull
@@ -268,7 +286,7 @@ class Pull(Replication):
         due = min([due, *(until for until in pull.resting.values() if until > self.now)])
         for flight in pull.flying.values():
             due = min(due, flight.due_ms(self.settings.election_timeout_ms))
-        if any(after <= self.verified for after in pull.held):
+        if self._kept_is_next(pull) or any(after <= self.verified for after in pull.held):
             due = self.now
         return due
 
@@ -299,3 +317,7 @@ class Pull(Replication):
     def _refuse(self, sender: Incarnation, m: Fetch, hint: int) -> None:
         asked = Position(0, m.after, bytes(32))
         self._send(sender, Chunk(self._cluster, self.term, asked, False, (), hint))
+
+
+def _kept_bytes(append: Append) -> int:
+    return sum(entry_bytes(entry) for entry in append.entries) + OVERHEAD_BYTES

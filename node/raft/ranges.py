@@ -14,6 +14,8 @@ RANGES_PER_SOURCE: Final = 8
 RANGES_OF_LEADER: Final = 2
 # A range whose source goes on answering others is given up after so many election timeouts.
 OVERTAKEN_FACTOR: Final = 4
+# So many ranges that were given up are remembered, for answers that come late all the same.
+GIVEN_UP_MAX: Final = 64
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class PullState:
         flying: what each source was asked; no source without a range.
         again: ranges to be asked anew, sorted.
         resting: sources that could not help, and when to try them again.
+        given_up: ranges whose answer did not come in time, by source and ``after``, oldest first.
         held: chunks whose predecessor is not there yet, by ``after``.
         buffer: the leader's Appends since, contiguous.
         buffer_bytes: their size.
@@ -72,6 +75,7 @@ class PullState:
     flying: dict[Incarnation, Flight] = field(default_factory=dict)
     again: list[tuple[int, int]] = field(default_factory=list)
     resting: dict[Incarnation, int] = field(default_factory=dict)
+    given_up: dict[tuple[Incarnation, int], Range] = field(default_factory=dict)
     held: dict[int, Chunk] = field(default_factory=dict)
     buffer: deque[Append] = field(default_factory=deque)
     buffer_bytes: int = 0
@@ -121,6 +125,31 @@ class PullState:
                 del self.flying[source]
         return asked
 
+    def answered_late(self, source: Incarnation, after: int, places: int) -> Range | None:
+        """Return the range that a late answer saves us from waiting for; None if it is not wanted.
+
+        It takes the place of the one who is asked for the same range now, if anybody is. While searching it
+        is wanted if the search still stands there.
+        """
+        asked = self.given_up.pop((source, after), None)
+        if asked is None:
+            return None
+        if not self.joined and after != self.at:
+            return None
+        for other, flight in self.flying.items():
+            now_asked = flight.ranges.pop(after, None)
+            if now_asked is not None:
+                if not flight.ranges:
+                    del self.flying[other]
+                return now_asked
+        if not self.joined:
+            return asked
+        for position, (start, upto) in enumerate(self.again):
+            if start == after and self.outstanding < places:
+                del self.again[position]
+                return Range(after, upto, asked.sent_ms)
+        return None
+
     def fit_span(self, asked: Range, count: int) -> None:
         """A chunk of ``count`` entries came: ask for as many as fit into one."""
         cut = count < asked.upto - asked.after
@@ -131,7 +160,12 @@ class PullState:
         flight = self.flying[source]
         late = []
         while flight.ranges and now_ms >= flight.due_ms(patience_ms):
-            late.append(flight.ranges.pop(next(iter(flight.ranges))))
+            asked = flight.ranges.pop(next(iter(flight.ranges)))
+            late.append(asked)
+            self.given_up.pop((source, asked.after), None)
+            self.given_up[source, asked.after] = asked
+        while len(self.given_up) > GIVEN_UP_MAX:
+            del self.given_up[next(iter(self.given_up))]
         if not flight.ranges:
             del self.flying[source]
         return late

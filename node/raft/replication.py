@@ -10,15 +10,16 @@ from typing import Final
 from node.errors import RemoteProtocolError
 from node.raft.entries import decode_config_untrusted, make_entry
 from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
+from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
-from node.raft.state import HaltError, State
+from node.raft.state import HaltError
 from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
 # The log's time runs so much faster or slower than the monotonic clock, at most, to be the wall's time again.
 SLEW_PERCENT: Final = 10
 
 
-class Replication(State):
+class Replication(Promises):
     """Everything that touches the log goes through here."""
 
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond

@@ -6,7 +6,7 @@ elsewhere.
 """
 
 from node.raft.entries import EMPTY_PAYLOAD
-from node.raft.events import DataDiscarded, RivalCluster, SaveTruncation
+from node.raft.events import DataDiscarded, RivalCluster, SaveTruncation, SaveVote
 from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
@@ -105,6 +105,7 @@ class Rivals(Founding):
             machine.restore(self.initial_state)
         self.log.truncate(0)
         self._record(SaveTruncation(0))
+        self._record(SaveVote(0, None))
         self.replica = self._make_replica(machine)
         self.cluster = None
         self.term, self.voted_for, self.leader = 0, None, None

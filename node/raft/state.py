@@ -2,8 +2,8 @@
 
 The core is one object, told in chapters: each module adds one class to a single line of inheritance
 
-    State > Replication > Pull > Follower > Leader > Membership > Reads > Origin > Election
-          > Founding > Rivals > Inbox > Member
+    State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Origin
+          > Election > Founding > Rivals > Inbox > Member
 
 so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
 """
@@ -27,7 +27,7 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.log import LogStore
-from node.raft.messages import Message, Presence, is_promise
+from node.raft.messages import Message, Presence
 from node.raft.quorum import Config, is_quorum_of_all
 from node.raft.replica import Replica
 from node.raft.types import (
@@ -344,45 +344,6 @@ class State(ABC):
             self._batch_open = True
             self.serial += 1
         self.out.persist.append(record)
-
-    # ---- promises (trust_disk) ----------------------------------------------
-    def _persisted(self, serial: int) -> None:
-        """Everything up to ``serial`` is on the disk: what waited for it may be said."""
-        self.persisted = max(self.persisted, min(serial, self.serial))
-        while self.writes and self.writes[0][0] <= self.persisted:
-            # A truncation lowered what later writes claim, so an old report never covers new entries.
-            self.durable_index = self.writes.popleft()[1]
-        while self.held and self.held[0][0] <= self.persisted:
-            self.out.sends.append(self.held.popleft()[1])
-
-    def _hold_promises(self) -> None:
-        """Keep back what this step promised until the records it rests on are durable."""
-        if not self.settings.trust_disk:
-            return
-        self.out.serial = self.serial
-        self._batch_open = False
-        if self.persisted >= self.serial:
-            return
-        at_once = []
-        for send in self.out.sends:
-            if is_promise(send.message):
-                if send.to[0] in self.peers or len(send.to) > 1:
-                    self._hold(send)
-            else:
-                at_once.append(send)
-        self.out.sends = at_once
-
-    def _hold(self, send: Send) -> None:
-        """Of what waits for one write, only the latest of its kind to a peer: a disk may hang for long."""
-        kind = type(send.message)
-        for position in range(len(self.held) - 1, -1, -1):
-            serial, other = self.held[position]
-            if serial != self.serial:
-                break
-            if other.to == send.to and type(other.message) is kind:
-                del self.held[position]
-                break
-        self.held.append((self.serial, send))
 
     # ---- notices that follow the state --------------------------------------
     @property

@@ -47,7 +47,8 @@ class Disk:
     def _keep(self, record: Record) -> None:
         match record:
             case SaveVote():
-                if record.term < self._term and self._entries:
+                anew = record == SaveVote(0, None) and not self._entries
+                if record.term < self._term and not anew:
                     # The real one refuses to start from such a file.
                     raise InvariantError("durable-term", f"term {record.term} is saved after {self._term}")
                 self._term, self._voted_for = record.term, record.voted_for

@@ -243,7 +243,8 @@ class _Replay:
     def _vote(self, body: bytes, at: int) -> int:
         _, term, named = _VOTE.unpack_from(body, at)
         # Who left a cluster that gave itself up begins anew, with an empty log (node.raft.rivals).
-        if term < self.term and self.log:
+        anew = term == 0 and not named and not self.log
+        if term < self.term and not anew:
             raise ValueError("the term goes back")
         self.term, self.voted_for = term, None
         at += _VOTE.size

@@ -1,11 +1,20 @@
 """Catching up (3.5): several ranges on their way, in any order, bounded, and never stuck."""
 
+from itertools import pairwise
+
 import pytest
 
 from node.raft.entries import EMPTY_PAYLOAD, make_entries
 from node.raft.events import Execute, Received, Tick
 from node.raft.messages import Append, Avail, Chunk, Fetch
-from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, Flight, PullState
+from node.raft.ranges import (
+    GIVEN_UP_MAX,
+    RANGE_ENTRIES,
+    RANGES_OF_LEADER,
+    RANGES_PER_SOURCE,
+    Flight,
+    PullState,
+)
 from node.raft.types import Bootstrap, Entry, EntryKind, Position
 from tests.node.raft.cluster import Register, inc, three
 
@@ -223,6 +232,126 @@ def test_ranges_of_a_source_that_went_away_are_asked_of_another_at_once():
     assert caught_up(cluster, RANGE_ENTRIES * 8)
 
 
+def behind_a_slow_link(delay_ms):
+    """Whether a learner catches up within a minute when each chunk takes so long."""
+    cluster = filled(RANGE_ENTRIES * 3)
+    under_way = []
+
+    def drop(sender, to, message):
+        if isinstance(message, Chunk) and to == "d":
+            under_way.append((cluster.now + delay_ms, sender, message))
+            return True
+        return False
+
+    join(cluster, drop)
+    end = cluster.now + 60_000
+    while cluster.now < end and not caught_up(cluster, RANGE_ENTRIES * 3):
+        cluster.run(10)
+        while under_way and under_way[0][0] <= cluster.now:
+            _, sender, message = under_way.pop(0)
+            cluster.step("d", Received(cluster.nodes[sender].me, message))
+    assert not cluster.violations()
+    return caught_up(cluster, RANGE_ENTRIES * 3)
+
+
+@pytest.mark.parametrize("delay_ms", [PATIENCE_MS + 50, 2 * PATIENCE_MS, 5 * PATIENCE_MS])
+def test_chunks_that_take_longer_than_an_election_timeout_are_taken_all_the_same(delay_ms):
+    assert behind_a_slow_link(delay_ms)
+
+
+def test_without_late_answers_such_a_learner_never_gets_anything(monkeypatch):
+    monkeypatch.setattr(PullState, "answered_late", lambda *_: None)
+    assert not behind_a_slow_link(PATIENCE_MS + 50)
+
+
+def given_up(*, asked_of=None, joined=True):
+    """A range of A that was given up, and may be on its way from another."""
+    pull = PullState(1, 10_000, 0, 0, 0, joined=joined)
+    pull.sent(A, 0, 10, 0)
+    (late,) = pull.take_late(A, PATIENCE_MS, PATIENCE_MS)
+    if asked_of is not None:
+        pull.sent(asked_of, 0, 10, PATIENCE_MS)
+    elif joined:
+        pull.ask_again(late.after, late.upto)
+    return pull
+
+
+def test_a_late_answer_takes_the_place_of_who_is_asked_instead():
+    pull = given_up(asked_of=B)
+    before = pull.outstanding
+
+    assert pull.answered_late(A, 0, 1).upto == 10
+    assert pull.outstanding == before - 1
+    assert pull.answered(B, 0, PATIENCE_MS) is None
+
+
+def test_a_late_answer_is_taken_for_what_nobody_is_asked_for_yet():
+    pull = given_up()
+
+    assert pull.answered_late(A, 0, 1).upto == 10
+    assert pull.again == []
+
+
+def test_a_late_answer_counts_once_only_if_asked_and_only_while_it_is_wanted():
+    assert given_up().answered_late(B, 0, 1) is None
+    assert given_up().answered_late(A, 5, 1) is None
+    twice = given_up()
+    twice.answered_late(A, 0, 1)
+    assert twice.answered_late(A, 0, 1) is None
+    here = given_up(asked_of=B)
+    here.answered(B, 0, PATIENCE_MS)
+    assert here.answered_late(A, 0, 1) is None
+    moved = given_up(joined=False)
+    moved.at = 7
+    assert moved.answered_late(A, 0, 1) is None
+
+
+def test_no_late_answer_is_held_beyond_the_places_for_chunks():
+    pull = given_up()
+    pull.sent(B, 10, 20, PATIENCE_MS)
+
+    assert pull.answered_late(A, 0, 1) is None
+    assert pull.again == [(0, 10)]
+
+
+def test_of_ranges_given_up_only_so_many_are_remembered():
+    pull = PullState(1, 10_000, 0, 0, 0)
+    for number in range(2 * GIVEN_UP_MAX):
+        pull.sent(A, number, number + 1, 0)
+    pull.take_late(A, PATIENCE_MS, PATIENCE_MS)
+
+    assert [after for _, after in pull.given_up] == list(range(GIVEN_UP_MAX, 2 * GIVEN_UP_MAX))
+
+
+# ---- the kept Appends ----------------------------------------------------------
+def test_kept_appends_are_replayed_a_chunk_s_worth_at_a_time():
+    cluster = three()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node, peer = cluster.nodes[follower], cluster.nodes[leader].me
+    base = node.log.last()
+    hole = stray(base, node.term, 1)
+    cluster.drop = lambda *_: True
+    after, index = at(hole[-1]), base.index
+    for seq in range(20):
+        entries = stray(after, node.term, 200)
+        cluster.step(follower, Received(peer, Append(node.cluster, node.term, after, entries, 0, 90 + seq)))
+        after = at(entries[-1])
+    assert node.log.last().index == index
+    assert len(node.pull.buffer) == 20
+    effects = cluster.step(follower, Received(peer, Append(node.cluster, node.term, base, hole, 0, 99)))
+
+    reached = [node.log.last().index]
+    while node.pull is not None:
+        assert effects.next_tick_ms <= cluster.now
+        effects = cluster.step(follower, Tick())
+        reached.append(node.log.last().index)
+    steps = [upto - before for before, upto in pairwise([index, *reached])]
+    assert sum(steps) == 1 + 20 * 200
+    # Once when something comes, and once in the tick of the same step.
+    assert max(steps) <= 1 + 2 * (RANGE_ENTRIES + 200)
+    assert node.in_step
+
+
 # ---- the search ----------------------------------------------------------------
 def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     """The next tick asked for a position that was no longer there, and the member died of an IndexError."""
@@ -246,6 +375,10 @@ def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     cluster.step(follower, Tick())
     assert node.halted is None
     assert node.pull is None or node.pull.at <= node.log.last().index
+
+
+def at(entry):
+    return Position(entry.term, entry.index, entry.chain)
 
 
 def stray(after, term, count) -> tuple[Entry, ...]:

@@ -57,7 +57,7 @@ def test_the_term_begins_anew_with_an_empty_log_and_only_then(path):
     # A member that left a cluster which gave itself up enters the next one at a lower term.
     storage = FileStorage(path, ME)
     storage.persist([SaveVote(7, None), SaveEntries(entries(2))])
-    storage.persist([SaveTruncation(0)])
+    storage.persist([SaveTruncation(0), SaveVote(0, None)])
     storage.persist([SaveVote(1, inc("b")), SaveEntries(entries(1))])
     storage.close()
 

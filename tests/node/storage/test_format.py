@@ -160,12 +160,24 @@ def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
         encode_records([SaveTruncation(1)]),
         encode_records([SaveVote(1, OTHER)])[:-1],
         encode_records([SaveVote(2, None), SaveVote(1, None)]),
+        encode_records([SaveVote(2, None), SaveEntries(entries(1)), SaveVote(0, None)]),
+        encode_records([SaveVote(2, None), SaveVote(0, OTHER)]),
         encode_records([SaveEntries(entries(1))])[:-1],
         encode_records([SaveEntries(entries(1))])[:1]
         + b"\xee"
         + encode_records([SaveEntries(entries(1))])[2:],
     ],
-    ids=["unknown", "identity", "truncation-above", "vote-cut", "term-back", "entry-cut", "entry-kind"],
+    ids=[
+        "unknown",
+        "identity",
+        "truncation-above",
+        "vote-cut",
+        "term-back",
+        "term-0-with-a-log",
+        "vote-in-term-0",
+        "entry-cut",
+        "entry-kind",
+    ],
 )
 def test_a_whole_batch_of_what_is_no_history_is_refused(body: bytes) -> None:
     places = Batches(SALT)

@@ -1,9 +1,9 @@
 """A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
 
 from node.raft.entries import session_id
-from node.raft.events import Persisted, Received
+from node.raft.events import Persisted, Received, Recovered
 from node.raft.member import Member
-from node.raft.messages import Append, GenesisSignature
+from node.raft.messages import Append, GenesisSignature, Presence, is_promise
 from node.raft.origin import Outbox
 from node.raft.types import Applied, Bootstrap, Ok
 from node.storage.file import FileStorage
@@ -189,6 +189,50 @@ def test_without_the_remembered_signature_one_founder_founds_two_clusters(tmp_pa
     assert founders_of["b"] == founders_of["c"] == (inc("b"), inc("c"))
 
 
+def founded_with(recovered):
+    """Whether a founder that finds this on its disk founds another cluster with whom it meets."""
+    cluster = Cluster(trust_disk=True)
+    cluster.add("b", expect=2, recovered=recovered)
+    cluster.add("c", expect=2)
+    cluster.run(20_000)
+    return cluster.nodes["b"].cluster is not None
+
+
+def test_a_founder_that_was_in_a_cluster_whose_log_it_never_had_founds_no_other():
+    """Whom it signed for is no longer on its disk: the votes and terms of that cluster came after."""
+    assert not founded_with(Recovered(7, None, ()))
+    assert not founded_with(Recovered(7, inc("a"), ()))
+    assert not founded_with(Recovered(7, inc("b"), ()))
+
+
+def test_without_that_rule_a_founder_founds_a_second_cluster(monkeypatch):
+    monkeypatch.setattr(Member, "_remember_signature", lambda *_: None)
+    assert founded_with(Recovered(7, None, ()))
+
+
+def test_a_member_whose_cluster_gave_itself_up_is_free_to_found_after_a_crash(tmp_path):
+    cluster = Disks(tmp_path)
+    for name in "abc":
+        cluster.start(name)
+    cluster.elect()
+    cluster.run(500)
+    gone = cluster.nodes["a"].cluster
+    over = Presence(None, 0, 0, Bootstrap.EXPECT, (), (gone,), 0)
+    cluster.drop = lambda *_: True
+    for name in "abc":
+        other = "b" if name == "a" else "a"
+        cluster.step(name, Received(inc(other), over))
+    for name in "abc":
+        cluster.crash(name)
+    cluster.drop = lambda *_: False
+    for name in "abc":
+        cluster.start(name)
+    assert {cluster.files[name].recovered for name in "abc"} == {Recovered(0, None, ())}
+    cluster.elect()
+
+    assert {node.cluster for node in cluster.nodes.values()}.isdisjoint({gone, None})
+
+
 def test_no_genesis_signature_leaves_before_it_is_durable(tmp_path):
     cluster = Disks(tmp_path)
     signed = []
@@ -202,6 +246,37 @@ def test_no_genesis_signature_leaves_before_it_is_durable(tmp_path):
 
     cluster.crash("b")
     assert FileStorage(tmp_path / "b", inc("b")).recovered.voted_for is None
+
+
+def lost_genesis(tmp_path):
+    """A collector has every signature, and loses power before its disk has the genesis."""
+    cluster = Disks(tmp_path)
+    collector = min("abc", key=inc)
+    cluster.slow = {collector}
+    for name in "abc":
+        cluster.start(name)
+    cluster.run(3000)
+    assert cluster.nodes[collector].cluster is not None
+    cluster.crash(collector)
+    cluster.slow = set()
+    cluster.start(collector)
+    cluster.run(20_000)
+    return cluster
+
+
+def test_a_genesis_that_was_lost_with_its_founder_leaves_nobody_in_a_cluster_that_none_has(tmp_path):
+    cluster = lost_genesis(tmp_path)
+
+    assert cluster.leader() is not None
+    assert len({node.cluster for node in cluster.nodes.values()}) == 1
+
+
+def test_a_pre_vote_before_the_genesis_is_durable_strands_who_hears_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Member, "_is_promise", lambda _, message: is_promise(message))
+    cluster = lost_genesis(tmp_path)
+
+    assert cluster.leader() is None
+    assert all(node.cluster is not None and not node.members for node in cluster.nodes.values())
 
 
 # ---- sessions ---------------------------------------------------------------
