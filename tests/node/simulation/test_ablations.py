@@ -28,7 +28,7 @@ def search(member, first, *, rules=False, **overrides):
         try:
             run(draw_schedule(seed, member=member, rules=rules, **overrides))
         except ScheduleError as error:
-            if error.error.oracle != "liveness":
+            if error.error.oracle in HARMS or (rules and error.error.oracle != "liveness"):
                 return seed, error.error.oracle
     return None
 
@@ -42,7 +42,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.ServesUnverified, 15, {}),
         (ablations.NewestConfigOnly, 33, {"tie_break": True}),
         (ablations.NewestConfigBeforeNoop, 93, {}),
-        (ablations.VoteNotRecorded, 0, {}),
+        (ablations.VoteNotRecorded, 283, {}),
         (ablations.NoUpToDateCheck, 15, {}),
         (ablations.NoSessionDedupe, 3, {}),
         (ablations.LeaseBindsNobody, 440, {"lease_reads": True}),
