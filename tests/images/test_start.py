@@ -1,11 +1,13 @@
 """How guests are started, as far as it needs no guest: commands, domains, archives, and what is refused first."""
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -24,6 +27,7 @@ from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
 
 NODE = "[group]\nderive_key = true\n"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 COMMAND = [sys.executable, "-m", "node.cli.main", "image"]
 
 
@@ -187,28 +191,67 @@ class Gone(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def empty_mirror():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gone) as server:
+class Forged(Gone):
+    """A mirror whose files are nobody's."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"Origin: Debian\nSHA256:\n")
+
+
+@contextlib.contextmanager
+def mirror(handler):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
-def test_a_locked_package_that_the_mirror_has_removed_is_named_with_the_way_to_lock_again(
-    empty_mirror, tmp_path
-):
+def build_script(command, **environment):
+    return subprocess.run(
+        [sys.executable, str(harness.SCRIPTS / "build.py"), command],
+        capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(
+    not KEYRING.exists() or shutil.which("gpgv") is None, reason="needs gpgv and Debian's keyring"
+)
+def test_a_release_that_debian_did_not_sign_is_not_locked(tmp_path):
+    lock = tmp_path / "lock.json"
+    with mirror(Forged) as address:
+        done = build_script("lock", BONDSTONE_IMAGE_LOCK=str(lock), BONDSTONE_MIRROR_DEBIAN=address)
+
+    assert done.returncode == 1
+    assert "not signed by Debian" in done.stderr
+    assert not lock.exists()
+
+
+def test_a_missing_verifier_of_releases_is_named_with_the_command_that_installs_it(tmp_path):
+    lock = str(tmp_path / "lock.json")
+    with mirror(Forged) as address:
+        done = build_script(
+            "lock", BONDSTONE_IMAGE_LOCK=lock, BONDSTONE_MIRROR_DEBIAN=address, PATH="/nonexistent"
+        )
+
+    assert done.returncode == 1
+    assert "is missing" in done.stderr
+    assert "apt-get install" in done.stderr
+    assert "gpgv" in done.stderr
+
+
+def test_a_locked_package_that_the_mirror_has_removed_is_named_with_the_way_to_lock_again(tmp_path):
     package = {"group": "root", "name": "libgone1", "version": "1.2-3", "archive": "debian"}
     package |= {"path": "pool/main/libg/libgone1_1.2-3_amd64.deb", "sha256": "00" * 32}
     lock = tmp_path / "lock.json"
     lock.write_text(json.dumps({"version": 1, "debs": [package], "wheels": []}))
-    done = subprocess.run(
-        [sys.executable, str(harness.SCRIPTS / "build.py"), "fetch"],
-        capture_output=True, text=True, check=False, timeout=60,
-        env={**os.environ, "BONDSTONE_IMAGE_LOCK": str(lock), "BONDSTONE_MIRROR_DEBIAN": empty_mirror},
-    )  # fmt: skip
+    with mirror(Gone) as address:
+        done = build_script("fetch", BONDSTONE_IMAGE_LOCK=str(lock), BONDSTONE_MIRROR_DEBIAN=address)
 
     assert done.returncode == 1
     assert harness.STALE in done.stderr
