@@ -13,6 +13,7 @@ from node.api.outcomes import not_executed, outcome_unknown, state_machine_refus
 from node.api.problems import ProblemError
 from node.api.schemas import Accepted, CommandRequest, CommandResult, CommandResults
 from node.api.service import Service
+from node.api.stalls import StallWatch
 from node.group.errors import GroupClosedError
 from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
 from node.tokens import AccessList, AccessRole, Principal
@@ -27,6 +28,7 @@ class CommandsEndpoint:
         self._service = service
         self._access = access
         self._limits = limits
+        self._stalls = StallWatch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -37,6 +39,8 @@ class CommandsEndpoint:
         request = decode_untrusted(body, CommandRequest)
         commands, single = _commands_of(request)
         feed = request.wait == "accepted"
+        if self._stalls.doubtful():
+            raise not_executed(NotExecuted("stalled"))
         try:
             outcome = await self._service.execute(
                 commands, key=key, feed=feed, timeout_s=self._limits.command_timeout_s
