@@ -1,6 +1,6 @@
 """Puts per second and their latency over HTTPS, through the leader and through a follower.
 
-python -m bench.cluster [--seconds 5] [--clients 1,16,64]
+python -m bench.cluster [--seconds 5] [--clients 1,16,64] [--trust-disk]
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 import httpx
 import uvloop
 
-from bench.cluster_process import Cluster, cluster, percentile
+from bench.cluster_process import Cluster, cluster, percentile, trust_disk_cluster
 from bench.http_load import post, run_load
 
 
@@ -60,12 +60,18 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--clients", default="1,16,64")
     parser.add_argument("--api-port", type=int, default=9440)
+    parser.add_argument("--trust-disk", action="store_true", help="nodes that keep their logs on this disk")
     args = parser.parse_args()
-    async with cluster(3, args.api_port) as running:
+    start = trust_disk_cluster if args.trust_disk else cluster
+    async with start(3, args.api_port) as running:
         leader = await leader_index(running)
         follower = (leader + 1) % len(running.nodes)
         await measure(running, leader, 16, 1)  # warm
-        out = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": args.seconds}
+        out = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": args.seconds,
+            "trust_disk": args.trust_disk,
+        }
         for name, node in (("leader", leader), ("follower", follower)):
             out[name] = [
                 await measure(running, node, int(clients), args.seconds)

@@ -1,4 +1,8 @@
-"""A local cluster for measuring: started by its public command, followed by its JSON events."""
+"""A local cluster for measuring: started by its public command, followed by its JSON events.
+
+One whose nodes trust their disks is written as ``bondstone dev`` writes it, with that setting added: a
+development cluster has no such flag.
+"""
 
 import asyncio
 import json
@@ -13,6 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from node.dev import DevCluster
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -84,6 +90,32 @@ async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster
             if process.returncode is None:
                 process.send_signal(signal.SIGINT)
                 await process.wait()
+
+
+class _TrustDiskCluster(DevCluster):
+    def prepare(self) -> None:
+        super().prepare()
+        for node in self.nodes:
+            text = node.config_file.read_text()
+            node.config_file.write_text(text.replace("[consensus]\n", "[consensus]\ntrust_disk = true\n"))
+
+
+@asynccontextmanager
+async def trust_disk_cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster]:
+    """Run nodes with ``trust_disk`` in a temporary directory of this disk."""
+    start = time.perf_counter()
+    events: list[tuple[float, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
+        local = _TrustDiskCluster(
+            Path(directory),
+            nodes=nodes,
+            api_port=api_port,
+            emit=lambda event: events.append((time.perf_counter() - start, event)),
+        )
+        async with local.running():
+            took, ready = events[-1]
+            assert ready["event"] == "ready"
+            yield Cluster(ready, took, Path(directory), events)
 
 
 def percentile(sorted_values: list[float], fraction: float) -> float:
