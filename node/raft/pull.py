@@ -83,20 +83,27 @@ class Pull(Replication):
         return self.cluster
 
     def _sources(self, pull: PullState) -> list[Incarnation]:
-        """Sources in the order of preference: peers by id, the leader last, and not at once."""
+        """Sources in the order of preference: peers by id, the leader last, and not at once.
+
+        Whoever failed us comes after all who did not, the latest to fail last: or two that never answer are
+        asked in turn for ever. As long as they are all there is, the leader is asked too.
+        """
         leader = self.leader
         resting = {peer for peer, until in pull.resting.items() if self.now < until}
         known = sorted(
             peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting
         )
+        known.sort(key=lambda peer: pull.resting.get(peer, 0))
         if leader is None or leader not in self.peers or leader in resting:
             return known
-        if any(pull.known[peer] > pull.lowest for peer in known):
+        if any(pull.known[peer] > pull.lowest and peer not in pull.resting for peer in known):
             return known
         alone = all(peer == leader for peer in self.audience)
         waited = self.now - pull.started_ms >= self.settings.heartbeat_ms
         answered = len(known) >= len(self.audience) - 1
-        return [*known, leader] if alone or waited or answered else known
+        if not (alone or waited or answered):
+            return known
+        return sorted([*known, leader], key=lambda peer: pull.resting.get(peer, 0))
 
     def _has_window(self, pull: PullState, source: Incarnation) -> bool:
         flight = pull.flying.get(source)
@@ -171,6 +178,7 @@ class Pull(Replication):
             asked = pull.answered_late(sender, m.after.index, self._places)
         if asked is None:
             return  # repeated, or what it brings is here already
+        pull.resting.pop(sender, None)
         if not pull.joined:
             self._on_search_answer(pull, sender, asked, m)
         elif m.ok and m.entries:

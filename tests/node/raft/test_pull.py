@@ -377,6 +377,13 @@ def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     assert node.pull is None or node.pull.at <= node.log.last().index
 
 
+def test_two_silent_sources_are_not_asked_in_turn_for_ever():
+    cluster = filled(RANGE_ENTRIES)
+    leader = cluster.leader()
+    join(cluster, lambda sender, to, message: isinstance(message, Fetch) and to != leader)
+    cluster.run_until(lambda: caught_up(cluster, RANGE_ENTRIES))
+
+
 def at(entry):
     return Position(entry.term, entry.index, entry.chain)
 
