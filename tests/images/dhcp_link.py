@@ -23,6 +23,7 @@ from guest import dhcp, network
 TUNSETIFF, IFF_TAP_NO_PI = 0x400454CA, 0x0002 | 0x1000
 SERVER = IPv4Address("10.0.2.2")
 LEASE_SECONDS = 4
+LEASES = 3  # as many acknowledged discoveries as the script has
 
 
 def answer(request, kind, address):
@@ -54,7 +55,7 @@ def received(link):
             return frame[42:]
 
 
-def serve(link, script, seen, done):
+def serve(link, script, seen):
     """Answer one message by each line of the script. While a DISCOVER is due, whoever renews gets no answer."""
     for wanted, kind, address in script:
         request = received(link)
@@ -63,7 +64,6 @@ def serve(link, script, seen, done):
             request = received(link)
         seen.append({"kind": request[242], "bound": str(IPv4Address(request[12:16])), "wanted": wanted})
         os.write(link, answer(request, kind, IPv4Address(address)))
-    done.set()
 
 
 def main():
@@ -86,8 +86,14 @@ def main():
         (dhcp.REQUEST, dhcp.ACK, second),
     )
     seen, said, done = [], [], threading.Event()
-    threading.Thread(target=serve, args=(link, script, seen, done), daemon=True).start()
-    client = network.DhcpClient("eth0", lambda event, **fields: said.append({"event": event, **fields}))
+    threading.Thread(target=serve, args=(link, script, seen), daemon=True).start()
+
+    def log(event, **fields):
+        said.append({"event": event, **fields})
+        if [item["event"] for item in said].count("dhcp-lease") == LEASES:
+            done.set()
+
+    client = network.DhcpClient("eth0", log)
     client.keep(client.acquire(tries=3))
     finished = done.wait(60)
     shown = json.loads(subprocess.check_output(["ip", "-j", "-4", "addr", "show", "eth0"]))
