@@ -19,17 +19,22 @@ class Promises(State):
             # A truncation lowered what later writes claim, so an old report never covers new entries.
             self.durable_index = self.writes.popleft()[1]
         while self.held and self.held[0][0] <= self.persisted:
-            self.out.sends.append(self.held.popleft()[1])
+            self.released.append(self.held.popleft()[1])
 
     def _hold_promises(self) -> None:
-        """Keep back what this step promised until the records it rests on are durable."""
+        """Keep back what this step promised until the records it rests on are durable.
+
+        What earlier steps promised and is durable now does not wait for what this one writes besides.
+        """
         if not self.settings.trust_disk:
             return
         self.out.serial = self.serial
         self._batch_open = False
+        at_once, self.released = self.released, []
         if self.persisted >= self.serial:
+            at_once += self.out.sends
+            self.out.sends = at_once
             return
-        at_once = []
         for send in self.out.sends:
             if self._is_promise(send.message):
                 if send.to[0] in self.peers or len(send.to) > 1:

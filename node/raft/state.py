@@ -206,6 +206,7 @@ class State(ABC):
         self.writes: deque[tuple[int, int]] = deque()  # (serial, last index written by it)
         self.durable_index = 0
         self.held: deque[tuple[int, Send]] = deque()
+        self.released: list[Send] = []  # in this step
         self._batch_open = False
 
     # ---- what later chapters define -----------------------------------------

@@ -5,7 +5,7 @@ from node.raft.events import Persisted, Received, Recovered
 from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, is_promise
 from node.raft.origin import Outbox
-from node.raft.types import Applied, Bootstrap, Ok
+from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import GROUP, Cluster, inc, three
 from tests.node.storage.test_file import entries
@@ -99,6 +99,24 @@ def test_nothing_is_promised_before_it_is_durable():
     cluster.deliver()
     assert isinstance(cluster.outcomes[ticket], Ok)
     assert other not in [v.name for v, index in node.lead.match.items() if index == node.log.last().index]
+
+
+def test_a_durable_promise_does_not_wait_for_what_its_step_writes_besides():
+    """Or under steady writes each ACK would wait for the sync after its own, and the one after that."""
+    cluster = three(trust_disk=True)
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node = cluster.nodes[leader]
+    cluster.sync = False
+    last = node.log.last()
+    first, second = entries(2, node.term, last)
+    said = Append(node.cluster, node.term, last, (first,), 0, 50)
+    assert not cluster.step(follower, Received(node.me, said)).sends
+    durable = cluster.unsynced[follower][-1][0]
+    after = Position(first.term, first.index, first.chain)
+    more = Append(node.cluster, node.term, after, (second,), 0, 51)
+    sends = cluster.step(follower, Persisted(durable), Received(node.me, more)).sends
+
+    assert [(s.message.match, s.message.seq) for s in sends] == [(first.index, 50)]
 
 
 def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_it():
