@@ -1,6 +1,7 @@
 """A whole group in one process: members, their network and disks, one clock, all oracles."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -104,7 +105,8 @@ class Cluster:
         """Whether the best log among the living could win: a quorum of each of its configurations lives.
 
         Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
-        A trust_disk voter comes back.
+        A trust_disk voter comes back. Of rival clusters, one with a single member left of two voters may
+        wait for its operator for ever (``has_enough_copies``): who restarted is with the other now.
         """
         if not self.oracles.tree.is_rooted:
             # A founder that signed for a collector that died cannot sign again, by design.
@@ -116,13 +118,22 @@ class Cluster:
         incs = {process.inc for process in living}
         best: dict[int, tuple[int, int]] = {}
         verdicts: dict[int, bool] = {}
+        members: Counter[int] = Counter()
+        copies: dict[int, int] = {}
         for process in living:
             last, view = process.log.last(), process.view
             genesis = self.oracles.tree.genesis[view.nodes[-1]]
+            members[genesis] += 1
             if view.configs and (last.term, last.index) > best.get(genesis, (0, 0)):
                 best[genesis] = (last.term, last.index)
                 active = view.active(view.commit, last.index)
                 verdicts[genesis] = all(is_quorum(config, incs) for config in active)
+                copies[genesis] = min(
+                    2, self.shape.settings.min_voters, *(len(config.voters) for config in active)
+                )
+        rivals = without is None and len(verdicts) > 1
+        if rivals and any(members[genesis] < enough for genesis, enough in copies.items()):
+            return False
         return bool(verdicts) and all(verdicts.values())
 
     # ---- life and death -----------------------------------------------------------
