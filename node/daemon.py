@@ -317,6 +317,7 @@ def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, acces
         concurrent_requests_max=config.api.concurrent_requests_max,
         connections_max=config.api.connections_max,
         handshakes_max=config.api.handshakes_max,
+        session_ttl_s=consensus_settings(config).session_ttl_ms / 1000,
     )
     return ApiServer(
         create_app(daemon, access, limits),

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from node.api.body import ClientGoneError
 from node.api.commands import CommandsEndpoint
+from node.api.freshness import boot_time_s
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.operations import BY_NAME
@@ -37,13 +38,15 @@ class Api:
         access: AccessList,
         limits: ApiLimits,
         registry: CollectorRegistry,
+        *,
         clock: Callable[[], float],
+        age_clock: Callable[[], float],
     ) -> None:
         self._service = service
         self._limits = limits
         self._clock = clock
         self._metrics = ApiMetrics(service, registry)
-        self._commands = CommandsEndpoint(service, access, limits)
+        self._commands = CommandsEndpoint(service, access, limits, age_clock)
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
         self._router = Router(
             routes=Routes(service, access, limits, self._metrics).routes(), redirect_slashes=False
@@ -136,6 +139,7 @@ def create_app(
     *,
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    age_clock: Callable[[], float] = boot_time_s,
 ) -> Api:
     """Return the ASGI application over ``service``.
 
@@ -145,5 +149,6 @@ def create_app(
         limits: what is taken from outside.
         registry: where further metrics of the process are registered, if any.
         clock: seconds, for latencies only.
+        age_clock: the one by which the server says after when a request was sent (``node.api.freshness``).
     """
-    return Api(service, access, limits, registry or CollectorRegistry(), clock)
+    return Api(service, access, limits, registry or CollectorRegistry(), clock=clock, age_clock=age_clock)

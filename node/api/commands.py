@@ -1,5 +1,6 @@
 """``POST /v1/commands``: the hot path, a plain ASGI function in front of every router and middleware."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -8,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from attestation.canonical import digest
 from node.api.access import authenticate, require_role
 from node.api.body import decode_untrusted, read_json_body, require_plain
+from node.api.freshness import time_left_s
 from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
@@ -24,10 +26,13 @@ _ENCODER: Final = msgspec.json.Encoder()
 class CommandsEndpoint:
     """An ASGI application for one path. Errors leave as ``ProblemError``."""
 
-    def __init__(self, service: Service, access: AccessList, limits: ApiLimits) -> None:
+    def __init__(
+        self, service: Service, access: AccessList, limits: ApiLimits, age_clock: Callable[[], float]
+    ) -> None:
         self._service = service
         self._access = access
         self._limits = limits
+        self._age_clock = age_clock
         self._stalls = StallWatch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,10 +46,12 @@ class CommandsEndpoint:
         feed = request.wait == "accepted"
         if self._stalls.doubtful():
             raise not_executed(NotExecuted("stalled"))
+        timeout_s = self._limits.command_timeout_s
+        if key is not None:
+            # It may wait in the node for the group: until it is too old, and then it is not handed over.
+            timeout_s = min(timeout_s, time_left_s(scope, self._limits, self._age_clock()))
         try:
-            outcome = await self._service.execute(
-                commands, key=key, feed=feed, timeout_s=self._limits.command_timeout_s
-            )
+            outcome = await self._service.execute(commands, key=key, feed=feed, timeout_s=timeout_s)
         except GroupClosedError as exc:  # what was handed in may be on its way through the peers
             raise outcome_unknown(Unknown("group-closed")) from exc
         match outcome:

@@ -17,6 +17,9 @@ PIPELINED_MAX: Final = 64
 # A refused body of up to this size is read and thrown away, so that a client that sends first and reads
 # later gets its answer instead of a reset connection.
 DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
+# Parts of the time that an idempotency key is remembered for (``node.api.freshness``).
+REPEATED_OF_TTL: Final = 0.5
+AGE_OF_TTL: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +30,14 @@ class ApiLimits:
         connections_max: with TLS established.
         handshakes_max: connections whose TLS handshake is not over, beside them.
         bodies_bytes_max: what the bodies of all requests in progress may have together.
+        session_ttl_s: for how long the group remembers an idempotency key.
     """
 
     body_bytes_max: int = 1024 * 1024
     head_bytes_max: int = 32 * 1024
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
-    keep_alive_s: int = 75
+    keep_alive_s: float = 10.0
     tls_handshake_timeout_s: float = 10.0
     tls_shutdown_timeout_s: float = 5.0
     shutdown_timeout_s: int = 5
@@ -44,3 +48,17 @@ class ApiLimits:
     handshakes_max: int = 256
     bodies_bytes_max: int = 64 * 1024 * 1024
     concurrent_evidence_max: int = 4
+    session_ttl_s: float = 60.0
+
+    @property
+    def keyed_age_s_max(self) -> float:
+        """How old a request with an Idempotency-Key may be when it is handed to the group."""
+        return self.session_ttl_s * AGE_OF_TTL
+
+    @property
+    def idle_s_max(self) -> float:
+        """When to close a connection that asks nothing.
+
+        Earlier than the next request on it could be too old: an honest client finds it closed, and connects.
+        """
+        return min(self.keep_alive_s, self.keyed_age_s_max * 2 / 3)

@@ -135,7 +135,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                     "pattern": "^[!-~]+$",
                 },
                 description="The same key, sent again with the same credentials to any node while the group "
-                "remembers it (its session_ttl_ms), never executes twice: the first result comes again.",
+                "remembers it (its session_ttl_ms), never executes twice: the first result comes again. "
+                "Send the last copy within half of that time.",
             ),
         ),
         problems=(

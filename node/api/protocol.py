@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from node.api.access import CLIENT_CERTIFICATE
 from node.api.answer import WholeAnswer
+from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 
@@ -64,6 +65,7 @@ class ApiProtocol(HttpToolsProtocol):
         limits: ApiLimits,
         room: BodyRoom,
         loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = boot_time_s,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
@@ -77,6 +79,10 @@ class ApiProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0  # the loop's time, seconds
+        self._clock = clock
+        # The next request was sent after this. Made before the TLS handshake, whose last message the network
+        # may hold back together with the first request.
+        self._in_touch_at = clock()
         self._extensions: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -125,7 +131,8 @@ class ApiProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._heads_begun_here += 1
         super().on_message_begin()
-        self.scope["extensions"] = self._extensions
+        self.scope["extensions"] = self._extensions  # of the connection
+        self.scope["state"][SENT_AFTER] = self._in_touch_at
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
@@ -151,6 +158,7 @@ class ApiProtocol(HttpToolsProtocol):
         if self._held:  # nothing is held any more if the connection was lost meanwhile
             self._room.give_back(self._held.popleft())
         self.server_state.total_requests += 1
+        self._in_touch_at = self._clock()
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -160,7 +168,7 @@ class ApiProtocol(HttpToolsProtocol):
             return
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self._limits.keep_alive_s, self._look_whether_idle)
+            self._idle_timer = self.loop.call_later(self._limits.idle_s_max, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
         """Close a connection that asks nothing more.
@@ -171,7 +179,7 @@ class ApiProtocol(HttpToolsProtocol):
         idle = self._between_requests and self.cycle.response_complete
         if self.transport.is_closing() or not idle:
             return  # the next answer sets it again
-        left_s = self._idle_since + self._limits.keep_alive_s - self.loop.time()
+        left_s = self._idle_since + self._limits.idle_s_max - self.loop.time()
         if left_s > 0:
             self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
         else:

@@ -5,8 +5,9 @@
         client.get("greeting").value        # b"hello"
 
 Every write carries an Idempotency-Key made once for it, so it can be sent again, to any node, after a lost
-connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). A
-client must therefore give up earlier than that: ``deadline_s``.
+connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). So it
+repeats a write for less than half of that, whatever ``deadline_s`` is; if it is another TTL, tell it by
+``session_ttl_s``.
 """
 
 from node.client.client import BondstoneClient

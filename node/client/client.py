@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ import httpx
 import msgspec
 
 from node.api import schemas
+from node.api.freshness import boot_time_s
+from node.api.limits import REPEATED_OF_TTL
 from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded, read_ca
 from node.client.errors import (
     ClientError,
@@ -22,9 +25,12 @@ from node.client.errors import (
 from node.client.items import Item, field_of, item_of, member_of
 from node.errors import ConfigError
 
-DEADLINE_S_DEFAULT: Final = 20.0
+DEADLINE_S_DEFAULT: Final = 15.0
 ATTEMPT_TIMEOUT_S_DEFAULT: Final = 12.0  # a node gives up on a command after 10 s
 CONNECT_TIMEOUT_S: Final = 3.0
+SESSION_TTL_S_DEFAULT: Final = 60.0
+# Keys of writes that may have happened, with the time of the first copy; beyond it the oldest is forgotten.
+_DOUBTFUL_KEYS_MAX: Final = 10_000
 _BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 # It did not happen, and this or another node may do it now.
 _TRY_ELSEWHERE: Final = frozenset(
@@ -44,8 +50,10 @@ class BondstoneClient:
         client_certificate: PEM files of certificate and key, instead of a token.
         deadline_s: when to give up on one call, with all its repetitions.
         attempt_timeout_s: when to give up on one node's answer.
+        session_ttl_s: the group's ``session_ttl_ms``, in seconds. Once a write may have happened it is
+            repeated for less than half of that, whatever the deadline: the group must still know its key.
         sleep: waits so many seconds.
-        clock: monotonic seconds.
+        clock: monotonic seconds that go on while the machine sleeps.
     """
 
     def __init__(
@@ -57,8 +65,9 @@ class BondstoneClient:
         client_certificate: tuple[Path, Path] | None = None,
         deadline_s: float = DEADLINE_S_DEFAULT,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
+        session_ttl_s: float = SESSION_TTL_S_DEFAULT,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_time_s,
     ) -> None:
         if not urls or any(not url.startswith("https://") for url in urls):
             raise ConfigError("give at least one URL, each beginning with https://")
@@ -68,6 +77,9 @@ class BondstoneClient:
         self._client_certificate = client_certificate
         self._deadline_s = deadline_s
         self._timeout = httpx.Timeout(attempt_timeout_s, connect=CONNECT_TIMEOUT_S)
+        # A copy leaves up to twice the connect timeout (TCP, then TLS) after it was decided on.
+        self._repeat_s = session_ttl_s * REPEATED_OF_TTL - 2 * CONNECT_TIMEOUT_S
+        self._doubtful: OrderedDict[str, float] = OrderedDict()
         self._sleep = sleep
         self._clock = clock
         self._ca_pem = read_ca(ca)
@@ -91,10 +103,12 @@ class BondstoneClient:
 
         Args:
             command: JSON-able.
-            idempotency_key: of an earlier try of the same write; made afresh when absent.
+            idempotency_key: of an earlier try of the same write; made afresh when absent. Of a try by another
+                object, or beyond the last 10,000, only the caller can know that it is not too old.
 
         Raises:
-            RefusedError, NotExecutedError, OutcomeUnknownError, UnreachableError, AnswerInvalidError.
+            RefusedError, NotExecutedError, UnreachableError, AnswerInvalidError.
+            OutcomeUnknownError: also, with nothing sent, if the earlier try was too long ago.
         """
         return self._write({"command": command}, idempotency_key, schemas.CommandResult)
 
@@ -213,13 +227,24 @@ class BondstoneClient:
         content = None if body is None else msgspec.json.encode(body)
         if content is not None:
             headers["content-type"] = "application/json"
+        attempts = _Attempts(key, None if key is None else self._doubtful.get(key))
+        try:
+            return decode_answer(self._answer(method, path, headers, content, attempts), answer_type)
+        finally:
+            self._remember(attempts)
+
+    def _answer(
+        self, method: str, path: str, headers: dict[str, str], content: bytes | None, attempts: "_Attempts"
+    ) -> bytes:
+        """Return the body of a success."""
         give_up = self._clock() + self._deadline_s
-        attempts = _Attempts(key)
         for url, pause_s in self._order():
+            at = self._clock() + pause_s
+            if (pause_s and at >= give_up) or attempts.too_old(at - self._repeat_s):
+                break
             if pause_s:
-                if self._clock() + pause_s >= give_up:
-                    break
                 self._sleep(pause_s)
+            attempts.begin(at)
             try:
                 status, answer = self._send(method, url + path, headers, content)
             except httpx.ConnectError as exc:
@@ -231,9 +256,16 @@ class BondstoneClient:
                 continue
             if 200 <= status < 300:
                 self._prefer(url)
-                return decode_answer(answer, answer_type)
+                return answer
             attempts.answered(decode_problem(status, answer))
         raise attempts.error()
+
+    def _remember(self, attempts: "_Attempts") -> None:
+        """The same key may be given to another call: the group's memory began with the first copy."""
+        if attempts.key is not None and attempts.doubtful_since is not None:
+            self._doubtful[attempts.key] = attempts.doubtful_since
+            if len(self._doubtful) > _DOUBTFUL_KEYS_MAX:
+                self._doubtful.popitem(last=False)
 
     def _order(self) -> Iterator[tuple[str, float]]:
         """Yield nodes to try, for ever, and how long to wait before each: never within a round."""
@@ -273,37 +305,58 @@ class BondstoneClient:
 
 
 class _Attempts:
-    """What was tried for one call, and what it amounts to."""
+    """What was tried for one call, and what it amounts to.
 
-    def __init__(self, key: str | None) -> None:
-        self._key = key  # of a write; None for a read
-        self._may_have_happened = False
+    Args:
+        key: of a write; None for a read.
+        doubtful_since: when the first copy was sent of which nobody knows what became; None: there is none.
+    """
+
+    def __init__(self, key: str | None, doubtful_since: float | None) -> None:
+        self.key = key
+        self.doubtful_since = doubtful_since
+        self._before = doubtful_since  # the last attempt
         self._last_problem: schemas.Problem | None = None
         self._last_error: Exception | None = None
 
+    def too_old(self, limit: float) -> bool:
+        """Return whether the group may have forgotten a write whose first copy was sent at ``limit``."""
+        return self.key is not None and self.doubtful_since is not None and self.doubtful_since <= limit
+
+    def begin(self, at: float) -> None:
+        """Something is sent now, and may have happened until the opposite is known."""
+        self._before = self.doubtful_since
+        if self.doubtful_since is None:
+            self.doubtful_since = at
+
     def failed(self, exc: Exception, *, sent: bool) -> None:
         self._last_error = exc
-        self._may_have_happened |= sent
+        if not sent:
+            self.doubtful_since = self._before
 
     def answered(self, problem: schemas.Problem) -> None:
         """Take a node's refusal; raise it if it is final."""
         self._last_problem = problem
         if problem.code == "outcome-unknown":
-            self._may_have_happened = True
             # Without its session the group no longer knows the key: repeating could execute it twice.
             if isinstance(problem.reason, str) and problem.reason.startswith("session"):
                 raise self.error()
-        elif problem.code == "internal-error" and self._key is not None:
-            self._may_have_happened = True
+            return
+        if problem.code == "internal-error" and self.key is not None:
             raise self.error()
-        elif problem.code not in _TRY_ELSEWHERE:
+        self.doubtful_since = self._before
+        if problem.code not in _TRY_ELSEWHERE:
             raise RefusedError(problem)
 
     def error(self) -> ClientError:
         """Return what to raise when there is no time left."""
-        last = self._last_problem.detail if self._last_problem is not None else str(self._last_error)
-        if self._may_have_happened and self._key is not None:
-            return OutcomeUnknownError(f"it may or may not have happened: {last}", self._key)
+        if self.doubtful_since is not None and self.key is not None:
+            return OutcomeUnknownError(f"it may or may not have happened: {self._last()}", self.key)
         if self._last_problem is not None:
             return NotExecutedError(self._last_problem)
-        return UnreachableError(f"no node answered: {last}")
+        return UnreachableError(f"no node answered: {self._last()}")
+
+    def _last(self) -> str:
+        if self._last_problem is not None:
+            return self._last_problem.detail
+        return str(self._last_error or "too long ago to send it again; look for its effect")

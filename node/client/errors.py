@@ -31,7 +31,10 @@ class NotExecutedError(ClientError):
 
 
 class OutcomeUnknownError(ClientError):
-    """The write may or may not have happened. Ask for the state, or repeat it with ``idempotency_key``."""
+    """The write may or may not have happened. Ask for the state, or repeat it with ``idempotency_key``.
+
+    Repeating ends half a ``session_ttl_ms`` after the first try: later the group may not know the key.
+    """
 
     def __init__(self, message: str, idempotency_key: str) -> None:
         super().__init__(message)

@@ -13,6 +13,7 @@ import uvloop
 from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
+from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import ApiLimits
 from node.api.server import ApiServer, server_tls_context
 from node.api.service import (
@@ -215,7 +216,7 @@ async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), exten
         "client": ("127.0.0.1", 1),
         "headers": fields,
         "extensions": {} if extensions is None else extensions,
-        "state": {},
+        "state": {SENT_AFTER: boot_time_s()},
     }
     arriving = list(chunks)
     sent = []

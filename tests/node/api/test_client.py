@@ -3,13 +3,11 @@
 from datetime import UTC, datetime
 
 import httpx
-import msgspec
 import pytest
 
 from enclave.identity import Identity
 from node.api import schemas
 from node.api.evidence import binding_of_nonce
-from node.api.problems import ProblemError
 from node.client import (
     AnswerInvalidError,
     BondstoneClient,
@@ -22,22 +20,8 @@ from node.client import (
 )
 from node.errors import ConfigError
 from node.machines import kv
-from node.tokens import AccessRole
-from tests.node.api.fakes import IDENTITY, ME, NO_ACCESS, TOKENS, FakeService, served
-
-TOKEN = TOKENS[AccessRole.ADMIN]
-
-
-@pytest.fixture
-def ca(tmp_path):
-    file = tmp_path / "ca.pem"
-    file.write_bytes(IDENTITY.certificate_pem())
-    return file
-
-
-def connected(ca, *ports, **more):
-    urls = [f"https://localhost:{port}" for port in ports]
-    return BondstoneClient(urls, token=more.pop("token", TOKEN), ca=ca, **more)
+from tests.node.api.fakes import IDENTITY, ME, NO_ACCESS, FakeService, served
+from tests.node.api.scripted import OK, TOKEN, connected, problem
 
 
 # ---- over the real server -------------------------------------------------------------
@@ -187,62 +171,6 @@ def test_a_closed_port_is_unreachable():
 
 
 # ---- over scripted nodes --------------------------------------------------------------------
-OK = schemas.CommandResult(term=1, index=1, result=None)
-
-
-class Script:
-    """Answers with each ending in turn, and the last one for ever; keeps what was asked."""
-
-    def __init__(self, *endings):
-        self.endings = list(endings)
-        self.asked = []
-
-    def __call__(self, request):
-        self.asked.append(request)
-        ending = self.endings.pop(0) if len(self.endings) > 1 else self.endings[0]
-        if isinstance(ending, ProblemError):
-            return httpx.Response(ending.status, content=ending.body())
-        if isinstance(ending, Exception):
-            raise ending
-        if isinstance(ending, httpx.Response):
-            return ending
-        if isinstance(ending, bytes):
-            return httpx.Response(200, content=ending)
-        return httpx.Response(200, content=msgspec.json.encode(ending))
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 0.001
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-@pytest.fixture
-def scripted(ca, monkeypatch):
-    def make(*endings, nodes=2):
-        script, clock = Script(*endings), Clock()
-        real = httpx.Client
-        monkeypatch.setattr(
-            httpx,
-            "Client",
-            lambda **more: real(transport=httpx.MockTransport(script), timeout=more["timeout"]),
-        )
-        client = connected(ca, *range(1, nodes + 1), sleep=clock.sleep, clock=clock, deadline_s=5)
-        return client, script, clock
-
-    return make
-
-
-def problem(code, **extensions):
-    return ProblemError(code, "detail", extensions=extensions)
-
-
 @pytest.mark.parametrize(
     "ending",
     [

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from node.api.limits import PIPELINED_MAX, ApiLimits
+from node.api.limits import PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
+from node.client.client import CONNECT_TIMEOUT_S
 from node.config import ApiTable
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
@@ -121,6 +122,12 @@ def test_the_limits_shown_are_the_defaults():
     assert ApiTable().handshakes_max == limits.handshakes_max
     assert (
         f"| time for a head; for a body | {limits.head_timeout_s:g} s; {limits.body_timeout_s:g} s |" in TEXT
+    )
+    assert f"| a connection without a request | {limits.idle_s_max:g} s after" in TEXT
+    assert f"a quarter of `session_ttl_ms`: {limits.keyed_age_s_max:g} s |" in TEXT
+    assert f"half of `session_ttl_ms` ({limits.session_ttl_s * REPEATED_OF_TTL:g} s)" in TEXT
+    assert (
+        f"up to {limits.session_ttl_s * REPEATED_OF_TTL - 2 * CONNECT_TIMEOUT_S:g} s after its first" in TEXT
     )
     assert f"| time for a command or a query | {limits.command_timeout_s:g} s |" in TEXT
     assert f"| body | {limits.body_bytes_max // 2**20} MiB " in TEXT
