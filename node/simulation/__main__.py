@@ -1,6 +1,6 @@
 """``python -m node.simulation``: run schedules for a while, or one again.
 
-Exit code 0: no oracle was contradicted. 1: one was. 2: usage.
+Exit code 0: no oracle was contradicted. 1: one was. 2: usage. 130: ended by Ctrl-C, and none was so far.
 """
 
 import argparse
@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import sys
-from typing import Any
+import time
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +17,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from node.simulation.campaign import Totals, run_campaign
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import EVENTS, ScheduleError, Simulation, draw_schedule
+
+INTERRUPTED: Final = 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +55,7 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
 
 def _show(totals: Totals, seconds: float) -> str:
     value = totals.to_json_value()
-    del value["failures"]
+    del value["failures"], value["interrupted"]
     rate = totals.schedules / seconds if seconds else 0.0
     shown = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in value.items())
     return f"{shown}; {rate:.1f} schedules/s"
@@ -64,11 +67,17 @@ def _campaign(arguments: argparse.Namespace, console: Console) -> int:
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting")
+        told = 0
 
         def advance(totals: Totals) -> None:
+            nonlocal told
+            for seed, oracle in totals.failures[told:]:
+                console.print(f"seed {seed} contradicts {oracle}")
+            told = len(totals.failures)
             text = f"{totals.schedules:,} schedules, {totals.events:,} events"
             progress.update(task, description=f"{text}, {len(totals.failures)} violations")
 
+        started = time.monotonic()
         totals = run_campaign(
             first=first,
             seconds=arguments.seconds,
@@ -76,17 +85,20 @@ def _campaign(arguments: argparse.Namespace, console: Console) -> int:
             events=arguments.events,
             progress=advance,
         )
-    value: dict[str, Any] = {"first_seed": first, "seconds": arguments.seconds}
+        seconds = time.monotonic() - started
+    value: dict[str, Any] = {"first_seed": first, "seconds": round(seconds, 3)}
     value |= {"jobs": arguments.jobs, "events_per_schedule": arguments.events}
     value |= totals.to_json_value()
     if arguments.json:
         sys.stdout.write(json.dumps(value) + "\n")
     else:
-        sys.stdout.write(_show(totals, arguments.seconds) + "\n")
+        sys.stdout.write(_show(totals, seconds) + "\n")
     for seed, _ in totals.failures[:1]:
         shrunk = not arguments.no_shrink
         console.print(_explain(seed, arguments.events, shrunk=shrunk), markup=False)
-    return 1 if totals.failures else 0
+    if totals.failures:
+        return 1
+    return INTERRUPTED if totals.interrupted else 0
 
 
 def main() -> int:

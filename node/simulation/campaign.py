@@ -2,10 +2,12 @@
 
 import multiprocessing
 import queue
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from node.simulation.simulation import EVENTS, Report, ScheduleError, draw_schedule, run
@@ -15,7 +17,10 @@ _BATCH: Final = 20
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over schedules. ``failures``: (seed, oracle) of those that contradicted one."""
+    """Sums over schedules. ``failures``: (seed, oracle) of those that contradicted one.
+
+    ``interrupted``: somebody ended the campaign before its time; what its processes were at is not counted.
+    """
 
     schedules: int = 0
     events: int = 0
@@ -26,6 +31,7 @@ class Totals:
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
     cpu_seconds: float = 0.0
+    interrupted: bool = False
 
     def add(self, report: Report) -> None:
         """Count one run that went well."""
@@ -63,6 +69,7 @@ class Totals:
             "violations": len(self.failures),
             "failures": [{"seed": seed, "oracle": oracle} for seed, oracle in self.failures],
             "cpu_seconds": round(self.cpu_seconds, 3),
+            "interrupted": self.interrupted,
         }
 
 
@@ -95,16 +102,38 @@ def _work(first: int, step: int, events: int, until: float, results: "multiproce
 def run_campaign(
     *, first: int, seconds: float, jobs: int, events: int, progress: Callable[[Totals], None]
 ) -> Totals:
-    """Run schedules from seed ``first`` on in ``jobs`` processes; call ``progress`` with the sums so far."""
+    """Run schedules from seed ``first`` on in ``jobs`` processes; call ``progress`` with the sums so far.
+
+    Ctrl-C ends it early, with the sums so far and ``interrupted`` set.
+    """
     totals = Totals()
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[Totals] = context.Queue()
     until = time.monotonic() + seconds
+    arguments = (jobs, events, until, results)
     workers = [
-        context.Process(target=_work, args=(first + job, jobs, events, until, results)) for job in range(jobs)
+        context.Process(target=_work, args=(first + job, *arguments), daemon=True) for job in range(jobs)
     ]
+    # Ctrl-C reaches all processes of a terminal. The workers inherit that it does not concern them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for worker in workers:
         worker.start()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _gather(workers, results, totals, progress)
+    except KeyboardInterrupt:
+        totals.interrupted = True
+        for worker in workers:
+            worker.terminate()
+    return totals
+
+
+def _gather(
+    workers: Sequence[BaseProcess],
+    results: "multiprocessing.Queue[Totals]",
+    totals: Totals,
+    progress: Callable[[Totals], None],
+) -> None:
     while any(worker.is_alive() for worker in workers) or not results.empty():
         try:
             totals.merge(results.get(timeout=0.2))
@@ -115,4 +144,3 @@ def run_campaign(
         worker.join()
         if worker.exitcode:
             raise RuntimeError(f"a simulating process ended with exit code {worker.exitcode}")
-    return totals

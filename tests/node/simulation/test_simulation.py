@@ -1,6 +1,8 @@
 """The simulator itself: reproducible, shrinking, usable, and safe on a sample of seeds."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,3 +140,33 @@ def test_the_command_line_replays_a_seed_and_reports_totals_as_json():
     assert value["violations"] == 0
     assert value["schedules"] >= 1
     assert value["first_seed"] == 2000
+
+
+def test_ctrl_c_ends_a_campaign_with_its_totals_and_leaves_no_process():
+    command = [sys.executable, "-m", "node.simulation", "--seconds", "600", "--jobs", "2", "--json"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as campaign:
+        assert campaign.stderr is not None
+        assert "seeds from" in campaign.stderr.readline()
+        while len(processes_of(campaign.pid)) < 4:  # itself, two workers, Python's resource tracker
+            assert campaign.poll() is None
+        os.killpg(campaign.pid, signal.SIGINT)
+        stdout, stderr = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130, stderr
+    assert json.loads(stdout)["interrupted"] is True
+    assert "Traceback" not in stderr
+    assert processes_of(campaign.pid) == []
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of this session that have not ended (proc_pid_stat(5))."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _parent, _group, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of) == session and state != "Z":
+            found.append(int(folder.name))
+    return found
