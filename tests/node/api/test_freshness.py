@@ -3,10 +3,9 @@
 import asyncio
 import json
 import math
-import socket
-import ssl
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from uvicorn.config import Config
@@ -16,8 +15,11 @@ from node.api import commands
 from node.api.app import create_app
 from node.api.limits import AGE_OF_TTL, REPEATED_OF_TTL, ApiLimits
 from node.api.protocol import ApiProtocol, BodyRoom
+from node.config import parse_config
+from node.daemon import _api_server_of
 from node.tokens import AccessRole
-from tests.node.api.fakes import ACCESS, TOKENS, FakeService, served
+from tests.node.api.fakes import ACCESS, IDENTITY, TOKENS, FakeService, served
+from tests.support.held import HeldRequest
 
 LIMITS = ApiLimits()
 TTL_S = LIMITS.session_ttl_s
@@ -296,28 +298,9 @@ def loop(request, monkeypatch):
 
 def send_behind_the_handshake(port, *, held_s):
     """The network holds back the client's last handshake message, and with it the first request."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as tcp:
-        done = False
-        while not done:
-            try:
-                tls.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                tcp.sendall(outgoing.read())
-                incoming.write(tcp.recv(65536))
-        tls.write(post(b"k"))
+    with HeldRequest(("127.0.0.1", port), post(b"k")) as held:
         time.sleep(held_s)  # what is waited for is that time goes by
-        tcp.sendall(outgoing.read())
-        while True:
-            try:
-                return int(tls.read(65536).split()[1])
-            except ssl.SSLWantReadError:
-                incoming.write(tcp.recv(65536))
+        return int(held.deliver().split()[1])
 
 
 @pytest.mark.usefixtures("loop")
@@ -326,3 +309,38 @@ def test_a_handshake_whose_end_is_held_back_does_not_make_the_first_request_youn
     limits = ApiLimits(session_ttl_s=ttl_s, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port:
         assert send_behind_the_handshake(port, held_s=0.3) == status
+
+
+CONFIG = """
+[node]
+name = "a"
+[api]
+listen = "127.0.0.1:0"
+[network]
+name = "n"
+[group]
+key_file = "group.key"
+[attestation]
+mode = "mock"
+policy = "policy.toml"
+[attestation.mock]
+authority = "authority"
+[consensus]
+session_ttl_ms = {}
+"""
+
+
+@pytest.mark.parametrize(("ttl_ms", "status"), [(1200, 503), (60_000, 200)])
+def test_the_daemon_goes_by_how_long_the_group_remembers(ttl_ms, status):
+    config = parse_config(CONFIG.format(ttl_ms).encode(), where="node.toml", base=Path("/base"))
+
+    async def ask():
+        server = _api_server_of(config, IDENTITY, FakeService(), ACCESS)
+        await server.start()
+        _, port = server.address
+        try:
+            return await asyncio.to_thread(send_behind_the_handshake, port, held_s=0.3)
+        finally:
+            await server.close()
+
+    assert asyncio.run(ask()) == status
