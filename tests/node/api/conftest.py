@@ -1,8 +1,11 @@
-"""What the tests of the client have in common."""
+"""What tests of the API and of the client have in common."""
+
+import asyncio
 
 import httpx
 import pytest
 
+from tests.node.api import fakes
 from tests.node.api.fakes import IDENTITY
 from tests.node.api.scripted import Clock, Script, connected
 
@@ -29,3 +32,9 @@ def scripted(ca, monkeypatch):
         return client, script, clock
 
     return make
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop(request, monkeypatch):
+    if request.param == "asyncio":
+        monkeypatch.setattr(fakes.uvloop, "run", asyncio.run)

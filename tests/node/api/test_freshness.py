@@ -290,12 +290,6 @@ def test_a_connection_is_closed_before_what_comes_next_on_it_could_be_too_old(tt
 
 
 # ---- over TLS --------------------------------------------------------------------------
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop(request, monkeypatch):
-    if request.param == "asyncio":
-        monkeypatch.setattr("tests.node.api.fakes.uvloop", asyncio)
-
-
 def send_behind_the_handshake(port, *, held_s):
     """The network holds back the client's last handshake message, and with it the first request."""
     with HeldRequest(("127.0.0.1", port), post(b"k")) as held:
