@@ -156,10 +156,14 @@ class Election(Origin):
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
 
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
-        """The leader hands over: no pre-vote, and stickiness does not apply."""
+        """The leader hands over: no pre-vote, and stickiness does not apply.
+
+        Like an Append it comes from the term's only leader, whom we need not have heard before: with
+        trust_disk a voter that just restarted keeps its term, and its ACKs from before count.
+        """
         if m.term != self.term or self.role is not Role.FOLLOWER:
             return
-        if sender != self.leader:
+        if self.leader is not None and sender != self.leader:
             self._violation(sender, "transfer-by-non-leader")
         elif self.is_voter and self.preference is not Preference.OBSERVER:
             self._campaign(transfer=True)
