@@ -186,13 +186,21 @@ class Network:
         self.reconnect_all()
 
     def heal(self) -> None:
-        """Undo every block, every hold and every outage."""
+        """Undo every block, every hold and every outage.
+
+        Who is still taken for bonded and is dead is found out, as by the pings of a real bond: members rely
+        on that, and in weather of endless patience it would come after the healed group is judged.
+        """
         self._blocked.clear()
         self.outages = 0
         for process in self._members:
             for link in self._links[process].values():
                 link.last_due_us = 0  # nothing waits behind a message that takes half a minute
                 self.release(link.sender, link.receiver)
+                if link.up and not link.receiver.alive:
+                    self._scheduler.after(
+                        self._patience_us(), self._side_down, link, link.epoch, BondLoss.LOST
+                    )
         self.reconnect_all()
 
     def _is_blocked(self, link: Link) -> bool:

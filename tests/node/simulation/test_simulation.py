@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from node.raft.events import BondLoss
 from node.simulation.campaign import run_batch
 from node.simulation.clients import Call, Fate
 from node.simulation.faults import CALM
 from node.simulation.scenario import Scenario
 from node.simulation.scenario_file import ScenarioError, parse_scenario
+from node.simulation.scheduler import SECOND_US
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import Simulation, draw_schedule, run
 from tests.node.simulation import ablations
@@ -95,6 +97,24 @@ def test_all_clients_have_their_answer_at_the_end_of_a_healed_run():
         Fate.NOT_EXECUTED,
         Fate.UNKNOWN,
     }
+
+
+def test_in_a_healed_world_nobody_stays_bonded_with_the_dead_however_patient_bonds_were():
+    patient = replace(CALM, bond_timeout_us=10**12, reset=0.0)
+    schedule = draw_schedule(1, names=("a", "b", "c"), founders=("a", "b", "c"), trust_disk=False)
+    cluster = Simulation(replace(schedule, weather=patient, plan=())).cluster
+    cluster.start()
+    assert cluster.run_until(lambda: cluster.leader() is not None, deadline_us=60 * SECOND_US)
+    dead = cluster.process_at("c")
+    cluster.kill(dead, BondLoss.LOST)
+
+    def bonded_with_the_dead():
+        cluster.run_until(lambda: False, deadline_us=cluster.scheduler.now_us + 10 * SECOND_US)
+        return [process.place for process in cluster.alive() if dead.inc in process.member.peers]
+
+    assert bonded_with_the_dead() == ["a", "b"]
+    cluster.heal()
+    assert bonded_with_the_dead() == []
 
 
 def test_calm_weather_without_faults_answers_everything():
