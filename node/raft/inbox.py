@@ -84,6 +84,7 @@ class Inbox(Rivals):
         if self.peers.pop(peer, None) is None:
             return
         self._refresh_audience()
+        self._forget_promises(peer)
         if loss is not BondLoss.LOST and peer in self.members:
             self.gone[peer] = loss
         if self.lead is not None:

@@ -4,9 +4,12 @@ A crash must not undo what others rely on: each promise waits for the records of
 Without trust_disk a crash ends the incarnation and all its promises with it, and nothing waits.
 """
 
+from collections import deque
+
 from node.raft.events import Send
 from node.raft.messages import Message, VoteRequest, is_promise
 from node.raft.state import State
+from node.raft.types import Incarnation
 
 
 class Promises(State):
@@ -54,6 +57,14 @@ class Promises(State):
                 del self.held[position]
                 break
         self.held.append((self.serial, send))
+
+    def _forget_promises(self, peer: Incarnation) -> None:
+        """The bond with ``peer`` broke: what it was to hear is lost with it, as if under way.
+
+        Or who comes and goes while a disk hangs would leave more behind with every bond.
+        """
+        if self.held:
+            self.held = deque(waiting for waiting in self.held if waiting[1].to != (peer,))
 
     def _is_promise(self, message: Message) -> bool:
         """Return whether ``message`` has to wait for the disk.

@@ -1,11 +1,11 @@
 """A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
 
 from node.raft.entries import session_id
-from node.raft.events import Persisted, Received, Recovered
+from node.raft.events import BondDown, BondLoss, BondUp, Persisted, Received, Recovered
 from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, is_promise
 from node.raft.origin import Outbox
-from node.raft.types import Applied, Bootstrap, Ok, Position
+from node.raft.types import Applied, Bootstrap, Ok, Position, Preference
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import GROUP, Cluster, inc, three
 from tests.node.storage.test_file import entries
@@ -117,6 +117,26 @@ def test_a_durable_promise_does_not_wait_for_what_its_step_writes_besides():
     sends = cluster.step(follower, Persisted(durable), Received(node.me, more)).sends
 
     assert [(s.message.match, s.message.seq) for s in sends] == [(first.index, 50)]
+
+
+def test_who_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
+    cluster = three(trust_disk=True)
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    peer, node = cluster.nodes[leader], cluster.nodes[follower]
+    cluster.sync = False
+    last = peer.log.last()
+    said = Append(node.cluster, node.term, last, entries(1, node.term, last), 0, 50)
+    cluster.step(follower, Received(peer.me, said))
+    assert [send.to for _, send in node.held] == [(peer.me,)]
+    for life in range(1, 100):
+        stranger = inc("d", life)
+        cluster.step(follower, BondUp(stranger, Preference.NORMAL))
+        assert [send.to for _, send in node.held] == [(peer.me,), (stranger,)]
+        cluster.step(follower, BondDown(stranger, BondLoss.LOST))
+    durable = cluster.unsynced[follower][-1][0]
+    sends = cluster.step(follower, Persisted(durable)).sends
+
+    assert [(send.to, send.message.seq) for send in sends] == [((peer.me,), 50)]
 
 
 def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_it():
