@@ -83,6 +83,9 @@ def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None
         except ScheduleError as exc:
             totals.schedules += 1
             totals.failures.append((seed, exc.error.oracle))
+        except Exception as exc:
+            exc.add_note(f"in the schedule of seed {seed}")
+            raise
         if until is not None and time.monotonic() >= until:
             break
     totals.cpu_seconds = time.process_time() - started

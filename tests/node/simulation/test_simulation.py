@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.raft.events import BondLoss
+from node.simulation import campaign
 from node.simulation.campaign import run_batch
 from node.simulation.clients import Call, Fate
 from node.simulation.faults import CALM
@@ -70,6 +71,18 @@ def test_thirty_seeds_contradict_no_oracle_and_exercise_everything():
     assert totals["healed"] > 20
     for name in ("elections", "commits", "configuration_changes", "reboots", "reads_checked"):
         assert totals[name] > 10, name
+
+
+def test_a_simulator_that_breaks_says_in_which_schedule(monkeypatch):
+    def breaks(_schedule):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(campaign, "run", breaks)
+
+    with pytest.raises(IndexError) as caught:
+        run_batch(iter([2_000]))
+
+    assert caught.value.__notes__ == ["in the schedule of seed 2000"]
 
 
 def test_a_failing_schedule_is_shrunk_to_one_that_fails_the_same_way():
