@@ -228,11 +228,24 @@ class Oracles:
             alone = all(is_quorum(config, {process.inc}) for config in view.active(view.commit, index))
             if not index or not (alone or view.leads):
                 raise InvariantError("committed-truncated", f"{process} leaves a cluster that goes on")
-            self._advanced(process, index)
+            self._advanced(process, self._first_own(view, index))
         kinds = {entry.kind for entry in map(self.tree.entries.__getitem__, committed) if entry is not None}
         if EntryKind.COMMAND in kinds and not self._discards:
             raise InvariantError("data-discarded", f"{process} leaves a cluster that has executed commands")
         self.agreements[self._cluster_of(genesis)].dissolved = True
+
+    def _first_own(self, view: View, index: int) -> int:
+        """Return which entry must be committed for that at ``index`` to be (I4): the first of the own term.
+
+        Who loses power between writing DISSOLVE and committing it, and leads again, commits it by the no-op
+        of its new term; but nothing behind a DISSOLVE is ever applied, so no notice says how far that went.
+        Without such an entry it is ``index``, which no count of an earlier term can commit.
+        """
+        for own in range(index, len(view.nodes)):
+            entry = self.tree.entries[view.nodes[own]]
+            if entry is not None and entry.term == view.term:
+                return own
+        return index
 
     def _dissolve_index(self, nodes: list[int]) -> int:
         """Return where the first DISSOLVE entry of a log is; 0 if there is none."""

@@ -140,6 +140,31 @@ def left_with_data(group: Group) -> None:
     group.see(group.a)
 
 
+def led_again_with_an_end(group: Group) -> None:
+    """DISSOLVE is with all, never committed in its own term, and A leads again."""
+    for process in (group.a, group.b, group.c):
+        group.append(process, group.entry(process, EntryKind.DISSOLVE))
+        group.see(process)
+        group.ack(process, group.last + 1)
+    group.see(group.a, RoleChanged(Role.FOLLOWER, group.term + 1))
+    group.see(group.a, RoleChanged(Role.LEADER, group.term + 1))
+
+
+def left_by_counting_an_old_end(group: Group) -> None:
+    led_again_with_an_end(group)
+    for follower in (group.b, group.c):
+        group.ack(follower, group.last + 1, term=group.term + 1)
+    group.a.log.truncate(0)
+    group.see(group.a)
+
+
+def left_before_a_quorum_had_its_own_entry(group: Group) -> None:
+    led_again_with_an_end(group)
+    group.append(group.a, group.entry(group.a, term=group.term + 1))
+    group.a.log.truncate(0)
+    group.see(group.a)
+
+
 def leader_cuts_its_log(group: Group) -> None:
     group.append(group.a, group.entry(group.a))
     group.see(group.a)
@@ -293,6 +318,8 @@ def rival_met(group: Group) -> None:
         (committed_entry_cut, "committed-truncated", ""),
         (left_without_an_end, "committed-truncated", ""),
         (left_with_data, "data-discarded", ""),
+        (left_by_counting_an_old_end, "own-term-commit", "on_rival=discard-shorter"),
+        (left_before_a_quorum_had_its_own_entry, "commit-quorum", "on_rival=discard-shorter"),
         (leader_cuts_its_log, "leader-append-only", ""),
         (two_open_configurations, "one-pending-configuration", ""),
         (too_few_voters, "min-voters", ""),
