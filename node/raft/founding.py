@@ -189,8 +189,16 @@ class Founding(Election):
         delay = self.founding.bootstrap_delay_ms
         if self.preference is Preference.RELUCTANT:
             delay *= self.settings.reluctant_factor
-        if self.now - self.born_ms >= delay and visible[0] == self.me:
+        if self.now - self.born_ms >= delay and visible[0] == self.me and not self._may_enter_one():
             self._found_alone()
+
+    def _may_enter_one(self) -> bool:
+        """Return whether a bonded peer is in a cluster: its next word, an answer to ours, brings us there.
+
+        Or who gave up its own cluster for that one founds another before the answer comes, again and again.
+        """
+        known = (peer.cluster for peer in self.peers.values())
+        return any(cluster is not None and cluster not in self.birth.dissolved for cluster in known)
 
     def _drive_expect(self, visible: tuple[Incarnation, ...]) -> None:
         birth = self.birth

@@ -240,6 +240,24 @@ def test_the_empty_side_yields_to_the_side_with_commands():
     assert cluster.values() == {"a": 5, "b": 5}
 
 
+def test_who_gave_up_its_cluster_for_another_waits_for_that_ones_word_and_founds_none():
+    cluster = autos("ab")
+    rich = max("ab", key=lambda n: cluster.nodes[n].cluster)
+    (poor,) = {"a", "b"} - {rich}
+    cluster.outcome(cluster.execute(rich, 5))
+    node, kept = cluster.nodes[poor], cluster.nodes[rich].cluster
+    cluster.drop = lambda sender, to, message: to == poor and node.birth.dissolved
+    cluster.heal()
+    cluster.run(2000)
+
+    assert len(node.birth.dissolved) == 1
+    assert node.cluster is None
+    cluster.drop = lambda sender, to, message: False
+    cluster.run(2000)
+    assert clusters(cluster) == {kept}
+    assert len(node.birth.dissolved) == 1
+
+
 def test_two_sides_with_commands_stay_apart_by_default():
     cluster = autos("ab")
     for name in "ab":
