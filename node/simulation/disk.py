@@ -18,6 +18,9 @@ class Disk:
 
     A power cut leaves a prefix of what is on its way, with the chance ``partial`` not an empty one: whole
     writes of which nobody was told, and the first records and entries of the next.
+
+    Attributes:
+        written: how many writes it has been given, ever.
     """
 
     def __init__(self, scheduler: Scheduler, *, rng: Random, fsync_us: int, partial: float = 0.0) -> None:
@@ -25,6 +28,9 @@ class Disk:
         self._scheduler = scheduler
         self._rng = rng
         self._partial = partial
+        self.written = 0
+        self._synced = 0
+        self._cut_by: dict[bytes, int] = {}
         self._under_way: deque[tuple[Record, ...]] = deque()
         self._term = 0
         self._voted_for: Incarnation | None = None
@@ -34,12 +40,14 @@ class Disk:
     def write(self, process: Process, records: list[Record], serial: int) -> None:
         """Make ``records`` durable some time later and say so, if ``process`` lives until then."""
         self._busy_until_us = max(self._busy_until_us, self._scheduler.now_us) + self.fsync_us
+        self.written += 1
         self._under_way.append(tuple(records))
         self._scheduler.at(self._busy_until_us, self._sync, process, serial)
 
     def _sync(self, process: Process, serial: int) -> None:
         if not process.alive:
             return  # the power went before; see ``lose_power``
+        self._synced += 1
         for record in self._under_way.popleft():
             self._keep(record)
         process.feed(Persisted(serial))
@@ -53,6 +61,7 @@ class Disk:
                     raise InvariantError("durable-term", f"term {record.term} is saved after {self._term}")
                 self._term, self._voted_for = record.term, record.voted_for
             case SaveTruncation():
+                self._cut_by.update((entry.chain, self._synced) for entry in self._entries[record.index :])
                 del self._entries[record.index :]
             case SaveEntries():
                 self._entries.extend(record.entries)
@@ -61,6 +70,7 @@ class Disk:
         """The process on this disk is dead: of what is under way, keep a prefix, often none of it."""
         pieces = [piece for records in self._under_way for record in records for piece in _pieces(record)]
         self._under_way.clear()
+        self._synced = self.written
         if self._partial and self._rng.random() < self._partial:
             for piece in pieces[: self._rng.randint(0, len(pieces))]:
                 self._keep(piece)
@@ -74,6 +84,10 @@ class Disk:
         if position.index > len(self._entries):
             return False
         return position.index == 0 or self._entries[position.index - 1].chain == position.chain
+
+    def cut_by(self, position: Position) -> int:
+        """Return which write, counted from 1, was the last to cut the entry at ``position``; 0: none."""
+        return self._cut_by.get(position.chain, 0)
 
     def recovered(self) -> Recovered:
         """Return what a new process of the same incarnation finds."""

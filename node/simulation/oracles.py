@@ -27,6 +27,7 @@ from node.raft.events import (
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
 from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation
+from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
@@ -66,7 +67,7 @@ class Oracles:
         self._leaders: dict[tuple[int, int], Incarnation] = {}
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
-        self._acks: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
+        self._acks = Acks(self.tree, self._leader_logs, rules=rules)
         self._dead: set[Incarnation] = set()
 
     # ---- the log, as it changes -------------------------------------------------
@@ -93,6 +94,7 @@ class Oracles:
             raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
         if view.leads:
             raise InvariantError("leader-append-only", f"leader {process} cuts to {index}")
+        view.former.append(view.nodes.copy())
         del view.nodes[index + 1 :]
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
@@ -107,7 +109,7 @@ class Oracles:
             )
         if len(config.voters) < min(self._min_voters, len(last.voters)):
             raise InvariantError("min-voters", f"{process} shrinks to {len(config.voters)}")
-        acks = self._acks[self._cluster_of(self.tree.genesis[view.nodes[-1]]), view.term]
+        acks = self._acks.sent[self.tree.cluster_of(view.nodes[-1]), view.term]
         for voter in config.voters:
             if voter not in last.voters and voter not in acks:
                 raise InvariantError("dead-incarnation", f"{process} promotes {voter}, silent in {view.term}")
@@ -129,6 +131,7 @@ class Oracles:
         """Judge what a step of ``process`` has changed and is about to say."""
         view: View = process.view
         quiet = not view.changes
+        view.former.clear()
         if effects.notices or not quiet or self._swallowed is not None:
             self._observe_changes(process, effects)
         if process.member.settings.lease_reads:
@@ -138,7 +141,7 @@ class Oracles:
             message = send.message
             if type(message) is AppendReply:
                 if message.verdict is ACK:
-                    self._acked(process, message)
+                    self._acks.say(process, message)
             elif type(message) is VoteReply:
                 if message.vote is Vote.GRANTED and not message.pre:
                     self._voted(process, message, send.to[0])
@@ -148,6 +151,8 @@ class Oracles:
                     self._check_roll(process, message)
                 if not message.pre:
                     self._voted(process, message, process.inc)
+        if self._rules and (view.promises or process.member.held):
+            self._acks.hold(process)
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:
         """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
@@ -232,7 +237,7 @@ class Oracles:
         kinds = {entry.kind for entry in map(self.tree.entries.__getitem__, committed) if entry is not None}
         if EntryKind.COMMAND in kinds and not self._discards:
             raise InvariantError("data-discarded", f"{process} leaves a cluster that has executed commands")
-        self.agreements[self._cluster_of(genesis)].dissolved = True
+        self.agreements[self.tree.cluster_of(genesis)].dissolved = True
 
     def _first_own(self, view: View, index: int) -> int:
         """Return which entry must be committed for that at ``index`` to be (I4): the first of the own term.
@@ -254,10 +259,6 @@ class Oracles:
             if entry is not None and entry.kind is EntryKind.DISSOLVE:
                 return index
         return 0
-
-    def _cluster_of(self, genesis: int) -> bytes:
-        entry = self.tree.entries[genesis]
-        return entry.chain if entry is not None else b""
 
     def _check_term(self, process: Process, term: int) -> None:
         view: View = process.view
@@ -315,7 +316,7 @@ class Oracles:
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
-        acks = self._acks[self._cluster_of(self.tree.genesis[view.nodes[-1]]), view.term]
+        acks = self._acks.sent[self.tree.cluster_of(view.nodes[-1]), view.term]
         reached = view.commit
         while reached < commit:
             # Committing a configuration retires the one before, which may let more through.
@@ -333,26 +334,6 @@ class Oracles:
                 raise InvariantError(
                     "commit-quorum", f"{process} commits {commit} without a quorum of epochs {epochs}"
                 )
-
-    def _acked(self, process: Process, reply: AppendReply) -> None:
-        """I3: an ACK says that the log equals the leader's of that term up to ``match``."""
-        view: View = process.view
-        term, match = reply.term, reply.match
-        acks = self._acks[reply.cluster, term]
-        acks[process.inc] = max(match, acks.get(process.inc, 0))
-        genesis = self.tree.genesis[view.nodes[-1]]
-        if not self._rules or reply.cluster != self._cluster_of(genesis):
-            return  # the last words in a cluster that it left in this step
-        log = self._leader_logs.get((genesis, term))
-        disk = process.disk
-        if disk is not None and not disk.holds_entry(process.log.position(match)):
-            raise InvariantError("durable-promise", f"{process} ACKs {match} before its disk has it")
-        if log is None or match >= len(view.nodes):
-            raise InvariantError("truthful-ack", f"{process} ACKs {match} in term {term}")
-        if match >= len(log) or log[match] != view.nodes[match]:
-            raise InvariantError(
-                "truthful-ack", f"{process} ACKs {match}, where it differs from the leader of {term}"
-            )
 
     def _voted(self, process: Process, m: VoteReply | VoteRequest, candidate: Incarnation) -> None:
         """I1: an incarnation grants at most one vote per term, itself included."""

@@ -4,9 +4,11 @@ Equal prefixes of logs are the same node of the tree, so every comparison is of 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from node.raft.log import MemoryLog
+from node.raft.messages import AppendReply
 from node.raft.quorum import Config
 from node.raft.types import Entry, Role
 from node.simulation.errors import InvariantError
@@ -47,6 +49,25 @@ class LogTree:
             raise InvariantError("log-matching", f"two histories end in the entry {entry.term}:{entry.index}")
         return node
 
+    def cluster_of(self, node: int) -> bytes:
+        """Return the name of the cluster of a log that ends in ``node``; empty for the empty log."""
+        genesis = self.entries[self.genesis[node]]
+        return genesis.chain if genesis is not None else b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """An ACK that may have to wait for the disk, and what it rests on.
+
+    Attributes:
+        node: the tree's, of the log up to ``reply.match``.
+        written: how many writes the disk had been given before the step that promised.
+    """
+
+    reply: AppendReply
+    node: int
+    written: int
+
 
 class View:
     """What the oracles know of one process.
@@ -56,13 +77,16 @@ class View:
         configs: (index, configuration) of every CONFIG entry in the log.
         applied: (index, position in the entry) of the last command applied.
         changes: of the log in the present step: entries added, or the index it was cut to.
+        former: what the log was in the present step, before each cut.
+        promises: ACKs that wait for the disk, by their ``id``.
         proposed: length of ``configs`` before the present step.
         leads: in the present step it led ``term``, if only until its end.
         leased: tokens of the answers that it computed under a lease of ``term`` and has not given yet.
     """
 
     __slots__ = (
-        "applied", "changes", "commit", "configs", "leads", "leased", "nodes", "proposed", "role", "term",
+        "applied", "changes", "commit", "configs", "former", "leads", "leased", "nodes", "promises",
+        "proposed", "role", "term",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,6 +99,8 @@ class View:
         self.leased: tuple[int, frozenset[int]] = (0, frozenset())
         self.applied = (0, 0)
         self.changes: list[Sequence[Entry] | int] = []
+        self.former: list[list[int]] = []
+        self.promises: dict[int, Promise] = {}
         self.proposed = 0
 
     def leave(self) -> None:

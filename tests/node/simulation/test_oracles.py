@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -21,6 +22,8 @@ from node.raft.events import (
     Query,
     RivalCluster,
     RoleChanged,
+    SaveEntries,
+    SaveTruncation,
     SaveVote,
     Send,
     Violation,
@@ -42,10 +45,12 @@ from node.raft.types import (
 )
 from node.simulation.agreement import Agreement
 from node.simulation.clients import Ask, Call, Fate
+from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
 from node.simulation.faults import CALM
 from node.simulation.oracles import Oracles
 from node.simulation.scenario import Scenario
+from node.simulation.scheduler import Scheduler
 from node.simulation.simulation import ScheduleError, draw_schedule, run
 from node.simulation.verdict import judge_run
 from node.simulation.workload import REGISTERS, Workload
@@ -255,6 +260,88 @@ def ack_before_the_disk_has_it(group: Group) -> None:
     group.ack(group.b, group.last + 1)
 
 
+class Idle:
+    """Whom a disk of its own tells nothing."""
+
+    alive = True
+
+    def feed(self, event) -> None:
+        pass
+
+
+def give_a_disk(group: Group) -> Callable[..., None]:
+    """Let B have a disk of its own, that the group may stand still; return what makes records durable there."""
+    scheduler = Scheduler()
+    disk = group.b.disk = Disk(scheduler, rng=Random(0), fsync_us=1)
+
+    def write(*records) -> None:
+        for record in records:
+            disk.write(Idle(), [record], 0)
+        while scheduler.step(1_000):
+            pass
+
+    return write
+
+
+def promised_ack(group: Group) -> Send:
+    """B has the next entry of A's in its log and, when its disk has it too, will say so."""
+    for process in (group.a, group.b):
+        group.append(process, group.entry(process))
+        group.see(process)
+    reply = AppendReply(group.id, group.term, Verdict.ACK, group.last + 1, 1, Cursor(group.term, 1))
+    send = Send((group.a.inc,), reply)
+    group.b.member.serial += 1
+    group.b.member.held.append((group.b.member.serial, send))
+    group.see(group.b)
+    return send
+
+
+def cut_by_a_newer_leader(group: Group) -> None:
+    group.b.member.term += 1
+    group.b.log.truncate(group.last)
+    group.see(group.b)
+
+
+def released(group: Group, send: Send) -> None:
+    group.b.member.held.clear()
+    group.see(group.b, sends=[send])
+
+
+def untrue_promise(group: Group) -> None:
+    reply = AppendReply(group.id, group.term, Verdict.ACK, group.last + 1, 1, Cursor(group.term, 1))
+    group.b.member.serial += 1
+    group.b.member.held.append((group.b.member.serial, Send((group.a.inc,), reply)))
+    group.see(group.b)
+
+
+def promise_cut_in_its_own_term(group: Group) -> None:
+    send = promised_ack(group)
+    group.b.log.truncate(group.last)
+    released(group, send)
+
+
+def promise_cut_before_the_disk_had_it(group: Group) -> None:
+    send = promised_ack(group)
+    cut_by_a_newer_leader(group)
+    released(group, send)
+
+
+def promise_of_what_the_disk_cut_before(group: Group) -> None:
+    write = give_a_disk(group)
+    write(SaveEntries((group.entry(group.b),)), SaveTruncation(0))
+    send = promised_ack(group)
+    cut_by_a_newer_leader(group)
+    released(group, send)
+
+
+def ack_of_what_was_cut_in_its_own_term(group: Group) -> None:
+    for process in (group.a, group.b):
+        group.append(process, group.entry(process))
+        group.see(process)
+    group.b.log.truncate(group.last)
+    group.ack(group.b, group.last + 1)
+
+
 def two_votes(group: Group) -> None:
     group.vote(group.b, group.a.inc, 99)
     group.vote(group.b, group.c.inc, 99)
@@ -337,6 +424,11 @@ def rival_met(group: Group) -> None:
         (committed_alone, "commit-quorum", ""),
         (ack_of_what_is_not_there, "truthful-ack", ""),
         (ack_before_the_disk_has_it, "durable-promise", "trust_disk=true"),
+        (untrue_promise, "truthful-ack", "trust_disk=true"),
+        (promise_cut_in_its_own_term, "truthful-ack", "trust_disk=true"),
+        (promise_cut_before_the_disk_had_it, "durable-promise", "trust_disk=true"),
+        (promise_of_what_the_disk_cut_before, "durable-promise", "trust_disk=true"),
+        (ack_of_what_was_cut_in_its_own_term, "truthful-ack", ""),
         (vote_before_the_disk_knows, "durable-promise", "trust_disk=true"),
         (term_saved_after_a_higher_one, "durable-term", "trust_disk=true"),
         (two_votes, "one-vote-per-term", ""),
@@ -367,6 +459,30 @@ def test_a_healthy_group_is_accused_of_nothing():
     group.ack(group.b, group.last)
     group.vote(group.b, group.a.inc, group.term + 1)
     group.see(group.a, Advanced(Cursor(group.term, group.last)))
+
+
+def test_an_ack_may_leave_when_its_durable_entry_is_cut_again_for_a_newer_leader():
+    group = Group("trust_disk=true")
+    write = give_a_disk(group)
+    send = promised_ack(group)
+    cut_by_a_newer_leader(group)
+    write(SaveEntries((group.a.log.get(group.last + 1),)), SaveTruncation(0))
+
+    released(group, send)
+
+    assert not group.b.disk.holds_entry(group.a.log.last())
+    assert not group.b.view.promises
+
+
+def test_an_ack_and_the_cut_for_a_newer_leader_may_be_of_one_step():
+    group = Group()
+    for process in (group.a, group.b):
+        group.append(process, group.entry(process))
+        group.see(process)
+
+    group.b.member.term += 1
+    group.b.log.truncate(group.last)
+    group.ack(group.b, group.last + 1)
 
 
 # ---- buffers -------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""I3: what members ACK, judged by their logs when they promise it, and by their disks when they say it.
+
+An ACK that waits for a disk was promised by the log of its step. Until the disk is done, a leader of a newer
+term may have had that log cut. The ACK leaves all the same, and harms nobody: it counts in its own term only,
+as one that the network delayed would. Whoever elected the newer leader did so before the older one could have
+had a quorum with this ACK, for a voter that holds an entry grants no vote to who lacks it (3.4).
+"""
+
+from collections import defaultdict
+
+from node.raft.messages import ACK, AppendReply
+from node.raft.types import Incarnation, Position
+from node.simulation.errors import InvariantError
+from node.simulation.process import Process
+from node.simulation.views import LogTree, Promise, View
+
+
+class Acks:
+    """All ACKs of one run.
+
+    Attributes:
+        sent: by (cluster, term): how far each incarnation has ACKed.
+    """
+
+    def __init__(self, tree: LogTree, leader_logs: dict[tuple[int, int], list[int]], *, rules: bool) -> None:
+        self.sent: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
+        self._tree = tree
+        self._leader_logs = leader_logs
+        self._rules = rules
+
+    def say(self, process: Process, reply: AppendReply) -> None:
+        """Judge an ACK that leaves ``process`` now.
+
+        Raises:
+            InvariantError: it is not true, or would not be after a power cut.
+        """
+        acks = self.sent[reply.cluster, reply.term]
+        acks[process.inc] = max(reply.match, acks.get(process.inc, 0))
+        if not self._rules or self._has_left(process, reply):
+            return
+        promise = process.view.promises.get(id(reply)) or self._promise(process, reply)
+        if process.disk is not None:
+            self._check_durable(process, promise)
+
+    def hold(self, process: Process) -> None:
+        """Judge what ``process`` promises in this step, and will say when its disk has it.
+
+        Raises:
+            InvariantError: it is not true.
+        """
+        view: View = process.view
+        known, view.promises = view.promises, {}
+        for _, send in process.member.held:
+            reply = send.message
+            if type(reply) is AppendReply and reply.verdict is ACK and not self._has_left(process, reply):
+                view.promises[id(reply)] = known.get(id(reply)) or self._promise(process, reply)
+
+    def _has_left(self, process: Process, reply: AppendReply) -> bool:
+        """Whether these are the last words in a cluster that ``process`` left in this step."""
+        return reply.cluster != self._tree.cluster_of(process.view.nodes[-1])
+
+    def _promise(self, process: Process, reply: AppendReply) -> Promise:
+        """An ACK says that the log equals the leader's of that term up to ``match``.
+
+        In this step, that is: if a newer term's leader had it cut after that, by what it was before.
+        """
+        view: View = process.view
+        term, match = reply.term, reply.match
+        log = self._leader_logs.get((self._tree.genesis[view.nodes[-1]], term))
+        if log is None or match >= len(log):
+            raise InvariantError("truthful-ack", f"{process} ACKs {match} in term {term}")
+        node = log[match]
+        logs = [view.nodes, *view.former] if term < process.member.term else [view.nodes]
+        if not any(_holds(nodes, match, node) for nodes in logs):
+            raise InvariantError(
+                "truthful-ack", f"{process} ACKs {match}, where it differs from the leader of {term}"
+            )
+        written = process.disk.written if process.disk is not None else 0
+        return Promise(reply=reply, node=node, written=written)
+
+    def _check_durable(self, process: Process, promise: Promise) -> None:
+        """The disk has what was promised; or had it, and has cut it since for a newer term's leader."""
+        view: View = process.view
+        reply, disk = promise.reply, process.disk
+        term, match = reply.term, reply.match
+        if term >= process.member.term and not _holds(view.nodes, match, promise.node):
+            raise InvariantError("truthful-ack", f"{process} ACKs {match}, which it has cut in term {term}")
+        entry = self._tree.entries[promise.node]
+        if entry is None:
+            return  # it ACKs the empty log
+        position = Position(entry.term, entry.index, entry.chain)
+        if not disk.holds_entry(position) and disk.cut_by(position) <= promise.written:
+            raise InvariantError("durable-promise", f"{process} ACKs {match} before its disk has it")
+
+
+def _holds(nodes: list[int], index: int, node: int) -> bool:
+    return index < len(nodes) and nodes[index] == node
