@@ -20,7 +20,7 @@ from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
 from node.simulation.scheduler import Scheduler
 from node.simulation.trace import Trace
-from node.simulation.views import ObservedLog, View
+from node.simulation.views import ROOT, ObservedLog, View
 
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
@@ -114,7 +114,7 @@ class Cluster:
             return not signs or (without is None and self.boots == len(self.places))
         living = [process for process in self.alive() if process is not without]
         if self.shape.settings.trust_disk:
-            return any(process.view.configs for process in living)
+            return any(process.view.configs for process in living) and not self._is_end_forgotten(living)
         incs = {process.inc for process in living}
         best: dict[int, tuple[int, int]] = {}
         verdicts: dict[int, bool] = {}
@@ -135,6 +135,25 @@ class Cluster:
         if rivals and any(members[genesis] < enough for genesis, enough in copies.items()):
             return False
         return bool(verdicts) and all(verdicts.values())
+
+    def _is_end_forgotten(self, living: list[Process]) -> bool:
+        """Whether somebody waits in a cluster that gave itself up, and nobody lives who could tell it.
+
+        A disk keeps no list of dissolved clusters. Who missed the end of one, and holds a log in which all
+        voters are members that went to another cluster and restarted there, needs its operator.
+        """
+        genesis = self.oracles.tree.genesis
+        home = {process.inc: genesis[process.view.nodes[-1]] for process in living}
+        told = {cluster for process in living for cluster in process.member.birth.dissolved}
+        for process in living:
+            cluster, configs = process.member.cluster, process.view.configs
+            agreement = self.oracles.agreements.get(cluster)
+            if not configs or cluster in told or agreement is None or not agreement.dissolved:
+                continue
+            voters = configs[-1][1].voters
+            if all(home.get(voter, ROOT) not in (ROOT, home[process.inc]) for voter in voters):
+                return True
+        return False
 
     # ---- life and death -----------------------------------------------------------
     def start(self) -> None:

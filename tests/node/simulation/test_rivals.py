@@ -51,3 +51,32 @@ def test_a_cursor_of_a_cluster_that_ended_is_superseded(min_at):
     (refusal,) = read_confirmed_in_a_cluster_that_ends(min_at)
 
     assert refusal == NotExecuted("superseded", None)
+
+
+def missed_the_end_of_its_cluster(*, restarts):
+    """B learns from A, is cut off, and does not hear that A gave its cluster up for C's."""
+    scenario = Scenario()
+    for command in (
+        "cluster a b c bootstrap=auto trust_disk=true rivals=true observer=b cut=c",
+        "run 8s",
+        "put w1 c x=1",
+        "run 500ms",
+        "cut b | a c",
+        "mend a b | c",
+        "cut b | a c",
+        "wait voters a c",
+        *(("crash a", "boot a") if restarts else ()),
+        "heal",
+    ):
+        scenario.do(command)
+    recovers = scenario.cluster.can_recover()
+    scenario.do("run 20s")
+    return recovers, len({process.member.cluster for process in scenario.cluster.alive()})
+
+
+def test_who_missed_the_end_of_its_cluster_is_told_by_whoever_remembers():
+    assert missed_the_end_of_its_cluster(restarts=False) == (True, 1)
+
+
+def test_nobody_tells_it_once_all_have_restarted_and_no_oracle_asks_for_that():
+    assert missed_the_end_of_its_cluster(restarts=True) == (False, 2)
