@@ -47,13 +47,17 @@ class Promises(State):
         self.out.sends = at_once
 
     def _hold(self, send: Send) -> None:
-        """Of what waits for one write, only the latest of its kind to a peer: a disk may hang for long."""
+        """Of what waits for one write, only the latest of its kind to a peer: a disk may hang for long.
+
+        And the latest to all, whoever they were: a founder stands again and again, as peers come and go.
+        """
         kind = type(send.message)
         for position in range(len(self.held) - 1, -1, -1):
             serial, other = self.held[position]
             if serial != self.serial:
                 break
-            if other.to == send.to and type(other.message) is kind:
+            same = other.to == send.to or (len(other.to) > 1 and len(send.to) > 1)
+            if same and type(other.message) is kind:
                 del self.held[position]
                 break
         self.held.append((self.serial, send))

@@ -13,8 +13,9 @@ from node.simulation.process import Process
 # A leader asks whether there is room before it writes a Forward or a batch of its own, then writes all of it;
 # a no-op, a Cfg and a DISSOLVE ask nobody.
 _UNASKED: Final = 3
-# Of each kind of promise that waits for one write to the disk, the latest to each peer (and to all) is kept.
-_KINDS_OF_PROMISE: Final = 7
+# Of each kind of promise that waits for one write to the disk, the latest to each bonded peer is kept,
+# and of vote requests, which alone go to all, the latest to all.
+_KINDS_OF_PROMISE: Final = 6
 
 
 def check_buffers(process: Process) -> None:
@@ -45,7 +46,7 @@ def check_buffers(process: Process) -> None:
         _exceeded(process, "clusters left", len(member.birth.dissolved), DISSOLVED_MAX)
     if member.held:
         writes = member.serial - member.persisted
-        _at_most(process, "held promises", len(member.held), writes * _KINDS_OF_PROMISE * (peers + 1))
+        _at_most(process, "held promises", len(member.held), writes * (_KINDS_OF_PROMISE * peers + 1))
     if member.lead is not None:
         _check_leader(process, member, member.lead)
     if member.pull is not None:

@@ -515,7 +515,10 @@ def overfull_memory_of_clusters(member):
 
 
 def overfull_promises(member):
-    member.held.extend([(1, Send((STRANGER,), None))] * 2)
+    # One write is under way: of six kinds one for each peer may wait for it, and one for all.
+    member.serial = member.persisted + 1
+    most = 6 * len(member.peers) + 1
+    member.held.extend([(member.serial, Send((STRANGER,), None))] * (most + 1))
 
 
 def overfull_proposals(member):

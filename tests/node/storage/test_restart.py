@@ -1,9 +1,9 @@
 """A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
 
 from node.raft.entries import session_id
-from node.raft.events import BondDown, BondLoss, BondUp, Persisted, Received, Recovered
+from node.raft.events import BondDown, BondLoss, BondUp, Persisted, Received, Recovered, Tick
 from node.raft.member import Member
-from node.raft.messages import Append, GenesisSignature, Presence, is_promise
+from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
 from node.raft.origin import Outbox
 from node.raft.types import Applied, Bootstrap, Ok, Position, Preference
 from node.storage.file import FileStorage
@@ -137,6 +137,33 @@ def test_who_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
     sends = cluster.step(follower, Persisted(durable)).sends
 
     assert [(send.to, send.message.seq) for send in sends] == [((peer.me,), 50)]
+
+
+def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whoever_comes_and_goes():
+    cluster = Cluster(trust_disk=True)
+    cluster.drop = lambda sender, to, message: isinstance(message, GenesisSignature)
+    for name in "abc":
+        cluster.add(name)
+    cluster.run(100)
+    cluster.sync, cluster.drop = False, lambda sender, to, message: False
+    cluster.run_until(lambda: any(node.cluster for node in cluster.nodes.values()))
+    founder = next(name for name, node in cluster.nodes.items() if node.cluster)
+    node = cluster.nodes[founder]
+
+    def asked():
+        return [send for _, send in node.held if isinstance(send.message, VoteRequest)]
+
+    for life in range(1, 20):
+        stranger = inc("d", life)
+        cluster.step(founder, BondUp(stranger, Preference.NORMAL))
+        cluster.now = max(cluster.now, node.election_due)
+        cluster.step(founder, Tick())
+        assert [stranger in send.to for send in asked()] == [True]
+        cluster.step(founder, BondDown(stranger, BondLoss.LOST))
+    (last,) = asked()
+    sends = cluster.step(founder, Persisted(node.serial)).sends
+
+    assert [send for send in sends if isinstance(send.message, VoteRequest)] == [last]
 
 
 def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_it():
