@@ -33,22 +33,29 @@ class Election(Origin):
         if self.now < self.hunting_until:
             beat = self.settings.heartbeat_ms
             self.election_due = self.now + beat + self.randrange(beat)
-        if self._may_stand():
-            self._pre_campaign()
-        else:
+        if not self._may_stand():
             self._become_follower(self.term, None)
+        elif self._is_bound():
+            # Our own vote is bound like the one that we give to others.
+            self.election_due = self.bound_ms + self.randrange(self.settings.heartbeat_ms)
+        else:
+            self._pre_campaign()
 
     def _leader_bond_lost(self) -> None:
-        """The broken bond is itself the signal: stand at once, not after an election timeout."""
+        """The broken bond is itself the signal: stand at once, not after an election timeout.
+
+        With lease reads as soon as our promise has run out.
+        """
         self.in_step = False
         if self.role is not Role.FOLLOWER or not self._may_stand():
             return
-        self.hunting_until = self.now + self.settings.election_timeout_ms
+        start = self.bound_ms if self._is_bound() else self.now
+        self.hunting_until = start + self.settings.election_timeout_ms
         rank = self.members.index(self.me)
         delay = rank * STAGGER_MS + self.randrange(STAGGER_MS)
         if self.preference is Preference.RELUCTANT:
             delay *= self.settings.reluctant_factor
-        self.election_due = min(self.election_due, self.now + delay)
+        self.election_due = min(self.election_due, start + delay)
 
     def _roll(self) -> tuple[Incarnation, ...]:
         """Who may answer with more than ABSTAIN: the log's voters, never "who is bonded" (seed 33)."""
@@ -110,7 +117,7 @@ class Election(Origin):
             self._on_real_vote_request(sender, m)
 
     def _on_real_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
-        if m.term < self.term or (m.term > self.term and self._lease_binds(m)):
+        if m.term < self.term or self._lease_binds(m):
             self._reply_vote(sender, m, Vote.DENIED)
             return
         if m.term > self.term:

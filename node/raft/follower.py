@@ -43,6 +43,7 @@ class Follower(Pull):
 
     def _hear_leader(self, m: Append) -> None:
         self.heard_ms = self.contact_ms = self.now
+        self._bind()
         self.election_due = self.now + self.election_wait
         if m.seq > self.last_seq:
             self.last_seq = m.seq

@@ -101,6 +101,7 @@ class Member(Inbox):
         """Go on as the same incarnation (trust_disk): term, vote and log are what we promised by."""
         assert self.settings.trust_disk
         self.term, self.voted_for = recovered.term, recovered.voted_for
+        self._bind()  # we may have answered a leader a moment ago, and its lease runs by that
         if not recovered.entries:
             self._remember_signature(recovered.term, recovered.voted_for)
         else:

@@ -193,6 +193,7 @@ class State(ABC):
         # When the current leader was last heard; contact also survives a change of term (for reads).
         self.heard_ms: int | None = None
         self.contact_ms: int | None = None
+        self.bound_ms = now_ms  # until when lease reads bind our vote
         self.in_step = False  # the last Append matched
         self.online = False
         self.told_leader: Incarnation | None = None
@@ -295,17 +296,24 @@ class State(ABC):
         """Stickiness: whether to refuse other candidates for the leader's sake (3.4).
 
         A follower whose bond with the leader broke no longer counts as hearing it, so a killed leader is
-        replaced at once. Not so with lease reads: there the promise to elect nobody else for
-        an election timeout must hold, whatever happens to bonds.
+        replaced at once. Not so with lease reads.
         """
-        if self.role is LEADER:
+        if self.role is LEADER or self._is_bound():
             return True
-        if self.heard_ms is None:
-            return False
-        lost = self.leader is not None and self.leader not in self.peers
-        if lost and not self.settings.lease_reads:
+        if self.heard_ms is None or (self.leader is not None and self.leader not in self.peers):
             return False
         return self.now - self.heard_ms < self.settings.election_timeout_ms
+
+    def _bind(self) -> None:
+        """Promise to elect nobody, ourselves included, for an election timeout from now."""
+        self.bound_ms = self.now + self.settings.election_timeout_ms
+
+    def _is_bound(self) -> bool:
+        """Return whether a leader may be reading under a lease that our answer to its Append gave it (3.7).
+
+        Neither a broken bond nor a later term takes that promise back, nor a restart of the same incarnation.
+        """
+        return self.settings.lease_reads and self.now < self.bound_ms
 
     # ---- effects ------------------------------------------------------------
     def _send(self, to: Incarnation, message: Message) -> None:

@@ -88,6 +88,46 @@ def test_with_leases_a_lost_bond_does_not_free_the_promise_to_the_leader():
     assert (pre.vote, real.vote, node.term) == (Vote.DENIED, Vote.DENIED, term)
 
 
+def test_with_leases_a_later_term_does_not_free_the_promise_to_the_leader():
+    cluster = three(lease_reads=True)
+    a, b = cluster.followers()
+    node = cluster.nodes[a]
+    later = node.term + 7
+    cluster.step(a, Received(cluster.nodes[b].me, VoteReply(node.cluster, later, True, Vote.DENIED, None)))
+    assert node.term == later
+    (same,) = ask(cluster, a, b, request(node, later))
+    (next_,) = ask(cluster, a, b, request(node, later + 1))
+    assert (same.vote, next_.vote) == (Vote.DENIED, Vote.DENIED)
+
+    cluster.now = node.bound_ms
+    (after,) = ask(cluster, a, b, request(node, later + 1))
+
+    assert after.vote is Vote.GRANTED
+
+
+def test_with_leases_a_broken_bond_makes_nobody_stand_before_its_promise_has_run_out():
+    cluster = three(lease_reads=True)
+    leader, (a, b) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[a]
+    cluster.drop = lambda sender, to, message: b in (sender, to)
+    cluster.run(100)
+    heard, term = node.heard_ms, node.term
+    cluster.kill(leader)
+    asked = []
+
+    def lose(sender, to, message):
+        if sender == a and isinstance(message, VoteRequest):
+            asked.append(cluster.now)
+        return True
+
+    cluster.drop = lose
+    cluster.run(3000)
+
+    promised = heard + node.settings.election_timeout_ms
+    assert promised <= asked[0] < promised + node.settings.heartbeat_ms
+    assert node.term == term
+
+
 def test_a_refused_pre_vote_carries_the_refusers_own_term():
     cluster = three()
     a, b = cluster.followers()

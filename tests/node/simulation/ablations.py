@@ -1,5 +1,7 @@
 """Members with one rule of the design switched off. They exist in tests only: the product has no such switch."""
 
+from contextlib import contextmanager
+
 from node.raft.election import Vote
 from node.raft.member import Member
 from node.raft.replica import Replica
@@ -157,6 +159,35 @@ class LeaseBindsNobody(Member):
 
     def _hears_leader(self):
         return False
+
+    def _is_bound(self):
+        return False
+
+
+class LeaseBindsOthersOnly(Member):
+    """A voter refuses others for the lease's sake, and stands itself as soon as its bond breaks."""
+
+    def _leader_bond_lost(self):
+        with self._free():
+            super()._leader_bond_lost()
+
+    def _tick_election(self):
+        with self._free():
+            super()._tick_election()
+
+    @contextmanager
+    def _free(self):
+        bound, self.bound_ms = self.bound_ms, self.now
+        yield
+        self.bound_ms = bound
+
+
+class LeaseForgottenAtRestart(Member):
+    """Who restarts with its old identity knows of no lease."""
+
+    def _recover(self, recovered):
+        super()._recover(recovered)
+        self.bound_ms = self.now
 
 
 class AcksLastIndex(Member):

@@ -97,6 +97,8 @@ def play(name, member=Member, *, rules=False):
         (ablations.Figure8, "09-figure-8", "leader-completeness"),
         (ablations.NewestConfigBeforeNoop, "10-ongaro-2015", "leader-completeness"),
         (ablations.LeaseNotRechecked, "21-frozen-leader", "lease"),
+        (ablations.LeaseBindsOthersOnly, "57-own-vote-under-a-lease", "lease"),
+        (ablations.LeaseForgottenAtRestart, "58-restart-under-a-lease", "lease"),
         (ablations.NoQuorumRoundForReads, "47-deposed-leader-reads", "linearizable-read"),
         (ablations.PromisesBeforeDurable, "50-power-cut-before-sync", "leader-completeness"),
         (ablations.AcksLastIndexWithoutNoop, "51-old-tail-behind-a-heartbeat", "leader-completeness"),
