@@ -71,6 +71,7 @@ class Outbox:
         next_send: every command in flight from here on is still to be handed over.
         sent_to: the leader that has been given what lies below ``next_send``.
         sent_in: its term.
+        rewind_due: until then a gap that the leader sees is not new.
     """
 
     number: int
@@ -88,6 +89,7 @@ class Outbox:
     sent_in: int = 0
     used_ms: int = 0
     retry_due: int = 0
+    rewind_due: int = 0
 
 
 class Origin(Reads):
@@ -292,8 +294,11 @@ class Origin(Reads):
             return
         for seq, cursor in m.cursors:
             self._note_cursor(seq, cursor)
-        if m.refused == "gap":
-            box = self.box
+        box = self.box
+        if m.refused == "gap" and self.now >= box.rewind_due:
+            # Once for all Forwards under way: each of them is refused for the same gap, and what is handed
+            # over again may be refused as well, as long as we have not heard that our session expired.
+            box.rewind_due = self.now + self.settings.heartbeat_ms
             unsure = (seq for seq, pending in box.flying.items() if pending.cursor is None)
             box.next_send = min(next(unsure, box.next_seq), box.next_send)
 

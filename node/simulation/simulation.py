@@ -27,6 +27,7 @@ from node.simulation.workload import REGISTERS, Workload
 EVENTS: Final = 600
 _PLAN_US: Final = 60 * SECOND_US
 _HEAL_US: Final = 120 * SECOND_US
+_HEAL_EVENTS: Final = 50_000  # healing takes a thousand or so; members that keep each other busy never end
 TRACE_TAIL: Final = 60
 
 
@@ -224,14 +225,17 @@ class Simulation:
         if not cluster.can_recover():
             return False
         deadline_us = cluster.scheduler.now_us + _HEAL_US
-        if not cluster.run_until(self._has_settled, deadline_us=deadline_us):
-            raise InvariantError("liveness", self._why_not())
+        self._settle(deadline_us)
         for process in cluster.alive():
             self._probe(process, deadline_us)
-        if not cluster.run_until(self._has_settled, deadline_us=deadline_us):
-            raise InvariantError("liveness", self._why_not())
+        self._settle(deadline_us)
         self._check_states()
         return True
+
+    def _settle(self, deadline_us: int) -> None:
+        events_max = self.cluster.events() + _HEAL_EVENTS
+        if not self.cluster.run_until(self._has_settled, deadline_us=deadline_us, events_max=events_max):
+            raise InvariantError("liveness", self._why_not())
 
     def _has_settled(self) -> bool:
         """One cluster, or such as may never be merged, each with all that it needs; nobody waits."""

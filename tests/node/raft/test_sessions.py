@@ -375,3 +375,26 @@ def test_a_members_first_command_waits_for_no_election_timeout():
 
     assert isinstance(cluster.outcome(cluster.execute("d", 1)), Ok)
     assert cluster.now - started < cluster.settings.election_timeout_ms // 2
+
+
+def test_forwards_refused_for_one_gap_are_handed_over_again_once_for_all_of_them():
+    """Each refusal used to send all of them again, each of which was refused: threefold every round trip."""
+    cluster = three()
+    name = cluster.followers()[0]
+    cluster.outcome(cluster.execute(name, 0))  # its session is open
+    member, leader = cluster.nodes[name], cluster.nodes[cluster.leader()]
+    sent = []
+    cluster.drop = lambda _sender, _target, message: type(message) is Forward and not sent.append(message)
+    for i in (1, 2, 3):
+        cluster.execute(name, i)
+    cluster.deliver()
+    refusal = ForwardReply(member.cluster, member.term, 0, (), "gap", leader.me)
+    before = len(sent)
+    for _ in range(3):
+        cluster.step(name, Received(leader.me, refusal))
+        cluster.deliver()
+
+    assert [len(forward.proposals) for forward in sent[before:]] == [3]
+    cluster.drop = lambda *_: False
+    cluster.run(3000)
+    assert history(cluster) == {(0, 1, 2, 3)}
