@@ -83,7 +83,8 @@ class Nemesis:
                 self._clone(fault)
             case Blow.LAPSE:
                 for process in self._targets.alive():
-                    self._expire(process, fault.span_us)
+                    if process.alive:  # a torn write may have killed it while the others lost their bonds
+                        self._expire(process, fault.span_us)
             case Blow.OUTAGE:
                 self._network.outages += 1
                 self._later(fault.span_us, self._end_outage)

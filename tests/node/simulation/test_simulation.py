@@ -175,6 +175,10 @@ def test_the_command_line_replays_a_seed_and_reports_totals_as_json():
     assert value["first_seed"] == 2000
 
 
+def test_a_member_that_dies_of_a_torn_write_while_all_tickets_lapse_ends_no_campaign():
+    run(draw_schedule(990003997))
+
+
 def test_ctrl_c_ends_a_campaign_with_its_totals_and_leaves_no_process():
     command = [sys.executable, "-m", "node.simulation", "--seconds", "600", "--jobs", "2", "--json"]
     with subprocess.Popen(
