@@ -128,6 +128,7 @@ def run_campaign(
         totals.interrupted = True
         for worker in workers:
             worker.terminate()
+            worker.join()
     return totals
 
 
