@@ -1,11 +1,9 @@
 """The simulator itself: reproducible, shrinking, usable, and safe on a sample of seeds."""
 
 import json
-import os
-import signal
+import multiprocessing
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from node.raft.events import BondLoss
 from node.simulation import campaign
-from node.simulation.campaign import run_batch
+from node.simulation.campaign import Totals, run_batch, run_campaign
 from node.simulation.clients import Call, Fate
 from node.simulation.faults import CALM
 from node.simulation.scenario import Scenario
@@ -181,31 +179,10 @@ def test_a_member_that_dies_of_a_torn_write_while_all_tickets_lapse_ends_no_camp
 
 
 def test_ctrl_c_ends_a_campaign_with_its_totals_and_leaves_no_process():
-    command = [sys.executable, "-m", "node.simulation", "--seconds", "600", "--jobs", "2", "--json"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as campaign:
-        assert campaign.stderr is not None
-        assert "seeds from" in campaign.stderr.readline()
-        while len(processes_of(campaign.pid)) < 4:  # itself, two workers, Python's resource tracker
-            assert campaign.poll() is None
-        os.killpg(campaign.pid, signal.SIGINT)
-        stdout, stderr = campaign.communicate(timeout=60)
-    assert campaign.returncode == 130, stderr
-    assert json.loads(stdout)["interrupted"] is True
-    assert "Traceback" not in stderr
-    while processes_of(campaign.pid):  # Python's tracker ends when it notices that it is alone
-        time.sleep(0.01)
+    def interrupt(_totals: Totals) -> None:
+        raise KeyboardInterrupt
 
-
-def processes_of(session: int) -> list[int]:
-    """Return the processes of this session that have not ended (proc_pid_stat(5))."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _parent, _group, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of) == session and state != "Z":
-            found.append(int(folder.name))
-    return found
+    totals = run_campaign(first=0, seconds=600.0, jobs=2, events=20, progress=interrupt)
+    assert totals.interrupted
+    assert totals.schedules
+    assert multiprocessing.active_children() == []
