@@ -37,6 +37,13 @@ from node.errors import ConfigError
 
 app = typer.Typer()
 File = Annotated[Path, typer.Argument(help="Collateral, as QuoteCollateralV3 JSON.")]
+Quote = Annotated[Path | None, typer.Option(help="A quote: says which platform.")]
+Fmspc = Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")]
+Ca = Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")]
+Pccs = Annotated[
+    list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
+]
+TlsCa = Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")]
 Root = Annotated[str, typer.Option(help="`intel`, or the file of another root.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -44,15 +51,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def fetch(
     *,
-    quote: Annotated[Path | None, typer.Option(help="A quote: says which platform.")] = None,
-    fmspc: Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")] = None,
-    ca: Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")] = "platform",
-    pccs: Annotated[
-        list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
-    ] = None,
+    quote: Quote = None,
+    fmspc: Fmspc = None,
+    ca: Ca = "platform",
+    pccs: Pccs = None,
     update: Annotated[str, typer.Option(help="standard, early, or a tcbEvaluationDataNumber.")] = "standard",
     trust_root: Root = "intel",
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")] = None,
+    tls_ca: TlsCa = None,
     cache: Annotated[
         Path | None, typer.Option(help="Keep verified collateral there, and use it while it is fresh.")
     ] = None,
@@ -137,14 +142,12 @@ def verify(
 @app.command()
 def numbers(
     *,
-    quote: Annotated[Path | None, typer.Option(help="A quote: says which platform.")] = None,
-    fmspc: Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")] = None,
-    ca: Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")] = "platform",
-    pccs: Annotated[
-        list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
-    ] = None,
+    quote: Quote = None,
+    fmspc: Fmspc = None,
+    ca: Ca = "platform",
+    pccs: Pccs = None,
     trust_root: Root = "intel",
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")] = None,
+    tls_ca: TlsCa = None,
     as_json: AsJson = False,
 ) -> None:
     """List the published tcbEvaluationDataNumbers, verified: what `fetch --update` can be told.

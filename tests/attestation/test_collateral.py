@@ -32,7 +32,7 @@ from enclave.mock.authority import MockAuthority
 from enclave.mock.pki import Signer, make_crl
 from enclave.mock.statement import Statement
 from tests.support import evidence
-from tests.support.certificates import make, usage
+from tests.support.certificates import make, root_until, usage
 from tests.support.evidence import NOW, days
 
 ROOT = evidence.authority().trust_root
@@ -384,16 +384,7 @@ def test_the_number_of_a_set_is_the_smaller_one():
 
 
 def test_the_pinned_root_has_a_window_too():
-    expired = make(
-        "",
-        None,
-        subject=ROOT_SIGNER.certificate.subject,
-        key=ROOT_SIGNER.key,
-        ca=True,
-        path_length=1,
-        key_usage=usage("key_cert_sign", "crl_sign"),
-        not_after=NOW - days(1),
-    )
+    expired = root_until(ROOT_SIGNER, NOW - days(1))
     root = TrustRoot.from_bytes_untrusted(expired.certificate_der)
     endorsements = replace(AUTHORITY, root=expired).endorsements(NOW)
 

@@ -32,7 +32,7 @@ from enclave.mock.pccs import Fault
 from enclave.mock.pki import Signer, make_crl
 from enclave.mock.statement import Statement
 from tests.support import evidence
-from tests.support.certificates import make, usage
+from tests.support.certificates import make, root_until, usage
 from tests.support.collateral import rig, run
 from tests.support.evidence import NOW
 from tests.support.vectors import needs_vectors, vector
@@ -139,17 +139,7 @@ def test_an_expired_signer_is_refused_while_its_list_would_still_be_valid() -> N
 
 
 def test_an_expired_root_is_refused() -> None:
-    root = AUTHORITY.root
-    short = make(
-        "",
-        None,
-        subject=root.certificate.subject,
-        key=root.key,
-        ca=True,
-        path_length=1,
-        key_usage=usage("key_cert_sign", "crl_sign"),
-        not_after=NOW - timedelta(seconds=1),
-    )
+    short = root_until(AUTHORITY.root, NOW - timedelta(seconds=1))
     pinned = TrustRoot.from_bytes_untrusted(short.certificate_der)
     alone = replace(SIGNED, issuer_chain=AUTHORITY.tcb_signer.certificate_pem)
 

@@ -13,7 +13,6 @@ from attestation.quote import (
     TEE_TDX,
     QuoteHeader,
     TDReport,
-    TDReportExtension,
     encode_enclave_report,
     encode_quote,
     encode_signed_range,
@@ -91,19 +90,7 @@ def test_every_truncation_of_every_layout_is_malformed(name):
 
 def _extended() -> TDReport:
     report = parse_quote_untrusted(evidence.quote(SETTINGS["5-td15"])).body
-    extension = TDReportExtension(
-        vm_id=1,
-        td_id=b"\2" * 32,
-        device_info_hash=b"\3" * 48,
-        initial_service_td_hash=b"\4" * 48,
-        initial_service_td_attributes=5,
-        initial_cpu_svn=b"\6" * 16,
-        initial_tee_tcb_svn=b"\7" * 16,
-        initial_tee_fmspc=b"\x08" * 12,
-        current_service_td_hash=b"\x09" * 48,
-        current_service_td_attributes=10,
-    )
-    return replace(report, extension=extension)
+    return replace(report, extension=evidence.EXTENSION)
 
 
 def test_the_extended_report_has_885_bytes_and_comes_back():

@@ -17,7 +17,6 @@ from attestation.collateral import Endorsements, verify_endorsements
 from attestation.errors import AttestationError
 from attestation.quote import (
     TDReport,
-    TDReportExtension,
     encode_enclave_report,
     encode_quote,
     encode_signed_range,
@@ -79,18 +78,6 @@ def report(settings: TDSettings) -> TDReport:
 
 
 TD_15 = report(TDSettings(quote_version=5, report_version="1.5"))
-EXTENSION = TDReportExtension(
-    vm_id=1,
-    td_id=b"\2" * 32,
-    device_info_hash=b"\3" * 48,
-    initial_service_td_hash=b"\4" * 48,
-    initial_service_td_attributes=5,
-    initial_cpu_svn=b"\6" * 16,
-    initial_tee_tcb_svn=b"\7" * 16,
-    initial_tee_fmspc=b"\x08" * 12,
-    current_service_td_hash=b"\x09" * 48,
-    current_service_td_attributes=10,
-)
 
 
 @pytest.mark.parametrize("auth", [b"", bytes(32), bytes(range(64))])
@@ -99,7 +86,7 @@ EXTENSION = TDReportExtension(
     [
         (report(TDSettings()), 2),
         (TD_15, 3),
-        (replace(TD_15, extension=EXTENSION), 4),
+        (replace(TD_15, extension=evidence.EXTENSION), 4),
     ],
 )
 def test_every_td_report_in_version_five_is_genuine(body: TDReport, body_type: int, auth: bytes) -> None:
@@ -111,7 +98,7 @@ def test_every_td_report_in_version_five_is_genuine(body: TDReport, body_type: i
 
 
 def test_every_byte_of_an_extended_report_is_signed() -> None:
-    raw = requoted(replace(TD_15, extension=EXTENSION))
+    raw = requoted(replace(TD_15, extension=evidence.EXTENSION))
     for offset in range(54 + 648, 54 + 885):
         changed = bytearray(raw)
         changed[offset] ^= 1

@@ -70,3 +70,17 @@ def make(
         builder = builder.add_extension(*extension)
     signing_key = issuer.key if issuer else key
     return Signer(key=key, certificate=builder.sign(signing_key, algorithm or hashes.SHA256()))
+
+
+def root_until(root: Signer, not_after: datetime) -> Signer:
+    """Return the same root, of the same key, with another last second."""
+    return make(
+        "",
+        None,
+        subject=root.certificate.subject,
+        key=root.key,
+        ca=True,
+        path_length=1,
+        key_usage=usage("key_cert_sign", "crl_sign"),
+        not_after=not_after,
+    )

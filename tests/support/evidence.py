@@ -9,7 +9,7 @@ from typing import Any
 
 from attestation.collateral import Endorsements, verify_endorsements
 from attestation.errors import AttestationError
-from attestation.quote import encode_quote, parse_quote_untrusted
+from attestation.quote import TDReportExtension, encode_quote, parse_quote_untrusted
 from attestation.verifier import VerifiedQuote, verify_quote
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
@@ -17,6 +17,19 @@ from enclave.mock.td import TDSettings
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 REPORT_DATA = bytes(range(64))
+# Every field of a TD report of type 4 differs from the others, so that none is read as another.
+EXTENSION = TDReportExtension(
+    vm_id=1,
+    td_id=b"\2" * 32,
+    device_info_hash=b"\3" * 48,
+    initial_service_td_hash=b"\4" * 48,
+    initial_service_td_attributes=5,
+    initial_cpu_svn=b"\6" * 16,
+    initial_tee_tcb_svn=b"\7" * 16,
+    initial_tee_fmspc=b"\x08" * 12,
+    current_service_td_hash=b"\x09" * 48,
+    current_service_td_attributes=10,
+)
 
 
 @cache
