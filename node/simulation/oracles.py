@@ -157,7 +157,7 @@ class Oracles:
     def _observe_changes(self, process: Process, effects: Effects) -> None:
         """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
         view: View = process.view
-        view.leads = view.role is LEADER
+        led = view.leads = view.role is LEADER
         led_term = view.term
         advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
         while view.changes and 0 in view.changes:
@@ -167,6 +167,7 @@ class Oracles:
             for notice in effects.notices:
                 self._noticed(process, notice)
             view.leads = view.role is LEADER or (view.leads and view.term == led_term)
+            led = led and view.term == led_term
         if self._swallowed is not None:
             raise self._swallowed
         view.proposed = len(view.configs)
@@ -176,7 +177,7 @@ class Oracles:
             if type(notice) is RoleChanged and notice.role is LEADER:
                 self._elected(process, notice.term)
         for commit in advanced:
-            self._advanced(process, commit)
+            self._advanced(process, commit, told=view.leads and not led)
 
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
@@ -282,16 +283,19 @@ class Oracles:
         if index and (len(view.nodes) <= index or view.nodes[index] != committed[index]):
             raise InvariantError("leader-completeness", f"{process}, leader of {term}, lacks entry {index}")
 
-    def _advanced(self, process: Process, commit: int) -> None:
+    def _advanced(self, process: Process, commit: int, *, told: bool = False) -> None:
+        """Note a new commit index. ``told``: who leads now was led before, and may have heard of it there."""
         view: View = process.view
         if commit < view.commit:
             raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
         if commit >= len(view.nodes):
             raise InvariantError("commit-in-log", f"{process} commits {commit}, which it lacks")
-        if view.leads and self._rules:
-            self._check_quorum(process, commit)
         genesis = self.tree.genesis[view.nodes[commit]]
         committed = self.committed[genesis]
+        if view.leads and self._rules:
+            known = max(view.commit, len(committed) - 1) if told else view.commit
+            if commit > known:
+                self._check_quorum(process, known, commit)
         for index in range(view.commit + 1, commit + 1):
             node = view.nodes[index]
             if index < len(committed):
@@ -307,17 +311,16 @@ class Oracles:
             self.counts["configurations"] += entry is not None and entry.kind is EntryKind.CONFIG
         view.commit = commit
 
-    def _check_quorum(self, process: Process, commit: int) -> None:
+    def _check_quorum(self, process: Process, reached: int, commit: int) -> None:
         """I4: an own-term entry, held by a quorum of every active configuration, by ACKs really sent.
 
-        And by two machines at least, unless ``min_voters`` is 1.
+        And by two machines at least, unless ``min_voters`` is 1. ``reached`` is committed already.
         """
         view: View = process.view
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
         acks = self._acks.sent[self.tree.cluster_of(view.nodes[-1]), view.term]
-        reached = view.commit
         while reached < commit:
             # Committing a configuration retires the one before, which may let more through.
             active = view.active(reached, commit)

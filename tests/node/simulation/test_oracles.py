@@ -461,6 +461,30 @@ def test_a_healthy_group_is_accused_of_nothing():
     group.see(group.a, Advanced(Cursor(group.term, group.last)))
 
 
+def commits_what_it_was_told_and_leads(group: Group, told: int) -> None:
+    """B hears of a commit, and is told to take over, in one step."""
+    for process in (group.a, group.b, group.c):
+        group.append(process, group.entry(process))
+        group.see(process)
+        group.ack(process, group.last + 1)
+    group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
+    group.append(group.b, group.entry(group.b, term=group.term + 1))
+    term = group.b.log.last().term
+    group.see(group.b, RoleChanged(Role.LEADER, term), Advanced(Cursor(group.term, group.last + told)))
+
+
+def test_who_takes_over_in_the_step_in_which_it_hears_of_a_commit_has_not_counted_it():
+    # Seed 931000914 with leases.
+    commits_what_it_was_told_and_leads(Group(), 1)
+
+
+def test_who_takes_over_counts_what_nobody_told_it():
+    with pytest.raises(InvariantError) as caught:
+        commits_what_it_was_told_and_leads(Group(), 2)
+
+    assert caught.value.oracle == "commit-quorum"
+
+
 def test_an_ack_may_leave_when_its_durable_entry_is_cut_again_for_a_newer_leader():
     group = Group("trust_disk=true")
     write = give_a_disk(group)
