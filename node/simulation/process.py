@@ -66,13 +66,14 @@ class Process:
         gather_us: events that come within so long are given to the member at once; 0: each by itself.
         tear_after: die in the middle of the next effects that send, after so many single sends.
         steps: events that the member has taken.
+        was_frozen: it stood still between reading the clock for its present step and taking that.
     """
 
     __slots__ = (
         "_frozen", "_inbox", "_on_death", "_pending", "_postman", "_scheduler", "_tick_due_us",
         "_trace", "_wake_us", "_watcher", "alive", "clock", "disk", "gather_us", "has_ticket", "inc",
         "label", "late_us", "log", "machine", "member", "place", "preference", "serial", "stalled", "steps",
-        "tear_after", "view",
+        "tear_after", "view", "was_frozen",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,7 @@ class Process:
         self.late_us = 0
         self.gather_us = 0
         self.steps = 0
+        self.was_frozen = False
         self.member: Any = None  # set by the cluster, which knows how to make one
         self.machine: Any = None
         self.log: Any = None
@@ -160,7 +162,9 @@ class Process:
         now_ms, gathered = self._frozen
         inbox, self._inbox = self._inbox, []
         if gathered:
+            self.was_frozen = True
             self._step(inbox[:gathered], now_ms)
+            self.was_frozen = False
         for event in inbox[gathered:]:
             self.feed(event)
 

@@ -26,6 +26,7 @@ from node.raft.events import (
     SaveTruncation,
     SaveVote,
     Send,
+    Tick,
     Violation,
 )
 from node.raft.member import Member
@@ -751,6 +752,40 @@ def test_a_refusal_is_no_completion_of_a_lease():
     group.see(group.a, completions=[(5, NotExecuted("overloaded"))])
 
     assert group.a.view.leased == (group.term, frozenset())
+
+
+def test_an_answer_of_who_stood_still_after_reading_the_clock_is_no_breach_of_a_lease():
+    # Seed 410018728.
+    group = Group("lease_reads=true")
+    group.a.view.leased = (group.term - 1, frozenset({5}))
+    group.a.was_frozen = True
+
+    group.see(group.a, completions=[(5, Answer(0, Cursor(1, 1)))])
+
+    assert group.a.view.leased == (group.term, frozenset())
+
+
+def test_a_member_was_frozen_in_the_step_whose_clock_it_had_read_and_in_no_other():
+    group = Group()
+    seen = []
+    member, group.a.gather_us = group.a.member, 1000
+    step_many = member.step_many
+
+    def step(*arguments, **times):
+        seen.append(group.a.was_frozen)
+        return step_many(*arguments, **times)
+
+    member.step_many = step
+    group.a.feed(Tick())
+    group.a.stall()
+    group.a.feed(Tick())
+    group.a.resume()
+    group.scenario.do("run 10ms")
+
+    frozen, *later = seen
+    assert frozen
+    assert later
+    assert not any(later)
 
 
 def test_every_oracle_that_can_speak_has_a_test_that_makes_it_speak():
