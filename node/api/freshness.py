@@ -9,8 +9,10 @@ request on that connection or, if it is the first, after the server's part of th
 does not wait for answers (pipelining) gives the older bound.
 
 From the sending of the first copy of a command: the last copy is sent within ``REPEATED_OF_TTL`` (the
-client's duty), and handed to the group within ``AGE_OF_TTL`` of that (checked here). A tenth of the TTL is
-for the group's clock, which may go so much faster than time, and the rest is for the way into the log.
+client's duty), and handed to the group within ``AGE_OF_TTL`` of that (checked here). Three quarters of a
+TTL are less than 0.83 of it by the group's clock, which may go a tenth faster than time. From there the entry
+itself says how late it may be executed: an eighth later, whatever holds it back among the members
+(``WAY_OF_TTL`` in ``node/raft/origin.py``).
 """
 
 import time

@@ -97,7 +97,9 @@ class Group:
 
         Args:
             command: plain CBOR data.
-            key: idempotency key: the same key never executes twice while it is remembered.
+            key: idempotency key: the same key never executes twice while it is remembered. Nor after that,
+                if the last copy is given to a member within three quarters of ``session_ttl_ms`` of the
+                first: one that takes too long from there into the log is refused as ``stale``.
             timeout_s: give up waiting after so many seconds.
 
         Raises:

@@ -3,7 +3,7 @@
 Payloads are deterministic CBOR arrays:
 
     CONFIG    [epoch, [[name, id]...], tie index or null, reason, [nonce, [signature...]] or null]
-    COMMAND   [session, seq, ack_below, key or null, [command...]]
+    COMMAND   [session, seq, ack_below, [key, not_after_ms] or null, [command...]]
     SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
     NOOP, DISSOLVE   []
 """
@@ -161,29 +161,43 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
+class Key(NamedTuple):
+    """A caller's idempotency key, and how late this copy of his commands may be executed.
+
+    Attributes:
+        name: 1 to ``KEY_BYTES_MAX`` bytes.
+        not_after_ms: in the time of the entries (``Entry.time_ms``). Later the group may have forgotten the
+            key, and with it that another copy was executed.
+    """
+
+    name: bytes
+    not_after_ms: int
+
+
 class CommandBatch(NamedTuple):
     """One atomic entry of a session.
 
     Attributes:
         ack_below: the origin has its answer to every sequence number below this one.
-        key: the caller's idempotency key.
     """
 
     session: bytes
     seq: int
     ack_below: int
-    key: bytes | None
+    key: Key | None
     commands: tuple[object, ...]
 
 
-def encode_command_body(key: bytes | None, commands: tuple[object, ...]) -> bytes:
+def encode_command_body(commands: tuple[object, ...]) -> bytes:
     """Return the part of a COMMAND payload that stays the same however often it is handed over."""
-    return encode(key) + encode(list(commands))
+    return encode(list(commands))
 
 
-def encode_commands(session: bytes, seq: int, ack_below: int, body: bytes) -> bytes:
+def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, body: bytes) -> bytes:
     """Return the payload of a COMMAND entry; ``body`` is from ``encode_command_body``."""
-    return payload_prefix(session, seq) + encode(ack_below) + body
+    return (
+        payload_prefix(session, seq) + encode(ack_below) + encode(None if key is None else list(key)) + body
+    )
 
 
 def decode_commands_untrusted(payload: bytes) -> CommandBatch:
@@ -202,12 +216,26 @@ def decode_commands_untrusted(payload: bytes) -> CommandBatch:
             and 1 <= seq <= INTEGER_MAX
             and type(ack_below) is int
             and 0 <= ack_below <= seq
-            and (key is None or (type(key) is bytes and 1 <= len(key) <= KEY_BYTES_MAX))
             and type(commands) is list
             and commands
         ):
-            return CommandBatch(session, seq, ack_below, key, tuple(commands))
+            return CommandBatch(session, seq, ack_below, _key_untrusted(key), tuple(commands))
     raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
+
+
+def _key_untrusted(value: Any) -> Key | None:
+    if value is None:
+        return None
+    if type(value) is list and len(value) == 2:
+        name, not_after_ms = value
+        if (
+            type(name) is bytes
+            and 1 <= len(name) <= KEY_BYTES_MAX
+            and type(not_after_ms) is int
+            and 0 <= not_after_ms <= INTEGER_MAX
+        ):
+            return Key(name, not_after_ms)
+    raise RemoteProtocolError("bad-commands", "not an idempotency key and how long it is good for")
 
 
 def payload_prefix(session: bytes, seq: int) -> bytes:

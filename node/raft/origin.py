@@ -12,6 +12,7 @@ from typing import Final
 from node.errors import RemoteProtocolError
 from node.raft.entries import (
     KEY_BYTES_MAX,
+    Key,
     SessionChange,
     decode_session_untrusted,
     encode_command_body,
@@ -37,6 +38,9 @@ from node.raft.types import (
 
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 PAYLOAD_OVERHEAD_BYTES: Final = 512
+# How much of a key's TTL a command may take from here into the log. Callers repeat it and hand it over within
+# three quarters (``node/api/freshness.py``), and the log's time may go a tenth faster than theirs.
+WAY_OF_TTL: Final = 8
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class Pending:
 
     Attributes:
         seq: 0 while it waits.
+        key: with how late it may be executed, from its first ``seq`` on.
         cursor: where the current leader put it, if it said so.
         left: it was handed to some leader (maybe ourselves) at least once.
     """
@@ -53,6 +58,7 @@ class Pending:
     body: bytes
     seq: int = 0
     payload: bytes = b""
+    key: Key | None = None
     sent_ms: int = 0
     cursor: Cursor | None = None
     left: bool = False
@@ -104,7 +110,7 @@ class Origin(Reads):
         if refusal:
             self._complete(execute.token, NotExecuted(refusal, self.leader))
             return
-        body = encode_command_body(execute.key, execute.commands)
+        body = encode_command_body(execute.commands)
         size = len(body)
         if size > self.settings.command_bytes_max:
             self._complete(execute.token, NotExecuted("command-too-large", self.leader))
@@ -206,15 +212,18 @@ class Origin(Reads):
             for proposal in proposals:
                 self._note_cursor(proposal.seq, self._propose(self.box.session, proposal))
             return True
-        if self.leader is None or self.leader not in self.peers:
+        if self.leader is None or not self._reaches_leader():
             return False
         self._send(self.leader, Forward(self._cluster, self.box.number, after, proposals))
         return True
 
+    def _reaches_leader(self) -> bool:
+        return self.lead is not None or self.leader in self.peers
+
     def _flush_origin(self) -> None:
         """Hand over what waits: one Forward for all of it."""
         box = self.box
-        if not self._session_is_open():
+        if not self._session_is_open() or not self._reaches_leader():
             return
         if box.sent_in != self.term or box.sent_to != self.leader:
             box.sent_in, box.sent_to = self.term, self.leader
@@ -234,7 +243,10 @@ class Origin(Reads):
                 return
             pending = box.waiting.popleft()
             pending.seq = box.next_seq
-            pending.payload = encode_commands(box.session, pending.seq, low, pending.body)
+            if pending.execute.key is not None and pending.key is None:
+                not_after_ms = self._log_time_passed() + self.settings.session_ttl_ms // WAY_OF_TTL
+                pending.key = Key(pending.execute.key, not_after_ms)
+            pending.payload = encode_commands(box.session, pending.seq, low, pending.key, pending.body)
             box.flying[pending.seq] = pending
             box.next_seq += 1
 

@@ -50,6 +50,12 @@ class Replication(Promises):
             max(self.wall * 100 - before, elapsed * (100 - SLEW_PERCENT)), elapsed * (100 + SLEW_PERCENT)
         )
 
+    def _log_time_passed(self) -> int:
+        """Return the least that an entry's time would be if it were written now, in milliseconds."""
+        last = self.log.last().index
+        elapsed = self.now - self.appended_ms
+        return (self.log.get(last).time_ms if last else 0) + elapsed * (100 - SLEW_PERCENT) // 100
+
     def _append(self, entries: Sequence[Entry]) -> None:
         self.log.append(entries)
         self.appended_ms, self.log_time_rest = self.now, 0

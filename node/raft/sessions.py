@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from attestation.canonical import digest
-from node.raft.entries import CommandBatch, SessionChange
+from node.raft.entries import CommandBatch, Key, SessionChange
 from node.raft.types import NotExecuted, Ok, Settings
 
 KEYS_MAX: Final = 262_144
@@ -127,23 +127,23 @@ class SessionTable:
             return NotExecuted("already-answered")
         if len(session.outcomes) >= self._window:
             return NotExecuted("overloaded")
-        return self._admit_key(batch)
+        return None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
 
-    def _admit_key(self, batch: CommandBatch) -> Ok | NotExecuted | None:
-        if batch.key is None:
-            return None
-        record = self._keys.get(batch.key)
+    def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
+        record = self._keys.get(key.name)
         if record is not None:
             if record.command_digest != _digest_of(batch):
                 return NotExecuted("idempotency-key-reused")
             return record.outcome
+        if time_ms > key.not_after_ms:
+            return NotExecuted("stale")  # a copy may have been executed, and be forgotten by now
         return NotExecuted("overloaded") if len(self._keys) >= KEYS_MAX else None
 
     def record(self, batch: CommandBatch, outcome: Ok, time_ms: int) -> None:
         """Remember the outcome of a batch that was admitted and executed."""
         self._sessions[batch.session].outcomes[batch.seq] = outcome
         if batch.key is not None:
-            self._keys[batch.key] = _KeyRecord(_digest_of(batch), outcome, time_ms)
+            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms)
 
     def _touch(self, session: bytes, time_ms: int) -> None:
         known = self._sessions.get(session)

@@ -29,6 +29,9 @@ _PLAN_US: Final = 60 * SECOND_US
 _HEAL_US: Final = 120 * SECOND_US
 _HEAL_EVENTS: Final = 50_000  # healing takes a thousand or so; members that keep each other busy never end
 TRACE_TAIL: Final = 60
+# Refusals that a healed group may still give: limits are small, and impatient clients left much behind; or a
+# member has just pulled old entries, and does not know how late it is in the log's time.
+_TRY_AGAIN: Final = frozenset(("overloaded", "stale"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,8 +290,7 @@ class Simulation:
         rng = stream(self.schedule.seed, "probe")
         for ask in (Ask.WRITE, Ask.STRONG):
             call = self._ask(process, ask, rng, deadline_us)
-            while call.refusal is not None and call.refusal.reason == "overloaded":
-                # Small limits and what impatient clients left behind: it says to try again.
+            while call.refusal is not None and call.refusal.reason in _TRY_AGAIN:
                 self.cluster.run_until(
                     lambda: False, deadline_us=min(deadline_us, self.cluster.scheduler.now_us + SECOND_US)
                 )

@@ -1,6 +1,7 @@
 """Section 3.8: exactly once, typed outcomes, atomic batches, recorded failures."""
 
 from node.raft.entries import (
+    Key,
     SessionChange,
     decode_commands_untrusted,
     encode_command_body,
@@ -145,6 +146,88 @@ def test_a_key_is_forgotten_after_the_ttl_by_the_time_of_entries():
     cluster.outcome(cluster.execute("b", 7, key=b"order-1"))
 
     assert history(cluster) == {(7, 7)}
+
+
+class ForgetsHowLate(Replica):
+    def admit(self, batch, time_ms):
+        if batch.key is not None:
+            batch = batch._replace(key=Key(batch.key.name, 2**62))
+        return self.table.admit(batch, time_ms)
+
+
+class WithoutLateness(Member):
+    def _make_replica(self, machine):
+        return ForgetsHowLate(machine, self.settings, self.group_id)
+
+
+def executed_behind_a_dripping_bond(member):
+    """A network that lets one Forward through now and then keeps a session alive, and holds the next back.
+
+    The caller has long repeated his keyed command elsewhere, and the group has forgotten his key.
+    """
+    ttl_ms = 8000
+    cluster = three(member=member, session_ttl_ms=ttl_ms)
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    session = cluster.nodes[name].box.session
+    held = []
+
+    def hold(sender, _to, message):
+        if sender == name and isinstance(message, Forward):
+            held.append(message)
+            return True
+        return False
+
+    def drip():
+        cluster.step(leader, Received(cluster.nodes[name].me, held.pop(0)))
+        cluster.run(200)
+
+    cluster.drop = hold
+    first = cluster.execute(name, 100)
+    cluster.run(100)
+    keyed = cluster.execute(name, 7, key=b"order-1")
+    cluster.run(100)
+    for _, token in (first, keyed):
+        cluster.step(name, Cancel(token))
+    cluster.outcome(cluster.execute(other, 7, key=b"order-1"))
+    cluster.run(ttl_ms * 3 // 4)
+    drip()
+    cluster.run(ttl_ms // 2)
+    assert session in cluster.nodes[leader].replica.table
+    drip()
+    (told,) = history(cluster)
+    return told.count(7)
+
+
+def test_a_keyed_command_that_a_bond_held_back_is_not_executed_once_its_key_is_forgotten():
+    assert executed_behind_a_dripping_bond(Member) == 1
+
+
+def test_without_its_latest_time_it_is_executed_twice():
+    assert executed_behind_a_dripping_bond(WithoutLateness) == 2
+
+
+def test_the_latest_time_of_a_keyed_command_is_counted_from_when_it_was_first_handed_over():
+    cluster = three(session_ttl_ms=8000)
+    name = cluster.followers()[0]
+    cluster.drop = lambda sender, _to, message: sender == name and isinstance(message, Forward)
+    late, in_time = cluster.execute(name, 7, key=b"order-1"), cluster.execute(name, 8)
+    cluster.run(1500)
+    cluster.drop = lambda *_: False
+
+    assert cluster.outcome(late) == NotExecuted("stale")
+    assert isinstance(cluster.outcome(in_time), Ok)
+    assert isinstance(cluster.outcome(cluster.execute(name, 7, key=b"order-1")), Ok)
+
+
+def test_a_keyed_command_that_waits_for_a_leader_is_not_late():
+    cluster = three(session_ttl_ms=8000)
+    name = cluster.followers()[0]
+    cluster.isolate(name)
+    ticket = cluster.execute(name, 7, key=b"order-1")
+    cluster.run(5000)
+    cluster.heal()
+
+    assert isinstance(cluster.outcome(ticket), Ok)
 
 
 def test_an_expired_session_is_renewed_and_its_commands_executed_once():
@@ -326,8 +409,8 @@ def test_nobody_forwards_for_anothers_session():
     leader, (a, b) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
     theirs = cluster.nodes[b].box.session
-    body = encode_command_body(None, (1,))
-    stolen = Proposal(EntryKind.COMMAND, 99, encode_commands(theirs, 99, 1, body))
+    body = encode_command_body((1,))
+    stolen = Proposal(EntryKind.COMMAND, 99, encode_commands(theirs, 99, 1, None, body))
     last = node.log.last()
     effects = cluster.step(leader, Received(cluster.nodes[a].me, Forward(node.cluster, 0, 0, (stolen,))))
 
@@ -338,11 +421,11 @@ def test_nobody_forwards_for_anothers_session():
 def test_a_payload_says_its_session_and_number_in_its_first_bytes():
     session = session_id(GROUP, b"i" * 32, 3)
     for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
-        payload = encode_commands(session, seq, 1, encode_command_body(b"k", (1, {"a": None})))
+        payload = encode_commands(session, seq, 1, Key(b"k", 7), encode_command_body((1, {"a": None})))
         batch = decode_commands_untrusted(payload)
 
         assert payload.startswith(payload_prefix(session, seq))
-        assert (batch.session, batch.seq, batch.key) == (session, seq, b"k")
+        assert (batch.session, batch.seq, batch.key) == (session, seq, Key(b"k", 7))
         assert batch.commands == (1, {"a": None})
 
 

@@ -12,6 +12,7 @@ from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (
     EMPTY_PAYLOAD,
+    Key,
     SessionChange,
     encode_command_body,
     encode_commands,
@@ -37,8 +38,8 @@ def payloads(draw):
     kind = draw(st.sampled_from([EntryKind.NOOP, EntryKind.COMMAND, EntryKind.SESSION, EntryKind.CONFIG]))
     if kind is EntryKind.COMMAND:
         seq = draw(st.integers(1, 1000))
-        body = encode_command_body(draw(st.none() | st.just(b"key")), (draw(st.text()),))
-        return kind, encode_commands(bytes(16), seq, 1, body)
+        key = draw(st.none() | st.builds(Key, st.just(b"key"), UINT))
+        return kind, encode_commands(bytes(16), seq, 1, key, encode_command_body((draw(st.text()),)))
     if kind is EntryKind.SESSION:
         return kind, encode_session(SessionChange("open", bytes(16), draw(DIGEST), draw(UINT)))
     if kind is EntryKind.CONFIG:
