@@ -165,6 +165,14 @@ class Network:
                 self._launch(link, message)
         return len(held)
 
+    def let_through(self, sender: Process, receiver: Process, count: int) -> None:
+        """Let the oldest ``count`` messages go that are held, and hold the rest."""
+        link = self._links[sender][receiver.inc]
+        held = link.held or []
+        for message in held[:count]:
+            self._launch(link, message)
+        del held[:count]
+
     # ---- cuts -----------------------------------------------------------------
     def block(self, pairs: list[tuple[str, str]]) -> None:
         """Lose everything between these (from, to) places until they are unblocked as often."""

@@ -12,7 +12,7 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     mend a | b c                   undo such a cut
     heal                           undo every cut and hold
     hold a b Append,Chunk          keep what a sends to b (of these types), until
-    release a b     discard a b
+    release a b     discard a b    release a b 1: only the oldest, and go on keeping the rest
     flap a b        expire a       break a bond; end all bonds of a, by its ticket
     renew a
     crash a   boot a   clone a   tear a 2   stall a   resume a
@@ -244,8 +244,11 @@ class Scenario:
         only = frozenset(types.split(",")) if types else frozenset()
         self.cluster.network.hold(self._at(sender), self._at(receiver), only)
 
-    def _do_release(self, sender: str, receiver: str) -> None:
-        self.cluster.network.release(self._at(sender), self._at(receiver))
+    def _do_release(self, sender: str, receiver: str, count: str = "") -> None:
+        if count:
+            self.cluster.network.let_through(self._at(sender), self._at(receiver), int(count))
+        else:
+            self.cluster.network.release(self._at(sender), self._at(receiver))
 
     def _do_discard(self, sender: str, receiver: str) -> None:
         self.cluster.network.release(self._at(sender), self._at(receiver), discard=True)

@@ -211,6 +211,20 @@ class PromisesBeforeDurable(Member):
         self.persisted = self.serial
 
 
+class _NeverLate(Replica):
+    def admit(self, batch, time_ms):
+        if batch.key is not None:
+            batch = batch._replace(key=batch.key._replace(not_after_ms=2**62))
+        return super().admit(batch, time_ms)
+
+
+class KeyedCommandsAreNeverLate(Member):
+    """A command with a key is executed however late it comes into the log."""
+
+    def _make_replica(self, machine):
+        return _NeverLate(machine, self.settings, self.group_id)
+
+
 class RefusalHidesTerm(Member):
     """A refused pre-vote does not raise the term of who asked."""
 

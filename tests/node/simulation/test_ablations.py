@@ -131,6 +131,14 @@ def test_of_two_rules_that_cover_each_other_one_is_enough(member, scenario):
     assert play(scenario, member)[-1].expected == play(scenario)[-1].expected
 
 
+def test_without_its_latest_time_a_command_is_executed_again_when_its_key_is_forgotten():
+    kept = play("59-forward-behind-a-dripping-bond")[-1]
+    broken = play("59-forward-behind-a-dripping-bond", ablations.KeyedCommandsAreNeverLate)[-1]
+
+    assert "a b c: x=2" in kept.expected
+    assert any(line.startswith("a b c: x=1") for line in broken.expected)
+
+
 def test_without_the_refuser_s_term_two_voters_refuse_each_other_for_ever():
     with pytest.raises(ScenarioError, match="no leader b in time"):
         play("15-prevote-term-gap", ablations.RefusalHidesTerm)
