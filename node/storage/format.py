@@ -36,7 +36,7 @@ from node.raft.entries import make_entry
 from node.raft.events import Record, Recovered, SaveEntries, SaveTruncation, SaveVote
 from node.raft.types import ORIGIN, Entry, EntryKind, Incarnation, Position
 
-MAGIC: Final = b"bondstone-log/2\n"
+MAGIC: Final = b"bondstone-log/3\n"
 SALT_BYTES: Final = 16
 SECTOR_BYTES: Final = 512
 
