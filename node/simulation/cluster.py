@@ -136,6 +136,27 @@ class Cluster:
             return False
         return bool(verdicts) and all(verdicts.values())
 
+    def lost_its_quorum(self, known: int) -> bool:
+        """Whether the best log of a cluster has a configuration without a quorum of the living.
+
+        That counts only if its entry was among the first ``known`` nodes of the tree: then it was on its way
+        while its voters died. A leader that writes such a one when all is well has no excuse.
+        """
+        living = self.alive()
+        incs = {process.inc for process in living}
+        best: dict[int, Process] = {}
+        for process in living:
+            genesis = self.oracles.tree.genesis[process.view.nodes[-1]]
+            if genesis not in best or process.log.last()[:2] > best[genesis].log.last()[:2]:
+                best[genesis] = process
+        for process in best.values():
+            view = process.view
+            active = view.active(view.commit, len(view.nodes) - 1)
+            for index, config in view.configs:
+                if config in active and view.nodes[index] < known and not is_quorum(config, incs):
+                    return True
+        return False
+
     def _is_end_forgotten(self, living: list[Process]) -> bool:
         """Whether somebody waits in a cluster that gave itself up, and nobody lives who could tell it.
 

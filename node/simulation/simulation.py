@@ -228,17 +228,21 @@ class Simulation:
         if not cluster.can_recover():
             return False
         deadline_us = cluster.scheduler.now_us + _HEAL_US
-        self._settle(deadline_us)
+        known = len(self.oracles.tree.entries)
+        if not self._settles(deadline_us):
+            if cluster.lost_its_quorum(known):
+                return False
+            raise InvariantError("liveness", self._why_not())
         for process in cluster.alive():
             self._probe(process, deadline_us)
-        self._settle(deadline_us)
+        if not self._settles(deadline_us):
+            raise InvariantError("liveness", self._why_not())
         self._check_states()
         return True
 
-    def _settle(self, deadline_us: int) -> None:
+    def _settles(self, deadline_us: int) -> bool:
         events_max = self.cluster.events() + _HEAL_EVENTS
-        if not self.cluster.run_until(self._has_settled, deadline_us=deadline_us, events_max=events_max):
-            raise InvariantError("liveness", self._why_not())
+        return self.cluster.run_until(self._has_settled, deadline_us=deadline_us, events_max=events_max)
 
     def _has_settled(self) -> bool:
         """One cluster, or such as may never be merged, each with all that it needs; nobody waits."""

@@ -745,6 +745,23 @@ def test_a_healed_group_that_does_not_go_on_is_seen():
     assert caught.value.error.oracle == "liveness"
 
 
+def test_a_configuration_that_was_on_its_way_when_its_voters_died_excuses_a_group_from_healing():
+    # Seeds 420006425 and 420010614.
+    group = Group("min_voters=1")
+    known = len(group.oracles.tree.entries)
+    group.append(group.a, group.config(group.a, voters=[STRANGER]))
+    group.a.view.changes.clear()
+    group.a.view.nodes.append(
+        group.oracles.tree.extend(group.a.view.nodes[-1], group.a.log.get(group.last + 1))
+    )
+    group.a.view.configs.append(
+        (group.last + 1, Config(epoch=2, voters=(STRANGER,), tie=None, reason="forged"))
+    )
+
+    assert not group.cluster.lost_its_quorum(known)  # somebody wrote it when all was well
+    assert group.cluster.lost_its_quorum(known + 1)
+
+
 def test_a_refusal_is_no_completion_of_a_lease():
     group = Group("lease_reads=true")
     group.a.view.leased = (group.term - 1, frozenset({5}))
