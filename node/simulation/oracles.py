@@ -32,11 +32,11 @@ from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
-from node.simulation.process import Process
+from node.simulation.process import Process, Watcher
 from node.simulation.views import ROOT, LogTree, View
 
 
-class Oracles:
+class Oracles(Watcher):
     """All of them, for one run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Oracles:
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
         """Note entries added to the log of ``process`` in a step that ends with ``commit``."""
-        view: View = process.view
+        view = process.view
         for entry in entries:
             if entry.index != len(view.nodes):
                 raise InvariantError("gapless-log", f"{process} has a gap before {entry.index}")
@@ -89,7 +89,7 @@ class Oracles:
 
     def _truncated(self, process: Process, index: int) -> None:
         """Note that everything above ``index`` is gone."""
-        view: View = process.view
+        view = process.view
         if index < view.commit:
             raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
         if view.leads:
@@ -99,7 +99,7 @@ class Oracles:
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
     def _check_proposal(self, process: Process, index: int, config: Config, commit: int) -> None:
-        view: View = process.view
+        view = process.view
         if not view.configs or not self._rules:
             return
         last_index, last = view.configs[-1]
@@ -129,7 +129,7 @@ class Oracles:
     # ---- every step ---------------------------------------------------------------
     def observe(self, process: Process, effects: Effects) -> None:
         """Judge what a step of ``process`` has changed and is about to say."""
-        view: View = process.view
+        view = process.view
         quiet = not view.changes
         view.former.clear()
         if effects.notices or not quiet or self._swallowed is not None:
@@ -156,7 +156,7 @@ class Oracles:
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:
         """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
-        view: View = process.view
+        view = process.view
         led = view.leads = view.role is LEADER
         led_term = view.term
         advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
@@ -196,7 +196,7 @@ class Oracles:
                 pass
 
     def _log_changed(self, process: Process, commit: int) -> None:
-        view: View = process.view
+        view = process.view
         changes, view.changes = view.changes, []
         for change in changes:
             if isinstance(change, int):
@@ -209,7 +209,7 @@ class Oracles:
 
         Only who leaves a cluster does that, and only if the cluster ended: by a DISSOLVE entry, committed.
         """
-        view: View = process.view
+        view = process.view
         cut = view.changes.index(0)
         after = view.changes[cut + 1 :]
         view.changes = view.changes[:cut]
@@ -226,7 +226,7 @@ class Oracles:
         return advanced if after else []
 
     def _check_dissolved(self, process: Process, genesis: int) -> None:
-        view: View = process.view
+        view = process.view
         committed = self.committed[genesis]
         if not self._dissolve_index(committed):
             # Who leads it is the first to know, and leaves in the very step that commits.
@@ -262,14 +262,14 @@ class Oracles:
         return 0
 
     def _check_term(self, process: Process, term: int) -> None:
-        view: View = process.view
+        view = process.view
         if term < view.term:
             raise InvariantError("monotone-term", f"{process} goes from {view.term} to {term}")
         view.term = term
 
     def _elected(self, process: Process, term: int) -> None:
         """Its log already holds its own first entry."""
-        view: View = process.view
+        view = process.view
         self.counts["elections"] += 1
         genesis = self.tree.genesis[view.nodes[-1]]
         key = (genesis, term)
@@ -285,7 +285,7 @@ class Oracles:
 
     def _advanced(self, process: Process, commit: int, *, told: bool = False) -> None:
         """Note a new commit index. ``told``: who leads now was led before, and may have heard of it there."""
-        view: View = process.view
+        view = process.view
         if commit < view.commit:
             raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
         if commit >= len(view.nodes):
@@ -316,7 +316,7 @@ class Oracles:
 
         And by two machines at least, unless ``min_voters`` is 1. ``reached`` is committed already.
         """
-        view: View = process.view
+        view = process.view
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
@@ -348,14 +348,14 @@ class Oracles:
 
     def _check_roll(self, process: Process, m: VoteRequest) -> None:
         """Who may decide is in the candidate's log: the voters of its active configurations, nobody else."""
-        view: View = process.view
+        view = process.view
         active = view.active(view.commit, len(view.nodes) - 1)
         if set(m.roll) != {voter for config in active for voter in config.voters}:
             raise InvariantError("roll", f"{process} asks {', '.join(map(str, m.roll))}")
 
     def _check_lease(self, process: Process, effects: Effects) -> None:
         """No answer is served by lease once another leader's term has committed."""
-        view: View = process.view
+        view = process.view
         term, leased = view.leased
         if leased and self._committed_in[self.tree.genesis[view.nodes[-1]]][-1] > term:
             for token, outcome in effects.completions:
@@ -373,7 +373,7 @@ class Oracles:
         The core takes whatever ``apply`` raises for the machine's refusal, so what is wrong is said after the
         step.
         """
-        view: View = process.view
+        view = process.view
         place = (context.index, context.sub)
         if place <= view.applied:
             self._swallowed = InvariantError("monotone-apply", f"{process} applies {place} again")
