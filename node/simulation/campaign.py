@@ -114,6 +114,17 @@ def _collecting_by_hand() -> Iterator[None]:
             gc.enable()
 
 
+def outcomes(first: int, count: int, *, events: int) -> dict[str, str]:
+    """Return, by seed, the digests of ``count`` traces from ``first`` on, or what a run contradicts."""
+    found: dict[str, str] = {}
+    for seed in range(first, first + count):
+        try:
+            found[str(seed)] = run(draw_schedule(seed, events=events), traced=True, keep=0).digest
+        except ScheduleError as exc:
+            found[str(seed)] = str(exc.error)
+    return found
+
+
 def _work(first: int, step: int, events: int, until: float, results: "multiprocessing.Queue[Totals]") -> None:
     seed = first
     while True:  # at least one schedule, however long the start took
