@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from node.machines.base import ApplyContext
-from node.raft.entries import decode_config_untrusted
 from node.raft.events import (
     Advanced,
     Effects,
@@ -79,7 +78,7 @@ class Oracles(Watcher):
                 raise InvariantError("gapless-log", f"{process} has a gap before {entry.index}")
             view.nodes.append(self.tree.extend(view.nodes[-1], entry))
             if entry.kind is EntryKind.CONFIG:
-                config, _ = decode_config_untrusted(entry.payload)
+                config = self.tree.config_at(view.nodes[-1])
                 if view.leads:
                     self._check_proposal(process, entry.index, config, commit)
                 view.configs.append((entry.index, config))
