@@ -1,13 +1,16 @@
 """Schedules and events per CPU second of the simulator, on one core, every oracle watching.
 
-python -m bench.simulator [--schedules 300] [--json]
+python -m bench.simulator [--schedules 300] [--compiled] [--json]
 """
 
 import argparse
 import json
 import platform
+import sys
+from typing import Any
 
 from node.simulation.campaign import run_batch
+from node.simulation.compiled import CACHE, build, is_compiled, prove, read, start
 from node.simulation.simulation import EVENTS
 
 
@@ -16,11 +19,28 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="measure a compiled copy, once proven equal")
     args = parser.parse_args()
+    result = measure_compiled(args) if args.compiled else measure(args)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(f"{name}: {value}" for name, value in result.items()))
+
+
+def measure_compiled(args: argparse.Namespace) -> dict[str, Any]:
+    copy = build(CACHE, tell=lambda text: print(text, file=sys.stderr))
+    prove(copy, first=args.first, events=EVENTS)
+    numbers = f"--schedules={args.schedules}", f"--first={args.first}"
+    return read(start(copy, "bench.simulator", *numbers, "--json"))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     totals = run_batch(iter(range(args.first, args.first + args.schedules)))
     seconds = totals.cpu_seconds
-    result = {
+    return {
         "python": platform.python_version(),
+        "compiled": is_compiled(),
         "events_before_healing": EVENTS,
         **totals.to_json_value(),
         "schedules_per_cpu_second": round(totals.schedules / seconds, 1),
@@ -28,10 +48,6 @@ def main() -> None:
         # What one core does in schedules of exactly 600 events, healing counted as events like any other.
         "schedules_of_600_events_per_cpu_second": round(totals.events / seconds / 600, 1),
     }
-    if args.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
 if __name__ == "__main__":

@@ -111,14 +111,14 @@ def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
         case [
             int(epoch),
             [*raw_voters],
-            None | int() as tie,
+            tie,
             str(reason),
             founding,
         ] if len(reason) <= 256 and 1 <= len(raw_voters) <= VOTERS_MAX:
             voters = tuple(incarnation_untrusted(raw) for raw in raw_voters)
             if list(voters) != sorted(set(voters)):
                 raise RemoteProtocolError("bad-config", "voters are not sorted and distinct")
-            if isinstance(tie, bool) or (tie is not None and not 0 <= tie < len(voters)):
+            if tie is not None and (type(tie) is not int or not 0 <= tie < len(voters)):
                 raise RemoteProtocolError("bad-config", "the tie-break is not a voter")
             if isinstance(epoch, bool) or not 1 <= epoch <= INTEGER_MAX:
                 raise RemoteProtocolError("bad-config", "epoch out of range")

@@ -1,42 +1,43 @@
 """Where entries live. The core reads and writes through ``LogStore`` only."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from node.raft.types import ORIGIN, Entry, Position
 
 OVERHEAD_BYTES: Final = 64  # of an entry, besides its payload: rather more than on the wire
 
 
-class LogStore(Protocol):
+class LogStore(ABC):
     """A gapless log from index 1. Synchronous and in memory: durability is the driver's (``persist``)."""
 
+    @abstractmethod
     def last(self) -> Position:
         """Return the position of the last entry, ``ORIGIN`` if there is none."""
-        ...
 
+    @abstractmethod
     def position(self, index: int) -> Position:
         """Return the position at ``index``, 0 <= index <= last index."""
-        ...
 
+    @abstractmethod
     def get(self, index: int) -> Entry:
         """Return the entry at ``index``, 1 <= index <= last index."""
-        ...
 
+    @abstractmethod
     def slice(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
         """Return the entries ``first..last`` that fit into ``bytes_max`` of payload, at least one."""
-        ...
 
+    @abstractmethod
     def append(self, entries: Sequence[Entry]) -> None:
         """Add entries that follow the last one."""
-        ...
 
+    @abstractmethod
     def truncate(self, index: int) -> None:
         """Drop every entry above ``index``."""
-        ...
 
 
-class MemoryLog:
+class MemoryLog(LogStore):
     """The log of a volatile voter: a list."""
 
     def __init__(self) -> None:

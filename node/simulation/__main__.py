@@ -14,7 +14,17 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from node.simulation.campaign import Totals, run_campaign
+from node.simulation.campaign import Totals, outcomes, run_campaign
+from node.simulation.compiled import (
+    CACHE,
+    CompileError,
+    DivergenceError,
+    build,
+    is_compiled,
+    prove,
+    read,
+    start,
+)
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import EVENTS, ScheduleError, Simulation, draw_schedule
 
@@ -30,14 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="run this seed alone, with its trace")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--no-shrink", action="store_true", help="show failures as they are")
+    parser.add_argument("--no-replay", action="store_true", help="only name the seeds that fail")
+    parser.add_argument("--digests", type=int, metavar="COUNT", help="only the traces' digests of some seeds")
+    parser.add_argument("--compiled", action="store_true", help="run a compiled copy, once proven equal")
     return parser
 
 
-def _explain(seed: int, events: int, *, shrunk: bool) -> str:
-    error = fails(draw_schedule(seed, events=events), traced=True)
-    if error is None:
-        return f"seed {seed} does not fail when run again: the simulation is not deterministic"
-    return render(shrink(error) if shrunk else error)
+def _explain(seed: int, oracle: str, arguments: argparse.Namespace) -> str:
+    error = fails(draw_schedule(seed, events=arguments.events), traced=True)
+    found = "nothing" if error is None else error.error.oracle
+    if error is None or found != oracle:
+        why = "the compiled copy is wrong" if arguments.compiled else "the simulation is not deterministic"
+        return f"seed {seed} contradicted {oracle}, and {found} when interpreted again: {why}"
+    return render(error if arguments.no_shrink else shrink(error))
 
 
 def _replay(arguments: argparse.Namespace, console: Console) -> int:
@@ -53,16 +68,25 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _show(totals: Totals, seconds: float) -> str:
-    value = totals.to_json_value()
-    del value["failures"], value["interrupted"]
-    rate = totals.schedules / seconds if seconds else 0.0
-    shown = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in value.items())
+_ABOUT: Final = (
+    "first_seed",
+    "seconds",
+    "jobs",
+    "events_per_schedule",
+    "compiled",
+    "failures",
+    "interrupted",
+)
+
+
+def _show(value: dict[str, Any]) -> str:
+    rate = value["schedules"] / value["seconds"] if value["seconds"] else 0.0
+    counts = {name: number for name, number in value.items() if name not in _ABOUT}
+    shown = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
     return f"{shown}; {rate:.1f} schedules/s"
 
 
-def _campaign(arguments: argparse.Namespace, console: Console) -> int:
-    first = arguments.first if arguments.first is not None else secrets.randbelow(10**9)
+def _campaign(first: int, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.print(f"seeds from {first}, {arguments.jobs} jobs, {arguments.seconds:g} s")
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -87,18 +111,27 @@ def _campaign(arguments: argparse.Namespace, console: Console) -> int:
         )
         seconds = time.monotonic() - started
     value: dict[str, Any] = {"first_seed": first, "seconds": round(seconds, 3)}
-    value |= {"jobs": arguments.jobs, "events_per_schedule": arguments.events}
-    value |= totals.to_json_value()
-    if arguments.json:
-        sys.stdout.write(json.dumps(value) + "\n")
-    else:
-        sys.stdout.write(_show(totals, seconds) + "\n")
-    for seed, _ in totals.failures[:1]:
-        shrunk = not arguments.no_shrink
-        console.print(_explain(seed, arguments.events, shrunk=shrunk), markup=False)
-    if totals.failures:
+    value |= {"jobs": arguments.jobs, "events_per_schedule": arguments.events, "compiled": is_compiled()}
+    return value | totals.to_json_value()
+
+
+def _compiled_campaign(first: int, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    copy = build(CACHE, tell=console.print)
+    proven = prove(copy, first=first, events=arguments.events)
+    console.print(f"{proven} traces are the same, compiled and interpreted")
+    numbers = {name: getattr(arguments, name) for name in ("seconds", "jobs", "events")}
+    options = [f"--{name}={number}" for name, number in numbers.items()]
+    return read(start(copy, "node.simulation", *options, f"--first={first}", "--json", "--no-replay"))
+
+
+def _judge(value: dict[str, Any], arguments: argparse.Namespace, console: Console) -> int:
+    sys.stdout.write((json.dumps(value) if arguments.json else _show(value)) + "\n")
+    failures = value["failures"]
+    if failures and not arguments.no_replay:
+        console.print(_explain(failures[0]["seed"], failures[0]["oracle"], arguments), markup=False)
+    if failures:
         return 1
-    return INTERRUPTED if totals.interrupted else 0
+    return INTERRUPTED if value["interrupted"] else 0
 
 
 def main() -> int:
@@ -107,7 +140,18 @@ def main() -> int:
     console = Console(stderr=True, soft_wrap=True)
     if arguments.seed is not None:
         return _replay(arguments, console)
-    return _campaign(arguments, console)
+    first = arguments.first if arguments.first is not None else secrets.randbelow(10**9)
+    if arguments.digests is not None:
+        found = outcomes(first, arguments.digests, events=arguments.events)
+        sys.stdout.write(json.dumps({"compiled": is_compiled(), "outcomes": found}) + "\n")
+        return 0
+    try:
+        campaign = _compiled_campaign if arguments.compiled else _campaign
+        value = campaign(first, arguments, console)
+    except (CompileError, DivergenceError) as exc:
+        console.print(f"error: {exc}", markup=False)
+        return 1 if isinstance(exc, DivergenceError) else 2
+    return _judge(value, arguments, console)
 
 
 if __name__ == "__main__":

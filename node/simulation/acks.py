@@ -10,9 +10,10 @@ from collections import defaultdict
 
 from node.raft.messages import ACK, AppendReply
 from node.raft.types import Incarnation, Position
+from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
-from node.simulation.views import LogTree, Promise, View
+from node.simulation.views import LogTree, Promise
 
 
 class Acks:
@@ -40,7 +41,7 @@ class Acks:
             return
         promise = process.view.promises.get(id(reply)) or self._promise(process, reply)
         if process.disk is not None:
-            self._check_durable(process, promise)
+            self._check_durable(process, process.disk, promise)
 
     def hold(self, process: Process) -> None:
         """Judge what ``process`` promises in this step, and will say when its disk has it.
@@ -48,7 +49,7 @@ class Acks:
         Raises:
             InvariantError: it is not true.
         """
-        view: View = process.view
+        view = process.view
         known, view.promises = view.promises, {}
         for _, send in process.member.held:
             reply = send.message
@@ -64,7 +65,7 @@ class Acks:
 
         In this step, that is: if a newer term's leader had it cut after that, by what it was before.
         """
-        view: View = process.view
+        view = process.view
         term, match = reply.term, reply.match
         log = self._leader_logs.get((self._tree.genesis[view.nodes[-1]], term))
         if log is None or match >= len(log):
@@ -78,10 +79,10 @@ class Acks:
         written = process.disk.written if process.disk is not None else 0
         return Promise(reply=reply, node=node, written=written)
 
-    def _check_durable(self, process: Process, promise: Promise) -> None:
+    def _check_durable(self, process: Process, disk: Disk, promise: Promise) -> None:
         """The disk has what was promised; or had it, and has cut it since for a newer term's leader."""
-        view: View = process.view
-        reply, disk = promise.reply, process.disk
+        view = process.view
+        reply = promise.reply
         term, match = reply.term, reply.match
         if term >= process.member.term and not _holds(view.nodes, match, promise.node):
             raise InvariantError("truthful-ack", f"{process} ACKs {match}, which it has cut in term {term}")

@@ -3,10 +3,13 @@
 What a member keeps of the log itself (the entries, the state, the sessions' outcomes) is not a queue.
 """
 
-from typing import Any, Final
+from typing import Final
 
+from node.raft.member import Member
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.origin import PENDING_BYTES_MAX
+from node.raft.ranges import PullState
+from node.raft.state import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 
@@ -53,7 +56,7 @@ def check_buffers(process: Process) -> None:
         _check_pull(process, member, member.pull)
 
 
-def _check_leader(process: Process, member: Any, lead: Any) -> None:
+def _check_leader(process: Process, member: Member, lead: Leadership) -> None:
     settings = member.settings
     last = member.log.last().index
     # What earlier leaders left behind is not this one's to bound.
@@ -66,7 +69,7 @@ def _check_leader(process: Process, member: Any, lead: Any) -> None:
         _exceeded(process, "proposals", len(lead.proposed), unapplied)
 
 
-def _check_pull(process: Process, member: Any, pull: Any) -> None:
+def _check_pull(process: Process, member: Member, pull: PullState) -> None:
     settings = member.settings
     bytes_max = settings.catchup_buffer_bytes_max
     _at_most(process, "kept Appends (bytes)", pull.buffer_bytes, bytes_max)

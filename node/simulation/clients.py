@@ -46,7 +46,7 @@ class Call:
     client: int
     ask: Ask
     commands: tuple[object, ...] = ()
-    query: object = None
+    query: Any = None
     min_at: Cursor | None = None
     invoked: int = 0
     returned: int | None = None

@@ -20,7 +20,7 @@ from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
 from node.simulation.scheduler import Scheduler
 from node.simulation.trace import Trace
-from node.simulation.views import ROOT, ObservedLog, View
+from node.simulation.views import ROOT
 
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
@@ -74,7 +74,6 @@ class Cluster:
         )
         self.group_id = hashlib.sha256(b"simulated group").digest()
         self.boots = 0
-        self.steps = 0  # of the dead; ``events`` adds those of the living
         self._seed = seed
         self.rng = stream(seed, "cluster")
         self._processes: dict[str, Process] = {}
@@ -96,10 +95,7 @@ class Cluster:
 
     def events(self) -> int:
         """Return how many events members have taken so far."""
-        steps = self.steps
-        for process in self._processes.values():
-            steps += process.steps
-        return steps
+        return self.scheduler.events
 
     def can_recover(self, without: Process | None = None) -> bool:
         """Whether the best log among the living could win: a quorum of each of its configurations lives.
@@ -168,8 +164,8 @@ class Cluster:
         told = {cluster for process in living for cluster in process.member.birth.dissolved}
         for process in living:
             cluster, configs = process.member.cluster, process.view.configs
-            agreement = self.oracles.agreements.get(cluster)
-            if not configs or cluster in told or agreement is None or not agreement.dissolved:
+            agreement = None if cluster is None else self.oracles.agreements.get(cluster)
+            if agreement is None or not configs or cluster in told or not agreement.dissolved:
                 continue
             voters = configs[-1][1].voters
             if all(home.get(voter, ROOT) not in (ROOT, home[process.inc]) for voter in voters):
@@ -215,8 +211,6 @@ class Cluster:
         )
         process.late_us = int(weather.late_tick_us * self.rng.random())
         process.gather_us = weather.gather_us
-        process.view = View()
-        process.log = ObservedLog(process.view)
         process.machine = Recorder(self.shape.machine(), self._applied(process))
         arguments: dict[str, Any] = {}
         if self.shape.settings.trust_disk:
@@ -276,7 +270,6 @@ class Cluster:
         """End a life: at once, and whatever it was about to say stays unsaid."""
         self.trace.note(process.label, "dies")
         del self._processes[process.place]
-        self.steps += process.steps
         self.network.leave(process, loss)
         process.die()
         self.oracles.died(process)
@@ -317,7 +310,7 @@ class Cluster:
         """Let time pass until ``done``. False if the deadline or the number of events came first."""
         scheduler = self.scheduler
         while not done():
-            if events_max is not None and self.events() >= events_max:
+            if events_max is not None and scheduler.events >= events_max:
                 return False
             if not scheduler.step(deadline_us):
                 scheduler.now_us = max(scheduler.now_us, deadline_us)

@@ -4,13 +4,20 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
-from node.raft.events import Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import Event, Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
 from node.raft.types import Entry, Incarnation, Position
 from node.simulation.errors import InvariantError
-from node.simulation.process import Process
 from node.simulation.scheduler import Scheduler
+
+
+class Writer(Protocol):
+    """The process that writes."""
+
+    alive: bool
+
+    def feed(self, event: Event) -> None: ...
 
 
 class Disk:
@@ -37,20 +44,20 @@ class Disk:
         self._entries: list[Entry] = []
         self._busy_until_us = 0
 
-    def write(self, process: Process, records: list[Record], serial: int) -> None:
-        """Make ``records`` durable some time later and say so, if ``process`` lives until then."""
+    def write(self, writer: Writer, records: list[Record], serial: int) -> None:
+        """Make ``records`` durable some time later and say so, if ``writer`` lives until then."""
         self._busy_until_us = max(self._busy_until_us, self._scheduler.now_us) + self.fsync_us
         self.written += 1
         self._under_way.append(tuple(records))
-        self._scheduler.at(self._busy_until_us, self._sync, process, serial)
+        self._scheduler.at(self._busy_until_us, self._sync, writer, serial)
 
-    def _sync(self, process: Process, serial: int) -> None:
-        if not process.alive:
+    def _sync(self, writer: Writer, serial: int) -> None:
+        if not writer.alive:
             return  # the power went before; see ``lose_power``
         self._synced += 1
         for record in self._under_way.popleft():
             self._keep(record)
-        process.feed(Persisted(serial))
+        writer.feed(Persisted(serial))
 
     def _keep(self, record: Record) -> None:
         match record:

@@ -6,6 +6,7 @@ full strength shows. The plan is drawn before the run and is plain data, so that
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
 from random import Random
 
 from node.simulation.scheduler import MS_US, SECOND_US
@@ -139,13 +140,13 @@ def draw_plan(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: 
     ``pace_us``: an election timeout or so; blows that fall much faster than that find nothing standing.
     """
     blows = [blow for blow in Blow if blow not in RARE and rng.random() < 0.45] or [Blow.CRASH]
-    weights = [rng.random() + 0.05 for _ in blows]
+    weights = list(accumulate(rng.random() + 0.05 for _ in blows))
     mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
     plan: list[Fault] = []
     # Sometimes at birth, mostly once there is something to break.
     at_us = rng.randint(0, 2 * mean_gap_us) if rng.random() < 0.2 else rng.randint(1, 4) * pace_us
     while at_us < length_us:
-        blow = rng.choices(blows, weights)[0]
+        blow = rng.choices(blows, cum_weights=weights)[0]
         plan.append(_draw_fault(rng, blow, places, at_us, pace_us))
         at_us += int(rng.expovariate(1.0) * mean_gap_us) + 1
     return tuple(plan)

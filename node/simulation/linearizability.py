@@ -14,7 +14,7 @@ unknown outcome that would change nothing now is not taken now: whatever order h
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 STATES_MAX: Final = 200_000
 
@@ -35,8 +35,8 @@ class Operation:
     key: str
     invoked: int
     returned: int | None
-    input: object
-    output: object = None
+    input: Any
+    output: Any = None
     label: str = ""
 
     def __str__(self) -> str:

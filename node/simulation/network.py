@@ -11,7 +11,7 @@ from typing import Any, Final
 from node.raft.events import BondDown, BondLoss, BondUp, Received
 from node.raft.types import Incarnation
 from node.simulation.faults import Weather
-from node.simulation.process import Process
+from node.simulation.process import Postman, Process
 from node.simulation.scheduler import SECOND_US, Scheduler
 from node.simulation.trace import Trace, describe
 
@@ -37,7 +37,7 @@ class Link:
         return f"{self.sender.label}->{self.receiver.label}"
 
 
-class Network:
+class Network(Postman):
     """All links between all living processes."""
 
     def __init__(self, *, scheduler: Scheduler, rng: Random, weather: Weather, trace: Trace) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from node.machines.base import ApplyContext
-from node.raft.entries import decode_config_untrusted
 from node.raft.events import (
     Advanced,
     Effects,
@@ -32,11 +31,11 @@ from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
-from node.simulation.process import Process
+from node.simulation.process import Process, Watcher
 from node.simulation.views import ROOT, LogTree, View
 
 
-class Oracles:
+class Oracles(Watcher):
     """All of them, for one run.
 
     Attributes:
@@ -69,17 +68,25 @@ class Oracles:
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks = Acks(self.tree, self._leader_logs, rules=rules)
         self._dead: set[Incarnation] = set()
+        self._founders: dict[int, frozenset[Incarnation]] = {}  # by node of the genesis
+
+    @property
+    def is_split(self) -> bool:
+        """Whether two clusters were founded that may never be one; only an operator can choose."""
+        return len(self._founders) > 1
 
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
         """Note entries added to the log of ``process`` in a step that ends with ``commit``."""
-        view: View = process.view
+        view = process.view
         for entry in entries:
             if entry.index != len(view.nodes):
                 raise InvariantError("gapless-log", f"{process} has a gap before {entry.index}")
             view.nodes.append(self.tree.extend(view.nodes[-1], entry))
             if entry.kind is EntryKind.CONFIG:
-                config, _ = decode_config_untrusted(entry.payload)
+                config = self.tree.config_at(view.nodes[-1])
+                if entry.index == 1 and self._rules and not self._rivals:
+                    self._check_genesis(process, view.nodes[-1], config)
                 if view.leads:
                     self._check_proposal(process, entry.index, config, commit)
                 view.configs.append((entry.index, config))
@@ -89,7 +96,7 @@ class Oracles:
 
     def _truncated(self, process: Process, index: int) -> None:
         """Note that everything above ``index`` is gone."""
-        view: View = process.view
+        view = process.view
         if index < view.commit:
             raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
         if view.leads:
@@ -98,8 +105,18 @@ class Oracles:
         del view.nodes[index + 1 :]
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
+    def _check_genesis(self, process: Process, node: int, config: Config) -> None:
+        """One genesis, or such as have no founder in common: a host that boots two TDs of each name gets two.
+
+        R1 and 3.9: every founder signed it, and an incarnation signs one.
+        """
+        self._founders[node] = frozenset(config.voters)
+        for other, founders in self._founders.items():
+            if other != node and not founders.isdisjoint(config.voters):
+                raise InvariantError("one-genesis", f"{process}: a founder signed two geneses")
+
     def _check_proposal(self, process: Process, index: int, config: Config, commit: int) -> None:
-        view: View = process.view
+        view = process.view
         if not view.configs or not self._rules:
             return
         last_index, last = view.configs[-1]
@@ -129,7 +146,7 @@ class Oracles:
     # ---- every step ---------------------------------------------------------------
     def observe(self, process: Process, effects: Effects) -> None:
         """Judge what a step of ``process`` has changed and is about to say."""
-        view: View = process.view
+        view = process.view
         quiet = not view.changes
         view.former.clear()
         if effects.notices or not quiet or self._swallowed is not None:
@@ -156,7 +173,7 @@ class Oracles:
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:
         """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
-        view: View = process.view
+        view = process.view
         led = view.leads = view.role is LEADER
         led_term = view.term
         advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
@@ -176,6 +193,8 @@ class Oracles:
         for notice in effects.notices:
             if type(notice) is RoleChanged and notice.role is LEADER:
                 self._elected(process, notice.term)
+            elif type(notice) is RivalCluster and not self._rivals and not self.is_split:
+                raise InvariantError("one-genesis", f"{process}: {notice}")
         for commit in advanced:
             self._advanced(process, commit, told=view.leads and not led)
 
@@ -190,13 +209,11 @@ class Oracles:
                 raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
             case Violation():
                 raise InvariantError("honest-peer-accused", f"{process}: {notice}")
-            case RivalCluster() if not self._rivals:
-                raise InvariantError("one-genesis", f"{process}: {notice}")
             case _:
                 pass
 
     def _log_changed(self, process: Process, commit: int) -> None:
-        view: View = process.view
+        view = process.view
         changes, view.changes = view.changes, []
         for change in changes:
             if isinstance(change, int):
@@ -209,7 +226,7 @@ class Oracles:
 
         Only who leaves a cluster does that, and only if the cluster ended: by a DISSOLVE entry, committed.
         """
-        view: View = process.view
+        view = process.view
         cut = view.changes.index(0)
         after = view.changes[cut + 1 :]
         view.changes = view.changes[:cut]
@@ -226,7 +243,7 @@ class Oracles:
         return advanced if after else []
 
     def _check_dissolved(self, process: Process, genesis: int) -> None:
-        view: View = process.view
+        view = process.view
         committed = self.committed[genesis]
         if not self._dissolve_index(committed):
             # Who leads it is the first to know, and leaves in the very step that commits.
@@ -262,14 +279,14 @@ class Oracles:
         return 0
 
     def _check_term(self, process: Process, term: int) -> None:
-        view: View = process.view
+        view = process.view
         if term < view.term:
             raise InvariantError("monotone-term", f"{process} goes from {view.term} to {term}")
         view.term = term
 
     def _elected(self, process: Process, term: int) -> None:
         """Its log already holds its own first entry."""
-        view: View = process.view
+        view = process.view
         self.counts["elections"] += 1
         genesis = self.tree.genesis[view.nodes[-1]]
         key = (genesis, term)
@@ -285,7 +302,7 @@ class Oracles:
 
     def _advanced(self, process: Process, commit: int, *, told: bool = False) -> None:
         """Note a new commit index. ``told``: who leads now was led before, and may have heard of it there."""
-        view: View = process.view
+        view = process.view
         if commit < view.commit:
             raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
         if commit >= len(view.nodes):
@@ -316,7 +333,7 @@ class Oracles:
 
         And by two machines at least, unless ``min_voters`` is 1. ``reached`` is committed already.
         """
-        view: View = process.view
+        view = process.view
         entry = self.tree.entries[view.nodes[commit]]
         if entry is None or entry.term != view.term:
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
@@ -348,7 +365,7 @@ class Oracles:
 
     def _check_roll(self, process: Process, m: VoteRequest) -> None:
         """Who may decide is in the candidate's log: the voters of its active configurations, nobody else."""
-        view: View = process.view
+        view = process.view
         active = view.active(view.commit, len(view.nodes) - 1)
         if set(m.roll) != {voter for config in active for voter in config.voters}:
             raise InvariantError("roll", f"{process} asks {', '.join(map(str, m.roll))}")
@@ -359,7 +376,7 @@ class Oracles:
         The last look at the clock comes before the answer, and no member can know how long it stood still in
         between. The answer is that of an earlier step in any case, and its caller waited for it: it is true.
         """
-        view: View = process.view
+        view = process.view
         term, leased = view.leased
         if (
             leased
@@ -381,7 +398,7 @@ class Oracles:
         The core takes whatever ``apply`` raises for the machine's refusal, so what is wrong is said after the
         step.
         """
-        view: View = process.view
+        view = process.view
         place = (context.index, context.sub)
         if place <= view.applied:
             self._swallowed = InvariantError("monotone-apply", f"{process} applies {place} again")

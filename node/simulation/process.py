@@ -1,27 +1,34 @@
 """One life of one simulated node: a member, its clock, and a driver that does what the effects say."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from node.raft.events import Effects, Event, Tick
+from node.raft.member import Member
 from node.raft.types import Incarnation, Outcome, Preference
+from node.simulation.disk import Disk
+from node.simulation.recorder import Recorder
 from node.simulation.scheduler import MS_US, Scheduler
 from node.simulation.trace import Trace, describe
+from node.simulation.views import ObservedLog, View
 
 WALL_START_MS: Final = 1_700_000_000_000
 Completion = Callable[[Outcome | None], None]  # None: the process died, nobody will ever say
 
 
-class Postman(Protocol):
+class Postman(ABC):
     """Takes what a process sends."""
 
-    def send(self, sender: Any, to: tuple[Incarnation, ...], message: Any) -> None: ...
+    @abstractmethod
+    def send(self, sender: "Process", to: tuple[Incarnation, ...], message: Any) -> None: ...
 
 
-class Watcher(Protocol):
+class Watcher(ABC):
     """Sees every step of every process, before its effects leave it."""
 
-    def observe(self, process: Any, effects: Effects) -> None: ...
+    @abstractmethod
+    def observe(self, process: "Process", effects: Effects) -> None: ...
 
 
 class Clock:
@@ -59,20 +66,20 @@ class Process:
     """Drives one member: steps it, then does what its effects say, in the order the contract states.
 
     Attributes:
+        view: what the oracles know of it.
         serial: number of this life in the whole simulation.
         place: where it runs, usually the node's name; cuts are between places.
         label: ``place#life``, for people.
         has_ticket: False while its attestation does not pass: nobody bonds with it.
         gather_us: events that come within so long are given to the member at once; 0: each by itself.
         tear_after: die in the middle of the next effects that send, after so many single sends.
-        steps: events that the member has taken.
         was_frozen: it stood still between reading the clock for its present step and taking that.
     """
 
     __slots__ = (
         "_frozen", "_inbox", "_on_death", "_pending", "_postman", "_scheduler", "_tick_due_us",
         "_trace", "_wake_us", "_watcher", "alive", "clock", "disk", "gather_us", "has_ticket", "inc",
-        "label", "late_us", "log", "machine", "member", "place", "preference", "serial", "stalled", "steps",
+        "label", "late_us", "log", "machine", "member", "place", "preference", "serial", "stalled",
         "tear_after", "view", "was_frozen",
     )  # fmt: skip
 
@@ -102,13 +109,13 @@ class Process:
         self.tear_after: int | None = None
         self.late_us = 0
         self.gather_us = 0
-        self.steps = 0
         self.was_frozen = False
-        self.member: Any = None  # set by the cluster, which knows how to make one
-        self.machine: Any = None
-        self.log: Any = None
-        self.disk: Any = None
-        self.view: Any = None  # what the oracles keep of this process
+        self.view = View()
+        self.log = ObservedLog(self.view)
+        # Set by the cluster, which knows how to make them.
+        self.member: Member
+        self.machine: Recorder
+        self.disk: Disk | None = None
         self._scheduler = scheduler
         self._postman = postman
         self._watcher = watcher
@@ -173,12 +180,13 @@ class Process:
         if self._trace.on:
             for event in events:
                 self._trace.note(self.label, f"<- {describe(event)}")
-        self.steps += len(events)
+        self._scheduler.events += len(events)
         effects = self.member.step_many(now_ms, events, wall_ms=self.clock.wall_ms())
         self._watcher.observe(self, effects)
         if self._trace.on:
             self._show(effects)
         if effects.persist:
+            assert self.disk is not None  # only trust_disk members write
             self.disk.write(self, effects.persist, effects.serial)
         if self.tear_after is not None and effects.sends:
             self._tear(effects)

@@ -9,11 +9,16 @@ MS_US: Final = 1_000
 
 
 class Scheduler:
-    """The only clock of a simulation, in microseconds since its start."""
+    """The only clock of a simulation, in microseconds since its start.
 
-    __slots__ = ("_heap", "_sequence", "now_us")
+    Attributes:
+        events: how many events members have taken so far; whoever gives them one counts it here.
+    """
+
+    __slots__ = ("_heap", "_sequence", "events", "now_us")
 
     def __init__(self) -> None:
+        self.events = 0
         self.now_us = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0

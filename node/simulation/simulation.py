@@ -230,7 +230,7 @@ class Simulation:
         deadline_us = cluster.scheduler.now_us + _HEAL_US
         known = len(self.oracles.tree.entries)
         if not self._settles(deadline_us):
-            if cluster.lost_its_quorum(known):
+            if cluster.lost_its_quorum(known) or self.oracles.is_split:
                 return False
             raise InvariantError("liveness", self._why_not())
         for process in cluster.alive():

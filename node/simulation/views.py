@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from node.raft.entries import decode_config_untrusted
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply
 from node.raft.quorum import Config
@@ -22,8 +23,19 @@ class LogTree:
     def __init__(self) -> None:
         self._nodes: dict[tuple[int, int, int, bytes, bytes], int] = {}
         self._by_place: dict[tuple[int, int, int], int] = {}
+        self._configs: dict[int, Config] = {}
         self.genesis = [ROOT]  # by node: the first entry of its log
         self.entries: list[Entry | None] = [None]
+
+    def config_at(self, node: int) -> Config:
+        """Return the configuration in the CONFIG entry of ``node``."""
+        config = self._configs.get(node)
+        if config is None:
+            entry = self.entries[node]
+            assert entry is not None
+            config, _ = decode_config_untrusted(entry.payload)
+            self._configs[node] = config
+        return config
 
     @property
     def is_rooted(self) -> bool:

@@ -762,6 +762,34 @@ def test_a_configuration_that_was_on_its_way_when_its_voters_died_excuses_a_grou
     assert group.cluster.lost_its_quorum(known + 1)
 
 
+def found_again(group: Group, voters: list[Incarnation]) -> None:
+    """C empties its log, forged, and holds another genesis."""
+    group.c.view.leave()
+    group.c.log.truncate(0)
+    group.c.view.changes.clear()
+    group.append(group.c, group.config(group.c, voters=voters, epoch=1))
+    group.see(group.c)
+
+
+def test_two_geneses_of_different_founders_are_two_clusters():
+    # Seed 430012721: the host boots two TDs of each name, and three see three at each side of a cut.
+    group = Group()
+    found_again(group, [STRANGER])
+
+    group.see(group.b, RivalCluster(group.c.inc, group.c.log.position(1).chain))
+
+    assert group.oracles.is_split
+
+
+def test_a_founder_of_two_geneses_is_seen():
+    group = Group()
+
+    with pytest.raises(InvariantError) as caught:
+        found_again(group, [group.a.inc, STRANGER])
+
+    assert caught.value.oracle == "one-genesis"
+
+
 def test_a_refusal_is_no_completion_of_a_lease():
     group = Group("lease_reads=true")
     group.a.view.leased = (group.term - 1, frozenset({5}))
