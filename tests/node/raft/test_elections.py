@@ -3,7 +3,7 @@
 from node.raft.events import BondDown, BondLoss, Received, RoleChanged, TransferLeadership
 from node.raft.member import Member
 from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import Bootstrap, NotExecuted, Ok, Position, Preference, Role
+from node.raft.types import Bootstrap, NotExecuted, Ok, Position, Preference, Role, Unknown
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -321,6 +321,27 @@ def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
 
     assert cluster.outcomes[leader, 99] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
     assert isinstance(cluster.outcome(ticket), Ok)
+
+
+def test_a_transfer_that_its_target_was_told_of_may_still_happen():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    late = []
+
+    def slow(sender, to, message):
+        if isinstance(message, TimeoutNow):
+            late.append(message)
+        return isinstance(message, TimeoutNow)
+
+    cluster.drop = slow
+    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
+    cluster.run(1500)
+    assert cluster.outcomes[leader, 99] == Unknown("transfer-timeout")
+
+    cluster.drop = lambda *_: False
+    cluster.step(target, Received(cluster.nodes[leader].me, late[0]))
+    cluster.run(300)
+    assert cluster.leader() == target
 
 
 def test_only_the_leader_can_hand_over_leadership():
