@@ -86,8 +86,8 @@ def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None
             except ScheduleError as exc:
                 totals.schedules += 1
                 totals.failures.append((seed, exc.error.oracle))
-            except Exception as exc:
-                exc.add_note(f"in the schedule of seed {seed}")
+            except Exception as broken:  # a name of its own: to mypyc a variable has one type
+                broken.add_note(f"in the schedule of seed {seed}")
                 raise
             gc.collect()
             if until is not None and time.monotonic() >= until:

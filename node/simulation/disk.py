@@ -15,8 +15,6 @@ from node.simulation.scheduler import Scheduler
 class Writer(Protocol):
     """The process that writes."""
 
-    alive: bool
-
     def feed(self, event: Event) -> None: ...
 
 
@@ -27,6 +25,7 @@ class Disk:
     writes of which nobody was told, and the first records and entries of the next.
 
     Attributes:
+        fsync_us: how long the next one takes.
         written: how many writes it has been given, ever.
     """
 
@@ -38,25 +37,28 @@ class Disk:
         self.written = 0
         self._synced = 0
         self._cut_by: dict[bytes, int] = {}
-        self._under_way: deque[tuple[Record, ...]] = deque()
+        self._under_way: deque[tuple[Writer, tuple[Record, ...], int]] = deque()
+        self._outages = 0
         self._term = 0
         self._voted_for: Incarnation | None = None
         self._entries: list[Entry] = []
-        self._busy_until_us = 0
 
     def write(self, writer: Writer, records: list[Record], serial: int) -> None:
         """Make ``records`` durable some time later and say so, if ``writer`` lives until then."""
-        self._busy_until_us = max(self._busy_until_us, self._scheduler.now_us) + self.fsync_us
         self.written += 1
-        self._under_way.append(tuple(records))
-        self._scheduler.at(self._busy_until_us, self._sync, writer, serial)
+        self._under_way.append((writer, tuple(records), serial))
+        if len(self._under_way) == 1:
+            self._scheduler.after(self.fsync_us, self._sync, self._outages)
 
-    def _sync(self, writer: Writer, serial: int) -> None:
-        if not writer.alive:
+    def _sync(self, outages: int) -> None:
+        if outages != self._outages:
             return  # the power went before; see ``lose_power``
         self._synced += 1
-        for record in self._under_way.popleft():
+        writer, records, serial = self._under_way.popleft()
+        for record in records:
             self._keep(record)
+        if self._under_way:
+            self._scheduler.after(self.fsync_us, self._sync, self._outages)
         writer.feed(Persisted(serial))
 
     def _keep(self, record: Record) -> None:
@@ -75,8 +77,11 @@ class Disk:
 
     def lose_power(self) -> None:
         """The process on this disk is dead: of what is under way, keep a prefix, often none of it."""
-        pieces = [piece for records in self._under_way for record in records for piece in _pieces(record)]
+        pieces = [
+            piece for _, records, _ in self._under_way for record in records for piece in _pieces(record)
+        ]
         self._under_way.clear()
+        self._outages += 1
         self._synced = self.written
         if self._partial and self._rng.random() < self._partial:
             for piece in pieces[: self._rng.randint(0, len(pieces))]:

@@ -56,11 +56,13 @@ class Network(Postman):
     def join(self, process: Process) -> None:
         """Let ``process`` bond with everybody it can reach."""
         mine = self._links[process] = {}
-        for other in self._members:
+        for other in tuple(self._members):
             former = self._links[other].get(process.inc)
             if former is not None:
                 # The same incarnation as before (trust_disk): its new connection ends the old one.
                 self._side_down(former, former.epoch, BondLoss.LOST)
+            if not other.alive:
+                continue  # of what it said to that
             link, back = Link(process, other), Link(other, process)
             link.back, back.back = back, link
             mine[other.inc] = link

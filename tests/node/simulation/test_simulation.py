@@ -8,17 +8,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 
 import pytest
 
-from node.raft.events import BondLoss
+from node.raft.events import BondLoss, Persisted, SaveVote
 from node.simulation import campaign
 from node.simulation.campaign import Totals, run_batch, run_campaign
 from node.simulation.clients import Call, Fate
+from node.simulation.disk import Disk
 from node.simulation.faults import CALM
 from node.simulation.scenario import Scenario
 from node.simulation.scenario_file import ScenarioError, parse_scenario
-from node.simulation.scheduler import SECOND_US
+from node.simulation.scheduler import SECOND_US, Scheduler
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import Simulation, draw_schedule, run
 from tests.node.simulation import ablations
@@ -178,6 +181,37 @@ def test_the_command_line_replays_a_seed_and_reports_totals_as_json():
 
 def test_a_member_that_dies_of_a_torn_write_while_all_tickets_lapse_ends_no_campaign():
     run(draw_schedule(990003997))
+
+
+def test_a_member_that_dies_of_hearing_that_another_is_back_is_not_bonded_with():
+    # Found by a run that ended in a KeyError of the simulator.
+    scenario = Scenario()
+    for command in ("cluster a b c trust_disk=true", "wait leader", "transfer b", "wait leader b", "crash a"):
+        scenario.do(command)
+    leader = scenario.cluster.process_at("b")
+    leader.clock.hasten(150)  # its heartbeat is due: whatever it hears now makes it send
+    leader.tear_after = 0
+
+    scenario.do("boot a")
+
+    assert not leader.alive
+    for command in ("boot b", "wait settled"):
+        scenario.do(command)
+
+
+def test_a_healed_disk_soon_has_what_waits_for_it():
+    # Seed 440001720: a disk of 1.5 s a write, and two minutes of writes waiting.
+    scheduler = Scheduler()
+    disk = Disk(scheduler, rng=Random(0), fsync_us=1000 * SECOND_US)
+    told = []
+    writer = SimpleNamespace(feed=told.append)
+    for serial in range(100):
+        disk.write(writer, [SaveVote(serial, None)], serial)
+    disk.fsync_us = 1
+    while scheduler.step(1001 * SECOND_US):
+        pass
+
+    assert told == [Persisted(serial) for serial in range(100)]
 
 
 def workers_of(pid: int) -> list[int]:
