@@ -1,9 +1,9 @@
 """Section 3.4 of the consensus design, rule by rule."""
 
-from node.raft.events import BondDown, BondLoss, Received, RoleChanged, TransferLeadership
+from node.raft.events import BondDown, BondLoss, Received, RoleChanged
 from node.raft.member import Member
 from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import Bootstrap, NotExecuted, Ok, Position, Preference, Role
+from node.raft.types import Bootstrap, Position, Preference, Role
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -298,29 +298,6 @@ def test_a_reluctant_member_waits_longer_than_any_normal_one():
     slowest = cluster.settings.election_timeout_ms + cluster.settings.election_jitter_ms
 
     assert all(node._draw_election_wait() > slowest for _ in range(100))
-
-
-def test_leadership_is_transferred_to_the_member_that_is_asked_for():
-    cluster = three()
-    leader, target = cluster.leader(), cluster.followers()[1]
-    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
-    cluster.run(1000)
-
-    assert cluster.leader() == target
-    assert isinstance(cluster.outcomes[leader, 99], Ok)
-
-
-def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
-    cluster = three()
-    leader, target = cluster.leader(), cluster.followers()[1]
-    cluster.drop = lambda sender, to, message: target in (sender, to)
-    cluster.execute(leader, 1)
-    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
-    ticket = cluster.execute(leader, 2)
-    cluster.run(1500)
-
-    assert cluster.outcomes[leader, 99] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
-    assert isinstance(cluster.outcome(ticket), Ok)
 
 
 def test_only_the_leader_can_hand_over_leadership():
