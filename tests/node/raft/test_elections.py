@@ -1,9 +1,10 @@
 """Section 3.4 of the consensus design, rule by rule."""
 
+from node.raft.election import STAGGER_MS
 from node.raft.events import BondDown, BondLoss, Received, RoleChanged
 from node.raft.member import Member
 from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import Bootstrap, Position, Preference, Role
+from node.raft.types import Bootstrap, Position, Preference, Role, Settings
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -298,6 +299,37 @@ def test_a_reluctant_member_waits_longer_than_any_normal_one():
     slowest = cluster.settings.election_timeout_ms + cluster.settings.election_jitter_ms
 
     assert all(node._draw_election_wait() > slowest for _ in range(100))
+
+
+def asks_after_a_lost_bond(preference):
+    """Return after how long the follower of the highest rank asks for votes once its bond with the leader broke."""
+    cluster = Cluster()
+    *others, name = sorted("abc", key=inc)
+    for other in others:
+        cluster.add(other)
+    cluster.add(name, preference=preference)
+    cluster.elect()
+    cluster.run(300)
+    lost, asked = cluster.now, []
+
+    def drop(sender, _to, message):
+        if sender == name and isinstance(message, VoteRequest):
+            asked.append(cluster.now)
+        return True
+
+    assert cluster.leader() != name
+    cluster.drop = drop
+    cluster.unbond(cluster.leader(), name)
+    cluster.run(500)
+    return asked[0] - lost
+
+
+def test_a_reluctant_follower_leaves_the_others_more_time_to_stand_when_the_leaders_bond_breaks():
+    rank, factor = 2, Settings().reluctant_factor
+    last_normal = (rank + 1) * STAGGER_MS
+
+    assert rank * STAGGER_MS <= asks_after_a_lost_bond(Preference.NORMAL) < last_normal
+    assert rank * STAGGER_MS * factor <= asks_after_a_lost_bond(Preference.RELUCTANT) < last_normal * factor
 
 
 def test_only_the_leader_can_hand_over_leadership():
