@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from node.simulation.campaign import run_batch
-from node.simulation.compiled import CACHE, build, is_compiled, prove, read, start
+from node.simulation.compiled import CACHE, CompileError, build, is_compiled, prove, read, start
 from node.simulation.simulation import EVENTS
 
 
@@ -21,7 +21,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--compiled", action="store_true", help="measure a compiled copy, once proven equal")
     args = parser.parse_args()
-    result = measure_compiled(args) if args.compiled else measure(args)
+    try:
+        result = measure_compiled(args) if args.compiled else measure(args)
+    except CompileError as exc:
+        sys.exit(f"error: {exc}")
     if args.json:
         print(json.dumps(result, indent=2))
     else:

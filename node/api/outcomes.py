@@ -3,7 +3,7 @@
 from typing import Final
 
 from node.api.problems import ProblemError
-from node.raft.types import Cursor, Failed, NotExecuted, Result, Unknown
+from node.raft.types import BATCH_ABORTED, Cursor, Failed, NotExecuted, Result, Unknown
 
 # Reasons for which nothing was executed and nothing ever will be, however often it is sent.
 _FINAL: Final = {
@@ -12,7 +12,6 @@ _FINAL: Final = {
     "superseded": "superseded",
 }
 # What the other commands of an atomic batch are told: not the cause.
-_ABORTED: Final = "batch-aborted"
 
 
 def not_executed(outcome: NotExecuted) -> ProblemError:
@@ -46,7 +45,7 @@ def state_machine_refused(code: str, results: tuple[Result, ...], at: Cursor) ->
         for position, result in enumerate(results)
         if isinstance(result, Failed)
     ]
-    cause = next((one for one in failures if one["code"] != _ABORTED), failures[0])
+    cause = next((one for one in failures if one["code"] != BATCH_ABORTED), failures[0])
     return ProblemError(
         code,
         str(cause["message"]),

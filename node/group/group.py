@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
@@ -15,6 +15,7 @@ from node.group.errors import (
 from node.group.when import Conditions, When
 from node.raft.events import Event, Execute, Query, TransferLeadership
 from node.raft.types import (
+    BATCH_ABORTED,
     Answer,
     Applied,
     Consistency,
@@ -28,8 +29,6 @@ from node.raft.types import (
     Role,
     Unknown,
 )
-
-BATCH_ABORTED: Final = "batch-aborted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,11 @@ class Founding(Election):
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
             self._set_signed(None)
         if self.cluster is not None and self.cluster in m.dissolved:
-            # Its log said so, committed: our cluster is over.
-            self._dissolve(Cursor(self.term, self.commit))
+            if self._may_have_ended(m):
+                # Its log said so, committed: our cluster is over.
+                self._dissolve(Cursor(self.term, self.commit))
+            else:
+                self._violation(sender, "false-dissolution")
             return
         if m.cluster is None:
             if self.cluster is not None:
@@ -150,6 +153,12 @@ class Founding(Election):
             # It says so again because it does not know that we are with it: our Presence was lost.
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
         self._drive_founding()
+
+    def _may_have_ended(self, m: Presence) -> bool:
+        """Only ``auto`` clusters give themselves up, and none with a command unless that was asked for."""
+        if Bootstrap.AUTO not in (self.founding.bootstrap, m.mode):
+            return False
+        return not self.replica.commands or self.settings.on_rival == "discard-shorter"
 
     def _enter(self, cluster: bytes) -> None:
         """Become a member of a cluster that somebody else is in; as a learner, until its log says more."""

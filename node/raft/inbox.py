@@ -99,7 +99,7 @@ class Inbox(Rivals):
             self._leader_bond_lost()
         if self.pull is not None:
             self.pull.known.pop(peer, None)
-        self.reads.remote.pop(peer, None)
+        self._forget_reads_of(peer)
         self._drive_founding()
 
     # ---- messages -----------------------------------------------------------
@@ -159,7 +159,7 @@ class Inbox(Rivals):
             case ReadIndex():
                 self._on_read_index(sender, m)
             case ReadIndexReply():
-                self._on_read_index_reply(m)
+                self._on_read_index_reply(sender, m)
             case VoteRequest():
                 self._on_vote_request(sender, m)
             case VoteReply():

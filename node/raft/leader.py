@@ -11,7 +11,7 @@ from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
 from node.raft.state import Leadership, Transfer
-from node.raft.types import LEADER, Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok
+from node.raft.types import LEADER, Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok, Unknown
 
 # The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
 LEASE_DRIFT_PERCENT: Final = 10
@@ -225,7 +225,8 @@ class Leader(Follower):
     def _drive_transfer(self, lead: Leadership, transfer: Transfer) -> None:
         if self.now >= transfer.until_ms or transfer.target not in self.peers:
             lead.transfer = None
-            self._complete(transfer.token, NotExecuted("transfer-timeout", self.me))
+            late = Unknown("transfer-timeout") if transfer.told else NotExecuted("transfer-timeout", self.me)
+            self._complete(transfer.token, late)
         elif not transfer.told and lead.match.get(transfer.target, 0) == self.log.last().index:
             transfer.told = True
             # From here somebody may be elected without asking who hears us: no lease in this term.

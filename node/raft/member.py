@@ -38,7 +38,7 @@ from node.raft.types import (
 )
 
 SETTLE_ROUNDS_MAX: Final = 8
-SESSION_NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
+NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
 
 
 class Member(Inbox):
@@ -86,10 +86,11 @@ class Member(Inbox):
             now_ms=now_ms,
         )
         self.gone = {}
-        self.reads = ReadQueues()
         # An earlier process of this incarnation may have used any small number, also one whose
-        # opening its disk has lost: going on in its session would answer new commands with old results.
-        first = 0 if recovered is None else 1 + randrange(SESSION_NUMBERS)
+        # opening its disk has lost: going on in its session would answer new commands with old results,
+        # and an answer to its ReadIndex that comes late would be taken for one to ours.
+        first = 0 if recovered is None else 1 + randrange(NUMBERS)
+        self.reads = ReadQueues(last_id=0 if recovered is None else randrange(NUMBERS))
         self.box = Outbox(first, session_id(group_id, me.id, first))
         self.grants = set()
         self.birth = Birth(presence_due=now_ms)

@@ -5,7 +5,8 @@
               else its hint lowers k, never below our commit
     ranges    index ranges behind k, a few on their way from each source; a chunk is taken only when what
               it says precedes it is what we have
-    restart   a range: timeout, bond loss, refusal. Everything: a new term. No peer can trip an assertion.
+    restart   a range: timeout, bond loss, refusal. Everything: a new term. No answer that comes late, twice
+              or from another life can trip an assertion. (One that lies can: members are believed.)
 
 The leader's Appends that arrive meanwhile are kept up to a bound; a hole only means another pull.
 """

@@ -62,6 +62,10 @@ class Reads(Membership):
 
     def _on_query(self, query: Query) -> None:
         reads = self.reads
+        reaches = 0 if query.min_at is None else query.min_at.index
+        if query.consistency is Consistency.WEAK and reaches <= self.replica.applied.index:
+            self._answer(query, self._age())
+            return
         waiting = len(reads.asking) + len(reads.settled)
         waiting += len(reads.round.queries) if reads.round else 0
         if waiting >= self.settings.pending_max:
@@ -69,17 +73,7 @@ class Reads(Membership):
         elif query.consistency is Consistency.STRONG:
             reads.asking.append(query)
         else:
-            self._on_weak_query(query)
-
-    def _on_weak_query(self, query: Query) -> None:
-        if query.min_at is not None and query.min_at.index > self.replica.applied.index:
-            self.reads.settled.append((query.min_at.index, query))
-            return
-        age = self._age()
-        if query.max_age_ms is not None and age > query.max_age_ms:
-            self._complete(query.token, NotExecuted("too-old", self.leader))
-            return
-        self._answer(query, age)
+            reads.settled.append((reaches, query))
 
     def _age(self) -> int:
         """Milliseconds since the last contact with a leader; since our start if there was none."""
@@ -90,6 +84,9 @@ class Reads(Membership):
     def _answer(self, query: Query, age_ms: int) -> None:
         if query.min_at is not None and not self._has_applied(query.min_at):
             self._complete(query.token, NotExecuted("superseded", self.leader))
+            return
+        if query.max_age_ms is not None and age_ms > query.max_age_ms:
+            self._complete(query.token, NotExecuted("too-old", self.leader))
             return
         value = self.replica.query(query.query)
         self._complete(query.token, Answer(value, self.replica.applied, age_ms))
@@ -138,6 +135,12 @@ class Reads(Membership):
         if self.lead is not None:
             self.reads.remote[sender] = m.id
 
+    def _forget_reads_of(self, peer: Incarnation) -> None:
+        """Its bond ended: who comes next over another one, maybe restarted, asked nothing yet."""
+        self.reads.remote.pop(peer, None)
+        if self.reads.round is not None:
+            self.reads.round.remote.pop(peer, None)
+
     # ---- leases -------------------------------------------------------------
     def _lease_holds(self, lead: Leadership) -> bool:
         return (
@@ -183,10 +186,12 @@ class Reads(Membership):
             reads.asking.clear()
             self._send(self.leader, ReadIndex(self._cluster, reads.last_id))
 
-    def _on_read_index_reply(self, m: ReadIndexReply) -> None:
+    def _on_read_index_reply(self, sender: Incarnation, m: ReadIndexReply) -> None:
         current = self.reads.round
         if current is None or not current.id or current.id != m.id:
             return
+        if sender != self.leader or m.term != self.term:
+            return  # who led when we asked
         self.reads.round = None
         for query in current.queries:
             self.reads.settled.append((m.index, query))

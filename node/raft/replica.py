@@ -1,6 +1,6 @@
 """The state machine behind the log: committed entries in, outcomes out; the same on every node."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from node.errors import RemoteProtocolError
 from node.machines.base import ApplyContext, CommandError, StateMachine
@@ -11,6 +11,7 @@ from node.raft.entries import (
 )
 from node.raft.sessions import SessionTable
 from node.raft.types import (
+    BATCH_ABORTED,
     Applied,
     Cursor,
     Entry,
@@ -21,6 +22,9 @@ from node.raft.types import (
     Result,
     Settings,
 )
+
+# Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
+OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
 
 
 class Resolution(NamedTuple):
@@ -95,7 +99,9 @@ class Replica:
         """Run all commands, or none: the first refusal rolls the whole entry back."""
         try:
             savepoint = self.machine.savepoint()
-        except Exception as exc:
+        except OF_THE_HOST:
+            raise
+        except BaseException as exc:
             raise BrokenMachineError(type(exc).__name__) from exc
         results: list[Result] = []
         for sub, command in enumerate(batch.commands):
@@ -103,7 +109,7 @@ class Replica:
             result = self._apply_one(command, context)
             if type(result) is Failed:
                 self._rollback(savepoint)
-                aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
+                aborted = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
                 return tuple(
                     result if position == sub else aborted for position in range(len(batch.commands))
                 )
@@ -113,7 +119,9 @@ class Replica:
     def _rollback(self, savepoint: object) -> None:
         try:
             self.machine.rollback(savepoint)
-        except Exception as exc:
+        except OF_THE_HOST:
+            raise
+        except BaseException as exc:
             raise BrokenMachineError(type(exc).__name__) from exc
 
     def _apply_one(self, command: object, context: ApplyContext) -> Result:
@@ -121,10 +129,9 @@ class Replica:
             return Applied(self.machine.apply(command, context))
         except CommandError as exc:
             return Failed(exc.code, exc.message)
-        except MemoryError:
-            # Not deterministic: another node may have had the memory. Better stop than diverge.
-            raise
-        except Exception as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
+        except OF_THE_HOST:
+            raise  # better stop than diverge
+        except BaseException as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
             # The text of a foreign exception may differ between nodes (addresses); its type does not.
             return Failed("apply-raised", type(exc).__name__)
 
@@ -134,5 +141,7 @@ class Replica:
             return self.machine.query(query)
         except CommandError as exc:
             return Failed(exc.code, exc.message)
-        except Exception as exc:  # noqa: BLE001 - a bad query must not stop the member
+        except OF_THE_HOST:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a bad query must not stop the member
             return Failed("query-raised", type(exc).__name__)

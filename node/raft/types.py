@@ -157,6 +157,7 @@ class Failed(Struct, frozen=True):
 
 
 Result = Applied | Failed
+BATCH_ABORTED: Final = "batch-aborted"  # the code of all others, when one command of an entry was refused
 
 
 class Ok(Struct, frozen=True):

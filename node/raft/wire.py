@@ -154,6 +154,8 @@ def _chunk(f: list[Any]) -> Message:
     taken = entries_after(entries, after)
     if taken and not boolean(ok):
         refuse("a refusal with entries")
+    if taken and uint(term) < taken[-1].term:
+        refuse("entries of a later term than the server's")
     return Chunk(digest32(c), uint(term), after, boolean(ok), taken, uint(hint))
 
 

@@ -33,16 +33,17 @@ INTERRUPTED: Final = 130
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m node.simulation", description=__doc__)
+    one_of = parser.add_mutually_exclusive_group()
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default 60)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--events", type=int, default=EVENTS, help="events before the healing")
     parser.add_argument("--first", type=int, help="first seed (default: a random one)")
-    parser.add_argument("--seed", type=int, help="run this seed alone, with its trace")
+    one_of.add_argument("--seed", type=int, help="run this seed alone, with its trace")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--no-shrink", action="store_true", help="show failures as they are")
     parser.add_argument("--no-replay", action="store_true", help="only name the seeds that fail")
-    parser.add_argument("--digests", type=int, metavar="COUNT", help="only the traces' digests of some seeds")
-    parser.add_argument("--compiled", action="store_true", help="run a compiled copy, once proven equal")
+    one_of.add_argument("--digests", type=int, metavar="COUNT", help="only the traces' digests of some seeds")
+    one_of.add_argument("--compiled", action="store_true", help="run a compiled copy, once proven equal")
     return parser
 
 

@@ -77,7 +77,7 @@ class Acks:
                 "truthful-ack", f"{process} ACKs {match}, where it differs from the leader of {term}"
             )
         written = process.disk.written if process.disk is not None else 0
-        return Promise(reply=reply, node=node, written=written)
+        return Promise(reply, node, written)
 
     def _check_durable(self, process: Process, disk: Disk, promise: Promise) -> None:
         """The disk has what was promised; or had it, and has cut it since for a newer term's leader."""

@@ -127,7 +127,8 @@ def outcomes(first: int, count: int, *, events: int) -> dict[str, str]:
 
 def _work(first: int, step: int, events: int, until: float, results: "multiprocessing.Queue[Totals]") -> None:
     seed = first
-    while True:  # at least one schedule, however long the start took
+    campaign = multiprocessing.parent_process()
+    while campaign is None or campaign.is_alive():  # at least one schedule, however long the start took
         batch = iter(range(seed, seed + _BATCH * step, step))
         results.put(run_batch(batch, events=events, until=until))
         if time.monotonic() >= until:

@@ -77,13 +77,17 @@ class Cluster:
         self._seed = seed
         self.rng = stream(seed, "cluster")
         self._processes: dict[str, Process] = {}
+        self._alive: list[Process] = []  # replaced, never changed: who goes through it may kill
         self._disks: dict[str, Disk] = {}
         self._admin_token = _ADMIN_TOKENS
 
     # ---- who is there -----------------------------------------------------------
     def alive(self) -> list[Process]:
         """Return the living processes, by place."""
-        return [self._processes[place] for place in sorted(self._processes)]
+        return self._alive
+
+    def _count_the_living(self) -> None:
+        self._alive = [self._processes[place] for place in sorted(self._processes)]
 
     def process_at(self, place: str) -> Process | None:
         return self._processes.get(place)
@@ -237,6 +241,7 @@ class Cluster:
         self.trace.note(process.label, f"boots as {inc}")
         self.oracles.born(process)
         self._processes[place] = process
+        self._count_the_living()
         process.start()
         self.network.join(process)
         return process
@@ -270,6 +275,7 @@ class Cluster:
         """End a life: at once, and whatever it was about to say stays unsaid."""
         self.trace.note(process.label, "dies")
         del self._processes[process.place]
+        self._count_the_living()
         self.network.leave(process, loss)
         process.die()
         self.oracles.died(process)

@@ -1,18 +1,16 @@
 """What is judged once, at the end: answers against the agreed sequence, the history, the states."""
 
 from collections import defaultdict
-from typing import Any, Final
+from typing import Any
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.raft.types import Applied, Failed, Ok, Result
+from node.raft.types import BATCH_ABORTED, Applied, Failed, Ok, Result
 from node.simulation.agreement import Agreement
 from node.simulation.clients import Ask, Call, Fate
 from node.simulation.errors import InvariantError
 from node.simulation.linearizability import NotLinearizableError, UndecidedError, check_linearizable
 from node.simulation.oracles import Oracles
 from node.simulation.workload import Workload
-
-_ABORTED: Final = "batch-aborted"
 
 
 def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
@@ -134,5 +132,5 @@ def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) 
 
 def _comparable(results: tuple[Result, ...]) -> tuple[Result, ...]:
     """Of a refused batch only the refusal: what the others would have answered never was."""
-    failures = [r for r in results if isinstance(r, Failed) and r.code != _ABORTED]
+    failures = [r for r in results if isinstance(r, Failed) and r.code != BATCH_ABORTED]
     return tuple(failures) if failures else results

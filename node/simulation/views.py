@@ -4,8 +4,7 @@ Equal prefixes of logs are the same node of the tree, so every comparison is of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from node.raft.entries import decode_config_untrusted
 from node.raft.log import MemoryLog
@@ -67,8 +66,7 @@ class LogTree:
         return genesis.chain if genesis is not None else b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class Promise(NamedTuple):
     """An ACK that may have to wait for the disk, and what it rests on.
 
     Attributes:

@@ -3,11 +3,12 @@
 import hashlib
 
 import pytest
+from msgspec import structs
 
 from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
 from node.raft.events import BondLoss, DataDiscarded, FoundingStalled, Received, RivalCluster, Violation
 from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
-from node.raft.types import Bootstrap, EntryKind, Ok, Preference, Role
+from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -283,6 +284,36 @@ def test_who_gave_up_its_cluster_for_another_waits_for_that_ones_word_and_founds
     cluster.run(2000)
     assert clusters(cluster) == {kept}
     assert len(node.birth.dissolved) == 1
+
+
+def says_that_it_is_over(cluster, who, to):
+    node, told = cluster.nodes[who], cluster.nodes[to]
+    over = structs.replace(node._presence(), dissolved=(told.cluster,))
+    return cluster.step(to, Received(node.me, over))
+
+
+def test_a_cluster_that_was_founded_together_ends_on_nobody_s_word():
+    cluster = three()
+    leader, name = cluster.leader(), cluster.followers()[0]
+    for to in (leader, cluster.followers()[1]):
+        effects = says_that_it_is_over(cluster, name, to)
+        assert Violation(cluster.nodes[name].me, "false-dissolution") in effects.notices
+
+    assert cluster.outcome(cluster.execute(leader, 1)).results == (Applied(1),)
+
+
+def test_an_auto_cluster_with_commands_ends_on_nobody_s_word():
+    cluster = autos("ab")
+    cluster.heal()
+    cluster.run_until(lambda: len(clusters(cluster)) == 1)
+    cluster.run(2000)
+    leader = cluster.leader()
+    (name,) = {"a", "b"} - {leader}
+    cluster.outcome(cluster.execute(leader, 5))
+    effects = says_that_it_is_over(cluster, name, leader)
+
+    assert Violation(cluster.nodes[name].me, "false-dissolution") in effects.notices
+    assert cluster.nodes[leader].replica.machine.value == 5
 
 
 def test_two_sides_with_commands_stay_apart_by_default():

@@ -1,9 +1,10 @@
 """Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads say how old."""
 
-from node.raft.events import Cancel, Query, Tick, TransferLeadership
+from node.raft.entries import EMPTY_PAYLOAD, make_entry
+from node.raft.events import Cancel, Query, Received, Recovered, Tick, TransferLeadership
 from node.raft.member import Member
-from node.raft.messages import Append, ReadIndex
-from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Role
+from node.raft.messages import Append, AppendReply, ReadIndex, ReadIndexReply
+from node.raft.types import Answer, Consistency, Cursor, EntryKind, Failed, NotExecuted, Role
 from tests.node.raft.cluster import Cluster, three
 
 WEAK, STRONG = Consistency.WEAK, Consistency.STRONG
@@ -233,3 +234,127 @@ def test_a_lease_runs_from_the_sending_of_what_was_echoed():
 
     assert node.lead.lease_ms <= cluster.now + cluster.settings.election_timeout_ms * 9 // 10
     assert node.lead.lease_ms > cluster.now
+
+
+def restart(cluster, name):
+    """Kill ``name`` and start it again at once as the same incarnation (trust_disk)."""
+    old = cluster.nodes[name]
+    entries = old.log.slice(1, old.log.last().index, 10**9)
+    cluster.kill(name)
+    cluster.add(name, recovered=Recovered(old.term, old.voted_for, entries))
+
+
+def late_answer_to_an_earlier_life():
+    """F asks the leader, dies and is back before the answer; the answer to its first life comes to its second.
+
+    Until that answer arrives, F hears of nothing that the leader has acknowledged since.
+    """
+    cluster = three(trust_disk=True)
+    leader, asks = cluster.leader(), cluster.followers()[0]
+    cluster.outcome(cluster.execute(leader, 1))
+    cluster.run(300)
+    late = []
+
+    def quorum_is_slow(sender, to, message):
+        if to == leader and isinstance(message, AppendReply):
+            return True
+        if to == asks and isinstance(message, ReadIndexReply):
+            late.append(message)
+            return True
+        return False
+
+    cluster.drop = quorum_is_slow
+    cluster.query(asks)
+    cluster.deliver()
+    restart(cluster, asks)
+    cluster.run(50)
+    node = cluster.nodes[asks]
+
+    def slow_for_f_alone(sender, to, message):
+        if to == asks and isinstance(message, ReadIndexReply):
+            late.append(message)
+            return True
+        return to == asks and isinstance(message, Append) and bool(message.entries)
+
+    cluster.drop = slow_for_f_alone
+    cluster.run(150)
+    cluster.drop = lambda sender, to, message: to == asks
+    cluster.outcome(cluster.execute(leader, 10))
+    ticket = cluster.query(asks)
+    cluster.deliver()
+    return cluster, ticket, leader, node, late
+
+
+def test_who_restarts_is_not_answered_what_its_former_life_asked():
+    """A trust_disk restart is the same incarnation in the same term: a read index must not outlive its bond."""
+    _, _, _, _, late = late_answer_to_an_earlier_life()
+
+    assert late == []
+
+
+def test_a_read_index_for_an_earlier_life_is_not_taken_for_one_of_this():
+    cluster, ticket, leader, node, _ = late_answer_to_an_earlier_life()
+    answer = ReadIndexReply(node.cluster, 1, node.term, node.commit)
+    cluster.step(node.me.name, Received(cluster.nodes[leader].me, answer))
+
+    assert ticket not in cluster.outcomes
+    assert node.reads.round is not None
+
+
+def asked(cluster):
+    """A follower's strong read whose answer is still on its way; return all that is known of it."""
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: isinstance(message, ReadIndexReply)
+    ticket = cluster.query(name)
+    cluster.deliver()
+    node = cluster.nodes[name]
+    answer = ReadIndexReply(node.cluster, node.reads.round.id, node.term, node.commit)
+    return ticket, node, answer, cluster.nodes[leader].me, cluster.nodes[other].me
+
+
+def test_a_read_index_counts_from_the_leader_only():
+    cluster = three()
+    ticket, node, answer, leader, other = asked(cluster)
+    cluster.step(node.me.name, Received(other, answer))
+    assert ticket not in cluster.outcomes
+
+    cluster.step(node.me.name, Received(leader, answer))
+    assert isinstance(cluster.outcomes[ticket], Answer)
+
+
+def test_a_read_index_of_another_term_does_not_count():
+    cluster = three()
+    ticket, node, answer, leader, _ = asked(cluster)
+    cluster.step(node.me.name, Received(leader, ReadIndexReply(answer.cluster, answer.id, 0, answer.index)))
+
+    assert ticket not in cluster.outcomes
+
+
+def test_a_weak_read_that_waited_for_its_cursor_is_still_not_older_than_it_may_be():
+    cluster = three()
+    name = cluster.followers()[0]
+    node = cluster.nodes[name]
+    last = node.log.last()
+    next_cursor = Cursor(last.term, last.index + 1)
+    ticket = cluster.query(name, WEAK, min_at=next_cursor, max_age_ms=100)
+    cluster.run(50)
+    assert ticket not in cluster.outcomes
+    cluster.drop = lambda sender, to, message: to == name
+    cluster.run(500)
+    cluster.drop = lambda *_: False
+    entry = make_entry(last, term=last.term, kind=EntryKind.NOOP, time_ms=2**41, payload=EMPTY_PAYLOAD)
+    node._append((entry,))
+    node._commit_to(entry.index)
+    cluster.step(name, Tick())
+
+    assert cluster.outcomes[ticket] == NotExecuted("too-old", node.leader)
+
+
+def test_reads_that_wait_for_the_future_take_no_place_from_weak_ones():
+    cluster = three(pending_max=10)
+    name = cluster.followers()[0]
+    for _ in range(10):
+        cluster.query(name, WEAK, min_at=Cursor(1, 10**6))
+
+    assert cluster.outcome(cluster.query(name, WEAK, min_at=Cursor(1, 10**6))).reason == "overloaded"
+    assert isinstance(cluster.outcome(cluster.query(name, WEAK)), Answer)

@@ -1,5 +1,9 @@
 """Section 3.8: exactly once, typed outcomes, atomic batches, recorded failures."""
 
+import asyncio
+
+import pytest
+
 from node.raft.entries import (
     Key,
     SessionChange,
@@ -23,7 +27,7 @@ from node.raft.types import (
     Ok,
     Unknown,
 )
-from tests.node.raft.cluster import GROUP, Cluster, three
+from tests.node.raft.cluster import GROUP, Cluster, Register, three
 
 
 def history(cluster):
@@ -293,6 +297,38 @@ def test_apply_that_raises_is_a_recorded_failure_and_never_a_wedge():
     cluster.run(300)
 
     assert cluster.values() == {"a": 4, "b": 4, "c": 4}
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, GeneratorExit])
+def test_apply_that_raises_what_is_no_exception_is_a_recorded_failure_too(kind, monkeypatch):
+    def apply(self, command, context):
+        if command == "stop":
+            self.value += 1000
+            raise kind
+        self.value += command
+        return self.value
+
+    monkeypatch.setattr(Register, "apply", apply)
+    cluster = three()
+    outcome = cluster.outcome(cluster.execute(cluster.leader(), "stop"))
+    assert outcome.results == (Failed("apply-raised", kind.__name__),)
+    assert cluster.outcome(cluster.execute(cluster.leader(), 4)).results == (Applied(4),)
+    cluster.run(300)
+
+    assert cluster.values() == {"a": 4, "b": 4, "c": 4}
+
+
+def test_ctrl_c_in_apply_is_no_result():
+    cluster = three()
+    follower = cluster.followers()[0]
+    cluster.nodes[follower].replica.machine.apply = lambda *_: interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.outcome(cluster.execute(follower, 1))
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_a_machine_that_cannot_go_back_halts_its_member_instead_of_diverging():

@@ -1,8 +1,8 @@
 """Leadership transfer (3.4): to whom, when the word is given, and what waits meanwhile."""
 
-from node.raft.events import BondLoss, TransferLeadership
+from node.raft.events import BondLoss, Received, TransferLeadership
 from node.raft.messages import Append, Chunk, TimeoutNow
-from node.raft.types import NotExecuted, Ok
+from node.raft.types import NotExecuted, Ok, Unknown
 from tests.node.raft.cluster import inc, three
 
 
@@ -58,6 +58,27 @@ def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
 
     assert cluster.outcomes[given_up] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
     assert isinstance(cluster.outcome(ticket), Ok)
+
+
+def test_a_transfer_that_its_target_was_told_of_may_still_happen():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    late = []
+
+    def slow(sender, to, message):
+        if isinstance(message, TimeoutNow):
+            late.append(message)
+        return isinstance(message, TimeoutNow)
+
+    cluster.drop = slow
+    ticket = transfer(cluster, target)
+    cluster.run(1500)
+    assert cluster.outcomes[ticket] == Unknown("transfer-timeout")
+
+    cluster.drop = lambda *_: False
+    cluster.step(target, Received(cluster.nodes[leader].me, late[0]))
+    cluster.run(300)
+    assert cluster.leader() == target
 
 
 def test_the_target_is_told_to_stand_only_when_it_holds_all_that_the_leader_wrote():

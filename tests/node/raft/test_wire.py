@@ -70,7 +70,9 @@ def appends(draw):
 @st.composite
 def chunks(draw):
     after = draw(POSITION)
-    return Chunk(draw(DIGEST), draw(UINT), after, True, draw(entries_after(after)), draw(UINT))
+    taken = draw(entries_after(after))
+    term = (taken[-1].term if taken else after.term) + draw(st.integers(0, 3))
+    return Chunk(draw(DIGEST), term, after, True, taken, draw(UINT))
 
 
 @st.composite
@@ -188,7 +190,8 @@ def test_entries_cannot_go_back_in_term_nor_beyond_their_leaders():
     prev = Position(5, 9, bytes(32))
     back = [4, bytes(32), 7, list(prev), [[4], bytes([0]), [0], [EMPTY_PAYLOAD]], 0, 0]
     beyond = [4, bytes(32), 7, list(prev), [[8], bytes([0]), [0], [EMPTY_PAYLOAD]], 0, 0]
-    for fields in (back, beyond):
+    pulled = [9, bytes(32), 7, list(prev), True, [[8], bytes([0]), [0], [EMPTY_PAYLOAD]], 0]
+    for fields in (back, beyond, pulled):
         with pytest.raises(RemoteProtocolError):
             wire.decode_untrusted(cbor2.dumps(fields))
 

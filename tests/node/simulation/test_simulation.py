@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import select
 import subprocess
 import sys
 from dataclasses import replace
@@ -176,6 +178,25 @@ def test_the_command_line_replays_a_seed_and_reports_totals_as_json():
 
 def test_a_member_that_dies_of_a_torn_write_while_all_tickets_lapse_ends_no_campaign():
     run(draw_schedule(990003997))
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the simulating processes of a campaign that have had results: a thread of theirs sends them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if len(list(Path(f"/proc/{child}/task").iterdir())) > 1]
+
+
+def test_a_campaign_that_is_killed_leaves_no_process():
+    command = [sys.executable, "-m", "node.simulation", "--seconds", "600", "--jobs", "1", "--events", "20"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT) as running:
+        while not (workers := workers_of(running.pid)):
+            assert running.poll() is None
+        (worker,) = map(os.pidfd_open, workers)
+        running.kill()
+
+    ended, _, _ = select.select([worker], [], [], 60)
+    os.close(worker)
+    assert ended
 
 
 def test_ctrl_c_ends_a_campaign_with_its_totals_and_leaves_no_process():
