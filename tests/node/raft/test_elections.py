@@ -1,9 +1,10 @@
 """Section 3.4 of the consensus design, rule by rule."""
 
-from node.raft.events import BondDown, BondLoss, Received, RoleChanged, TransferLeadership
+from node.raft.election import STAGGER_MS
+from node.raft.events import BondDown, BondLoss, Received, RoleChanged
 from node.raft.member import Member
 from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import Bootstrap, NotExecuted, Ok, Position, Preference, Role, Unknown
+from node.raft.types import Bootstrap, Position, Preference, Role, Settings
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -300,48 +301,35 @@ def test_a_reluctant_member_waits_longer_than_any_normal_one():
     assert all(node._draw_election_wait() > slowest for _ in range(100))
 
 
-def test_leadership_is_transferred_to_the_member_that_is_asked_for():
-    cluster = three()
-    leader, target = cluster.leader(), cluster.followers()[1]
-    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
-    cluster.run(1000)
-
-    assert cluster.leader() == target
-    assert isinstance(cluster.outcomes[leader, 99], Ok)
-
-
-def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
-    cluster = three()
-    leader, target = cluster.leader(), cluster.followers()[1]
-    cluster.drop = lambda sender, to, message: target in (sender, to)
-    cluster.execute(leader, 1)
-    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
-    ticket = cluster.execute(leader, 2)
-    cluster.run(1500)
-
-    assert cluster.outcomes[leader, 99] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
-    assert isinstance(cluster.outcome(ticket), Ok)
-
-
-def test_a_transfer_that_its_target_was_told_of_may_still_happen():
-    cluster = three()
-    leader, target = cluster.leader(), cluster.followers()[1]
-    late = []
-
-    def slow(sender, to, message):
-        if isinstance(message, TimeoutNow):
-            late.append(message)
-        return isinstance(message, TimeoutNow)
-
-    cluster.drop = slow
-    cluster.step(leader, TransferLeadership(99, cluster.nodes[target].me))
-    cluster.run(1500)
-    assert cluster.outcomes[leader, 99] == Unknown("transfer-timeout")
-
-    cluster.drop = lambda *_: False
-    cluster.step(target, Received(cluster.nodes[leader].me, late[0]))
+def asks_after_a_lost_bond(preference):
+    """Return after how long the follower of the highest rank asks for votes once its bond with the leader broke."""
+    cluster = Cluster()
+    *others, name = sorted("abc", key=inc)
+    for other in others:
+        cluster.add(other)
+    cluster.add(name, preference=preference)
+    cluster.elect()
     cluster.run(300)
-    assert cluster.leader() == target
+    lost, asked = cluster.now, []
+
+    def drop(sender, _to, message):
+        if sender == name and isinstance(message, VoteRequest):
+            asked.append(cluster.now)
+        return True
+
+    assert cluster.leader() != name
+    cluster.drop = drop
+    cluster.unbond(cluster.leader(), name)
+    cluster.run(500)
+    return asked[0] - lost
+
+
+def test_a_reluctant_follower_leaves_the_others_more_time_to_stand_when_the_leaders_bond_breaks():
+    rank, factor = 2, Settings().reluctant_factor
+    last_normal = (rank + 1) * STAGGER_MS
+
+    assert rank * STAGGER_MS <= asks_after_a_lost_bond(Preference.NORMAL) < last_normal
+    assert rank * STAGGER_MS * factor <= asks_after_a_lost_bond(Preference.RELUCTANT) < last_normal * factor
 
 
 def test_only_the_leader_can_hand_over_leadership():

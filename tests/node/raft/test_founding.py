@@ -2,12 +2,13 @@
 
 import hashlib
 
+import pytest
 from msgspec import structs
 
-from node.raft.entries import decode_config_untrusted
-from node.raft.events import DataDiscarded, FoundingStalled, Received, RivalCluster, Violation
-from node.raft.messages import Genesis, GenesisProposal, GenesisSignature, Presence
-from node.raft.types import Applied, Bootstrap, Ok, Preference, Role
+from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
+from node.raft.events import BondLoss, DataDiscarded, FoundingStalled, Received, RivalCluster, Violation
+from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
+from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -65,14 +66,28 @@ def test_more_than_expected_found_with_the_smallest_and_the_others_join():
     assert len(cluster.nodes["a"].members) == 5
 
 
-def test_an_observer_is_no_founder():
+@pytest.mark.parametrize("rank", range(4))
+def test_an_observer_is_no_founder_whatever_its_identity_and_keeps_nobody_from_founding(rank):
+    """The smallest identities found, and the smallest of all collects the signatures."""
+    names = sorted("abcd", key=inc)
+    observer = names.pop(rank)
     cluster = Cluster()
-    cluster.add("o", preference=Preference.OBSERVER)
-    for name in "abc":
+    cluster.add(observer, preference=Preference.OBSERVER)
+    for name in names:
         cluster.add(name)
-    cluster.elect()
+    cluster.elect(5000)
 
-    assert "o" not in {v.name for v in cluster.nodes["a"].members}
+    config, _ = decode_config_untrusted(cluster.nodes[observer].log.get(1).payload)
+    assert [v.name for v in config.voters] == names
+
+
+@pytest.mark.parametrize("bootstrap", [Bootstrap.AUTO, Bootstrap.INIT])
+def test_an_observer_alone_founds_nothing(bootstrap):
+    cluster = Cluster()
+    cluster.add("o", bootstrap, preference=Preference.OBSERVER, delay=1000)
+    cluster.run(20_000)
+
+    assert clusters(cluster) == {None}
 
 
 def test_a_genesis_with_a_forged_signature_is_refused():
@@ -206,6 +221,17 @@ def test_auto_alone_founds_after_the_delay_and_not_before():
 
     assert before == {None}
     assert cluster.leader() == "a"
+
+
+def test_a_reluctant_auto_member_leaves_the_others_more_time_to_found():
+    cluster = Cluster()
+    cluster.add("r", Bootstrap.AUTO, delay=1000, preference=Preference.RELUCTANT)
+    cluster.run(1000 * cluster.settings.reluctant_factor - 100)
+    before = clusters(cluster)
+    cluster.run(300)
+
+    assert before == {None}
+    assert cluster.leader() == "r"
 
 
 def test_auto_members_that_see_each_other_found_once():
@@ -343,3 +369,55 @@ def test_a_dissolved_cluster_is_never_entered_again():
 
     assert node.cluster == now
     assert node.role is not Role.CANDIDATE
+
+
+# ---- while a cluster gives itself up --------------------------------------------
+def dissolving():
+    """Three members, whose leader has written DISSOLVE and hears nobody acknowledge it yet."""
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name, Bootstrap.AUTO, delay=500)
+    cluster.run(3000)
+    assert len(cluster.nodes[cluster.leader()].members) == 3
+    cluster.drop = lambda _sender, _to, message: isinstance(message, AppendReply)
+    cluster.nodes[cluster.leader()]._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
+    cluster.deliver()
+    return cluster, cluster.nodes[cluster.leader()]
+
+
+def test_no_configuration_is_proposed_in_a_cluster_that_dissolves():
+    cluster, leader = dissolving()
+    last = leader.log.last()
+    cluster.isolate(cluster.followers()[0], BondLoss.DEPARTED)
+    cluster.run(300)
+
+    assert leader.role is Role.LEADER
+    assert leader.log.last() == last
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_no_command_is_accepted_in_a_cluster_that_dissolves_but_in_the_next(place):
+    """Behind DISSOLVE nothing is ever applied: a fed command that was accepted there would be lost."""
+    cluster, leader = dissolving()
+    name = (leader.me.name, cluster.followers()[0])[place]
+    last, ended = leader.log.last(), leader.cluster
+    refused = []
+
+    def drop(_sender, _to, message):
+        if isinstance(message, ForwardReply):
+            refused.append(message.refused)
+        return isinstance(message, AppendReply)
+
+    cluster.drop = drop
+    ticket = cluster.execute(name, 40, feed=True)
+    cluster.run(100)
+    assert refused == ["dissolving"] * place
+    assert ticket not in cluster.outcomes
+    assert leader.log.last() == last
+
+    cluster.drop = lambda *_: False
+    assert isinstance(cluster.outcome(ticket), Ok)
+    cluster.run(1000)
+
+    assert ended not in clusters(cluster)
+    assert cluster.values() == {"a": 40, "b": 40, "c": 40}

@@ -222,3 +222,37 @@ def test_a_leader_that_is_demoted_steps_down_when_that_commits():
     cluster.elect()
 
     assert cluster.leader() != leader
+
+
+def test_no_configuration_is_written_that_the_present_voters_could_not_commit():
+    """With the tie-break the leader alone is a quorum of the next one; of the present it hears too few."""
+    cluster = three()
+    leader, (gone, _) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[leader]
+    between = node.lead.census_due - node.settings.heartbeat_ms // 2
+    cluster.run(between - cluster.now)
+    cluster.execute(leader, 1)
+    cluster.deliver()
+    cluster.drop = lambda *_: True
+    cluster.run(node.settings.election_timeout_ms)  # what it last heard is too old, as of the next census
+    assert node.role is Role.LEADER
+    assert node._responsive(node.lead) == {node.me}
+    last = node.log.last()
+    cluster.unbond(leader, gone, BondLoss.DEPARTED)
+
+    assert node.role is Role.LEADER
+    assert node.log.last() == last
+
+
+def test_no_configuration_is_written_that_its_own_voters_could_not_commit():
+    """It would stay open, and its half that is silent be needed, though two of the present three are there."""
+    cluster = three(tie_break=False)
+    leader, (gone, silent) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: silent in (sender, to)
+    cluster.run(1500)
+    cluster.unbond(leader, gone, BondLoss.DEPARTED)
+    cluster.run(300)
+    assert voters(cluster, leader) == ["a", "b", "c"]
+    cluster.bond(leader, gone)
+
+    assert isinstance(cluster.outcome(cluster.execute(leader, 1), 500), Ok)

@@ -15,7 +15,7 @@ from node.raft.ranges import (
     Flight,
     PullState,
 )
-from node.raft.types import Bootstrap, Entry, EntryKind, Position
+from node.raft.types import ORIGIN, Bootstrap, Entry, EntryKind, Position
 from tests.node.raft.cluster import Register, inc, three
 
 
@@ -390,3 +390,29 @@ def at(entry):
 
 def stray(after, term, count) -> tuple[Entry, ...]:
     return make_entries(after, [(term, EntryKind.NOOP, 0, EMPTY_PAYLOAD)] * count)
+
+
+# ---- what is no log of ours ------------------------------------------------------
+def test_a_chunk_that_does_not_begin_with_its_clusters_genesis_is_a_violation_and_the_pull_goes_on():
+    cluster = filled(20)
+    kept = []
+
+    def keep(sender, to, message):
+        if isinstance(message, Chunk) and message.entries:
+            kept.append((sender, message))
+        return bool(kept)
+
+    join(cluster, keep)
+    cluster.run_until(lambda: kept, 1000)
+    node, (sender, chunk) = cluster.nodes["d"], kept[0]
+    genesis = chunk.entries[0]
+    parts = [(genesis.term, genesis.kind, genesis.time_ms + 1, genesis.payload)]
+    other = make_entries(chunk.after, parts)
+    assert chunk.after == ORIGIN
+    wrong = Chunk(chunk.cluster, chunk.term, chunk.after, True, other, 0)
+    cluster.step("d", Received(cluster.nodes[sender].me, wrong))
+
+    assert [(v.peer.name, v.reason) for v in cluster.violations()] == [(sender, "wrong-genesis")]
+    assert node.log.last().index == 0
+    cluster.drop = lambda *_: False
+    cluster.run_until(lambda: caught_up(cluster, 20))

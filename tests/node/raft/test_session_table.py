@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.raft.entries import CommandBatch, SessionChange
+from node.raft.entries import CommandBatch, Key, SessionChange
 from node.raft.sessions import SessionTable
-from node.raft.types import Cursor, Ok, Settings
+from node.raft.types import Cursor, NotExecuted, Ok, Settings
 
 TTL_MS = 10
 OWNERS = [bytes([n]) * 32 for n in range(3)]
@@ -80,3 +80,59 @@ def test_sessions_live_and_commands_run_exactly_as_in_the_plain_table(steps):
                 n for n in (*range(1, 7), 2**62) if n < low or n in executed
             }
             assert {n for n in range(1, 7) if table.outcome_of(known, n)} == executed - {2**62}
+
+
+# ---- bounds --------------------------------------------------------------------
+class Told:
+    """A table, and one owner's session in it."""
+
+    def __init__(self, **settings):
+        self.table = SessionTable(Settings(**settings))
+        self.open(SESSIONS[0])
+
+    def open(self, session, owner=OWNERS[0]):
+        self.table.change(SessionChange("open", session, owner, 1), 1)
+
+    def execute(self, seq, *, ack_below=1, key=None, time_ms=1):
+        """Return what became of the command: None if it was executed just now."""
+        key = None if key is None else Key(key, 2**62)
+        batch = CommandBatch(SESSIONS[0], seq, ack_below, key, ("x",))
+        self.table.expire(time_ms)
+        known = self.table.admit(batch, time_ms)
+        if known is None:
+            self.table.record(batch, Ok((), Cursor(1, seq)), time_ms)
+        return known
+
+
+def test_past_the_window_a_session_gets_no_more_before_it_acknowledges():
+    told = Told(session_window=3)
+    assert [told.execute(seq) for seq in (1, 2, 3)] == [None] * 3
+
+    assert told.execute(4) == NotExecuted("overloaded")
+    assert told.execute(2) == Ok((), Cursor(1, 2))
+    assert told.execute(4, ack_below=2) is None
+    assert told.execute(5, ack_below=2) == NotExecuted("overloaded")
+
+
+def test_however_many_sessions_a_peer_opens_it_has_one():
+    told = Told()
+    told.open(SESSIONS[3], owner=OWNERS[1])
+    told.execute(1)
+    told.open(SESSIONS[1])
+    told.open(SESSIONS[2])
+
+    assert [session in told.table for session in SESSIONS] == [False, False, True, True]
+    assert told.execute(2) == NotExecuted("session-expired")
+
+
+def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(monkeypatch):
+    monkeypatch.setattr("node.raft.sessions.KEYS_MAX", 2)
+    told = Told(session_ttl_ms=TTL_MS)
+    told.execute(1, key=b"first", time_ms=1)
+    told.execute(2, key=b"second", time_ms=TTL_MS)
+
+    assert told.execute(3, key=b"third", time_ms=TTL_MS) == NotExecuted("overloaded")
+    assert told.execute(4, key=b"second", time_ms=TTL_MS) == Ok((), Cursor(1, 2))
+    assert told.execute(5, time_ms=TTL_MS) is None
+    # Now the first is older than the TTL.
+    assert told.execute(6, key=b"third", time_ms=TTL_MS + 2) is None

@@ -14,7 +14,7 @@ from node.raft.entries import (
     payload_prefix,
     session_id,
 )
-from node.raft.events import Cancel, Execute, Received, Violation
+from node.raft.events import Cancel, Received, Violation
 from node.raft.member import Member
 from node.raft.messages import Append, Forward, ForwardReply, Proposal
 from node.raft.replica import Replica
@@ -398,16 +398,6 @@ def test_a_cancelled_command_is_not_executed_if_it_never_left_and_unknown_if_it_
     assert isinstance(cluster.outcomes[kept], NotExecuted)
 
 
-def test_past_the_bound_commands_are_refused_as_overloaded():
-    cluster = three(pending_max=100)
-    follower = cluster.followers()[0]
-    cluster.isolate(follower)
-    cluster.step(follower, *[Execute(1000 + i, (i,)) for i in range(150)])
-
-    assert len(cluster.outcomes) == 50
-    assert {o.reason for o in cluster.outcomes.values()} == {"overloaded"}
-
-
 def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
     cluster = three(command_bytes_max=1000)
     leader = cluster.leader()
@@ -423,21 +413,6 @@ def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
         assert cluster.outcome(cluster.execute(leader, *commands), 0).reason == reason
     assert cluster.outcome(cluster.execute(leader, deep), 0).reason == "not-plain-data"
     assert cluster.outcome(cluster.execute(leader, 1, key=b""), 0).reason == "bad-idempotency-key"
-
-
-def test_the_window_bounds_what_is_in_flight_and_nothing_is_lost():
-    cluster = three(session_window=8)
-    follower = cluster.followers()[0]
-    most = 0
-    for i in range(100):
-        cluster.execute(follower, i)
-        most = max(most, len(cluster.nodes[follower].box.flying))
-    cluster.run(5000)
-
-    assert most == 8
-    assert history(cluster) == {tuple(range(100))}
-    session = cluster.nodes[follower].box.session
-    assert len(cluster.nodes[follower].replica.table._sessions[session].outcomes) <= 8
 
 
 def test_nobody_forwards_for_anothers_session():

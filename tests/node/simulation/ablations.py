@@ -1,11 +1,13 @@
 """Members with one rule of the design switched off. They exist in tests only: the product has no such switch."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 from node.raft.election import Vote
 from node.raft.member import Member
+from node.raft.reads import LeaseAnswer
 from node.raft.replica import Replica
-from node.raft.types import NotExecuted, Role
+from node.raft.types import Answer, NotExecuted, Role
 
 
 class RollIsWhoIsBonded(Member):
@@ -188,6 +190,24 @@ class LeaseForgottenAtRestart(Member):
     def _recover(self, recovered):
         super()._recover(recovered)
         self.bound_ms = self.now
+
+
+class LeaseBeforeApplied(Member):
+    """What is committed and not yet applied is missing in what is read under a lease."""
+
+    def _read_under_lease(self, lead):
+        reads = self.reads
+        while reads.asking and self._lease_holds(lead):
+            query = reads.asking.popleft()
+            answer = Answer(self.replica.query(query.query), self.replica.applied)
+            reads.leased.append(LeaseAnswer(query, answer))
+
+
+class LeaseBeforeOwnCommit(Member):
+    """A new leader reads under its lease before anything is committed in its term."""
+
+    def _lease_holds(self, lead):
+        return super()._lease_holds(replace(lead, noop_index=0))
 
 
 class AcksLastIndex(Member):

@@ -99,6 +99,8 @@ def play(name, member=Member, *, rules=False):
         (ablations.LeaseNotRechecked, "21-frozen-leader", "lease"),
         (ablations.LeaseBindsOthersOnly, "57-own-vote-under-a-lease", "lease"),
         (ablations.LeaseForgottenAtRestart, "58-restart-under-a-lease", "lease"),
+        (ablations.LeaseBeforeApplied, "60-lease-before-it-applied", "linearizable-read"),
+        (ablations.LeaseBeforeOwnCommit, "61-lease-before-its-own-commit", "linearizable-read"),
         (ablations.NoQuorumRoundForReads, "47-deposed-leader-reads", "linearizable-read"),
         (ablations.PromisesBeforeDurable, "50-power-cut-before-sync", "leader-completeness"),
         (ablations.AcksLastIndexWithoutNoop, "51-old-tail-behind-a-heartbeat", "leader-completeness"),

@@ -1,0 +1,135 @@
+"""Leadership transfer (3.4): to whom, when the word is given, and what waits meanwhile."""
+
+from node.raft.events import BondLoss, Received, TransferLeadership
+from node.raft.messages import Append, Chunk, TimeoutNow
+from node.raft.types import NotExecuted, Ok, Unknown
+from tests.node.raft.cluster import inc, three
+
+
+def transfer(cluster, target=None):
+    """Ask the leader to hand over; return the ticket of that."""
+    leader = cluster.leader()
+    cluster.tokens += 1
+    peer = None if target is None else cluster.nodes[target].me
+    cluster.step(leader, TransferLeadership(cluster.tokens, peer))
+    return leader, cluster.tokens
+
+
+class Starved:
+    """Keeps entries on their way to ``target``, and notes who is told to stand at once."""
+
+    def __init__(self, cluster, target):
+        self.cluster, self.target = cluster, target
+        self.kept = []
+        self.told = []
+        cluster.drop = self.drop
+
+    def drop(self, sender, to, message):
+        if isinstance(message, TimeoutNow):
+            self.told.append(to)
+        keeps = to == self.target and isinstance(message, Append | Chunk) and bool(message.entries)
+        if keeps:
+            self.kept.append((sender, to, message))
+        return keeps
+
+    def feed(self):
+        self.target = None
+        self.cluster.wire.extend(self.kept)
+
+
+def test_leadership_is_transferred_to_the_member_that_is_asked_for():
+    cluster = three()
+    target = cluster.followers()[1]
+    ticket = transfer(cluster, target)
+    cluster.run(1000)
+
+    assert cluster.leader() == target
+    assert isinstance(cluster.outcomes[ticket], Ok)
+
+
+def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    cluster.drop = lambda sender, to, message: target in (sender, to)
+    cluster.execute(leader, 1)
+    given_up = transfer(cluster, target)
+    ticket = cluster.execute(leader, 2)
+    cluster.run(1500)
+
+    assert cluster.outcomes[given_up] == NotExecuted("transfer-timeout", cluster.nodes[leader].me)
+    assert isinstance(cluster.outcome(ticket), Ok)
+
+
+def test_a_transfer_that_its_target_was_told_of_may_still_happen():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[1]
+    late = []
+
+    def slow(sender, to, message):
+        if isinstance(message, TimeoutNow):
+            late.append(message)
+        return isinstance(message, TimeoutNow)
+
+    cluster.drop = slow
+    ticket = transfer(cluster, target)
+    cluster.run(1500)
+    assert cluster.outcomes[ticket] == Unknown("transfer-timeout")
+
+    cluster.drop = lambda *_: False
+    cluster.step(target, Received(cluster.nodes[leader].me, late[0]))
+    cluster.run(300)
+    assert cluster.leader() == target
+
+
+def test_the_target_is_told_to_stand_only_when_it_holds_all_that_the_leader_wrote():
+    """Told before, it would be refused every vote, and the group be without a leader for nothing."""
+    cluster = three()
+    target = cluster.followers()[0]
+    starved = Starved(cluster, target)
+    cluster.outcome(cluster.execute(cluster.leader(), 7))
+    ticket = transfer(cluster, target)
+    cluster.run(300)
+    assert starved.told == []
+
+    starved.feed()
+    cluster.run(300)
+
+    assert starved.told == [target]
+    assert cluster.leader() == target
+    assert isinstance(cluster.outcomes[ticket], Ok)
+
+
+def test_who_is_silent_is_not_chosen_as_the_successor_though_it_holds_as_much_and_is_bonded():
+    cluster = three()
+    # Of equals the largest identity is taken: that one is silent here.
+    *_, awake, silent = sorted(cluster.followers(), key=inc)
+    cluster.drop = lambda sender, to, message: silent in (sender, to)
+    cluster.run(1500)
+    node = cluster.nodes[cluster.leader()]
+    assert node.lead.match[inc(silent)] == node.lead.match[inc(awake)]
+    assert inc(silent) in node.peers
+    ticket = transfer(cluster)
+    cluster.run(500)
+
+    assert cluster.leader() == awake
+    assert isinstance(cluster.outcomes[ticket], Ok)
+
+
+def test_no_configuration_is_proposed_while_leadership_is_handed_over():
+    """It is one more entry that the target lacks. Who leads afterwards proposes it."""
+    cluster = three()
+    leader, (target, other) = cluster.leader(), cluster.followers()
+    starved = Starved(cluster, target)
+    cluster.outcome(cluster.execute(leader, 7))
+    ticket = transfer(cluster, target)
+    last = cluster.nodes[leader].log.last()
+    cluster.isolate(other, BondLoss.DEPARTED)
+    cluster.run(500)
+    assert cluster.nodes[leader].log.last() == last
+
+    starved.feed()
+    cluster.run(1000)
+
+    assert isinstance(cluster.outcomes[ticket], Ok)
+    assert cluster.leader() == target
+    assert inc(other) not in cluster.nodes[target].members
