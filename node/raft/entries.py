@@ -8,13 +8,16 @@ Payloads are deterministic CBOR arrays:
     NOOP, DISSOLVE   []
 """
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from attestation.canonical import DEPTH_MAX, decode_untrusted, digest, encode
+from msgspec import Struct
+
+from attestation.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.raft.quorum import Config
@@ -51,7 +54,11 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
             chain,
             _head(term),
             # Small numbers, terms, times and lengths come again and again; an index never does.
-            b"\x1a" + index.to_bytes(4, "big") if 0x10000 <= index < 1 << 32 else _head(index),
+            _INDEX_4(0x1A, index)
+            if 0x10000 <= index < 1 << 32
+            else _INDEX_2(0x19, index)
+            if 0x100 <= index < 0x10000
+            else _head(index),
             _SMALL[kind],
             _head(time_ms),
             _bytes_head(len(payload)),
@@ -63,6 +70,8 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
 
 
 _SMALL: Final = tuple(bytes((number,)) for number in range(24))
+_INDEX_2: Final = struct.Struct(">BH").pack
+_INDEX_4: Final = struct.Struct(">BI").pack
 
 
 @lru_cache(maxsize=4096)
@@ -161,7 +170,7 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
-class CommandBatch(NamedTuple):
+class CommandBatch(Struct, frozen=True):
     """One atomic entry of a session.
 
     Attributes:
@@ -186,13 +195,13 @@ def encode_commands(session: bytes, seq: int, ack_below: int, body: bytes) -> by
     return payload_prefix(session, seq) + encode(ack_below) + body
 
 
-def decode_commands_untrusted(payload: bytes) -> CommandBatch:
-    """Return the batch in the payload of a COMMAND entry.
+def decode_commands_untrusted(payloads: Sequence[bytes]) -> Iterator[CommandBatch | None]:
+    """Yield the batch in each of these payloads of COMMAND entries, None where there is none."""
+    for value in decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX):
+        yield _batch_untrusted(value)
 
-    Raises:
-        RemoteProtocolError: there is none.
-    """
-    value = _plain_untrusted(payload)
+
+def _batch_untrusted(value: Any) -> CommandBatch | None:
     if type(value) is list and len(value) == 5:
         session, seq, ack_below, key, commands = value
         if (
@@ -207,7 +216,7 @@ def decode_commands_untrusted(payload: bytes) -> CommandBatch:
             and commands
         ):
             return CommandBatch(session, seq, ack_below, key, tuple(commands))
-    raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
+    return None
 
 
 def payload_prefix(session: bytes, seq: int) -> bytes:
