@@ -66,7 +66,8 @@ def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> Iterat
             value = decoder.decode()
             if stream.tell() != end or len(data) > bytes_max:
                 raise MalformedError("cbor-trailing", "not exactly one CBOR item")
-            _require_plain_untrusted(value, len(data))
+            if type(value) not in _SCALARS:
+                _count_plain_untrusted(value, len(data), 0)
         except (MalformedError, *_DECODING_FAILED):
             value = _judge_untrusted(data, bytes_max)
             stream.seek(end)

@@ -280,17 +280,19 @@ class KeyValue(StateMachine):
 
     def _compact_oldest(self) -> None:
         past = self._past.popleft()
-        self._drop_past_of(past.key, oldest=True)
-        self._past_bytes -= _size(past)
+        key = past.key
+        versions = self._past_of[key]
+        versions.popleft()
+        if not versions:
+            del self._past_of[key]
+        self._past_bytes -= len(key) + len(past.was.value)
         self._undo.append(_WasCompacted(past, self._compact_revision))
         self._compact_revision = past.end_revision
 
-    def _drop_past_of(self, key: bytes, *, oldest: bool) -> None:
+    def _drop_youngest(self, key: bytes) -> None:
+        self._past_bytes -= _size(self._past.pop())
         versions = self._past_of[key]
-        if oldest:
-            versions.popleft()
-        else:
-            versions.pop()
+        versions.pop()
         if not versions:
             del self._past_of[key]
 
@@ -323,8 +325,7 @@ class KeyValue(StateMachine):
                 case _WasLive(key, version):
                     self._set_live(key, version)
                     if version is not None:
-                        self._past_bytes -= _size(self._past.pop())
-                        self._drop_past_of(key, oldest=False)
+                        self._drop_youngest(key)
                 case _WasCompacted(past, compact_revision):
                     self._past.appendleft(past)
                     self._past_of.setdefault(past.key, deque()).appendleft(past)
