@@ -1,6 +1,7 @@
 """Deterministic CBOR (RFC 8949 4.2.1) and the one way in which bondstone derives digests."""
 
 import hashlib
+from collections.abc import Collection, Iterator, Sequence
 from io import BytesIO
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ from attestation.errors import MalformedError
 
 DEPTH_MAX: Final = 32
 _SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
+_DECODING_FAILED: Final = (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError, MemoryError)
+_READ_AHEAD_BYTES: Final = 256
 
 
 def encode(value: Any) -> bytes:
@@ -41,30 +44,74 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Any:
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(stream).decode()
-    except (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError, MemoryError) as exc:
+    except _DECODING_FAILED as exc:
         raise MalformedError("cbor-invalid", "not valid CBOR") from exc
     if stream.tell() != len(data):
         raise MalformedError("cbor-trailing", "bytes follow the CBOR item")
-    _require_plain(value, 0)
+    _require_plain_untrusted(value, len(data))
     return value
 
 
-def _require_plain(value: Any, depth: int) -> None:
+def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> Iterator[Any]:
+    """Yield what ``decode_untrusted`` returns for each of ``encoded``, at little more than half the cost.
+
+    A ``MalformedError`` is yielded in the place of what is malformed.
+    """
+    stream = BytesIO(b"".join(encoded))
+    decoder = cbor2.CBORDecoder(stream, read_size=_READ_AHEAD_BYTES)
+    end = 0
+    for data in encoded:
+        end += len(data)
+        try:
+            value = decoder.decode()
+            if stream.tell() != end or len(data) > bytes_max:
+                raise MalformedError("cbor-trailing", "not exactly one CBOR item")
+            if type(value) not in _SCALARS:
+                _count_plain_untrusted(value, len(data), 0)
+        except (MalformedError, *_DECODING_FAILED):
+            value = _judge_untrusted(data, bytes_max)
+            stream.seek(end)
+            decoder = cbor2.CBORDecoder(stream, read_size=_READ_AHEAD_BYTES)
+        yield value
+
+
+def _judge_untrusted(data: bytes, bytes_max: int) -> Any:
+    """Return what is in ``data`` by itself, or what is wrong with it."""
+    try:
+        return decode_untrusted(data, bytes_max=bytes_max)
+    except MalformedError as exc:
+        return exc
+
+
+def _require_plain_untrusted(value: Any, items_max: int) -> None:
+    """Raise ``MalformedError`` unless ``value`` is plain data of so many items at most.
+
+    An item takes a byte at least. There are more of them than bytes only with shared references (tags 28
+    and 29): two hundred bytes of these make a tree that nobody can walk to its end.
+    """
+    if type(value) not in _SCALARS:
+        _count_plain_untrusted(value, items_max, 0)
+
+
+def _count_plain_untrusted(value: Any, items_max: int, depth: int) -> int:
+    """Return how many items there may still be after those in ``value``, which is no scalar."""
     # Exact types, and scalars without a call each: this runs over every message and every entry.
     kind = type(value)
-    if kind in _SCALARS:
-        return
     if depth > DEPTH_MAX:
         raise MalformedError("cbor-too-deep", f"CBOR nested deeper than {DEPTH_MAX}")
     if kind is list:
-        for item in value:
-            if type(item) not in _SCALARS:
-                _require_plain(item, depth + 1)
+        items: Collection[Any] = value
     elif kind is dict:
-        for key, item in value.items():
+        for key in value:
             if type(key) is not str:
                 raise MalformedError("cbor-key", "a CBOR map key is not text")
-            if type(item) not in _SCALARS:
-                _require_plain(item, depth + 1)
+        items = value.values()
     else:
         raise MalformedError("cbor-type", f"CBOR value of type {kind.__name__} is not plain data")
+    items_max -= len(items)
+    if items_max < 0:
+        raise MalformedError("cbor-shared", "CBOR with shared references")
+    for item in items:
+        if type(item) not in _SCALARS:
+            items_max = _count_plain_untrusted(item, items_max, depth + 1)
+    return items_max

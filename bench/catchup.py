@@ -4,9 +4,10 @@ python -m bench.catchup [--entries 100000] [--rate 1000]
 
 Three voters take writes at a steady rate while a fourth node joins behind the whole log. All four are
 processes on this machine; the learner's process is up before it begins, so that the interpreter's start is
-not measured. Shares of a core are of process time: on a machine that does other work too, a learner with a
-share far below one did not get the core (or waited), and ``cpu_us_per_entry`` says what it could have done.
-Voters are listed leader first.
+not measured. The writes asked for while it pulled stand beside those of an equally long time before it began
+(of ``BEFORE_S`` at most) and those asked for while it joined. Shares of a core are of process time: on a
+machine that does other work too, a learner with a share far below one did not get the core (or waited), and
+``cpu_us_per_entry`` says what it could have done. Voters are listed leader first.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.cluster_process import percentile
 from bench.pysyncobj import Worker, free_ports, settled
 from node.dev import DevCluster
 
@@ -65,6 +67,18 @@ async def cpu_since(earlier: list[float], workers: list[Worker], seconds: float)
     return [round((after - before) / seconds, 2) for before, after in zip(earlier, now, strict=True)]
 
 
+def latencies(asked: list[dict[str, Any]], from_s: float, until_s: float) -> dict[str, float]:
+    """Return what the writes took that were asked for within this time."""
+    took = sorted(took for each in asked for at, took in each["writes"] if from_s <= at < until_s)
+    if not took:
+        return {"writes": 0}
+    return {
+        "writes": len(took),
+        "p50_ms": round(percentile(took, 0.5) * 1000, 2),
+        "p99_ms": round(percentile(took, 0.99) * 1000, 2),
+    }
+
+
 async def measure(entries: int, rate: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
         everyone = workers(Path(directory))
@@ -74,21 +88,25 @@ async def measure(entries: int, rate: int) -> dict[str, Any]:
             length = await fill(leader, entries)
             voters = [leader, *followers]
             cpu = await cpu_seconds(voters)
-            before = await leader.ask(do="rate", per_second=rate, seconds=BEFORE_S)
+            asked = [await leader.ask(do="rate", per_second=rate, seconds=BEFORE_S)]
             cpu_before = await cpu_since(cpu, voters, BEFORE_S)
+            cpu, began_s = await cpu_seconds(voters), time.monotonic()
             learner.begin()
-            cpu, start = await cpu_seconds(voters), time.perf_counter()
             pulling = asyncio.ensure_future(learner.ask(do="catch_up", target=length))
-            during = []
             while not pulling.done():
-                during.append(await leader.ask(do="rate", per_second=rate, seconds=AROUND_S))
+                asked.append(await leader.ask(do="rate", per_second=rate, seconds=AROUND_S))
+            cpu_during = await cpu_since(cpu, voters, time.monotonic() - began_s)
+            pull = await pulling
+            from_s, until_s = pull.pop("from_s"), pull.pop("until_s")
             return {
                 "log": length,
-                "pull": await pulling,
-                "writes_before": before,
-                "writes_during": during,
+                "pull": pull,
+                "writes_before": latencies(asked, began_s - (until_s - from_s), began_s),
+                "writes_joining": latencies(asked, began_s, from_s),
+                "writes_during": latencies(asked, from_s, until_s),
+                "failures": sum(each["failures"] for each in asked),
                 "voters_cpu_share_before": cpu_before,
-                "voters_cpu_share_during": await cpu_since(cpu, voters, time.perf_counter() - start),
+                "voters_cpu_share_during": cpu_during,
             }
         finally:
             for worker in everyone:

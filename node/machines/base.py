@@ -7,7 +7,9 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 import copy
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 
 class Preference(Enum):
@@ -18,8 +20,8 @@ class Preference(Enum):
     OBSERVER = "observer"
 
 
-class ApplyContext(NamedTuple):
-    """Equal on every node for the same entry. A tuple because every command has one made for it.
+class ApplyContext(Struct, frozen=True, gc=False):
+    """Equal on every node for the same entry. A ``Struct`` because every command has one made for it.
 
     Attributes:
         term: of the entry.
@@ -31,7 +33,7 @@ class ApplyContext(NamedTuple):
     """
 
     term: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a context
+    index: int
     sub: int
     time_ms: int
     group_id: bytes

@@ -28,7 +28,9 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import merge
 from itertools import takewhile
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.fields import Fields, plain_put, put_bytes
@@ -49,8 +51,8 @@ REVISION_START: Final = 1  # as in etcd: an empty store is at revision 1, the fi
 REVISION_MAX: Final = 2**63 - 1
 
 
-# Tuples: every change makes some, and a node that catches up makes tens of thousands of changes a second.
-class Version(NamedTuple):
+# Every change makes some of these, and a node that catches up makes tens of thousands of changes a second.
+class Version(Struct, frozen=True, gc=False):
     """What a key held from ``mod_revision`` on."""
 
     value: bytes
@@ -59,7 +61,7 @@ class Version(NamedTuple):
     version: int
 
 
-class Past(NamedTuple):
+class Past(Struct, frozen=True, gc=False):
     """A version that was replaced or deleted at ``end_revision``."""
 
     key: bytes
@@ -67,14 +69,14 @@ class Past(NamedTuple):
     end_revision: int
 
 
-class _WasLive(NamedTuple):
+class _WasLive(Struct, frozen=True, gc=False):
     """The key held ``version`` (then the youngest of the past), or nothing."""
 
     key: bytes
     version: Version | None
 
 
-class _WasCompacted(NamedTuple):
+class _WasCompacted(Struct, frozen=True, gc=False):
     past: Past
     compact_revision: int
 
@@ -245,15 +247,13 @@ class KeyValue(StateMachine):
                 "store-full", f"the store is limited to {STORE_BYTES_MAX} bytes; delete some keys"
             )
         revision = self._revision = self._revision + 1
-        if before is None:
-            after = Version(value, revision, revision, 1)
-            self._keys.add(key)
-        else:
-            after = Version(value, before.create_revision, revision, before.version + 1)
-        self._live[key] = after
         self._live_bytes += grown
         self._undo.append(_WasLive(key, before))
-        if before is not None:
+        if before is None:
+            after = self._live[key] = Version(value, revision, revision, 1)
+            self._keys.add(key)
+        else:
+            after = self._live[key] = Version(value, before.create_revision, revision, before.version + 1)
             self._supersede(key, before)
         return after
 
@@ -280,17 +280,19 @@ class KeyValue(StateMachine):
 
     def _compact_oldest(self) -> None:
         past = self._past.popleft()
-        self._drop_past_of(past.key, oldest=True)
-        self._past_bytes -= _size(past)
+        key = past.key
+        versions = self._past_of[key]
+        versions.popleft()
+        if not versions:
+            del self._past_of[key]
+        self._past_bytes -= len(key) + len(past.was.value)
         self._undo.append(_WasCompacted(past, self._compact_revision))
         self._compact_revision = past.end_revision
 
-    def _drop_past_of(self, key: bytes, *, oldest: bool) -> None:
+    def _drop_youngest(self, key: bytes) -> None:
+        self._past_bytes -= _size(self._past.pop())
         versions = self._past_of[key]
-        if oldest:
-            versions.popleft()
-        else:
-            versions.pop()
+        versions.pop()
         if not versions:
             del self._past_of[key]
 
@@ -323,8 +325,7 @@ class KeyValue(StateMachine):
                 case _WasLive(key, version):
                     self._set_live(key, version)
                     if version is not None:
-                        self._past_bytes -= _size(self._past.pop())
-                        self._drop_past_of(key, oldest=False)
+                        self._drop_youngest(key)
                 case _WasCompacted(past, compact_revision):
                     self._past.appendleft(past)
                     self._past_of.setdefault(past.key, deque()).appendleft(past)

@@ -8,17 +8,18 @@ Payloads are deterministic CBOR arrays:
     NOOP, DISSOLVE   []
 """
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from attestation.canonical import DEPTH_MAX, decode_untrusted, digest, encode
+from attestation.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.raft.quorum import Config
-from node.raft.types import Entry, EntryKind, Incarnation, Position
+from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Position
 
 EMPTY_PAYLOAD: Final = encode([])
 ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -51,7 +52,11 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
             chain,
             _head(term),
             # Small numbers, terms, times and lengths come again and again; an index never does.
-            b"\x1a" + index.to_bytes(4, "big") if 0x10000 <= index < 1 << 32 else _head(index),
+            _INDEX_4(0x1A, index)
+            if 0x10000 <= index < 1 << 32
+            else _INDEX_2(0x19, index)
+            if 0x100 <= index < 0x10000
+            else _head(index),
             _SMALL[kind],
             _head(time_ms),
             _bytes_head(len(payload)),
@@ -63,6 +68,8 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
 
 
 _SMALL: Final = tuple(bytes((number,)) for number in range(24))
+_INDEX_2: Final = struct.Struct(">BH").pack
+_INDEX_4: Final = struct.Struct(">BI").pack
 
 
 @lru_cache(maxsize=4096)
@@ -161,33 +168,6 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
-class Key(NamedTuple):
-    """A caller's idempotency key, and how late this copy of his commands may be executed.
-
-    Attributes:
-        name: 1 to ``KEY_BYTES_MAX`` bytes.
-        not_after_ms: in the time of the entries (``Entry.time_ms``). Later the group may have forgotten the
-            key, and with it that another copy was executed.
-    """
-
-    name: bytes
-    not_after_ms: int
-
-
-class CommandBatch(NamedTuple):
-    """One atomic entry of a session.
-
-    Attributes:
-        ack_below: the origin has its answer to every sequence number below this one.
-    """
-
-    session: bytes
-    seq: int
-    ack_below: int
-    key: Key | None
-    commands: tuple[object, ...]
-
-
 def encode_command_body(commands: tuple[object, ...]) -> bytes:
     """Return the part of a COMMAND payload that stays the same however often it is handed over."""
     return encode(list(commands))
@@ -195,18 +175,17 @@ def encode_command_body(commands: tuple[object, ...]) -> bytes:
 
 def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, body: bytes) -> bytes:
     """Return the payload of a COMMAND entry; ``body`` is from ``encode_command_body``."""
-    return (
-        payload_prefix(session, seq) + encode(ack_below) + encode(None if key is None else list(key)) + body
-    )
+    encoded_key = encode(None if key is None else [key.name, key.not_after_ms])
+    return payload_prefix(session, seq) + encode(ack_below) + encoded_key + body
 
 
-def decode_commands_untrusted(payload: bytes) -> CommandBatch:
-    """Return the batch in the payload of a COMMAND entry.
+def decode_commands_untrusted(payloads: Sequence[bytes]) -> Iterator[CommandBatch | None]:
+    """Yield the batch in each of these payloads of COMMAND entries, None where there is none."""
+    for value in decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX):
+        yield _batch_untrusted(value)
 
-    Raises:
-        RemoteProtocolError: there is none.
-    """
-    value = _plain_untrusted(payload)
+
+def _batch_untrusted(value: Any) -> CommandBatch | None:
     if type(value) is list and len(value) == 5:
         session, seq, ack_below, key, commands = value
         if (
@@ -216,26 +195,25 @@ def decode_commands_untrusted(payload: bytes) -> CommandBatch:
             and 1 <= seq <= INTEGER_MAX
             and type(ack_below) is int
             and 0 <= ack_below <= seq
+            and (key is None or _is_key(key))
             and type(commands) is list
             and commands
         ):
-            return CommandBatch(session, seq, ack_below, _key_untrusted(key), tuple(commands))
-    raise RemoteProtocolError("bad-commands", "the payload is not a batch of commands")
+            return CommandBatch(session, seq, ack_below, None if key is None else Key(*key), tuple(commands))
+    return None
 
 
-def _key_untrusted(value: Any) -> Key | None:
-    if value is None:
-        return None
-    if type(value) is list and len(value) == 2:
-        name, not_after_ms = value
-        if (
-            type(name) is bytes
-            and 1 <= len(name) <= KEY_BYTES_MAX
-            and type(not_after_ms) is int
-            and 0 <= not_after_ms <= INTEGER_MAX
-        ):
-            return Key(name, not_after_ms)
-    raise RemoteProtocolError("bad-commands", "not an idempotency key and how long it is good for")
+def _is_key(value: Any) -> bool:
+    """Return whether ``value`` is a key and how late it counts."""
+    if type(value) is not list or len(value) != 2:
+        return False
+    name, not_after_ms = value
+    return (
+        type(name) is bytes
+        and 1 <= len(name) <= KEY_BYTES_MAX
+        and type(not_after_ms) is int
+        and 0 <= not_after_ms <= INTEGER_MAX
+    )
 
 
 def payload_prefix(session: bytes, seq: int) -> bytes:

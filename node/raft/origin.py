@@ -12,7 +12,6 @@ from typing import Final
 from node.errors import RemoteProtocolError
 from node.raft.entries import (
     KEY_BYTES_MAX,
-    Key,
     SessionChange,
     decode_session_untrusted,
     encode_command_body,
@@ -30,6 +29,7 @@ from node.raft.types import (
     Cursor,
     EntryKind,
     Incarnation,
+    Key,
     NotExecuted,
     Ok,
     Outcome,

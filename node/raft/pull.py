@@ -14,7 +14,17 @@ The leader's Appends that arrive meanwhile are kept up to a bound; a hole only m
 from typing import Final
 
 from node.raft.log import OVERHEAD_BYTES, entry_bytes
-from node.raft.messages import ACK, Append, AppendReply, Avail, AvailReply, Chunk, Fetch, Verdict
+from node.raft.messages import (
+    ACK,
+    Append,
+    AppendReply,
+    Avail,
+    AvailReply,
+    Chunk,
+    Fetch,
+    Message,
+    Verdict,
+)
 from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, PullState, Range
 from node.raft.replication import Replication
 from node.raft.types import Cursor, Incarnation, Position, Role
@@ -41,10 +51,12 @@ class Pull(Replication):
         last = self.log.last()
         match = self._ack_index() if verdict is ACK else 0
         have = Cursor(last.term, last.index)
-        self._send(
-            self.leader,
-            AppendReply(self._cluster, self.term, verdict, match, self.last_seq, have),
-        )
+        reply = AppendReply(self._cluster, self.term, verdict, match, self.last_seq, have)
+        before = self.out.sends[-1] if self.out.sends else None
+        if before is not None and before.to == (self.leader,) and _says_no_more(before.message, reply):
+            # Many Appends come at once to who is behind, and the leader reads the answers of everybody.
+            self.out.sends.pop()
+        self._send(self.leader, reply)
 
     def _commit_verified(self) -> None:
         verified = self.verified
@@ -326,6 +338,17 @@ class Pull(Replication):
     def _refuse(self, sender: Incarnation, m: Fetch, hint: int) -> None:
         asked = Position(0, m.after, bytes(32))
         self._send(sender, Chunk(self._cluster, self.term, asked, False, (), hint))
+
+
+def _says_no_more(message: Message, reply: AppendReply) -> bool:
+    """Return whether ``reply``, which follows ``message`` at once, says all that it said."""
+    return (
+        type(message) is AppendReply
+        and message.verdict is reply.verdict
+        and message.term == reply.term
+        and message.match <= reply.match
+        and message.seq <= reply.seq
+    )
 
 
 def _kept_bytes(append: Append) -> int:

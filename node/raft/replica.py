@@ -1,11 +1,10 @@
 """The state machine behind the log: committed entries in, outcomes out; the same on every node."""
 
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from node.errors import RemoteProtocolError
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.raft.entries import (
-    CommandBatch,
     decode_commands_untrusted,
     decode_session_untrusted,
 )
@@ -13,26 +12,20 @@ from node.raft.sessions import SessionTable
 from node.raft.types import (
     BATCH_ABORTED,
     Applied,
+    CommandBatch,
     Cursor,
     Entry,
     EntryKind,
     Failed,
     NotExecuted,
     Ok,
+    Resolution,
     Result,
     Settings,
 )
 
 # Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
-
-
-class Resolution(NamedTuple):
-    """What became of the command (session, seq); seq 0 is a change of the session itself."""
-
-    session: bytes
-    seq: int
-    outcome: Ok | NotExecuted
 
 
 class BrokenMachineError(Exception):
@@ -56,34 +49,34 @@ class Replica:
         self.commands = 0
         self._group_id = group_id
 
-    def apply(self, entry: Entry) -> Resolution | None:
-        """Apply the entry after ``applied``; return what became of its command, if it has one.
+    def apply(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Resolution | None]]:
+        """Apply the entries after ``applied``, each as it is asked for, and say what became of its command.
 
         Raises:
             MemoryError: the host starves us; the state is not to be trusted any more.
             BrokenMachineError: the machine failed where it must not.
         """
-        assert entry.index == self.applied.index + 1
-        at = Cursor(entry.term, entry.index)
-        self.table.expire(entry.time_ms)
-        resolution = None
-        if entry.kind is EntryKind.COMMAND:
-            self.commands += 1
-            resolution = self._apply_commands(entry, at)
-        elif entry.kind is EntryKind.SESSION:
-            change = decode_session_untrusted(entry.payload)
-            self.table.change(change, entry.time_ms)
-            resolution = Resolution(change.session, 0, Ok((), at))
-        self.applied_ms = entry.time_ms
-        self.applied = at
-        return resolution
+        batches = decode_commands_untrusted([e.payload for e in entries if e.kind is EntryKind.COMMAND])
+        for entry in entries:
+            assert entry.index == self.applied.index + 1
+            at = Cursor(entry.term, entry.index)
+            self.table.expire(entry.time_ms)
+            resolution = None
+            if entry.kind is EntryKind.COMMAND:
+                self.commands += 1
+                batch = next(batches)
+                # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
+                if batch is not None:
+                    resolution = self._apply_batch(batch, entry, at)
+            elif entry.kind is EntryKind.SESSION:
+                change = decode_session_untrusted(entry.payload)
+                self.table.change(change, entry.time_ms)
+                resolution = Resolution(change.session, 0, Ok((), at))
+            self.applied_ms = entry.time_ms
+            self.applied = at
+            yield entry, resolution
 
-    def _apply_commands(self, entry: Entry, at: Cursor) -> Resolution | None:
-        try:
-            batch = decode_commands_untrusted(entry.payload)
-        except RemoteProtocolError:
-            # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
-            return None
+    def _apply_batch(self, batch: CommandBatch, entry: Entry, at: Cursor) -> Resolution:
         known = self.admit(batch, entry.time_ms)
         if known is not None:
             return Resolution(batch.session, batch.seq, known)

@@ -169,14 +169,22 @@ class Replication(Promises):
 
     def _apply_committed(self) -> None:
         start = self.replica.applied.index
-        while self.replica.applied.index < self.commit:
-            entry = self.log.get(self.replica.applied.index + 1)
-            try:
-                resolution = self.replica.apply(entry)
-            except MemoryError as exc:
-                raise HaltError("out-of-memory-in-apply") from exc
-            except BrokenMachineError as exc:
-                raise HaltError("state-machine-broken") from exc
+        try:
+            while self.replica.applied.index < self.commit:
+                if not self._apply_some():
+                    return
+        except MemoryError as exc:
+            raise HaltError("out-of-memory-in-apply") from exc
+        except BrokenMachineError as exc:
+            raise HaltError("state-machine-broken") from exc
+        if self.replica.applied.index > start:
+            self._notice(Advanced(self.replica.applied))
+
+    def _apply_some(self) -> bool:
+        """Apply about a chunk of entries; return whether the cluster goes on after them."""
+        first = self.replica.applied.index + 1
+        entries = self.log.slice(first, self.commit, self.settings.chunk_bytes_max)
+        for entry, resolution in self.replica.apply(entries):
             if resolution is not None:
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
             if entry.kind is EntryKind.CONFIG:
@@ -184,9 +192,8 @@ class Replication(Promises):
             elif entry.kind is EntryKind.DISSOLVE:
                 # Nothing after it is ever applied: the cluster ended here, on every node alike.
                 self._dissolve(Cursor(entry.term, entry.index))
-                return
-        if self.replica.applied.index > start:
-            self._notice(Advanced(self.replica.applied))
+                return False
+        return True
 
     def _announce_config(self, entry: Entry) -> None:
         config, _ = decode_config_untrusted(entry.payload)

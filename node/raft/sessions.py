@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from attestation.canonical import digest
-from node.raft.entries import CommandBatch, Key, SessionChange
-from node.raft.types import NotExecuted, Ok, Settings
+from node.raft.entries import SessionChange
+from node.raft.types import CommandBatch, Key, NotExecuted, Ok, Settings
 
 KEYS_MAX: Final = 262_144
 

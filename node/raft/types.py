@@ -57,10 +57,11 @@ class EntryKind(IntEnum):
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """One log entry. ``chain`` = digest over the previous chain and all other fields.
 
-    A tuple like ``Cursor``: a log is full of them, and catching up makes tens of thousands a second.
+    A log is full of them, and catching up makes tens of thousands a second; the garbage collector need not
+    walk over what can be in no cycle.
 
     Attributes:
         term: leader's term, from 1.
@@ -72,7 +73,7 @@ class Entry(NamedTuple):
     """
 
     term: int
-    index: int  # type: ignore[assignment]
+    index: int
     kind: EntryKind
     time_ms: int
     payload: bytes
@@ -193,6 +194,41 @@ class Unknown(Struct, frozen=True):
 
 
 Outcome = Ok | Answer | NotExecuted | Unknown
+
+
+class Key(Struct, frozen=True):
+    """A caller's idempotency key, and how late this copy of his commands may be executed.
+
+    Attributes:
+        name: 1 to ``entries.KEY_BYTES_MAX`` bytes.
+        not_after_ms: in the time of the entries (``Entry.time_ms``). Later the group may have forgotten the
+            key, and with it that another copy was executed.
+    """
+
+    name: bytes
+    not_after_ms: int
+
+
+class CommandBatch(Struct, frozen=True):
+    """One atomic entry of a session.
+
+    Attributes:
+        ack_below: the origin has its answer to every sequence number below this one.
+    """
+
+    session: bytes
+    seq: int
+    ack_below: int
+    key: Key | None
+    commands: tuple[object, ...]
+
+
+class Resolution(Struct, frozen=True):
+    """What became of the command (session, seq); seq 0 is a change of the session itself."""
+
+    session: bytes
+    seq: int
+    outcome: Ok | NotExecuted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.canonical import DEPTH_MAX, decode_untrusted, digest, encode
+from attestation.canonical import (
+    DEPTH_MAX,
+    decode_each_untrusted,
+    decode_untrusted,
+    digest,
+    encode,
+)
 from attestation.errors import MalformedError
 
 PLAIN = st.recursive(
@@ -72,3 +78,70 @@ def test_what_is_not_plain_data_is_refused(data, reason):
 
 def test_the_deepest_allowed_value_is_allowed():
     assert decode_untrusted(nested(DEPTH_MAX), bytes_max=1000)
+
+
+def shared(doublings: int) -> bytes:
+    """An array of pairs, each twice the pair before it by reference (tags 28 and 29)."""
+    pairs = [b"\xd8\x1c\x82\x00\x00"]
+    for number in range(doublings):
+        reference = b"\xd8\x1d" + cbor2.dumps(number)
+        pairs.append(b"\xd8\x1c\x82" + reference + reference)
+    return bytes((0x98, len(pairs))) + b"".join(pairs)
+
+
+@pytest.mark.parametrize("doublings", [10, 30, 200])
+def test_a_few_shared_references_do_not_make_a_tree_that_nobody_can_walk(doublings):
+    with pytest.raises(MalformedError) as caught:
+        decode_untrusted(shared(doublings), bytes_max=10_000)
+
+    assert caught.value.reason in {"cbor-shared", "cbor-too-deep"}
+
+
+def test_an_array_within_itself_is_refused():
+    for data in (b"\xd8\x1c\x81\xd8\x1d\x00", b"\xd8\x1c\x82\xd8\x1d\x00\xd8\x1d\x00"):
+        with pytest.raises(MalformedError):
+            decode_untrusted(data, bytes_max=100)
+
+
+def judge(data: bytes, bytes_max: int) -> object:
+    try:
+        return decode_untrusted(data, bytes_max=bytes_max)
+    except MalformedError as exc:
+        return exc.reason
+
+
+def judge_each(encoded: list[bytes], bytes_max: int) -> list[object]:
+    return [
+        value.reason if isinstance(value, MalformedError) else value
+        for value in decode_each_untrusted(encoded, bytes_max=bytes_max)
+    ]
+
+
+PIECES = (
+    PLAIN.map(encode)
+    | st.binary(max_size=8)
+    # Halves and doubles: what borders on them must not make up for what they lack, or take what is too much.
+    | st.tuples(PLAIN.map(encode), st.integers(0, 40)).map(lambda cut: cut[0][: cut[1]])
+    | st.tuples(PLAIN.map(encode), PLAIN.map(encode)).map(b"".join)
+    | st.binary(min_size=250, max_size=600).map(encode)
+    | st.sampled_from([shared(12), nested(DEPTH_MAX + 2), cbor2.dumps(1.5)])
+)
+
+
+@given(st.lists(PIECES, max_size=12))
+def test_decoding_many_is_decoding_each(encoded):
+    assert judge_each(encoded, 500) == [judge(data, 500) for data in encoded]
+
+
+def test_no_item_knows_of_those_before_it():
+    """Else what an entry says would depend on which entries it was decoded together with."""
+    shared_array, reference = b"\xd8\x1c\x82\x00\x01", b"\xd8\x1d\x00"
+    named, name = b"\xd9\x01\x00\x82\x64abcd\xd8\x19\x00", b"\xd8\x19\x00"
+
+    assert judge_each([shared_array, reference, named, name, b"\x01"], 100) == [
+        [0, 1],
+        "cbor-invalid",
+        ["abcd", "abcd"],
+        "cbor-invalid",
+        1,
+    ]

@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from node.machines.kv import KeyValue
-from node.raft.entries import CommandBatch
 from node.raft.events import Query, Record
 from node.raft.leader import Leader
 from node.raft.reads import Reads
 from node.raft.sessions import SessionTable
 from node.raft.state import Leadership
-from node.raft.types import Consistency, NotExecuted, Ok, Outcome
+from node.raft.types import CommandBatch, Consistency, NotExecuted, Ok, Outcome
 from node.service import Daemon
 from node.storage.file import FileStorage
 

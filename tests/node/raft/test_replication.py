@@ -414,3 +414,58 @@ def test_memory_log_keeps_its_promises():
     assert log.last() == position(entries[3])
     log.truncate(0)
     assert log.last() == Position(0, 0, bytes(32))
+
+
+def appends_kept_from(cluster, follower):
+    """Three Appends that the leader sends and ``follower`` has not got yet."""
+    kept = []
+
+    def keep(_sender, to, message):
+        if to == follower and isinstance(message, Append):
+            kept.append(message)
+            return True
+        return False
+
+    cluster.drop = keep
+    for value in (1, 2, 3):
+        cluster.execute(cluster.leader(), value)
+        cluster.deliver()
+    cluster.drop = lambda *_: False
+    return [m for m in kept if m.entries]
+
+
+def replies(cluster, follower, appends):
+    leader = cluster.nodes[cluster.leader()].me
+    effects = cluster.step(follower, *[Received(leader, append) for append in appends])
+    return [send.message for send in effects.sends if isinstance(send.message, AppendReply)]
+
+
+def test_appends_that_come_together_are_answered_once():
+    cluster = three()
+    follower = cluster.followers()[0]
+    appends = appends_kept_from(cluster, follower)
+
+    (reply,) = replies(cluster, follower, appends)
+
+    assert len(appends) == 3
+    assert (reply.verdict, reply.match, reply.seq) == (
+        Verdict.ACK,
+        appends[-1].entries[-1].index,
+        appends[-1].seq,
+    )
+
+
+def test_an_answer_never_takes_back_what_one_in_the_same_step_said():
+    cluster = three()
+    follower = cluster.followers()[0]
+    first, second, third = appends_kept_from(cluster, follower)
+
+    taken = replies(cluster, follower, [first, third])
+    again = replies(cluster, follower, [second, first])
+
+    assert [(reply.verdict, reply.match) for reply in taken] == [
+        (Verdict.ACK, first.entries[-1].index),
+        (Verdict.ABSTAIN, 0),
+    ]
+    assert max(reply.match for reply in again) == third.entries[-1].index
+    assert {reply.seq for reply in again} == {third.seq}

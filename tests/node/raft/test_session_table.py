@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.raft.entries import CommandBatch, Key, SessionChange
+from node.raft.entries import SessionChange
 from node.raft.sessions import SessionTable
-from node.raft.types import Cursor, NotExecuted, Ok, Settings
+from node.raft.types import CommandBatch, Cursor, Key, NotExecuted, Ok, Settings
 
 TTL_MS = 10
 OWNERS = [bytes([n]) * 32 for n in range(3)]

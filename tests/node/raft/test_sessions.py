@@ -3,14 +3,15 @@
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from node.raft.entries import (
-    Key,
     SessionChange,
     decode_commands_untrusted,
     encode_command_body,
     encode_commands,
     encode_session,
+    make_entries,
     payload_prefix,
     session_id,
 )
@@ -19,12 +20,15 @@ from node.raft.member import Member
 from node.raft.messages import Append, Forward, ForwardReply, Proposal
 from node.raft.replica import Replica
 from node.raft.types import (
+    ORIGIN,
     Applied,
     Bootstrap,
     EntryKind,
     Failed,
+    Key,
     NotExecuted,
     Ok,
+    Settings,
     Unknown,
 )
 from tests.node.raft.cluster import GROUP, Cluster, Register, three
@@ -155,7 +159,7 @@ def test_a_key_is_forgotten_after_the_ttl_by_the_time_of_entries():
 class ForgetsHowLate(Replica):
     def admit(self, batch, time_ms):
         if batch.key is not None:
-            batch = batch._replace(key=Key(batch.key.name, 2**62))
+            batch = structs.replace(batch, key=Key(batch.key.name, 2**62))
         return self.table.admit(batch, time_ms)
 
 
@@ -352,6 +356,23 @@ def test_a_malformed_command_in_the_log_is_skipped_by_everybody():
     assert all(n.halted is None for n in cluster.nodes.values())
 
 
+def test_what_surrounds_a_malformed_command_is_applied_as_if_it_stood_alone():
+    session = session_id(GROUP, b"i" * 32, 1)
+    opening = encode_session(SessionChange("open", session, b"i" * 32, 1))
+    good = [encode_commands(session, seq, 1, None, encode_command_body((seq,))) for seq in (1, 2, 3)]
+    payloads = [good[0], good[1][:-1], b"\x83", good[1], good[2] + b"\x00", b"", good[2]]
+    parts = [(1, EntryKind.COMMAND, 1, payload) for payload in payloads]
+    entries = make_entries(ORIGIN, [(1, EntryKind.SESSION, 1, opening), *parts])
+    together, alone = (Replica(Register(), Settings(), GROUP) for _ in range(2))
+
+    outcomes = [resolution for _, resolution in together.apply(entries)]
+
+    assert [outcome and outcome.seq for outcome in outcomes] == [0, 1, None, None, 2, None, None, 3]
+    assert outcomes == [resolution for entry in entries for _, resolution in alone.apply([entry])]
+    assert (together.applied, together.commands) == (alone.applied, alone.commands) == ((1, 8), 7)
+    assert together.machine.value == alone.machine.value == 6
+
+
 def test_feed_answers_with_the_cursor_before_the_commit():
     cluster = three()
     follower = cluster.followers()[0]
@@ -433,7 +454,7 @@ def test_a_payload_says_its_session_and_number_in_its_first_bytes():
     session = session_id(GROUP, b"i" * 32, 3)
     for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
         payload = encode_commands(session, seq, 1, Key(b"k", 7), encode_command_body((1, {"a": None})))
-        batch = decode_commands_untrusted(payload)
+        (batch,) = decode_commands_untrusted([payload])
 
         assert payload.startswith(payload_prefix(session, seq))
         assert (batch.session, batch.seq, batch.key) == (session, seq, Key(b"k", 7))

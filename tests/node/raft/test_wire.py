@@ -12,7 +12,6 @@ from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (
     EMPTY_PAYLOAD,
-    Key,
     SessionChange,
     encode_command_body,
     encode_commands,
@@ -23,7 +22,7 @@ from node.raft.entries import (
 )
 from node.raft.messages import Append, Chunk, Forward, Proposal
 from node.raft.quorum import Config
-from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
+from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind, Incarnation, Key, Position
 
 UINT = st.integers(0, 2**63 - 1)
 DIGEST = st.binary(min_size=32, max_size=32)

@@ -3,11 +3,13 @@
 from contextlib import contextmanager
 from dataclasses import replace
 
+from msgspec import structs
+
 from node.raft.election import Vote
 from node.raft.member import Member
 from node.raft.reads import LeaseAnswer
 from node.raft.replica import Replica
-from node.raft.types import Answer, NotExecuted, Role
+from node.raft.types import Answer, Key, NotExecuted, Role
 
 
 class RollIsWhoIsBonded(Member):
@@ -234,7 +236,7 @@ class PromisesBeforeDurable(Member):
 class _NeverLate(Replica):
     def admit(self, batch, time_ms):
         if batch.key is not None:
-            batch = batch._replace(key=batch.key._replace(not_after_ms=2**62))
+            batch = structs.replace(batch, key=Key(batch.key.name, 2**62))
         return super().admit(batch, time_ms)
 
 
