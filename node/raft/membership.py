@@ -24,11 +24,19 @@ class Membership(Leader):
     gone: dict[Incarnation, BondLoss]
 
     def _count_rounds(self, lead: Leadership) -> None:
-        """Once per heartbeat: how long learners have kept up."""
+        """Once per heartbeat: in how many of them learners have kept up, without a lag or a silence between.
+
+        No ACK between two looks is no silence: where a heartbeat's time is not long for a host, an answer
+        comes sometimes just before the one look and just after the next.
+        """
         lead.review_due = True
+        responsive = self._responsive(lead)
         for peer in self.audience:
             if peer not in self.members:
-                lead.streak[peer] = lead.streak.get(peer, 0) + 1 if peer in lead.acked else 0
+                if peer in lead.acked:
+                    lead.streak[peer] = lead.streak.get(peer, 0) + 1
+                elif peer not in responsive:
+                    lead.streak[peer] = 0
         lead.acked.clear()
         known = self.peers.keys() | set(self.members)
         for table in (lead.match, lead.echo, lead.heard_ms, lead.lag, lead.streak):

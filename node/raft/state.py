@@ -107,7 +107,7 @@ class Leadership:
         heard_ms: when a peer last answered.
         sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first.
         lag: peer -> (have index, since when it makes no progress).
-        streak: consecutive rounds, one a census, in which a learner ACKed.
+        streak: rounds, one a census, in which a learner ACKed since it last lagged or fell silent.
         acked: who ACKed since the last census.
         census_due: when to check the quorum and count rounds; steady writes put off heartbeats, not this.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.

@@ -80,6 +80,7 @@ class Cluster:
         self._alive: list[Process] = []  # replaced, never changed: who goes through it may kill
         self._disks: dict[str, Disk] = {}
         self._admin_token = _ADMIN_TOKENS
+        self._buried: set[Incarnation] = set()  # by the healing
 
     # ---- who is there -----------------------------------------------------------
     def alive(self) -> list[Process]:
@@ -139,8 +140,9 @@ class Cluster:
     def lost_its_quorum(self, known: int) -> bool:
         """Whether the best log of a cluster has a configuration without a quorum of the living.
 
-        That counts only if its entry was among the first ``known`` nodes of the tree: then it was on its way
-        while its voters died. A leader that writes such a one when all is well has no excuse.
+        That counts only if its entry was among the first ``known`` nodes of the tree: it was on its way while
+        its voters died. Or if the healing buried one of them, which its leader could not yet know. A leader
+        that writes such a one when all is well has no excuse.
         """
         living = self.alive()
         incs = {process.inc for process in living}
@@ -153,7 +155,8 @@ class Cluster:
             view = process.view
             active = view.active(view.commit, len(view.nodes) - 1)
             for index, config in view.configs:
-                if config in active and view.nodes[index] < known and not is_quorum(config, incs):
+                excused = view.nodes[index] < known or not self._buried.isdisjoint(config.voters)
+                if excused and config in active and not is_quorum(config, incs):
                     return True
         return False
 
@@ -299,6 +302,7 @@ class Cluster:
         for process in self.alive():
             process.tear_after = None
             if process.place not in self.places:
+                self._buried.add(process.inc)
                 self.kill(process, BondLoss.LOST)
         for place in self.places:
             if place not in self._processes:

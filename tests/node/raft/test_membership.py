@@ -1,9 +1,12 @@
 """Section 3.6: the quorum changes through the log, and only there."""
 
+import pytest
+
 from node.raft.entries import encode_config
-from node.raft.events import BondLoss
+from node.raft.events import BondLoss, Received
+from node.raft.messages import AppendReply, Verdict
 from node.raft.quorum import Config, is_quorum, is_quorum_of_all, tie_for
-from node.raft.types import Bootstrap, EntryKind, Ok, Preference, Role
+from node.raft.types import Bootstrap, Cursor, EntryKind, Ok, Preference, Role
 from tests.node.raft.cluster import Cluster, inc, three
 
 A, B, C, D = (inc(name) for name in "abcd")
@@ -51,6 +54,37 @@ def test_a_learner_is_promoted_after_it_kept_up():
 
     assert voters(cluster) == ["a", "b", "c", "d"]
     assert all(n.role is not Role.LEARNER for n in cluster.nodes.values())
+
+
+def test_a_learner_whose_answers_miss_every_other_look_is_promoted_too():
+    """Where a heartbeat's time is short for its host, that is how answers come (seed 450002185)."""
+    cluster = three()
+    heartbeat_ms = cluster.settings.heartbeat_ms
+    cluster.drop = lambda sender, _to, message: (
+        sender == "d" and type(message) is AppendReply and cluster.now // heartbeat_ms % 2
+    )
+    cluster.add("d", Bootstrap.JOIN)
+    cluster.run(10 * heartbeat_ms)
+
+    assert voters(cluster) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("word", ["lag", "silence"])
+def test_who_lags_or_is_silent_begins_anew_to_show_that_it_keeps_up(word):
+    cluster = three()
+    cluster.add("d", Bootstrap.JOIN)
+    lead = cluster.nodes[cluster.leader()].lead
+    learner = cluster.nodes["d"].me
+    cluster.run_until(lambda: lead.streak.get(learner), stride=1)
+    cluster.drop = lambda sender, *_: sender == "d"
+    if word == "lag":
+        node = cluster.nodes["d"]
+        lagging = AppendReply(node.cluster, node.term, Verdict.ABSTAIN, 0, lead.seq, Cursor(0, 0))
+        cluster.step(cluster.leader(), Received(learner, lagging))
+    else:
+        cluster.run(cluster.settings.election_timeout_ms + 200)
+
+    assert lead.streak[learner] == 0
 
 
 def test_an_observer_is_never_promoted_but_sees_everything():
