@@ -11,7 +11,9 @@ from attestation.errors import MalformedError
 
 DEPTH_MAX: Final = 32
 _SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
-_DECODING_FAILED: Final = (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError, MemoryError)
+# Not MemoryError: a length that nobody has the bytes for is the end of the stream, and what a starved host
+# cannot decode, others can.
+_DECODING_FAILED: Final = (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError)
 _READ_AHEAD_BYTES: Final = 256
 
 

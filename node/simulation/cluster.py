@@ -164,7 +164,8 @@ class Cluster:
         """Whether somebody waits in a cluster that gave itself up, and nobody lives who could tell it.
 
         A disk keeps no list of dissolved clusters. Who missed the end of one, and holds a log in which all
-        voters are members that went to another cluster and restarted there, needs its operator.
+        voters are members that went to another cluster and restarted there, needs its operator. So does who
+        holds nothing of it, and may have promised something there.
         """
         genesis = self.oracles.tree.genesis
         home = {process.inc: genesis[process.view.nodes[-1]] for process in living}
@@ -172,9 +173,9 @@ class Cluster:
         for process in living:
             cluster, configs = process.member.cluster, process.view.configs
             agreement = None if cluster is None else self.oracles.agreements.get(cluster)
-            if agreement is None or not configs or cluster in told or not agreement.dissolved:
+            if agreement is None or cluster in told or not agreement.dissolved:
                 continue
-            voters = configs[-1][1].voters
+            voters = configs[-1][1].voters if configs else ()
             if all(home.get(voter, ROOT) not in (ROOT, home[process.inc]) for voter in voters):
                 return True
         return False

@@ -38,6 +38,7 @@ _SOURCES: Final = (
 # Of these not: what only defines ``msgspec.Struct``, which are C already, and what no campaign runs.
 _INTERPRETED: Final = frozenset(
     {
+        "node/machines/base.py",
         "node/raft/events.py",
         "node/raft/messages.py",
         "node/raft/types.py",
