@@ -41,6 +41,7 @@ class Oracles(Watcher):
     Attributes:
         agreements: by cluster, what it agreed on.
         counts: leaders elected, commits, configuration changes, answers judged.
+        is_split: two clusters were founded that may never be one; only an operator can choose.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Oracles(Watcher):
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
         names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
         self.counts = dict.fromkeys(names, 0)
+        self.is_split = False
         self._swallowed: InvariantError | None = None
         self._min_voters = min_voters
         self._rules = rules
@@ -68,12 +70,7 @@ class Oracles(Watcher):
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks = Acks(self.tree, self._leader_logs, rules=rules)
         self._dead: set[Incarnation] = set()
-        self._founders: dict[int, frozenset[Incarnation]] = {}  # by node of the genesis
-
-    @property
-    def is_split(self) -> bool:
-        """Whether two clusters were founded that may never be one; only an operator can choose."""
-        return len(self._founders) > 1
+        self._living: list[Process] = []
 
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
@@ -108,12 +105,15 @@ class Oracles(Watcher):
     def _check_genesis(self, process: Process, node: int, config: Config) -> None:
         """One genesis, or such as have no founder in common: a host that boots two TDs of each name gets two.
 
-        R1 and 3.9: every founder signed it, and an incarnation signs one.
+        R1 and 3.9: every founder signed it, and an incarnation signs one. One that died with its only holder,
+        unsaid and not yet on his disk, never was.
         """
-        self._founders[node] = frozenset(config.voters)
-        for other, founders in self._founders.items():
-            if other != node and not founders.isdisjoint(config.voters):
-                raise InvariantError("one-genesis", f"{process}: a founder signed two geneses")
+        for other in self._living:
+            if len(other.view.nodes) == 1 or other.view.nodes[1] == node:
+                continue
+            if not set(config.voters).isdisjoint(self.tree.config_at(other.view.nodes[1]).voters):
+                raise InvariantError("one-genesis", f"{process} and {other} have a founder in common")
+            self.is_split = True
 
     def _check_proposal(self, process: Process, index: int, config: Config, commit: int) -> None:
         view = process.view
@@ -138,10 +138,12 @@ class Oracles(Watcher):
         """Note a new life. R1: its incarnation never lived before, unless a trusted disk remembers for it."""
         if self._rules and process.disk is None and process.inc in self._dead:
             raise InvariantError("dead-incarnation", f"{process} lives as {process.inc}, which is dead")
+        self._living.append(process)
 
     def died(self, process: Process) -> None:
         """Note the end of a life."""
         self._dead.add(process.inc)
+        self._living.remove(process)
 
     # ---- every step ---------------------------------------------------------------
     def observe(self, process: Process, effects: Effects) -> None:

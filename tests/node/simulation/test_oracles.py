@@ -781,6 +781,17 @@ def test_two_geneses_of_different_founders_are_two_clusters():
     assert group.oracles.is_split
 
 
+def test_a_genesis_that_nobody_holds_any_more_never_was():
+    # Seed 470007740: its collector lost power before anybody heard of it.
+    group = Group()
+    for process in (group.a, group.b):
+        group.oracles.died(process)
+
+    found_again(group, [group.a.inc, STRANGER])
+
+    assert not group.oracles.is_split
+
+
 def test_a_founder_of_two_geneses_is_seen():
     group = Group()
 
