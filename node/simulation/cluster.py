@@ -190,7 +190,7 @@ class Cluster:
         """Start a new life at ``place``, unless one goes on there."""
         if place in self._processes:
             return None
-        return self._boot(place, place)
+        return self._boot(place, place.removesuffix("'"))
 
     def clone(self, place: str) -> Process | None:
         """Start a second TD with the name of ``place``, at a place of its own."""

@@ -199,6 +199,15 @@ def test_a_member_that_dies_of_hearing_that_another_is_back_is_not_bonded_with()
         scenario.do(command)
 
 
+def test_a_second_td_of_a_name_that_reboots_keeps_the_name():
+    # Seed 480004261: it came back under a name of its own, and was taken for one more node.
+    scenario = Scenario()
+    for command in ("cluster a b c", "wait leader", "clone a", "crash a'", "boot a'"):
+        scenario.do(command)
+
+    assert scenario.cluster.process_at("a'").inc.name == "a"
+
+
 def test_a_healed_disk_soon_has_what_waits_for_it():
     # Seed 440001720: a disk of 1.5 s a write, and two minutes of writes waiting.
     scheduler = Scheduler()
