@@ -263,6 +263,14 @@ class _Wiring:
         if self._bonds is not None:
             self._bonds.send(to, data, bulk=bulk)
 
+    def pause_reading(self, peer: Incarnation) -> None:
+        if self._bonds is not None:
+            self._bonds.pause_reading(peer)
+
+    def resume_reading(self, peer: Incarnation) -> None:
+        if self._bonds is not None:
+            self._bonds.resume_reading(peer)
+
     def stepped(self) -> None:
         if self._group is not None:
             self._group.changed()

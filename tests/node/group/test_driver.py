@@ -57,9 +57,18 @@ class Bonds:
     violations: list[tuple[Incarnation, str]] = field(default_factory=list)
     halts: list[str] = field(default_factory=list)
     steps: int = 0
+    paused: set[Incarnation] = field(default_factory=set)
+    pauses: int = 0
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None:
         self.sent.append((tuple(to), decode_untrusted(data)))
+
+    def pause_reading(self, peer: Incarnation) -> None:
+        self.paused.add(peer)
+        self.pauses += 1
+
+    def resume_reading(self, peer: Incarnation) -> None:
+        self.paused.remove(peer)
 
     def noticed(self, notice: Notice) -> None:
         self.notices.append(notice)
