@@ -169,10 +169,13 @@ class MemberDriver:
             self._carry_out(effects)
             if self._closed is None:
                 self._set_timer(now_ms, effects.next_tick_ms)
-        except Exception as exc:
-            # What it knows and what it said may differ now; nobody can tell by how much.
+        except BaseException as exc:
+            # What it knows and what it said may differ now; nobody can tell by how much. Whatever it was: the
+            # loop would log a CancelledError like any other, and the member would go on.
             logger.exception("the member failed")
             self._halt(f"internal-error: {type(exc).__name__}")
+            if isinstance(exc, KeyboardInterrupt | SystemExit):
+                raise  # somebody wants the process to end, and nothing waits for this member any more
 
     def _next_events(self) -> list[Event]:
         """Take from the inbox what one step is to handle.
@@ -253,7 +256,7 @@ class MemberDriver:
     def _written(self, serial: int) -> None:
         self.submit(Persisted(serial))
 
-    def _write_failed(self, error: Exception) -> None:
+    def _write_failed(self, error: BaseException) -> None:
         self._halt(f"storage-failed: {error}")
 
     # ---- time ---------------------------------------------------------------
