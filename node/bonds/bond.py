@@ -94,6 +94,10 @@ class Bond:
         expires_at: when the tickets that were judged end; None if never.
         nonce: makes 32 fresh bytes.
         now_ms, now: the time of admission.
+
+    Attributes:
+        reading: what the peer says is looked at. While it is not, silence says nothing about the peer, and
+            pings still tell it that we live.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Bond:
     ) -> None:
         self.entry = entry
         self.expires_at = expires_at
+        self.reading = True
         self._settings = settings
         self._exporter = exporter
         self._new_nonce = nonce
@@ -172,7 +177,7 @@ class Bond:
                 message=f"the peer's ticket expired at {self.expires_at}",
             )
             return [Closed(BondLoss.EXPIRED, refusal, by_peer=False)]
-        if now_ms - self._heard_ms >= self._settings.silence_ms:
+        if self.reading and now_ms - self._heard_ms >= self._settings.silence_ms:
             refusal = Refusal(
                 code=RefusalCode.TIMEOUT,
                 reason="silent",

@@ -87,8 +87,17 @@ class Channel:
         self._paused = False
         self._pump()
 
+    def pause_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
     def finish(self) -> None:
-        """Nothing more will be sent; what waits is dropped. The peer may still be read."""
+        """Nothing more will be sent; what waits is dropped. The peer is read on, or again."""
+        self.resume_reading()
         self._outbox.clear()
         self.tls.send_close()
         self.flush()

@@ -118,6 +118,26 @@ class BondConnection(asyncio.Protocol):
         if self.phase is Phase.BOND:
             self._end(refusal, by_peer=False, loss=loss)
 
+    def pause_reading(self) -> None:
+        """Look at nothing more that the peer says; it notices only that its messages go out slowly."""
+        if self.phase is Phase.BOND:
+            assert self.bond is not None
+            self.bond.reading = False
+            self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on, soon, with what had arrived when the pause began, and then with the rest."""
+        if self.phase is Phase.BOND and self.bond is not None and not self.bond.reading:
+            self.bond.reading = True
+            self.bond.heard(self._host.environment.monotonic_ms())
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        # The socket only now: the end of the stream must not be seen before what the peer said last.
+        self.data_received(b"")
+        if self.phase is Phase.BOND and self.bond is not None and self.bond.reading:
+            self._channel.resume_reading()
+
     def rejudge(self) -> None:
         """Judge the newest tickets again: new collateral may change the verdict."""
         if self.phase is Phase.BOND and self.admission is not None:
@@ -182,7 +202,7 @@ class BondConnection(asyncio.Protocol):
         except RemoteProtocolError as exc:
             self._violated(exc)
             return
-        if self._channel.tls.closed:
+        if self._channel.tls.closed and (self.bond is None or self.bond.reading):
             self._broke("peer-closed")
 
     def eof_received(self) -> bool:
@@ -243,6 +263,8 @@ class BondConnection(asyncio.Protocol):
         while True:
             if self.phase is Phase.BOND:
                 assert self.bond is not None
+                if not self.bond.reading:
+                    return
                 message = self._channel.next_message_untrusted(FRAME_BYTES_MAX)
                 if message is None:
                     return

@@ -103,11 +103,27 @@ class GroupBonds:
                 connection.send_frames(lane, frames)
 
     def close_bond(self, peer: Incarnation, code: int, reason: str) -> None:
-        """End the bond with ``peer``, soon; it is told why. ``reason`` is kebab-case."""
+        """End the bond with ``peer``, soon; it is told why. ``reason`` is kebab-case.
+
+        Nothing that it says is delivered any more.
+        """
         connection = self._bonds.get(peer.id)
         if connection is not None:
+            connection.pause_reading()
             refusal = Refusal(code=RefusalCode(code), reason=reason)
             asyncio.get_running_loop().call_soon(connection.close_bond, refusal, BondLoss.LOST)
+
+    def pause_reading(self, peer: Incarnation) -> None:
+        """Deliver nothing more from ``peer`` until ``resume_reading``; its bond stays. A new one is read."""
+        connection = self._bonds.get(peer.id)
+        if connection is not None:
+            connection.pause_reading()
+
+    def resume_reading(self, peer: Incarnation) -> None:
+        """Go on, soon, with what ``peer`` said meanwhile."""
+        connection = self._bonds.get(peer.id)
+        if connection is not None:
+            connection.resume_reading()
 
     def bonds(self) -> list[BondInfo]:
         """Return every bond, in the order of peer ids."""

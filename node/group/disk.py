@@ -53,7 +53,7 @@ class DiskThread:
         durable: DurableLog,
         *,
         written: Callable[[int], None],
-        failed: Callable[[Exception], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._durable = durable
         self._written = written
@@ -82,8 +82,9 @@ class DiskThread:
             records, serial = work
             try:
                 self._durable.persist(records)
-            except Exception as exc:
-                # Nothing written from here on could be relied upon to be durable.
+            except BaseException as exc:
+                # Nothing written from here on could be relied upon to be durable. Whatever it was: a thread
+                # that just ended would leave the member waiting for ever.
                 logger.exception("the log cannot be made durable")
                 self._tell(self._failed, exc)
                 return

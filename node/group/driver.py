@@ -7,6 +7,9 @@ may not be said before they are durable the member itself holds back until it he
 
 A member that raises or halts, and a disk that fails, end the driver: a member whose state is in doubt must
 not say another word.
+
+What a peer may have waiting in the inbox is limited (``backlog``), so that neither memory nor the others'
+turn depends on how fast it sends.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
+from node.group.backlog import Backlog, Source
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
 from node.raft.events import (
@@ -45,7 +49,7 @@ LAZY_S: Final = 0.003
 logger = logging.getLogger(__name__)
 
 
-class Outbox(Protocol):
+class Outbox(Source, Protocol):
     """The bonds, as the driver needs them."""
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...
@@ -75,7 +79,8 @@ class MemberDriver:
         self._outbox = outbox
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._inbox: deque[Event] = deque()
+        self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
+        self._backlog = Backlog(outbox)
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -96,11 +101,11 @@ class MemberDriver:
         return self._closed
 
     # ---- what goes in -------------------------------------------------------
-    def submit(self, event: Event) -> None:
-        """Queue an event for the next flush."""
+    def submit(self, event: Event, size: int = 0) -> None:
+        """Queue an event for the next flush. ``size``: in bytes, if a peer sent it."""
         if self._closed is not None:
             return
-        self._inbox.append(event)
+        self._inbox.append((event, size))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -138,7 +143,7 @@ class MemberDriver:
         self.submit(BondDown(peer, loss))
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
-        """Take a message from a bond; bytes that are no message end the bond."""
+        """Take a message from a bond; bytes that are no message end the bond, too many pause its reading."""
         if self._closed is not None:
             return
         try:
@@ -146,27 +151,31 @@ class MemberDriver:
         except RemoteProtocolError as exc:
             self._listener.violated(peer, exc.reason)
             return
-        self.submit(Received(peer, message))
+        self.submit(Received(peer, message), len(data))
+        self._backlog.add(peer, len(data), turn=_takes_a_turn(message))
 
     # ---- what comes out -----------------------------------------------------
     def _flush(self) -> None:
         self._flush_scheduled = False
         if self._closed is not None:
             return
-        events = self._next_events()
-        if self._inbox:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
         now_ms = int(self._loop.time() * 1000)
         try:
+            events = self._next_events()
+            if self._inbox:
+                self._flush_scheduled = True
+                self._loop.call_soon(self._flush)
             effects = self.member.step_many(now_ms, events, wall_ms=time.time_ns() // 1_000_000)
             self._carry_out(effects)
             if self._closed is None:
                 self._set_timer(now_ms, effects.next_tick_ms)
-        except Exception as exc:
-            # What it knows and what it said may differ now; nobody can tell by how much.
+        except BaseException as exc:
+            # What it knows and what it said may differ now; nobody can tell by how much. Whatever it was: the
+            # loop would log a CancelledError like any other, and the member would go on.
             logger.exception("the member failed")
             self._halt(f"internal-error: {type(exc).__name__}")
+            if isinstance(exc, KeyboardInterrupt | SystemExit):
+                raise  # somebody wants the process to end, and nothing waits for this member any more
 
     def _next_events(self) -> list[Event]:
         """Take from the inbox what one step is to handle.
@@ -177,10 +186,13 @@ class MemberDriver:
         inbox = self._inbox
         events: list[Event] = []
         while inbox and len(events) < EVENTS_PER_STEP_MAX:
-            event = inbox.popleft()
+            event, size = inbox.popleft()
             events.append(event)
-            if isinstance(event, Received) and isinstance(event.message, Chunk | Fetch):
-                break
+            if isinstance(event, Received):
+                turn = _takes_a_turn(event.message)
+                self._backlog.remove(event.sender, size, turn=turn)
+                if turn:
+                    break
         return events
 
     def _carry_out(self, effects: Effects) -> None:
@@ -244,7 +256,7 @@ class MemberDriver:
     def _written(self, serial: int) -> None:
         self.submit(Persisted(serial))
 
-    def _write_failed(self, error: Exception) -> None:
+    def _write_failed(self, error: BaseException) -> None:
         self._halt(f"storage-failed: {error}")
 
     # ---- time ---------------------------------------------------------------
@@ -289,3 +301,7 @@ class MemberDriver:
         """After ``close``: wait for a write under way, so that the storage can be closed."""
         if self._disk is not None:
             await self._disk.wait_ended()
+
+
+def _takes_a_turn(message: object) -> bool:
+    return isinstance(message, Chunk | Fetch)

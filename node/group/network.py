@@ -238,6 +238,7 @@ class _Wiring:
         self._driver = MemberDriver(member, outbox=self, listener=self, durable=durable)
         self._bonds: GroupBonds | None = None
         self._group: Group | None = None
+        self._violators: set[Incarnation] = set()
 
     def connect(self, spec: GroupSpec) -> Group:
         try:
@@ -250,6 +251,7 @@ class _Wiring:
 
     # ---- from the bonds -----------------------------------------------------
     def bond_up(self, bond: BondInfo) -> None:
+        self._violators.discard(bond.peer)
         self._driver.bond_up(bond.peer, bond.preference)
 
     def bond_down(self, peer: Incarnation, loss: BondLoss, _reason: str) -> None:
@@ -262,6 +264,14 @@ class _Wiring:
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None:
         if self._bonds is not None:
             self._bonds.send(to, data, bulk=bulk)
+
+    def pause_reading(self, peer: Incarnation) -> None:
+        if self._bonds is not None:
+            self._bonds.pause_reading(peer)
+
+    def resume_reading(self, peer: Incarnation) -> None:
+        if self._bonds is not None:
+            self._bonds.resume_reading(peer)
 
     def stepped(self) -> None:
         if self._group is not None:
@@ -297,6 +307,10 @@ class _Wiring:
                 pass
 
     def violated(self, peer: Incarnation, reason: str) -> None:
+        # Once a bond: what else it sent until it was closed must not push older events out of the audit log.
+        if peer in self._violators:
+            return
+        self._violators.add(peer)
         self._network.audit.append("protocol-violation", peer_id=peer.id, name=peer.name, reason=reason)
         self._close_bond(peer, RefusalCode.INVALID_HANDSHAKE, reason)
 

@@ -1,7 +1,8 @@
 """Groups of real networks on loopback, in one process: real bonds, the real driver, short timeouts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -13,8 +14,8 @@ from node.group.group import Group
 from node.group.identity import GroupKey
 from node.group.network import GroupBuilder, Network
 from node.machines.counter import Counter
-from node.raft.types import Bootstrap, Founding, Incarnation, Settings
-from tests.support.bonds import QUICK, Clock
+from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
+from tests.support.bonds import QUICK, Clock, Node
 
 NAME = "test"
 KEY = GroupKey(b"k" * 32)
@@ -130,6 +131,28 @@ class Site:
         gate = Gate(target.address)
         self._gates.append(gate)
         return gate, await gate.start()
+
+    @asynccontextmanager
+    async def intruder(self, group: Group) -> AsyncIterator[Node]:
+        """An admitted peer in ``group`` that says whatever a test wants, and nothing else.
+
+        It is bonded with all members, and wants to lead nothing, so that nobody makes it a voter.
+        """
+        seeds = [network.address for network in self.networks]
+        node = Node(
+            "intruder",
+            group_id=group.id,
+            secret=KEY.secret,
+            validators=(),
+            issuers=(),
+            preference=Preference.OBSERVER,
+        )
+        try:
+            await node.start(*seeds)
+            await node.handler.until(lambda: {network.me.id for network in self.networks} <= node.peers())
+            yield node
+        finally:
+            await node.endpoint.close()
 
     async def counters(self, number: int, *, settings: Settings = FAST) -> list[Group]:
         """Return a group of ``number`` voters over Counter, led by the first."""

@@ -100,6 +100,16 @@ def test_our_own_pause_is_not_the_peers_silence() -> None:
     assert any(isinstance(action, Closed) for _, action in driven.run(3000))
 
 
+def test_a_peer_that_is_not_read_is_pinged_and_never_called_silent() -> None:
+    driven = Driven(timedelta(seconds=60))
+    driven.bond.reading = False
+    happened = driven.run(10_000)
+
+    assert happened == [(ms, SendControl(Ping())) for ms in range(500, 10_001, 500)]
+    # Its ticket ends all the same.
+    assert driven.run(60_000)[-1][1].refusal.reason == "ticket-expired"  # type: ignore[union-attr]
+
+
 def test_a_ping_is_answered() -> None:
     assert Driven().bond.receive_untrusted(Ping()) == [SendControl(Pong())]
     assert Driven().bond.receive_untrusted(Pong()) == []

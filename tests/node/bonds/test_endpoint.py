@@ -22,7 +22,7 @@ from node.bonds.handshake import Role
 from node.bonds.settings import BondSettings
 from node.errors import ConfigError, LocalProtocolError
 from node.raft.events import BondLoss
-from node.raft.types import Preference
+from node.raft.types import Incarnation, Preference
 from tests.support.bonds import GROUP, NETWORK, QUICK, Cluster, FakeIssuer, FakeValidator, Node
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -344,6 +344,112 @@ def test_a_peer_that_does_not_read_loses_its_bond() -> None:
             assert a.handler.downs[0][1:] == (BondLoss.LOST, "send-buffer-full")
 
     asyncio.run(scenario())
+
+
+def test_a_peer_that_is_not_read_for_long_keeps_its_bond_and_is_read_on_in_order(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            settings = replace(QUICK, ping_interval_ms=50, silence_ms=125)
+            a = await cluster.start("a", settings=settings)
+            b = await cluster.start("b", a.address, settings=settings)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            take = pausing(a, b)
+            payloads = [number.to_bytes(2, "big") * 500 for number in range(2000)]
+            for payload in payloads:
+                b.group().send([a.me], payload)
+            await a.handler.until(lambda: bool(a.handler.payloads))
+            await asyncio.sleep(0.5)  # four times the silence that would end it
+            assert len(a.handler.payloads) == 1
+
+            a.handler.payload = take  # type: ignore[method-assign]
+            a.group().resume_reading(b.me)
+            assert len(a.handler.payloads) == 1  # never from within a call
+            await a.handler.until(lambda: len(a.handler.payloads) == len(payloads))
+
+            assert a.handler.payloads == [(b.me, payload) for payload in payloads]
+            assert a.handler.downs == b.handler.downs == []
+
+    run(scenario())
+
+
+def pausing(node: Node, peer: Node) -> Callable[[Incarnation, bytes], None]:
+    """Let ``node`` stop reading ``peer`` at every payload; return what took them before."""
+    take = node.handler.payload
+
+    def pause(sender: Incarnation, data: bytes) -> None:
+        take(sender, data)
+        node.group().pause_reading(peer.me)
+
+    node.handler.payload = pause  # type: ignore[method-assign]
+    return take
+
+
+def test_a_departure_behind_a_pause_is_a_departure_behind_everything_that_was_said(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            pausing(a, b)
+            for payload in (b"1", b"2", b"3"):
+                b.group().send([a.me], payload)
+            (connection,) = b.endpoint._connections
+            connection.depart()  # a has all of it in one piece: nothing was read meanwhile
+            for number in (1, 2, 3):
+                await a.handler.until(lambda number=number: len(a.handler.payloads) == number)
+                assert a.handler.downs == []
+                a.group().resume_reading(b.me)
+            await a.handler.until(lambda: bool(a.handler.downs))
+
+            assert [payload for _, payload in a.handler.payloads] == [b"1", b"2", b"3"]
+            assert a.handler.downs == [(b.me, BondLoss.DEPARTED, "departed")]
+
+    run(scenario())
+
+
+def test_a_bond_that_ends_is_read_again_until_the_peer_is_gone(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a", settings=replace(QUICK, linger_ms=60_000))
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            (connection,) = a.endpoint._connections
+            a.group().pause_reading(b.me)
+            b.group().send([a.me], bytes(8_000_000))
+            a.group().close_bond(b.me, 30403, "rival-cluster")
+            async with asyncio.timeout(10):
+                await connection.gone.wait()
+
+            assert b.handler.downs[0] == (a.me, BondLoss.LOST, "rival-cluster")
+            assert a.handler.payloads == []
+
+    run(scenario())
+
+
+def test_nothing_is_delivered_of_a_bond_that_is_to_end(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            await b.until_bonded(a)
+            take = a.handler.payload
+
+            def refuse(sender: Incarnation, data: bytes) -> None:
+                take(sender, data)
+                a.group().close_bond(sender, 30400, "bad")
+
+            a.handler.payload = refuse  # type: ignore[method-assign]
+            for _ in range(100):
+                b.group().send([a.me], b"x")
+            await b.handler.until(lambda: bool(b.handler.downs))
+
+            assert a.handler.payloads == [(b.me, b"x")]
+
+    run(scenario())
 
 
 def test_the_user_of_a_bond_can_end_it_and_the_peer_hears_why(run: Run) -> None:

@@ -21,12 +21,13 @@ class Disk:
         self.gate = threading.Event()
         self.writes: list[list[Record]] = []
         self.bad: Record | None = None
+        self.error: BaseException = OSError("broken")
 
     def persist(self, records: list[Record]) -> None:
         self.writes.append(records)
         assert self.gate.wait(20)
         if self.bad in records:
-            raise OSError("broken")
+            raise self.error
 
 
 def record(number: int) -> Record:
@@ -39,7 +40,7 @@ class Desk:
     def __init__(self) -> None:
         self.disk = Disk()
         self.durable: list[int] = []
-        self.failures: list[Exception] = []
+        self.failures: list[BaseException] = []
         self.told_in: set[int] = set()
         self.thread = DiskThread(self.disk, written=self._written, failed=self.failures.append)
 
@@ -94,8 +95,12 @@ def test_the_end_waits_for_the_write_under_way_and_begins_no_other() -> None:
     run(scenario)
 
 
-def test_after_a_failure_nothing_is_written_or_called_durable(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OSError("broken"), SystemExit(1), asyncio.CancelledError()], ids=repr)
+def test_after_a_failure_nothing_is_written_or_called_durable(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(desk: Desk) -> None:
+        desk.disk.error = error
         desk.disk.bad = record(2)
         desk.disk.gate.set()
         desk.thread.write([record(1)], 1)
@@ -105,6 +110,7 @@ def test_after_a_failure_nothing_is_written_or_called_durable(caplog: pytest.Log
         desk.thread.write([record(3)], 3)
         await desk.thread.wait_ended()
 
+        assert desk.failures == [error]
         assert desk.durable == [1]
         assert desk.disk.writes == [[record(1)], [record(2)]]
 

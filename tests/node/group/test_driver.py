@@ -57,9 +57,18 @@ class Bonds:
     violations: list[tuple[Incarnation, str]] = field(default_factory=list)
     halts: list[str] = field(default_factory=list)
     steps: int = 0
+    paused: set[Incarnation] = field(default_factory=set)
+    pauses: int = 0
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None:
         self.sent.append((tuple(to), decode_untrusted(data)))
+
+    def pause_reading(self, peer: Incarnation) -> None:
+        self.paused.add(peer)
+        self.pauses += 1
+
+    def resume_reading(self, peer: Incarnation) -> None:
+        self.paused.remove(peer)
 
     def noticed(self, notice: Notice) -> None:
         self.notices.append(notice)
@@ -398,6 +407,40 @@ def test_a_bug_in_the_member_ends_every_future(
         assert bonds.halts == ["internal-error: ZeroDivisionError"]
 
     run(scenario)
+    assert "the member failed" in caplog.text
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt])
+def test_whatever_a_step_raises_halts_the_member_and_only_a_wish_to_end_the_process_goes_on_to_do_so(
+    error: type[BaseException],
+    loop: Callable[[Coroutine[Any, Any, None]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bonds = Bonds()
+    drivers: list[MemberDriver] = []
+    waiting: list[asyncio.Future[Any]] = []
+
+    async def scenario() -> None:
+        driver = start(bonds)
+        drivers.append(driver)
+        await lead(driver)
+        calls = [asyncio.create_task(execute(driver, 1)) for _ in range(3)]
+
+        def fail(*_: object, **__: object) -> Effects:
+            waiting.extend(driver._futures.values())
+            raise error
+
+        driver.member.step_many = fail  # type: ignore[method-assign]
+        await asyncio.wait(calls, timeout=20)
+
+    if error in (SystemExit, KeyboardInterrupt):
+        with pytest.raises(error):
+            loop(scenario())
+    else:
+        loop(scenario())
+    assert bonds.halts == [drivers[0].closed] == [f"internal-error: {error.__name__}"]
+    assert [type(future.exception()) for future in waiting] == [GroupClosedError] * 3
     assert "the member failed" in caplog.text
 
 

@@ -309,6 +309,27 @@ def test_a_member_that_halts_is_in_the_audit_log_and_leaves_its_peers() -> None:
     run(scenario)
 
 
+def test_a_member_whose_step_is_cancelled_is_in_the_audit_log_and_nothing_waits_for_it() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2)
+        waiting = [b.when().is_leader(), b.when().committed().reaches(Cursor(9, 99))]
+
+        def cancelled(*_: object, **__: object) -> Any:
+            raise asyncio.CancelledError
+
+        b._driver.member.step_many = cancelled  # type: ignore[method-assign]
+        for call in [b.execute(add(1)), *waiting]:
+            with pytest.raises(GroupClosedError, match="internal-error: CancelledError"):
+                await within(call)
+
+        assert b.closed == b.status.halted == "internal-error: CancelledError"
+        assert not b.status.online
+        assert events(site.networks[1], "member-halted", reason="internal-error: CancelledError")
+        await until(lambda: a.bonds == [])
+
+    run(scenario)
+
+
 def test_waiters_that_went_away_are_forgotten() -> None:
     async def scenario(site: Site) -> None:
         group = counter(await site.network("a"), JOIN).join()

@@ -148,6 +148,29 @@ def test_a_write_in_pieces_is_whole(path, monkeypatch):
     assert reopen(path).entries == log
 
 
+def test_a_compacted_file_is_durable_before_it_has_the_name_and_the_name_before_a_promise(path, monkeypatch):
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(3, inc("b"))])
+    storage.close()
+    done = []
+    fsync, rename = os.fsync, Path.rename
+
+    def sync(handle):
+        fsync(handle)
+        done.append(("sync", os.fstat(handle).st_ino))
+
+    def put(source, target):
+        rename(source, target)
+        done.append(("rename", target.stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", put)
+    FileStorage(path, ME).close()
+
+    file, directory = path.stat().st_ino, path.parent.stat().st_ino
+    assert done == [("sync", file), ("rename", file), ("sync", directory)]
+
+
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "open", "rename"])
 def test_a_start_that_fails_anywhere_loses_nothing(path, monkeypatch, call):
     storage = FileStorage(path, ME)

@@ -1,5 +1,6 @@
 """A trust_disk member is the incarnation whose promises its disk holds, or a new one that has made none."""
 
+import os
 import stat
 from datetime import UTC, datetime
 
@@ -33,6 +34,22 @@ def test_a_restarted_member_is_the_same_incarnation_and_knows_its_vote(tmp_path)
     again.storage.close()
     assert again.identity.peer_id == before.peer_id
     assert again.storage.recovered.term == 7
+
+
+def test_a_key_is_durable_and_so_is_its_name_before_there_is_a_log(tmp_path, monkeypatch):
+    directory = tmp_path / "disk"
+    synced = []
+    fsync = os.fsync
+
+    def sync(handle):
+        fsync(handle)
+        synced.append((os.fstat(handle).st_ino, sorted(entry.name for entry in directory.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    opened(directory).storage.close()
+
+    key, folder = (directory / "identity.pem").stat().st_ino, directory.stat().st_ino
+    assert synced[:2] == [(key, ["identity.new"]), (folder, ["identity.pem"])]
 
 
 def test_a_new_directory_gives_a_new_incarnation_with_nothing_recovered(tmp_path):
