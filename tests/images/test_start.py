@@ -81,8 +81,10 @@ def test_a_td_is_not_started_where_there_is_none(image, config):
         pytest.skip("this host has TDX")
     done = bondstone("run", image, "--td", "--config", config)
 
-    assert done.returncode == 1
-    assert "TDX" in done.stderr or "qemu" in done.stderr
+    if shutil.which("qemu-system-x86_64") is None:
+        assert (done.returncode, "qemu-system-x86_64 is missing" in done.stderr) == (2, True)
+    else:
+        assert (done.returncode, "TDX" in done.stderr) == (1, True)
     assert "hint:" in done.stderr
 
 

@@ -282,7 +282,7 @@ def test_a_member_whose_cluster_gave_itself_up_is_free_to_found_after_a_crash(tm
     cluster.elect()
     cluster.run(500)
     gone = cluster.nodes["a"].cluster
-    over = Presence(None, 0, 0, Bootstrap.EXPECT, (), (gone,), 0)
+    over = Presence(None, 0, 0, Bootstrap.AUTO, (), (gone,), 0)
     cluster.drop = lambda *_: True
     for name in "abc":
         other = "b" if name == "a" else "a"
