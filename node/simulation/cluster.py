@@ -80,7 +80,6 @@ class Cluster:
         self._alive: list[Process] = []  # replaced, never changed: who goes through it may kill
         self._disks: dict[str, Disk] = {}
         self._admin_token = _ADMIN_TOKENS
-        self._buried: set[Incarnation] = set()  # by the healing
 
     # ---- who is there -----------------------------------------------------------
     def alive(self) -> list[Process]:
@@ -138,25 +137,28 @@ class Cluster:
         return bool(verdicts) and all(verdicts.values())
 
     def lost_its_quorum(self, known: int) -> bool:
-        """Whether the best log of a cluster has a configuration without a quorum of the living.
+        """Whether the best log of a cluster has a configuration that the living cannot decide by.
 
-        That counts only if its entry was among the first ``known`` nodes of the tree: it was on its way while
-        its voters died. Or if the healing buried one of them, which its leader could not yet know. A leader
+        They are no quorum of it, or too few copies. That counts only if its entry was among the first ``known``
+        nodes of the tree: its voters died while it was on its way, or before its leader could know. A leader
         that writes such a one when all is well has no excuse.
         """
         living = self.alive()
         incs = {process.inc for process in living}
+        members = Counter(self.oracles.tree.genesis[process.view.nodes[-1]] for process in living)
         best: dict[int, Process] = {}
         for process in living:
             genesis = self.oracles.tree.genesis[process.view.nodes[-1]]
             if genesis not in best or process.log.last()[:2] > best[genesis].log.last()[:2]:
                 best[genesis] = process
-        for process in best.values():
+        for genesis, process in best.items():
             view = process.view
             active = view.active(view.commit, len(view.nodes) - 1)
             for index, config in view.configs:
-                excused = view.nodes[index] < known or not self._buried.isdisjoint(config.voters)
-                if excused and config in active and not is_quorum(config, incs):
+                if view.nodes[index] >= known or config not in active:
+                    continue
+                copies = min(2, self.shape.settings.min_voters, len(config.voters))
+                if not is_quorum(config, incs) or members[genesis] < copies:
                     return True
         return False
 
@@ -303,7 +305,6 @@ class Cluster:
         for process in self.alive():
             process.tear_after = None
             if process.place not in self.places:
-                self._buried.add(process.inc)
                 self.kill(process, BondLoss.LOST)
         for place in self.places:
             if place not in self._processes:

@@ -27,6 +27,7 @@ from node.simulation.workload import REGISTERS, Workload
 EVENTS: Final = 600
 _PLAN_US: Final = 60 * SECOND_US
 _HEAL_US: Final = 120 * SECOND_US
+_NEWS_US: Final = 40 * SECOND_US  # by then all that was on its way has come, and who is dead is known
 _HEAL_EVENTS: Final = 50_000  # healing takes a thousand or so; members that keep each other busy never end
 TRACE_TAIL: Final = 60
 # Refusals that a healed group may still give: limits are small, and impatient clients left much behind; or a
@@ -228,17 +229,27 @@ class Simulation:
         if not cluster.can_recover():
             return False
         deadline_us = cluster.scheduler.now_us + _HEAL_US
+        self._settles(cluster.scheduler.now_us + _NEWS_US)
         known = len(self.oracles.tree.entries)
-        if not self._settles(deadline_us):
-            if cluster.lost_its_quorum(known) or self.oracles.is_split:
+        try:
+            self._require_health(deadline_us)
+        except InvariantError as exc:
+            if exc.oracle == "liveness" and (cluster.lost_its_quorum(known) or self.oracles.is_split):
                 return False
-            raise InvariantError("liveness", self._why_not())
-        for process in cluster.alive():
-            self._probe(process, deadline_us)
-        if not self._settles(deadline_us):
-            raise InvariantError("liveness", self._why_not())
+            raise
         self._check_states()
         return True
+
+    def _require_health(self, deadline_us: int) -> None:
+        """Require one leader whom all follow, and that every member takes a write and a strong read."""
+        self._require_settled(deadline_us)
+        for process in self.cluster.alive():
+            self._probe(process, deadline_us)
+        self._require_settled(deadline_us)
+
+    def _require_settled(self, deadline_us: int) -> None:
+        if not self._settles(deadline_us):
+            raise InvariantError("liveness", self._why_not())
 
     def _settles(self, deadline_us: int) -> bool:
         events_max = self.cluster.events() + _HEAL_EVENTS
