@@ -139,9 +139,9 @@ class Cluster:
     def lost_its_quorum(self, known: int) -> bool:
         """Whether the best log of a cluster has a configuration that the living cannot decide by.
 
-        They are no quorum of it, or too few copies. That counts only if its entry was among the first ``known``
-        nodes of the tree: its voters died while it was on its way, or before its leader could know. A leader
-        that writes such a one when all is well has no excuse.
+        They are no quorum of it, or too few copies. That counts only if its entry was among the first
+        ``known`` nodes of the tree: its voters died while it was on its way, or before its leader could know.
+        A leader that writes such a one when all is well has no excuse.
         """
         living = self.alive()
         incs = {process.inc for process in living}
