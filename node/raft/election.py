@@ -145,10 +145,13 @@ class Election(Origin):
 
     def _reply_vote(self, to: Incarnation, m: VoteRequest, vote: Vote) -> None:
         term = m.term if vote is Vote.GRANTED else self.term
-        self._send(to, VoteReply(self._cluster, term, m.pre, vote, self.leader))
+        commit = self.log.position(self.commit)
+        self._send(to, VoteReply(self._cluster, term, m.pre, vote, self.leader, commit))
 
     # ---- being answered -----------------------------------------------------
     def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
+        if m.commit.index > self.commit and self.lead is None:
+            self._learn_commit(m.commit)
         if m.vote is Vote.GRANTED:
             pre = self.role is Role.PRE_CANDIDATE and m.pre and m.term == self.term + 1
             real = self.role is Role.CANDIDATE and not m.pre and m.term == self.term
@@ -161,6 +164,18 @@ class Election(Origin):
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
+
+    def _learn_commit(self, commit: Position) -> None:
+        """Somebody knows of a commit that we have not heard of, and our log holds it: it is one here too.
+
+        A voter that was demoted may hold more of its dead leader's log than we do, and refuse us; stand it
+        cannot. If it knows that its demotion was committed, so do we now, and need it no more.
+        """
+        if commit.index > self.log.last().index or self.log.position(commit.index) != commit:
+            return
+        self._commit_to(commit.index)
+        if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            self._count_grants()
 
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
         """The leader hands over: no pre-vote, and stickiness does not apply.

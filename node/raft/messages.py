@@ -52,13 +52,17 @@ class VoteRequest(Struct, frozen=True):
 
 
 class VoteReply(Struct, frozen=True):
-    """``term`` is the requested one if GRANTED, else the responder's own, for pre-votes too (3.13)."""
+    """``term`` is the requested one if GRANTED, else the responder's own, for pre-votes too (3.13).
+
+    ``commit``: the end of what the responder knows to be committed.
+    """
 
     cluster: bytes
     term: int
     pre: bool
     vote: Vote
     leader: Incarnation | None
+    commit: Position
 
 
 class TimeoutNow(Struct, frozen=True):

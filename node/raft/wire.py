@@ -109,13 +109,14 @@ def _vote_request(f: list[Any]) -> Message:
 
 
 def _vote_reply(f: list[Any]) -> Message:
-    c, term, pre, vote, leader = f
+    c, term, pre, vote, leader, commit = f
     return VoteReply(
         digest32(c),
         uint(term),
         boolean(pre),
         enumeration(Vote, uint(vote)),
         incarnation_or_none(leader),
+        position(commit),
     )
 
 
@@ -238,8 +239,8 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
     (
         VoteReply,
         2,
-        lambda m: [m.cluster, m.term, m.pre, int(m.vote), put_incarnation(m.leader)],
-        5,
+        lambda m: [m.cluster, m.term, m.pre, int(m.vote), put_incarnation(m.leader), list(m.commit)],
+        6,
         _vote_reply,
     ),
     (

@@ -149,6 +149,7 @@ class Oracles(Watcher):
     def observe(self, process: Process, effects: Effects) -> None:
         """Judge what a step of ``process`` has changed and is about to say."""
         view = process.view
+        commit = view.commit
         quiet = not view.changes
         view.former.clear()
         if effects.notices or not quiet or self._swallowed is not None:
@@ -165,8 +166,7 @@ class Oracles(Watcher):
                 if message.vote is Vote.GRANTED and not message.pre:
                     self._voted(process, message, send.to[0])
             elif type(message) is VoteRequest:
-                # A trust_disk member may have made a real one in an earlier step and held it back.
-                if quiet and self._rules and (message.pre or process.disk is None):
+                if quiet and commit == view.commit and self._rules:
                     self._check_roll(process, message)
                 if not message.pre:
                     self._voted(process, message, process.inc)
@@ -366,8 +366,13 @@ class Oracles(Watcher):
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
 
     def _check_roll(self, process: Process, m: VoteRequest) -> None:
-        """Who may decide is in the candidate's log: the voters of its active configurations, nobody else."""
+        """Who may decide is in the candidate's log: the voters of its active configurations, nobody else.
+
+        A trust_disk member may have made it in an earlier step, of what its log was then, and held it back.
+        """
         view = process.view
+        if process.disk is not None and (not m.pre or m.last != process.log.last()):
+            return
         active = view.active(view.commit, len(view.nodes) - 1)
         if set(m.roll) != {voter for config in active for voter in config.voters}:
             raise InvariantError("roll", f"{process} asks {', '.join(map(str, m.roll))}")

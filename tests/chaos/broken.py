@@ -4,8 +4,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec import structs
 
 from node.machines.kv import KeyValue
 from node.raft.events import Query, Record
@@ -37,7 +38,7 @@ def read_locally() -> None:
     on_query = Reads._on_query
 
     def answer_at_once(self: Reads, query: Query) -> None:
-        on_query(self, replace(query, consistency=Consistency.WEAK))
+        on_query(self, structs.replace(query, consistency=Consistency.WEAK))
 
     Reads._on_query = answer_at_once
 
@@ -70,7 +71,7 @@ def tear_batches() -> None:
             results += outcome.results
             if len(commands) > 1:
                 await asyncio.sleep(TORN_FOR_S)
-        return replace(outcome, results=tuple(results))
+        return structs.replace(outcome, results=tuple(results))
 
     Daemon.execute = one_by_one
 
@@ -83,7 +84,7 @@ def diverge() -> None:
         result = put(self, fields)
         if self._revision % 10 == 0:
             key = max(self._live, key=lambda key: self._live[key].mod_revision)
-            self._live[key] = replace(self._live[key], value=b"something else")
+            self._live[key] = structs.replace(self._live[key], value=b"something else")
         return result
 
     KeyValue._put = forgetful_put

@@ -3,8 +3,8 @@
 from node.raft.election import STAGGER_MS
 from node.raft.events import BondDown, BondLoss, Received, RoleChanged
 from node.raft.member import Member
-from node.raft.messages import Append, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import Bootstrap, Position, Preference, Role, Settings
+from node.raft.messages import Append, AppendReply, TimeoutNow, Vote, VoteReply, VoteRequest
+from node.raft.types import ORIGIN, Bootstrap, Position, Preference, Role, Settings
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -94,7 +94,9 @@ def test_with_leases_a_later_term_does_not_free_the_promise_to_the_leader():
     a, b = cluster.followers()
     node = cluster.nodes[a]
     later = node.term + 7
-    cluster.step(a, Received(cluster.nodes[b].me, VoteReply(node.cluster, later, True, Vote.DENIED, None)))
+    cluster.step(
+        a, Received(cluster.nodes[b].me, VoteReply(node.cluster, later, True, Vote.DENIED, None, ORIGIN))
+    )
     assert node.term == later
     (same,) = ask(cluster, a, b, request(node, later))
     (next_,) = ask(cluster, a, b, request(node, later + 1))
@@ -148,7 +150,7 @@ def test_a_pre_candidate_takes_the_term_of_who_refuses_it():
     assert node.role is Role.PRE_CANDIDATE
     other = cluster.leader()
     cluster.bond(follower, other)
-    reply = VoteReply(node.cluster, node.term + 7, True, Vote.DENIED, None)
+    reply = VoteReply(node.cluster, node.term + 7, True, Vote.DENIED, None, ORIGIN)
     wanted = node.term + 7
     cluster.step(follower, Received(cluster.nodes[other].me, reply))
 
@@ -372,3 +374,47 @@ def test_messages_of_a_peer_without_a_bond_are_ignored():
 
     assert cluster.step(leader, Received(stranger, message)).sends == []
     assert node.role is Role.LEADER
+
+
+class HearsOfNoCommit(Member):
+    def _learn_commit(self, commit):
+        pass
+
+
+def left_behind_by_a_dead_leader(member):
+    """A leader commits that one voter is one no more, tells only that one, and dies.
+
+    The two that are left need three of the four old voters as long as they do not know of the commit. The third
+    holds more of the dead leader's log than they do, so it refuses them; and it may not stand itself.
+    """
+    cluster = Cluster(member=member, tie_break=False)
+    for name in "abcd":
+        cluster.add(name, expect=4)
+    leader = cluster.elect()
+    cluster.run(300)
+    demoted, *left = cluster.followers()
+    lead = cluster.nodes[leader]
+
+    def drop(sender, to, message):
+        unheard = sender == demoted and to == leader and isinstance(message, AppendReply)
+        changed = lead.configs[-1][0]
+        return unheard or (to in left and isinstance(message, Append) and 1 < changed <= message.commit)
+
+    cluster.drop = drop
+    cluster.run_until(lambda: 1 < lead.configs[-1][0] <= lead.commit, stride=1)
+    cluster.execute(leader, 7)
+    cluster.run(10)
+    assert cluster.nodes[demoted].log.last() > max(cluster.nodes[name].log.last() for name in left)
+    cluster.kill(leader)
+    cluster.drop = lambda *_: False
+    cluster.run(20_000)
+    return {name for name, node in cluster.nodes.items() if node.role is Role.LEADER} & set(left)
+
+
+def test_a_demoted_voter_that_knows_so_does_not_keep_the_others_from_electing():
+    """Seed 600184310."""
+    assert left_behind_by_a_dead_leader(Member)
+
+
+def test_who_hears_of_no_commit_from_other_members_waits_for_ever():
+    assert not left_behind_by_a_dead_leader(HearsOfNoCommit)

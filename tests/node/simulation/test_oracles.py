@@ -34,6 +34,7 @@ from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteReques
 from node.raft.pull import PullState
 from node.raft.quorum import Config
 from node.raft.types import (
+    ORIGIN,
     Answer,
     Applied,
     Consistency,
@@ -104,7 +105,7 @@ class Group:
         self.see(process, sends=[Send((self.a.inc,), reply)])
 
     def vote(self, process, candidate, term):
-        reply = VoteReply(self.id, term, False, Vote.GRANTED, None)
+        reply = VoteReply(self.id, term, False, Vote.GRANTED, None, ORIGIN)
         self.see(process, sends=[Send((candidate,), reply)])
 
     def context(self, index):
