@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from node.machines.kv import KeyValue
+from node.machines.kv import KeyValue, Version
 from node.raft.events import Query, Record
 from node.raft.leader import Leader
 from node.raft.reads import Reads
@@ -78,16 +78,15 @@ def tear_batches() -> None:
 
 def diverge() -> None:
     """This node's state machine forgets to store each tenth value, and answers as if it had."""
-    put = KeyValue._put
+    write = KeyValue._write
 
-    def forgetful_put(self: KeyValue, fields: Any) -> dict[str, Any]:
-        result = put(self, fields)
+    def forgetful_write(self: KeyValue, key: bytes, value: bytes, before: Version | None) -> Version:
+        after = write(self, key, value, before)
         if self._revision % 10 == 0:
-            key = max(self._live, key=lambda key: self._live[key].mod_revision)
-            self._live[key] = structs.replace(self._live[key], value=b"something else")
-        return result
+            self._live[key] = structs.replace(after, value=b"something else")
+        return after
 
-    KeyValue._put = forgetful_put
+    KeyValue._write = forgetful_write
 
 
 def lie_about_durability() -> None:
