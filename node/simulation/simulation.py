@@ -274,14 +274,12 @@ class Simulation:
         return list(clusters.values())
 
     def _are_rivals(self, clusters: list[list[Process]]) -> bool:
-        """Whether each of them has executed commands, and none may throw them away."""
+        """Whether each of them holds commands, were they refused or not, and none may throw them away."""
         shape = self.schedule.shape
         may_discard = shape.settings.on_rival == "discard-shorter"
         if shape.bootstrap is not Bootstrap.AUTO or may_discard:
             return False
-        agreements = self.oracles.agreements
-        names = [members[0].log.position(1).chain for members in clusters if members[0].log.last().index]
-        return len(names) == len(clusters) and all(agreements[name].sequence for name in names)
+        return all(any(process.member.replica.commands for process in members) for members in clusters)
 
     def _is_settled(self, processes: list[Process]) -> bool:
         """One leader, followed by all; equal commit."""
