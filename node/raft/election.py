@@ -175,7 +175,10 @@ class Election(Origin):
             return
         self._commit_to(commit.index)
         if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
-            self._count_grants()
+            if self.is_voter:
+                self._count_grants()
+            else:
+                self._become_follower(self.term, None)
 
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
         """The leader hands over: no pre-vote, and stickiness does not apply.

@@ -1,10 +1,12 @@
 """Section 3.4 of the consensus design, rule by rule."""
 
 from node.raft.election import STAGGER_MS
+from node.raft.entries import encode_config, make_entry
 from node.raft.events import BondDown, BondLoss, Received, RoleChanged
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.types import ORIGIN, Bootstrap, Position, Preference, Role, Settings
+from node.raft.quorum import Config
+from node.raft.types import ORIGIN, Bootstrap, EntryKind, Position, Preference, Role, Settings
 from tests.node.raft.cluster import Cluster, inc, three
 
 
@@ -418,3 +420,32 @@ def test_a_demoted_voter_that_knows_so_does_not_keep_the_others_from_electing():
 
 def test_who_hears_of_no_commit_from_other_members_waits_for_ever():
     assert not left_behind_by_a_dead_leader(HearsOfNoCommit)
+
+
+def test_a_candidate_that_learns_of_its_own_demotion_stands_no_more():
+    """Seed 21027515: else the vote that tells it so elects who is no voter."""
+    cluster = three()
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[name]
+    config = node.last_config
+    wish = Config(
+        epoch=2, voters=tuple(v for v in config.voters if v.name != name), tie=None, reason="demote"
+    )
+    last = node.log.last()
+    entry = make_entry(
+        last, term=last.term, kind=EntryKind.CONFIG, time_ms=2**41, payload=encode_config(wish)
+    )
+    append = Append(node.cluster, node.term, last, (entry,), node.commit, 10**6)
+    cluster.step(name, Received(cluster.nodes[leader].me, append))
+    cluster.isolate(name)
+    cluster.heal()
+    cluster.drop = lambda *_: True
+    cluster.run(3000)
+    node._campaign(transfer=False)
+    for voter in (leader, other):
+        commit = Position(entry.term, entry.index, entry.chain)
+        told = VoteReply(node.cluster, node.term, False, Vote.GRANTED, None, commit)
+        cluster.step(name, Received(cluster.nodes[voter].me, told))
+
+    assert node.commit == entry.index
+    assert node.log.last().index == entry.index  # it opened no term
