@@ -165,9 +165,9 @@ class Cluster:
     def _is_end_forgotten(self, living: list[Process]) -> bool:
         """Whether somebody waits in a cluster that gave itself up, and nobody lives who could tell it.
 
-        A disk keeps no list of dissolved clusters. Who missed the end of one, and holds a log in which all
-        voters are members that went to another cluster and restarted there, needs its operator. So does who
-        holds nothing of it, and may have promised something there.
+        A disk keeps no list of dissolved clusters. Who missed the end of one, and holds a log of which no
+        voter holds anything any more, needs its operator. So does who holds nothing of it himself, and may
+        have promised something there.
         """
         genesis = self.oracles.tree.genesis
         home = {process.inc: genesis[process.view.nodes[-1]] for process in living}
@@ -178,7 +178,7 @@ class Cluster:
             if agreement is None or cluster in told or not agreement.dissolved:
                 continue
             voters = configs[-1][1].voters if configs else ()
-            if all(home.get(voter, ROOT) not in (ROOT, home[process.inc]) for voter in voters):
+            if all(home.get(voter, ROOT) != home[process.inc] for voter in voters):
                 return True
         return False
 
