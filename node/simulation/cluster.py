@@ -141,9 +141,12 @@ class Cluster:
 
         They are no quorum of it, or too few copies. That counts only if its entry was among the first
         ``known`` nodes of the tree: its voters died while it was on its way, or before its leader could know.
-        A leader that writes such a one when all is well has no excuse.
+        A leader that writes such a one when all is well has no excuse. In ``auto`` mode the cluster that all
+        gave way to may be gone with its only member.
         """
         living = self.alive()
+        if self.shape.bootstrap is Bootstrap.AUTO and not any(process.log.last().index for process in living):
+            return True
         incs = {process.inc for process in living}
         members = Counter(self.oracles.tree.genesis[process.view.nodes[-1]] for process in living)
         best: dict[int, Process] = {}

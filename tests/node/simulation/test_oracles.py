@@ -37,6 +37,7 @@ from node.raft.types import (
     ORIGIN,
     Answer,
     Applied,
+    Bootstrap,
     Consistency,
     Cursor,
     EntryKind,
@@ -800,6 +801,18 @@ def test_a_founder_of_two_geneses_is_seen():
         found_again(group, [group.a.inc, STRANGER])
 
     assert caught.value.oracle == "one-genesis"
+
+
+@pytest.mark.parametrize("mode", ["auto", "expect"])
+def test_only_auto_members_may_be_left_in_a_cluster_that_nobody_holds(mode):
+    # Seed 21035849.
+    group = Group()
+    group.cluster.shape = replace(group.cluster.shape, bootstrap=Bootstrap(mode))
+    for process in (group.a, group.b, group.c):
+        process.log.truncate(0)
+        process.view.leave()
+
+    assert group.cluster.lost_its_quorum(0) == (mode == "auto")
 
 
 def test_a_refusal_is_no_completion_of_a_lease():
