@@ -152,6 +152,9 @@ def main() -> int:
     except (CompileError, DivergenceError) as exc:
         console.print(f"error: {exc}", markup=False)
         return 1 if isinstance(exc, DivergenceError) else 2
+    except KeyboardInterrupt:
+        console.print("interrupted before the first schedule")
+        return INTERRUPTED
     return _judge(value, arguments, console)
 
 

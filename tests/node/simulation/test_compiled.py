@@ -26,7 +26,7 @@ class TestBuild:
         """Replace mypyc; return the directories it was called for."""
         calls = []
 
-        def compile_(copy, sources):
+        def compile_(copy, sources, *, counts_branches):
             calls.append(copy)
             (copy / "made").write_text("\n".join(sources))
             does(copy)
@@ -92,6 +92,40 @@ class TestBuild:
         with pytest.raises(CompileError, match=r"no C compiler .* hint: apt-get install gcc"):
             build(tmp_path, tell=lambda _: None)
 
+    def twice_or_once(self, tmp_path, monkeypatch, *, counts_branches):
+        """Compile with nothing but what happens when; return that."""
+        happened = []
+
+        def mypyc(copy, chosen, flags):
+            assert "node/raft/member.py" in chosen
+            assert not list(copy.rglob("*.so")), "what is there is taken for finished"
+            happened.append([word for word in flags.split() if "profile" in word])
+            (copy / "build").mkdir(exist_ok=True)
+            (copy / "build/member.gcda").touch()
+            (copy / "member.so").touch()
+
+        def trained(copy, module, *arguments):
+            assert (copy / "member.so").exists()
+            happened.append(module)
+
+        monkeypatch.setattr(compiled, "_run_mypyc", mypyc)
+        monkeypatch.setattr(compiled, "start", trained)
+        monkeypatch.setattr(compiled, "read", lambda child: {})
+        compiled._compile(tmp_path, compiled._sources(), counts_branches=counts_branches)
+        assert (tmp_path / "member.so").exists()
+        assert not (tmp_path / "build").exists()
+        return happened
+
+    def test_gcc_counts_branches_in_a_simulation_and_then_compiles_by_the_counts(self, tmp_path, monkeypatch):
+        first, training, second = self.twice_or_once(tmp_path, monkeypatch, counts_branches=True)
+
+        assert first == ["-fprofile-generate"]
+        assert training == "node.simulation"
+        assert "-fprofile-use" in second
+
+    def test_another_compiler_compiles_once(self, tmp_path, monkeypatch):
+        assert self.twice_or_once(tmp_path, monkeypatch, counts_branches=False) == [[]]
+
     def test_the_source_that_tests_run_is_interpreted(self):
         assert not is_compiled()
 
@@ -133,6 +167,16 @@ class TestLastWord:
 
         assert code == 1
         assert "contradicted liveness, and nothing when interpreted again: the compiled copy is wrong" in said
+
+    def test_ctrl_c_before_the_first_schedule_ends_it_without_a_traceback(self, monkeypatch, capsys):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys, "argv", ["simulation", "--compiled"])
+        monkeypatch.setattr(program, "_compiled_campaign", interrupted)
+
+        assert program.main() == program.INTERRUPTED
+        assert "interrupted" in capsys.readouterr().err
 
     def test_without_failures_nothing_is_run_again(self, monkeypatch, capsys):
         assert self.run(monkeypatch, capsys, []) == (0, "")
