@@ -43,6 +43,7 @@ from node.raft.types import (
     Settings,
 )
 
+UNECHOED_MAX: Final = 4096  # broadcasts to time a lease by; what is older ends sooner
 CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before who catches up stands
 
 
@@ -105,7 +106,7 @@ class Leadership:
         match: verified match index per peer.
         echo: highest seq answered per peer, in this term.
         heard_ms: when a peer last answered.
-        sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first.
+        sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first; only the latest.
         lag: peer -> (have index, since when it makes no progress).
         streak: rounds, one a census, in which a learner ACKed since it last lagged or fell silent.
         acked: who ACKed since the last census.
@@ -126,7 +127,7 @@ class Leadership:
     match: dict[Incarnation, int] = field(default_factory=dict)
     echo: dict[Incarnation, int] = field(default_factory=dict)
     heard_ms: dict[Incarnation, int] = field(default_factory=dict)
-    sent_ms: deque[tuple[int, int]] = field(default_factory=deque)
+    sent_ms: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNECHOED_MAX))
     lag: dict[Incarnation, tuple[int, int]] = field(default_factory=dict)
     streak: dict[Incarnation, int] = field(default_factory=dict)
     acked: set[Incarnation] = field(default_factory=set)

@@ -236,6 +236,26 @@ def test_a_lease_runs_from_the_sending_of_what_was_echoed():
     assert node.lead.lease_ms > cluster.now
 
 
+def test_broadcasts_that_nobody_echoes_are_remembered_up_to_a_bound_and_the_lease_is_renewed_all_the_same(
+    monkeypatch,
+):
+    monkeypatch.setattr("node.raft.state.UNECHOED_MAX", 8)
+    cluster = leased()
+    leader = cluster.leader()
+    lead = cluster.nodes[leader].lead
+    for i in range(30):
+        cluster.now += 1
+        cluster.execute(leader, i)
+        assert len(lead.sent_ms) <= 8
+    assert len(lead.sent_ms) == 8
+    before = lead.lease_ms
+
+    cluster.deliver()
+
+    assert not lead.sent_ms
+    assert lead.lease_ms > before
+
+
 def restart(cluster, name):
     """Kill ``name`` and start it again at once as the same incarnation (trust_disk)."""
     old = cluster.nodes[name]
