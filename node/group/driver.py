@@ -23,6 +23,7 @@ from node.errors import RemoteProtocolError
 from node.group.backlog import Backlog, Source
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
+from node.group.standing import Standing
 from node.raft.events import (
     BondDown,
     BondLoss,
@@ -81,6 +82,7 @@ class MemberDriver:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
         self._backlog = Backlog(outbox)
+        self._standing = Standing()
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -140,16 +142,20 @@ class MemberDriver:
         self.submit(BondUp(peer, preference))
 
     def bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
+        self._standing.forget(peer)
         self.submit(BondDown(peer, loss))
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
-        """Take a message from a bond; bytes that are no message end the bond, too many pause its reading."""
+        """Take a message from a bond; what no member would say ends the bond, too much pauses its reading."""
         if self._closed is not None:
             return
         try:
             message = decode_untrusted(data)
         except RemoteProtocolError as exc:
             self._listener.violated(peer, exc.reason)
+            return
+        if not self._standing.allows(peer, message):
+            self._listener.violated(peer, "wrong-cluster")
             return
         self.submit(Received(peer, message), len(data))
         self._backlog.add(peer, len(data), turn=_takes_a_turn(message))

@@ -103,7 +103,9 @@ class Election(Origin):
 
     # ---- being asked --------------------------------------------------------
     def _on_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
-        if self.me not in m.roll or self.preference is Preference.OBSERVER:
+        if self._is_observer(sender):
+            self._violation(sender, "observer-stands")
+        elif self.me not in m.roll or self.preference is Preference.OBSERVER:
             # Learner, observer, re-booted incarnation: binds nothing, counts nothing.
             self._reply_vote(sender, m, Vote.ABSTAIN)
         elif m.pre:
@@ -188,7 +190,7 @@ class Election(Origin):
         """
         if m.term != self.term or self.role is not Role.FOLLOWER:
             return
-        if self.leader is not None and sender != self.leader:
+        if self._is_observer(sender) or (self.leader is not None and sender != self.leader):
             self._violation(sender, "transfer-by-non-leader")
         elif self.is_voter and self.preference is not Preference.OBSERVER:
             self._campaign(transfer=True)

@@ -9,6 +9,9 @@ class Follower(Pull):
     """Append, and who is heard as the leader."""
 
     def _on_append(self, sender: Incarnation, m: Append) -> None:
+        if self._is_observer(sender):
+            self._violation(sender, "observer-leads")
+            return
         if m.term < self.term:
             self._reply_stale(sender, m)
             return

@@ -316,6 +316,10 @@ class State(ABC):
         """
         return self.settings.lease_reads and self.now < self.bound_ms
 
+    def _is_observer(self, peer: Incarnation) -> bool:
+        """Return whether ``peer`` bonded as one that never stands and never leads (3.4)."""
+        return self.peers[peer].preference is Preference.OBSERVER
+
     # ---- effects ------------------------------------------------------------
     def _send(self, to: Incarnation, message: Message) -> None:
         if to in self.peers:

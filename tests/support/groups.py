@@ -133,10 +133,10 @@ class Site:
         return gate, await gate.start()
 
     @asynccontextmanager
-    async def intruder(self, group: Group) -> AsyncIterator[Node]:
-        """An admitted peer in ``group`` that says whatever a test wants, and nothing else.
+    async def intruder(self, group: Group, preference: Preference = Preference.NORMAL) -> AsyncIterator[Node]:
+        """An admitted peer in ``group``, bonded with all members, that says what a test wants, and no more.
 
-        It is bonded with all members, and wants to lead nothing, so that nobody makes it a voter.
+        Nobody makes it a voter: it acknowledges nothing.
         """
         seeds = [network.address for network in self.networks]
         node = Node(
@@ -145,7 +145,7 @@ class Site:
             secret=KEY.secret,
             validators=(),
             issuers=(),
-            preference=Preference.OBSERVER,
+            preference=preference,
         )
         try:
             await node.start(*seeds)

@@ -19,11 +19,35 @@ from node.raft.entries import (
     session_id,
 )
 from node.raft.events import BondLoss
-from node.raft.messages import Append, AppendReply, Forward, Presence, Proposal, TimeoutNow, Verdict
-from node.raft.types import ORIGIN, Bootstrap, Cursor, EntryKind, MemberStatus, Role
+from node.raft.messages import (
+    Append,
+    AppendReply,
+    Forward,
+    Genesis,
+    GenesisProposal,
+    Message,
+    Presence,
+    Proposal,
+    TimeoutNow,
+    Verdict,
+    VoteRequest,
+)
+from node.raft.types import (
+    ORIGIN,
+    Bootstrap,
+    Cursor,
+    Entry,
+    EntryKind,
+    Founding,
+    Incarnation,
+    MemberStatus,
+    Position,
+    Preference,
+    Role,
+)
 from node.raft.wire import MESSAGE_BYTES_MAX, encode
 from tests.support.bonds import Node
-from tests.support.groups import GET, Site, add, events, until, within
+from tests.support.groups import GET, Site, add, counter, events, until, until_voters, within
 
 
 @dataclass(frozen=True)
@@ -81,10 +105,14 @@ def reply_beyond_log(scene: Scene) -> bytes:
     return encode(AppendReply(scene.cluster, scene.status.term, Verdict.ACK, beyond.index, 0, beyond))
 
 
-def other_genesis(scene: Scene) -> bytes:
-    config = Config(epoch=1, voters=(scene.intruder.me,), tie=None, reason="genesis")
+def forged_genesis(founder: Incarnation) -> Entry:
+    config = Config(epoch=1, voters=(founder,), tie=None, reason="genesis")
     payload = encode_config(config, Signatures(nonce=bytes(16), signatures=(b"s",)))
-    entry = make_entry(ORIGIN, term=1, kind=EntryKind.CONFIG, time_ms=0, payload=payload)
+    return make_entry(ORIGIN, term=1, kind=EntryKind.CONFIG, time_ms=0, payload=payload)
+
+
+def other_genesis(scene: Scene) -> bytes:
+    entry = forged_genesis(scene.intruder.me)
     return encode(Append(scene.cluster, scene.status.term + 1, ORIGIN, (entry,), 1, 1))
 
 
@@ -92,17 +120,42 @@ def second_leader(scene: Scene) -> bytes:
     return encode(Append(scene.cluster, scene.status.term, ORIGIN, (), 0, 1))
 
 
+def next_leader(scene: Scene) -> bytes:
+    return encode(Append(scene.cluster, scene.status.term + 1, ORIGIN, (), 0, 1))
+
+
 def handing_over(scene: Scene) -> bytes:
     return encode(TimeoutNow(scene.cluster, scene.status.term))
 
 
-def run(scenario: Callable[[Scene, Site], Coroutine[Any, Any, None]], to: Role) -> None:
+def end_of_our_cluster(scene: Scene) -> bytes:
+    return encode(Presence(None, 0, 0, Bootstrap.AUTO, (), (scene.cluster,), 0))
+
+
+def standing_for_office(scene: Scene) -> bytes:
+    last = scene.status.last
+    mine = Position(last.term, last.index, bytes(32))
+    return encode(VoteRequest(scene.cluster, scene.status.term + 5, False, mine, scene.status.voters, False))
+
+
+def of_another_cluster(scene: Scene) -> bytes:
+    """As one who has said that it is of ours."""
+    ours = Presence(scene.cluster, 0, 0, Bootstrap.JOIN, (), (), 0)
+    scene.intruder.group().send([scene.target.me], encode(ours))
+    return encode(Append(b"o" * 32, scene.status.term + 1, ORIGIN, (), 0, 1))
+
+
+def run(
+    scenario: Callable[[Scene, Site], Coroutine[Any, Any, None]],
+    to: Role,
+    preference: Preference = Preference.NORMAL,
+) -> None:
     async def main() -> None:
         async with Site() as site:
             leader, follower = await site.counters(2)
             for group in (leader, follower):
                 await within(group.execute(add(1)))
-            async with site.intruder(leader) as intruder:
+            async with site.intruder(leader, preference) as intruder:
                 target = leader if to is Role.LEADER else follower
                 await scenario(Scene(leader, follower, intruder, target), site)
 
@@ -111,6 +164,10 @@ def run(scenario: Callable[[Scene, Site], Coroutine[Any, Any, None]], to: Role) 
 
 def bonds_of(group: Group, *, without: Node) -> list[object]:
     return [(bond.peer, bond.since) for bond in group.bonds if bond.peer != without.me]
+
+
+def name_of(value: Any) -> str:
+    return str(getattr(value, "__name__", None) or getattr(value, "value", value))
 
 
 async def loses_its_bond_and_nothing_else_happens(scene: Scene, data: bytes, reason: str) -> None:
@@ -145,12 +202,35 @@ async def loses_its_bond_and_nothing_else_happens(scene: Scene, data: bytes, rea
         (Role.FOLLOWER, other_genesis, "wrong-genesis"),
         (Role.FOLLOWER, second_leader, "second-leader-in-term"),
         (Role.FOLLOWER, handing_over, "transfer-by-non-leader"),
+        (Role.LEADER, end_of_our_cluster, "false-dissolution"),
+        (Role.FOLLOWER, end_of_our_cluster, "false-dissolution"),
+        (Role.LEADER, of_another_cluster, "wrong-cluster"),
+        (Role.FOLLOWER, of_another_cluster, "wrong-cluster"),
     ],
-    ids=lambda value: getattr(value, "__name__", None) or getattr(value, "value", value),
+    ids=name_of,
 )
 def test_a_message_that_breaks_the_protocol_costs_the_bond(
     to: Role, say: Callable[[Scene], bytes], reason: str
 ) -> None:
+    breaks_the_protocol(to, say, reason, Preference.NORMAL)
+
+
+@pytest.mark.parametrize("to", [Role.LEADER, Role.FOLLOWER], ids=name_of)
+@pytest.mark.parametrize(
+    ("say", "reason"),
+    [
+        (next_leader, "observer-leads"),
+        (standing_for_office, "observer-stands"),
+    ],
+    ids=name_of,
+)
+def test_an_observer_that_wants_to_lead_loses_its_bond(
+    to: Role, say: Callable[[Scene], bytes], reason: str
+) -> None:
+    breaks_the_protocol(to, say, reason, Preference.OBSERVER)
+
+
+def breaks_the_protocol(to: Role, say: Callable[[Scene], bytes], reason: str, preference: Preference) -> None:
     async def scenario(scene: Scene, site: Site) -> None:
         await loses_its_bond_and_nothing_else_happens(scene, say(scene), reason)
         (network,) = [network for network in site.networks if network.me == scene.target.me]
@@ -158,10 +238,41 @@ def test_a_message_that_breaks_the_protocol_costs_the_bond(
         ends = events(network, "bond-ended", name="intruder", reason=reason, by_peer=False)
         assert [end["code"] for end in ends] == [RefusalCode.INVALID_HANDSHAKE]
 
-    run(scenario, to)
+    run(scenario, to, preference)
 
 
-@pytest.mark.parametrize("to", [Role.LEADER, Role.FOLLOWER], ids=lambda role: role.value)
+@pytest.mark.parametrize(
+    ("say", "reason"),
+    [
+        (lambda intruder, _: Genesis(forged_genesis(intruder)), "bad-genesis"),
+        (lambda _, founder: GenesisProposal(1, bytes(16), (founder,)), "bad-genesis-proposal"),
+        (lambda intruder, _: GenesisProposal(1, bytes(16), (intruder,)), "bad-genesis-proposal"),
+    ],
+    ids=["forged", "for another", "without us"],
+)
+def test_a_founder_is_not_misled(say: Callable[[Incarnation, Incarnation], Message], reason: str) -> None:
+    founding = Founding(bootstrap=Bootstrap.EXPECT, expect=2)
+
+    async def main() -> None:
+        async with Site() as site:
+            network = await site.network("a")
+            waiting = counter(network, founding).join()
+            async with site.intruder(waiting) as intruder:
+                intruder.group().send([network.me], encode(say(intruder.me, network.me)))
+                await intruder.handler.until(lambda: bool(intruder.handler.downs))
+
+                assert intruder.handler.downs == [(network.me, BondLoss.LOST, reason)]
+                assert waiting.status.cluster_id is None
+            assert len(events(network, "protocol-violation", name="intruder", reason=reason)) == 1
+
+            other = counter(await site.network("b", network), founding).join()
+            await until_voters([waiting, other], 2)
+            assert set(waiting.status.voters) == {waiting.me, other.me}
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("to", [Role.LEADER, Role.FOLLOWER], ids=name_of)
 def test_a_peer_of_another_cluster_loses_its_bond(to: Role) -> None:
     async def scenario(scene: Scene, site: Site) -> None:
         presence = Presence(b"r" * 32, 99, 99, Bootstrap.JOIN, (), (), 0)

@@ -1,0 +1,34 @@
+"""Which cluster each peer is in, by its own word.
+
+Bonds keep the order of what is said, and a member tells every peer which cluster it is in before it says
+anything as a member of it. So whoever names another one than its last Presence lies in one of the two. The
+core can't know that: it takes messages in any order.
+"""
+
+from node.raft.messages import FoundingMessage, Message, Presence
+from node.raft.types import Incarnation
+
+
+class Standing:
+    """What each bonded peer last said of itself."""
+
+    def __init__(self) -> None:
+        self._presences: dict[Incarnation, Presence] = {}
+
+    def forget(self, peer: Incarnation) -> None:
+        """Its bond ended."""
+        self._presences.pop(peer, None)
+
+    def allows(self, peer: Incarnation, message: Message) -> bool:
+        """Return whether ``peer`` may say this, and remember it if it is a Presence.
+
+        A bulk transfer within a cluster that ended may come after the Presence that says so. And who has not
+        said where it stands is heard: with ``trust_disk`` a promise that waited for the disk can be the first
+        word over a new bond.
+        """
+        if isinstance(message, FoundingMessage):
+            if isinstance(message, Presence):
+                self._presences[peer] = message
+            return True
+        known = self._presences.get(peer)
+        return known is None or message.cluster == known.cluster or message.cluster in known.dissolved

@@ -1,0 +1,60 @@
+"""Who names another cluster than the one it said it is in says something that no member would."""
+
+import pytest
+
+from node.group.standing import Standing
+from node.raft.entries import make_entry
+from node.raft.messages import Avail, Genesis, Presence
+from node.raft.types import ORIGIN, Bootstrap, EntryKind, Incarnation
+
+PEER, OTHER = Incarnation("peer", b"\x01" * 32), Incarnation("other", b"\x02" * 32)
+OURS, THEIRS = b"o" * 32, b"t" * 32
+
+
+def presence(cluster: bytes | None, dissolved: tuple[bytes, ...] = ()) -> Presence:
+    return Presence(cluster, 0, 0, Bootstrap.EXPECT, (), dissolved, 0)
+
+
+@pytest.mark.parametrize("said", [None, OURS])
+def test_another_cluster_than_the_last_presence_named_is_refused(said: bytes | None) -> None:
+    standing = Standing()
+    assert standing.allows(PEER, presence(THEIRS))
+    assert standing.allows(PEER, presence(said))
+
+    assert not standing.allows(PEER, Avail(THEIRS, 1))
+    assert standing.allows(PEER, Avail(OURS, 1)) is (said == OURS)
+
+
+def test_each_peer_stands_for_itself() -> None:
+    standing = Standing()
+    standing.allows(PEER, presence(OURS))
+    standing.allows(OTHER, presence(THEIRS))
+
+    assert standing.allows(OTHER, Avail(THEIRS, 1))
+    assert not standing.allows(PEER, Avail(THEIRS, 1))
+
+
+def test_what_was_under_way_in_a_cluster_that_ended_may_still_come() -> None:
+    standing = Standing()
+    standing.allows(PEER, presence(THEIRS))
+    standing.allows(PEER, presence(None, dissolved=(THEIRS,)))
+    assert standing.allows(PEER, Avail(THEIRS, 1))
+
+    standing.allows(PEER, presence(OURS, dissolved=(THEIRS,)))
+    assert standing.allows(PEER, Avail(THEIRS, 1))
+
+
+def test_a_new_bond_begins_without_a_word() -> None:
+    standing = Standing()
+    standing.allows(PEER, presence(OURS))
+    standing.forget(PEER)
+
+    assert standing.allows(PEER, Avail(THEIRS, 1))
+
+
+def test_what_is_said_before_there_is_a_cluster_names_none() -> None:
+    standing = Standing()
+    standing.allows(PEER, presence(None))
+    entry = make_entry(ORIGIN, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
+
+    assert standing.allows(PEER, Genesis(entry))
