@@ -24,6 +24,7 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     transfer [b]                   the leader hands over
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
+    durable a                      how much of a's log a knows to be on its disk
 """
 
 import re
@@ -352,6 +353,10 @@ class Scenario:
             mark = "committed" if index <= view.commit else "open"
             lines.append(f"{entry.term}:{index} {entry.kind.name.lower()} {mark}")
         return lines
+
+    def _do_durable(self, place: str) -> list[str]:
+        member = self._at(place).member
+        return [f"{place} knows {member.durable_index} of {member.log.last().index} entries to be on its disk"]
 
     def _do_terms(self, place: str) -> list[str]:
         status = self._at(place).member.status()

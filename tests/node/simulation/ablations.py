@@ -212,6 +212,13 @@ class LeaseBeforeOwnCommit(Member):
         return super()._lease_holds(replace(lead, noop_index=0))
 
 
+class ReadsBeforeOwnCommit(Member):
+    """A new leader confirms a strong read before anything is committed in its term (C9)."""
+
+    def _begin_round(self, lead):
+        return super()._begin_round(replace(lead, noop_index=0))
+
+
 class AcksLastIndex(Member):
     """mosaik: an ACK names the end of the log, proven or not (C16)."""
 
@@ -231,6 +238,16 @@ class PromisesBeforeDurable(Member):
         self._batch_open = False
         self.durable_index = self.log.last().index
         self.persisted = self.serial
+
+
+class LatePersistedCounts(Member):
+    """A write that was under way when its entries were cut still says that so many are durable (ABA)."""
+
+    def _truncate(self, index):
+        before = tuple(self.writes)
+        super()._truncate(index)
+        self.writes.clear()
+        self.writes.extend(before)
 
 
 class _NeverLate(Replica):

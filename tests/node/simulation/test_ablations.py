@@ -86,14 +86,17 @@ def test_a_reboot_must_not_keep_its_identity():
     assert found[1] in HARMS
 
 
-def play(name, member=Member, *, rules=False):
-    text = (SCENARIOS / f"{name}.txt").read_text()
+def play(name, member=Member, *, rules=False, shape=""):
+    text = (SCENARIOS / f"{name}.txt").read_text().replace("\ncluster ", f"\ncluster {shape} ")
     return Scenario(member=member, rules=rules).play(parse_scenario(text))
 
 
 @pytest.mark.parametrize(
     ("member", "scenario", "oracle"),
     [
+        (ablations.VoteNotRecorded, "03-abstain-twice", "election-safety"),
+        (ablations.AbstainersLeaveTheDenominator, "03-abstain-twice", "election-safety"),
+        (ablations.PulledEntriesUnchecked, "04-stale-tail", "leader-completeness"),
         (ablations.Figure8, "09-figure-8", "leader-completeness"),
         (ablations.NewestConfigBeforeNoop, "10-ongaro-2015", "leader-completeness"),
         (ablations.LeaseNotRechecked, "21-frozen-leader", "lease"),
@@ -101,6 +104,7 @@ def play(name, member=Member, *, rules=False):
         (ablations.LeaseForgottenAtRestart, "58-restart-under-a-lease", "lease"),
         (ablations.LeaseBeforeApplied, "60-lease-before-it-applied", "linearizable-read"),
         (ablations.LeaseBeforeOwnCommit, "61-lease-before-its-own-commit", "linearizable-read"),
+        (ablations.ReadsBeforeOwnCommit, "20-read-after-crash", "linearizable-read"),
         (ablations.NoQuorumRoundForReads, "47-deposed-leader-reads", "linearizable-read"),
         (ablations.PromisesBeforeDurable, "50-power-cut-before-sync", "leader-completeness"),
         (ablations.AcksLastIndexWithoutNoop, "51-old-tail-behind-a-heartbeat", "leader-completeness"),
@@ -114,6 +118,13 @@ def test_a_directed_schedule_notices_that_the_rule_is_missing(member, scenario, 
         play(scenario, member)
 
     assert caught.value.oracle == oracle
+
+
+def test_a_directed_schedule_notices_that_a_reboot_keeps_its_identity():
+    play("07-rollback-vote")
+
+    with pytest.raises(InvariantError, match="election-safety"):
+        play("07-rollback-vote", shape="same_identity=true")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +150,13 @@ def test_without_its_latest_time_a_command_is_executed_again_when_its_key_is_for
 
     assert "a b c: x=2" in kept.expected
     assert any(line.startswith("a b c: x=1") for line in broken.expected)
+
+
+def test_a_late_word_of_the_disk_is_not_taken_for_other_entries_at_the_same_indices():
+    kept, broken = (play("23-truncate-while-persisting", m) for m in (Member, ablations.LatePersistedCounts))
+
+    assert kept[2].expected[-3:] == ("a knows 6 of 9 entries to be on its disk",) * 3
+    assert broken[2].expected[-2:] == tuple(f"a knows {n} of 9 entries to be on its disk" for n in (7, 8))
 
 
 def test_without_the_refuser_s_term_two_voters_refuse_each_other_for_ever():
