@@ -206,15 +206,25 @@ class SaveEntries(Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
-Record = SaveVote | SaveTruncation | SaveEntries
+class SaveEnd(Struct, frozen=True):
+    """``cluster`` gave itself up: this incarnation must not be a member of it again."""
+
+    cluster: bytes
+
+
+Record = SaveVote | SaveTruncation | SaveEntries | SaveEnd
 
 
 class Recovered(Struct, frozen=True):
-    """What a trust_disk member finds on its disk when it starts again as the same incarnation."""
+    """What a trust_disk member finds on its disk when it starts again as the same incarnation.
+
+    ``ended``: the clusters that it left because they gave themselves up, the last of them.
+    """
 
     term: int
     voted_for: Incarnation | None
     entries: tuple[Entry, ...]
+    ended: tuple[bytes, ...] = ()
 
 
 class Effects(Struct):

@@ -22,6 +22,7 @@ from node.raft.events import (
 from node.raft.founding import Birth
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
+from node.raft.messages import DISSOLVED_MAX
 from node.raft.origin import Outbox
 from node.raft.reads import ReadQueues
 from node.raft.state import Credentials, HaltError, Leadership
@@ -101,6 +102,7 @@ class Member(Inbox):
     def _recover(self, recovered: Recovered) -> None:
         """Go on as the same incarnation (trust_disk): term, vote and log are what we promised by."""
         assert self.settings.trust_disk
+        self.birth.dissolved = recovered.ended[-DISSOLVED_MAX:]
         self.term, self.voted_for = recovered.term, recovered.voted_for
         self._bind()  # we may have answered a leader a moment ago, and its lease runs by that
         if not recovered.entries:

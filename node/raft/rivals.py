@@ -6,7 +6,7 @@ elsewhere.
 """
 
 from node.raft.entries import EMPTY_PAYLOAD
-from node.raft.events import DataDiscarded, RivalCluster, SaveTruncation, SaveVote
+from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
 from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
@@ -77,11 +77,16 @@ class Rivals(Founding):
         self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
 
     def _dissolve(self, cursor: Cursor) -> None:
-        """Leave a cluster that ended; what was pending was never executed and is asked again."""
+        """Leave a cluster that ended; what was pending was never executed and is asked again.
+
+        With trust_disk a restart must not forget that: we would enter it again as one who never was a member,
+        and vote for a log that lacks what we acknowledged.
+        """
         assert self.cluster is not None
         if self.replica.commands:
             self._notice(DataDiscarded(cursor))
         self.birth.dissolved = (*self.birth.dissolved, self.cluster)[-DISSOLVED_MAX:]
+        self._record(SaveEnd(self.cluster))
         self._become_follower(self.term, None)
         self._reset_cluster()
         self._tell_presence()

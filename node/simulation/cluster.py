@@ -20,7 +20,6 @@ from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
 from node.simulation.scheduler import Scheduler
 from node.simulation.trace import Trace
-from node.simulation.views import ROOT
 
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
@@ -114,7 +113,7 @@ class Cluster:
             return not signs or (without is None and self.boots == len(self.places))
         living = [process for process in self.alive() if process is not without]
         if self.shape.settings.trust_disk:
-            return any(process.view.configs for process in living) and not self._is_end_forgotten(living)
+            return any(process.view.configs for process in living)
         incs = {process.inc for process in living}
         best: dict[int, tuple[int, int]] = {}
         verdicts: dict[int, bool] = {}
@@ -163,26 +162,6 @@ class Cluster:
                 copies = min(2, self.shape.settings.min_voters, len(config.voters))
                 if not is_quorum(config, incs) or members[genesis] < copies:
                     return True
-        return False
-
-    def _is_end_forgotten(self, living: list[Process]) -> bool:
-        """Whether somebody waits in a cluster that gave itself up, and nobody lives who could tell it.
-
-        A disk keeps no list of dissolved clusters. Who missed the end of one, and holds a log of which no
-        voter holds anything any more, needs its operator. So does who holds nothing of it himself, and may
-        have promised something there.
-        """
-        genesis = self.oracles.tree.genesis
-        home = {process.inc: genesis[process.view.nodes[-1]] for process in living}
-        told = {cluster for process in living for cluster in process.member.birth.dissolved}
-        for process in living:
-            cluster, configs = process.member.cluster, process.view.configs
-            agreement = None if cluster is None else self.oracles.agreements.get(cluster)
-            if agreement is None or cluster in told or not agreement.dissolved:
-                continue
-            voters = configs[-1][1].voters if configs else ()
-            if all(home.get(voter, ROOT) != home[process.inc] for voter in voters):
-                return True
         return False
 
     # ---- life and death -----------------------------------------------------------

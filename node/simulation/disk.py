@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Protocol
 
-from node.raft.events import Event, Persisted, Record, Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import (
+    Event,
+    Persisted,
+    Record,
+    Recovered,
+    SaveEnd,
+    SaveEntries,
+    SaveTruncation,
+    SaveVote,
+)
 from node.raft.types import Entry, Incarnation, Position
 from node.simulation.errors import InvariantError
 from node.simulation.scheduler import Scheduler
@@ -42,6 +51,7 @@ class Disk:
         self._term = 0
         self._voted_for: Incarnation | None = None
         self._entries: list[Entry] = []
+        self._ended: list[bytes] = []
 
     def write(self, writer: Writer, records: list[Record], serial: int) -> None:
         """Make ``records`` durable some time later and say so, if ``writer`` lives until then."""
@@ -74,6 +84,8 @@ class Disk:
                 del self._entries[record.index :]
             case SaveEntries():
                 self._entries.extend(record.entries)
+            case SaveEnd():
+                self._ended.append(record.cluster)
 
     def lose_power(self) -> None:
         """The process on this disk is dead: of what is under way, keep a prefix, often none of it."""
@@ -103,7 +115,7 @@ class Disk:
 
     def recovered(self) -> Recovered:
         """Return what a new process of the same incarnation finds."""
-        return Recovered(self._term, self._voted_for, tuple(self._entries))
+        return Recovered(self._term, self._voted_for, tuple(self._entries), tuple(self._ended))
 
 
 def _pieces(record: Record) -> Iterator[Record]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from node.errors import CorruptStorageError
-from node.raft.events import Record, Recovered, SaveEntries, SaveVote
+from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveVote
 from node.raft.types import Entry, Incarnation
 from node.storage.format import (
     SALT_BYTES,
@@ -96,7 +96,8 @@ class FileStorage:
     def _compacted(self) -> Iterator[bytes]:
         yield encode_identity(self._me)
         if self.recovered is not None:
-            yield encode_records([SaveVote(self.recovered.term, self.recovered.voted_for)])
+            ended = [SaveEnd(cluster) for cluster in self.recovered.ended]
+            yield encode_records([*ended, SaveVote(self.recovered.term, self.recovered.voted_for)])
             for entries in _portions(self.recovered.entries):
                 yield encode_records([SaveEntries(entries)])
 

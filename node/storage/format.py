@@ -8,6 +8,7 @@
             | 2, term (8) 0 (1)                vote for nobody in this term
             | 2, term (8) 1 (1) name, id       vote
             | 3, index (8)                     truncation: entries above the index are gone
+            | 5, id (32)                       a cluster that ended: this incarnation has left it
             | 4, kind (1) term (8) time_ms (8) length of the payload (4) payload
     name, id = length (2) bytes; the name is UTF-8
 
@@ -26,6 +27,7 @@ would break promises that others rely on.
 import hashlib
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,10 +35,11 @@ from typing import Final
 
 from node.errors import CorruptStorageError
 from node.raft.entries import make_entry
-from node.raft.events import Record, Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
+from node.raft.messages import DISSOLVED_MAX
 from node.raft.types import ORIGIN, Entry, EntryKind, Incarnation, Position
 
-MAGIC: Final = b"bondstone-log/3\n"
+MAGIC: Final = b"bondstone-log/4\n"
 SALT_BYTES: Final = 16
 SECTOR_BYTES: Final = 512
 
@@ -47,6 +50,7 @@ _BODY: Final = _HEAD.size + _CRC_BYTES  # where it begins in a batch
 _LENGTH: Final = struct.Struct(">H")
 _VOTE: Final = struct.Struct(">BQ?")
 _TRUNCATE: Final = struct.Struct(">BQ")
+_END: Final = struct.Struct(">B32s")
 _ENTRY: Final = struct.Struct(">BBQQI")
 
 
@@ -57,6 +61,7 @@ class RecordKind(IntEnum):
     VOTE = 2
     TRUNCATE = 3
     ENTRY = 4
+    END = 5
 
 
 # ---- writing ----------------------------------------------------------------
@@ -87,6 +92,8 @@ def encode_records(records: Iterable[Record]) -> bytes:
                     parts.append(_put_incarnation(voter))
             case SaveTruncation():
                 parts.append(_TRUNCATE.pack(RecordKind.TRUNCATE, record.index))
+            case SaveEnd():
+                parts.append(_END.pack(RecordKind.END, record.cluster))
     return b"".join(parts)
 
 
@@ -198,7 +205,7 @@ def recover(data: bytes, me: Incarnation) -> Recovered:
             raise CorruptStorageError("a batch holds what is no record") from exc
     if batches.was_begun_after(data):
         raise CorruptStorageError(f"the batch at byte {batches.at} is not what was written")
-    return Recovered(replay.term, replay.voted_for, tuple(replay.log))
+    return Recovered(replay.term, replay.voted_for, tuple(replay.log), tuple(replay.ended))
 
 
 class _Replay:
@@ -208,6 +215,7 @@ class _Replay:
         self.term = 0
         self.voted_for: Incarnation | None = None
         self.log: list[Entry] = []
+        self.ended: deque[bytes] = deque(maxlen=DISSOLVED_MAX)
 
     def run(self, body: bytes) -> None:
         """Follow every record of ``body``.
@@ -228,6 +236,10 @@ class _Replay:
                         raise ValueError("a truncation above the log")
                     del self.log[index:]
                     at += _TRUNCATE.size
+                case RecordKind.END:
+                    _, cluster = _END.unpack_from(body, at)
+                    self.ended.append(cluster)
+                    at += _END.size
                 case _:
                     raise ValueError("unknown record")
 

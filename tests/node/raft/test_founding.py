@@ -6,7 +6,17 @@ import pytest
 from msgspec import structs
 
 from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
-from node.raft.events import BondLoss, DataDiscarded, FoundingStalled, Received, RivalCluster, Violation
+from node.raft.events import (
+    BondLoss,
+    BondUp,
+    DataDiscarded,
+    FoundingStalled,
+    Received,
+    Recovered,
+    RivalCluster,
+    SaveEnd,
+    Violation,
+)
 from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
 from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role
 from tests.node.raft.cluster import Cluster, inc, three
@@ -369,6 +379,30 @@ def test_a_dissolved_cluster_is_never_entered_again():
 
     assert node.cluster == now
     assert node.role is not Role.CANDIDATE
+
+
+def test_with_trust_disk_a_restart_does_not_forget_that_a_cluster_ended():
+    """Seed 900224065: who had acknowledged its end entered it again, and voted for one that lacked that."""
+    cluster = autos("ab", trust_disk=True)
+    yields = max("ab", key=lambda n: cluster.nodes[n].cluster)
+    gone = cluster.nodes[yields].cluster
+    cluster.heal()
+    cluster.run_until(lambda: cluster.nodes[yields].birth.dissolved)
+    records = [record for _, batch in cluster.unsynced[yields] for record in batch]
+    ended = tuple(record.cluster for record in records if isinstance(record, SaveEnd))
+    assert ended == (gone,)
+
+    cluster.kill(yields)
+    node = cluster.add(
+        yields, Bootstrap.AUTO, delay=60_000, recovered=Recovered(0, None, (), ended), bond=False
+    )
+    (other,) = {"a", "b"} - {yields}
+    told = cluster.step(yields, BondUp(cluster.nodes[other].me, Preference.NORMAL))
+    stale = Presence(gone, 0, 3, Bootstrap.AUTO, (), (), 0)
+    cluster.step(yields, Received(cluster.nodes[other].me, stale))
+
+    assert node.cluster is None
+    assert any(gone in send.message.dissolved for send in told.sends if isinstance(send.message, Presence))
 
 
 # ---- while a cluster gives itself up --------------------------------------------

@@ -81,6 +81,23 @@ class NewestConfigOnly(Member):
         return (self.configs[-1][1],) if self.configs else ()
 
 
+class ManyMembersAtOnce(Member):
+    """One Cfg makes every change that is wanted, and not one. With all active Cfgs counting that is safe."""
+
+    def _wishes(self, lead, config, responsive):
+        single = list(super()._wishes(lead, config, responsive))
+        voters = set(config.voters)
+        leave = {peer for wish, _ in single for peer in voters - wish}
+        enter = {peer for wish, _ in single for peer in wish - voters}
+        if len(single) > 1:
+            yield (voters - leave) | enter, "several at once"
+        yield from single
+
+
+class NewestConfigOfManyMembers(ManyMembersAtOnce, NewestConfigOnly):
+    """The newest Cfg alone counts, and may have no majority in common with the one before (3.13)."""
+
+
 class ConfigBeforeNoop(Member):
     """A leader may change the configuration before its no-op is committed."""
 

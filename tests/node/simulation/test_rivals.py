@@ -74,9 +74,6 @@ def missed_the_end_of_its_cluster(*, restarts):
     return recovers, len({process.member.cluster for process in scenario.cluster.alive()})
 
 
-def test_who_missed_the_end_of_its_cluster_is_told_by_whoever_remembers():
-    assert missed_the_end_of_its_cluster(restarts=False) == (True, 1)
-
-
-def test_nobody_tells_it_once_all_have_restarted_and_no_oracle_asks_for_that():
-    assert missed_the_end_of_its_cluster(restarts=True) == (False, 2)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_who_missed_the_end_of_its_cluster_is_told_by_whoever_acknowledged_it(restarts):
+    assert missed_the_end_of_its_cluster(restarts=restarts) == (True, 1)

@@ -9,7 +9,8 @@ import pytest
 
 from node.errors import CorruptStorageError
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
-from node.raft.events import SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import SaveEnd, SaveEntries, SaveTruncation, SaveVote
+from node.raft.messages import DISSOLVED_MAX
 from node.raft.types import ORIGIN, EntryKind, Position
 from node.storage.file import SPACE_BYTES, FileStorage
 from tests.node.raft.cluster import inc
@@ -69,6 +70,21 @@ def test_the_term_begins_anew_with_an_empty_log_and_only_then(path):
     storage.close()
     with pytest.raises(CorruptStorageError, match="holds what is no record"):
         FileStorage(path, ME)
+
+
+def test_the_clusters_that_ended_are_remembered_the_last_of_them(path):
+    clusters = [bytes([number]) * 32 for number in range(DISSOLVED_MAX + 6)]
+    storage = FileStorage(path, ME)
+    for cluster in clusters[:-1]:
+        storage.persist([SaveVote(1, None), SaveEntries(entries(2))])
+        storage.persist([SaveEnd(cluster), SaveTruncation(0), SaveVote(0, None)])
+    storage.close()
+
+    assert reopen(path).ended == tuple(clusters[5:-1])
+    storage = FileStorage(path, ME)  # compacted since
+    storage.persist([SaveEnd(clusters[-1])])
+    storage.close()
+    assert reopen(path).ended == tuple(clusters[6:])
 
 
 def used(path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from node.errors import CorruptStorageError
 from node.raft.entries import make_entry
-from node.raft.events import Recovered, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
+from node.raft.messages import DISSOLVED_MAX
 from node.raft.types import ORIGIN, EntryKind, Incarnation, Position
 from node.storage import format as file_format
 from node.storage.format import SECTOR_BYTES, Batches, encode_identity, encode_records, file_head, recover
@@ -162,6 +163,7 @@ def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
         encode_records([SaveVote(2, None), SaveVote(1, None)]),
         encode_records([SaveVote(2, None), SaveEntries(entries(1)), SaveVote(0, None)]),
         encode_records([SaveVote(2, None), SaveVote(0, OTHER)]),
+        encode_records([SaveEnd(bytes(32))])[:-1],
         encode_records([SaveEntries(entries(1))])[:-1],
         encode_records([SaveEntries(entries(1))])[:1]
         + b"\xee"
@@ -175,6 +177,7 @@ def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
         "term-back",
         "term-0-with-a-log",
         "vote-in-term-0",
+        "end-cut",
         "entry-cut",
         "entry-kind",
     ],
@@ -188,11 +191,13 @@ def test_a_whole_batch_of_what_is_no_history_is_refused(body: bytes) -> None:
 @st.composite
 def histories(draw):
     """Batches as a member makes them, and what must be recovered after each."""
-    term, voted, log = 0, None, ()
+    term, voted, log, ended = 0, None, (), ()
     batches, states = [], []
     for _ in range(draw(st.integers(1, 6))):
         records = []
-        for kind in draw(st.lists(st.sampled_from(["vote", "truncate", "entries"]), min_size=1, max_size=4)):
+        for kind in draw(
+            st.lists(st.sampled_from(["vote", "truncate", "entries", "end"]), min_size=1, max_size=4)
+        ):
             match kind:
                 case "vote":
                     term += draw(st.integers(0, 2**40))
@@ -201,6 +206,10 @@ def histories(draw):
                 case "truncate":
                     log = log[: draw(st.integers(0, len(log)))]
                     records.append(SaveTruncation(len(log)))
+                case "end":
+                    cluster = draw(st.binary(min_size=32, max_size=32))
+                    ended = (*ended, cluster)[-DISSOLVED_MAX:]
+                    records.append(SaveEnd(cluster))
                 case _:
                     after = Position(log[-1].term, log[-1].index, log[-1].chain) if log else ORIGIN
                     size = draw(st.integers(0, 3 * SECTOR_BYTES))
@@ -208,7 +217,7 @@ def histories(draw):
                     log += more
                     records.append(SaveEntries(more))
         batches.append(records)
-        states.append(Recovered(term, voted, log))
+        states.append(Recovered(term, voted, log, ended))
     return batches, states
 
 

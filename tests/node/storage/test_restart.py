@@ -292,7 +292,7 @@ def test_a_member_whose_cluster_gave_itself_up_is_free_to_found_after_a_crash(tm
     cluster.drop = lambda *_: False
     for name in "abc":
         cluster.start(name)
-    assert {cluster.files[name].recovered for name in "abc"} == {Recovered(0, None, ())}
+    assert {cluster.files[name].recovered for name in "abc"} == {Recovered(0, None, (), (gone,))}
     cluster.elect()
 
     assert {node.cluster for node in cluster.nodes.values()}.isdisjoint({gone, None})
