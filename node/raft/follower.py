@@ -29,6 +29,7 @@ class Follower(Pull):
             self.last_seq = 0
         if m.term > self.term or not followed or self.role is not FOLLOWER:
             self._become_follower(m.term, sender)
+            self._end_old_pull()
         self._hear_leader(m)
         if not self._agrees(m.prev):
             self.in_step = False

@@ -276,12 +276,18 @@ class Pull(Replication):
     def _kept_is_next(self, pull: PullState) -> bool:
         return bool(pull.buffer) and pull.buffer[0].prev.index <= self.verified
 
+    def _end_old_pull(self) -> None:
+        """What was pulled in an earlier term says nothing of this leader's log.
+
+        Chunks that are held still would cut what this leader sent, and be acknowledged to it.
+        """
+        if self.pull is not None and (self.pull.term != self.term or self.role is Role.LEADER):
+            self.pull = None
+
     def _tick_pull(self) -> None:
+        self._end_old_pull()
         pull = self.pull
         if pull is None:
-            return
-        if pull.term != self.term or self.role is Role.LEADER:
-            self.pull = None
             return
         late = False
         for source in list(pull.flying):

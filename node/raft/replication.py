@@ -83,6 +83,8 @@ class Replication(Promises):
         """Drop every entry above ``index``, and the Cfgs there."""
         if index < self.commit:
             raise HaltError("truncation-below-commit")
+        if index < self.verified:
+            raise HaltError("truncation-below-verified")  # we may have acknowledged it
         last = self.log.last().index
         self.log_commands -= sum(
             self.log.get(i).kind is EntryKind.COMMAND for i in range(index + 1, last + 1)

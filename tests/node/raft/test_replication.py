@@ -1,14 +1,16 @@
 """Section 3.5: broadcast, verified ACK, pull with checked predecessors, R-serve; 3.2's commit rule."""
 
 import pytest
+from msgspec import structs
 
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
-from node.raft.events import Execute, Halted, Received
+from node.raft.events import Execute, Halted, Query, Received
 from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, Chunk, Fetch, Verdict
-from node.raft.types import Bootstrap, Entry, EntryKind, Ok, Position, Role
+from node.raft.types import Bootstrap, Consistency, Entry, EntryKind, Ok, Position, Role, Unknown
 from tests.node.raft.cluster import Cluster, three
+from tests.node.simulation import ablations
 
 
 def noop_after(position, term):
@@ -162,6 +164,76 @@ def test_a_stale_tail_is_replaced_whatever_its_length(stale, committed):
     assert len(digests(cluster)) == 1
     assert len(set(cluster.values().values())) == 1
     assert cluster.values()[new] == committed + 1000 * stale  # the retry of its own session, once each
+
+
+def holding_what_an_old_leader_alone_had():
+    """A follower that has pulled E1, committed, and holds a chunk of E2, of which its leader alone knew.
+
+    Returns the cluster, the follower, who may lead next, and where E1 ends.
+    """
+    cluster = three(chunk_bytes_max=1024)
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    node = cluster.nodes[name]
+    base = node.log.last().index
+    cluster.drop = lambda sender, to, _: name in (sender, to)
+    for _ in range(33):
+        cluster.execute(leader, 10)
+        cluster.deliver()
+    end = cluster.nodes[leader].log.last().index
+    cluster.drop = lambda *_: True
+    for _ in range(12):
+        cluster.execute(leader, 1000)
+    cluster.deliver()
+    late = []
+
+    def overtaken(sender, to, message):
+        if {sender, to} != {leader, name}:
+            return True
+        if isinstance(message, Chunk) and message.after.index == base + 11:
+            late.append(message)
+            return True
+        return False
+
+    cluster.drop = overtaken
+    cluster.run_until(lambda: late and node.pull is not None and end in node.pull.held, ms=300, stride=1)
+    cluster.wire.clear()
+    cluster.step(name, Received(cluster.nodes[leader].me, late[0]))
+    assert node.log.last().index == end
+    assert end in node.pull.held
+    return cluster, node, cluster.nodes[other], end
+
+
+def append_of_a_new_leader(member):
+    """Let the follower, which is a ``member`` from now on, hear of the leader of the next term."""
+    cluster, node, other, end = holding_what_an_old_leader_alone_had()
+    node.__class__ = member
+    append = Append(node.cluster, node.term + 1, node.log.last(), (), end, 1)
+    noop = noop_after(append.prev, append.term)
+    effects = cluster.step(node.me.name, Received(other.me, structs.replace(append, entries=(noop,))))
+    return node, end, effects
+
+
+def test_what_was_pulled_in_an_earlier_term_does_not_replace_what_the_new_leader_sent():
+    node, end, effects = append_of_a_new_leader(Member)
+
+    (reply,) = [send.message for send in effects.sends if isinstance(send.message, AppendReply)]
+    assert reply.match == end + 1
+    assert node.log.get(end + 1).term == node.term
+
+
+def test_without_the_end_of_the_old_pull_the_new_leader_gets_an_ack_for_what_is_not_its_own():
+    node, end, effects = append_of_a_new_leader(ablations.OldPullCuts)
+
+    (reply,) = [send.message for send in effects.sends if isinstance(send.message, AppendReply)]
+    assert reply.match > end + 1
+    assert node.log.get(end + 1).term < node.term
+
+
+def test_what_was_verified_in_this_term_is_never_cut():
+    _, _, effects = append_of_a_new_leader(ablations.OldPullGoesOn)
+
+    assert Halted("truncation-below-verified") in effects.notices
+    assert effects.sends == []
 
 
 def test_a_late_joiner_pulls_from_followers_and_spares_the_leader():
@@ -355,6 +427,26 @@ def test_a_halted_member_answers_every_command_and_says_nothing_any_more():
 
     assert cluster.outcomes[pending].reason == "halted"
     assert cluster.outcomes[late].reason == "halted"
+
+
+def test_a_member_that_halts_in_a_step_does_not_say_that_what_it_did_there_was_not_done():
+    cluster = Cluster(min_voters=1)
+    node = cluster.add("a", Bootstrap.INIT)
+    cluster.elect()
+    apply = node.replica.machine.apply
+
+    def starved(command, context):
+        if command == 2:
+            raise MemoryError
+        return apply(command, context)
+
+    node.replica.machine.apply = starved
+    cluster.step("a", Execute(101, (1,)), Execute(102, (2,)), Query(103, "value", Consistency.WEAK))
+
+    assert node.halted == "out-of-memory-in-apply"
+    assert {token: cluster.outcomes["a", token] for token in (101, 102, 103)} == dict.fromkeys(
+        (101, 102, 103), Unknown("halted")
+    )
 
 
 def test_a_reply_that_claims_more_than_the_log_is_a_violation():

@@ -67,6 +67,31 @@ class PulledEntriesUnchecked(Member):
         self._commit_verified()
 
 
+class OldPullGoesOn(Member):
+    """The first Append of a new leader goes on with what was pulled in the term before."""
+
+    appending = False
+
+    def _on_append(self, sender, m):
+        self.appending = True
+        try:
+            super()._on_append(sender, m)
+        finally:
+            self.appending = False
+
+    def _end_old_pull(self):
+        if not self.appending:
+            super()._end_old_pull()
+
+
+class OldPullCuts(OldPullGoesOn):
+    """And nobody looks whether what it cuts off was verified in this term."""
+
+    def _truncate(self, index):
+        self.verified_term = 0
+        super()._truncate(index)
+
+
 class ServesUnverified(Member):
     """Peers hand out everything they hold, also what a dead leader wrote (no R-serve)."""
 
