@@ -55,7 +55,7 @@ class Leader(Follower):
     def _propose(self, session: bytes, proposal: Proposal) -> Cursor | None:
         """Write a proposal of ``session`` unless it is already there; return where it is.
 
-        None: the session is open already.
+        None: the session is open already, or the command was refused, which its origin learns from the log.
         """
         lead = self.lead
         assert lead is not None
@@ -66,7 +66,7 @@ class Leader(Follower):
         if proposal.kind is EntryKind.COMMAND:
             known = self.replica.table.outcome_of(session, proposal.seq)
             if known is not None:
-                return known.at
+                return known.at if isinstance(known, Ok) else None
         elif session in self.replica.table and is_open(proposal.payload):
             return None
         entry = self._write(proposal.kind, proposal.payload)

@@ -22,14 +22,16 @@ class Session:
     Attributes:
         owner: incarnation id.
         active_ms: time of the last entry of this session.
+        opened_ms: time of the entry that opened it.
         low: the origin has its answer to every sequence number below.
-        outcomes: of the others that were executed.
+        outcomes: of the others that were decided: executed, or refused for their key.
     """
 
     owner: bytes
     active_ms: int
+    opened_ms: int
     low: int = 1
-    outcomes: dict[int, Ok] = field(default_factory=dict)
+    outcomes: dict[int, Ok | NotExecuted] = field(default_factory=dict)
 
     def acknowledge(self, below: int) -> None:
         """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
@@ -87,27 +89,34 @@ class SessionTable:
         self._expiry_ms = oldest_ms + self._ttl_ms
 
     def change(self, change: SessionChange, time_ms: int) -> None:
-        """Apply a SESSION entry. A new session of an owner ends his earlier ones."""
+        """Apply a SESSION entry. A new session of an owner ends his earlier ones.
+
+        Whoever opens one knows the log up to ``base_ms``. If his present one was opened after that, an
+        earlier process of his asked, long ago: what that one executed is forgotten, and must not be again.
+        """
         match change.operation:
             case "open":
                 late = time_ms - change.base_ms > self._ttl_ms
                 if change.session in self._sessions or late:
                     return
-                for session in [s for s, v in self._sessions.items() if v.owner == change.owner]:
+                others = [(s, v.opened_ms) for s, v in self._sessions.items() if v.owner == change.owner]
+                if any(change.base_ms <= opened_ms for _, opened_ms in others):
+                    return
+                for session, _ in others:
                     del self._sessions[session]
-                self._sessions[change.session] = Session(change.owner, time_ms)
+                self._sessions[change.session] = Session(change.owner, time_ms, time_ms)
             case "keepalive":
                 self._touch(change.session, time_ms)
             case _:
                 self._sessions.pop(change.session, None)
 
-    def outcome_of(self, session: bytes, seq: int) -> Ok | None:
-        """Return the stored outcome, if that command was executed and is not yet forgotten."""
+    def outcome_of(self, session: bytes, seq: int) -> Ok | NotExecuted | None:
+        """Return the stored outcome, if that command was decided and is not yet forgotten."""
         known = self._sessions.get(session)
         return None if known is None else known.outcomes.get(seq)
 
     def is_answered(self, session: bytes, seq: int) -> bool:
-        """Return whether command ``seq`` was executed, or was given up by its origin."""
+        """Return whether command ``seq`` was decided, or was given up by its origin."""
         known = self._sessions.get(session)
         return known is not None and (seq < known.low or seq in known.outcomes)
 
@@ -127,7 +136,11 @@ class SessionTable:
             return NotExecuted("already-answered")
         if len(session.outcomes) >= self._window:
             return NotExecuted("overloaded")
-        return None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
+        known = None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
+        if known is not None:
+            # A copy of this entry may come when the key is forgotten, and must hear the same.
+            session.outcomes[batch.seq] = known
+        return known
 
     def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
         record = self._keys.get(key.name)

@@ -1,5 +1,6 @@
 """The table of sessions does what its documentation says, told in the slowest and plainest way."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,13 +91,13 @@ class Told:
         self.table = SessionTable(Settings(**settings))
         self.open(SESSIONS[0])
 
-    def open(self, session, owner=OWNERS[0]):
-        self.table.change(SessionChange("open", session, owner, 1), 1)
+    def open(self, session, owner=OWNERS[0], *, base_ms=1, time_ms=1):
+        self.table.change(SessionChange("open", session, owner, base_ms), time_ms)
 
-    def execute(self, seq, *, ack_below=1, key=None, time_ms=1):
+    def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x"):
         """Return what became of the command: None if it was executed just now."""
         key = None if key is None else Key(key, 2**62)
-        batch = CommandBatch(SESSIONS[0], seq, ack_below, key, ("x",))
+        batch = CommandBatch(SESSIONS[0], seq, ack_below, key, (command,))
         self.table.expire(time_ms)
         known = self.table.admit(batch, time_ms)
         if known is None:
@@ -118,11 +119,39 @@ def test_however_many_sessions_a_peer_opens_it_has_one():
     told = Told()
     told.open(SESSIONS[3], owner=OWNERS[1])
     told.execute(1)
-    told.open(SESSIONS[1])
-    told.open(SESSIONS[2])
+    told.open(SESSIONS[1], base_ms=2, time_ms=3)
+    told.open(SESSIONS[2], base_ms=4, time_ms=5)
 
     assert [session in told.table for session in SESSIONS] == [False, False, True, True]
     assert told.execute(2) == NotExecuted("session-expired")
+
+
+def test_a_late_copy_of_the_opening_of_an_earlier_session_does_not_bring_it_back():
+    """With trust_disk: an earlier process of the same incarnation asked, and its commands were answered."""
+    told = Told()
+    assert told.execute(1) is None
+    told.open(SESSIONS[1], base_ms=2, time_ms=3)
+
+    told.open(SESSIONS[0], base_ms=1, time_ms=4)
+    told.open(SESSIONS[0], base_ms=3, time_ms=5)
+
+    assert [session in told.table for session in SESSIONS[:2]] == [False, True]
+    assert told.execute(1) == NotExecuted("session-expired")
+
+
+@pytest.mark.parametrize(
+    ("command", "outcome"),
+    [("y", NotExecuted("idempotency-key-reused")), ("x", Ok((), Cursor(1, 1)))],
+    ids=["refused", "repeated"],
+)
+def test_what_was_decided_by_a_key_stays_decided_when_the_key_is_forgotten(command, outcome):
+    """Two copies of one entry in the log, one before and one after: after a change of leader, for instance."""
+    told = Told(session_ttl_ms=TTL_MS)
+    assert told.execute(1, key=b"k") is None
+    assert told.execute(2, key=b"k", command=command, time_ms=1 + TTL_MS) == outcome
+
+    assert told.execute(2, key=b"k", command=command, time_ms=2 + TTL_MS) == outcome
+    assert told.execute(3, key=b"k", command=command, time_ms=2 + TTL_MS) is None
 
 
 def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(monkeypatch):
