@@ -278,15 +278,31 @@ def is_plain(value: object, depth: int = 4) -> bool:
 
     ``depth`` starts at the nesting of commands within their entry.
     """
-    if value is None or isinstance(value, bool | int | str | bytes):
+    if value is None or isinstance(value, bool | int | bytes):
         return True
+    if isinstance(value, str):
+        return _is_text(value)
     if depth >= DEPTH_MAX:
         return False
     if isinstance(value, list | tuple):
         return all(is_plain(item, depth + 1) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(item, depth + 1) for key, item in value.items())
+        return all(
+            isinstance(key, str) and _is_text(key) and is_plain(item, depth + 1)
+            for key, item in value.items()
+        )
     return False
+
+
+def _is_text(value: str) -> bool:
+    """Return whether ``value`` has an encoding: a lone surrogate has none."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:

@@ -432,7 +432,8 @@ def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
     }
     for reason, commands in cases.items():
         assert cluster.outcome(cluster.execute(leader, *commands), 0).reason == reason
-    assert cluster.outcome(cluster.execute(leader, deep), 0).reason == "not-plain-data"
+    for odd in (deep, "\ud800", {"\ud800": 1}):
+        assert cluster.outcome(cluster.execute(leader, odd), 0).reason == "not-plain-data"
     assert cluster.outcome(cluster.execute(leader, 1, key=b""), 0).reason == "bad-idempotency-key"
 
 
