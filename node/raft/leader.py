@@ -11,7 +11,17 @@ from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
 from node.raft.state import Leadership, Transfer
-from node.raft.types import LEADER, Cursor, Entry, EntryKind, Incarnation, NotExecuted, Ok, Unknown
+from node.raft.types import (
+    LEADER,
+    Cursor,
+    Entry,
+    EntryKind,
+    Incarnation,
+    NotExecuted,
+    Ok,
+    Preference,
+    Unknown,
+)
 
 # The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
 LEASE_DRIFT_PERCENT: Final = 10
@@ -19,6 +29,8 @@ LEASE_DRIFT_PERCENT: Final = 10
 
 class Leader(Follower):
     """Write, broadcast, count, commit."""
+
+    handed: Transfer | None = None  # its target was told; who leads next says what came of it
 
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
@@ -207,7 +219,7 @@ class Leader(Follower):
             self._complete(token, NotExecuted("transferring", self.me))
             return
         chosen = target if target is not None else self._best_successor(lead)
-        if chosen is None or chosen == self.me or chosen not in self.members:
+        if chosen is None or chosen == self.me or not self._may_succeed(chosen):
             self._complete(token, NotExecuted("no-such-voter", self.me))
             return
         until = self.now + self.settings.election_timeout_ms
@@ -218,9 +230,14 @@ class Leader(Follower):
         rated = [
             (lead.match.get(peer, 0), peer)
             for peer in self.members
-            if peer != self.me and peer in responsive and peer in self.peers
+            if peer != self.me and peer in responsive and peer in self.peers and self._may_succeed(peer)
         ]
         return max(rated)[1] if rated else None
+
+    def _may_succeed(self, peer: Incarnation) -> bool:
+        """Return whether ``peer`` is a voter that would stand, as far as we know."""
+        known = self.peers.get(peer)
+        return peer in self.members and (known is None or known.preference is not Preference.OBSERVER)
 
     def _drive_transfer(self, lead: Leadership, transfer: Transfer) -> None:
         if self.now >= transfer.until_ms or transfer.target not in self.peers:
@@ -235,8 +252,20 @@ class Leader(Follower):
 
     def _abdicated(self, lead: Leadership) -> None:
         transfer = lead.transfer
-        if transfer is not None:
-            last = self.log.last()
-            done = Ok((), Cursor(last.term, last.index))
-            failed = NotExecuted("transfer-lost", self.leader)
-            self._complete(transfer.token, done if transfer.told else failed)
+        if transfer is None:
+            return
+        if transfer.told:
+            self.handed = transfer
+        else:
+            self._complete(transfer.token, NotExecuted("transfer-lost", self.leader))
+
+    def _conclude_transfer(self, handed: Transfer) -> None:
+        """Answer as soon as somebody leads. That we lead no more does not say that the target was told."""
+        if self.leader is None and self.now < handed.until_ms:
+            return
+        self.handed = None
+        last = self.log.last()
+        done = self.leader == handed.target
+        self._complete(
+            handed.token, Ok((), Cursor(last.term, last.index)) if done else Unknown("transfer-lost")
+        )

@@ -166,6 +166,8 @@ class Member(Inbox):
             self._tick_pull()
         if self.box.flying:
             self._retry_forwards()
+        if self.handed is not None:
+            self._conclude_transfer(self.handed)
         lead = self.lead
         if lead is None:
             return
@@ -245,15 +247,22 @@ class Member(Inbox):
             due = min(due, self._pull_due(self.pull))
         if self.box.flying:
             due = min(due, self._origin_due())
+        if self.handed is not None:
+            due = min(due, self.handed.until_ms)
         return max(due, self.now)
 
     # ---- the end ------------------------------------------------------------
     def _halt(self, reason: str) -> None:
         """An invariant broke. Nothing that this step wanted to say may be said."""
         self.halted = reason
+        transfers = (self.handed, self.lead.transfer if self.lead is not None else None)
+        unsaid = [token for token, _ in self.out.completions]
+        unsaid += [transfer.token for transfer in transfers if transfer is not None]
         self.out = Effects()
-        self.lead = None
+        self.lead = self.handed = None
         self._notice(Halted(reason))
+        for token in unsaid:
+            self._complete(token, Unknown("halted"))
         if self.online:
             self.online = False
         for token in sorted(self.box.tokens):

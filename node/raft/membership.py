@@ -86,6 +86,10 @@ class Membership(Leader):
             loss = self.gone.get(voter)
             if loss is not None and voter != self.me:
                 yield voters - {voter}, f"demote {voter}: {loss.value}"
+            known = self.peers.get(voter)
+            if known is not None and known.preference is Preference.OBSERVER:
+                # With trust_disk a voter may come back as one: it would go on counting, and never elect.
+                yield voters - {voter}, f"demote {voter}: observer"
         for voter in config.voters:
             if voter not in responsive:
                 for peer in promotable:

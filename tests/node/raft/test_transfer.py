@@ -1,8 +1,8 @@
 """Leadership transfer (3.4): to whom, when the word is given, and what waits meanwhile."""
 
-from node.raft.events import BondLoss, Received, TransferLeadership
+from node.raft.events import BondLoss, Received, Recovered, TransferLeadership
 from node.raft.messages import Append, Chunk, TimeoutNow
-from node.raft.types import NotExecuted, Ok, Unknown
+from node.raft.types import NotExecuted, Ok, Preference, Role, Unknown
 from tests.node.raft.cluster import inc, three
 
 
@@ -45,6 +45,69 @@ def test_leadership_is_transferred_to_the_member_that_is_asked_for():
 
     assert cluster.leader() == target
     assert isinstance(cluster.outcomes[ticket], Ok)
+
+
+def test_a_transfer_that_another_leader_ended_may_not_have_happened():
+    cluster = three()
+    leader, (target, other) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: leader in (sender, to)
+    ticket = transfer(cluster, target)
+    cluster.nodes[target].election_due = 10**9
+    cluster.run_until(lambda: cluster.nodes[other].role is Role.LEADER)
+    cluster.drop = lambda *_: False
+    cluster.run(500)
+
+    assert cluster.outcomes[ticket] == Unknown("transfer-lost")
+
+
+def test_a_transfer_is_done_when_its_target_leads_and_not_when_it_only_stands():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda sender, to, message: to == leader and isinstance(message, Append)
+    ticket = transfer(cluster, target)
+    cluster.deliver()
+    assert cluster.nodes[leader].role is Role.FOLLOWER
+    assert ticket not in cluster.outcomes
+
+    cluster.drop = lambda *_: False
+    cluster.run(200)
+    assert isinstance(cluster.outcomes[ticket], Ok)
+
+
+def test_a_transfer_of_which_nothing_is_heard_again_is_of_unknown_outcome():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda sender, to, message: to == leader and isinstance(message, Append)
+    ticket = transfer(cluster, target)
+    cluster.deliver()
+    cluster.drop = lambda sender, to, message: leader in (sender, to)
+    cluster.run(1100)
+
+    assert cluster.outcomes[ticket] == Unknown("transfer-lost")
+
+
+def test_leadership_is_not_handed_to_an_observer():
+    cluster = three(trust_disk=True)
+    leader, (name, _) = cluster.leader(), cluster.followers()
+    old = cluster.kill(name)
+    entries = old.log.slice(1, old.log.last().index, 10**9)
+    recovered = Recovered(old.term, old.voted_for, entries)
+    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    asked = transfer(cluster, name)
+
+    assert cluster.outcomes[asked] == NotExecuted("no-such-voter", cluster.nodes[leader].me)
+
+
+def test_a_voter_that_comes_back_as_an_observer_is_none_for_long():
+    cluster = three(trust_disk=True)
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    old = cluster.kill(name)
+    entries = old.log.slice(1, old.log.last().index, 10**9)
+    recovered = Recovered(old.term, old.voted_for, entries)
+    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    cluster.run(1000)
+
+    assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other}
 
 
 def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
