@@ -2,7 +2,8 @@
 
 Bonds keep the order of what is said, and a member tells every peer which cluster it is in before it says
 anything as a member of it. So whoever names another one than its last Presence lies in one of the two. The
-core can't know that: it takes messages in any order.
+core can't know that: it takes messages in any order. Nor can anybody with ``trust_disk``, where a Presence
+waits for the disk and what binds nobody overtakes it.
 """
 
 from node.raft.messages import FoundingMessage, Message, Presence
@@ -10,9 +11,10 @@ from node.raft.types import Incarnation
 
 
 class Standing:
-    """What each bonded peer last said of itself."""
+    """What each bonded peer last said of itself. ``ordered``: nothing overtakes a Presence."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
         self._presences: dict[Incarnation, Presence] = {}
 
     def forget(self, peer: Incarnation) -> None:
@@ -22,12 +24,10 @@ class Standing:
     def allows(self, peer: Incarnation, message: Message) -> bool:
         """Return whether ``peer`` may say this, and remember it if it is a Presence.
 
-        A bulk transfer within a cluster that ended may come after the Presence that says so. And who has not
-        said where it stands is heard: with ``trust_disk`` a promise that waited for the disk can be the first
-        word over a new bond.
+        A bulk transfer within a cluster that ended may come after the Presence that says so.
         """
         if isinstance(message, FoundingMessage):
-            if isinstance(message, Presence):
+            if self._ordered and isinstance(message, Presence):
                 self._presences[peer] = message
             return True
         known = self._presences.get(peer)

@@ -17,7 +17,7 @@ def presence(cluster: bytes | None, dissolved: tuple[bytes, ...] = ()) -> Presen
 
 @pytest.mark.parametrize("said", [None, OURS])
 def test_another_cluster_than_the_last_presence_named_is_refused(said: bytes | None) -> None:
-    standing = Standing()
+    standing = Standing(ordered=True)
     assert standing.allows(PEER, presence(THEIRS))
     assert standing.allows(PEER, presence(said))
 
@@ -26,7 +26,7 @@ def test_another_cluster_than_the_last_presence_named_is_refused(said: bytes | N
 
 
 def test_each_peer_stands_for_itself() -> None:
-    standing = Standing()
+    standing = Standing(ordered=True)
     standing.allows(PEER, presence(OURS))
     standing.allows(OTHER, presence(THEIRS))
 
@@ -35,7 +35,7 @@ def test_each_peer_stands_for_itself() -> None:
 
 
 def test_what_was_under_way_in_a_cluster_that_ended_may_still_come() -> None:
-    standing = Standing()
+    standing = Standing(ordered=True)
     standing.allows(PEER, presence(THEIRS))
     standing.allows(PEER, presence(None, dissolved=(THEIRS,)))
     assert standing.allows(PEER, Avail(THEIRS, 1))
@@ -45,7 +45,7 @@ def test_what_was_under_way_in_a_cluster_that_ended_may_still_come() -> None:
 
 
 def test_a_new_bond_begins_without_a_word() -> None:
-    standing = Standing()
+    standing = Standing(ordered=True)
     standing.allows(PEER, presence(OURS))
     standing.forget(PEER)
 
@@ -53,8 +53,15 @@ def test_a_new_bond_begins_without_a_word() -> None:
 
 
 def test_what_is_said_before_there_is_a_cluster_names_none() -> None:
-    standing = Standing()
+    standing = Standing(ordered=True)
     standing.allows(PEER, presence(None))
     entry = make_entry(ORIGIN, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
 
     assert standing.allows(PEER, Genesis(entry))
+
+
+def test_with_trust_disk_a_presence_may_still_wait_for_the_disk() -> None:
+    standing = Standing(ordered=False)
+    standing.allows(PEER, presence(None))
+
+    assert standing.allows(PEER, Avail(OURS, 1))
