@@ -124,8 +124,9 @@ class Election(Origin):
             return
         if m.term > self.term:
             self._become_follower(m.term, None)
-        free = self.voted_for in (None, sender) and self.role is Role.FOLLOWER
-        if free and self._is_up_to_date(m.last):
+        if self.voted_for in (None, sender) and self._is_up_to_date(m.last):
+            if self.role is Role.PRE_CANDIDATE:
+                self._become_follower(self.term, None)  # it has voted for nobody yet, itself included
             # A lagging VOTER grants too: it may be the vote that makes the quorum.
             self._remember_vote(sender)
             self._rearm_election()

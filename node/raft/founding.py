@@ -31,6 +31,7 @@ from node.raft.messages import (
     Presence,
 )
 from node.raft.quorum import Config
+from node.raft.replication import AUTO_GENESIS
 from node.raft.types import (
     ORIGIN,
     Bootstrap,
@@ -44,6 +45,7 @@ from node.raft.types import (
 PRESENCE_AGAIN_MS: Final = 500
 STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
 GENESIS_TERM: Final = 1
+GENESIS: Final = "genesis"  # why the first Cfg was written
 
 
 @dataclass(slots=True)
@@ -90,11 +92,19 @@ class Founding(Election):
             self.cluster,
             self.replica.commands,
             self.commit,
-            self.founding.bootstrap,
+            self._mode(),
             visible,
             birth.dissolved,
             birth.abandoned,
         )
+
+    def _mode(self) -> Bootstrap:
+        """AUTO in a cluster that may give itself up, however we found; in none, how we would found one."""
+        if self.log.last().index == 0:
+            return self.founding.bootstrap
+        if self.is_auto:
+            return Bootstrap.AUTO
+        return Bootstrap.INIT if self.founding.bootstrap is Bootstrap.AUTO else self.founding.bootstrap
 
     def _visible(self) -> tuple[Incarnation, ...]:
         """Possible founders: bonded, not Observers, in no cluster, and of our own founding mode.
@@ -155,10 +165,15 @@ class Founding(Election):
         self._drive_founding()
 
     def _may_have_ended(self, m: Presence) -> bool:
-        """Only ``auto`` clusters give themselves up, and none with a command unless that was asked for."""
-        if Bootstrap.AUTO not in (self.founding.bootstrap, m.mode):
-            return False
-        return not self.replica.commands or self.settings.on_rival == "discard-shorter"
+        """Only ``auto`` clusters give themselves up, and none with a command unless that was asked for.
+
+        Ours says in its first entry whether it is one; who has not got that entry asks who founds how.
+        """
+        if self.log.last().index:
+            may_end = self.is_auto
+        else:
+            may_end = Bootstrap.AUTO in (self.founding.bootstrap, m.mode) or not self._may_found()
+        return may_end and (not self.replica.commands or self.settings.on_rival == "discard-shorter")
 
     def _enter(self, cluster: bytes) -> None:
         """Become a member of a cluster that somebody else is in; as a learner, until its log says more."""
@@ -314,7 +329,8 @@ class Founding(Election):
         self._found((self.me,), Signatures(nonce=nonce, signatures=(signature,)))
 
     def _found(self, voters: tuple[Incarnation, ...], signatures: Signatures) -> None:
-        config = Config(epoch=1, voters=voters, tie=None, reason="genesis")
+        auto = self.founding.bootstrap is Bootstrap.AUTO
+        config = Config(epoch=1, voters=voters, tie=None, reason=AUTO_GENESIS if auto else GENESIS)
         payload = encode_config(config, signatures)
         entry = make_entry(
             ORIGIN,
@@ -334,8 +350,9 @@ class Founding(Election):
     def _adopt_genesis(self, entry: Entry) -> None:
         """Entry 1 is committed by its definition: the cluster id is its digest."""
         self.cluster = entry.chain
-        self._set_vote(max(self.term, entry.term), self.voted_for)
+        # In this order: of a write that is torn between them there must not be left that we signed nothing.
         self._append((entry,))
+        self._set_vote(max(self.term, entry.term), self.voted_for)
         self._commit_to(1)
         self._forget_founding()
         self._refresh_audience()

@@ -210,7 +210,7 @@ class Presence(Struct, frozen=True):
         cluster: None: in no cluster yet.
         commands: number of committed commands in the log.
         commit: commit index.
-        mode: how I may found.
+        mode: how I may found; AUTO in a cluster that may give itself up.
         visible: possible founders that I am bonded with, and myself; sorted; empty once in a cluster.
         dissolved: clusters that gave themselves up; never to be joined again.
         abandoned: the sender will never complete any of its proposed geneses up to this round, so the

@@ -17,6 +17,8 @@ from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
 # The log's time runs so much faster or slower than the monotonic clock, at most, to be the wall's time again.
 SLEW_PERCENT: Final = 10
+# Why the first Cfg of a cluster was written that may give itself up: one founded it alone, in ``auto`` mode.
+AUTO_GENESIS: Final = "genesis: auto"
 
 
 class Replication(Promises):
@@ -24,6 +26,7 @@ class Replication(Promises):
 
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond
     log_commands = 0  # COMMAND entries in the log, committed or not
+    is_auto = False  # the log begins with the genesis of an ``auto`` cluster
     dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
 
     # ---- writing ------------------------------------------------------------
@@ -76,6 +79,8 @@ class Replication(Promises):
             config, _ = decode_config_untrusted(entry.payload)
         except RemoteProtocolError as exc:
             raise HaltError("malformed-config-in-log") from exc
+        if entry.index == 1:
+            self.is_auto = config.reason == AUTO_GENESIS
         self.configs.append((entry.index, config))
         self._refresh_active()
 

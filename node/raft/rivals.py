@@ -10,6 +10,7 @@ from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncatio
 from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
+from node.raft.state import HaltError
 from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted
 
 
@@ -28,7 +29,7 @@ class Rivals(Founding):
             self._reset_cluster()
             self._enter(m.cluster)
             return
-        auto = self.founding.bootstrap is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
+        auto = self._mode() is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
         if auto and self._must_yield(m):
             self._propose_dissolution()
         elif not auto or not self._rival_yields(m):
@@ -84,6 +85,8 @@ class Rivals(Founding):
         """
         assert self.cluster is not None
         if self.replica.commands:
+            if self.settings.on_rival != "discard-shorter":
+                raise HaltError("dissolved-with-commands")
             self._notice(DataDiscarded(cursor))
         self.birth.dissolved = (*self.birth.dissolved, self.cluster)[-DISSOLVED_MAX:]
         self._record(SaveEnd(self.cluster))
@@ -118,6 +121,7 @@ class Rivals(Founding):
         self.leader_commit = self.last_seq = 0
         self.log_commands = self.dissolve_index = 0
         self.durable_index = 0
+        self.is_auto = False
         self.writes.clear()
         self.held.clear()
         self.configs, self.pull, self.heard_ms = [], None, None

@@ -79,6 +79,24 @@ def test_a_follower_that_lost_the_leaders_bond_does_not_count_as_hearing_it():
     assert reply.vote is Vote.GRANTED
 
 
+def test_who_only_asks_around_still_gives_its_free_vote():
+    """Or two that know the same term, one standing and one about to, split their votes again and again."""
+    cluster = three()
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    node, candidate = cluster.nodes[name], cluster.nodes[other]
+    cluster.isolate(leader)
+    cluster.drop = lambda *_: True
+    node._become_follower(node.term + 1, None)
+    cluster.run_until(lambda: node.role is Role.PRE_CANDIDATE)
+    assert node.voted_for is None
+    request = VoteRequest(node.cluster, node.term, False, node.log.last(), node.members, False)
+    effects = cluster.step(name, Received(candidate.me, request))
+
+    (reply,) = [send.message for send in effects.sends if isinstance(send.message, VoteReply)]
+    assert reply.vote is Vote.GRANTED
+    assert node.role is Role.FOLLOWER
+
+
 def test_with_leases_a_lost_bond_does_not_free_the_promise_to_the_leader():
     cluster = three(lease_reads=True)
     a, b = cluster.followers()

@@ -15,6 +15,9 @@ from node.raft.events import (
     Recovered,
     RivalCluster,
     SaveEnd,
+    SaveEntries,
+    SaveVote,
+    TransferLeadership,
     Violation,
 )
 from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
@@ -403,6 +406,80 @@ def test_with_trust_disk_a_restart_does_not_forget_that_a_cluster_ended():
 
     assert node.cluster is None
     assert any(gone in send.message.dissolved for send in told.sends if isinstance(send.message, Presence))
+
+
+def joined_by_two():
+    """An ``auto`` cluster of A, with X and Y that only join."""
+    cluster = Cluster()
+    cluster.add("a", Bootstrap.AUTO, delay=100)
+    cluster.run(500)
+    for name in "xy":
+        cluster.add(name, Bootstrap.JOIN)
+    cluster.run(3000)
+    assert len(cluster.nodes["a"].members) == 3
+    return cluster
+
+
+def test_who_joins_may_tell_another_that_their_auto_cluster_ended():
+    cluster = joined_by_two()
+    gone = cluster.nodes["a"].cluster
+    cluster.isolate("y")
+    cluster.add("b", Bootstrap.AUTO, delay=100, bond=False)
+    cluster.run(500)
+    cluster.outcome(cluster.execute("b", 1))
+    for name in "ax":
+        cluster.bond(name, "b")
+    cluster.run_until(lambda: gone in cluster.nodes["x"].birth.dissolved)
+    cluster.bond("x", "y")
+    cluster.run(2000)
+
+    assert cluster.violations() == []
+    assert clusters(cluster) == {cluster.nodes["b"].cluster}
+
+
+def test_an_empty_auto_cluster_yields_whoever_leads_it():
+    cluster = joined_by_two()
+    cluster.step("a", TransferLeadership(77, cluster.nodes["x"].me))
+    cluster.run_until(lambda: cluster.leader() == "x")
+    cluster.add("b", Bootstrap.AUTO, delay=100, bond=False)
+    cluster.run(500)
+    cluster.outcome(cluster.execute("b", 3))
+    kept = cluster.nodes["b"].cluster
+    cluster.heal()
+    cluster.run(5000)
+
+    assert clusters(cluster) == {kept}
+    assert set(cluster.values().values()) == {3}
+
+
+def test_a_cluster_that_was_founded_otherwise_never_yields_though_its_leader_would_found_by_itself():
+    cluster = Cluster()
+    cluster.add("a", Bootstrap.INIT)
+    cluster.run(500)
+    cluster.add("b", Bootstrap.AUTO, delay=60_000)
+    cluster.run(2000)
+    cluster.step("a", TransferLeadership(77, cluster.nodes["b"].me))
+    cluster.run_until(lambda: cluster.leader() == "b")
+    cluster.add("c", Bootstrap.AUTO, delay=100, bond=False)
+    cluster.run(500)
+    cluster.outcome(cluster.execute("c", 3))
+    cluster.heal()
+    cluster.run(5000)
+
+    assert len(clusters(cluster)) == 2
+    assert any(isinstance(notice, RivalCluster) for notice in cluster.notices["b"])
+
+
+def test_a_torn_write_of_the_genesis_does_not_take_back_its_signature():
+    cluster = Cluster(trust_disk=True)
+    for name in "abc":
+        cluster.add(name)
+    cluster.elect()
+    for name in "abc":
+        records = [record for _, batch in cluster.unsynced[name] for record in batch]
+        genesis = next(at for at, record in enumerate(records) if isinstance(record, SaveEntries))
+        signed = [record for record in records[:genesis] if isinstance(record, SaveVote)][-1]
+        assert signed.voted_for is not None
 
 
 # ---- while a cluster gives itself up --------------------------------------------
