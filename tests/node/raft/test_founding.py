@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from msgspec import structs
 
-from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
+from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted, genesis_digest
 from node.raft.events import (
     BondLoss,
     BondUp,
@@ -22,7 +22,7 @@ from node.raft.events import (
 )
 from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
 from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role
-from tests.node.raft.cluster import Cluster, inc, three
+from tests.node.raft.cluster import GROUP, Cluster, FakeCredentials, inc, three
 
 
 def clusters(cluster):
@@ -123,6 +123,68 @@ def test_a_genesis_with_a_forged_signature_is_refused():
     assert effects.notices == [Violation(cluster.nodes[collector].me, "bad-genesis")]
     assert target.log.last().index == 0
     assert config.voters[0] == cluster.nodes[collector].me
+
+
+def about_to_found():
+    """Three founders that see each other, smallest first, of whom none has been asked to sign yet."""
+    cluster = Cluster()
+    cluster.drop = lambda s, t, m: isinstance(m, GenesisProposal)
+    for name in "abc":
+        cluster.add(name)
+    cluster.run(200)
+    names = sorted(cluster.nodes, key=inc)
+    assert cluster.nodes[names[0]].birth.nonce is not None
+    assert [cluster.nodes[name].birth.signed for name in names[1:]] == [None, None]
+    return cluster, names
+
+
+@pytest.mark.parametrize(
+    ("says", "voters"),
+    [(1, (0, 1, 2)), (0, (0, 1)), (0, (0, 1, 3))],
+    ids=["another-collects", "without-us", "another-in-our-place"],
+)
+def test_a_proposal_that_is_not_the_senders_or_leaves_us_out_is_a_violation_and_not_signed(says, voters):
+    cluster, names = about_to_found()
+    asked, sender = cluster.nodes[names[2]], inc(names[says])
+    stranger = next(one for one in map(inc, "defgh") if one > inc(names[1]))
+    founders = [*map(inc, names), stranger]
+    proposal = GenesisProposal(1, b"n" * 16, tuple(founders[place] for place in voters))
+    effects = cluster.step(names[2], Received(sender, proposal))
+
+    assert effects.notices == [Violation(sender, "bad-genesis-proposal")]
+    assert effects.sends == []
+    assert asked.birth.signed is None
+    # And its signature is still free for the honest one.
+    cluster.drop = lambda *_: False
+    cluster.elect()
+    assert clusters(cluster) == {cluster.nodes[names[0]].log.get(1).chain}
+
+
+@pytest.mark.parametrize("forger", [1, 2])
+def test_a_genesis_signature_that_does_not_verify_is_a_violation_and_founds_nothing(forger):
+    cluster, names = about_to_found()
+    first = cluster.nodes[names[0]]
+    digest = genesis_digest(GROUP, first.birth.nonce, first.birth.voters)
+    honest = {name: FakeCredentials(inc(name)).sign(digest) for name in names}
+    sender, other = inc(names[forger]), names[3 - forger]
+
+    def receives(name, signature):
+        return cluster.step(names[0], Received(inc(name), GenesisSignature(first.birth.nonce, signature)))
+
+    assert receives(other, honest[other]).notices == []
+    of_another_text = FakeCredentials(sender).sign(digest[::-1])
+    for forged in (honest[names[0]], honest[other], of_another_text, b""):
+        effects = receives(names[forger], forged)
+        assert effects.notices == [Violation(sender, "bad-genesis-signature")]
+        assert effects.sends == []
+        assert first.cluster is None
+        assert first.log.last().index == 0
+
+    # The one that was missing is all that it takes.
+    receives(names[forger], honest[names[forger]])
+    assert first.cluster == first.log.get(1).chain
+    cluster.elect()
+    assert clusters(cluster) == {first.cluster}
 
 
 def test_an_incarnation_signs_one_genesis_at_a_time():
