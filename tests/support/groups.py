@@ -1,11 +1,13 @@
 """Groups of real networks on loopback, in one process: real bonds, the real driver, short timeouts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
+
+import pytest
 
 from attestation.tickets import TicketIssuer
 from enclave.identity import Identity
@@ -176,6 +178,43 @@ def add(by: int) -> dict[str, Any]:
 
 
 GET = {"op": "get"}
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A message that never left."""
+
+    speaker: Group
+    to: tuple[Incarnation, ...]
+    data: bytes
+
+    def arrive(self) -> None:
+        """Let it come after all."""
+        self.speaker._bonds.send(self.to, self.data)
+
+
+@contextmanager
+def unheard(*speakers: Group, by: Sequence[Group]) -> Iterator[list[Lost]]:
+    """Lose whatever ``speakers`` say to ``by``, though their bonds stand. Yields what was lost so far."""
+    lost: list[Lost] = []
+    deaf = {group.me for group in by}
+
+    def sieve(speaker: Group) -> Callable[..., None]:
+        send = speaker._bonds.send
+
+        def send_to_others(to: Iterable[Incarnation], data: bytes, *, bulk: bool = False) -> None:
+            everybody = tuple(to)
+            missed = tuple(peer for peer in everybody if peer in deaf)
+            if missed:
+                lost.append(Lost(speaker, missed, data))
+            send([peer for peer in everybody if peer not in deaf], data, bulk=bulk)
+
+        return send_to_others
+
+    with pytest.MonkeyPatch.context() as patch:
+        for speaker in speakers:
+            patch.setattr(speaker._bonds, "send", sieve(speaker))
+        yield lost
 
 
 async def within(awaitable: Awaitable[Any], timeout_s: float = PATIENCE_S) -> Any:

@@ -1,0 +1,90 @@
+"""A member that the others cannot hear, or that cannot hear them: what its callers are told, then and after."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from node.group.errors import OutcomeUnknownError
+from node.group.group import Group
+from node.raft.messages import Forward
+from node.raft.wire import decode_untrusted
+from tests.support.groups import GET, PATIENCE_S, Lost, Site, add, unheard, within
+
+KEY = b"order-7"
+
+
+def run(scenario: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60), Site() as site:
+            await scenario(site)
+
+    uvloop.run(bounded())
+
+
+async def strong(group: Group) -> Any:
+    return (await within(group.query(GET))).value["value"]
+
+
+# ---- a leader that does not answer --------------------------------------------
+async def _ask_in_vain(group: Group) -> None:
+    with pytest.raises(OutcomeUnknownError) as unknown:
+        await within(group.execute(add(2), key=KEY, timeout_s=0.3))
+    assert unknown.value.reason == "deadline"
+
+
+def _forwards(lost: list[Lost]) -> list[Lost]:
+    return [message for message in lost if isinstance(decode_untrusted(message.data), Forward)]
+
+
+async def _executes_once_in_all(groups: list[Group]) -> None:
+    """Whoever is asked to execute it again, and how often: all say what its one execution gave."""
+    for group in (groups[2], groups[1], groups[0], groups[2]):
+        assert (await within(group.execute(add(2), key=KEY))).result == {"value": 42}
+    assert [await strong(group) for group in groups] == [42] * 3
+
+
+def test_a_command_whose_answer_is_lost_is_of_unknown_outcome_and_its_retry_gets_that_answer() -> None:
+    async def scenario(site: Site) -> None:
+        a, b, c = groups = await site.counters(3)
+        await within(c.execute(add(40)))  # so that the next one has a session, and leaves at once
+
+        with unheard(a, b, by=[c]):
+            await _ask_in_vain(c)
+            async with asyncio.timeout(PATIENCE_S):
+                while await strong(a) != 42:  # it does happen
+                    pass
+
+        await _executes_once_in_all(groups)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("late", ["lost-for-ever", "comes-before-the-retry", "comes-after-the-retry"])
+def test_a_command_lost_on_its_way_is_of_unknown_outcome_and_its_retry_executes_it_once(late: str) -> None:
+    async def scenario(site: Site) -> None:
+        a, b, c = groups = await site.counters(3)
+        await within(c.execute(add(40)))
+
+        with unheard(c, by=[a, b]) as lost:
+            await _ask_in_vain(c)
+            assert await strong(a) == 40  # it did not happen: so far
+        forwards = _forwards(lost)
+        assert {message.to for message in forwards} == {(a.me,)}
+
+        async def come_after_all() -> None:
+            for message in forwards:
+                message.arrive()
+            # Behind them on the same bond: when it has its answer, they are decided, too.
+            assert (await within(c.execute(add(0)))).result == {"value": 42}
+
+        if late == "comes-before-the-retry":
+            await come_after_all()
+        await _executes_once_in_all(groups)
+        if late == "comes-after-the-retry":
+            await come_after_all()
+            assert [await strong(group) for group in groups] == [42] * 3
+
+    run(scenario)
