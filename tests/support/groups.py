@@ -66,17 +66,27 @@ class Gate:
             return
         host, _, port = self.target.rpartition(":")
         there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        if not self.open:  # not any more
+            writer.close()
+            there_writer.close()
+            return
         for one, other in ((reader, there_writer), (there_reader, writer)):
             task = asyncio.create_task(_pipe(one, other))
             self._pipes.add(task)
             task.add_done_callback(self._pipes.discard)
 
+    async def shut(self) -> None:
+        """Break what leads through it, and let nobody in until it is opened again."""
+        self.open = False
+        pipes = list(self._pipes)
+        for pipe in pipes:
+            pipe.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+
     async def close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for pipe in list(self._pipes):
-            pipe.cancel()
-        await asyncio.gather(*self._pipes, return_exceptions=True)
+        await self.shut()
         await self._server.wait_closed()
 
 
@@ -114,6 +124,7 @@ class Site:
         identity: Identity | None = None,
         issuers: Sequence[TicketIssuer] = (),
         clock: Clock | None = None,
+        advertise: Sequence[str] = (),
     ) -> Network:
         network = Network(
             name=NAME,
@@ -121,6 +132,7 @@ class Site:
             listen=("127.0.0.1", 0),
             audit=AuditLog(None, lambda: datetime.now(UTC)),
             issuers=issuers,
+            advertise=advertise,
             seeds=[seed if isinstance(seed, str) else seed.address for seed in seeds],
             bond_settings=QUICK,
             environment=(clock or Clock()).environment(),
@@ -133,6 +145,23 @@ class Site:
         gate = Gate(target.address)
         self._gates.append(gate)
         return gate, await gate.start()
+
+    async def gated(self, name: str, *seeds: Network) -> Network:
+        """Start a network that can be reached only through a gate, which stands open until ``cut``."""
+        gate = Gate("nobody yet", open=True)
+        self._gates.append(gate)
+        network = await self.network(name, *seeds, advertise=[await gate.start()])
+        gate.target = f"127.0.0.1:{network.endpoint.port}"
+        return network
+
+    async def cut(self) -> None:
+        """Break every connection through a gate, and keep them broken until ``heal``."""
+        for gate in self._gates:
+            await gate.shut()
+
+    def heal(self) -> None:
+        for gate in self._gates:
+            gate.open = True
 
     @asynccontextmanager
     async def intruder(self, group: Group, preference: Preference = Preference.NORMAL) -> AsyncIterator[Node]:
@@ -156,11 +185,12 @@ class Site:
         finally:
             await node.endpoint.close()
 
-    async def counters(self, number: int, *, settings: Settings = FAST) -> list[Group]:
-        """Return a group of ``number`` voters over Counter, led by the first."""
+    async def counters(self, number: int, *, settings: Settings = FAST, gated: bool = False) -> list[Group]:
+        """Return a group of ``number`` voters over Counter, led by the first; ``gated``: see ``cut``."""
+        start = self.gated if gated else self.network
         groups: list[Group] = []
         for position in range(number):
-            network = await self.network("abcdefg"[position], *self.networks)
+            network = await start("abcdefg"[position], *self.networks)
             groups.append(counter(network, INIT if position == 0 else JOIN, settings=settings).join())
             if position == 0:
                 await within(groups[0].when().is_leader())

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvloop
 
-from node.group.errors import OutcomeUnknownError
-from node.group.group import Group
+from node.group.errors import NotExecutedError, OutcomeUnknownError
+from node.group.group import Executed, Group
 from node.raft.messages import Forward
+from node.raft.types import Answer
 from node.raft.wire import decode_untrusted
-from tests.support.groups import GET, PATIENCE_S, Lost, Site, add, unheard, within
+from tests.support.groups import FAST, GET, PATIENCE_S, Lost, Site, add, unheard, until, within
 
 KEY = b"order-7"
 
@@ -86,5 +88,60 @@ def test_a_command_lost_on_its_way_is_of_unknown_outcome_and_its_retry_executes_
         if late == "comes-after-the-retry":
             await come_after_all()
             assert [await strong(group) for group in groups] == [42] * 3
+
+    run(scenario)
+
+
+# ---- nobody to hand things to -------------------------------------------------
+BOUND, ASKED = 8, 20
+
+
+async def a_few_turns() -> None:
+    """Let the loop come round, but no time pass that anything could wait for."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("place", [0, 2], ids=["leader", "follower"])
+def test_a_member_without_a_quorum_keeps_so_much_refuses_more_at_once_and_answers_what_it_kept(
+    place: int,
+) -> None:
+    async def scenario(site: Site) -> None:
+        groups = await site.counters(3, settings=replace(FAST, pending_max=BOUND), gated=True)
+        member = groups[place]
+        await within(member.execute(add(0)))
+        await site.cut()
+        await until(lambda: all(group.bonds == [] for group in groups))
+
+        commands: list[asyncio.Task[Executed]] = []
+        queries: list[asyncio.Task[Answer]] = []
+        for number in range(ASKED):
+            # Their sum tells which of them were executed, and how often.
+            commands.append(asyncio.create_task(member.execute(add(1 << number))))
+            queries.append(asyncio.create_task(member.query(GET)))
+            if number == BOUND // 2:
+                await a_few_turns()  # what is on its way counts like what waits
+        await a_few_turns()
+        refused = [*commands[BOUND:], *queries[BOUND:]]
+        assert all(call.done() for call in refused)
+        for call in refused:
+            with pytest.raises(NotExecutedError) as error:
+                await call
+            assert error.value.reason == "overloaded"
+        await within(member.when().offline())  # who led has given up by now
+        assert not any(call.done() for call in [*commands[:BOUND], *queries[:BOUND]])
+
+        site.heal()
+        executed = await within(asyncio.gather(*commands[:BOUND]))
+        sums = [(2 << number) - 1 for number in range(BOUND)]
+        assert [one.result["value"] for one in executed] == sums
+        for answer in await within(asyncio.gather(*queries[:BOUND])):
+            assert answer.value["value"] in {0, *sums}
+
+        # And there is room again for as many.
+        again = await within(asyncio.gather(*(member.execute(add(1000)) for _ in range(BOUND))))
+        assert again[-1].result == {"value": sums[-1] + 1000 * BOUND}
+        await within(asyncio.gather(*(member.query(GET) for _ in range(BOUND))))
+        assert [await strong(group) for group in groups] == [sums[-1] + 1000 * BOUND] * 3
 
     run(scenario)
