@@ -1,0 +1,196 @@
+"""docs/deploy.md on ``[attestation.jwt]``: the loader takes the table, each key is there, and nodes do as it says."""
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from attestation.ticket_jwt import JwtValidator
+from node.config import JwtTable, load_config, parse_config
+from node.daemon import identify, running
+from node.dev import DevCluster, DevNode
+from node.service import Daemon
+from node.trust import validators_of
+from tests.support.cluster import free_port_block
+
+TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+SECTION = TEXT.split("## A token besides the quote\n")[1].split("\n## ")[0]
+(TABLE,) = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
+ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| ", SECTION, re.MULTILINE)
+DEFAULTS = {
+    "–": None,
+    "the peer's id, in hex": None,
+    "no limit": None,
+    "`{}`": {},
+    "`86400`": 86400,
+}
+KEY = ECKey.generate_key("P-256", {"kid": "first", "alg": "ES256"})
+PATIENCE_S = 60
+
+
+def documented() -> JwtTable:
+    text = f"""
+[node]
+name = "a"
+[network]
+name = "n"
+[group]
+derive_key = true
+[attestation]
+mode = "tdx"
+policy = "policy.toml"
+{TABLE}"""
+    table = parse_config(text.encode(), where="node.toml", base=Path("/base")).attestation.jwt
+    assert table is not None
+    return table
+
+
+def test_the_example_is_a_table_that_the_loader_takes():
+    table = documented()
+
+    assert (table.keys_file, table.token_file) == ("/base/admission-keys.json", "/base/token.jwt")
+    assert table.required_claims == {"stage": "prod", "tier": 1, "audited": True}
+    left_out = {name for name in JwtTable.__struct_fields__ if name not in TABLE}
+    assert left_out == {"subject"}  # the text says when to give one
+
+
+def test_every_key_is_documented_with_its_default():
+    required = [name for name, default in ROWS if default == "–"]
+
+    assert tuple(name for name, _ in ROWS if name in required) == JwtTable.__struct_fields__[: len(required)]
+    assert {name for name, _ in ROWS} == set(JwtTable.__struct_fields__)
+    bare = JwtTable(**dict.fromkeys(required, "x"))
+    for name, default in ROWS:
+        if name not in required:
+            assert getattr(bare, name) == DEFAULTS[default], name
+    with pytest.raises(TypeError):
+        JwtTable(**dict.fromkeys(required[1:], "x"))
+
+
+# ---- nodes with this table --------------------------------------------------------------------------
+
+
+def prepare(directory: Path, *, table: str = TABLE, keys: Sequence[ECKey] = (KEY,)) -> list[DevNode]:
+    """Write the files of two nodes with mock TDs that ask for a token too, and have an empty one."""
+    cluster = DevCluster(directory, nodes=2, api_port=free_port_block(2), emit=lambda _event: None)
+    cluster.prepare()
+    key_set = json.dumps({"keys": [key.as_dict(private=False) for key in keys]})
+    for node in cluster.nodes:
+        node.config_file.write_text(f"{node.config_file.read_text()}\n{table}")
+        (node.directory / "admission-keys.json").write_text(key_set)
+        (node.directory / "token.jwt").write_text("")
+    return cluster.nodes
+
+
+def token(peer_id: str, **changes: Any) -> str:
+    now = int(datetime.now(UTC).timestamp())
+    claims = {"iss": "https://admission.example", "aud": "prod", "sub": peer_id, "iat": now, "exp": now + 600}
+    required = {"stage": "prod", "tier": 1, "audited": True}
+    return jwt.encode({"alg": "ES256", "kid": "first"}, {**claims, **required, **changes}, KEY)
+
+
+def put_token(node: DevNode, text: str) -> None:
+    staged = node.directory / "token.new"
+    staged.write_text(f"{text}\n")
+    staged.rename(node.directory / "token.jwt")
+
+
+def refusals(daemon: Daemon) -> set[str]:
+    events = daemon.audit_events(after=0, limit=1000)
+    return {event["reason"] for event in events if event["kind"] == "bond-refused"}
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_nodes_bond_once_their_tokens_are_there(tmp_path):
+    async def scenario() -> None:
+        nodes = prepare(tmp_path)
+        heard: list[dict[str, Any]] = []
+        async with AsyncExitStack() as stack:
+            configs = [load_config(node.config_file) for node in nodes]
+            daemons = [await stack.enter_async_context(running(config, heard.append)) for config in configs]
+            ids = [event["peer_id"] for event in heard if event["event"] == "listening"]
+            await until(lambda: all("jwt-malformed" in refusals(daemon) for daemon in daemons))
+            assert [list(daemon.bonds()) for daemon in daemons] == [[], []]
+            assert (await daemons[0].evidence(bytes(32))).tickets.keys() == {"tdx", "jwt"}
+
+            put_token(nodes[0], token(ids[0]))
+            put_token(nodes[1], token(ids[0]))
+            await until(lambda: "jwt-subject" in refusals(daemons[0]))
+            put_token(nodes[1], token(ids[1]))
+            await until(lambda: all(daemon.readiness().ready for daemon in daemons))
+
+            (bond,) = daemons[0].bonds()
+            assert bond.appraisals.keys() == {"tdx", "jwt"}
+            assert bond.appraisals["jwt"]["subject"] == ids[1]
+            shown = (await daemons[0].evidence(bytes(32))).tickets["jwt"]
+            assert shown.decode() == (nodes[0].directory / "token.jwt").read_text().strip()
+
+    uvloop.run(scenario())
+
+
+def group_id(directory: Path, **prepared: Any) -> bytes:
+    """Return the GroupId of a node that differs from the others here in nothing else."""
+    node, _ = prepare(directory, **prepared)
+    config = node.config_file
+    config.write_text(re.sub(r'\[network\]\nname = ".*"', '[network]\nname = "n"', config.read_text()))
+    for shared in ("group.key", "authority"):
+        where = "key_file" if shared == "group.key" else "authority"
+        config.write_text(
+            config.read_text().replace(f'{where} = "../{shared}"', f'{where} = "../../{shared}"')
+        )
+    return identify(load_config(config)).group_id
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (('"token.jwt"', '"elsewhere.jwt"'), True),
+        (('"admission-keys.json"', '"./admission-keys.json"'), True),
+        (("admission.example", "other.example"), False),
+        (('audience = "prod"', 'audience = "test"'), False),
+        (("tier = 1", "tier = 2"), False),
+        (("max_age_s = 3600", "max_age_s = 3601"), False),
+        (("max_lifetime_s = 7200", ""), False),
+        (("max_lifetime_s", 'subject = "node"\nmax_lifetime_s'), False),
+    ],
+)
+def test_all_of_the_table_but_the_names_of_files_is_in_the_group_id(tmp_path, change, same):
+    DevCluster(tmp_path, nodes=1, api_port=free_port_block(1), emit=lambda _event: None).prepare()
+    assert change[0] in TABLE
+
+    other = group_id(tmp_path / "b", table=TABLE.replace(*change))
+    assert (group_id(tmp_path / "a") == other) is same
+
+
+def test_the_keys_are_in_the_group_id(tmp_path):
+    DevCluster(tmp_path, nodes=1, api_port=free_port_block(1), emit=lambda _event: None).prepare()
+    more = ECKey.generate_key("P-256", {"kid": "second", "alg": "ES256"})
+
+    both = {group_id(tmp_path / name, keys=keys) for name, keys in (("a", (KEY, more)), ("b", (more, KEY)))}
+    assert len(both) == 1
+    assert group_id(tmp_path / "c", keys=(KEY,)) not in both
+
+
+def test_a_token_is_asked_for_beside_the_quote_and_after_it(tmp_path):
+    node, _ = prepare(tmp_path)
+    config = load_config(node.config_file)
+    quotes = identify(config).validators[0]
+
+    judges = validators_of(config, quotes)
+
+    assert [judge.ticket_class for judge in judges] == ["tdx", "jwt"]
+    assert isinstance(judges[1], JwtValidator)
