@@ -44,11 +44,15 @@ test-long: $(VENV)/.installed-dev ## Run the tests that take long
 test-image: $(VENV)/.installed-dev ## Build, measure, boot and break the TD image
 	@$(BIN)/python -m pytest -m image tests/images -o faulthandler_timeout=880 $(ARGS)
 
-bench: $(VENV)/.installed-dev ## Measure this machine: JSON on stdout
+bench: $(VENV)/.installed-dev ## Measure this machine: JSON on stdout (docs/benchmarks.md)
 	@$(BIN)/python -m bench.attestation
 	@$(BIN)/python -m bench.cluster
+	@$(BIN)/python -m bench.cluster --trust-disk
 	@$(BIN)/python -m bench.failover
 	@$(BIN)/python -m bench.bond
+	@$(BIN)/python -m bench.catchup
+	@$(BIN)/python -m bench.simulator --json
+	@$(BIN)/python -m bench.pysyncobj
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

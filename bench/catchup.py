@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster_process import percentile
-from bench.pysyncobj import Worker, free_ports, settled
+from bench.pysyncobj import Worker, free_ports, require_pysyncobj, settled
 from node.dev import DevCluster
 
 IN_FLIGHT = 512
@@ -118,6 +118,7 @@ async def main() -> None:
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--rate", type=int, default=1000, help="writes per second")
     args = parser.parse_args()
+    require_pysyncobj()  # no group of it runs here, but ``bench.pysyncobj_node`` is what runs
     report = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cores": os.cpu_count(),

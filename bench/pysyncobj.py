@@ -5,6 +5,7 @@ python -m bench.pysyncobj [--rounds 3] [--seconds 5] [--in-flight 64]
 Both as three processes on loopback, in one run, alternating. The load is made in the leader's own process
 through the system's own Python API (no HTTP); ``follower`` numbers in a follower's. bondstone runs as it
 always does, over attested TLS 1.3 bonds; PySyncObj speaks plain TCP. Each keeps its default timing.
+Needs PySyncObj, one of the development tools.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,12 @@ async def failover(name: str) -> dict[str, Any]:
         return await running
 
 
+def require_pysyncobj() -> None:
+    """End with a hint if it is missing: the processes of a group would only say so in their logs."""
+    if find_spec("pysyncobj") is None:
+        raise SystemExit("PySyncObj is missing. hint: pip install --require-hashes -r requirements-dev.lock")
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -174,6 +182,7 @@ async def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--only", choices=SYSTEMS, action="append", default=None)
     args = parser.parse_args()
+    require_pysyncobj()
     names = args.only or list(SYSTEMS)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(args.rounds):

@@ -1,0 +1,57 @@
+"""docs/benchmarks.md: each bench has its row, each command its options, and ``make bench`` runs what it says."""
+
+import re
+import sys
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from bench.pysyncobj import require_pysyncobj
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "benchmarks.md").read_text()
+ROWS = re.findall(r"^\| `python -m ([^`]+)` \|.*\| (yes|no) \|$", TEXT, re.MULTILINE)
+COMMANDS = sorted(set(re.findall(r"python -m (bench\.[^`|&#\n]*[^`|&#\n ])", TEXT)))
+WORKERS = {"bench.pysyncobj_node"}
+
+
+def source(module: str) -> str:
+    return (ROOT / f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_each_bench_has_a_row():
+    files = [f"bench.{path.stem}" for path in (ROOT / "bench").glob("*.py")]
+    programs = {module for module in files if "__main__" in source(module)} - WORKERS
+
+    assert {command.split()[0] for command, _ in ROWS} == programs
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_exists(command):
+    module, *words = command.split()
+    options = {word for word in words if word.startswith("--")}
+
+    assert {option for option in options if f'add_argument("{option}"' not in source(module)} == set()
+
+
+def test_make_bench_runs_what_the_table_says():
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile.split("\nbench:")[1].split("\n\n")[0]
+    run = re.findall(r"^\t@\$\(BIN\)/python -m (.+)$", recipe, re.MULTILINE)
+
+    assert sorted(run) == sorted(command for command, made in ROWS if made == "yes")
+
+
+def test_the_numbers_have_a_place_and_the_page_is_listed():
+    assert "\n## Last measured\n" in TEXT
+    assert "(docs/benchmarks.md)" in (ROOT / "README.md").read_text()
+
+
+def test_where_pysyncobj_is_missing_the_bench_says_so_and_where_it_is_it_says_nothing(monkeypatch):
+    if util.find_spec("pysyncobj") is not None:
+        require_pysyncobj()
+    monkeypatch.setitem(sys.modules, "pysyncobj", None)
+
+    with pytest.raises(SystemExit, match=r"PySyncObj is missing\. hint: pip install"):
+        require_pysyncobj()
