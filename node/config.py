@@ -235,15 +235,13 @@ def _check(config: NodeConfig, where: str) -> None:
             f"{where}: [api] bodies_bytes_max is smaller than body_bytes_max, that of a single one"
         )
     settings = consensus_settings(config)
-    if settings.min_voters > settings.max_voters:
-        raise ConfigError(f"{where}: [consensus] min_voters is larger than max_voters")
     if settings.trust_disk and group.await_key:
         raise ConfigError(
             f"{where}: [consensus] trust_disk does not go with [group] await_key: "
             "a node that trusts its host's disk has its group key there"
         )
-    if settings.heartbeat_ms * 2 > settings.election_timeout_ms:
-        raise ConfigError(f"{where}: [consensus] election_timeout_ms must be at least twice heartbeat_ms")
+    if contradiction := settings.contradiction():
+        raise ConfigError(f"{where}: [consensus] {contradiction}")
 
 
 def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:

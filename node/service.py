@@ -19,6 +19,7 @@ from node.api.service import (
 from node.audit import AuditLog
 from node.clock import NodeClock
 from node.config import NodeConfig, consensus_settings, parse_bootstrap, preference_of
+from node.errors import ConfigError
 from node.group.group import Group
 from node.group.identity import GroupKey
 from node.group.network import GroupBuilder, Network
@@ -167,6 +168,8 @@ class Daemon:
             )
         except EnclaveError as exc:
             raise UnavailableError("quote-unavailable", str(exc)) from exc
+        except ConfigError as exc:  # a token's file that is not there yet, or no longer
+            raise UnavailableError("token-unavailable", str(exc)) from exc
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         return self._audit.events(after=after, limit=limit)

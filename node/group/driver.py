@@ -82,7 +82,7 @@ class MemberDriver:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
         self._backlog = Backlog(outbox)
-        self._standing = Standing(ordered=not member.settings.trust_disk)
+        self._standing = Standing(ordered=durable is None)
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0

@@ -194,11 +194,13 @@ class GroupBuilder:
         things that are not in the GroupId.
 
         Raises:
-            ConfigError: ``trust_disk`` and the storage do not fit together.
+            ConfigError: the settings contradict each other, or ``trust_disk`` and the storage do.
             GroupClosedError: this node was a member before, and has left.
         """
         if self.settings.trust_disk != (self.durable is not None):
             raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
+        if contradiction := self.settings.contradiction():
+            raise ConfigError(contradiction)
         group_id = self.id()
         present = self.network.joined(group_id)
         if present is not None:

@@ -129,6 +129,18 @@ class Settings:
     pending_max: int = 16_384
     on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)
 
+    def contradiction(self) -> str:
+        """Return which settings do not go together, for people; empty if all do."""
+        if self.min_voters > self.max_voters:
+            return "min_voters is larger than max_voters"
+        if self.election_timeout_ms < 2 * self.heartbeat_ms:
+            return "election_timeout_ms must be at least twice heartbeat_ms"
+        if self.demote_after_ms < self.election_timeout_ms:
+            return "demote_after_ms must be at least election_timeout_ms, or idle voters are demoted"
+        if self.session_ttl_ms < 2 * self.election_timeout_ms:
+            return "session_ttl_ms must be at least twice election_timeout_ms, or sessions end unused"
+        return ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Founding:

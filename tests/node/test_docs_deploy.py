@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from attestation.ticket_jwt import JwtValidator
+from node.api.service import UnavailableError
 from node.config import JwtTable, load_config, parse_config
 from node.daemon import identify, running
 from node.dev import DevCluster, DevNode
@@ -138,6 +139,11 @@ def test_nodes_bond_once_their_tokens_are_there(tmp_path):
             assert bond.appraisals["jwt"]["subject"] == ids[1]
             shown = (await daemons[0].evidence(bytes(32))).tickets["jwt"]
             assert shown.decode() == (nodes[0].directory / "token.jwt").read_text().strip()
+
+            (nodes[0].directory / "token.jwt").unlink()
+            with pytest.raises(UnavailableError, match=r"token\.jwt") as caught:
+                await daemons[0].evidence(bytes(32))
+            assert caught.value.reason == "token-unavailable"
 
     uvloop.run(scenario())
 

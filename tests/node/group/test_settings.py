@@ -1,0 +1,33 @@
+"""Settings that do not go together are refused where a group is joined, too."""
+
+from typing import Any
+
+import pytest
+import uvloop
+
+from node.errors import ConfigError
+from node.raft.types import Settings
+from tests.support.groups import INIT, Site, counter
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"min_voters": 8}, "min_voters"),
+        ({"heartbeat_ms": 501}, "election_timeout_ms"),
+        ({"demote_after_ms": 999}, "demote_after_ms"),
+        ({"session_ttl_ms": 1999}, "session_ttl_ms"),
+    ],
+)
+def test_a_group_with_contradicting_settings_cannot_be_joined(settings: dict[str, Any], named: str) -> None:
+    async def main() -> None:
+        async with Site() as site:
+            builder = counter(await site.network("a"), INIT, settings=Settings(**settings))
+            with pytest.raises(ConfigError, match=named):
+                builder.join()
+
+    uvloop.run(main())
+
+
+def test_the_settings_that_nobody_changed_go_together() -> None:
+    assert Settings().contradiction() == ""
