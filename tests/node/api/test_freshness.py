@@ -320,6 +320,7 @@ policy = "policy.toml"
 [attestation.mock]
 authority = "authority"
 [consensus]
+election_timeout_ms = 500
 session_ttl_ms = {}
 """
 

@@ -282,6 +282,8 @@ def test_a_member_whose_cluster_gave_itself_up_is_free_to_found_after_a_crash(tm
     cluster.elect()
     cluster.run(500)
     gone = cluster.nodes["a"].cluster
+    for node in cluster.nodes.values():
+        node.is_auto = True  # as if one of them had founded it by itself
     over = Presence(None, 0, 0, Bootstrap.AUTO, (), (gone,), 0)
     cluster.drop = lambda *_: True
     for name in "abc":
