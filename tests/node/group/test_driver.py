@@ -491,6 +491,26 @@ class LateLoop:
         return getattr(self._loop, name)
 
 
+def test_who_took_a_chunk_lets_others_have_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        yields: list[int] = []
+        monkeypatch.setattr("node.group.driver.os.sched_yield", lambda: yields.append(bonds.steps))
+        driver.payload(PEER, encode(Fetch(bytes(32), 1, 0, None, 1)))
+        driver.submit(Tick())
+        steps = bonds.steps
+        await until(lambda: bonds.steps >= steps + 2)
+        assert yields == []
+
+        driver.payload(PEER, encode(Chunk(bytes(32), 1, ORIGIN, True, (), 0)))
+        await until(lambda: bool(yields))
+        assert yields == [bonds.steps]
+
+    run(scenario)
+
+
 def test_a_chunk_ends_its_step_so_that_the_loop_comes_round(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         bonds = Bonds()
