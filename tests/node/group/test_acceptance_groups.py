@@ -32,7 +32,10 @@ from tests.support.groups import (
 )
 
 SEEN_S = 5
-ELECTED_S = 2 * (ALONE.bootstrap_delay_ms + FAST.election_timeout_ms + FAST.election_jitter_ms) / 1000
+UNHURRIED = replace(FAST, election_timeout_ms=1000, election_jitter_ms=500)
+ELECTED_S = (
+    2 * (ALONE.bootstrap_delay_ms + UNHURRIED.election_timeout_ms + UNHURRIED.election_jitter_ms) / 1000
+)
 MERGED_S = 10
 
 
@@ -109,13 +112,13 @@ def test_04_a_leader_is_elected_followed_and_replaced() -> None:
     async def scenario() -> None:
         async with Site() as site:
             first = await site.network("a")
-            a = counter(first, ALONE).join()
+            a = counter(first, ALONE, settings=UNHURRIED).join()
             assert a.leader is None
             assert await within(a.when().leader_elected(), ELECTED_S) == a.me
             term = a.status.term
 
-            b = counter(await site.network("b", first), ALONE).join()
-            c = counter(await site.network("c", first), ALONE).join()
+            b = counter(await site.network("b", first), ALONE, settings=UNHURRIED).join()
+            c = counter(await site.network("c", first), ALONE, settings=UNHURRIED).join()
             for group in (b, c):
                 assert await within(group.when().leader_elected()) == a.me
             await until_voters([a, b, c], 3)
@@ -129,7 +132,7 @@ def test_04_a_leader_is_elected_followed_and_replaced() -> None:
             assert new[0] == new[1]
             assert new[0] in (b.me, c.me)
 
-            d = counter(await site.network("d", site.networks[1]), ALONE).join()
+            d = counter(await site.network("d", site.networks[1]), ALONE, settings=UNHURRIED).join()
             assert await within(d.when().leader_elected()) == new[0]
             await until_voters([b, c, d], 3)
 
