@@ -81,7 +81,7 @@ class Cancel(Struct, frozen=True):
     """The caller gave up waiting.
 
     A token still pending is completed at once: ``NotExecuted`` if it never left this member, ``Unknown``
-    for a command that did (it may still happen).
+    for a command that did (it may still happen). A transfer of leadership goes on.
     """
 
     token: int

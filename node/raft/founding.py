@@ -137,16 +137,16 @@ class Founding(Election):
 
     def _on_presence(self, sender: Incarnation, m: Presence) -> None:
         peer = self.peers[sender]
-        known, new = peer.cluster, peer.presence is None
+        known, before = peer.cluster, peer.presence
         peer.presence = m
         peer.cluster = m.cluster
-        if new or known != m.cluster:
+        if before is None or known != m.cluster:
             self._refresh_audience()
         signed = self.birth.signed
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
-            self._set_signed(None)
+            self._free_signature()
         if self.cluster is not None and self.cluster in m.dissolved:
-            if self._may_have_ended(m):
+            if self._may_have_ended(m, before):
                 # Its log said so, committed: our cluster is over.
                 self._dissolve(Cursor(self.term, self.commit))
             else:
@@ -164,7 +164,7 @@ class Founding(Election):
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
         self._drive_founding()
 
-    def _may_have_ended(self, m: Presence) -> bool:
+    def _may_have_ended(self, m: Presence, before: Presence | None) -> bool:
         """Only ``auto`` clusters give themselves up, and none with a command unless that was asked for.
 
         Ours says in its first entry whether it is one; who has not got that entry asks who founds how.
@@ -172,7 +172,8 @@ class Founding(Election):
         if self.log.last().index:
             may_end = self.is_auto
         else:
-            may_end = Bootstrap.AUTO in (self.founding.bootstrap, m.mode) or not self._may_found()
+            in_it = before is not None and before.cluster == self.cluster and before.mode
+            may_end = Bootstrap.AUTO in (self.founding.bootstrap, m.mode, in_it) or not self._may_found()
         return may_end and (not self.replica.commands or self.settings.on_rival == "discard-shorter")
 
     def _enter(self, cluster: bytes) -> None:
@@ -298,6 +299,13 @@ class Founding(Election):
             return
         birth.signatures[sender] = m.signature
         self._complete_genesis()
+
+    def _free_signature(self) -> None:
+        """Its collector will never use it. In a later term the disk has votes that count for more."""
+        if self.term <= GENESIS_TERM:
+            self._set_signed(None)
+        else:
+            self.birth.signed = None
 
     def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
         """A signature is our vote in the genesis term: durable before anybody has it (trust_disk)."""

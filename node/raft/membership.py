@@ -81,6 +81,7 @@ class Membership(Leader):
     ) -> Iterator[tuple[set[Incarnation], str]]:
         """Every single step that would be an improvement, the most urgent first."""
         voters = set(config.voters)
+        names = {voter.name for voter in voters}
         promotable = [peer for peer in self.audience if self._is_promotable(lead, peer, voters)]
         for voter in config.voters:
             loss = self.gone.get(voter)
@@ -90,6 +91,9 @@ class Membership(Leader):
             if known is not None and known.preference is Preference.OBSERVER:
                 # With trust_disk a voter may come back as one: it would go on counting, and never elect.
                 yield voters - {voter}, f"demote {voter}: observer"
+                for peer in promotable:
+                    if peer.name not in names:
+                        yield voters - {voter} | {peer}, f"replace {voter} by {peer}"
         for voter in config.voters:
             if voter not in responsive:
                 for peer in promotable:
@@ -100,7 +104,6 @@ class Membership(Leader):
                 yield voters - {voter}, f"demote {voter}: silent"
             elif voter != self.me and self._is_lagging(lead, voter):
                 yield voters - {voter}, f"demote {voter}: lagging"
-        names = {voter.name for voter in voters}
         if len(voters) < self.settings.max_voters:
             for peer in promotable:
                 if peer.name not in names:

@@ -5,13 +5,13 @@ leaves. Nothing behind it is ever applied, so what was pending there was not exe
 elsewhere.
 """
 
-from node.raft.entries import EMPTY_PAYLOAD
+from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
-from node.raft.founding import Founding
+from node.raft.founding import GENESIS_TERM, Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
 from node.raft.state import HaltError
-from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted
+from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted, Unknown
 
 
 class Rivals(Founding):
@@ -105,15 +105,30 @@ class Rivals(Founding):
             else:
                 self.reads.asking.append(query)
 
+    def _is_signature_out(self) -> bool:
+        """Return whether another genesis than that of the cluster we leave may still use our signature."""
+        signed = self.birth.signed
+        if signed is None or self.log.last().index == 0:
+            return signed is not None
+        _, founding = decode_config_untrusted(self.log.get(1).payload)
+        return founding is None or founding.nonce != signed[1].nonce
+
     def _reset_cluster(self) -> None:
         """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""
         self._ask_reads_again()
+        if self.handed is not None:
+            self._complete(self.handed.token, Unknown("transfer-lost"))
+            self.handed = None
+        if not self._is_signature_out():
+            self.birth.signed = None
         machine = self.replica.machine
         if self.replica.commands:
             machine.restore(self.initial_state)
         self.log.truncate(0)
         self._record(SaveTruncation(0))
         self._record(SaveVote(0, None))
+        if self.birth.signed is not None:
+            self._record(SaveVote(GENESIS_TERM, self.birth.signed[0]))
         self.replica = self._make_replica(machine)
         self.cluster = None
         self.term, self.voted_for, self.leader = 0, None, None

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted, genesis_digest
 from node.raft.events import (
+    BondDown,
     BondLoss,
     BondUp,
     DataDiscarded,
@@ -20,8 +21,16 @@ from node.raft.events import (
     TransferLeadership,
     Violation,
 )
-from node.raft.messages import AppendReply, ForwardReply, Genesis, GenesisProposal, GenesisSignature, Presence
-from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role
+from node.raft.messages import (
+    AppendReply,
+    ForwardReply,
+    Genesis,
+    GenesisProposal,
+    GenesisSignature,
+    Presence,
+    TimeoutNow,
+)
+from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role, Unknown
 from tests.node.raft.cluster import GROUP, Cluster, FakeCredentials, inc, three
 
 
@@ -544,15 +553,90 @@ def test_a_torn_write_of_the_genesis_does_not_take_back_its_signature():
         assert signed.voted_for is not None
 
 
+def signed_for_another(cluster, name, collector):
+    """Let ``name`` have signed a genesis that ``collector`` proposed, before it came into its cluster."""
+    node, peer = cluster.nodes[name], cluster.nodes[collector]
+    voters = tuple(sorted((node.me, peer.me)))
+    node.birth.signed = (peer.me, GenesisProposal(1, bytes(16), voters))
+    return node, peer
+
+
+def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_that_term():
+    """Nor may the disk say so: a term that goes back is corruption to who reads it."""
+    cluster = three(trust_disk=True)
+    node, peer = signed_for_another(cluster, *cluster.followers())
+    assert node.term > 1
+    free = Presence(node.cluster, 0, 1, Bootstrap.EXPECT, (), (), 1)
+    effects = cluster.step(node.me.name, Received(peer.me, free))
+
+    assert node.birth.signed is None
+    assert not any(isinstance(record, SaveVote) for record in effects.persist)
+
+
+def test_who_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_another():
+    cluster = Cluster(trust_disk=True)
+    for name in "abc":
+        cluster.add(name, bond=False)
+    for pair in ("ab", "ac", "bc"):
+        cluster.bond(*pair)
+    cluster.drop = lambda sender, to, message: sender == "c" and isinstance(message, GenesisSignature)
+    cluster.run(700)
+    node, collector = cluster.nodes["b"], min(cluster.nodes.values(), key=lambda n: n.me)
+    assert node.birth.signed[0] == collector.me != node.me
+    for name in "ac":
+        cluster.step("b", BondDown(cluster.nodes[name].me, BondLoss.LOST))
+    dead, living = inc("x"), inc("y")
+    cluster.step("b", BondUp(dead, Preference.NORMAL))
+    cluster.step("b", Received(dead, Presence(b"X" * 32, 0, 0, Bootstrap.EXPECT, (), (), 0)))
+    cluster.step("b", BondDown(dead, BondLoss.LOST))
+    cluster.step("b", BondUp(living, Preference.NORMAL))
+    cluster.step("b", Received(living, Presence(b"Y" * 32, 0, 5, Bootstrap.EXPECT, (), (), 0)))
+
+    assert node.cluster == b"Y" * 32
+    votes = [r for _, batch in cluster.unsynced["b"] for r in batch if isinstance(r, SaveVote)]
+    assert votes[-2:] == [SaveVote(0, None), SaveVote(1, collector.me)]
+
+
+def test_who_has_nothing_of_an_auto_cluster_believes_one_that_was_in_it():
+    cluster = Cluster()
+    node = cluster.add("e", Bootstrap.EXPECT)
+    joiner = inc("j")
+    gone = b"X" * 32
+    cluster.step("e", BondUp(joiner, Preference.NORMAL))
+    cluster.step("e", Received(joiner, Presence(gone, 0, 5, Bootstrap.AUTO, (), (), 0)))
+    assert node.cluster == gone
+    cluster.step("e", Received(joiner, Presence(None, 0, 0, Bootstrap.JOIN, (), (gone,), 0)))
+
+    assert cluster.violations() == []
+    assert node.cluster is None
+    assert node.birth.dissolved == (gone,)
+
+
+def test_a_transfer_under_way_when_the_cluster_ends_is_answered():
+    cluster, leader = dissolving(before=TransferLeadership(77, None))
+    name = leader.me.name
+    assert leader.lead.transfer.told
+    cluster.drop = lambda *_: False
+    cluster.run_until(lambda: leader.birth.dissolved)
+
+    assert cluster.outcomes[name, 77] == Unknown("transfer-lost")
+    assert leader.handed is None
+
+
 # ---- while a cluster gives itself up --------------------------------------------
-def dissolving():
-    """Three members, whose leader has written DISSOLVE and hears nobody acknowledge it yet."""
+def dissolving(before=None):
+    """Three members, whose leader has written DISSOLVE and hears nobody acknowledge it yet.
+
+    ``before``: an event for the leader, to which nobody answers either.
+    """
     cluster = Cluster()
     for name in "abc":
         cluster.add(name, Bootstrap.AUTO, delay=500)
     cluster.run(3000)
     assert len(cluster.nodes[cluster.leader()].members) == 3
-    cluster.drop = lambda _sender, _to, message: isinstance(message, AppendReply)
+    cluster.drop = lambda _sender, _to, message: isinstance(message, AppendReply | TimeoutNow)
+    if before is not None:
+        cluster.step(cluster.leader(), before)
     cluster.nodes[cluster.leader()]._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
     cluster.deliver()
     return cluster, cluster.nodes[cluster.leader()]

@@ -2,7 +2,7 @@
 
 from node.raft.events import BondLoss, Received, Recovered, TransferLeadership
 from node.raft.messages import Append, Chunk, TimeoutNow
-from node.raft.types import NotExecuted, Ok, Preference, Role, Unknown
+from node.raft.types import Bootstrap, NotExecuted, Ok, Preference, Role, Unknown
 from tests.node.raft.cluster import inc, three
 
 
@@ -108,6 +108,20 @@ def test_a_voter_that_comes_back_as_an_observer_is_none_for_long():
     cluster.run(1000)
 
     assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other}
+
+
+def test_where_no_voter_may_be_missing_an_observer_is_replaced():
+    cluster = three(trust_disk=True, min_voters=3, max_voters=3)
+    leader, (name, other) = cluster.leader(), cluster.followers()
+    cluster.add("d", Bootstrap.JOIN)
+    cluster.run(1000)
+    old = cluster.kill(name)
+    entries = old.log.slice(1, old.log.last().index, 10**9)
+    recovered = Recovered(old.term, old.voted_for, entries)
+    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    cluster.run(1000)
+
+    assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other, "d"}
 
 
 def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
