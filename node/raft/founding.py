@@ -5,24 +5,17 @@
     expect   n bonded members that all see the same set; the smallest collects every signature
     auto     alone for a while: founds {self}; yields to a rival if that costs nobody anything
 
-An incarnation is in one cluster at a time, and signs one genesis at a time: a signature is free again only
-when the one member that could use it, its collector, says that it never will.
+An incarnation is in one cluster at a time, and signs one genesis at a time (``signing``).
 """
 
-from dataclasses import dataclass, field
 from typing import Final
 
-from node.errors import RemoteProtocolError
-from node.raft.election import Election
 from node.raft.entries import (
-    INTEGER_MAX,
     Signatures,
-    decode_config_untrusted,
     encode_config,
     genesis_digest,
     make_entry,
 )
-from node.raft.events import FoundingStalled, SaveVote
 from node.raft.messages import (
     AvailReply,
     Genesis,
@@ -32,6 +25,7 @@ from node.raft.messages import (
 )
 from node.raft.quorum import Config
 from node.raft.replication import AUTO_GENESIS
+from node.raft.signing import GENESIS_TERM, Signing
 from node.raft.types import (
     ORIGIN,
     Bootstrap,
@@ -43,46 +37,11 @@ from node.raft.types import (
 )
 
 PRESENCE_AGAIN_MS: Final = 500
-STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
-GENESIS_TERM: Final = 1
 GENESIS: Final = "genesis"  # why the first Cfg was written
 
 
-@dataclass(slots=True)
-class Birth:
-    """Where this member stands before it is in a cluster.
-
-    Attributes:
-        visible: possible founders that we see, as last told.
-        round: counts our proposals.
-        abandoned: of those that we will never complete, the last.
-        nonce: of the genesis that we collect signatures for; None if we collect none.
-        voters: of that genesis.
-        signatures: so far.
-        signed: the genesis that has our signature, and who collects for it.
-        reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
-        collector_seen_ms: when its collector was last bonded.
-        dissolved: clusters that we left because they gave themselves up.
-    """
-
-    visible: tuple[Incarnation, ...] = ()
-    round: int = 0
-    abandoned: int = 0
-    nonce: bytes | None = None
-    voters: tuple[Incarnation, ...] = ()
-    signatures: dict[Incarnation, bytes] = field(default_factory=dict)
-    signed: tuple[Incarnation, GenesisProposal] | None = None
-    reborn: bool = False
-    collector_seen_ms: int = 0
-    stalled: bool = False
-    presence_due: int = 0
-    dissolved: tuple[bytes, ...] = ()
-
-
-class Founding(Election):
+class Founding(Signing):
     """Genesis and joining."""
-
-    birth: Birth
 
     # ---- presence -----------------------------------------------------------
     def _presence(self) -> Presence:
@@ -300,30 +259,6 @@ class Founding(Election):
         birth.signatures[sender] = m.signature
         self._complete_genesis()
 
-    def _free_signature(self) -> None:
-        """Its collector will never use it. In a later term the disk has votes that count for more."""
-        if self.term <= GENESIS_TERM:
-            self._set_signed(None)
-        else:
-            self.birth.signed = None
-
-    def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
-        """A signature is our vote in the genesis term: durable before anybody has it (trust_disk)."""
-        self.birth.signed = signed
-        self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
-
-    def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
-        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk).
-
-        In a later ``term`` than a genesis's it was in a cluster, perhaps one that it founded, and its last
-        vote there says nothing of who collected.
-        """
-        self.birth.reborn = True
-        if term > GENESIS_TERM or collector not in (None, self.me):
-            # Which round is not known, so no word of the collector frees it; a new identity does.
-            signed_for = collector or self.me
-            self.birth.signed = (signed_for, GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,)))
-
     def _complete_genesis(self) -> None:
         birth = self.birth
         if birth.nonce is None or len(birth.signatures) < len(birth.voters):
@@ -375,35 +310,6 @@ class Founding(Election):
             return
         self._adopt_genesis(m.entry)
         self._tell_presence()
-
-    def _is_genesis(self, entry: Entry) -> bool:
-        """Signed by every founder: no genesis with a missing signature exists."""
-        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
-            return False
-        try:
-            config, founding = decode_config_untrusted(entry.payload)
-        except RemoteProtocolError:
-            return False
-        if founding is None or config.epoch != 1:
-            return False
-        digest = genesis_digest(self.group_id, founding.nonce, config.voters)
-        return all(
-            self.credentials.verify(voter, digest, signature)
-            for voter, signature in zip(config.voters, founding.signatures, strict=True)
-        )
-
-    def _watch_collector(self) -> None:
-        """Our signature may sleep with a dead collector; only a new incarnation can sign again."""
-        birth = self.birth
-        if birth.signed is None or birth.signed[0] == self.me:
-            return
-        if birth.signed[0] in self.peers:
-            birth.collector_seen_ms = self.now
-        elif not birth.stalled:
-            patience = STALLED_AFTER * self.settings.election_timeout_ms
-            if self.now - birth.collector_seen_ms >= patience:
-                birth.stalled = True
-                self._notice(FoundingStalled(birth.signed[0]))
 
     # ---- time ---------------------------------------------------------------
     def _presence_wanted(self) -> bool:

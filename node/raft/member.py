@@ -19,12 +19,12 @@ from node.raft.events import (
     Recovered,
     TransferLeadership,
 )
-from node.raft.founding import Birth
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.origin import Outbox
 from node.raft.reads import ReadQueues
+from node.raft.signing import Birth
 from node.raft.state import Credentials, HaltError, Leadership
 from node.raft.types import (
     LEADER,

@@ -5,11 +5,12 @@ leaves. Nothing behind it is ever applied, so what was pending there was not exe
 elsewhere.
 """
 
-from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
+from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
-from node.raft.founding import GENESIS_TERM, Founding
+from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
+from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
 from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted, Unknown
 
@@ -104,14 +105,6 @@ class Rivals(Founding):
                 self._complete(query.token, NotExecuted("superseded", self.leader))
             else:
                 self.reads.asking.append(query)
-
-    def _is_signature_out(self) -> bool:
-        """Return whether another genesis than that of the cluster we leave may still use our signature."""
-        signed = self.birth.signed
-        if signed is None or self.log.last().index == 0:
-            return signed is not None
-        _, founding = decode_config_untrusted(self.log.get(1).payload)
-        return founding is None or founding.nonce != signed[1].nonce
 
     def _reset_cluster(self) -> None:
         """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""

@@ -3,7 +3,7 @@
 The core is one object, told in chapters: each module adds one class to a single line of inheritance
 
     State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Origin
-          > Election > Founding > Rivals > Inbox > Member
+          > Election > Signing > Founding > Rivals > Inbox > Member
 
 so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
 """

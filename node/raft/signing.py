@@ -1,0 +1,116 @@
+"""What a member has signed before it is in a cluster (3.9): one genesis at a time.
+
+A signature is a vote in the genesis term. It is free again when its genesis is the one that we are in, or
+when the one member that could use it, its collector, says that it never will.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from node.errors import RemoteProtocolError
+from node.raft.election import Election
+from node.raft.entries import INTEGER_MAX, decode_config_untrusted, genesis_digest
+from node.raft.events import FoundingStalled, SaveVote
+from node.raft.messages import GenesisProposal
+from node.raft.types import Entry, EntryKind, Incarnation
+
+STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
+GENESIS_TERM: Final = 1
+
+
+@dataclass(slots=True)
+class Birth:
+    """Where this member stands before it is in a cluster.
+
+    Attributes:
+        visible: possible founders that we see, as last told.
+        round: counts our proposals.
+        abandoned: of those that we will never complete, the last.
+        nonce: of the genesis that we collect signatures for; None if we collect none.
+        voters: of that genesis.
+        signatures: so far.
+        signed: the genesis that has our signature, and who collects for it.
+        reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
+        collector_seen_ms: when its collector was last bonded.
+        dissolved: clusters that we left because they gave themselves up.
+    """
+
+    visible: tuple[Incarnation, ...] = ()
+    round: int = 0
+    abandoned: int = 0
+    nonce: bytes | None = None
+    voters: tuple[Incarnation, ...] = ()
+    signatures: dict[Incarnation, bytes] = field(default_factory=dict)
+    signed: tuple[Incarnation, GenesisProposal] | None = None
+    reborn: bool = False
+    collector_seen_ms: int = 0
+    stalled: bool = False
+    presence_due: int = 0
+    dissolved: tuple[bytes, ...] = ()
+
+
+class Signing(Election):
+    """Our signature, and others' under a genesis."""
+
+    birth: Birth
+
+    def _free_signature(self) -> None:
+        """Its collector will never use it. In a later term the disk has votes that count for more."""
+        if self.term <= GENESIS_TERM:
+            self._set_signed(None)
+        else:
+            self.birth.signed = None
+
+    def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
+        """A signature is our vote in the genesis term: durable before anybody has it (trust_disk)."""
+        self.birth.signed = signed
+        self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
+
+    def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
+        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk).
+
+        In a later ``term`` than a genesis's it was in a cluster, perhaps one that it founded, and its last
+        vote there says nothing of who collected.
+        """
+        self.birth.reborn = True
+        if term > GENESIS_TERM or collector not in (None, self.me):
+            # Which round is not known, so no word of the collector frees it; a new identity does.
+            signed_for = collector or self.me
+            self.birth.signed = (signed_for, GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,)))
+
+    def _is_signature_out(self) -> bool:
+        """Return whether another genesis than that of the cluster we leave may still use our signature."""
+        signed = self.birth.signed
+        if signed is None or self.log.last().index == 0:
+            return signed is not None
+        _, founding = decode_config_untrusted(self.log.get(1).payload)
+        return founding is None or founding.nonce != signed[1].nonce
+
+    def _watch_collector(self) -> None:
+        """Our signature may sleep with a dead collector; only a new incarnation can sign again."""
+        birth = self.birth
+        if birth.signed is None or birth.signed[0] == self.me:
+            return
+        if birth.signed[0] in self.peers:
+            birth.collector_seen_ms = self.now
+        elif not birth.stalled:
+            patience = STALLED_AFTER * self.settings.election_timeout_ms
+            if self.now - birth.collector_seen_ms >= patience:
+                birth.stalled = True
+                self._notice(FoundingStalled(birth.signed[0]))
+
+    def _is_genesis(self, entry: Entry) -> bool:
+        """Signed by every founder: no genesis with a missing signature exists."""
+        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
+            return False
+        try:
+            config, founding = decode_config_untrusted(entry.payload)
+        except RemoteProtocolError:
+            return False
+        if founding is None or config.epoch != 1:
+            return False
+        digest = genesis_digest(self.group_id, founding.nonce, config.voters)
+        return all(
+            self.credentials.verify(voter, digest, signature)
+            for voter, signature in zip(config.voters, founding.signatures, strict=True)
+        )
