@@ -94,7 +94,7 @@ def test_a_few_shared_references_do_not_make_a_tree_that_nobody_can_walk(doublin
     with pytest.raises(MalformedError) as caught:
         decode_untrusted(shared(doublings), bytes_max=10_000)
 
-    assert caught.value.reason in {"cbor-shared", "cbor-too-deep"}
+    assert caught.value.reason == "cbor-invalid"
 
 
 def test_an_array_within_itself_is_refused():
@@ -138,10 +138,37 @@ def test_no_item_knows_of_those_before_it():
     shared_array, reference = b"\xd8\x1c\x82\x00\x01", b"\xd8\x1d\x00"
     named, name = b"\xd9\x01\x00\x82\x64abcd\xd8\x19\x00", b"\xd8\x19\x00"
 
-    assert judge_each([shared_array, reference, named, name, b"\x01"], 100) == [
-        [0, 1],
-        "cbor-invalid",
-        ["abcd", "abcd"],
-        "cbor-invalid",
-        1,
-    ]
+    assert judge_each([shared_array, reference, named, name, b"\x01"], 100) == ["cbor-invalid"] * 4 + [1]
+
+
+def tagged(tag: int, item: bytes) -> bytes:
+    head = bytearray(cbor2.dumps(tag))
+    head[0] |= 0xC0
+    return bytes(head) + item
+
+
+BUILT = (*range(256), 256, 257, 258, 259, 260, 261, 1004, 43000, 43001, 55799, 4711, 2**32)
+
+
+@pytest.mark.parametrize(
+    "item", [b"\x01", b"\x41\x01", b"\x61a", b"\x82\x20\x01", b"\x81\x01", b"\xa1\x61a\x01"]
+)
+def test_nothing_is_built_of_any_tag_but_a_big_integer(item):
+    """A decimal of 100 kB took a second of the loop, before any ticket was shown; each doubling four times that."""
+    for tag in BUILT:
+        value = cbor2.loads(tagged(tag, item)) if is_known(tag, item) else None
+        judged = judge(tagged(tag, item), 100)
+        if tag in (2, 3) and item == b"\x41\x01":
+            assert judged == value
+        else:
+            # Of what cbor2 would build nothing was; what it does not know is refused as it is.
+            assert judged == ("cbor-type" if isinstance(value, cbor2.CBORTag) else "cbor-invalid")
+
+
+def is_known(tag: int, item: bytes) -> bool:
+    """Return whether cbor2 takes this at all."""
+    try:
+        cbor2.loads(tagged(tag, item))
+    except cbor2.CBORDecodeError:
+        return False
+    return True
