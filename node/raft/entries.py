@@ -28,6 +28,7 @@ VOTERS_MAX: Final = 64
 KEY_BYTES_MAX: Final = 256
 SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
+_ITEM_BYTES: Final = 8
 
 
 # ---- chain ------------------------------------------------------------------
@@ -292,6 +293,23 @@ def is_plain(value: object, depth: int = 4) -> bool:
             for key, item in value.items()
         )
     return False
+
+
+def plain_bytes(value: Any, depth: int = 0) -> int:
+    """Return about how many bytes plain data takes; the same on every node."""
+    kind = type(value)
+    size = _ITEM_BYTES
+    if kind is str or kind is bytes:
+        size += len(value)
+    elif kind is int:
+        size += value.bit_length() // 8
+    elif depth < DEPTH_MAX and (kind is list or kind is tuple):
+        for item in value:
+            size += plain_bytes(item, depth + 1)
+    elif depth < DEPTH_MAX and kind is dict:
+        for key, item in value.items():
+            size += plain_bytes(key, depth + 1) + plain_bytes(item, depth + 1)
+    return size
 
 
 def _is_text(value: str) -> bool:

@@ -39,6 +39,8 @@ from node.raft.types import (
 )
 
 SETTLE_ROUNDS_MAX: Final = 8
+# So many entries are applied in one step, and about a chunk more: all else waits for it to end.
+APPLY_ENTRIES_MAX: Final = 4096
 NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
 
 
@@ -180,14 +182,15 @@ class Member(Inbox):
 
     def _settle(self) -> None:
         """Commit, apply, answer, write, broadcast: until nothing more follows from anything."""
+        limit = self.replica.applied.index + APPLY_ENTRIES_MAX
         for _ in range(SETTLE_ROUNDS_MAX):
             commit, last, role, cluster = self.commit, self.log.last(), self.role, self.cluster
             if cluster is not None and self.leader is not None:
                 self._flush_origin()
             if self.lead is not None:
                 self._lead(self.lead)
-            if self.replica.applied.index < self.commit:
-                self._apply_committed()
+            if self.replica.applied.index < min(self.commit, limit):
+                self._apply_committed(limit)
             reads = self.reads
             if reads.round is not None or reads.asking or reads.settled:
                 self._flush_reads()
@@ -249,6 +252,8 @@ class Member(Inbox):
             due = min(due, self._origin_due())
         if self.handed is not None:
             due = min(due, self.handed.until_ms)
+        if self.replica.applied.index < self.commit:
+            due = self.now
         return max(due, self.now)
 
     # ---- the end ------------------------------------------------------------

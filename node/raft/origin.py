@@ -164,7 +164,7 @@ class Origin(Reads):
             box.had = True
             if self.now - box.used_ms >= self.settings.session_ttl_ms // 3:
                 self._ask_session("keepalive")
-            return True
+            return not self._is_session_over()
         if box.had:
             self._renew_session()
         # Asked for as of an entry that is long past, it would be taken for a late copy, and void.
@@ -172,6 +172,14 @@ class Origin(Reads):
         if up_to_date and (self.lead is not None or self.in_step):
             self._ask_session("open")
         return False
+
+    def _is_session_over(self) -> bool:
+        """Return whether the next entry that is applied ends our session, which stands open in the table.
+
+        What is fed into it would have a place in the log, and never be executed.
+        """
+        idle_ms = self._log_time_passed() - self.replica.table.active_ms(self.box.session)
+        return idle_ms > self.settings.session_ttl_ms
 
     def _renew_session(self) -> None:
         """Our session expired. What is unanswered was not executed in it and now never can be.

@@ -7,6 +7,7 @@ from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.raft.entries import (
     decode_commands_untrusted,
     decode_session_untrusted,
+    plain_bytes,
 )
 from node.raft.sessions import SessionTable
 from node.raft.types import (
@@ -24,6 +25,9 @@ from node.raft.types import (
     Settings,
 )
 
+# Of one entry: what it makes every node keep must not be a thousand times what it says.
+RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
+REFUSAL_CHARS_MAX: Final = 4096
 # Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
 
@@ -80,16 +84,20 @@ class Replica:
         known = self.admit(batch, entry.time_ms)
         if known is not None:
             return Resolution(batch.session, batch.seq, known)
-        outcome = Ok(self._execute(batch, entry), at)
-        self.table.record(batch, outcome, entry.time_ms)
+        results, size = self._execute(batch, entry)
+        outcome = Ok(results, at)
+        self.table.record(batch, outcome, entry.time_ms, size=size)
         return Resolution(batch.session, batch.seq, outcome)
 
     def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
         """Return None to execute ``batch``, or the outcome that it already has (3.8)."""
         return self.table.admit(batch, time_ms)
 
-    def _execute(self, batch: CommandBatch, entry: Entry) -> tuple[Result, ...]:
-        """Run all commands, or none: the first refusal rolls the whole entry back."""
+    def _execute(self, batch: CommandBatch, entry: Entry) -> tuple[tuple[Result, ...], int]:
+        """Run all commands, or none: the first refusal rolls the whole entry back.
+
+        Returns the results, and about how many bytes they take.
+        """
         try:
             savepoint = self.machine.savepoint()
         except OF_THE_HOST:
@@ -97,17 +105,22 @@ class Replica:
         except BaseException as exc:
             raise BrokenMachineError(type(exc).__name__) from exc
         results: list[Result] = []
+        size = 0
         for sub, command in enumerate(batch.commands):
             context = ApplyContext(entry.term, entry.index, sub, entry.time_ms, self._group_id)
             result = self._apply_one(command, context)
+            size += plain_bytes(result.value) if type(result) is Applied else 0
+            if size > RESULTS_BYTES_MAX:
+                result = Failed("results-too-large", f"more than {RESULTS_BYTES_MAX} bytes of results")
             if type(result) is Failed:
                 self._rollback(savepoint)
                 aborted = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
-                return tuple(
+                told = tuple(
                     result if position == sub else aborted for position in range(len(batch.commands))
                 )
+                return told, len(result.message)
             results.append(result)
-        return tuple(results)
+        return tuple(results), size
 
     def _rollback(self, savepoint: object) -> None:
         try:
@@ -121,7 +134,7 @@ class Replica:
         try:
             return Applied(self.machine.apply(command, context))
         except CommandError as exc:
-            return Failed(exc.code, exc.message)
+            return Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
         except OF_THE_HOST:
             raise  # better stop than diverge
         except BaseException as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same

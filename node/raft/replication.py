@@ -174,10 +174,11 @@ class Replication(Promises):
         if settles:
             self._refresh_active()
 
-    def _apply_committed(self) -> None:
+    def _apply_committed(self, limit: int) -> None:
+        """Apply what is committed, up to the index ``limit``, and about a chunk more."""
         start = self.replica.applied.index
         try:
-            while self.replica.applied.index < self.commit:
+            while self.replica.applied.index < min(self.commit, limit):
                 if not self._apply_some():
                     return
         except MemoryError as exc:

@@ -13,6 +13,9 @@ from node.raft.entries import SessionChange
 from node.raft.types import CommandBatch, Key, NotExecuted, Ok, Settings
 
 KEYS_MAX: Final = 262_144
+RETAINED_BYTES_MAX: Final = 128 * 1024 * 1024  # of results; passed by those of one entry
+
+Decided = Ok | NotExecuted
 
 
 @dataclass(slots=True)
@@ -24,24 +27,27 @@ class Session:
         active_ms: time of the last entry of this session.
         opened_ms: time of the entry that opened it.
         low: the origin has its answer to every sequence number below.
-        outcomes: of the others that were decided: executed, or refused for their key.
+        outcomes: of the others that were decided (executed, or refused for their key), each with about how
+            many bytes its results take.
     """
 
     owner: bytes
     active_ms: int
     opened_ms: int
     low: int = 1
-    outcomes: dict[int, Ok | NotExecuted] = field(default_factory=dict)
+    outcomes: dict[int, tuple[Decided, int]] = field(default_factory=dict)
 
-    def acknowledge(self, below: int) -> None:
-        """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
+    def acknowledge(self, below: int) -> int:
+        """Forget the outcomes of the sequence numbers up to ``below``, exclusive; return their bytes."""
         outcomes = self.outcomes
+        freed = 0
         # Numbers that were never executed cost a look each, unless there are more of them than outcomes.
         numbers = range(self.low, below) if below - self.low <= len(outcomes) else tuple(outcomes)
         for seq in numbers:
-            if seq < below:
-                outcomes.pop(seq, None)
+            if seq < below and (forgotten := outcomes.pop(seq, None)) is not None:
+                freed += forgotten[1]
         self.low = below
+        return freed
 
 
 @dataclass(slots=True)
@@ -49,10 +55,13 @@ class _KeyRecord:
     command_digest: bytes
     outcome: Ok
     time_ms: int
+    size: int
 
 
 class SessionTable:
     """Who has been answered what."""
+
+    _bytes = 0  # of all results that are kept
 
     def __init__(self, settings: Settings) -> None:
         self._ttl_ms = settings.session_ttl_ms
@@ -78,13 +87,14 @@ class SessionTable:
             if first.active_ms + self._ttl_ms >= time_ms:
                 oldest_ms = first.active_ms
                 break
-            del self._sessions[session]
+            self._end(session)
         while self._keys:
             key, record = next(iter(self._keys.items()))
             if record.time_ms + self._ttl_ms >= time_ms:
                 oldest_ms = min(oldest_ms, record.time_ms)
                 break
             del self._keys[key]
+            self._bytes -= record.size
         # What comes or is touched later is younger than what is oldest now.
         self._expiry_ms = oldest_ms + self._ttl_ms
 
@@ -103,17 +113,27 @@ class SessionTable:
                 if any(change.base_ms <= opened_ms for _, opened_ms in others):
                     return
                 for session, _ in others:
-                    del self._sessions[session]
+                    self._end(session)
                 self._sessions[change.session] = Session(change.owner, time_ms, time_ms)
             case "keepalive":
                 self._touch(change.session, time_ms)
+            case _ if change.session in self._sessions:
+                self._end(change.session)
             case _:
-                self._sessions.pop(change.session, None)
+                pass
 
-    def outcome_of(self, session: bytes, seq: int) -> Ok | NotExecuted | None:
+    def _end(self, session: bytes) -> None:
+        self._bytes -= sum(size for _, size in self._sessions.pop(session).outcomes.values())
+
+    def outcome_of(self, session: bytes, seq: int) -> Decided | None:
         """Return the stored outcome, if that command was decided and is not yet forgotten."""
         known = self._sessions.get(session)
-        return None if known is None else known.outcomes.get(seq)
+        kept = None if known is None else known.outcomes.get(seq)
+        return None if kept is None else kept[0]
+
+    def active_ms(self, session: bytes) -> int:
+        """Return the time of the last entry of an open session."""
+        return self._sessions[session].active_ms
 
     def is_answered(self, session: bytes, seq: int) -> bool:
         """Return whether command ``seq`` was decided, or was given up by its origin."""
@@ -128,18 +148,20 @@ class SessionTable:
         session.active_ms = time_ms
         self._sessions.move_to_end(batch.session)
         if batch.ack_below > session.low:
-            session.acknowledge(batch.ack_below)
+            self._bytes -= session.acknowledge(batch.ack_below)
         stored = session.outcomes.get(batch.seq)
         if stored is not None:
-            return stored
+            return stored[0]
         if batch.seq < session.low:
             return NotExecuted("already-answered")
         if len(session.outcomes) >= self._window:
             return NotExecuted("overloaded")
         known = None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
+        if known is None and self._bytes >= RETAINED_BYTES_MAX:
+            known = NotExecuted("overloaded")
         if known is not None:
-            # A copy of this entry may come when the key is forgotten, and must hear the same.
-            session.outcomes[batch.seq] = known
+            # A copy of this entry may come when the key is forgotten, or there is room: it hears the same.
+            session.outcomes[batch.seq] = known, 0
         return known
 
     def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
@@ -152,11 +174,13 @@ class SessionTable:
             return NotExecuted("stale")  # a copy may have been executed, and be forgotten by now
         return NotExecuted("overloaded") if len(self._keys) >= KEYS_MAX else None
 
-    def record(self, batch: CommandBatch, outcome: Ok, time_ms: int) -> None:
-        """Remember the outcome of a batch that was admitted and executed."""
-        self._sessions[batch.session].outcomes[batch.seq] = outcome
+    def record(self, batch: CommandBatch, outcome: Ok, time_ms: int, *, size: int) -> None:
+        """Remember the outcome of a batch that was admitted and executed, with ``size`` bytes of results."""
+        self._sessions[batch.session].outcomes[batch.seq] = outcome, size
+        self._bytes += size
         if batch.key is not None:
-            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms)
+            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms, size)
+            self._bytes += size
 
     def _touch(self, session: bytes, time_ms: int) -> None:
         known = self._sessions.get(session)

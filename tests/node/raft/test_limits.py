@@ -6,12 +6,74 @@ from node.raft.entries import encode_command_body, encode_commands
 from node.raft.events import Execute, Received, Violation
 from node.raft.messages import AppendReply, Forward, ForwardReply, Proposal
 from node.raft.origin import PAYLOAD_OVERHEAD_BYTES
-from node.raft.types import EntryKind, NotExecuted, Ok
+from node.raft.types import BATCH_ABORTED, Applied, EntryKind, NotExecuted, Ok
 from tests.node.raft.cluster import three
 
 
 def histories(cluster):
     return {tuple(node.replica.machine.history) for node in cluster.nodes.values()}
+
+
+def fat(cluster):
+    """Let every command's result be as many bytes as its number."""
+    for node in cluster.nodes.values():
+        node.replica.machine.apply = lambda command, _: b"x" * command
+
+
+def test_an_entry_whose_results_are_too_large_is_refused_and_undone(monkeypatch):
+    """Or a few kB of commands made every node keep gigabytes: a refused ``cas`` answers with what is there."""
+    monkeypatch.setattr("node.raft.replica.RESULTS_BYTES_MAX", 1000)
+    cluster = three()
+    fat(cluster)
+    leader = cluster.leader()
+
+    (large,) = cluster.outcome(cluster.execute(leader, 1500)).results
+    assert large.code == "results-too-large"
+    first, second, third = cluster.outcome(cluster.execute(leader, 400, 600, 10)).results
+    assert [first.code, second.code, third.code] == [BATCH_ABORTED, "results-too-large", BATCH_ABORTED]
+    assert all(isinstance(r, Applied) for r in cluster.outcome(cluster.execute(leader, 400, 500)).results)
+
+
+def test_past_so_many_bytes_of_kept_results_commands_are_refused_until_there_is_room(monkeypatch):
+    monkeypatch.setattr("node.raft.sessions.RETAINED_BYTES_MAX", 1500)
+    cluster = three(session_ttl_ms=8000)
+    fat(cluster)
+    leader = cluster.leader()
+    for number in range(3):
+        assert isinstance(cluster.outcome(cluster.execute(leader, 500, key=bytes([number + 1]))), Ok)
+    refused = cluster.outcome(cluster.execute(leader, 500, key=b"k"))
+    assert refused.reason == "overloaded"
+    assert cluster.outcome(cluster.execute(leader, 500, key=b"\x01")).results == (Applied(b"x" * 500),)
+
+    cluster.run(9000)
+    assert isinstance(cluster.outcome(cluster.execute(leader, 1)), Ok)
+    assert isinstance(cluster.outcome(cluster.execute(leader, 500, key=b"k")), Ok)
+
+
+def test_a_long_log_is_applied_in_several_steps(monkeypatch):
+    """A restart in one step was silent for longer than an election timeout, and lost its leader by that."""
+    monkeypatch.setattr("node.raft.member.APPLY_ENTRIES_MAX", 3)
+    cluster = three(chunk_bytes_max=1)
+    node = cluster.nodes[cluster.leader()]
+    applied = []
+    step = cluster.step
+
+    def watched(name, *events):
+        before = node.replica.applied.index
+        effects = step(name, *events)
+        if name == node.me.name:
+            applied.append(node.replica.applied.index - before)
+            if node.replica.applied.index < node.commit:
+                assert effects.next_tick_ms == cluster.now
+        return effects
+
+    cluster.step = watched
+    tickets = [(node.me.name, 1000 + number) for number in range(20)]
+    cluster.step(node.me.name, *[Execute(token, (1,)) for _, token in tickets])
+    cluster.run(500)
+
+    assert all(isinstance(cluster.outcomes[ticket], Ok) for ticket in tickets)
+    assert max(applied) == 3
 
 
 # ---- what callers may leave with their member ----------------------------------

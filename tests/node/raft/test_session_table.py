@@ -17,15 +17,16 @@ class PlainTable:
     """Looks at everything every time."""
 
     def __init__(self):
-        self.sessions = {}  # id -> [owner, active_ms, low, executed]
+        self.sessions = {}  # id -> [owner, active_ms, low, executed, opened_ms]
 
     def expire(self, time_ms):
         self.sessions = {s: v for s, v in self.sessions.items() if v[1] + TTL_MS >= time_ms}
 
-    def change(self, operation, session, owner, time_ms):
+    def change(self, operation, session, owner, base_ms, time_ms):
         if operation == "open" and session not in self.sessions:
-            self.sessions = {s: v for s, v in self.sessions.items() if v[0] != owner}
-            self.sessions[session] = [owner, time_ms, 1, set()]
+            if all(v[0] != owner or v[4] < base_ms for v in self.sessions.values()):
+                self.sessions = {s: v for s, v in self.sessions.items() if v[0] != owner}
+                self.sessions[session] = [owner, time_ms, 1, set(), time_ms]
         elif operation == "keepalive" and session in self.sessions:
             self.sessions[session][1] = time_ms
         elif operation == "close":
@@ -69,14 +70,16 @@ def test_sessions_live_and_commands_run_exactly_as_in_the_plain_table(steps):
             batch = CommandBatch(session, seq, min(ack_below, seq), None, ("x",))
             executed = table.admit(batch, time_ms) is None
             if executed:
-                table.record(batch, Ok((), Cursor(1, 1)), time_ms)
+                table.record(batch, Ok((), Cursor(1, 1)), time_ms, size=1)
             assert executed == plain.execute(session, seq, min(ack_below, seq), time_ms)
         else:
-            table.change(SessionChange(operation, session, owner, time_ms), time_ms)
-            plain.change(operation, session, owner, time_ms)
+            base_ms = time_ms - seq % 3  # as much as the owner lagged behind when it asked
+            table.change(SessionChange(operation, session, owner, base_ms), time_ms)
+            plain.change(operation, session, owner, base_ms, time_ms)
 
         assert {s for s in SESSIONS if s in table} == plain.sessions.keys()
-        for known, (_, _, low, executed) in plain.sessions.items():
+        assert table._bytes == sum(len(executed) for _, _, _, executed, _ in plain.sessions.values())
+        for known, (_, _, low, executed, _) in plain.sessions.items():
             assert {n for n in (*range(1, 7), 2**62) if table.is_answered(known, n)} == {
                 n for n in (*range(1, 7), 2**62) if n < low or n in executed
             }
@@ -94,14 +97,14 @@ class Told:
     def open(self, session, owner=OWNERS[0], *, base_ms=1, time_ms=1):
         self.table.change(SessionChange("open", session, owner, base_ms), time_ms)
 
-    def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x"):
+    def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x", size=0):
         """Return what became of the command: None if it was executed just now."""
         key = None if key is None else Key(key, 2**62)
         batch = CommandBatch(SESSIONS[0], seq, ack_below, key, (command,))
         self.table.expire(time_ms)
         known = self.table.admit(batch, time_ms)
         if known is None:
-            self.table.record(batch, Ok((), Cursor(1, seq)), time_ms)
+            self.table.record(batch, Ok((), Cursor(1, seq)), time_ms, size=size)
         return known
 
 
@@ -152,6 +155,35 @@ def test_what_was_decided_by_a_key_stays_decided_when_the_key_is_forgotten(comma
 
     assert told.execute(2, key=b"k", command=command, time_ms=2 + TTL_MS) == outcome
     assert told.execute(3, key=b"k", command=command, time_ms=2 + TTL_MS) is None
+
+
+def test_past_so_many_bytes_of_results_commands_are_refused_until_some_are_forgotten(monkeypatch):
+    monkeypatch.setattr("node.raft.sessions.RETAINED_BYTES_MAX", 100)
+    told = Told(session_ttl_ms=TTL_MS)
+    assert told.execute(1, size=60) is None
+    assert told.execute(2, key=b"k", size=30) is None  # kept twice: as the command's, and as the key's
+
+    assert told.execute(3) == NotExecuted("overloaded")
+    assert told.execute(4, key=b"k") == Ok((), Cursor(1, 2))
+    assert told.execute(5, ack_below=2) is None
+    assert told.execute(3) == NotExecuted("overloaded")  # a copy of what was refused
+    assert told.execute(6, ack_below=6, size=200) is None
+    assert told.execute(7, ack_below=6) == NotExecuted("overloaded")
+    assert told.execute(8, ack_below=8) is None
+
+
+def test_what_is_kept_is_counted_down_to_nothing_when_all_is_forgotten():
+    told = Told(session_ttl_ms=TTL_MS)
+    for seq in range(1, 5):
+        told.execute(seq, key=bytes([seq]), size=10 * seq)
+    assert told.table._bytes == 200
+    told.execute(5, ack_below=3, size=7)
+    assert told.table._bytes == 177
+
+    told.open(SESSIONS[1], base_ms=2, time_ms=3)
+    assert told.table._bytes == 100
+    told.table.expire(2 + TTL_MS)
+    assert told.table._bytes == 0
 
 
 def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(monkeypatch):

@@ -419,6 +419,26 @@ def test_a_cancelled_command_is_not_executed_if_it_never_left_and_unknown_if_it_
     assert isinstance(cluster.outcomes[kept], NotExecuted)
 
 
+def test_a_command_that_was_fed_while_its_session_ran_out_unseen_is_executed():
+    """Nobody led for longer than the TTL: the next entry that is applied ends the session."""
+    cluster = three(session_ttl_ms=4000, demote_after_ms=10**7)
+    (name, other) = cluster.followers()
+    cluster.outcome(cluster.execute(name, 1))
+    cluster.drop = lambda *_: True
+    cluster.run(7000)
+    assert cluster.leader() is None
+    fed = cluster.execute(name, 10, feed=True)
+    for node in cluster.nodes.values():
+        node.election_due = cluster.now + (1 if node.me.name == name else 2000)
+    cluster.drop = lambda *_: False
+    at = cluster.outcome(fed).at
+    assert cluster.leader() == name
+    cluster.run(3000)
+
+    assert cluster.nodes[other].term_at(at.index) == at.term
+    assert set(cluster.values().values()) == {11}
+
+
 def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
     cluster = three(command_bytes_max=1000)
     leader = cluster.leader()
