@@ -79,6 +79,7 @@ class AuditLog:
         self._full: list[Segment] = []
         self._first_seq = 1  # of the file that is written
         self._size = 0  # of the file that is written
+        self._is_torn = False  # behind that a part of a line may stand in it
         self._gone_to = 0
         self._lost = 0
         self._descriptor = self._lock = -1
@@ -171,6 +172,8 @@ class AuditLog:
 
     def _write(self, line: bytes) -> bool:
         """Write all of a line or nothing of it."""
+        if self._is_torn and not self._cut_back():
+            return False
         try:
             if os.write(self._descriptor, line) == len(line):
                 return True
@@ -178,8 +181,18 @@ class AuditLog:
         except OSError as exc:
             why = str(exc.strerror)
         logger.error("an event is missing in the audit log: %s", why)
-        os.ftruncate(self._descriptor, self._size)
+        self._cut_back()
         return False
+
+    def _cut_back(self) -> bool:
+        """Take away what was written of a line; a file system that became read-only may not let us, yet."""
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            self._is_torn = True
+        else:
+            self._is_torn = False
+        return not self._is_torn
 
     def _remember(self, event: dict[str, Any], line_bytes: int) -> None:
         self._size += line_bytes
@@ -190,6 +203,8 @@ class AuditLog:
     # ---- segments ---------------------------------------------------------------------
     def _rotate(self, files: SegmentFiles) -> None:
         """Begin a new file, and delete the oldest if there are too many."""
+        if self._is_torn and not self._cut_back():
+            return
         try:
             full, descriptor = files.change(self._first_seq)
         except OSError as exc:

@@ -280,9 +280,9 @@ class _Wiring:
             self._group.changed()
 
     def halted(self, reason: str) -> None:
-        self._network.audit.append("member-halted", reason=reason)
         if self._group is not None:
             self._group.end(f"halted: {reason}")
+        self._network.audit.append("member-halted", reason=reason)
 
     def noticed(self, notice: Notice) -> None:
         audit = self._network.audit

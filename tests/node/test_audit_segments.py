@@ -294,12 +294,17 @@ def test_a_first_event_that_claims_a_past_is_refused() -> None:
 
 
 # ---- a disk that takes nothing ---------------------------------------------------------------------
+@pytest.mark.parametrize("cuts_back", [True, False])
 @pytest.mark.parametrize("written", [0, 17, None])
 def test_what_a_full_disk_did_not_take_is_counted_and_breaks_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch, written: int | None
+    path: Path, monkeypatch: pytest.MonkeyPatch, written: int | None, cuts_back: bool
 ) -> None:
+    """A file system that became read-only does not even let the half of a line be cut off."""
     log = filled(path, 2)
-    real = os.write
+    real, real_cut = os.write, os.ftruncate
+
+    def read_only(descriptor: int, size: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
 
     def full(descriptor: int, data: bytes) -> int:
         if written is None:
@@ -307,9 +312,12 @@ def test_what_a_full_disk_did_not_take_is_counted_and_breaks_nothing(
         return real(descriptor, data[:written])
 
     monkeypatch.setattr(os, "write", full)
+    if not cuts_back:
+        monkeypatch.setattr(os, "ftruncate", read_only)
     assert log.append("bond-refused", number=2) is None
     assert log.append("bond-refused", number=3) is None
     monkeypatch.setattr(os, "write", real)
+    monkeypatch.setattr(os, "ftruncate", real_cut)
     log.append("bond-refused", number=4)
 
     assert [event.get("number", event.get("count")) for event in log.events()] == [0, 1, 2, 4]
