@@ -63,7 +63,7 @@ class FileStorage:
         if not self._path.exists():
             return None
         try:
-            return recover(self._path.read_bytes(), self._me)
+            return recover(self._path.read_bytes(), self._me, space_bytes=SPACE_BYTES)
         except CorruptStorageError as exc:
             raise CorruptStorageError(f"{self._path}: {exc}") from exc
 

@@ -176,8 +176,11 @@ class Batches:
 
 
 # ---- reading ----------------------------------------------------------------
-def recover(data: bytes, me: Incarnation) -> Recovered:
+def recover(data: bytes, me: Incarnation, *, space_bytes: int = 1) -> Recovered:
     """Return what a file says that ``me`` wrote, without a batch that a crash has torn.
+
+    ``space_bytes`` are laid down at a time before anything is written there, so a file that ends within them
+    has been cut.
 
     Raises:
         CorruptStorageError: it is no such file, or not what was written.
@@ -205,6 +208,8 @@ def recover(data: bytes, me: Incarnation) -> Recovered:
             raise CorruptStorageError("a batch holds what is no record") from exc
     if batches.was_begun_after(data):
         raise CorruptStorageError(f"the batch at byte {batches.at} is not what was written")
+    if len(data) < batches.at + -batches.at % space_bytes:
+        raise CorruptStorageError("it is shorter than it was")
     return Recovered(replay.term, replay.voted_for, tuple(replay.log), tuple(replay.ended))
 
 

@@ -8,8 +8,9 @@ without a log there is a new key, hence a new incarnation, which has promised no
 """
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,13 +50,29 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     key_file, log_file = directory / "identity.pem", directory / "log"
-    if log_file.exists():
-        identity = Identity.of_key(_load_key(key_file), name, now, hosts=hosts)
-    else:
-        identity = Identity.generate(name, now, hosts=hosts)
-        _save_key(key_file, identity)
-    storage = FileStorage(log_file, Incarnation(identity.name, identity.peer_id))
+    with _alone_in(directory):
+        if log_file.exists():
+            identity = Identity.of_key(_load_key(key_file), name, now, hosts=hosts)
+        else:
+            identity = Identity.generate(name, now, hosts=hosts)
+            _save_key(key_file, identity)
+        storage = FileStorage(log_file, Incarnation(identity.name, identity.peer_id))
     return MemberDisk(identity=identity, storage=storage)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Two first starts at once must not both choose an identity: one would run under a key that is gone."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(handle)
+        raise CorruptStorageError(f"{directory} is in use by another process") from exc
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -87,6 +87,19 @@ def test_the_clusters_that_ended_are_remembered_the_last_of_them(path):
     assert reopen(path).ended == tuple(clusters[6:])
 
 
+@pytest.mark.parametrize("left", [SPACE_BYTES - 1, 4096, 600])
+def test_a_file_that_was_cut_is_refused_though_what_is_left_is_whole(path, left):
+    storage = FileStorage(path, ME)
+    storage.persist([SaveVote(1, None), SaveEntries(entries(2))])
+    for number in range(2, 20):
+        storage.persist([SaveVote(number, None)])
+    storage.close()
+    path.write_bytes(path.read_bytes()[:left])
+
+    with pytest.raises(CorruptStorageError):
+        FileStorage(path, ME)
+
+
 def used(path):
     """The file without the zeros at its end."""
     return path.read_bytes().rstrip(b"\0")

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from node.errors import CorruptStorageError
 from node.raft.events import SaveVote
 from node.raft.types import Incarnation
+from node.storage import member
 from node.storage.member import open_member_disk
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -34,6 +35,29 @@ def test_a_restarted_member_is_the_same_incarnation_and_knows_its_vote(tmp_path)
     again.storage.close()
     assert again.identity.peer_id == before.peer_id
     assert again.storage.recovered.term == 7
+
+
+def test_two_first_starts_at_once_choose_one_identity(tmp_path, monkeypatch):
+    """Else the first would run under a key that the second has replaced, and could never start again."""
+    directory = tmp_path / "disk"
+    refused = []
+
+    def meanwhile(path, identity):
+        with pytest.raises(CorruptStorageError, match="in use") as caught:
+            opened(directory)
+        refused.append(caught.value)
+        save(path, identity)
+
+    save = member._save_key
+    monkeypatch.setattr(member, "_save_key", meanwhile)
+    first = opened(directory)
+    first.storage.close()
+    monkeypatch.undo()
+
+    assert len(refused) == 1
+    again = opened(directory)
+    again.storage.close()
+    assert again.identity.peer_id == first.identity.peer_id
 
 
 def test_a_key_is_durable_and_so_is_its_name_before_there_is_a_log(tmp_path, monkeypatch):
