@@ -16,6 +16,7 @@ from node.api.freshness import boot_time_s
 from node.api.limits import REPEATED_OF_TTL
 from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded, read_ca
 from node.client.errors import (
+    AnswerInvalidError,
     ClientError,
     NotExecutedError,
     OutcomeUnknownError,
@@ -257,7 +258,14 @@ class BondstoneClient:
             if 200 <= status < 300:
                 self._prefer(url)
                 return answer
-            attempts.answered(decode_problem(status, answer))
+            try:
+                problem = decode_problem(status, answer)
+            except AnswerInvalidError as exc:
+                if attempts.key is None:
+                    raise
+                attempts.failed(exc, sent=True)  # who answered in the node's place may have handed it on
+            else:
+                attempts.answered(problem)
         raise attempts.error()
 
     def _remember(self, attempts: "_Attempts") -> None:

@@ -84,6 +84,7 @@ class MemberDriver:
         self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
         self._backlog = Backlog(outbox)
         self._standing = Standing(ordered=durable is None)
+        self._taken = 0  # how many events have left the inbox
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -198,6 +199,7 @@ class MemberDriver:
         events: list[Event] = []
         while inbox and len(events) < EVENTS_PER_STEP_MAX:
             event, size = inbox.popleft()
+            self._taken += 1
             events.append(event)
             if isinstance(event, Received):
                 turn = _takes_a_turn(event.message)
@@ -261,7 +263,14 @@ class MemberDriver:
         """The caller's time is up: the member says at once whether anything can still come of it."""
         self._expired.add(token)
         self.submit(Cancel(token))
-        self._loop.call_soon(self._complete, token, Unknown("deadline"))
+        self._loop.call_soon(self._give_up, token, self._taken + len(self._inbox))
+
+    def _give_up(self, token: int, asked: int) -> None:
+        """Tell who waits that nobody knows, if the member has seen the ``asked``-th event and did not say."""
+        if self._taken < asked and self._closed is None:
+            self._loop.call_soon(self._give_up, token, asked)
+        else:
+            self._complete(token, Unknown("deadline"))
 
     # ---- the disk -----------------------------------------------------------
     def _written(self, serial: int) -> None:

@@ -301,7 +301,15 @@ def test_an_answer_of_another_form_is_an_error_of_its_own(scripted, answer):
 def test_an_error_that_is_no_problem_document_is_an_error_of_its_own(scripted):
     client, _, _ = scripted(httpx.Response(502, content=b"<html>"))
     with pytest.raises(AnswerInvalidError, match="502"):
+        client.get("a")
+
+
+def test_a_write_that_something_else_answers_may_have_happened_and_its_key_is_told(scripted):
+    client, script, _ = scripted(httpx.Response(502, content=b"<html>"))
+    with pytest.raises(OutcomeUnknownError, match="502") as caught:
         client.execute(1)
+
+    assert caught.value.idempotency_key == script.asked[0].headers["idempotency-key"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,6 +212,24 @@ def test_a_deadline_before_anything_left_says_that_nothing_happened() -> None:
         query = driver.request(lambda token: Query(token, {"op": "get"}, Consistency.STRONG), timeout_s=0.02)
         assert await query == NotExecuted("deadline")
         assert driver.member.box.tokens == {}
+        driver.close("done")
+
+    run(scenario)
+
+
+def test_of_many_deadlines_that_pass_in_one_turn_each_says_that_nothing_happened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than one step takes: the last are seen by the member some turns later."""
+    monkeypatch.setattr("node.group.driver.EVENTS_PER_STEP_MAX", 4)
+
+    async def scenario() -> None:
+        driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
+        waiting = [asyncio.ensure_future(execute(driver, n, timeout_s=0.02)) for n in range(40)]
+        await asyncio.sleep(0)
+        time.sleep(0.05)
+
+        assert set(await asyncio.gather(*waiting)) == {NotExecuted("deadline")}
         driver.close("done")
 
     run(scenario)
