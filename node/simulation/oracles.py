@@ -59,6 +59,7 @@ class Oracles(Watcher):
         names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
         self.counts = dict.fromkeys(names, 0)
         self.is_split = False
+        self._geneses: set[int] = set()
         self._swallowed: InvariantError | None = None
         self._min_voters = min_voters
         self._rules = rules
@@ -106,14 +107,17 @@ class Oracles(Watcher):
         """One genesis, or such as have no founder in common: a host that boots two TDs of each name gets two.
 
         R1 and 3.9: every founder signed it, and an incarnation signs one. One that died with its only holder,
-        unsaid and not yet on his disk, never was.
+        unsaid and not yet on his disk, never was; but what the dead have said of theirs may still come.
         """
+        voters = set(config.voters)
         for other in self._living:
             if len(other.view.nodes) == 1 or other.view.nodes[1] == node:
                 continue
-            if not set(config.voters).isdisjoint(self.tree.config_at(other.view.nodes[1]).voters):
+            if not voters.isdisjoint(self.tree.config_at(other.view.nodes[1]).voters):
                 raise InvariantError("one-genesis", f"{process} and {other} have a founder in common")
+        if any(voters.isdisjoint(self.tree.config_at(known).voters) for known in self._geneses):
             self.is_split = True
+        self._geneses.add(node)
 
     def _check_proposal(self, process: Process, index: int, config: Config, commit: int) -> None:
         view = process.view

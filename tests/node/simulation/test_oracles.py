@@ -783,6 +783,19 @@ def test_two_geneses_of_different_founders_are_two_clusters():
     assert group.oracles.is_split
 
 
+def test_what_the_dead_have_said_of_a_cluster_of_other_founders_may_still_come():
+    # Seed 920469132: two TDs that the host started beside the others founded, and died, while a founder stood still.
+    group = Group()
+    cluster = group.b.log.position(1).chain
+    for process in (group.a, group.b):
+        group.oracles.died(process)
+    found_again(group, [STRANGER])
+
+    group.see(group.c, RivalCluster(group.b.inc, cluster))
+
+    assert group.oracles.is_split
+
+
 def test_a_genesis_that_nobody_holds_any_more_never_was():
     # Seed 470007740: its collector lost power before anybody heard of it.
     group = Group()
