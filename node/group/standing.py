@@ -6,8 +6,12 @@ core can't know that: it takes messages in any order. Nor can anybody with ``tru
 waits for the disk and what binds nobody overtakes it.
 """
 
-from node.raft.messages import FoundingMessage, Message, Presence
+from typing import Final, cast, get_args
+
+from node.raft.messages import ClusterMessage, FoundingMessage, Message, Presence
 from node.raft.types import Incarnation
+
+_FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
 
 class Standing:
@@ -26,9 +30,10 @@ class Standing:
 
         A bulk transfer within a cluster that ended may come after the Presence that says so.
         """
-        if isinstance(message, FoundingMessage):
-            if self._ordered and isinstance(message, Presence):
+        known = self._presences.get(peer)
+        if type(message) in _FOUNDING:
+            if self._ordered and type(message) is Presence:
                 self._presences[peer] = message
             return True
-        known = self._presences.get(peer)
-        return known is None or message.cluster == known.cluster or message.cluster in known.dissolved
+        cluster = cast("ClusterMessage", message).cluster
+        return known is None or cluster == known.cluster or cluster in known.dissolved

@@ -282,14 +282,14 @@ def is_plain(value: object, depth: int = 4) -> bool:
     if value is None or isinstance(value, bool | int | bytes):
         return True
     if isinstance(value, str):
-        return _is_text(value)
+        return value.isascii() or _is_text(value)
     if depth >= DEPTH_MAX:
         return False
     if isinstance(value, list | tuple):
         return all(is_plain(item, depth + 1) for item in value)
     if isinstance(value, dict):
         return all(
-            isinstance(key, str) and _is_text(key) and is_plain(item, depth + 1)
+            isinstance(key, str) and (key.isascii() or _is_text(key)) and is_plain(item, depth + 1)
             for key, item in value.items()
         )
     return False
@@ -314,8 +314,6 @@ def plain_bytes(value: Any, depth: int = 0) -> int:
 
 def _is_text(value: str) -> bool:
     """Return whether ``value`` has an encoding: a lone surrogate has none."""
-    if value.isascii():
-        return True
     try:
         value.encode()
     except UnicodeEncodeError:
