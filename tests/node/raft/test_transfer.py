@@ -15,6 +15,14 @@ def transfer(cluster, target=None):
     return leader, cluster.tokens
 
 
+def comes_back_as_an_observer(cluster, name):
+    """Restart a trust_disk voter as the same incarnation, which wants to lead no more."""
+    old = cluster.kill(name)
+    entries = old.log.slice(1, old.log.last().index, 10**9)
+    recovered = Recovered(old.term, old.voted_for, entries)
+    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+
+
 class Starved:
     """Keeps entries on their way to ``target``, and notes who is told to stand at once."""
 
@@ -89,10 +97,7 @@ def test_a_transfer_of_which_nothing_is_heard_again_is_of_unknown_outcome():
 def test_leadership_is_not_handed_to_an_observer():
     cluster = three(trust_disk=True)
     leader, (name, _) = cluster.leader(), cluster.followers()
-    old = cluster.kill(name)
-    entries = old.log.slice(1, old.log.last().index, 10**9)
-    recovered = Recovered(old.term, old.voted_for, entries)
-    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    comes_back_as_an_observer(cluster, name)
     asked = transfer(cluster, name)
 
     assert cluster.outcomes[asked] == NotExecuted("no-such-voter", cluster.nodes[leader].me)
@@ -101,10 +106,7 @@ def test_leadership_is_not_handed_to_an_observer():
 def test_a_voter_that_comes_back_as_an_observer_is_none_for_long():
     cluster = three(trust_disk=True)
     leader, (name, other) = cluster.leader(), cluster.followers()
-    old = cluster.kill(name)
-    entries = old.log.slice(1, old.log.last().index, 10**9)
-    recovered = Recovered(old.term, old.voted_for, entries)
-    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    comes_back_as_an_observer(cluster, name)
     cluster.run(1000)
 
     assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other}
@@ -115,10 +117,7 @@ def test_where_no_voter_may_be_missing_an_observer_is_replaced():
     leader, (name, other) = cluster.leader(), cluster.followers()
     cluster.add("d", Bootstrap.JOIN)
     cluster.run(1000)
-    old = cluster.kill(name)
-    entries = old.log.slice(1, old.log.last().index, 10**9)
-    recovered = Recovered(old.term, old.voted_for, entries)
-    cluster.add(name, preference=Preference.OBSERVER, recovered=recovered)
+    comes_back_as_an_observer(cluster, name)
     cluster.run(1000)
 
     assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other, "d"}
