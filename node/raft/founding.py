@@ -121,6 +121,9 @@ class Founding(Signing):
         elif known == m.cluster:
             # It says so again because it does not know that we are with it: our Presence was lost.
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
+        if m.cluster == self.cluster and m.mode is Bootstrap.EXPECT and not m.commit and self.log.last().index:
+            # Its Genesis was lost. Without a leader to pull from it would never know that it is a voter.
+            self._send(sender, Genesis(self.log.get(1)))
         self._drive_founding()
 
     def _may_have_ended(self, m: Presence, before: Presence | None) -> bool:
@@ -301,7 +304,8 @@ class Founding(Signing):
         self._refresh_audience()
 
     def _on_genesis(self, sender: Incarnation, m: Genesis) -> None:
-        if self.cluster is not None or self.log.last().index or m.entry.chain in self.birth.dissolved:
+        chain = m.entry.chain
+        if self.cluster not in (None, chain) or self.log.last().index or chain in self.birth.dissolved:
             return
         if self.founding.bootstrap is not Bootstrap.EXPECT:
             return
@@ -313,10 +317,19 @@ class Founding(Signing):
 
     # ---- time ---------------------------------------------------------------
     def _presence_wanted(self) -> bool:
-        """Say again who we are while somebody may not know: no cluster yet, or a rival is bonded."""
-        if self.cluster is None:
+        """Say again who we are while somebody may not know, or could give us the genesis that we lack."""
+        if self.cluster is None or self._lacks_genesis():
             return bool(self.peers)
         return self.strangers
+
+    def _lacks_genesis(self) -> bool:
+        """Return whether we may be a voter without knowing it, and nobody leads from whom to pull."""
+        return (
+            self.leader is None
+            and self.log.last().index == 0
+            and self.cluster is not None
+            and self.founding.bootstrap is Bootstrap.EXPECT
+        )
 
     def _tick_founding(self) -> None:
         self.birth.presence_due = self.now + PRESENCE_AGAIN_MS

@@ -242,7 +242,7 @@ class Member(Inbox):
             due = self.election_due
         else:
             due = self.now + self.settings.election_timeout_ms
-        if self.cluster is None or self.strangers:
+        if self.cluster is None or self.strangers or self._lacks_genesis():
             due = min(due, self.birth.presence_due)
         if self.reads.round is not None or self.reads.leased:
             due = self._reads_due(due)

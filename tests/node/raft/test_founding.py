@@ -5,7 +5,13 @@ import hashlib
 import pytest
 from msgspec import structs
 
-from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted, genesis_digest
+from node.raft.entries import (
+    EMPTY_PAYLOAD,
+    decode_config_untrusted,
+    encode_config,
+    genesis_digest,
+    make_entry,
+)
 from node.raft.events import (
     BondDown,
     BondLoss,
@@ -22,7 +28,9 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.messages import (
+    Append,
     AppendReply,
+    Chunk,
     ForwardReply,
     Genesis,
     GenesisProposal,
@@ -30,7 +38,7 @@ from node.raft.messages import (
     Presence,
     TimeoutNow,
 )
-from node.raft.types import Applied, Bootstrap, EntryKind, Ok, Preference, Role, Unknown
+from node.raft.types import ORIGIN, Applied, Bootstrap, EntryKind, Ok, Preference, Role, Unknown
 from tests.node.raft.cluster import GROUP, Cluster, FakeCredentials, inc, three
 
 
@@ -245,6 +253,48 @@ def test_a_dead_collector_is_reported_and_its_signers_never_sign_again():
 
     assert FoundingStalled(dead) in cluster.notices[b]
     assert clusters(cluster) == {None}
+
+
+def test_founders_that_lost_their_genesis_have_it_from_a_learner_when_the_collector_is_dead():
+    """Seed 950062879: two of three voters lived, a learner had the whole log, and nobody ever led again."""
+    cluster = Cluster()
+    for name in "abc":
+        cluster.add(name)
+    a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
+    cluster.add("d", Bootstrap.JOIN)
+    # They hear that there is a cluster and vote in it, but not what its log begins with.
+    cluster.drop = lambda s, t, m: t in (b, c) and isinstance(m, Genesis | Append | Chunk)
+    cluster.run_until(lambda: cluster.nodes["d"].log.last().index)
+    assert [cluster.nodes[name].log.last().index for name in (b, c)] == [0, 0]
+    genesis = cluster.nodes["d"].log.get(1)
+    cluster.kill(a)
+    cluster.drop = lambda *_: False
+
+    assert cluster.elect() in (b, c)
+    cluster.run(1000)
+    assert clusters(cluster) == {genesis.chain}
+    assert [cluster.nodes[name].log.get(1) for name in (b, c)] == [genesis] * 2
+    assert cluster.violations() == []
+
+
+def test_a_genesis_of_another_cluster_than_ones_own_changes_nothing():
+    cluster, names = about_to_found()
+    cluster.drop = lambda s, t, m: t == names[1] and isinstance(m, Genesis | Append | Chunk)
+    cluster.run_until(lambda: cluster.nodes[names[1]].cluster is not None)
+    target, first = cluster.nodes[names[1]], cluster.nodes[names[0]]
+    config, signatures = decode_config_untrusted(first.log.get(1).payload)
+    other = make_entry(
+        ORIGIN,
+        term=1,
+        kind=EntryKind.CONFIG,
+        time_ms=1,
+        payload=encode_config(config, signatures),
+    )
+    cluster.step(names[1], Received(inc(names[0]), Genesis(other)))
+
+    assert target.log.last().index == 0
+    cluster.step(names[1], Received(inc(names[0]), Genesis(first.log.get(1))))
+    assert target.log.get(1) == first.log.get(1)
 
 
 def test_founding_survives_lost_messages():
