@@ -71,6 +71,18 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
 _SMALL: Final = tuple(bytes((number,)) for number in range(24))
 _INDEX_2: Final = struct.Struct(">BH").pack
 _INDEX_4: Final = struct.Struct(">BI").pack
+_INDEX_8: Final = struct.Struct(">BQ").pack
+
+
+def _head_once(number: int) -> bytes:
+    """Return the deterministic CBOR of an unsigned integer that will not come again."""
+    if number < 24:
+        return _SMALL[number]
+    if number < 0x100:
+        return bytes((0x18, number))
+    if number < 0x10000:
+        return _INDEX_2(0x19, number)
+    return _INDEX_4(0x1A, number) if number < 1 << 32 else _INDEX_8(0x1B, number)
 
 
 @lru_cache(maxsize=4096)
@@ -169,6 +181,13 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
+_COMMAND_START: Final = b"\x85" + bytes((0x40 | SESSION_ID_BYTES,))  # an array of five, a session's id
+_NO_KEY: Final = encode(None)
+_KEYED_BYTES: Final = (
+    len(_COMMAND_START) + SESSION_ID_BYTES + 1
+)  # before the commands, but for numbers and name
+
+
 def encode_command_body(commands: tuple[object, ...]) -> bytes:
     """Return the part of a COMMAND payload that stays the same however often it is handed over."""
     return encode(list(commands))
@@ -176,17 +195,19 @@ def encode_command_body(commands: tuple[object, ...]) -> bytes:
 
 def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, body: bytes) -> bytes:
     """Return the payload of a COMMAND entry; ``body`` is from ``encode_command_body``."""
-    encoded_key = encode(None if key is None else [key.name, key.not_after_ms])
-    return payload_prefix(session, seq) + encode(ack_below) + encoded_key + body
+    encoded_key = _NO_KEY if key is None else encode([key.name, key.not_after_ms])
+    return payload_prefix(session, seq) + _head_once(ack_below) + encoded_key + body
 
 
 def decode_commands_untrusted(payloads: Sequence[bytes]) -> Iterator[CommandBatch | None]:
     """Yield the batch in each of these payloads of COMMAND entries, None where there is none."""
-    for value in decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX):
-        yield _batch_untrusted(value)
+    for payload, value in zip(
+        payloads, decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX), strict=True
+    ):
+        yield _batch_untrusted(value, payload)
 
 
-def _batch_untrusted(value: Any) -> CommandBatch | None:
+def _batch_untrusted(value: Any, payload: bytes) -> CommandBatch | None:
     if type(value) is list and len(value) == 5:
         session, seq, ack_below, key, commands = value
         if (
@@ -200,7 +221,14 @@ def _batch_untrusted(value: Any) -> CommandBatch | None:
             and type(commands) is list
             and commands
         ):
-            return CommandBatch(session, seq, ack_below, None if key is None else Key(*key), tuple(commands))
+            if key is None:
+                return CommandBatch(session, seq, ack_below, None, tuple(commands))
+            name, not_after_ms = key
+            heads = len(
+                _head_once(seq) + _head_once(ack_below) + _head_once(len(name)) + _head_once(not_after_ms)
+            )
+            keyed = payload[_KEYED_BYTES + heads + len(name) :]
+            return CommandBatch(session, seq, ack_below, Key(name, not_after_ms), tuple(commands), keyed)
     return None
 
 
@@ -222,7 +250,7 @@ def payload_prefix(session: bytes, seq: int) -> bytes:
 
     A leader compares it instead of decoding what others forward: nobody speaks for another's session.
     """
-    return b"\x85" + encode(session) + encode(seq)
+    return _COMMAND_START + session + _head_once(seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +331,16 @@ def plain_bytes(value: Any, depth: int = 0) -> int:
         size += len(value)
     elif kind is int:
         size += value.bit_length() // 8
+    elif depth < DEPTH_MAX and kind is dict:
+        for key, item in value.items():
+            # Of every result there is: what nearly all of them are made of is not asked for by a call.
+            size += _ITEM_BYTES + len(key) if type(key) is str else plain_bytes(key, depth + 1)
+            size += (
+                _ITEM_BYTES + item.bit_length() // 8 if type(item) is int else plain_bytes(item, depth + 1)
+            )
     elif depth < DEPTH_MAX and (kind is list or kind is tuple):
         for item in value:
             size += plain_bytes(item, depth + 1)
-    elif depth < DEPTH_MAX and kind is dict:
-        for key, item in value.items():
-            size += plain_bytes(key, depth + 1) + plain_bytes(item, depth + 1)
     return size
 
 

@@ -121,7 +121,12 @@ class Founding(Signing):
         elif known == m.cluster:
             # It says so again because it does not know that we are with it: our Presence was lost.
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
-        if m.cluster == self.cluster and m.mode is Bootstrap.EXPECT and not m.commit and self.log.last().index:
+        if (
+            m.cluster == self.cluster
+            and m.mode is Bootstrap.EXPECT
+            and not m.commit
+            and self.log.last().index
+        ):
             # Its Genesis was lost. Without a leader to pull from it would never know that it is a voter.
             self._send(sender, Genesis(self.log.get(1)))
         self._drive_founding()

@@ -48,6 +48,11 @@ class MemoryLog(LogStore):
         return self._last
 
     def position(self, index: int) -> Position:
+        if index == self._last.index:
+            return self._last
+        return self._position(index)
+
+    def _position(self, index: int) -> Position:
         if index == 0:
             return ORIGIN
         entry = self._entries[index - 1]
@@ -70,11 +75,11 @@ class MemoryLog(LogStore):
     def append(self, entries: Sequence[Entry]) -> None:
         assert not entries or entries[0].index == len(self._entries) + 1
         self._entries.extend(entries)
-        self._last = self.position(len(self._entries))
+        self._last = self._position(len(self._entries))
 
     def truncate(self, index: int) -> None:
         del self._entries[index:]
-        self._last = self.position(len(self._entries))
+        self._last = self._position(len(self._entries))
 
 
 def entry_bytes(entry: Entry) -> int:

@@ -6,14 +6,18 @@ entries' own ``time_ms``.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
-from attestation.canonical import digest
+from attestation.canonical import digest, encode
 from node.raft.entries import SessionChange
 from node.raft.types import CommandBatch, Key, NotExecuted, Ok, Settings
 
 KEYS_MAX: Final = 262_144
 RETAINED_BYTES_MAX: Final = 128 * 1024 * 1024  # of results; passed by those of one entry
+
+# Before the commands: their digest is ``digest("bondstone/idempotent-commands/v1", [command...])``.
+_KEYED: Final = b"\x82" + encode("bondstone/idempotent-commands/v1")
 
 Decided = Ok | NotExecuted
 
@@ -167,7 +171,7 @@ class SessionTable:
     def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
         record = self._keys.get(key.name)
         if record is not None:
-            if record.command_digest != _digest_of(batch):
+            if record.command_digest != _digest_of(batch.keyed):
                 return NotExecuted("idempotency-key-reused")
             return record.outcome
         if time_ms > key.not_after_ms:
@@ -179,7 +183,7 @@ class SessionTable:
         self._sessions[batch.session].outcomes[batch.seq] = outcome, size
         self._bytes += size
         if batch.key is not None:
-            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms, size)
+            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch.keyed), outcome, time_ms, size)
             self._bytes += size
 
     def _touch(self, session: bytes, time_ms: int) -> None:
@@ -200,5 +204,5 @@ class SessionTable:
         )
 
 
-def _digest_of(batch: CommandBatch) -> bytes:
-    return digest("bondstone/idempotent-commands/v1", list(batch.commands))
+def _digest_of(keyed: bytes) -> bytes:
+    return sha256(_KEYED + keyed).digest()

@@ -226,6 +226,7 @@ class CommandBatch(Struct, frozen=True):
 
     Attributes:
         ack_below: the origin has its answer to every sequence number below this one.
+        keyed: of a batch with a key, the commands as the entry has them: equal bytes, equal commands.
     """
 
     session: bytes
@@ -233,6 +234,7 @@ class CommandBatch(Struct, frozen=True):
     ack_below: int
     key: Key | None
     commands: tuple[object, ...]
+    keyed: bytes = b""
 
 
 class Resolution(Struct, frozen=True):

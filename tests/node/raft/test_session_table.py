@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.raft.entries import SessionChange
+from node.raft.entries import SessionChange, encode_command_body
 from node.raft.sessions import SessionTable
 from node.raft.types import CommandBatch, Cursor, Key, NotExecuted, Ok, Settings
 
@@ -100,7 +100,8 @@ class Told:
     def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x", size=0):
         """Return what became of the command: None if it was executed just now."""
         key = None if key is None else Key(key, 2**62)
-        batch = CommandBatch(SESSIONS[0], seq, ack_below, key, (command,))
+        keyed = b"" if key is None else encode_command_body((command,))
+        batch = CommandBatch(SESSIONS[0], seq, ack_below, key, (command,), keyed)
         self.table.expire(time_ms)
         known = self.table.admit(batch, time_ms)
         if known is None:

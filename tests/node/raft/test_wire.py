@@ -7,22 +7,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation.canonical import digest
+from attestation.canonical import digest, encode
 from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (
     EMPTY_PAYLOAD,
     SessionChange,
+    decode_commands_untrusted,
     encode_command_body,
     encode_commands,
     encode_config,
     encode_session,
     make_entries,
     make_entry,
+    payload_prefix,
 )
 from node.raft.messages import Append, Chunk, Forward, Proposal
 from node.raft.quorum import Config
-from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind, Incarnation, Key, Position
+from node.raft.types import (
+    ORIGIN,
+    Bootstrap,
+    CommandBatch,
+    Cursor,
+    Entry,
+    EntryKind,
+    Incarnation,
+    Key,
+    Position,
+)
 
 UINT = st.integers(0, 2**63 - 1)
 DIGEST = st.binary(min_size=32, max_size=32)
@@ -30,6 +42,27 @@ INC = st.builds(Incarnation, st.text(min_size=1, max_size=20), DIGEST)
 INCS = st.lists(INC, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
 CURSOR = st.builds(Cursor, UINT, UINT)
 POSITION = st.builds(Position, st.integers(0, 9), st.integers(0, 9), DIGEST)
+
+
+SEQ = st.integers(1, 30) | st.integers(1, 2**63 - 1)
+KEYS = st.builds(Key, st.binary(min_size=1, max_size=256), SEQ)
+
+
+@given(
+    session=st.binary(min_size=16, max_size=16), seq=SEQ, key=st.none() | KEYS, text=st.text(), data=st.data()
+)
+def test_a_command_entry_is_deterministic_cbor_and_gives_back_what_was_put_in(session, seq, key, text, data):
+    """And the commands of one with a key are found in it as they are, for their digest."""
+    ack_below = data.draw(st.integers(0, seq))
+    body = encode_command_body(({"put": text}, seq))
+    payload = encode_commands(session, seq, ack_below, key, body)
+
+    told = None if key is None else [key.name, key.not_after_ms]
+    assert payload == encode([session, seq, ack_below, told, [{"put": text}, seq]])
+    assert payload.startswith(payload_prefix(session, seq))
+    keyed = b"" if key is None else body
+    (batch,) = decode_commands_untrusted([payload])
+    assert batch == CommandBatch(session, seq, ack_below, key, ({"put": text}, seq), keyed)
 
 
 @st.composite
