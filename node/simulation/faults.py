@@ -1,14 +1,18 @@
 """What goes wrong: how bad the weather of a run is, and which blows fall when.
 
 Rates are drawn per run (swarm testing): a run with every fault at once hides what a run with one fault at
-full strength shows. The plan is drawn before the run and is plain data, so that a failing one can be shrunk.
+full strength shows. The plan depends on the seed alone. It is drawn as far as the run goes, and what fell of
+it is plain data, so that a failing one can be shrunk.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from heapq import merge
 from itertools import accumulate
 from random import Random
 
+from node.simulation.chance import stream
 from node.simulation.scheduler import MS_US, SECOND_US
 
 LEADER = "leader"  # a target that is looked up when the blow falls
@@ -134,22 +138,46 @@ def _draw_span_us(rng: Random, pace_us: int) -> int:
     return int(rng.choice((0.01, 0.2, 1, 3, 8, 30)) * pace_us * (0.5 + rng.random()))
 
 
-def draw_plan(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int) -> tuple[Fault, ...]:
-    """Draw the blows of one run over ``length_us``; each kind has its own rate, drawn too.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The blows of one run in the order of their times, the same each time they are asked for.
 
-    ``pace_us``: an election timeout or so; blows that fall much faster than that find nothing standing.
+    Attributes:
+        places: where they may fall.
+        pace_us: an election timeout or so; blows that fall much faster than that find nothing standing.
+        length_us: none falls later.
+        rare: what else falls.
     """
+
+    seed: str
+    places: tuple[str, ...]
+    pace_us: int
+    length_us: int
+    rare: tuple[Fault, ...] = ()
+
+    def __iter__(self) -> Iterator[Fault]:
+        rng = stream(self.seed, "plan")
+        drawn = _draw_faults(rng, self.places, pace_us=self.pace_us, length_us=self.length_us)
+        if not self.rare:
+            return drawn
+        return merge(drawn, sorted(self.rare, key=_when), key=_when)
+
+
+def _when(fault: Fault) -> int:
+    return fault.at_us
+
+
+def _draw_faults(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int) -> Iterator[Fault]:
+    """Draw blow after blow; each kind has its own rate, drawn too."""
     blows = [blow for blow in Blow if blow not in RARE and rng.random() < 0.45] or [Blow.CRASH]
     weights = list(accumulate(rng.random() + 0.05 for _ in blows))
     mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
-    plan: list[Fault] = []
     # Sometimes at birth, mostly once there is something to break.
     at_us = rng.randint(0, 2 * mean_gap_us) if rng.random() < 0.2 else rng.randint(1, 4) * pace_us
     while at_us < length_us:
         blow = rng.choices(blows, cum_weights=weights)[0]
-        plan.append(_draw_fault(rng, blow, places, at_us, pace_us))
+        yield _draw_fault(rng, blow, places, at_us, pace_us)
         at_us += int(rng.expovariate(1.0) * mean_gap_us) + 1
-    return tuple(plan)
 
 
 def draw_rare_faults(rng: Random, *, pace_us: int) -> tuple[Fault, ...]:

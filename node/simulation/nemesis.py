@@ -1,6 +1,6 @@
 """Carries out the plan: each fault when its time has come, against whoever is there then."""
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from node.raft.events import BondLoss
@@ -27,7 +27,7 @@ class Targets(Protocol):
 
 
 class Nemesis:
-    """Schedules a plan's faults. After ``stop`` no new one falls; ``Cluster.heal`` undoes what lasts.
+    """Lets a plan's faults fall. After ``stop`` no new one does; ``Cluster.heal`` undoes what lasts.
 
     A merciful one kills nobody without whom the group could never lead again: volatile voters do not come
     back, and a run that is dead by its tenth event shows little.
@@ -42,7 +42,8 @@ class Nemesis:
         merciful: bool,
         trace: Trace,
     ) -> None:
-        self.fallen: Counter[Blow] = Counter()
+        self.fallen: list[Fault] = []
+        self._coming: Iterator[Fault] = iter(())
         self._scheduler = scheduler
         self._network = network
         self._targets = targets
@@ -50,9 +51,14 @@ class Nemesis:
         self._merciful = merciful
         self._stopped = False
 
-    def start(self, plan: tuple[Fault, ...]) -> None:
-        """Let every fault fall at its time."""
-        for fault in plan:
+    def start(self, plan: Iterable[Fault]) -> None:
+        """Let every fault fall at its time. They come in the order of their times."""
+        self._coming = iter(plan)
+        self._await_next()
+
+    def _await_next(self) -> None:
+        fault = next(self._coming, None)
+        if fault is not None:
             self._scheduler.at(fault.at_us, self._fall, fault)
 
     def stop(self) -> None:
@@ -69,9 +75,10 @@ class Nemesis:
     def _fall(self, fault: Fault) -> None:
         if self._stopped:
             return
+        self._await_next()
         if self._trace.on:
             self._trace.note("nemesis", str(fault))
-        self.fallen[fault.blow] += 1
+        self.fallen.append(fault)
         match fault.blow:
             case Blow.ISOLATE | Blow.DEAFEN | Blow.MUTE | Blow.SPLIT | Blow.BRIDGE | Blow.CUT:
                 self._cut(fault)

@@ -48,6 +48,9 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
         shape["bootstrap_delay_ms"] = rng.choice((0, 1, 3)) * election_ms
         settings = replace(settings, on_rival=rng.choice(("refuse", "discard-shorter")))
     plan = draw_rare_faults(rng, pace_us=election_ms * MS_US) if rng.random() < 0.15 else ()
+    if rng.random() < 0.05:
+        # More may found than it takes: parted at birth, they found two clusters.
+        shape["expect"] = rng.choice((2, 3))
     return Rarities(settings=settings, weather=weather, shape=shape, plan=plan)
 
 

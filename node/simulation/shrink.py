@@ -42,7 +42,7 @@ def fails(schedule: Schedule, *, traced: bool = False) -> ScheduleError | None:
 
 
 def _smaller(schedule: Schedule) -> Iterator[Schedule]:
-    plan = schedule.plan
+    plan = tuple(schedule.plan)
     size = len(plan)
     while size >= 1:
         for start in range(0, len(plan), size):
@@ -61,7 +61,7 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
 def render(error: ScheduleError) -> str:
     """Return what a person needs: the oracle, the schedule, the end of the trace."""
     schedule = error.schedule
-    shape = schedule.shape
+    shape, plan = schedule.shape, tuple(schedule.plan)
     lines = [
         f"seed {schedule.seed} contradicts {error.error.oracle}",
         f"  {error.error.detail}",
@@ -69,8 +69,8 @@ def render(error: ScheduleError) -> str:
         f"{shape.settings}",
         f"{schedule.weather}",
         f"{schedule.habits}",
-        f"faults ({len(schedule.plan)}):",
-        *(f"  {fault}" for fault in schedule.plan),
+        f"faults ({len(plan)}):",
+        *(f"  {fault}" for fault in plan),
         "end of the trace:",
         *(f"  {line}" for line in error.tail),
     ]

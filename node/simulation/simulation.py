@@ -5,6 +5,7 @@
 A schedule is plain data, so a failing one can be shrunk and run again, with a trace.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
@@ -15,7 +16,7 @@ from node.simulation.chance import stream
 from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
 from node.simulation.cluster import Cluster, Shape
 from node.simulation.errors import InvariantError
-from node.simulation.faults import Fault, Weather, draw_plan, draw_weather
+from node.simulation.faults import Fault, Plan, Weather, draw_weather
 from node.simulation.nemesis import Nemesis
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
@@ -37,13 +38,16 @@ _TRY_AGAIN: Final = frozenset(("overloaded", "stale"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Everything that decides a run, but the chance of messages and clients, which the seed decides."""
+    """Everything that decides a run, but the chance of messages and clients, which the seed decides.
+
+    ``plan``: in the order of their times, as often as it is asked.
+    """
 
     seed: str
     shape: Shape
     weather: Weather
     habits: Habits
-    plan: tuple[Fault, ...]
+    plan: Iterable[Fault]
     workload: Workload
     merciful: bool = True
     events: int = EVENTS
@@ -66,7 +70,10 @@ class Report:
 
 
 class ScheduleError(Exception):
-    """A schedule contradicted an oracle. ``tail``: the last lines of its trace, if it was traced."""
+    """A schedule contradicted an oracle. ``tail``: the last lines of its trace, if it was traced.
+
+    The plan of its ``schedule`` is what fell of the plan that was run, as a tuple.
+    """
 
     def __init__(self, schedule: Schedule, error: InvariantError, tail: tuple[str, ...]) -> None:
         super().__init__(f"seed {schedule.seed}: {error}")
@@ -129,12 +136,13 @@ def draw_schedule(
     )
     changes = rare.shape | {k: v for k, v in overrides.items() if hasattr(shape, k)}
     shape = replace(shape, **changes)
+    shape = replace(shape, expect=min(shape.expect, len(shape.founders)))
     return Schedule(
         seed=str(seed),
         shape=shape,
         weather=weather,
         habits=draw_habits(rng),
-        plan=(*draw_plan(rng, names, pace_us=pace_us, length_us=_PLAN_US), *rare.plan),
+        plan=Plan(seed=str(seed), places=names, pace_us=pace_us, length_us=_PLAN_US, rare=rare.plan),
         merciful=rng.random() < 0.8,
         workload=workload,
         events=events,
@@ -193,7 +201,8 @@ class Simulation:
             judge_run(self.oracles, self.clients.calls, self.schedule.workload)
         except InvariantError as exc:
             tail = tuple(self.cluster.trace.lines)[-TRACE_TAIL:]
-            raise ScheduleError(self.schedule, exc, tail) from exc
+            fell = replace(self.schedule, plan=tuple(self.nemesis.fallen))
+            raise ScheduleError(fell, exc, tail) from exc
         return self._report(healed=healed)
 
     def _report(self, *, healed: bool) -> Report:
@@ -203,7 +212,7 @@ class Simulation:
             events=cluster.events(),
             messages=cluster.network.sent,
             reboots=cluster.boots - len(cluster.places),
-            faults=sum(self.nemesis.fallen.values()),
+            faults=len(self.nemesis.fallen),
             healed=healed,
             counts=dict(self.oracles.counts),
             digest=cluster.trace.digest(),

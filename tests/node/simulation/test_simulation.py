@@ -103,6 +103,35 @@ def test_a_failing_schedule_is_shrunk_to_one_that_fails_the_same_way():
     assert len(small.tail) > 10
 
 
+def test_what_fell_of_a_plan_is_all_that_a_failing_schedule_needs():
+    error = fails(draw_schedule(7, member=ablations.RollIsWhoIsBonded, rules=False), traced=True)
+    planned = list(draw_schedule(7).plan)
+
+    assert list(error.schedule.plan) == planned[: len(error.schedule.plan)] != planned
+    again = fails(error.schedule, traced=True)
+    assert (str(again), again.tail) == (str(error), error.tail)
+
+
+def test_a_plan_is_the_same_each_time_and_in_the_order_of_its_times():
+    drawn = next(plan for plan in (draw_schedule(seed).plan for seed in range(100)) if plan.rare)
+
+    assert list(drawn) == list(drawn)
+    assert [fault.at_us for fault in drawn] == sorted(fault.at_us for fault in drawn)
+    assert set(drawn.rare) < set(drawn)
+
+
+def test_more_may_found_than_it_takes_and_parted_they_found_two_clusters():
+    """``expect`` smaller than the number of founders: a mistake of the operator's, after which nothing may merge."""
+    schedule = draw_schedule(9353)
+    assert 0 < schedule.shape.expect < len(schedule.shape.founders)
+    simulation = Simulation(schedule)
+
+    report = simulation.run()
+
+    assert simulation.oracles.is_split
+    assert not report.healed
+
+
 def test_all_clients_have_their_answer_at_the_end_of_a_healed_run():
     simulation = Simulation(draw_schedule(2_003))
 
