@@ -1,7 +1,7 @@
 """Deterministic CBOR (RFC 8949 4.2.1) and the one way in which bondstone derives digests."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -68,13 +68,14 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Any:
     return value
 
 
-def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> Iterator[Any]:
-    """Yield what ``decode_untrusted`` returns for each of ``encoded``, at little more than half the cost.
+def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> list[Any]:
+    """Return what ``decode_untrusted`` returns for each of ``encoded``, at little more than half the cost.
 
-    A ``MalformedError`` is yielded in the place of what is malformed.
+    A ``MalformedError`` is in the place of what is malformed.
     """
     stream = BytesIO(b"".join(encoded))
     decoder = _decoder_of_many(stream)
+    decoded = []
     end = 0
     for data in encoded:
         end += len(data)
@@ -88,7 +89,8 @@ def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> Iterat
             value = _judge_untrusted(data, bytes_max)
             stream.seek(end)
             decoder = _decoder_of_many(stream)
-        yield value
+        decoded.append(value)
+    return decoded
 
 
 def _decoder_of_many(stream: BytesIO) -> cbor2.CBORDecoder:
@@ -110,14 +112,14 @@ def _require_plain_untrusted(value: Any, depth: int = 0) -> None:
     if depth > DEPTH_MAX:
         raise MalformedError("cbor-too-deep", f"CBOR nested deeper than {DEPTH_MAX}")
     if kind is list:
-        items: Collection[Any] = value
+        for item in value:
+            if type(item) not in _SCALARS:
+                _require_plain_untrusted(item, depth + 1)
     elif kind is dict:
-        for key in value:
+        for key, item in value.items():
             if type(key) is not str:
                 raise MalformedError("cbor-key", "a CBOR map key is not text")
-        items = value.values()
+            if type(item) not in _SCALARS:
+                _require_plain_untrusted(item, depth + 1)
     else:
         raise MalformedError("cbor-type", f"CBOR value of type {kind.__name__} is not plain data")
-    for item in items:
-        if type(item) not in _SCALARS:
-            _require_plain_untrusted(item, depth + 1)

@@ -9,7 +9,7 @@ Payloads are deterministic CBOR arrays:
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -29,6 +29,7 @@ KEY_BYTES_MAX: Final = 256
 SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
+_CONFIGS_KEPT: Final = 64
 
 
 # ---- chain ------------------------------------------------------------------
@@ -121,8 +122,9 @@ def encode_config(config: Config, signatures: Signatures | None = None) -> bytes
     return encode([config.epoch, voters, tie, config.reason, founding])
 
 
+@lru_cache(maxsize=_CONFIGS_KEPT)
 def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
-    """Return the configuration and, in a genesis, what makes it one.
+    """Return the configuration and, in a genesis, what makes it one. Each is asked for several times.
 
     Raises:
         RemoteProtocolError: the payload is not a configuration.
@@ -199,12 +201,10 @@ def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, b
     return payload_prefix(session, seq) + _head_once(ack_below) + encoded_key + body
 
 
-def decode_commands_untrusted(payloads: Sequence[bytes]) -> Iterator[CommandBatch | None]:
-    """Yield the batch in each of these payloads of COMMAND entries, None where there is none."""
-    for payload, value in zip(
-        payloads, decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX), strict=True
-    ):
-        yield _batch_untrusted(value, payload)
+def decode_commands_untrusted(payloads: Sequence[bytes]) -> list[CommandBatch | None]:
+    """Return the batch in each of these payloads of COMMAND entries, None where there is none."""
+    values = decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX)
+    return list(map(_batch_untrusted, values, payloads))
 
 
 def _batch_untrusted(value: Any, payload: bytes) -> CommandBatch | None:
@@ -307,20 +307,21 @@ def is_plain(value: object, depth: int = 4) -> bool:
 
     ``depth`` starts at the nesting of commands within their entry.
     """
-    if value is None or isinstance(value, bool | int | bytes):
-        return True
     if isinstance(value, str):
         return value.isascii() or _is_text(value)
+    if value is None or isinstance(value, bool | int | bytes):
+        return True
     if depth >= DEPTH_MAX:
         return False
-    if isinstance(value, list | tuple):
-        return all(is_plain(item, depth + 1) for item in value)
     if isinstance(value, dict):
-        return all(
-            isinstance(key, str) and (key.isascii() or _is_text(key)) and is_plain(item, depth + 1)
-            for key, item in value.items()
-        )
-    return False
+        for key, item in value.items():
+            if not isinstance(key, str) or not (key.isascii() or _is_text(key)):
+                return False
+            # Nearly all are plain text, and every command passes here.
+            if not (type(item) is str and item.isascii()) and not is_plain(item, depth + 1):
+                return False
+        return True
+    return isinstance(value, list | tuple) and all(is_plain(item, depth + 1) for item in value)
 
 
 def plain_bytes(value: Any, depth: int = 0) -> int:

@@ -60,7 +60,8 @@ class Replica:
             MemoryError: the host starves us; the state is not to be trusted any more.
             BrokenMachineError: the machine failed where it must not.
         """
-        batches = decode_commands_untrusted([e.payload for e in entries if e.kind is EntryKind.COMMAND])
+        commands = [entry.payload for entry in entries if entry.kind is EntryKind.COMMAND]
+        batches = iter(decode_commands_untrusted(commands))
         for entry in entries:
             assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
