@@ -29,7 +29,7 @@ KEY_BYTES_MAX: Final = 256
 SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
-_CONFIGS_KEPT: Final = 64
+_CONFIGS_KEPT: Final = 8  # in whatever encoding they came, of up to ENTRY_BYTES_MAX each
 
 
 # ---- chain ------------------------------------------------------------------
@@ -185,9 +185,8 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 # ---- commands and sessions --------------------------------------------------
 _COMMAND_START: Final = b"\x85" + bytes((0x40 | SESSION_ID_BYTES,))  # an array of five, a session's id
 _NO_KEY: Final = encode(None)
-_KEYED_BYTES: Final = (
-    len(_COMMAND_START) + SESSION_ID_BYTES + 1
-)  # before the commands, but for numbers and name
+# What precedes the commands of an entry with a key, but for its numbers and the key's name.
+_KEYED_BYTES: Final = len(_COMMAND_START) + SESSION_ID_BYTES + 1
 
 
 def encode_command_body(commands: tuple[object, ...]) -> bytes:
