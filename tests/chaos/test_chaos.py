@@ -142,7 +142,12 @@ def test_a_node_whose_clock_jumps_knows_it_and_keeps_its_promises():
 
 # What each breach looks like to the verdict; a group in disorder often shows more than one sign.
 BREACHES = [
-    ("acknowledge-before-commit", {"node-diverged", "acknowledged-write-lost"}, ["--only", "isolate_leader"]),
+    # Or a member is to cut what it took for committed, and halts before any harm can be seen.
+    (
+        "acknowledge-before-commit",
+        {"node-diverged", "acknowledged-write-lost", "forbidden-in-audit-log"},
+        ["--only", "isolate_leader"],
+    ),
     ("read-locally", {"stale-answer"}, ["--only", "isolate_leader,partition"]),
     # Not by pauses: who stood still refuses what it then finds in its sockets, and nothing comes twice.
     ("execute-again", {"applied-twice"}, ["--only", "isolate_leader,partition"]),
