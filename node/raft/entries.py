@@ -53,12 +53,7 @@ def make_entries(previous: Position, parts: Iterable[tuple[int, EntryKind, int, 
             _CHAIN_START,
             chain,
             _head(term),
-            # Small numbers, terms, times and lengths come again and again; an index never does.
-            _INDEX_4(0x1A, index)
-            if 0x10000 <= index < 1 << 32
-            else _INDEX_2(0x19, index)
-            if 0x100 <= index < 0x10000
-            else _head(index),
+            _head_once(index),
             _SMALL[kind],
             _head(time_ms),
             _bytes_head(len(payload)),
@@ -88,7 +83,7 @@ def _head_once(number: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _head(number: int) -> bytes:
-    """Return the deterministic CBOR of an unsigned integer."""
+    """Return the deterministic CBOR of an unsigned integer that comes again and again: a term, a time."""
     return encode(number)
 
 
@@ -221,11 +216,12 @@ def _batch_untrusted(value: Any, payload: bytes) -> CommandBatch | None:
             and commands
         ):
             if key is None:
-                return CommandBatch(session, seq, ack_below, None, tuple(commands))
+                return CommandBatch(session, seq, ack_below, None, tuple(commands), b"")
             name, not_after_ms = key
             heads = len(
                 _head_once(seq) + _head_once(ack_below) + _head_once(len(name)) + _head_once(not_after_ms)
             )
+            # No head is shorter than its deterministic one: in any other encoding too, this has all commands.
             keyed = payload[_KEYED_BYTES + heads + len(name) :]
             return CommandBatch(session, seq, ack_below, Key(name, not_after_ms), tuple(commands), keyed)
     return None

@@ -226,7 +226,8 @@ class CommandBatch(Struct, frozen=True):
 
     Attributes:
         ack_below: the origin has its answer to every sequence number below this one.
-        keyed: of a batch with a key, the commands as the entry has them: equal bytes, equal commands.
+        keyed: of a batch with a key, the commands as the entry has them, else empty. Equal bytes, equal
+            commands.
     """
 
     session: bytes
@@ -234,7 +235,7 @@ class CommandBatch(Struct, frozen=True):
     ack_below: int
     key: Key | None
     commands: tuple[object, ...]
-    keyed: bytes = b""
+    keyed: bytes
 
 
 class Resolution(Struct, frozen=True):

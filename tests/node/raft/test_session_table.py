@@ -67,7 +67,7 @@ def test_sessions_live_and_commands_run_exactly_as_in_the_plain_table(steps):
         table.expire(time_ms)
         plain.expire(time_ms)
         if operation == "command":
-            batch = CommandBatch(session, seq, min(ack_below, seq), None, ("x",))
+            batch = CommandBatch(session, seq, min(ack_below, seq), None, ("x",), b"")
             executed = table.admit(batch, time_ms) is None
             if executed:
                 table.record(batch, Ok((), Cursor(1, 1)), time_ms, size=1)

@@ -65,6 +65,16 @@ def test_a_command_entry_is_deterministic_cbor_and_gives_back_what_was_put_in(se
     assert batch == CommandBatch(session, seq, ack_below, key, ({"put": text}, seq), keyed)
 
 
+@pytest.mark.parametrize("seq", [1, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1])
+def test_a_number_takes_as_many_bytes_as_deterministic_cbor_gives_it(seq):
+    body = encode_command_body(("x",))
+    assert encode_commands(bytes(16), seq, seq, None, body) == encode([bytes(16), seq, seq, None, ["x"]])
+    entry = make_entry(
+        ORIGIN._replace(index=seq - 1), term=seq, kind=EntryKind.NOOP, time_ms=seq, payload=b""
+    )
+    assert entry.chain == digest("bondstone/entry/v1", bytes(32), seq, seq, 0, seq, b"")
+
+
 @st.composite
 def payloads(draw):
     kind = draw(st.sampled_from([EntryKind.NOOP, EntryKind.COMMAND, EntryKind.SESSION, EntryKind.CONFIG]))
