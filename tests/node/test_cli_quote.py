@@ -71,7 +71,7 @@ def test_without_collateral_nothing_can_be_decided():
 
 def test_a_missing_file_and_a_time_that_is_none_are_named():
     missing = cli("quote", "verify", "nowhere.bin", "--at", "0")
-    untimely = cli("quote", "verify", VECTORS / "README.md", "--at", "yesterday")
+    untimely = cli("quote", "verify", __file__, "--at", "yesterday")
 
     assert (missing.returncode, untimely.returncode) == (2, 2)
     assert "nowhere.bin" in missing.stderr
