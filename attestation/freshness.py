@@ -8,9 +8,9 @@ good. Against both this module keeps two floors, as pure values:
     one clock floor     the newest issue date seen, the image's build date, and the clocks of a majority
                         of the peers minus a tolerance: whichever is latest
 
-Feed ``FreshnessState.observe`` only with collateral under which *genuine* evidence was just verified, or
-that our own client fetched: otherwise anyone could hand in Intel's newest ("early") set and so have our
-own ("standard") one refused.
+Feed ``FreshnessState.observe`` only with collateral under which evidence was just *accepted*, or that our own
+client fetched: otherwise anyone could hand in Intel's newest ("early") set, beside a genuine quote that we
+refuse, and so have our own ("standard") one refused.
 
 What it does not do: it cannot tell a replayed state from the right one after a restart, since the host
 owns the disk; and it does not hold time fast once it was seen, since a clock that was ahead by mistake

@@ -1,7 +1,7 @@
 """Which endorsements a ticket is judged by: the newest good ones, and never older ones than before.
 
 There are up to three sets for a quote: the one stapled to the ticket, our own source's, and the newest one
-that any genuine ticket for the same platform came with. All are signed, so who delivered them does not
+that any accepted ticket for the same platform came with. All are signed, so who delivered them does not
 matter; of those that are authentic, current and not rolled back, the newest counts. Thereby neither a peer
 who staples an old set nor a host that serves one decides which it is.
 """
@@ -21,6 +21,8 @@ from attestation.collateral import (
 from attestation.errors import AttestationError, EndorsementsUnavailableError, StaleEndorsementsError
 from attestation.freshness import ClockFloor, FreshnessState, Observation, effective_now
 from attestation.quote import Quote
+from attestation.result import AttestationResult
+from attestation.tickets import ExpectedClaims
 from attestation.trust import TrustRoot
 
 AUTHENTIC_MAX: Final = 32
@@ -54,6 +56,23 @@ class Choice:
 
     endorsements: VerifiedEndorsements
     origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedEvidence:
+    """Evidence that was accepted in full: genuine, acceptable to the policy, and made for ``peer``.
+
+    Made by ``attestation.ticket_tdx.TdxValidator`` only, when nothing is left to refuse it for. It is the one
+    thing that a verifier's memory takes: genuine evidence that was refused (another image, a debug TD, a
+    replayed quote that anybody can download) must move nothing.
+
+    Attributes:
+        quoted_at: when the attester had the quote made, by its own clock.
+    """
+
+    result: AttestationResult
+    peer: ExpectedClaims
+    quoted_at: datetime
 
 
 class EndorsementsStore:
@@ -123,8 +142,9 @@ class EndorsementsStore:
             "there is no collateral to judge the quote by: none is stapled, and our source has none",
         )
 
-    def observe(self, verified: VerifiedEndorsements) -> None:
-        """Remember endorsements under which genuine evidence was just verified."""
+    def witness(self, accepted: AcceptedEvidence) -> None:
+        """Remember the endorsements under which this evidence was accepted."""
+        verified = accepted.result.verified.endorsements
         authentic = verified.authentic
         with self._lock:
             try:

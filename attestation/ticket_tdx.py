@@ -13,6 +13,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from attestation.canonical import decode_untrusted, digest, encode
@@ -22,7 +23,7 @@ from attestation.freshness import FreshnessState
 from attestation.policy import AppraisalPolicy, appraise
 from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
-from attestation.ticket_endorsements import EndorsementsSource, EndorsementsStore
+from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, EndorsementsStore
 from attestation.tickets import CLOCK_AHEAD_MAX, ExpectedClaims, Expiration, TicketRejectedError
 from attestation.trust import TrustRoot
 from attestation.values import timestamp, whole_seconds
@@ -250,8 +251,6 @@ class TdxValidator:
         claims = ticket.claims
         choice = self._store.choose(parse_quote_untrusted(ticket.quote), ticket.endorsements, now)
         verified = verify_quote(ticket.quote, choice.endorsements, now=now)
-        # Only now: endorsements that no genuine quote came with must not displace others.
-        self._store.observe(choice.endorsements)
         result = appraise(
             verified,
             self._policy,
@@ -266,7 +265,8 @@ class TdxValidator:
             appraisal["not_checked"] = [*appraisal["not_checked"], "binding"]
         appraisal["endorsements"] = choice.origin
         appraisal["ticket"] = claims_value(claims)
-        return Expiration(at=at, appraisal=appraisal)
+        accepted = AcceptedEvidence(result=result, peer=peer, quoted_at=claims.quoted_at)
+        return Expiration(at=at, appraisal=appraisal, remember=partial(self._store.witness, accepted))
 
 
 def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:

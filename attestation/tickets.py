@@ -4,7 +4,8 @@ A validator's ``signature`` folds in everything that can change its verdict; the
 validator's signature into its GroupId. So two groups with different trust can never bond.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, Self
 
@@ -52,6 +53,10 @@ class ExpectedClaims:
     binding: bytes | None
 
 
+def nothing_to_remember() -> None:
+    """Remember nothing: this evidence teaches its judge nothing that later verdicts depend on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiration:
     """A validator's yes, and until when it holds.
@@ -59,10 +64,13 @@ class Expiration:
     Attributes:
         at: aware UTC time after which the ticket is worth nothing; None if it does not expire.
         appraisal: what was established, JSON-able, for the audit log and the API.
+        remember: has the validator keep what the evidence teaches it (collateral, the time). Whoever asks
+            all validators of a group calls it, after the last one has said yes; who only looks does not.
     """
 
     at: datetime | None
     appraisal: dict[str, Any]
+    remember: Callable[[], None] = field(default=nothing_to_remember, compare=False, repr=False)
 
 
 class TicketValidator(Protocol):
@@ -84,7 +92,9 @@ class TicketValidator(Protocol):
         ...
 
     def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
-        """Return until when the ticket holds.
+        """Return until when the ticket holds. No later verdict depends on its having been asked.
+
+        What the evidence teaches is kept by the answer's ``remember``, and by nothing else.
 
         Raises:
             TicketRejectedError: with a stable reason.

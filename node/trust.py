@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -176,10 +176,14 @@ class WitnessedClock:
 
     def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
         expiration = self._validator.validate(ticket, peer, now)
-        if peer.binding is not None:  # quoted for this very bond, so just now
-            said = datetime.fromisoformat(expiration.appraisal["ticket"]["quoted_at"])
-            self._clock.heard(peer.peer_id, said)
-        return expiration
+
+        def remember() -> None:
+            expiration.remember()
+            if peer.binding is not None:  # quoted for this very bond, so just now
+                said = datetime.fromisoformat(expiration.appraisal["ticket"]["quoted_at"])
+                self._clock.heard(peer.peer_id, said)
+
+        return replace(expiration, remember=remember)
 
 
 def tdx_validator_of(

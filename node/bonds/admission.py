@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from attestation.tickets import ExpectedClaims, TicketRejectedError, TicketValidator
+from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError, TicketValidator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +31,14 @@ def judge(
 ) -> Admission:
     """Return the admission of a peer that presents ``tickets``. May take milliseconds: call in a thread.
 
+    Only when all have said yes do the validators remember what the evidence teaches: tickets of which one is
+    refused must change nothing, for no later verdict.
+
     Raises:
         TicketRejectedError: by the first validator that says no; ``ticket-missing``, ``ticket-expired``.
     """
     expires_at: datetime | None = None
-    appraisals: dict[str, dict[str, Any]] = {}
+    accepted: dict[str, Expiration] = {}
     for validator in validators:
         ticket = tickets.get(validator.ticket_class)
         if ticket is None:
@@ -47,7 +50,12 @@ def judge(
             if expiration.at <= now:
                 raise TicketRejectedError("ticket-expired", f"the ticket expired at {expiration.at}")
             expires_at = expiration.at if expires_at is None else min(expires_at, expiration.at)
-        appraisals[validator.ticket_class] = expiration.appraisal
-    # Only what was judged is kept: the rest is anybody's bytes.
-    judged = {name: tickets[name] for name in appraisals}
-    return Admission(expires_at=expires_at, tickets=judged, appraisals=appraisals)
+        accepted[validator.ticket_class] = expiration
+    for expiration in accepted.values():
+        expiration.remember()
+    return Admission(
+        expires_at=expires_at,
+        # Only what was judged is kept: the rest is anybody's bytes.
+        tickets={name: tickets[name] for name in accepted},
+        appraisals={name: expiration.appraisal for name, expiration in accepted.items()},
+    )

@@ -15,12 +15,15 @@ import pytest
 from attestation import ticket_tdx
 from attestation.canonical import decode_untrusted, encode
 from attestation.collateral import Endorsements, verify_endorsements
+from attestation.freshness import FreshnessState
+from attestation.policy import REPORT_DATA_UNCHECKED, appraise
 from attestation.policy_rules import default_policy
-from attestation.ticket_endorsements import EndorsementsStore
+from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsStore
 from attestation.ticket_tdx import TICKET_BYTES_MAX, TdxTicket, TdxValidator, parse_ticket_untrusted
-from attestation.tickets import binding_of
+from attestation.tickets import TicketRejectedError, binding_of
 from attestation.trust import INTEL_SGX_ROOT
 from attestation.values import TcbStatus, mask_of
+from attestation.verifier import verify_quote
 from enclave.identity import Identity
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pki import PCKValues
@@ -32,6 +35,7 @@ from enclave.mock.statement import (
     ModuleIdentity,
 )
 from enclave.mock.td import TDSettings
+from node.bonds.admission import judge
 from tests.support.tickets import (
     AUTHORITY,
     BINDING,
@@ -362,17 +366,32 @@ def test_endorsements_signed_by_a_pck_key_are_refused() -> None:
 class Judged:
     """One validator over several tickets, each with its own stapled collateral."""
 
-    def __init__(self, **bench: Any) -> None:
+    def __init__(self, freshness: FreshnessState | None = None, **bench: Any) -> None:
         self.bench = Bench(**bench)
-        self.validator = self.bench.validator()
+        self.validator = self.bench.validator(freshness)
 
-    def reason(self, stapled: Endorsements, *, now: Any = NOW) -> str | None:
+    def outcome(self, stapled: Endorsements, *, now: Any = NOW) -> str:
+        """Judge as a group does, which remembers what was accepted. Return the status, or why it is refused."""
         ticket = edited(self.bench.ticket(now=now), endorsements=stapled.to_value())
         try:
-            self.validator.validate(ticket, self.bench.peer(), now)
+            admission = judge([self.validator], {"tdx": ticket}, self.bench.peer(), now)
         except ticket_tdx.TicketRejectedError as exc:
             return exc.reason
-        return None
+        status: str = admission.appraisals["tdx"]["status"]
+        return status
+
+    def admits(self, ticket: bytes) -> bool:
+        try:
+            judge([self.validator], {"tdx": ticket}, self.bench.peer(), NOW)
+        except ticket_tdx.TicketRejectedError:
+            return False
+        return True
+
+    def accepted(self, stapled: Endorsements) -> AcceptedEvidence:
+        verified = verify_endorsements(stapled, root=AUTHORITY.trust_root, now=NOW)
+        quote = verify_quote(parse_ticket_untrusted(self.bench.ticket()).quote, verified, now=NOW)
+        result = appraise(quote, self.bench.policy, now=NOW, report_data=REPORT_DATA_UNCHECKED)
+        return AcceptedEvidence(result=result, peer=self.bench.peer(), quoted_at=NOW)
 
 
 # The platform of these tests is up to date by evaluation 20, and out of date by evaluation 21.
@@ -387,26 +406,29 @@ RECOVERED = {
 }
 
 
-def test_going_back_to_an_older_evaluation_number_does_not_help() -> None:
-    """After evaluation 21 was seen, a peer that staples 20 is judged by 21."""
-    judged = Judged()
+OUT_OF_DATE_TOO = policy(tcb__accepted_statuses=frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE}))
 
-    assert judged.reason(endorsements()) is None
-    assert judged.reason(endorsements(**RECOVERED)) == "tcb-status-not-accepted"
-    assert judged.reason(endorsements()) == "tcb-status-not-accepted"
+
+def test_going_back_to_an_older_evaluation_number_does_not_help() -> None:
+    """After a ticket was accepted under evaluation 21, a peer that staples 20 is judged by 21."""
+    judged = Judged(policy=OUT_OF_DATE_TOO)
+
+    assert judged.outcome(endorsements()) == "UpToDate"
+    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
+    assert judged.outcome(endorsements()) == "OutOfDate"
 
 
 def test_going_back_works_for_a_verifier_that_remembers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EndorsementsStore, "observe", lambda _self, _verified: None)
-    judged = Judged()
+    monkeypatch.setattr(EndorsementsStore, "witness", lambda _self, _accepted: None)
+    judged = Judged(policy=OUT_OF_DATE_TOO)
 
-    assert judged.reason(endorsements(**RECOVERED)) == "tcb-status-not-accepted"
-    assert judged.reason(endorsements()) is None
+    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
+    assert judged.outcome(endorsements()) == "UpToDate"
 
 
 def test_what_was_seen_survives_a_restart() -> None:
-    judged = Judged()
-    judged.reason(endorsements(**RECOVERED))
+    judged = Judged(policy=OUT_OF_DATE_TOO)
+    judged.outcome(endorsements(**RECOVERED))
     state = type(judged.validator.freshness).from_bytes_untrusted(judged.validator.freshness.to_bytes())
     restarted = TdxValidator(
         policy=policy(), root=AUTHORITY.trust_root, endorsements_source=None, freshness=state
@@ -442,59 +464,156 @@ def test_endorsements_that_no_genuine_quote_came_with_displace_nothing() -> None
         judged.validator.validate(forged, judged.bench.peer(), NOW)
 
     assert caught.value.reason == "quote-signature"
-    assert judged.reason(endorsements()) is None
+    assert judged.outcome(endorsements()) == "UpToDate"
+
+
+NEWEST = endorsements(tcb_evaluation_data_number=21, qe_evaluation_data_number=21)
+
+
+class RefuseAll:
+    """A second validator, such as one of JWTs, that says no."""
+
+    ticket_class = "other"
+    signature = bytes(32)
+    mock = True
+
+    def validate(self, ticket: bytes, peer: Any, now: Any) -> Any:
+        raise TicketRejectedError("refused-by-another-validator", "no")
+
+
+def presented_and_refused(judged: Judged, how: str) -> str:
+    """Have genuine evidence with the newest set stapled refused in this way; return the reason."""
+    bench, peer = judged.bench, judged.bench.peer()
+    others: dict[str, Any] = {
+        "another-image": {"attester": AUTHORITY.create_td(mrtd=b"\x78" * 48, rtmrs=REGISTERS)},
+        "debug-td": {"attester": td(td_attributes=mask_of(frozenset({"DEBUG", "SEPT_VE_DISABLE"})))},
+        "ended-ticket": {"lifetime": timedelta(seconds=-1)},
+    }
+    if how in others:
+        bench = Bench(**others[how])
+        peer = bench.peer()
+    elif how == "replayed":
+        peer = bench.peer(binding=bytes(32))
+    elif how == "another-peers":
+        peer = bench.peer(peer_id=bytes(32))
+    ticket = edited(bench.ticket(), endorsements=NEWEST.to_value())
+    if how == "rewritten-claims":
+        peer = bench.peer(peer_id=bytes(32))
+        ticket = edited(ticket, claims__peer_id=bytes(32))
+    validators = [judged.validator, *([RefuseAll()] if how == "refused-by-another-validator" else [])]
+    with pytest.raises(ticket_tdx.TicketRejectedError) as caught:
+        judge(validators, {"tdx": ticket, "other": b""}, peer, NOW)
+    return caught.value.reason
+
+
+REFUSALS = {
+    "another-image": "measurement-mismatch",
+    "debug-td": "td-debug",
+    "ended-ticket": "ticket-expired",
+    "replayed": "ticket-binding-mismatch",
+    "another-peers": "ticket-peer-mismatch",
+    "rewritten-claims": "report-data-mismatch",
+    "refused-by-another-validator": "refused-by-another-validator",
+}
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_refused_evidence_with_a_newer_set_stapled_moves_nothing(how: str) -> None:
+    judged = Judged()
+    assert judged.outcome(endorsements()) == "UpToDate"
+    before = judged.validator.freshness
+
+    assert presented_and_refused(judged, how) == REFUSALS[how]
+    assert judged.validator.freshness == before
+    assert judged.outcome(endorsements()) == "UpToDate"
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_a_group_has_a_quorum_after_refused_evidence_and_two_restarts(how: str) -> None:
+    """Each start takes what the life before has kept, and has only the set of the update mode to judge by."""
+    state = FreshnessState()
+    for _ in range(3):
+        judged = Judged(stapled=None, own=fixed(), freshness=state)
+        assert presented_and_refused(judged, how) == REFUSALS[how]
+        assert judged.admits(judged.bench.ticket())
+        state = FreshnessState.from_bytes_untrusted(judged.validator.freshness.to_bytes())
+
+
+def test_a_group_has_none_if_refused_evidence_is_witnessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happened when the set was remembered as soon as the quote was genuine."""
+    verify_quote = ticket_tdx.verify_quote
+    judged = Judged(stapled=None, own=fixed())
+
+    def witnessing(quote: bytes, chosen: Any, **rest: Any) -> Any:
+        verified = verify_quote(quote, chosen, **rest)
+        accepted = judged.accepted(endorsements())
+        result = replace(accepted.result, verified=verified)
+        judged.validator._store.witness(replace(accepted, result=result))
+        return verified
+
+    monkeypatch.setattr(ticket_tdx, "verify_quote", witnessing)
+    presented_and_refused(judged, "another-image")
+    restarted = Judged(stapled=None, own=fixed(), freshness=judged.validator.freshness)
+
+    assert not restarted.admits(restarted.bench.ticket())
+
+
+def test_a_ticket_that_is_only_looked_at_is_not_remembered() -> None:
+    """``validate`` alone is a question; an auditor who asks it changes nothing for the peers of a group."""
+    bench = Bench()
+    validator = bench.validator()
+    validator.validate(bench.ticket(), bench.peer(), NOW)
+
+    assert validator.freshness == FreshnessState()
 
 
 def test_a_clock_that_is_set_back_does_not_revive_expired_collateral() -> None:
     judged = Judged()
     later = NOW + timedelta(days=40)
 
-    assert judged.reason(endorsements()) is None
-    assert judged.reason(endorsements(later), now=later) is None
+    assert judged.outcome(endorsements()) == "UpToDate"
+    assert judged.outcome(endorsements(later), now=later) == "UpToDate"
     # The host sets the clock back to where the old set was current, and its ticket young.
-    assert judged.reason(endorsements()) == "ticket-too-old"
+    assert judged.outcome(endorsements()) == "ticket-too-old"
 
 
 def test_a_clock_that_is_set_back_works_on_a_verifier_without_a_floor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(EndorsementsStore, "not_before_seen", lambda _self, now: now)
-    monkeypatch.setattr(EndorsementsStore, "observe", lambda _self, _verified: None)
+    monkeypatch.setattr(EndorsementsStore, "witness", lambda _self, _accepted: None)
     judged = Judged()
     later = NOW + timedelta(days=40)
 
-    assert judged.reason(endorsements(later), now=later) is None
-    assert judged.reason(endorsements()) is None
+    assert judged.outcome(endorsements(later), now=later) == "UpToDate"
+    assert judged.outcome(endorsements()) == "UpToDate"
 
 
 def test_a_remembered_set_serves_only_within_its_own_window() -> None:
     """Evaluation 21 was seen, and has run out; a current set of evaluation 20 is rolled back all the same."""
-    judged = Judged()
+    judged = Judged(policy=OUT_OF_DATE_TOO)
     later = NOW + timedelta(days=40)
 
-    judged.reason(endorsements(**RECOVERED))
-    assert judged.reason(endorsements(later), now=later) == "endorsements-rolled-back"
+    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
+    assert judged.outcome(endorsements(later), now=later) == "endorsements-rolled-back"
 
 
 def test_what_another_thread_saw_in_the_meantime_stays() -> None:
     """Two tickets are judged at once, by 20 and by 21: whichever ends last, 21 is what is remembered."""
-    judged = Judged()
+    judged = Judged(policy=OUT_OF_DATE_TOO)
     store = judged.validator._store
-    older, newer = (
-        verify_endorsements(item, root=AUTHORITY.trust_root, now=NOW)
-        for item in (endorsements(), endorsements(**RECOVERED))
-    )
-    store.observe(newer)
-    store.observe(older)
+    older, newer = (judged.accepted(item) for item in (endorsements(), endorsements(**RECOVERED)))
+    store.witness(newer)
+    store.witness(older)
 
-    assert judged.reason(endorsements()) == "tcb-status-not-accepted"
+    assert judged.outcome(endorsements()) == "OutOfDate"
 
 
 def test_many_different_stapled_sets_do_not_pile_up() -> None:
     judged = Judged()
     store = judged.validator._store
     for number in range(20, 80):
-        judged.reason(endorsements(tcb_evaluation_data_number=number))
+        judged.outcome(endorsements(tcb_evaluation_data_number=number))
 
     assert len(store._authentic) == 32
     assert len(store._newest) == 1

@@ -2,8 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from attestation.freshness import PEER_CLOCK_TOLERANCE
+from attestation.tickets import TicketRejectedError
+from node.bonds.admission import judge
 from node.clock import PEERS_MAX, NodeClock
+from node.trust import WitnessedClock
+from tests.support.bonds import FakeValidator
+from tests.support.tickets import NOW, Bench
 
 TRUE = datetime(2027, 1, 10, 12, tzinfo=UTC)
 BUILT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -75,3 +82,18 @@ def test_only_the_peers_heard_last_count():
         clock.heard(b"late-%d" % i, TRUE)
 
     assert clock.now() == TRUE
+
+
+def test_the_time_of_a_peer_that_another_validator_refuses_is_not_taken():
+    machine = Machine()
+    machine.wall = NOW - timedelta(hours=2)
+    clock = machine.clock()
+    bench = Bench()
+    validators = [WitnessedClock(bench.validator(), clock), FakeValidator()]
+    tickets = {"tdx": bench.ticket(), "fake": b"forged"}
+    with pytest.raises(TicketRejectedError, match="not a ticket"):
+        judge(validators, tickets, bench.peer(), NOW)
+    assert clock.now() == machine.wall
+
+    judge(validators[:1], tickets, bench.peer(), NOW)
+    assert clock.now() == NOW - PEER_CLOCK_TOLERANCE

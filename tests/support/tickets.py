@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from attestation.collateral import Endorsements
+from attestation.freshness import FreshnessState
 from attestation.ids import network_id_of_name
 from attestation.policy_rules import AppraisalPolicy, EventLogRules, default_policy
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
@@ -80,8 +81,13 @@ class Bench:
     ) -> bytes:
         return self.issuer().issue(group_id=group_id, binding=binding, now=now)
 
-    def validator(self) -> TdxValidator:
-        return TdxValidator(policy=self.policy, root=self.authority.trust_root, endorsements_source=self.own)
+    def validator(self, freshness: FreshnessState | None = None) -> TdxValidator:
+        return TdxValidator(
+            policy=self.policy,
+            root=self.authority.trust_root,
+            endorsements_source=self.own,
+            freshness=freshness,
+        )
 
     def peer(self, **changes: Any) -> ExpectedClaims:
         expected = ExpectedClaims(
