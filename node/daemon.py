@@ -29,7 +29,8 @@ from node.config import NodeConfig, consensus_settings
 from node.errors import ConfigError
 from node.group.identity import GroupKey, group_id
 from node.group.network import LOG_REPLAY_SIGNATURE, Network
-from node.machines.loader import load_machine
+from node.machines.base import StateMachine
+from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.service import Daemon, Tell
 from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
@@ -82,35 +83,41 @@ def group_key_of(config: NodeConfig, validators: Sequence[TicketValidator]) -> G
     return GroupKey.from_hex(text)
 
 
-def identify(config: NodeConfig) -> GroupIdentification:
+def identify(config: NodeConfig, machines: Machines = BUILT_IN_ONLY) -> GroupIdentification:
     """Return the ids that a configuration leads to.
 
     Raises:
-        ConfigError: the node would wait for its group key, so there is no id yet.
+        ConfigError: a machine that may not be loaded; or the node would wait for its group key, so there is
+            no id yet.
     """
+    machine = load_machine(config.group.state_machine, machines)
     validators = validators_of(config, tdx_validator_of(config, None, FreshnessState()))
     key = group_key_of(config, validators)
     if key is None:
         raise ConfigError("the group key comes by provisioning (group.await_key): there is no GroupId yet")
     return GroupIdentification(
         network_id=network_id_of_name(config.network.name),
-        group_id=_group_id_of(config, key, validators),
+        group_id=_group_id_of(config, key, validators, machine),
         validators=validators,
     )
 
 
 @asynccontextmanager
-async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
+async def running(
+    config: NodeConfig, tell: Tell, machines: Machines = BUILT_IN_ONLY
+) -> AsyncIterator[Daemon]:
     """Run a node while the context is open.
 
     Args:
         config: checked.
         tell: takes events for whoever started the process.
+        machines: which state machines may be loaded, besides the built-in ones.
 
     Raises:
         ConfigError: something in the configuration cannot be had (a port, a file).
         NotATrustDomainError: ``mode = "tdx"`` and this is none.
     """
+    machine = load_machine(config.group.state_machine, machines)
     Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
@@ -139,7 +146,7 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         stack.callback(lambda: save_freshness(config, tdx.freshness))
         validators = validators_of(config, WitnessedClock(tdx, clock))
         key = group_key_of(config, validators)
-        identity, storage = _identity_of(config, key, validators, clock.now())
+        identity, storage = _identity_of(config, key, validators, machine, clock.now())
         if storage is not None:
             stack.callback(storage.close)
         issuer = TdxTicketIssuer(
@@ -156,6 +163,7 @@ async def running(config: NodeConfig, tell: Tell) -> AsyncIterator[Daemon]:
         daemon = Daemon(
             config,
             network=network,
+            machine=machine,
             validators=validators,
             audit=audit,
             tell=tell,
@@ -238,7 +246,11 @@ def _access_of(config: NodeConfig) -> AccessList:
 
 
 def _identity_of(
-    config: NodeConfig, key: GroupKey | None, validators: Sequence[TicketValidator], now: datetime
+    config: NodeConfig,
+    key: GroupKey | None,
+    validators: Sequence[TicketValidator],
+    machine: StateMachine,
+    now: datetime,
 ) -> tuple[Identity, FileStorage | None]:
     """Return a new incarnation; or, with ``trust_disk``, the one that this node's disk holds for the group.
 
@@ -248,16 +260,19 @@ def _identity_of(
     if not consensus_settings(config).trust_disk:
         return Identity.generate(config.node.name, now, hosts=config.api.names), None
     assert key is not None  # the configuration's check has seen to it
-    directory = Path(config.node.data_dir) / f"group-{_group_id_of(config, key, validators).hex()[:16]}"
+    identified = _group_id_of(config, key, validators, machine)
+    directory = Path(config.node.data_dir) / f"group-{identified.hex()[:16]}"
     disk = open_member_disk(directory, config.node.name, now, hosts=config.api.names)
     return disk.identity, disk.storage
 
 
-def _group_id_of(config: NodeConfig, key: GroupKey, validators: Sequence[TicketValidator]) -> bytes:
+def _group_id_of(
+    config: NodeConfig, key: GroupKey, validators: Sequence[TicketValidator], machine: StateMachine
+) -> bytes:
     return group_id(
         key=key,
         settings=consensus_settings(config),
-        machine_signature=load_machine(config.group.state_machine).signature,
+        machine_signature=machine.signature,
         sync_signature=LOG_REPLAY_SIGNATURE,
         validators=validators,
     )

@@ -24,7 +24,6 @@ from node.group.group import Group
 from node.group.identity import GroupKey
 from node.group.network import GroupBuilder, Network
 from node.machines.base import StateMachine
-from node.machines.loader import load_machine
 from node.raft.events import Execute, Query
 from node.raft.types import Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
@@ -40,6 +39,7 @@ class Daemon:
         config: NodeConfig,
         *,
         network: Network,
+        machine: StateMachine,
         validators: tuple[TicketValidator, ...],
         audit: AuditLog,
         tell: Tell,
@@ -55,7 +55,7 @@ class Daemon:
         self._network = network
         self._audit = audit
         self._tell = tell
-        self._machine: StateMachine = load_machine(config.group.state_machine)
+        self._machine = machine
         self._group: Group | None = None
         self._issuing = asyncio.Lock()
 

@@ -36,7 +36,10 @@ DISK_SECTOR_BYTES: Final = 512
 
 MR_CONFIG_ID_BYTES: Final = 48
 
-_FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}(?:/[a-z0-9][a-z0-9._-]{0,62})?")
+# What a node reads, and no ending that an interpreter, a loader or a shell would take for its own.
+_ENDINGS: Final = ("toml", "pem", "json", "jwt")
+_NAME: Final = "[a-z0-9][a-z0-9_-]{0,30}"
+_FILE_NAME: Final = re.compile(rf"(?:{_NAME}/)?{_NAME}\.(?:{'|'.join(_ENDINGS)})")
 _INTERFACE: Final = re.compile(r"eth[0-9]")
 _MEMBERS: Final = frozenset({"version", "files", "addresses"})
 _NODE_FILE: Final = "node.toml"
@@ -157,11 +160,13 @@ def _files(value: Any) -> dict[str, str]:
         raise GuestConfigError("config-files", f"files must be an object of 1 to {FILES_MAX}")
     for name, contents in value.items():
         if not _FILE_NAME.fullmatch(name):
-            raise GuestConfigError("config-file-name", f"{name!r} is not a file name")
+            raise GuestConfigError(
+                "config-file-name",
+                f"{name!r} cannot be the name of a configuration's file: it takes lower-case letters, "
+                f"digits, _ and -, at most one folder, and an ending out of {', '.join(_ENDINGS)}",
+            )
         if not isinstance(contents, str) or len(contents) > FILE_CHARACTERS_MAX:
             raise GuestConfigError("config-file-contents", f"{name} is not a text, or too long")
-        if any(other.startswith(name + "/") for other in value):
-            raise GuestConfigError("config-file-name", f"{name!r} is both a file and a folder")
     if _NODE_FILE not in value:
         raise GuestConfigError("config-node-missing", f"there is no {_NODE_FILE} among the files")
     return dict(value)

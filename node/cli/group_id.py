@@ -8,6 +8,7 @@ import typer
 from node.cli.common import print_json
 from node.config import load_config
 from node.daemon import identify
+from node.machines.loader import IMPORTABLE
 
 
 def command(
@@ -15,7 +16,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print the GroupId that a configuration leads to; equal ids are the condition of a bond."""
-    group = identify(load_config(config))
+    group = identify(load_config(config), IMPORTABLE)
     if as_json:
         print_json(
             {

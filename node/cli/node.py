@@ -15,6 +15,7 @@ import uvloop
 from node.config import NodeConfig, load_config
 from node.daemon import running, tell_progress
 from node.errors import ConfigError
+from node.machines.loader import IMPORTABLE
 from node.service import Tell
 
 app = typer.Typer()
@@ -52,7 +53,7 @@ async def _run(config: NodeConfig, tell: Tell, *, stop_with_stdin: bool) -> None
         loop.add_signal_handler(number, stop.set)
     if stop_with_stdin:
         await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
-    async with running(config, tell) as daemon:
+    async with running(config, tell, IMPORTABLE) as daemon:
         progress = loop.create_task(tell_progress(daemon, tell))
         await stop.wait()
         progress.cancel()

@@ -1,6 +1,7 @@
 """From the name in a configuration to a state machine."""
 
 import importlib
+from dataclasses import dataclass
 from typing import Final
 
 from node.errors import ConfigError
@@ -14,15 +15,34 @@ SIGNATURE_CHARACTERS_MAX: Final = 200
 _KEY: Final = "group.state_machine"
 
 
-def load_machine(name: str) -> StateMachine:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """Which machines a process may load besides the built-in ones.
+
+    A machine is code. The configuration that names one comes from the host, so a process whose measurement is
+    to mean something loads only code that was measured with it.
+    """
+
+    named: frozenset[str] = frozenset()
+    """As ``module:Class``: those that an image's recipe names, and which are measured with the image."""
+    importable: bool = False
+    """Whatever the process can import: what runs is then whatever the configuration's author chose."""
+
+
+BUILT_IN_ONLY: Final = Machines()
+IMPORTABLE: Final = Machines(importable=True)
+
+
+def load_machine(name: str, machines: Machines) -> StateMachine:
     """Return a new machine: a built-in one by its name, or a user's class as ``module:Class``.
 
     Raises:
-        ConfigError: no such machine; the message says what to change.
+        ConfigError: no such machine, or none that this process may load; the message says what to change.
+            Nothing was imported for a name that may not be loaded.
     """
     machine_class = BUILT_IN.get(name)
     if machine_class is None:
-        machine_class = _import_class(name)
+        machine_class = _import_class(name, machines)
     try:
         machine = machine_class()
         signature = machine.signature
@@ -35,11 +55,22 @@ def load_machine(name: str) -> StateMachine:
     return machine
 
 
-def _import_class(name: str) -> type[StateMachine]:
+def is_built_in(name: str) -> bool:
+    """Return whether a name is one of bondstone's own machines, and not code that is imported for it."""
+    return name in BUILT_IN
+
+
+def _import_class(name: str, machines: Machines) -> type[StateMachine]:
     module_name, colon, class_name = name.partition(":")
     if not colon or not module_name or not class_name:
         raise ConfigError(
             f"{_KEY}: {name!r} is neither one of {', '.join(sorted(BUILT_IN))} nor of the form module:Class"
+        )
+    if not machines.importable and name not in machines.named:
+        loadable = ", ".join(sorted({*BUILT_IN, *machines.named}))
+        raise ConfigError(
+            f"{_KEY}: {name!r} may not be loaded here, where no code runs that was not measured with"
+            f" the image: it is one of {loadable}, or is named in the recipe of the image"
         )
     try:
         module = importlib.import_module(module_name)

@@ -1,4 +1,4 @@
-#!/usr/bin/python3.13 -IB
+#!/usr/bin/python3.13 -ISB
 import sys
 
 sys.path[:0] = ["/opt/bondstone"]

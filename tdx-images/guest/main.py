@@ -25,13 +25,15 @@ RUN = Path("/run/bondstone")
 CONFIG = RUN / "config"
 DATA = RUN / "data"
 MODULES = Path("/usr/lib/bondstone/modules")
-PYTHON = "/usr/bin/python3.13"
+# Isolated (-I): no folder or variable outside of the measured image adds to what is imported, and the host's
+# files lie outside. No site (-S) and its .pth files, no writing of bytecode (-B), no buffers (-u).
+NODE_COMMAND = ("/usr/bin/python3.13", "-I", "-S", "-B", "-u", "/opt/bondstone/guest/start_node.py")
+WORKING_DIRECTORY = "/"
 # Nothing of the kernel's command line reaches the environment (init(5) passes unknown words on).
 ENVIRONMENT = {
     "PATH": "/usr/bin",
     "LC_ALL": "C.UTF-8",
-    "HOME": "/run",
-    "PYTHONDONTWRITEBYTECODE": "1",
+    "HOME": "/nonexistent",
 }
 
 DHCP_TRIES = 8
@@ -206,8 +208,6 @@ def node_environment(image: dict[str, Any]) -> dict[str, str]:
     """Return all that the node's environment holds. Its clock never shows a time before the image's build."""
     return {
         **ENVIRONMENT,
-        "PYTHONPATH": "/opt/bondstone",
-        "PYTHONUNBUFFERED": "1",
         "BONDSTONE_BUILD_DATE": str(image["built"]),
     }
 
@@ -215,8 +215,8 @@ def node_environment(image: dict[str, Any]) -> dict[str, str]:
 def _supervise(environment: dict[str, str]) -> None:
     """Run the node and wait for it, reaping whatever else ends."""
     node = subprocess.Popen(
-        [PYTHON, "-SB", "-m", "guest.node", str(CONFIG / "node.toml")],
-        env=environment, cwd="/run", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [*NODE_COMMAND, str(CONFIG / "node.toml")],
+        env=environment, cwd=WORKING_DIRECTORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=_confine,  # noqa: PLW1509 (only prctl: no lock, no allocation)
     )  # fmt: skip

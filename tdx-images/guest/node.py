@@ -71,7 +71,3 @@ async def _serve(config: NodeConfig) -> None:
 def _line(event: str, fields: dict[str, Any]) -> str:
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": time, "source": "node", "event": event, **fields})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,13 @@ from typer.testing import CliRunner
 
 from attestation.eventlog import Event, Origin
 from attestation.eventlog_ccel import encode_ccel
-from enclave.image.config import CONFIG_BYTES_MAX, Profile, encode_guest_config
+from enclave.image.config import (
+    CONFIG_BYTES_MAX,
+    Profile,
+    encode_guest_config,
+    parse_guest_config_untrusted,
+)
+from enclave.image.errors import GuestConfigError
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot
 from node.cli.image import app
@@ -169,6 +175,85 @@ def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_a
     assert "LD_PRELOAD" not in environment
     monkeypatch.setenv("BONDSTONE_BUILD_DATE", environment["BONDSTONE_BUILD_DATE"])
     assert _build_date() == datetime(2026, 11, 20, tzinfo=UTC)
+
+
+EVIL = """\
+from pathlib import Path
+from node.machines.counter import Counter as Machine
+Path(__file__).with_name("ran").touch()
+"""
+EVIL_NODE = """\
+[node]
+name = "n"
+data_dir = "data"
+[network]
+name = "n"
+[group]
+derive_key = true
+state_machine = "bondstone.config.evil:Machine"
+[attestation]
+mode = "tdx"
+policy = "policy.toml"
+"""
+
+
+@pytest.fixture
+def hosts_file(tmp_path):
+    """The host's files as they would lie in a guest, had its document been taken."""
+    folder = tmp_path / "run" / "bondstone" / "config"
+    folder.mkdir(parents=True)
+    (folder / "evil.py").write_text(EVIL)
+    (folder / "node.toml").write_text(EVIL_NODE)
+    (folder / "policy.toml").write_text("version = 1\n")
+    return folder / "evil.py"
+
+
+def test_a_document_with_a_file_of_code_is_refused():
+    with pytest.raises(GuestConfigError) as caught:
+        parse_guest_config_untrusted(
+            encode_guest_config({"node.toml": EVIL_NODE, "evil.py": EVIL}), profile=Profile.PROD
+        )
+
+    assert caught.value.reason == "config-file-name"
+
+
+def test_a_text_file_in_the_hosts_document_does_not_run_as_the_guests_state_machine(hosts_file):
+    # As if the file had been taken, and the interpreter had found it: the node itself loads no such machine.
+    start = f"import sys; sys.path[:0] = {[str(harness.SCRIPTS), str(hosts_file.parents[2])]}"
+    start += "; from guest.node import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(hosts_file.with_name("node.toml"))],
+        capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT,
+    )  # fmt: skip
+
+    assert done.returncode == 2, done.stderr
+    refused = json.loads(done.stdout.splitlines()[-1])
+    assert (refused["event"], refused["error"]) == ("refused", "ConfigError")
+    assert "may not be loaded here" in refused["message"]
+    assert not hosts_file.with_name("ran").exists()
+
+
+def test_the_guests_interpreter_finds_nothing_that_the_host_wrote(hosts_file):
+    run = hosts_file.parents[2]
+    hosts_file.write_text('from pathlib import Path\nPath(__file__).with_name("ran").touch()\n')
+
+    def imports(flags):
+        done = subprocess.run(
+            [sys.executable, *flags, "-c", "import bondstone.config.evil"],
+            capture_output=True, text=True, check=False, timeout=60, cwd=run, env={"PYTHONPATH": str(run)},
+        )  # fmt: skip
+        ran = hosts_file.with_name("ran")
+        found = ran.exists()
+        ran.unlink(missing_ok=True)
+        return found, done.stderr
+
+    flags = guest_main().NODE_COMMAND[1:-1]
+    found, said = imports(flags)
+    assert not found
+    assert "No module named 'bondstone" in said
+    # Not isolated, the same interpreter in the same place runs it.
+    assert imports([flag for flag in flags if flag != "-I"]) == (True, "")
+    assert guest_main().WORKING_DIRECTORY == "/"
 
 
 def printed(monkeypatch, tmp_path, area):

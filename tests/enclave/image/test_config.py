@@ -77,14 +77,10 @@ def document(**changes):
         (document(extra=1), "config-members"),
         (document(files=[]), "config-files"),
         (document(files={}), "config-files"),
-        (document(files={f"f{n}": "" for n in range(33)}), "config-files"),
+        (document(files={f"f{n}.toml": "" for n in range(33)}), "config-files"),
         (document(files={"policy.toml": ""}), "config-node-missing"),
-        (document(files={**FILES, "../x": ""}), "config-file-name"),
-        (document(files={**FILES, "/x": ""}), "config-file-name"),
-        (document(files={**FILES, "a/b/c": ""}), "config-file-name"),
-        (document(files={**FILES, "a": "", "a/b": ""}), "config-file-name"),
-        (document(files={**FILES, "x": 1}), "config-file-contents"),
-        (document(files={**FILES, "x": "y" * (128 * 1024 + 1)}), "config-file-contents"),
+        (document(files={**FILES, "x.pem": 1}), "config-file-contents"),
+        (document(files={**FILES, "x.pem": "y" * (128 * 1024 + 1)}), "config-file-contents"),
         (document(files={"node.toml": "["}), "config-node-toml"),
         (document(files={"node.toml": "group = 1"}), "config-group-key"),
         (document(addresses=[]), "config-addresses"),
@@ -100,6 +96,28 @@ def test_bad_configurations_are_refused_by_name(data, reason):
         parse(data)
 
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "evil.py", "evil.pyc", "evil.so", "evil.pth", "evil.zip", "evil.cfg", "evil.sh", "evil", "evil/__init__.py",
+        "pyvenv.cfg", "../x.pem", "/x.pem", "a/../x.pem", "a//x.pem", "a/b/c.pem", ".pem", "a/.pem", "x.pem/y.pem",
+        "x.py.pem", "X.pem", "x.PEM", "x.pem\n", "x.pem\0", "x .pem", "\u00e9.pem", "", "a" * 32 + ".pem", "x.jsonl",
+    ],
+)  # fmt: skip
+def test_a_configuration_holds_no_file_that_could_be_code_or_lie_elsewhere(name):
+    with pytest.raises(GuestConfigError) as caught:
+        parse(document(files={**FILES, name: ""}))
+
+    assert caught.value.reason == "config-file-name"
+
+
+@pytest.mark.parametrize(
+    "name", ["access.toml", "authority/platform-ca.pem", "collateral.json", "jwt/own.jwt"]
+)
+def test_a_configuration_holds_every_kind_of_file_that_a_node_reads(name):
+    assert parse(document(files={**FILES, name: "x"})).files[name] == "x"
 
 
 def test_a_configuration_disk_carries_the_document_in_whole_sectors():

@@ -1,28 +1,62 @@
 """A machine is found by its name, and every way of getting the name wrong says what to change."""
 
+import sys
+
 import pytest
 
 from node.errors import ConfigError
 from node.machines.base import StateMachine
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
-from node.machines.loader import load_machine
+from node.machines.loader import BUILT_IN_ONLY, IMPORTABLE, Machines, load_machine
 from node.machines.noop import NoOp
 
 
 @pytest.mark.parametrize(("name", "kind"), [("kv", KeyValue), ("counter", Counter), ("noop", NoOp)])
 def test_built_in_machines_have_short_names(name, kind):
-    assert type(load_machine(name)) is kind
+    assert type(load_machine(name, BUILT_IN_ONLY)) is kind
 
 
 def test_every_load_is_a_machine_of_its_own():
-    assert load_machine("kv") is not load_machine("kv")
+    assert load_machine("kv", BUILT_IN_ONLY) is not load_machine("kv", BUILT_IN_ONLY)
 
 
 def test_a_users_class_loads_by_import_string():
-    loaded = load_machine("node.machines.counter:Counter")
+    loaded = load_machine("node.machines.counter:Counter", IMPORTABLE)
 
     assert type(loaded) is Counter
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A module that an interpreter finds, and a mark that it leaves once its code ran."""
+    mark = tmp_path / "ran"
+    (tmp_path / "planted_machine.py").write_text(
+        "from pathlib import Path\nfrom node.machines.counter import Counter as Machine\n"
+        f"Path({str(mark)!r}).touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield mark
+    sys.modules.pop("planted_machine", None)
+
+
+def test_no_code_is_imported_for_a_name_that_may_not_be_loaded(planted):
+    for machines in (BUILT_IN_ONLY, Machines(named=frozenset({"node.machines.counter:Counter"}))):
+        with pytest.raises(ConfigError, match="measured with the image"):
+            load_machine("planted_machine:Machine", machines)
+        assert not planted.exists()
+
+    # The same name where anything may be imported: the code runs.
+    load_machine("planted_machine:Machine", IMPORTABLE)
+    assert planted.exists()
+
+
+def test_a_machine_that_the_image_names_is_loaded_and_no_other_of_its_module():
+    machines = Machines(named=frozenset({"node.machines.counter:Counter"}))
+
+    assert type(load_machine("node.machines.counter:Counter", machines)) is Counter
+    with pytest.raises(ConfigError, match="it is one of counter, kv, node"):
+        load_machine("node.machines.counter:VALUE_MAX", machines)
 
 
 class NeedsAnArgument(StateMachine):
@@ -61,7 +95,7 @@ class Unsigned(Counter):
 )
 def test_a_wrong_name_is_a_configuration_error_that_names_the_key(name, says):
     with pytest.raises(ConfigError) as caught:
-        load_machine(name)
+        load_machine(name, IMPORTABLE)
 
     assert str(caught.value).startswith("group.state_machine: ")
     assert says in str(caught.value)
