@@ -2,8 +2,8 @@
 
 ``keep`` is for what must run for as long as its owner lives: when it raises, or returns, that is logged and
 counted, and it is started again after a pause that doubles. ``once`` is for what is done when it returns: a
-failure is logged and counted. What a process cannot go on without is *fatal*: its failure ends ``failed``, on
-which whoever started the process waits.
+failure is logged and counted. What a process cannot go on without is *fatal*: its failure is raised from
+``until``, in which whoever started the process waits.
 
 Names are fixed words of the program, never anything from outside: they label metrics.
 """
@@ -62,7 +62,7 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
         self._meters: dict[str, _Meter] = {}
         self._fatal: FatalWorkError | None = None
-        self._has_fatal = asyncio.Event()
+        self._told: set[asyncio.Event] = set()
 
     def keep(
         self, name: str, work: Callable[[], Awaitable[object]], *, fatal: bool = False
@@ -89,11 +89,20 @@ class Background:
             for name, meter in sorted(self._meters.items())
         ]
 
-    async def failed(self) -> FatalWorkError:
-        """Return why the process must end; wait until there is a reason."""
-        await self._has_fatal.wait()
-        assert self._fatal is not None
-        return self._fatal
+    async def until(self, stop: asyncio.Event) -> None:
+        """Wait until somebody sets ``stop``, for whoever started the process.
+
+        Raises:
+            FatalWorkError: work that the process cannot go on without has failed, now or earlier.
+        """
+        self._told.add(stop)
+        try:
+            if self._fatal is None:
+                await stop.wait()
+        finally:
+            self._told.discard(stop)
+        if self._fatal is not None:
+            raise self._fatal
 
     async def close(self) -> None:
         """Cancel everything, and return when all of it has ended."""
@@ -170,7 +179,8 @@ class Background:
         if self._fatal is None:
             self._fatal = FatalWorkError(f"{name} failed: {type(failure).__name__}: {failure}")
             self._fatal.__cause__ = failure
-            self._has_fatal.set()
+            for stop in self._told:
+                stop.set()
 
 
 async def _endless(work: Callable[[], Awaitable[object]]) -> None:

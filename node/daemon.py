@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Never
 
+from prometheus_client import CollectorRegistry
+
+from attestation.background import Background
 from attestation.freshness import FreshnessState
 from attestation.ids import network_id_of_name
 from attestation.ticket_tdx import TdxValidator
@@ -20,6 +23,7 @@ from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
 from node.api.limits import ApiLimits
+from node.api.metrics import BackgroundCollector
 from node.api.server import ApiServer, server_tls_context
 from node.audit import AuditLimits, AuditLog
 from node.bonds.addresses import split_address
@@ -131,6 +135,8 @@ async def running(
             AuditLimits(segment_bytes=config.audit.segment_bytes, segments_max=config.audit.segments_max),
         )
         stack.callback(audit.close)
+        background = Background()
+        stack.push_async_callback(background.close)
         parts: list[Daemon] = []
         source = await stack.enter_async_context(
             open_source(
@@ -139,6 +145,7 @@ async def running(
                 clock=clock,
                 seen=seen,
                 changed=lambda _: _rejudge(parts),
+                background=background,
             )
         )
         tdx = tdx_validator_of(config, source, seen)
@@ -158,7 +165,12 @@ async def running(
             lifetime=ticket_lifetime(config),
         )
         network = _network_of(
-            config, identity, audit, issuers=[issuer, *further_issuers_of(config)], clock=clock
+            config,
+            identity,
+            audit,
+            issuers=[issuer, *further_issuers_of(config)],
+            clock=clock,
+            background=background,
         )
         daemon = Daemon(
             config,
@@ -170,6 +182,7 @@ async def running(
             clock=clock,
             mock=attester.mock or any(validator.mock for validator in validators),
             storage=storage,
+            background=background,
         )
         parts.append(daemon)
         await network.start()
@@ -178,8 +191,7 @@ async def running(
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(daemon.close)
-        keeper = asyncio.get_running_loop().create_task(_keep_freshness(config, tdx))
-        stack.callback(keeper.cancel)
+        background.keep("freshness-save", lambda: _keep_freshness(config, tdx))
         group_id = None if key is None else daemon.join(key).id
         _write_certificate(Path(config.node.data_dir) / "api-certificate.pem", identity)
         audit.append(
@@ -311,6 +323,7 @@ def _network_of(
     *,
     issuers: Sequence[TicketIssuer],
     clock: NodeClock,
+    background: Background,
 ) -> Network:
     return Network(
         name=config.network.name,
@@ -322,6 +335,7 @@ def _network_of(
         audit=audit,
         issuers=issuers,
         environment=replace(Environment.system(), now=clock.now),
+        background=background,
     )
 
 
@@ -334,8 +348,10 @@ def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, acces
         handshakes_max=config.api.handshakes_max,
         session_ttl_s=consensus_settings(config).session_ttl_ms / 1000,
     )
+    registry = CollectorRegistry()
+    registry.register(BackgroundCollector(daemon.background))
     return ApiServer(
-        create_app(daemon, access, limits),
+        create_app(daemon, access, limits, registry=registry),
         listen=split_address(config.api.listen),
         tls=server_tls_context(
             certificate_der=identity.certificate_der,
@@ -343,6 +359,7 @@ def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, acces
             client_certificates_der=access.client_certificates_der,
         ),
         limits=limits,
+        background=daemon.background,
     )
 
 

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from attestation.background import Background
 from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
@@ -175,18 +176,19 @@ class DevCluster:
         """
         with _Locked(self.directory / "lock"):
             self.prepare()
+            background = Background()
             async with asyncio.TaskGroup() as tasks:
                 try:
                     if self._pccs:
                         tasks.create_task(self._serve_collateral())
                     for node in self.nodes:
                         await self._start(node, tasks)
-                    certificates = tasks.create_task(self._keep_certificates())
+                    background.keep("certificates", self._keep_certificates)
                     await self._until_ready()
                     yield
                 finally:
+                    await background.close()
                     await self._stop()
-                certificates.cancel()
 
     async def _start(self, node: DevNode, tasks: asyncio.TaskGroup) -> None:
         log = node.log_file.open("ab")

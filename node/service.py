@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from attestation.background import Background
 from attestation.tickets import TicketIssuer, TicketValidator
 from enclave.errors import EnclaveError
 from node.api.evidence import binding_of_nonce
@@ -46,9 +47,11 @@ class Daemon:
         clock: NodeClock,
         mock: bool,
         storage: FileStorage | None = None,
+        background: Background,
     ) -> None:
         self._config = config
         self._storage = storage
+        self.background = background
         self._clock = clock
         self._mock = mock
         self.validators = validators

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from attestation.background import Background
 from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral
 from attestation.client.platform import platform_of_quote_untrusted
@@ -92,11 +93,12 @@ async def open_source(
     clock: NodeClock,
     seen: FreshnessState,
     changed: Callable[[Collateral], None],
+    background: Background,
 ) -> AsyncIterator[EndorsementsSource]:
     """Yield where endorsements come from, kept fresh while the context is open.
 
     ``changed`` is called with each fetched set that differs from the one before, so that standing verdicts
-    are looked at again.
+    are looked at again. ``background`` keeps the fetching alive.
     """
     table = config.attestation.collateral
     mock = config.attestation.mock
@@ -124,7 +126,7 @@ async def open_source(
     ) as client:
         fetched = ClientSource(client)
         await _fetch_own(client, fetched, attester)
-        task = asyncio.get_running_loop().create_task(fetched.run())
+        task = background.keep("collateral", fetched.run)
         try:
             yield fetched
         finally:

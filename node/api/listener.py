@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from attestation.background import Background
 from node.api.limits import ApiLimits
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class TlsListener:
         established: how many connections there are beyond the handshake.
         tls: the server's context.
         limits: of the API.
+        background: runs the handshakes.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class TlsListener:
         *,
         tls: ssl.SSLContext,
         limits: ApiLimits,
+        background: Background,
     ) -> None:
         self._socket = listening
         self._protocol = protocol
         self._established = established
         self._tls = tls
         self._limits = limits
+        self._background = background
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._ending: list[asyncio.Task[None]] = []
@@ -100,7 +104,7 @@ class TlsListener:
             # An honest handshake takes milliseconds: who has waited longest is the likeliest to be idle.
             self._end(next(iter(self._handshakes)))
         connection.setblocking(False)
-        handshake = self._loop.create_task(self._shake_hands(connection))
+        handshake = self._background.once("api-handshake", self._shake_hands(connection))
         self._handshakes[handshake] = connection
         handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
 

@@ -12,6 +12,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from attestation.background import Background
 from node.api.operations import PATHS
 from node.api.service import Service, UnavailableError
 from node.raft.types import Role
@@ -79,6 +80,24 @@ class _RequestsCollector(Collector):
         for (path, status), count in sorted(self._requests.items()):
             family.add_metric((path, str(status)), count)
         yield family
+
+
+class BackgroundCollector(Collector):
+    """How the work in the background is doing; registered by whoever has it."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        running = GaugeMetricFamily("bondstone_background_running", "Work that runs now.", labels=("work",))
+        failures = CounterMetricFamily(
+            "bondstone_background_failures", "Work that ended by an error.", labels=("work",)
+        )
+        for report in self._background.reports():
+            running.add_metric((report.name,), report.running)
+            failures.add_metric((report.name,), report.failures)
+        yield running
+        yield failures
 
 
 class _GroupCollector(Collector):

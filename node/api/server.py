@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.types import ASGIApp
 
+from attestation.background import Background
 from node.api.limits import ApiLimits
 from node.api.listener import TlsListener
 from node.api.protocol import ApiProtocol, BodyRoom
@@ -92,15 +93,22 @@ def bind(host: str, port: int, *, key: str) -> socket.socket:
 class ApiServer:
     """Serves an ASGI application over HTTPS until it is closed.
 
-    ``start`` binds and serves; ``close`` stops accepting, lets requests in progress end (for
-    ``shutdown_timeout_s`` at most) and returns.
+    ``start`` binds and serves; a node that cannot serve any more is of no use: that ends the process.
+    ``close`` stops accepting, lets requests in progress end (for ``shutdown_timeout_s`` at most) and returns.
     """
 
     def __init__(
-        self, app: ASGIApp, *, listen: tuple[str, int], tls: ssl.SSLContext, limits: ApiLimits
+        self,
+        app: ASGIApp,
+        *,
+        listen: tuple[str, int],
+        tls: ssl.SSLContext,
+        limits: ApiLimits,
+        background: Background | None = None,
     ) -> None:
         self._listen = listen
-        self._server = _Server(app, tls, limits)
+        self._background = background or Background()
+        self._server = _Server(app, tls, limits, self._background)
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
@@ -124,7 +132,7 @@ class ApiServer:
             self._socket.close()
             host, port = self._listen
             raise ConfigError(f"api.listen: cannot listen on {host}:{port}: {exc.strerror}") from exc
-        self._task = asyncio.get_running_loop().create_task(self._server.run_until_closed())
+        self._task = self._background.once("api-server", self._server.run_until_closed(), fatal=True)
 
     async def close(self) -> None:
         """Stop. Does nothing if it never started."""
@@ -138,7 +146,7 @@ class ApiServer:
 class _Server(uvicorn.Server):
     """uvicorn's server without what belongs to a program of its own: signals, logging set-up, exits."""
 
-    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, limits: ApiLimits) -> None:
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, limits: ApiLimits, background: Background) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -154,6 +162,7 @@ class _Server(uvicorn.Server):
         )
         self._tls = tls
         self._limits = limits
+        self._background = background
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening on the sockets, with our protocol and a bounded handshake."""
@@ -175,6 +184,7 @@ class _Server(uvicorn.Server):
                 lambda: len(self.server_state.connections),
                 tls=self._tls,
                 limits=self._limits,
+                background=self._background,
             )
             for one in sockets
         ]

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from OpenSSL import SSL
 
+from attestation.background import Background
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.addresses import is_address, join_address
@@ -39,6 +40,7 @@ class BondEndpoint:
         audit: every admission, refusal and end goes there.
         settings: timings and limits.
         environment: clocks and chance; the system's by default.
+        background: runs what the endpoint does by itself; one of its own by default.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class BondEndpoint:
         audit: AuditLog,
         settings: BondSettings | None = None,
         environment: Environment | None = None,
+        background: Background | None = None,
     ) -> None:
         if not is_name(identity.name):
             raise ConfigError(f"{identity.name!r} cannot name a member: use A-Z a-z 0-9 . _ -, at most 64")
@@ -61,6 +64,7 @@ class BondEndpoint:
             raise ConfigError(f"at most {ADDRESSES_MAX} bond addresses can be advertised")
         self._settings = settings or BondSettings()
         self._environment = environment or Environment.system()
+        self._background = background or Background()
         self._me = Incarnation(identity.name, identity.peer_id)
         self._network_id = network_id
         self._listen = listen
@@ -100,7 +104,7 @@ class BondEndpoint:
                 await self.close()
                 raise ConfigError(f"bond.advertise is needed: peers cannot reach {host or 'any'!r}")
             self._advertised = (join_address(host, self.port),)
-        self._ticker = loop.create_task(self._tick_forever())
+        self._ticker = self._background.keep("bond-timers", self._tick_forever)
 
     @property
     def port(self) -> int:
@@ -158,6 +162,10 @@ class BondEndpoint:
     @property
     def environment(self) -> Environment:
         return self._environment
+
+    @property
+    def background(self) -> Background:
+        return self._background
 
     @property
     def context(self) -> SSL.Context:

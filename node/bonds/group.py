@@ -9,7 +9,7 @@ So both agree whatever the timing, and a bond that only one side believes in can
 import asyncio
 import logging
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -180,9 +180,9 @@ class GroupBonds:
         if self._closing:
             return
         for name in self._book.names_due(now_ms):
-            self._spawn(self._resolve(name))
+            self._spawn("bond-resolve", self._resolve(name))
         for address in self._book.due(now_ms, self._bonds.keys() | self._shaking.keys()):
-            self._spawn(self._dial(address))
+            self._spawn("bond-dial", self._dial(address))
 
     # ---- for a connection ---------------------------------------------------------
     @property
@@ -328,8 +328,8 @@ class GroupBonds:
             outgoing=connection.role is Role.INITIATOR,
         )
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._host.background.once(name, work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 from OpenSSL import SSL
 
+from attestation.background import Background
 from node.bonds.desk import TicketParty
 from node.bonds.ending import Ending
 from node.bonds.handshake import Gate
@@ -34,6 +35,8 @@ class Host(Protocol[C_contra]):
     def settings(self) -> BondSettings: ...
     @property
     def environment(self) -> Environment: ...
+    @property
+    def background(self) -> Background: ...
     @property
     def context(self) -> SSL.Context: ...
     @property

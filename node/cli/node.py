@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
+from attestation.background import FatalWorkError
 from node.config import NodeConfig, load_config
 from node.daemon import running, tell_progress
-from node.errors import ConfigError
+from node.errors import ConfigError, NodeError
 from node.machines.loader import IMPORTABLE
 from node.service import Tell
 
@@ -54,9 +55,13 @@ async def _run(config: NodeConfig, tell: Tell, *, stop_with_stdin: bool) -> None
     if stop_with_stdin:
         await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
     async with running(config, tell, IMPORTABLE) as daemon:
-        progress = loop.create_task(tell_progress(daemon, tell))
-        await stop.wait()
-        progress.cancel()
+        progress = daemon.background.once("tell-progress", tell_progress(daemon, tell))
+        try:
+            await daemon.background.until(stop)
+        except FatalWorkError as exc:
+            raise NodeError(str(exc)) from exc
+        finally:
+            progress.cancel()
     tell({"event": "stopped", "name": config.node.name})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+from attestation.background import Background
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
 from node.group.errors import (
@@ -42,10 +43,13 @@ class Executed:
 class Group:
     """Made by ``GroupBuilder.join``. All calls are for the event loop that made it."""
 
-    def __init__(self, group_id: bytes, driver: MemberDriver, bonds: GroupBonds) -> None:
+    def __init__(
+        self, group_id: bytes, driver: MemberDriver, bonds: GroupBonds, *, background: Background
+    ) -> None:
         self._id = group_id
         self._driver = driver
         self._bonds = bonds
+        self._background = background
         self._conditions = Conditions(driver.member.status)
         self._leaving: asyncio.Task[None] | None = None
 
@@ -218,7 +222,7 @@ class Group:
         self._driver.close(reason)
         self._conditions.close(reason)
         if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._leave())
+            self._leaving = self._background.once("group-leave", self._leave())
         return self._leaving
 
     async def _leave(self) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from attestation.background import Background
 from attestation.ids import network_id_of_name
 from attestation.tickets import TicketIssuer, TicketValidator
 from enclave.identity import Identity
@@ -67,6 +68,7 @@ class Network:
         api_url: str | None = None,
         bond_settings: BondSettings | None = None,
         environment: Environment | None = None,
+        background: Background | None = None,
     ) -> None:
         self.id = network_id_of_name(name)
         self.identity = identity
@@ -82,6 +84,7 @@ class Network:
             audit=audit,
             settings=bond_settings,
             environment=environment,
+            background=background,
         )
         self._joined: dict[bytes, Group] = {}
 
@@ -248,7 +251,9 @@ class _Wiring:
         except Exception:
             self._driver.close("the bonds could not be joined")
             raise
-        self._group = Group(spec.group_id, self._driver, self._bonds)
+        self._group = Group(
+            spec.group_id, self._driver, self._bonds, background=self._network.endpoint.background
+        )
         return self._group
 
     # ---- from the bonds -----------------------------------------------------

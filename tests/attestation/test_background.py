@@ -6,7 +6,7 @@ from typing import Never
 
 import pytest
 
-from attestation.background import PAUSE_S_MAX, Background
+from attestation.background import PAUSE_S_MAX, Background, FatalWorkError
 
 
 class Pauses:
@@ -114,10 +114,14 @@ def test_fatal_work_is_not_started_again_and_ends_the_process():
             raise RuntimeError("no more sockets")
 
         background.keep("api", work, fatal=True)
-        failure = await background.failed()
+        with pytest.raises(FatalWorkError) as caught:
+            await background.until(asyncio.Event())
+        failure = caught.value
         assert str(failure) == "api failed: RuntimeError: no more sockets"
         assert isinstance(failure.__cause__, RuntimeError)
         assert starts == 1
+        with pytest.raises(FatalWorkError):  # whoever comes to wait later hears of it too
+            await background.until(asyncio.Event())
         await background.close()
 
     asyncio.run(main())

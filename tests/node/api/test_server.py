@@ -13,10 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
+from attestation.background import Background, FatalWorkError
 from enclave.identity import Identity
+from node.api.app import create_app
 from node.api.limits import ApiLimits
-from node.api.server import bind, server_tls_context
+from node.api.metrics import BackgroundCollector
+from node.api.server import ApiServer, bind, server_tls_context
 from node.client.channel import client_tls_context
 from node.errors import ConfigError
 from node.tokens import parse_access
@@ -248,3 +252,51 @@ def test_after_closing_nobody_listens():
         pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+# ---- work in the background ------------------------------------------------------------------
+def test_a_server_that_fails_ends_the_process_instead_of_leaving_a_node_that_nobody_can_ask(monkeypatch):
+    async def fails(_):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr("node.api.server._Server.main_loop", fails)
+
+    async def main():
+        background = Background()
+        server = ApiServer(
+            create_app(FakeService(), parse_access(b"", where="test"), ApiLimits()),
+            listen=("127.0.0.1", 0),
+            tls=server_tls_context(
+                certificate_der=IDENTITY.certificate_der,
+                private_key_pem=IDENTITY.private_key_pem(),
+                client_certificates_der=[],
+            ),
+            limits=ApiLimits(),
+            background=background,
+        )
+        await server.start()
+        with pytest.raises(FatalWorkError, match="api-server failed: RuntimeError: no more"):
+            await background.until(asyncio.Event())
+        await server.close()
+        for listener in server._server.servers:
+            listener.close()
+            await listener.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_how_background_work_is_doing_is_in_the_metrics():
+    async def main():
+        background = Background()
+
+        async def bad():
+            raise OSError(28, "No space left on device")
+
+        await background.once("freshness-save", bad())
+        registry = CollectorRegistry()
+        registry.register(BackgroundCollector(background))
+        return generate_latest(registry).decode()
+
+    text = asyncio.run(main())
+    assert 'bondstone_background_failures_total{work="freshness-save"} 1.0' in text
+    assert 'bondstone_background_running{work="freshness-save"} 0.0' in text
