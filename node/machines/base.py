@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from node.machines.keys import Touched
+
 
 class Preference(Enum):
     """How much a node wants to lead. Local: not in the GroupId, advertised to peers."""
@@ -82,6 +84,21 @@ class StateMachine(ABC):
         Raises:
             CommandError: the query makes no sense.
         """
+
+    # Not abstract: a machine need not have keys.
+    def keys_of(self, command: Any) -> Touched | None:  # noqa: ARG002
+        """Return every key that ``command`` touches, whatever the state: who may execute it depends on that.
+
+        None: this machine does not say, so whoever is limited to key prefixes may execute nothing.
+
+        Raises:
+            CommandError: ``apply`` would refuse it too.
+        """
+        return None
+
+    def keys_of_query(self, query: Any) -> Touched | None:  # noqa: ARG002
+        """The same for a query."""
+        return None
 
     def savepoint(self) -> Any:
         """Return what ``rollback`` needs to undo everything that follows.

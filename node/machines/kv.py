@@ -34,6 +34,7 @@ from msgspec import Struct
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.fields import Fields, plain_put, put_bytes
+from node.machines.keys import KeyRange, Touched
 from node.machines.sorted_keys import SortedKeys
 
 KEY_BYTES_MAX: Final = 4096
@@ -126,7 +127,7 @@ class KeyValue(StateMachine):
             case "cas":
                 return self._cas(fields)
             case _:
-                raise CommandError("op-unknown", "the commands are `put`, `delete` and `cas`")
+                raise _unknown_command()
 
     def _put(self, fields: Fields) -> dict[str, Any]:
         key = _key_of(fields)
@@ -172,6 +173,31 @@ class KeyValue(StateMachine):
             result["item"] = _item(key, before)
         return result
 
+    # ---- which keys -------------------------------------------------------------
+    def keys_of(self, command: Any) -> Touched:
+        """A command that shows what a key held before reads it too."""
+        fields = Fields(command)
+        match fields.op():
+            case "put" | "delete":
+                key = (KeyRange.of_key(_key_of(fields)),)
+                return Touched(reads=key if fields.boolean("prev") else (), writes=key)
+            case "cas":
+                key = (KeyRange.of_key(_key_of(fields)),)
+                return Touched(reads=key, writes=key)
+            case _:
+                raise _unknown_command()
+
+    def keys_of_query(self, query: Any) -> Touched:
+        """A list touches its whole prefix, wherever it begins and however much of it is shown."""
+        fields = Fields(query)
+        match fields.op():
+            case "get":
+                return Touched(reads=(KeyRange.of_key(_key_of(fields)),))
+            case "list":
+                return Touched(reads=(KeyRange.of_prefix(_prefix_of(fields)),))
+            case _:
+                raise _unknown_query()
+
     # ---- queries --------------------------------------------------------------
     def query(self, query: Any) -> dict[str, Any]:
         fields = Fields(query)
@@ -181,7 +207,7 @@ class KeyValue(StateMachine):
             case "list":
                 return self._list(fields)
             case _:
-                raise CommandError("op-unknown", "the queries are `get` and `list`")
+                raise _unknown_query()
 
     def _get(self, fields: Fields) -> dict[str, Any]:
         key = _key_of(fields)
@@ -190,7 +216,7 @@ class KeyValue(StateMachine):
         return {"revision": self._revision, "item": _item(key, self._version_at(key, at))}
 
     def _list(self, fields: Fields) -> dict[str, Any]:
-        prefix = fields.optional_bytes_of("prefix", bytes_max=KEY_BYTES_MAX) or b""
+        prefix = _prefix_of(fields)
         after = fields.optional_bytes_of("after", bytes_max=KEY_BYTES_MAX)
         limit = fields.integer("limit", default=LIST_LIMIT_DEFAULT, low=1, high=LIST_LIMIT_MAX)
         at = self._revision_of(fields)
@@ -373,6 +399,18 @@ def _key_of(fields: Fields) -> bytes:
     if not key:
         raise CommandError("key-empty", "a key has at least one byte")
     return key
+
+
+def _prefix_of(fields: Fields) -> bytes:
+    return fields.optional_bytes_of("prefix", bytes_max=KEY_BYTES_MAX) or b""
+
+
+def _unknown_command() -> CommandError:
+    return CommandError("op-unknown", "the commands are `put`, `delete` and `cas`")
+
+
+def _unknown_query() -> CommandError:
+    return CommandError("op-unknown", "the queries are `get` and `list`")
 
 
 def _size(past: Past) -> int:

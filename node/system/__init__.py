@@ -1,0 +1,1 @@
+"""The system state: what the group itself replicates beside the user's machine, such as who may call."""
