@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+import msgspec
+
 from attestation.background import Background
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
@@ -14,6 +16,7 @@ from node.group.errors import (
     OutcomeUnknownError,
 )
 from node.group.when import Conditions, When
+from node.machines.system import SystemState
 from node.raft.events import Event, Execute, Query, TransferLeadership
 from node.raft.types import (
     BATCH_ABORTED,
@@ -89,12 +92,25 @@ class Group:
     def log_position(self) -> Cursor:
         return self.status.last
 
+    @property
+    def system(self) -> SystemState:
+        """The system state as this node has applied it: to look at, never to change.
+
+        Another object after this node's cluster gave itself up.
+        """
+        return self._driver.member.replica.system
+
     def when(self) -> When:
         return When(self._conditions, self._driver.member.status, self._driver.member.term_at)
 
     # ---- what is done -------------------------------------------------------
     async def execute(
-        self, command: Any, *, key: bytes | None = None, timeout_s: float | None = None
+        self,
+        command: Any,
+        *,
+        key: bytes | None = None,
+        timeout_s: float | None = None,
+        credential: bytes | None = None,
     ) -> Executed:
         """Execute one command exactly once and return its result after it was committed and applied here.
 
@@ -104,15 +120,21 @@ class Group:
                 if the last copy is given to a member within three quarters of ``session_ttl_ms`` of the
                 first: one that takes too long from there into the log is refused as ``stale``.
             timeout_s: give up waiting after so many seconds.
+            credential: of whom this is asked for, judged again when it is applied; None: this node itself.
 
         Raises:
             CommandFailedError, NotExecutedError, OutcomeUnknownError, GroupClosedError.
         """
-        (executed,) = await self.execute_many((command,), key=key, timeout_s=timeout_s)
+        (executed,) = await self.execute_many((command,), key=key, timeout_s=timeout_s, credential=credential)
         return executed
 
     async def execute_many(
-        self, commands: Sequence[Any], *, key: bytes | None = None, timeout_s: float | None = None
+        self,
+        commands: Sequence[Any],
+        *,
+        key: bytes | None = None,
+        timeout_s: float | None = None,
+        credential: bytes | None = None,
     ) -> list[Executed]:
         """Execute commands as one atomic entry: all of them, or none.
 
@@ -120,7 +142,30 @@ class Group:
             CommandFailedError: of the command that was refused; then none has had any effect.
             NotExecutedError, OutcomeUnknownError, GroupClosedError: as from ``execute``.
         """
-        outcome = await self.outcome(lambda token: Execute(token, tuple(commands), key), timeout_s=timeout_s)
+        event = Execute(0, tuple(commands), key, credential=credential)
+        return await self._executed(event, timeout_s=timeout_s)
+
+    async def execute_system(
+        self,
+        commands: Sequence[Any],
+        *,
+        key: bytes | None = None,
+        timeout_s: float | None = None,
+        credential: bytes | None = None,
+    ) -> list[Executed]:
+        """Execute commands of the system state as one atomic entry, exactly once, as ``execute_many`` does.
+
+        Raises:
+            CommandFailedError: of the command that was refused; then none has had any effect.
+            NotExecutedError, OutcomeUnknownError, GroupClosedError: as from ``execute``.
+        """
+        event = Execute(0, tuple(commands), key, credential=credential, system=True)
+        return await self._executed(event, timeout_s=timeout_s)
+
+    async def _executed(self, event: Execute, *, timeout_s: float | None) -> list[Executed]:
+        outcome = await self.outcome(
+            lambda token: msgspec.structs.replace(event, token=token), timeout_s=timeout_s
+        )
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
         refused = [result for result in outcome.results if isinstance(result, Failed)]
@@ -130,7 +175,9 @@ class Group:
             raise CommandFailedError(cause.code, cause.message, outcome.at)
         return [Executed(r.value, outcome.at) for r in outcome.results if isinstance(r, Applied)]
 
-    async def feed(self, command: Any, *, timeout_s: float | None = None) -> Cursor:
+    async def feed(
+        self, command: Any, *, timeout_s: float | None = None, credential: bytes | None = None
+    ) -> Cursor:
         """Hand a command in and return where it stands in the log, before it is committed.
 
         ``when().committed().reaches(cursor)`` tells what became of it.
@@ -138,12 +185,19 @@ class Group:
         Raises:
             NotExecutedError, OutcomeUnknownError, GroupClosedError.
         """
-        return await self.feed_many((command,), timeout_s=timeout_s)
+        return await self.feed_many((command,), timeout_s=timeout_s, credential=credential)
 
-    async def feed_many(self, commands: Sequence[Any], *, timeout_s: float | None = None) -> Cursor:
+    async def feed_many(
+        self,
+        commands: Sequence[Any],
+        *,
+        timeout_s: float | None = None,
+        credential: bytes | None = None,
+    ) -> Cursor:
         """The same for several commands: one atomic entry, so one cursor."""
         outcome = await self.outcome(
-            lambda token: Execute(token, tuple(commands), None, feed=True), timeout_s=timeout_s
+            lambda token: Execute(token, tuple(commands), None, feed=True, credential=credential),
+            timeout_s=timeout_s,
         )
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
@@ -157,18 +211,42 @@ class Group:
         min_at: Cursor | None = None,
         max_age_ms: int | None = None,
         timeout_s: float | None = None,
+        credential: bytes | None = None,
     ) -> Answer:
         """Ask the state machine.
 
-        STRONG is linearizable on every node; WEAK answers from this node's state at once.
+        STRONG is linearizable on every node; WEAK answers from this node's state at once. Whether
+        ``credential`` may ask is judged by the very state that answers.
 
         Raises:
-            CommandFailedError: the state machine refuses the query.
+            CommandFailedError: the state machine refuses the query, or ``credential`` may not ask it.
             NotExecutedError: no answer could be given (no leader in time, too old).
             GroupClosedError: the group ended first.
         """
+        asked = Query(0, query, consistency, min_at, max_age_ms, credential)
+        return await self._answered(asked, timeout_s=timeout_s)
+
+    async def query_system(
+        self,
+        query: Any,
+        consistency: Consistency = Consistency.STRONG,
+        *,
+        min_at: Cursor | None = None,
+        max_age_ms: int | None = None,
+        timeout_s: float | None = None,
+        credential: bytes | None = None,
+    ) -> Answer:
+        """Ask the system state, as ``query`` asks the state machine.
+
+        Raises:
+            CommandFailedError, NotExecutedError, GroupClosedError: as from ``query``.
+        """
+        asked = Query(0, query, consistency, min_at, max_age_ms, credential, system=True)
+        return await self._answered(asked, timeout_s=timeout_s)
+
+    async def _answered(self, asked: Query, *, timeout_s: float | None) -> Answer:
         outcome = await self.outcome(
-            lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
+            lambda token: msgspec.structs.replace(asked, token=token), timeout_s=timeout_s
         )
         match outcome:
             case Answer(Failed(code, message), at):

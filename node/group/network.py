@@ -14,7 +14,7 @@ await group.when().online()
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,6 +35,7 @@ from node.group.group import Group
 from node.group.identity import GroupKey, group_id
 from node.machines.base import StateMachine
 from node.machines.noop import NoOp
+from node.machines.system import EmptySystem, SystemState
 from node.raft.events import (
     BondLoss,
     ConfigCommitted,
@@ -146,6 +147,7 @@ class GroupBuilder:
     network: Network
     key: GroupKey
     machine: StateMachine | None = None
+    system: Callable[[], SystemState] = EmptySystem
     settings: Settings = Settings()
     founding: Founding = Founding(bootstrap=Bootstrap.JOIN)
     preference: Preference | None = None
@@ -155,6 +157,10 @@ class GroupBuilder:
 
     def with_state_machine(self, machine: StateMachine) -> "GroupBuilder":
         return replace(self, machine=machine)
+
+    def with_system_state(self, system: Callable[[], SystemState]) -> "GroupBuilder":
+        """Keep the state that ``system`` makes beside the machine; in the beginning equal on all nodes."""
+        return replace(self, system=system)
 
     def with_consensus(self, settings: Settings, founding: Founding) -> "GroupBuilder":
         return replace(self, settings=settings, founding=founding)
@@ -217,6 +223,7 @@ class GroupBuilder:
             founding=self.founding,
             preference=preference,
             machine=machine,
+            system=self.system,
             log=MemoryLog() if self.log is None else self.log,
             credentials=IdentityCredentials(self.network.identity),
             randrange=secrets.randbelow,

@@ -32,6 +32,7 @@ class ApplyContext(Struct, frozen=True, gc=False):
         time_ms: of the entry, Unix milliseconds, monotone in the log. It goes by the leader's monotonic clock
             and follows its wall clock only slowly (at most a tenth faster or slower), for hosts can set that.
         group_id: 32 bytes.
+        credential: of whoever asked, 1 to 32 bytes; None: a member of the group by itself.
     """
 
     term: int
@@ -39,6 +40,7 @@ class ApplyContext(Struct, frozen=True, gc=False):
     sub: int
     time_ms: int
     group_id: bytes
+    credential: bytes | None = None
 
 
 class CommandError(Exception):

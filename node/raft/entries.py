@@ -3,7 +3,8 @@
 Payloads are deterministic CBOR arrays:
 
     CONFIG    [epoch, [[name, id]...], tie index or null, reason, [nonce, [signature...]] or null]
-    COMMAND   [session, seq, ack_below, [key, not_after_ms] or null, [command...]]
+    COMMAND   [session, seq, ack_below, [key, not_after_ms] or null, credential or null, [command...]]
+    SYSTEM    as COMMAND
     SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
     NOOP, DISSOLVE   []
 """
@@ -26,6 +27,7 @@ ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024
 NAME_CHARS_MAX: Final = 128
 VOTERS_MAX: Final = 64
 KEY_BYTES_MAX: Final = 256
+CREDENTIAL_BYTES_MAX: Final = 32
 SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
@@ -178,32 +180,32 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 
 
 # ---- commands and sessions --------------------------------------------------
-_COMMAND_START: Final = b"\x85" + bytes((0x40 | SESSION_ID_BYTES,))  # an array of five, a session's id
-_NO_KEY: Final = encode(None)
-# What precedes the commands of an entry with a key, but for its numbers and the key's name.
+_COMMAND_START: Final = b"\x86" + bytes((0x40 | SESSION_ID_BYTES,))  # an array of six, a session's id
+_NULL: Final = encode(None)
+# What precedes the caller in an entry with a key, but for its numbers and the key's name.
 _KEYED_BYTES: Final = len(_COMMAND_START) + SESSION_ID_BYTES + 1
 
 
-def encode_command_body(commands: tuple[object, ...]) -> bytes:
+def encode_command_body(commands: tuple[object, ...], credential: bytes | None = None) -> bytes:
     """Return the part of a COMMAND payload that stays the same however often it is handed over."""
-    return encode(list(commands))
+    return (_NULL if credential is None else encode(credential)) + encode(list(commands))
 
 
 def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, body: bytes) -> bytes:
-    """Return the payload of a COMMAND entry; ``body`` is from ``encode_command_body``."""
-    encoded_key = _NO_KEY if key is None else encode([key.name, key.not_after_ms])
+    """Return the payload of a COMMAND or SYSTEM entry; ``body`` is from ``encode_command_body``."""
+    encoded_key = _NULL if key is None else encode([key.name, key.not_after_ms])
     return payload_prefix(session, seq) + _head_once(ack_below) + encoded_key + body
 
 
-def decode_commands_untrusted(payloads: Sequence[bytes]) -> list[CommandBatch | None]:
-    """Return the batch in each of these payloads of COMMAND entries, None where there is none."""
-    values = decode_each_untrusted(payloads, bytes_max=ENTRY_BYTES_MAX)
-    return list(map(_batch_untrusted, values, payloads))
+def decode_commands_untrusted(entries: Sequence[Entry]) -> list[CommandBatch | None]:
+    """Return the batch in each of these COMMAND and SYSTEM entries, None where there is none."""
+    values = decode_each_untrusted([entry.payload for entry in entries], bytes_max=ENTRY_BYTES_MAX)
+    return list(map(_batch_untrusted, values, entries))
 
 
-def _batch_untrusted(value: Any, payload: bytes) -> CommandBatch | None:
-    if type(value) is list and len(value) == 5:
-        session, seq, ack_below, key, commands = value
+def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
+    if type(value) is list and len(value) == 6:
+        session, seq, ack_below, key, credential, commands = value
         if (
             type(session) is bytes
             and len(session) == SESSION_ID_BYTES
@@ -212,19 +214,43 @@ def _batch_untrusted(value: Any, payload: bytes) -> CommandBatch | None:
             and type(ack_below) is int
             and 0 <= ack_below <= seq
             and (key is None or _is_key(key))
+            and (credential is None or is_credential(credential))
             and type(commands) is list
             and commands
         ):
+            system = entry.kind is EntryKind.SYSTEM
             if key is None:
-                return CommandBatch(session, seq, ack_below, None, tuple(commands), b"")
+                return CommandBatch(session, seq, ack_below, None, tuple(commands), b"", credential, system)
             name, not_after_ms = key
             heads = len(
                 _head_once(seq) + _head_once(ack_below) + _head_once(len(name)) + _head_once(not_after_ms)
             )
-            # No head is shorter than its deterministic one: in any other encoding too, this has all commands.
-            keyed = payload[_KEYED_BYTES + heads + len(name) :]
-            return CommandBatch(session, seq, ack_below, Key(name, not_after_ms), tuple(commands), keyed)
+            # No head is shorter than its deterministic one: in any other encoding too, this has caller and
+            # commands.
+            keyed = entry.payload[_KEYED_BYTES + heads + len(name) :]
+            return CommandBatch(
+                session, seq, ack_below, Key(name, not_after_ms), tuple(commands), keyed, credential, system
+            )
     return None
+
+
+def is_credential(value: object) -> bool:
+    """Return whether ``value`` can name a caller: 1 to ``CREDENTIAL_BYTES_MAX`` bytes."""
+    return type(value) is bytes and 1 <= len(value) <= CREDENTIAL_BYTES_MAX
+
+
+def counts_as_command(entry: Entry) -> bool:
+    """Return whether some caller may have asked for this, so that a cluster with it must not be given up.
+
+    What a member writes into the system state by itself it can find out again in another cluster.
+    """
+    if entry.kind is not EntryKind.SYSTEM:
+        return entry.kind is EntryKind.COMMAND
+    try:
+        value = decode_untrusted(entry.payload, bytes_max=ENTRY_BYTES_MAX)
+    except MalformedError:
+        return False  # a no-op
+    return type(value) is list and len(value) == 6 and value[4] is not None
 
 
 def _is_key(value: Any) -> bool:
@@ -241,7 +267,7 @@ def _is_key(value: Any) -> bool:
 
 
 def payload_prefix(session: bytes, seq: int) -> bytes:
-    """Return how the payload of a COMMAND entry of this session and sequence number begins.
+    """Return how the payload of a COMMAND or SYSTEM entry of this session and sequence number begins.
 
     A leader compares it instead of decoding what others forward: nobody speaks for another's session.
     """
@@ -350,7 +376,7 @@ def _is_text(value: str) -> bool:
 
 
 def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
-    """Check the payload of a foreign entry, except COMMAND: that one is judged when it is applied.
+    """Check the payload of a foreign entry, but of COMMAND and SYSTEM: those are judged when applied.
 
     Raises:
         RemoteProtocolError: it is malformed, or of a kind that this version does not know.
@@ -363,7 +389,7 @@ def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
         case EntryKind.NOOP | EntryKind.DISSOLVE:
             if payload != EMPTY_PAYLOAD:
                 raise RemoteProtocolError("bad-entry", f"{kind.name} with a payload")
-        case EntryKind.COMMAND:
+        case EntryKind.COMMAND | EntryKind.SYSTEM:
             pass
         case EntryKind.SNAPSHOT | EntryKind.POLICY:
             raise RemoteProtocolError("bad-entry", f"{kind.name} entries are not known here")

@@ -54,20 +54,26 @@ class Execute(Struct, frozen=True):
         key: idempotency key of the caller: the same key within the session TTL never executes twice,
             whichever node it is sent to.
         feed: complete as soon as the cursor is known (``Ok`` with no results) instead of when applied.
+        credential: of the caller, 1 to 32 bytes; None: this member by itself.
+        system: the commands are for the system state, not for the machine.
     """
 
     token: int
     commands: tuple[object, ...]
     key: bytes | None = None
     feed: bool = False
+    credential: bytes | None = None
+    system: bool = False
 
 
 class Query(Struct, frozen=True):
-    """Ask the state machine.
+    """Ask the state machine, or the system state.
 
     Attributes:
         min_at: answer from a state that includes this cursor (read your writes).
         max_age_ms: weak reads only: refuse if the last leader contact is older.
+        credential: of the caller, 1 to 32 bytes; None: this member by itself.
+        system: the query is for the system state, not for the machine.
     """
 
     token: int
@@ -75,6 +81,8 @@ class Query(Struct, frozen=True):
     consistency: Consistency
     min_at: Cursor | None = None
     max_age_ms: int | None = None
+    credential: bytes | None = None
+    system: bool = False
 
 
 class Cancel(Struct, frozen=True):

@@ -12,6 +12,7 @@ from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
 from node.raft.state import Leadership, Transfer
 from node.raft.types import (
+    COMMANDS,
     LEADER,
     Cursor,
     Entry,
@@ -75,7 +76,7 @@ class Leader(Follower):
         at = lead.proposed.get(key)
         if at is not None:
             return Cursor(self.term, at)
-        if proposal.kind is EntryKind.COMMAND:
+        if proposal.kind in COMMANDS:
             known = self.replica.table.outcome_of(session, proposal.seq)
             if known is not None:
                 return known.at if isinstance(known, Ok) else None

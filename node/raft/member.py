@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from node.machines.base import StateMachine
+from node.machines.system import EmptySystem, SystemState
 from node.raft.entries import session_id
 from node.raft.events import (
     Effects,
@@ -54,6 +55,7 @@ class Member(Inbox):
         founding: how this member may come to have a genesis.
         preference: how much it wants to lead.
         machine: in its initial state.
+        system: makes a system state in its initial state, the same on every member of the group.
         log: empty.
         credentials: the key behind ``me``.
         randrange: ``randrange(n)`` returns 0 <= x < n. The only chance in the core.
@@ -70,6 +72,7 @@ class Member(Inbox):
         founding: Founding,
         preference: Preference,
         machine: StateMachine,
+        system: Callable[[], SystemState] = EmptySystem,
         log: LogStore,
         credentials: Credentials,
         randrange: Callable[[int], int],
@@ -83,6 +86,7 @@ class Member(Inbox):
             founding=founding,
             preference=preference,
             machine=machine,
+            system=system,
             log=log,
             credentials=credentials,
             randrange=randrange,

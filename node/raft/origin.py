@@ -17,6 +17,7 @@ from node.raft.entries import (
     encode_command_body,
     encode_commands,
     encode_session,
+    is_credential,
     is_plain,
     payload_prefix,
     session_id,
@@ -26,6 +27,7 @@ from node.raft.messages import Forward, ForwardReply, Proposal
 from node.raft.reads import Reads
 from node.raft.state import Leadership
 from node.raft.types import (
+    COMMANDS,
     Cursor,
     EntryKind,
     Incarnation,
@@ -110,7 +112,7 @@ class Origin(Reads):
         if refusal:
             self._complete(execute.token, NotExecuted(refusal, self.leader))
             return
-        body = encode_command_body(execute.commands)
+        body = encode_command_body(execute.commands, execute.credential)
         size = len(body)
         if size > self.settings.command_bytes_max:
             self._complete(execute.token, NotExecuted("command-too-large", self.leader))
@@ -129,6 +131,8 @@ class Origin(Reads):
             return "no-commands"
         if execute.key is not None and not 1 <= len(execute.key) <= KEY_BYTES_MAX:
             return "bad-idempotency-key"
+        if execute.credential is not None and not is_credential(execute.credential):
+            return "bad-credential"
         if not all(is_plain(command) for command in execute.commands):
             return "not-plain-data"
         return ""
@@ -267,7 +271,8 @@ class Origin(Reads):
             while seq < box.next_seq and size < self.settings.append_bytes_max:
                 pending = box.flying.get(seq)
                 if pending is not None:
-                    batch.append(Proposal(EntryKind.COMMAND, seq, pending.payload))
+                    kind = EntryKind.SYSTEM if pending.execute.system else EntryKind.COMMAND
+                    batch.append(Proposal(kind, seq, pending.payload))
                     size += len(pending.payload)
                 seq += 1
             if batch and not self._hand_over(tuple(batch), self._before(batch[0].seq)):
@@ -352,7 +357,7 @@ class Origin(Reads):
     def _speaks_for_itself(self, sender: Incarnation, session: bytes, proposal: Proposal) -> bool:
         """R2 for sessions: what is forwarded is the sender's own, and within the limits."""
         limit = self.settings.command_bytes_max + PAYLOAD_OVERHEAD_BYTES
-        if proposal.kind is EntryKind.COMMAND:
+        if proposal.kind in COMMANDS:
             return len(proposal.payload) <= limit and proposal.payload.startswith(
                 payload_prefix(session, proposal.seq)
             )

@@ -88,8 +88,12 @@ class Reads(Membership):
         if query.max_age_ms is not None and age_ms > query.max_age_ms:
             self._complete(query.token, NotExecuted("too-old", self.leader))
             return
-        value = self.replica.query(query.query)
+        value = self.replica.query(query, self._reading_ms())
         self._complete(query.token, Answer(value, self.replica.applied, age_ms))
+
+    def _reading_ms(self) -> int:
+        """Return by what time of the log a caller is judged who reads now: credentials expire by it."""
+        return max(self.replica.applied_ms, self._log_time_passed())
 
     def _has_applied(self, cursor: Cursor) -> bool:
         return (
@@ -159,7 +163,7 @@ class Reads(Membership):
             return  # what the lease covers is the committed state, so apply first
         while reads.asking:
             query = reads.asking.popleft()
-            value = self.replica.query(query.query)
+            value = self.replica.query(query, self._reading_ms())
             reads.leased.append(LeaseAnswer(query, Answer(value, self.replica.applied)))
 
     def _release_leased(self) -> None:

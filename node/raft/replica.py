@@ -1,17 +1,23 @@
-"""The state machine behind the log: committed entries in, outcomes out; the same on every node."""
+"""The state machine behind the log, and the system state beside it: committed entries in, outcomes out; the
+same on every node.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.machines.system import Request, SystemState
 from node.raft.entries import (
+    counts_as_command,
     decode_commands_untrusted,
     decode_session_untrusted,
     plain_bytes,
 )
+from node.raft.events import Query
 from node.raft.sessions import SessionTable
 from node.raft.types import (
     BATCH_ABORTED,
+    COMMANDS,
     Applied,
     CommandBatch,
     Cursor,
@@ -33,7 +39,10 @@ OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
 
 
 class BrokenMachineError(Exception):
-    """The machine could not take a savepoint or go back to one: its state is not to be trusted any more."""
+    """The machine, or the system state, could not take a savepoint or go back to one.
+
+    Its state is not to be trusted any more.
+    """
 
 
 class Replica:
@@ -42,11 +51,14 @@ class Replica:
     Attributes:
         applied: cursor of the last entry applied.
         applied_ms: its time_ms.
-        commands: how many COMMAND entries were applied.
+        commands: how many entries were applied that a caller may have asked for.
     """
 
-    def __init__(self, machine: StateMachine, settings: Settings, group_id: bytes) -> None:
+    def __init__(
+        self, machine: StateMachine, system: SystemState, settings: Settings, group_id: bytes
+    ) -> None:
         self.machine = machine
+        self.system = system
         self.table = SessionTable(settings)
         self.applied = Cursor(0, 0)
         self.applied_ms = 0
@@ -60,15 +72,15 @@ class Replica:
             MemoryError: the host starves us; the state is not to be trusted any more.
             BrokenMachineError: the machine failed where it must not.
         """
-        commands = [entry.payload for entry in entries if entry.kind is EntryKind.COMMAND]
+        commands = [entry for entry in entries if entry.kind in COMMANDS]
         batches = iter(decode_commands_untrusted(commands))
         for entry in entries:
             assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
             self.table.expire(entry.time_ms)
             resolution = None
-            if entry.kind is EntryKind.COMMAND:
-                self.commands += 1
+            if entry.kind is EntryKind.COMMAND or entry.kind is EntryKind.SYSTEM:
+                self.commands += counts_as_command(entry)
                 batch = next(batches)
                 # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
                 if batch is not None:
@@ -99,8 +111,13 @@ class Replica:
 
         Returns the results, and about how many bytes they take.
         """
+        for sub, command in enumerate(batch.commands):
+            refusal = self._refusal(batch, command, entry.time_ms)
+            if refusal is not None:
+                return _aborted(batch, sub, refusal), len(refusal.message)
+        target = self.system if batch.system else self.machine
         try:
-            savepoint = self.machine.savepoint()
+            savepoint = target.savepoint()
         except OF_THE_HOST:
             raise
         except BaseException as exc:
@@ -108,32 +125,48 @@ class Replica:
         results: list[Result] = []
         size = 0
         for sub, command in enumerate(batch.commands):
-            context = ApplyContext(entry.term, entry.index, sub, entry.time_ms, self._group_id)
-            result = self._apply_one(command, context)
+            context = ApplyContext(
+                entry.term, entry.index, sub, entry.time_ms, self._group_id, batch.credential
+            )
+            result = self._apply_one(target, command, context)
             size += plain_bytes(result.value) if type(result) is Applied else 0
             if size > RESULTS_BYTES_MAX:
                 result = Failed("results-too-large", f"more than {RESULTS_BYTES_MAX} bytes of results")
             if type(result) is Failed:
-                self._rollback(savepoint)
-                aborted = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
-                told = tuple(
-                    result if position == sub else aborted for position in range(len(batch.commands))
-                )
-                return told, len(result.message)
+                self._rollback(target, savepoint)
+                return _aborted(batch, sub, result), len(result.message)
             results.append(result)
         return tuple(results), size
 
-    def _rollback(self, savepoint: object) -> None:
+    def _refusal(self, batch: CommandBatch, command: object, time_ms: int) -> Failed | None:
+        """Return why the caller may not ask this, judged by the state before the entry; None: it may."""
+        request = Request.SYSTEM_COMMAND if batch.system else Request.COMMAND
+        return self._judge(batch.credential, request, command, time_ms)
+
+    def _judge(self, credential: bytes | None, request: Request, value: object, now_ms: int) -> Failed | None:
         try:
-            self.machine.rollback(savepoint)
+            self.system.judge(credential, request, value, now_ms=now_ms, machine=self.machine)
+        except CommandError as exc:
+            return Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
+        except OF_THE_HOST:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whoever cannot be judged is refused, everywhere alike
+            return Failed("judge-raised", type(exc).__name__)
+        return None
+
+    def _rollback(self, target: StateMachine | SystemState, savepoint: object) -> None:
+        try:
+            target.rollback(savepoint)
         except OF_THE_HOST:
             raise
         except BaseException as exc:
             raise BrokenMachineError(type(exc).__name__) from exc
 
-    def _apply_one(self, command: object, context: ApplyContext) -> Result:
+    def _apply_one(
+        self, target: StateMachine | SystemState, command: object, context: ApplyContext
+    ) -> Result:
         try:
-            return Applied(self.machine.apply(command, context))
+            return Applied(target.apply(command, context))
         except CommandError as exc:
             return Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
         except OF_THE_HOST:
@@ -142,13 +175,26 @@ class Replica:
             # The text of a foreign exception may differ between nodes (addresses); its type does not.
             return Failed("apply-raised", type(exc).__name__)
 
-    def query(self, query: object) -> object:
-        """Return the machine's answer, or ``Failed`` if it refuses the query."""
+    def query(self, query: Query, now_ms: int) -> object:
+        """Return the answer of the machine or the system state, or ``Failed`` if the query is refused.
+
+        Whether the caller may ask is judged by the state that answers, at the time ``now_ms`` of the log.
+        """
+        request = Request.SYSTEM_QUERY if query.system else Request.QUERY
+        refusal = self._judge(query.credential, request, query.query, now_ms)
+        if refusal is not None:
+            return refusal
         try:
-            return self.machine.query(query)
+            return (self.system if query.system else self.machine).query(query.query)
         except CommandError as exc:
             return Failed(exc.code, exc.message)
         except OF_THE_HOST:
             raise
         except BaseException as exc:  # noqa: BLE001 - a bad query must not stop the member
             return Failed("query-raised", type(exc).__name__)
+
+
+def _aborted(batch: CommandBatch, sub: int, refused: Failed) -> tuple[Result, ...]:
+    """Return the results of a batch whose command ``sub`` was ``refused``, so that none had an effect."""
+    aborted = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
+    return tuple(refused if position == sub else aborted for position in range(len(batch.commands)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from node.errors import RemoteProtocolError
-from node.raft.entries import decode_config_untrusted, make_entry
+from node.raft.entries import counts_as_command, decode_config_untrusted, make_entry
 from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
@@ -25,7 +25,7 @@ class Replication(Promises):
     """Everything that touches the log goes through here."""
 
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond
-    log_commands = 0  # COMMAND entries in the log, committed or not
+    log_commands = 0  # commands of callers in the log, committed or not
     is_auto = False  # the log begins with the genesis of an ``auto`` cluster
     dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
 
@@ -63,7 +63,7 @@ class Replication(Promises):
         self.log.append(entries)
         self.appended_ms, self.log_time_rest = self.now, 0
         for entry in entries:
-            if entry.kind is EntryKind.COMMAND:
+            if counts_as_command(entry):
                 self.log_commands += 1
             elif entry.kind is EntryKind.CONFIG:
                 self._adopt_config(entry)
@@ -91,9 +91,7 @@ class Replication(Promises):
         if index < self.verified:
             raise HaltError("truncation-below-verified")  # we may have acknowledged it
         last = self.log.last().index
-        self.log_commands -= sum(
-            self.log.get(i).kind is EntryKind.COMMAND for i in range(index + 1, last + 1)
-        )
+        self.log_commands -= sum(counts_as_command(self.log.get(i)) for i in range(index + 1, last + 1))
         self.log.truncate(index)
         self._record(SaveTruncation(index))
         self.durable_index = min(self.durable_index, index)

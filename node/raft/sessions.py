@@ -16,8 +16,11 @@ from node.raft.types import CommandBatch, Key, NotExecuted, Ok, Settings
 KEYS_MAX: Final = 262_144
 RETAINED_BYTES_MAX: Final = 128 * 1024 * 1024  # of results; passed by those of one entry
 
-# Before the commands: their digest is ``digest("bondstone/idempotent-commands/v1", [command...])``.
-_KEYED: Final = b"\x82" + encode("bondstone/idempotent-commands/v1")
+# Before caller and commands: the digest of a keyed batch is
+# ``digest("bondstone/idempotent-commands/v2", system, credential, [command...])``. A key is one caller's, and
+# for the machine or for the system state: nobody gets the answer to what another asked.
+_KEYED: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(False)
+_KEYED_SYSTEM: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(True)
 
 Decided = Ok | NotExecuted
 
@@ -171,7 +174,7 @@ class SessionTable:
     def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
         record = self._keys.get(key.name)
         if record is not None:
-            if record.command_digest != _digest_of(batch.keyed):
+            if record.command_digest != _digest_of(batch):
                 return NotExecuted("idempotency-key-reused")
             return record.outcome
         if time_ms > key.not_after_ms:
@@ -183,7 +186,7 @@ class SessionTable:
         self._sessions[batch.session].outcomes[batch.seq] = outcome, size
         self._bytes += size
         if batch.key is not None:
-            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch.keyed), outcome, time_ms, size)
+            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms, size)
             self._bytes += size
 
     def _touch(self, session: bytes, time_ms: int) -> None:
@@ -204,5 +207,5 @@ class SessionTable:
         )
 
 
-def _digest_of(keyed: bytes) -> bytes:
-    return sha256(_KEYED + keyed).digest()
+def _digest_of(batch: CommandBatch) -> bytes:
+    return sha256((_KEYED_SYSTEM if batch.system else _KEYED) + batch.keyed).digest()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from node.machines.base import StateMachine
+from node.machines.system import SystemState
 from node.raft.events import (
     Effects,
     LeaderChanged,
@@ -150,6 +151,7 @@ class State(ABC):
         founding: Founding,
         preference: Preference,
         machine: StateMachine,
+        system: Callable[[], SystemState],
         log: LogStore,
         credentials: Credentials,
         randrange: Callable[[int], int],
@@ -163,6 +165,7 @@ class State(ABC):
         self.log = log
         self.credentials = credentials
         self.randrange = randrange
+        self.make_system = system
         self.replica = self._make_replica(machine)
 
         self.now = now_ms
@@ -255,7 +258,7 @@ class State(ABC):
         return self.configs[-1][1] if self.configs else None
 
     def _make_replica(self, machine: StateMachine) -> Replica:
-        return Replica(machine, self.settings, self.group_id)
+        return Replica(machine, self.make_system(), self.settings, self.group_id)
 
     # ---- terms and roles ----------------------------------------------------
     def _set_vote(self, term: int, voted_for: Incarnation | None) -> None:

@@ -55,6 +55,11 @@ class EntryKind(IntEnum):
     SNAPSHOT = 4
     POLICY = 5
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
+    SYSTEM = 7  # as COMMAND, but for the group's own state beside the machine
+
+
+# What a session numbers and executes once: same payload, same keys, same results.
+COMMANDS: Final = frozenset((EntryKind.COMMAND, EntryKind.SYSTEM))
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -226,8 +231,10 @@ class CommandBatch(Struct, frozen=True):
 
     Attributes:
         ack_below: the origin has its answer to every sequence number below this one.
-        keyed: of a batch with a key, the commands as the entry has them, else empty. Equal bytes, equal
-            commands.
+        keyed: of a batch with a key, caller and commands as the entry has them, else empty. Equal bytes,
+            equal caller and commands.
+        credential: of the caller; None: the member that the session belongs to.
+        system: the commands are for the system state, not for the machine.
     """
 
     session: bytes
@@ -236,6 +243,8 @@ class CommandBatch(Struct, frozen=True):
     key: Key | None
     commands: tuple[object, ...]
     keyed: bytes
+    credential: bytes | None = None
+    system: bool = False
 
 
 class Resolution(Struct, frozen=True):

@@ -58,7 +58,7 @@ from node.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from node.raft.types import ORIGIN, Bootstrap, EntryKind
+from node.raft.types import COMMANDS, ORIGIN, Bootstrap, EntryKind
 
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -163,7 +163,7 @@ def _chunk(f: list[Any]) -> Message:
 def _proposal(value: Any) -> Proposal:
     kind_code, seq, payload = fixed_array(value, 3)
     kind = enumeration(EntryKind, uint(kind_code))
-    if kind not in (EntryKind.COMMAND, EntryKind.SESSION):
+    if kind is not EntryKind.SESSION and kind not in COMMANDS:
         refuse("a proposal of a kind that only leaders write")
     check_payload_untrusted(kind, octets(payload, ENTRY_BYTES_MAX))
     return Proposal(kind, uint(seq), payload)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from node.machines.base import ApplyContext
+from node.raft.entries import counts_as_command
 from node.raft.events import (
     Advanced,
     Effects,
@@ -258,8 +259,9 @@ class Oracles(Watcher):
             if not index or not (alone or view.leads):
                 raise InvariantError("committed-truncated", f"{process} leaves a cluster that goes on")
             self._advanced(process, self._first_own(view, index))
-        kinds = {entry.kind for entry in map(self.tree.entries.__getitem__, committed) if entry is not None}
-        if EntryKind.COMMAND in kinds and not self._discards:
+        entries = (self.tree.entries[node] for node in committed)
+        lost = any(entry is not None and counts_as_command(entry) for entry in entries)
+        if lost and not self._discards:
             raise InvariantError("data-discarded", f"{process} leaves a cluster that has executed commands")
         self.agreements[self.tree.cluster_of(genesis)].dissolved = True
 

@@ -185,13 +185,16 @@ class Site:
         finally:
             await node.endpoint.close()
 
-    async def counters(self, number: int, *, settings: Settings = FAST, gated: bool = False) -> list[Group]:
+    async def counters(
+        self, number: int, *, settings: Settings = FAST, gated: bool = False, **more: Any
+    ) -> list[Group]:
         """Return a group of ``number`` voters over Counter, led by the first; ``gated``: see ``cut``."""
         start = self.gated if gated else self.network
         groups: list[Group] = []
         for position in range(number):
             network = await start("abcdefg"[position], *self.networks)
-            groups.append(counter(network, INIT if position == 0 else JOIN, settings=settings).join())
+            founding = INIT if position == 0 else JOIN
+            groups.append(counter(network, founding, settings=settings, **more).join())
             if position == 0:
                 await within(groups[0].when().is_leader())
         await until_voters(groups, number)

@@ -13,7 +13,9 @@ from node.errors import ConfigError
 from node.group.errors import CommandFailedError, GroupClosedError, NotExecutedError, SupersededError
 from node.group.group import Group
 from node.group.when import Conditions, CursorWatcher
+from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import VALUE_MAX, Counter
+from node.machines.system import EmptySystem
 from node.raft.types import Consistency, Cursor, Preference
 from node.storage.file import FileStorage
 from tests.support.groups import (
@@ -175,6 +177,52 @@ def test_the_same_key_never_executes_twice() -> None:
         second = await within(b.execute(add(1), key=b"order-7"))
 
         assert second.result == first.result == {"value": 1}
+
+    run(scenario)
+
+
+class Closed(EmptySystem):
+    """Lets in whom it was told of."""
+
+    def __init__(self) -> None:
+        self.known: list[bytes] = []
+
+    def judge(self, credential: bytes | None, *_: Any, **__: Any) -> None:
+        if credential not in (None, *self.known):
+            raise CommandError("not-permitted", "nobody let this caller in")
+
+    def apply(self, command: Any, context: ApplyContext) -> Any:
+        self.known.append(command[1])
+        return [context.index, len(self.known)]
+
+    def query(self, query: Any) -> Any:
+        return list(self.known)
+
+    def savepoint(self) -> Any:
+        return list(self.known)
+
+    def rollback(self, savepoint: Any) -> None:
+        self.known = savepoint
+
+    def snapshot(self) -> Any:
+        return list(self.known)
+
+
+def test_the_system_state_is_written_and_read_on_every_node_and_judges_callers_on_all() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2, system=Closed)
+        for group in (a, b):
+            with pytest.raises(CommandFailedError, match="let this caller in"):
+                await within(group.execute(add(1), credential=b"alice"))
+            with pytest.raises(CommandFailedError, match="let this caller in"):
+                await within(group.query(GET, credential=b"alice"))
+        (done,) = await within(b.execute_system([["let-in", b"alice"]]))
+
+        assert done.result == [done.at.index, 1]
+        for group in (a, b):
+            assert (await within(group.query_system(["known"], credential=b"alice"))).value == [b"alice"]
+            assert (await within(group.execute(add(1), credential=b"alice"))).result["value"]
+        assert a.system.digest() == b.system.digest()
 
     run(scenario)
 

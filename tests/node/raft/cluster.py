@@ -5,6 +5,7 @@ from collections import deque
 from random import Random
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.machines.system import EmptySystem
 from node.raft.events import (
     BondDown,
     BondLoss,
@@ -86,10 +87,11 @@ def inc(name, life=0):
 class Cluster:
     """Members, the bonds between them, and what they said and did."""
 
-    def __init__(self, settings=None, seed=1, member=Member, **overrides):
+    def __init__(self, settings=None, seed=1, member=Member, system=EmptySystem, **overrides):
         self.settings = settings or Settings(**overrides)
         self.random = Random(seed)
         self.member_class = member
+        self.system = system
         self.now = 1000
         self.nodes = {}
         self.bonds = set()
@@ -122,6 +124,7 @@ class Cluster:
             founding=Founding(bootstrap=bootstrap, expect=expect, bootstrap_delay_ms=delay),
             preference=preference,
             machine=Register(),
+            system=self.system,
             log=MemoryLog(),
             credentials=FakeCredentials(me),
             randrange=self.random.randrange,
@@ -232,9 +235,9 @@ class Cluster:
         return dead
 
     # ---- asking -------------------------------------------------------------
-    def execute(self, name, *commands, key=None, feed=False):
+    def execute(self, name, *commands, key=None, feed=False, **whose):
         self.tokens += 1
-        self.step(name, Execute(self.tokens, commands, key, feed))
+        self.step(name, Execute(self.tokens, commands, key, feed, **whose))
         return name, self.tokens
 
     def query(self, name, consistency=Consistency.STRONG, **kwargs):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from msgspec import structs
 
+from node.machines.system import EmptySystem
 from node.raft.entries import (
     SessionChange,
     decode_commands_untrusted,
@@ -12,6 +13,7 @@ from node.raft.entries import (
     encode_commands,
     encode_session,
     make_entries,
+    make_entry,
     payload_prefix,
     session_id,
 )
@@ -100,7 +102,7 @@ class NoDedupe(Replica):
 
 class WithoutDedupe(Member):
     def _make_replica(self, machine):
-        return NoDedupe(machine, self.settings, self.group_id)
+        return NoDedupe(machine, self.make_system(), self.settings, self.group_id)
 
 
 def test_a_command_that_is_in_the_log_twice_is_executed_once():
@@ -165,7 +167,7 @@ class ForgetsHowLate(Replica):
 
 class WithoutLateness(Member):
     def _make_replica(self, machine):
-        return ForgetsHowLate(machine, self.settings, self.group_id)
+        return ForgetsHowLate(machine, self.make_system(), self.settings, self.group_id)
 
 
 def executed_behind_a_dripping_bond(member):
@@ -363,7 +365,7 @@ def test_what_surrounds_a_malformed_command_is_applied_as_if_it_stood_alone():
     payloads = [good[0], good[1][:-1], b"\x83", good[1], good[2] + b"\x00", b"", good[2]]
     parts = [(1, EntryKind.COMMAND, 1, payload) for payload in payloads]
     entries = make_entries(ORIGIN, [(1, EntryKind.SESSION, 1, opening), *parts])
-    together, alone = (Replica(Register(), Settings(), GROUP) for _ in range(2))
+    together, alone = (Replica(Register(), EmptySystem(), Settings(), GROUP) for _ in range(2))
 
     outcomes = [resolution for _, resolution in together.apply(entries)]
 
@@ -475,7 +477,8 @@ def test_a_payload_says_its_session_and_number_in_its_first_bytes():
     session = session_id(GROUP, b"i" * 32, 3)
     for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
         payload = encode_commands(session, seq, 1, Key(b"k", 7), encode_command_body((1, {"a": None})))
-        (batch,) = decode_commands_untrusted([payload])
+        entry = make_entry(ORIGIN, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=payload)
+        (batch,) = decode_commands_untrusted([entry])
 
         assert payload.startswith(payload_prefix(session, seq))
         assert (batch.session, batch.seq, batch.key) == (session, seq, Key(b"k", 7))

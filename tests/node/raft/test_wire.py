@@ -54,21 +54,28 @@ KEYS = st.builds(Key, st.binary(min_size=1, max_size=256), SEQ)
 def test_a_command_entry_is_deterministic_cbor_and_gives_back_what_was_put_in(session, seq, key, text, data):
     """And the commands of one with a key are found in it as they are, for their digest."""
     ack_below = data.draw(st.integers(0, seq))
-    body = encode_command_body(({"put": text}, seq))
+    credential = data.draw(st.none() | st.binary(min_size=1, max_size=32))
+    kind = data.draw(st.sampled_from([EntryKind.COMMAND, EntryKind.SYSTEM]))
+    body = encode_command_body(({"put": text}, seq), credential)
     payload = encode_commands(session, seq, ack_below, key, body)
 
     told = None if key is None else [key.name, key.not_after_ms]
-    assert payload == encode([session, seq, ack_below, told, [{"put": text}, seq]])
+    assert payload == encode([session, seq, ack_below, told, credential, [{"put": text}, seq]])
     assert payload.startswith(payload_prefix(session, seq))
     keyed = b"" if key is None else body
-    (batch,) = decode_commands_untrusted([payload])
-    assert batch == CommandBatch(session, seq, ack_below, key, ({"put": text}, seq), keyed)
+    entry = make_entry(ORIGIN, term=1, kind=kind, time_ms=1, payload=payload)
+    (batch,) = decode_commands_untrusted([entry])
+    system = kind is EntryKind.SYSTEM
+    commands = ({"put": text}, seq)
+    assert batch == CommandBatch(session, seq, ack_below, key, commands, keyed, credential, system)
 
 
 @pytest.mark.parametrize("seq", [1, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1])
 def test_a_number_takes_as_many_bytes_as_deterministic_cbor_gives_it(seq):
     body = encode_command_body(("x",))
-    assert encode_commands(bytes(16), seq, seq, None, body) == encode([bytes(16), seq, seq, None, ["x"]])
+    assert encode_commands(bytes(16), seq, seq, None, body) == encode(
+        [bytes(16), seq, seq, None, None, ["x"]]
+    )
     entry = make_entry(
         ORIGIN._replace(index=seq - 1), term=seq, kind=EntryKind.NOOP, time_ms=seq, payload=b""
     )

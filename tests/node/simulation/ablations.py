@@ -187,7 +187,7 @@ class NoSessionDedupe(Member):
     """A command that comes twice is executed twice (C13)."""
 
     def _make_replica(self, machine):
-        return _NoDedupe(machine, self.settings, self.group_id)
+        return _NoDedupe(machine, self.make_system(), self.settings, self.group_id)
 
 
 class LeaseNotRechecked(Member):
@@ -243,7 +243,7 @@ class LeaseBeforeApplied(Member):
         reads = self.reads
         while reads.asking and self._lease_holds(lead):
             query = reads.asking.popleft()
-            answer = Answer(self.replica.query(query.query), self.replica.applied)
+            answer = Answer(self.replica.query(query, self._reading_ms()), self.replica.applied)
             reads.leased.append(LeaseAnswer(query, answer))
 
 
@@ -303,7 +303,7 @@ class KeyedCommandsAreNeverLate(Member):
     """A command with a key is executed however late it comes into the log."""
 
     def _make_replica(self, machine):
-        return _NeverLate(machine, self.settings, self.group_id)
+        return _NeverLate(machine, self.make_system(), self.settings, self.group_id)
 
 
 class RefusalHidesTerm(Member):
