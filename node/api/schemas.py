@@ -156,14 +156,23 @@ class QueryRequest(_Request, frozen=True):
     ] = None
     max_age_ms: Annotated[
         Annotated[int, Meta(ge=0, le=86_400_000)] | None,
-        Meta(description="Weak only: refuse if the leader was last heard longer ago."),
+        Meta(
+            description="Weak only: refuse if it is longer ago that this node's state covered all that a "
+            "leader had committed, or if it never did."
+        ),
     ] = None
 
 
 class QueryResult(_Response, frozen=True):
     result: Annotated[Any, Meta(description="What the state machine answered.")]
     at: Annotated[At, Meta(description="The state that the answer speaks of.")]
-    age_ms: Annotated[Unsigned, Meta(description="Time since the leader was last heard; 0 for strong.")]
+    age_ms: Annotated[
+        Unsigned | None,
+        Meta(
+            description="Time since that state covered all that a leader had committed; null if it never "
+            "did, 0 for strong."
+        ),
+    ]
 
 
 # ---- attestation ----------------------------------------------------------------

@@ -104,6 +104,10 @@ class MemberDriver:
         """Why it has ended; None while it runs."""
         return self._closed
 
+    def covered_age_ms(self) -> int | None:
+        """Return the member's ``covered_age_ms`` now."""
+        return self.member.covered_age_ms(int(self._loop.time() * 1000))
+
     # ---- what goes in -------------------------------------------------------
     def submit(self, event: Event, size: int = 0) -> None:
         """Queue an event for the next flush. ``size``: in bytes, if a peer sent it."""

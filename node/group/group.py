@@ -100,6 +100,11 @@ class Group:
         """
         return self._driver.member.replica.system
 
+    @property
+    def covered_age_ms(self) -> int | None:
+        """How long ago the state here covered all that a leader had committed; None if it never did."""
+        return self._driver.covered_age_ms()
+
     def when(self) -> When:
         return When(self._conditions, self._driver.member.status, self._driver.member.term_at)
 

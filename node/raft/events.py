@@ -71,7 +71,8 @@ class Query(Struct, frozen=True):
 
     Attributes:
         min_at: answer from a state that includes this cursor (read your writes).
-        max_age_ms: weak reads only: refuse if the last leader contact is older.
+        max_age_ms: weak reads only: refuse if the state covered what a leader had committed longer ago,
+            or never.
         credential: of the caller, 1 to 32 bytes; None: this member by itself.
         system: the query is for the system state, not for the machine.
     """

@@ -46,11 +46,12 @@ class Follower(Pull):
         self._reply_append(Verdict.ACK)
 
     def _hear_leader(self, m: Append) -> None:
-        self.heard_ms = self.contact_ms = self.now
+        self.heard_ms = self.now
         self._bind()
         self.election_due = self.now + self.election_wait
         if m.seq > self.last_seq:
             self.last_seq = m.seq
+            self._await_commit(m.commit, m.term, self.now)
         if m.commit > self.leader_commit:
             self.leader_commit = m.commit
             pull = self.pull

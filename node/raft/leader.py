@@ -10,7 +10,7 @@ from typing import Final
 from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
-from node.raft.state import Leadership, Transfer
+from node.raft.state import Leadership, Mark, Transfer
 from node.raft.types import (
     COMMANDS,
     LEADER,
@@ -26,6 +26,8 @@ from node.raft.types import (
 
 # The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
 LEASE_DRIFT_PERCENT: Final = 10
+# How finely a leader knows how current it is.
+MARK_MS: Final = 10
 
 
 class Leader(Follower):
@@ -39,9 +41,11 @@ class Leader(Follower):
         self.leader = self.me
         self.pull = None
         lead = self.lead = Leadership(
+            term=self.term,
             noop_index=self.log.last().index + 1,
             since_ms=self.now,
             heartbeat_due=self.now,
+            mark_due=self.now,
             census_due=self.now + self.settings.heartbeat_ms,
             # A brand-new leader has heard nobody yet: check-quorum must not fire on it (3.13).
             heard_ms=dict.fromkeys(self.members, self.now),
@@ -109,6 +113,9 @@ class Leader(Follower):
         lead.sent_index += len(entries)
         lead.announced = self.commit
         lead.heartbeat_due = self.now + self.settings.heartbeat_ms
+        if self.now >= lead.mark_due:
+            lead.mark_due = self.now + MARK_MS
+            lead.marks.append(Mark(lead.seq, self.commit, self.now))
         if self.settings.lease_reads:
             lead.sent_ms.append((lead.seq, self.now))
         message = Append(self._cluster, self.term, prev, entries, self.commit, lead.seq)
@@ -188,6 +195,22 @@ class Leader(Follower):
         """Return whether a quorum answered an Append of ours from ``seq`` on."""
         return self._have({self.me, *(peer for peer, echo in lead.echo.items() if echo >= seq)})
 
+    def _prove_marks(self, lead: Leadership) -> None:
+        """How long ago nobody else can have led, by what a quorum has answered: we may be deposed.
+
+        When the answers came does not count: the network, or a host that stops us, can keep them back.
+        """
+        if self._have({self.me}):
+            self._await_commit(max(self.commit, lead.noop_index), lead.term, self.now)
+            return
+        echoed = sorted(set(lead.echo.values()), reverse=True)
+        echo = next((seq for seq in echoed if self._echoed(lead, seq)), 0)
+        proven: Mark | None = None
+        while lead.marks and lead.marks[0].seq <= echo:
+            proven = lead.marks.popleft()
+        if proven is not None:
+            self._await_commit(max(proven.commit, lead.noop_index), lead.term, proven.ms)
+
     def _renew_lease(self, lead: Leadership) -> None:
         while lead.sent_ms and self._echoed(lead, lead.sent_ms[0][0]):
             _, sent = lead.sent_ms.popleft()
@@ -252,6 +275,7 @@ class Leader(Follower):
             self._send(transfer.target, TimeoutNow(self._cluster, self.term))
 
     def _abdicated(self, lead: Leadership) -> None:
+        self._prove_marks(lead)
         transfer = lead.transfer
         if transfer is None:
             return

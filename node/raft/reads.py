@@ -64,7 +64,7 @@ class Reads(Membership):
         reads = self.reads
         reaches = 0 if query.min_at is None else query.min_at.index
         if query.consistency is Consistency.WEAK and reaches <= self.replica.applied.index:
-            self._answer(query, self._age())
+            self._answer(query, self.covered_age_ms(self.now))
             return
         waiting = len(reads.asking) + len(reads.settled)
         waiting += len(reads.round.queries) if reads.round else 0
@@ -75,18 +75,25 @@ class Reads(Membership):
         else:
             reads.settled.append((reaches, query))
 
-    def _age(self) -> int:
-        """Milliseconds since the last contact with a leader; since our start if there was none."""
-        if self.lead is not None:
-            return 0
-        return self.now - (self.born_ms if self.contact_ms is None else self.contact_ms)
+    def covered_age_ms(self, now_ms: int) -> int | None:
+        """Return how long ago the applied state covered all that a leader had committed (3.7).
 
-    def _answer(self, query: Query, age_ms: int) -> None:
+        None: it never did, in this life. That a leader was heard says nothing: what it committed may be
+        missing here. A follower counts from when it heard the leader say how far that was, a leader from the
+        sending of what a quorum has answered.
+        """
+        if self.lead is not None:
+            self._prove_marks(self.lead)
+        self._cover()
+        return None if self.covered_ms is None else max(now_ms - self.covered_ms, 0)
+
+    def _answer(self, query: Query, age_ms: int | None) -> None:
         if query.min_at is not None and not self._has_applied(query.min_at):
             self._complete(query.token, NotExecuted("superseded", self.leader))
             return
-        if query.max_age_ms is not None and age_ms > query.max_age_ms:
-            self._complete(query.token, NotExecuted("too-old", self.leader))
+        if query.max_age_ms is not None and (age_ms is None or age_ms > query.max_age_ms):
+            reason = "never-current" if age_ms is None else "too-old"
+            self._complete(query.token, NotExecuted(reason, self.leader))
             return
         value = self.replica.query(query, self._reading_ms())
         self._complete(query.token, Answer(value, self.replica.applied, age_ms))
@@ -219,7 +226,9 @@ class Reads(Membership):
             index, query = settled.popleft()
             reached = index if query.min_at is None else max(index, query.min_at.index)
             if self.replica.applied.index >= reached:
-                self._answer(query, 0 if query.consistency is Consistency.STRONG else self._age())
+                self._answer(
+                    query, 0 if query.consistency is Consistency.STRONG else self.covered_age_ms(self.now)
+                )
             else:
                 settled.append((index, query))
 

@@ -12,7 +12,7 @@ from node.raft.entries import counts_as_command, decode_config_untrusted, make_e
 from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
-from node.raft.state import HaltError
+from node.raft.state import Awaited, HaltError
 from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
 # The log's time runs so much faster or slower than the monotonic clock, at most, to be the wall's time again.
@@ -200,6 +200,27 @@ class Replication(Promises):
                 self._dissolve(Cursor(entry.term, entry.index))
                 return False
         return True
+
+    # ---- how current the applied state is (3.7) -----------------------------
+    def _cover(self) -> None:
+        """Note that what we waited for to be applied is."""
+        awaited = self.awaited
+        if awaited is None or self.replica.applied.index < awaited.index:
+            return
+        self.awaited = None
+        # A new leader may not know yet what its predecessors committed: then its word is worth nothing.
+        if self.log.position(awaited.index).term == awaited.term:
+            self.covered_ms = awaited.ms if self.covered_ms is None else max(self.covered_ms, awaited.ms)
+
+    def _await_commit(self, index: int, term: int, ms: int) -> None:
+        """At ``ms`` the leader of ``term`` had committed ``index`` and no more: one such mark at a time."""
+        self._cover()
+        if self.awaited is None:
+            self.awaited = Awaited(index, term, ms)
+
+    def _forget_coverage(self) -> None:
+        """Our cluster ended, and what is applied with it."""
+        self.covered_ms = self.awaited = None
 
     def _announce_config(self, entry: Entry) -> None:
         config, _ = decode_config_untrusted(entry.payload)

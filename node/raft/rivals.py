@@ -133,6 +133,7 @@ class Rivals(Founding):
         self.writes.clear()
         self.held.clear()
         self.configs, self.pull, self.heard_ms = [], None, None
+        self._forget_coverage()
         self._refresh_active()
         self._renew_session()
         for peer in self.peers.values():

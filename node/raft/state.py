@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from node.machines.base import StateMachine
 from node.machines.system import SystemState
@@ -45,6 +45,7 @@ from node.raft.types import (
 )
 
 UNECHOED_MAX: Final = 4096  # broadcasts to time a lease by; what is older ends sooner
+MARKS_MAX: Final = 1024  # of a leader, one in ``MARK_MS`` at most; those that a quorum has not answered yet
 CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before who catches up stands
 
 
@@ -94,11 +95,34 @@ class Transfer:
     told: bool = False
 
 
+class Awaited(NamedTuple):
+    """What to have applied to cover all that a leader had committed at ``ms`` (3.7).
+
+    Attributes:
+        index: its commit index.
+        term: its term. Only if the entry there is of it did that leader know all that was committed.
+        ms: when it said so.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    term: int
+    ms: int
+
+
+class Mark(NamedTuple):
+    """A broadcast of a leader: whoever answers it, or a later one, had elected nobody else at ``ms``."""
+
+    seq: int
+    commit: int
+    ms: int
+
+
 @dataclass(slots=True)
 class Leadership:
     """What only a leader knows; gone when it steps down.
 
     Attributes:
+        term: in which it leads.
         noop_index: of its first entry: nothing of earlier terms counts before that is committed.
         seq: of the last Append broadcast; 0 before the first.
         sent_index: the last index broadcast.
@@ -108,6 +132,7 @@ class Leadership:
         echo: highest seq answered per peer, in this term.
         heard_ms: when a peer last answered.
         sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first; only the latest.
+        marks: when broadcasts were sent that no quorum is known to have echoed, oldest first.
         lag: peer -> (have index, since when it makes no progress).
         streak: rounds, one a census, in which a learner ACKed since it last lagged or fell silent.
         acked: who ACKed since the last census.
@@ -117,6 +142,7 @@ class Leadership:
         lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
     """
 
+    term: int
     noop_index: int
     since_ms: int
     heartbeat_due: int
@@ -129,6 +155,8 @@ class Leadership:
     echo: dict[Incarnation, int] = field(default_factory=dict)
     heard_ms: dict[Incarnation, int] = field(default_factory=dict)
     sent_ms: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNECHOED_MAX))
+    marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS_MAX))
+    mark_due: int = 0
     lag: dict[Incarnation, tuple[int, int]] = field(default_factory=dict)
     streak: dict[Incarnation, int] = field(default_factory=dict)
     acked: set[Incarnation] = field(default_factory=set)
@@ -194,9 +222,10 @@ class State(ABC):
         self.members: tuple[Incarnation, ...] = ()
         self.is_voter = False
 
-        # When the current leader was last heard; contact also survives a change of term (for reads).
-        self.heard_ms: int | None = None
-        self.contact_ms: int | None = None
+        self.heard_ms: int | None = None  # when the current leader was last heard
+        # At ``covered_ms`` a leader had committed no more than what is applied here; None: never known.
+        self.covered_ms: int | None = None
+        self.awaited: Awaited | None = None
         self.bound_ms = now_ms  # until when lease reads bind our vote
         self.in_step = False  # the last Append matched
         self.online = False

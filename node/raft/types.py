@@ -188,13 +188,13 @@ class Ok(Struct, frozen=True):
 class Answer(Struct, frozen=True):
     """A query's result and the state it speaks of.
 
-    ``value`` is ``Failed`` if the machine refused the query. ``age_ms``: time since the last contact with a
-    leader (weak reads).
+    ``value`` is ``Failed`` if the machine refused the query. ``age_ms``: time since that state covered all
+    that a leader had committed (weak reads); None if it never did.
     """
 
     value: object
     at: Cursor
-    age_ms: int = 0
+    age_ms: int | None = 0
 
 
 class NotExecuted(Struct, frozen=True):

@@ -24,6 +24,7 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     transfer [b]                   the leader hands over
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
+    age a 1s                       whether a's state is younger than that
     durable a                      how much of a's log a knows to be on its disk
 """
 
@@ -353,6 +354,13 @@ class Scenario:
             mark = "committed" if index <= view.commit else "open"
             lines.append(f"{entry.term}:{index} {entry.kind.name.lower()} {mark}")
         return lines
+
+    def _do_age(self, place: str, span: str) -> list[str]:
+        age_ms = self._at(place).member.covered_age_ms(self._at(place).clock.now_ms())
+        if age_ms is None:
+            return [f"{place} never covered what a leader had committed"]
+        verb = "covered" if age_ms * 1_000 <= span_us(span) else "did not cover"
+        return [f"{place} {verb} what a leader had committed within {span}"]
 
     def _do_durable(self, place: str) -> list[str]:
         member = self._at(place).member

@@ -1,10 +1,20 @@
 """Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads say how old."""
 
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
-from node.raft.events import Cancel, Query, Received, Recovered, Tick, TransferLeadership
+from node.raft.events import BondUp, Cancel, Query, Received, Recovered, Tick, TransferLeadership
 from node.raft.member import Member
-from node.raft.messages import Append, AppendReply, ReadIndex, ReadIndexReply
-from node.raft.types import Answer, Consistency, Cursor, EntryKind, Failed, NotExecuted, Role
+from node.raft.messages import ACK, Append, AppendReply, Chunk, ReadIndex, ReadIndexReply
+from node.raft.types import (
+    Answer,
+    Bootstrap,
+    Consistency,
+    Cursor,
+    EntryKind,
+    Failed,
+    NotExecuted,
+    Preference,
+    Role,
+)
 from tests.node.raft.cluster import Cluster, three
 
 WEAK, STRONG = Consistency.WEAK, Consistency.STRONG
@@ -378,3 +388,123 @@ def test_reads_that_wait_for_the_future_take_no_place_from_weak_ones():
 
     assert cluster.outcome(cluster.query(name, WEAK, min_at=Cursor(1, 10**6))).reason == "overloaded"
     assert isinstance(cluster.outcome(cluster.query(name, WEAK)), Answer)
+
+
+def weak(cluster, name, **kwargs):
+    return cluster.outcome(cluster.query(name, WEAK, **kwargs), 0)
+
+
+def test_a_member_that_never_covered_a_leader_has_no_age_and_meets_no_bound():
+    cluster = three()
+    cluster.outcome(cluster.execute(cluster.leader(), 3))
+    cluster.drop = lambda sender, to, message: to == "d" and isinstance(message, Chunk)
+    cluster.add("d", bootstrap=Bootstrap.JOIN)
+    cluster.run(1000)
+    node = cluster.nodes["d"]
+
+    assert cluster.now - node.heard_ms <= 100
+    assert weak(cluster, "d") == Answer(0, node.replica.applied, None)
+    assert weak(cluster, "d", max_age_ms=86_400_000) == NotExecuted("never-current", node.leader)
+    assert node.covered_age_ms(cluster.now) is None
+
+    cluster.drop = lambda sender, to, message: False
+    cluster.run(3000)
+    assert weak(cluster, "d", max_age_ms=200).value == 3
+
+
+def test_a_state_ages_although_the_leader_is_heard_while_the_backlog_does_not_come():
+    cluster = three()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda sender, to, message: to == follower and isinstance(message, Append)
+    cluster.outcome(cluster.execute(leader, 3))
+    cluster.drop = lambda sender, to, message: to == follower and isinstance(message, Chunk)
+    cluster.run(65_000)
+    node = cluster.nodes[follower]
+
+    assert cluster.now - node.heard_ms <= 100
+    assert node.replica.query("value") == 0
+    assert weak(cluster, follower, max_age_ms=60_000) == NotExecuted("too-old", node.leader)
+    assert weak(cluster, follower).age_ms >= 64_000
+
+
+def test_what_a_new_leader_says_before_its_own_commit_makes_no_state_current():
+    # Its commit index may be behind what its predecessor told its clients.
+    cluster = three()
+    follower = cluster.followers()[0]
+    node = cluster.nodes[follower]
+    last = node.log.last()
+    cluster.isolate(follower)
+    cluster.run(500)
+    age_ms = node.covered_age_ms(cluster.now)
+    other = cluster.nodes[cluster.followers()[0]].me
+    cluster.step(follower, BondUp(other, Preference.NORMAL))
+    cluster.step(follower, Received(other, Append(node.cluster, node.term + 1, last, (), node.commit, 1)))
+
+    assert node.leader == other
+    assert node.replica.applied.index == node.commit == last.index
+    assert node.covered_age_ms(cluster.now) == age_ms >= 500
+
+
+def test_an_append_that_comes_twice_makes_no_state_younger():
+    cluster = three()
+    follower, leader = cluster.followers()[0], cluster.leader()
+    node = cluster.nodes[follower]
+    old = Append(node.cluster, node.term, node.log.last(), (), node.commit, node.last_seq)
+    cluster.drop = lambda sender, to, message: to == follower
+    cluster.run(500)
+    cluster.step(follower, Received(cluster.nodes[leader].me, old))
+
+    assert node.covered_age_ms(cluster.now) >= 500
+
+
+def test_a_leader_s_state_ages_while_no_quorum_answers_it():
+    cluster = three()
+    leader = cluster.leader()
+    node = cluster.nodes[leader]
+    cluster.run(1000)
+    assert node.covered_age_ms(cluster.now) <= 100
+    cluster.drop = lambda sender, to, message: to == leader
+    cluster.run(700)
+
+    assert node.role is Role.LEADER
+    assert weak(cluster, leader, max_age_ms=500) == NotExecuted("too-old", node.me)
+
+
+def test_what_waited_while_a_leader_stood_still_does_not_make_its_state_younger():
+    cluster = three()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node = cluster.nodes[leader]
+    cluster.run(1000)
+    # The host stops it for half a minute; answers to its last broadcasts, and a query, wait for it.
+    cluster.now += 30_000
+    reply = AppendReply(node.cluster, node.term, ACK, node.log.last().index, node.lead.seq, Cursor(1, 1))
+    cluster.tokens += 1
+    cluster.step(
+        leader,
+        Received(cluster.nodes[follower].me, reply),
+        Query(cluster.tokens, "value", WEAK, max_age_ms=29_000),
+    )
+
+    assert cluster.outcomes[leader, cluster.tokens] == NotExecuted("too-old", node.me)
+
+
+def test_a_new_leader_keeps_the_age_that_it_had_until_it_knows_better():
+    cluster = three()
+    cluster.run(500)
+    cluster.drop = lambda sender, to, message: isinstance(message, AppendReply)
+    cluster.kill(cluster.leader())
+    cluster.run(700)
+    (node,) = [node for node in cluster.nodes.values() if node.lead is not None]
+
+    assert node.covered_age_ms(cluster.now) >= 700
+    cluster.drop = lambda sender, to, message: False
+    cluster.run(200)
+    assert node.covered_age_ms(cluster.now) <= 100
+
+
+def test_who_is_a_quorum_alone_is_always_current():
+    cluster = Cluster(min_voters=1)
+    cluster.add("a", bootstrap=Bootstrap.INIT)
+    cluster.run(5000)
+
+    assert weak(cluster, "a", max_age_ms=0).age_ms == 0
