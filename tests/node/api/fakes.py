@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import uvloop
 
+from attestation.background import Background
 from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
@@ -80,6 +81,7 @@ class FakeService:
     by_key: dict = field(default_factory=dict)
     machine: KeyValue = field(default_factory=KeyValue)
     index: int = 0
+    background: Background = field(default_factory=Background)
 
     def readiness(self):
         return self.readiness_answer
