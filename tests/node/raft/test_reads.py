@@ -422,7 +422,7 @@ def test_a_state_ages_although_the_leader_is_heard_while_the_backlog_does_not_co
     node = cluster.nodes[follower]
 
     assert cluster.now - node.heard_ms <= 100
-    assert node.replica.query("value") == 0
+    assert node.replica.machine.value == 0
     assert weak(cluster, follower, max_age_ms=60_000) == NotExecuted("too-old", node.leader)
     assert weak(cluster, follower).age_ms >= 64_000
 
