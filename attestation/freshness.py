@@ -6,7 +6,7 @@ good. Against both this module keeps two floors, as pure values:
 
     per (root, FMSPC)   the highest evaluation data numbers and the newest issue dates seen
     one clock floor     the newest issue date seen, the image's build date, and the clocks of a majority
-                        of the peers minus a tolerance: whichever is latest
+                        of the peers' platforms minus a tolerance: whichever is latest
 
 Feed ``FreshnessState.observe`` only with collateral under which evidence was just *accepted*, or that our own
 client fetched: otherwise anyone could hand in Intel's newest ("early") set, beside a genuine quote that we
@@ -259,7 +259,7 @@ def clock_floor(
     Args:
         build_date: when the image was built; measured with the image, so the host cannot change it.
         newest_issue: ``FreshnessState.newest_issue``.
-        peer_clocks: what each bonded peer says the time is *now*, one value per peer.
+        peer_clocks: what the peers report as the time *now*, one value per platform.
         tolerance: how far behind a majority of the peers our clock may be.
     """
     floors = [ClockFloor(at=build_date, source="build-date")]

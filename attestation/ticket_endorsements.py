@@ -74,6 +74,12 @@ class AcceptedEvidence:
     peer: ExpectedClaims
     quoted_at: datetime
 
+    @property
+    def platform_id(self) -> bytes:
+        """What Intel certifies as one physical platform, whichever TDs run on it and whatever they say."""
+        extension = self.result.verified.pck.extension
+        return extension.ppid + (extension.platform_instance_id or b"")
+
 
 class EndorsementsStore:
     """Chooses endorsements, and remembers what it must not go back behind. Safe to use from threads.

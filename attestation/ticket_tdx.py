@@ -11,6 +11,7 @@ the event log must replay to the quote's registers, so neither needs the atteste
 
 import hashlib
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -198,6 +199,7 @@ class TdxValidator:
         root: the pinned root; a mock root makes everything this validator says mock.
         endorsements_source: our own endorsements; None if stapled ones must do.
         freshness: what was seen before, never to go back behind it.
+        witnesses: called with what was accepted in full, when it is remembered. From any thread.
     """
 
     def __init__(
@@ -207,7 +209,9 @@ class TdxValidator:
         root: TrustRoot,
         endorsements_source: EndorsementsSource | None,
         freshness: FreshnessState | None = None,
+        witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
     ) -> None:
+        self._witnesses = tuple(witnesses)
         self._policy = policy
         self._root = root
         self._store = EndorsementsStore(
@@ -266,7 +270,11 @@ class TdxValidator:
         appraisal["endorsements"] = choice.origin
         appraisal["ticket"] = claims_value(claims)
         accepted = AcceptedEvidence(result=result, peer=peer, quoted_at=claims.quoted_at)
-        return Expiration(at=at, appraisal=appraisal, remember=partial(self._store.witness, accepted))
+        return Expiration(at=at, appraisal=appraisal, remember=partial(self._remember, accepted))
+
+    def _remember(self, accepted: AcceptedEvidence) -> None:
+        for witness in (self._store.witness, *self._witnesses):
+            witness(accepted)
 
 
 def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:

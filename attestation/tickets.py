@@ -45,12 +45,15 @@ class ExpectedClaims:
         group_id: the group whose bond is being formed, 32 bytes; None outside a group.
         binding: digest of the TLS exporter of this very connection and our own nonce, 32 bytes. None
             only when judging a published, unbound ticket (audit), never when admitting.
+        fresh: the nonce in ``binding`` was given out for this very answer, so the ticket was made just now.
+            Not so for a ticket that is judged again.
     """
 
     peer_id: bytes
     network_id: bytes
     group_id: bytes | None
     binding: bytes | None
+    fresh: bool = False
 
 
 def nothing_to_remember() -> None:

@@ -2,18 +2,25 @@
 
 The host owns the clock. Setting it forward only ends trust early; setting it back would revive expired
 collateral and tickets. So ``now`` is never earlier than the image's build date, the newest issue date in any
-collateral seen, or what a majority of the bonded peers say minus a tolerance (``attestation.freshness``).
+collateral seen, or what a majority of the peers' platforms say minus a tolerance (``attestation.freshness``).
+
+A vote is a *platform's*, by what Intel certifies in its PCK, so a host that starts five TDs on one machine
+has one. What is left: a host with more machines than all others has more votes, and can set the clock
+forward, which ends trust early; and where all honest peers run on its machines, it can leave the clock behind
+by as much as the issue dates and the build date allow, as for a node alone.
 """
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attestation.freshness import clock_floor, effective_now
+from attestation.ticket_endorsements import AcceptedEvidence
 
 # When this version was made: no honest clock is before it. An image sets its own, later date.
 RELEASED: Final = datetime(2026, 11, 22, tzinfo=UTC)
-PEERS_MAX: Final = 64
+PLATFORMS_MAX: Final = 64
 
 
 class NodeClock:
@@ -35,30 +42,39 @@ class NodeClock:
         self._wall = wall
         self._monotonic_s = monotonic_s
         self._build_date = build_date
-        self._peers: dict[bytes, tuple[datetime, float]] = {}
+        self._platforms: dict[bytes, tuple[datetime, float]] = {}
+        self._lock = threading.Lock()
         self._newest_issue: Callable[[], datetime | None] = _none_seen
 
     def follow(self, newest_issue: Callable[[], datetime | None]) -> None:
         """Take the newest issue date seen from there."""
         self._newest_issue = newest_issue
 
-    def heard(self, peer_id: bytes, said: datetime) -> None:
-        """A peer's fresh, attested evidence said that it is this time.
+    def witness(self, accepted: AcceptedEvidence) -> None:
+        """Take the time that fresh, accepted evidence reports. From any thread.
 
-        It stays true when the bond ends: time only goes on.
+        Evidence that is judged again reports when it was made, not what time it is.
         """
-        self._peers.pop(peer_id, None)
-        self._peers[peer_id] = (said, self._monotonic_s())
-        while len(self._peers) > PEERS_MAX:
-            del self._peers[next(iter(self._peers))]
+        if accepted.peer.fresh:
+            self.reported(accepted.platform_id, accepted.quoted_at)
+
+    def reported(self, platform_id: bytes, at: datetime) -> None:
+        """A platform's attested clock reports this time. It stays true: time only goes on."""
+        with self._lock:
+            self._platforms.pop(platform_id, None)
+            self._platforms[platform_id] = (at, self._monotonic_s())
+            while len(self._platforms) > PLATFORMS_MAX:
+                del self._platforms[next(iter(self._platforms))]
 
     def now(self) -> datetime:
         """Return the time to judge by, aware UTC."""
-        here = self._monotonic_s()
+        with self._lock:
+            here = self._monotonic_s()
+            reports = list(self._platforms.values())
         floor = clock_floor(
             build_date=self._build_date,
             newest_issue=self._newest_issue(),
-            peer_clocks=[said + timedelta(seconds=here - heard) for said, heard in self._peers.values()],
+            peer_clocks=[at + timedelta(seconds=here - reported) for at, reported in reports],
         )
         return effective_now(self._wall(), floor)
 

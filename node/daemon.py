@@ -40,7 +40,6 @@ from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
 from node.tokens import AccessList, load_access
 from node.trust import (
-    WitnessedClock,
     attester_of,
     further_issuers_of,
     load_freshness,
@@ -148,10 +147,10 @@ async def running(
                 background=background,
             )
         )
-        tdx = tdx_validator_of(config, source, seen)
+        tdx = tdx_validator_of(config, source, seen, [clock.witness])
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: save_freshness(config, tdx.freshness))
-        validators = validators_of(config, WitnessedClock(tdx, clock))
+        validators = validators_of(config, tdx)
         key = group_key_of(config, validators)
         identity, storage = _identity_of(config, key, validators, machine, clock.now())
         if storage is not None:

@@ -4,9 +4,9 @@ a real TD and a mock one.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -24,11 +24,11 @@ from attestation.freshness import FreshnessState
 from attestation.policy_rules import AppraisalPolicy
 from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import parse_quote_untrusted
-from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
+from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, FixedEndorsements
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
 from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import ExpectedClaims, Expiration, TicketIssuer, TicketValidator
+from attestation.tickets import TicketIssuer, TicketValidator
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.mock.authority import MockAuthority
@@ -157,43 +157,19 @@ def policy_of(config: NodeConfig) -> AppraisalPolicy:
         raise ConfigError(f"{path}: {exc}") from exc
 
 
-class WitnessedClock:
-    """A TDX validator that also hears what time its peers say it is. A ``TicketValidator``."""
-
-    def __init__(self, validator: TdxValidator, clock: NodeClock) -> None:
-        self._validator = validator
-        self._clock = clock
-
-    @property
-    def ticket_class(self) -> str:
-        return self._validator.ticket_class
-
-    @property
-    def signature(self) -> bytes:
-        return self._validator.signature
-
-    @property
-    def mock(self) -> bool:
-        return self._validator.mock
-
-    def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
-        expiration = self._validator.validate(ticket, peer, now)
-
-        def remember() -> None:
-            expiration.remember()
-            if peer.binding is not None:  # quoted for this very bond, so just now
-                said = datetime.fromisoformat(expiration.appraisal["ticket"]["quoted_at"])
-                self._clock.heard(peer.peer_id, said)
-
-        return replace(expiration, remember=remember)
-
-
 def tdx_validator_of(
-    config: NodeConfig, source: EndorsementsSource | None, seen: FreshnessState
+    config: NodeConfig,
+    source: EndorsementsSource | None,
+    seen: FreshnessState,
+    witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
 ) -> TdxValidator:
     """Return the judge of TDX tickets, who never goes back behind what was seen."""
     return TdxValidator(
-        policy=policy_of(config), root=root_of(config), endorsements_source=source, freshness=seen
+        policy=policy_of(config),
+        root=root_of(config),
+        endorsements_source=source,
+        freshness=seen,
+        witnesses=witnesses,
     )
 
 

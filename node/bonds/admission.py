@@ -15,11 +15,13 @@ class Admission:
     Attributes:
         expires_at: the earliest expiration; None if no ticket expires.
         tickets: as presented, by ticket class.
+        binding: what they are bound to: whoever judges them again needs this one, not a later one.
         appraisals: what was established, JSON-able, by ticket class.
     """
 
     expires_at: datetime | None
     tickets: dict[str, bytes]
+    binding: bytes
     appraisals: dict[str, dict[str, Any]]
 
 
@@ -37,6 +39,8 @@ def judge(
     Raises:
         TicketRejectedError: by the first validator that says no; ``ticket-missing``, ``ticket-expired``.
     """
+    binding = peer.binding
+    assert binding is not None, "nobody is admitted by an unbound ticket"
     expires_at: datetime | None = None
     accepted: dict[str, Expiration] = {}
     for validator in validators:
@@ -57,5 +61,6 @@ def judge(
         expires_at=expires_at,
         # Only what was judged is kept: the rest is anybody's bytes.
         tickets={name: tickets[name] for name in accepted},
+        binding=binding,
         appraisals={name: expiration.appraisal for name, expiration in accepted.items()},
     )

@@ -22,7 +22,7 @@ from node.bonds.admission import Admission
 from node.bonds.bond import Bond, BondAction
 from node.bonds.certificate import peer_key_untrusted
 from node.bonds.channel import Channel
-from node.bonds.desk import TicketDesk, refusal_of
+from node.bonds.desk import Shown, TicketDesk, refusal_of
 from node.bonds.ending import Ending, Phase, Presented
 from node.bonds.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.handshake import Gate, Handshake, Role
@@ -93,11 +93,6 @@ class BondConnection(asyncio.Protocol):
         )
 
     @property
-    def binding(self) -> bytes:
-        """What the newest tickets of the peer are bound to."""
-        return self._desk.binding
-
-    @property
     def entry(self) -> PeerEntry:
         """The peer's entry; only of a formed bond."""
         assert self.bond is not None
@@ -139,9 +134,22 @@ class BondConnection(asyncio.Protocol):
             self._channel.resume_reading()
 
     def rejudge(self) -> None:
-        """Judge the newest tickets again: new collateral may change the verdict."""
-        if self.phase is Phase.BOND and self.admission is not None:
-            self._judge(self.admission.tickets, self.binding)
+        """Judge the tickets of the admission again: new collateral may change the verdict."""
+        judged = self.admission
+        if self.phase is not Phase.BOND or judged is None:
+            return
+        assert self.group is not None
+        assert self.peer_id is not None
+
+        def done(future: "asyncio.Future[Admission]") -> None:
+            if self.admission is judged:
+                self._judged(future)
+            else:  # the peer has shown newer ones meanwhile: they are what the bond stands on
+                self.rejudge()
+
+        # With the binding that they were made for: newer tickets, for another, may be on their way.
+        again = Shown(judged.tickets, judged.binding, fresh=False)
+        self._desk.judge(self.group, self.peer_id, again, done)
 
     def depart(self) -> None:
         """Say goodbye and close."""
@@ -375,7 +383,7 @@ class BondConnection(asyncio.Protocol):
     def _judge(self, tickets: dict[str, bytes], binding: bytes) -> None:
         assert self.group is not None
         assert self.peer_id is not None
-        self._desk.judge(self.group, self.peer_id, tickets, binding, self._judged)
+        self._desk.judge(self.group, self.peer_id, Shown(tickets, binding, fresh=True), self._judged)
 
     def _judged(self, future: "asyncio.Future[Admission]") -> None:
         """The verdict on the first tickets of a handshake, or on later ones of a bond."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from attestation.errors import AttestationError
@@ -29,19 +30,31 @@ class TicketParty(Protocol):
     def issuers(self) -> Sequence[TicketIssuer]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Tickets that a peer has shown.
+
+    Attributes:
+        binding: what they must be bound to.
+        fresh: shown for the first time, and made just now; else they are judged again.
+    """
+
+    tickets: dict[str, bytes]
+    binding: bytes
+    fresh: bool
+
+
 class TicketDesk:
     """The ticket work of one connection; all of it is dropped when the connection ends.
 
     Attributes:
         tickets: the newest that the peer has shown, judged or not.
-        binding: what they are bound to.
     """
 
     def __init__(
         self, *, environment: Environment, network_id: bytes, issuing: Executor, judging: Executor
     ) -> None:
         self.tickets: dict[str, bytes] = {}
-        self.binding = b""
         self._environment = environment
         self._network_id = network_id
         self._issuing = issuing
@@ -85,17 +98,21 @@ class TicketDesk:
         self,
         group: TicketParty,
         peer_id: bytes,
-        tickets: dict[str, bytes],
-        binding: bytes,
+        shown: Shown,
         done: Callable[["asyncio.Future[Admission]"], None],
     ) -> None:
         """Ask every validator about the tickets that a peer has shown."""
-        self.tickets, self.binding = tickets, binding
+        if shown.fresh:
+            self.tickets = shown.tickets
         validators, now = group.validators, self._environment.now()
         expected = ExpectedClaims(
-            peer_id=peer_id, network_id=self._network_id, group_id=group.group_id, binding=binding
+            peer_id=peer_id,
+            network_id=self._network_id,
+            group_id=group.group_id,
+            binding=shown.binding,
+            fresh=shown.fresh,
         )
-        self._run(self._judging, lambda: judge(validators, tickets, expected, now), done)
+        self._run(self._judging, lambda: judge(validators, shown.tickets, expected, now), done)
 
     def close(self) -> None:
         """Forget what runs; nobody waits for it any more."""

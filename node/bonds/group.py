@@ -323,7 +323,7 @@ class GroupBonds:
             expires_at=admission.expires_at,
             tickets=admission.tickets,
             appraisals=admission.appraisals,
-            binding=connection.binding,
+            binding=admission.binding,
             mock=any(validator.mock for validator in self._spec.validators),
             outgoing=connection.role is Role.INITIATOR,
         )

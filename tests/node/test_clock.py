@@ -6,11 +6,12 @@ import pytest
 
 from attestation.freshness import PEER_CLOCK_TOLERANCE
 from attestation.tickets import TicketRejectedError
+from enclave.mock.pki import PCKValues
+from enclave.mock.td import MockPlatform
 from node.bonds.admission import judge
-from node.clock import PEERS_MAX, NodeClock
-from node.trust import WitnessedClock
+from node.clock import PLATFORMS_MAX, NodeClock
 from tests.support.bonds import FakeValidator
-from tests.support.tickets import NOW, Bench
+from tests.support.tickets import AUTHORITY, FIRMWARE, NOW, REGISTERS, Bench
 
 TRUE = datetime(2027, 1, 10, 12, tzinfo=UTC)
 BUILT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -30,8 +31,8 @@ class Machine:
 def test_an_honest_clock_is_taken_as_it_is():
     machine = Machine()
     clock = machine.clock()
-    clock.heard(b"a", TRUE)
-    clock.heard(b"b", TRUE)
+    clock.reported(b"a", TRUE)
+    clock.reported(b"b", TRUE)
 
     assert clock.now() == TRUE
 
@@ -56,7 +57,7 @@ def test_time_is_not_far_behind_the_majority_of_peers_and_goes_on_from_what_they
     machine = Machine()
     clock = machine.clock()
     for peer in (b"a", b"b", b"c"):
-        clock.heard(peer, TRUE)
+        clock.reported(peer, TRUE)
     machine.wall = TRUE - timedelta(days=20)
     machine.elapsed = 60.0
 
@@ -66,9 +67,9 @@ def test_time_is_not_far_behind_the_majority_of_peers_and_goes_on_from_what_they
 def test_one_lying_peer_of_three_moves_nothing():
     machine = Machine()
     clock = machine.clock()
-    clock.heard(b"a", TRUE)
-    clock.heard(b"b", TRUE)
-    clock.heard(b"liar", TRUE + timedelta(days=300))
+    clock.reported(b"a", TRUE)
+    clock.reported(b"b", TRUE)
+    clock.reported(b"liar", TRUE + timedelta(days=300))
 
     assert clock.now() == TRUE
 
@@ -76,10 +77,10 @@ def test_one_lying_peer_of_three_moves_nothing():
 def test_only_the_peers_heard_last_count():
     machine = Machine()
     clock = machine.clock()
-    for i in range(PEERS_MAX):
-        clock.heard(b"early-%d" % i, TRUE + timedelta(days=300))
-    for i in range(PEERS_MAX):
-        clock.heard(b"late-%d" % i, TRUE)
+    for i in range(PLATFORMS_MAX):
+        clock.reported(b"early-%d" % i, TRUE + timedelta(days=300))
+    for i in range(PLATFORMS_MAX):
+        clock.reported(b"late-%d" % i, TRUE)
 
     assert clock.now() == TRUE
 
@@ -89,11 +90,45 @@ def test_the_time_of_a_peer_that_another_validator_refuses_is_not_taken():
     machine.wall = NOW - timedelta(hours=2)
     clock = machine.clock()
     bench = Bench()
-    validators = [WitnessedClock(bench.validator(), clock), FakeValidator()]
+    validators = [bench.validator(witnesses=[clock.witness]), FakeValidator()]
     tickets = {"tdx": bench.ticket(), "fake": b"forged"}
     with pytest.raises(TicketRejectedError, match="not a ticket"):
-        judge(validators, tickets, bench.peer(), NOW)
+        judge(validators, tickets, bench.peer(fresh=True), NOW)
     assert clock.now() == machine.wall
 
-    judge(validators[:1], tickets, bench.peer(), NOW)
+    judge(validators[:1], tickets, bench.peer(fresh=True), NOW)
     assert clock.now() == NOW - PEER_CLOCK_TOLERANCE
+
+
+def test_old_tickets_that_are_judged_again_are_no_report_of_the_time():
+    """After half an hour new collateral has them judged again: their quotes are no younger for it."""
+    machine = Machine()
+    machine.wall = NOW - timedelta(hours=2)
+    clock = machine.clock()
+    bench = Bench()
+    validators = [bench.validator(witnesses=[clock.witness])]
+    tickets = {"tdx": bench.ticket()}
+    judge(validators, tickets, bench.peer(fresh=True), NOW)
+    machine.elapsed = 1500.0
+    judge(validators, tickets, bench.peer(), NOW + timedelta(seconds=1500))
+
+    assert clock.now() == NOW + timedelta(seconds=1500) - PEER_CLOCK_TOLERANCE
+
+
+def test_five_copies_on_one_host_do_not_outvote_two_honest_hosts():
+    machine = Machine()
+    machine.wall = NOW - timedelta(days=1)
+    clock = machine.clock()
+    hosts = [AUTHORITY.create_platform(NOW, PCKValues(ppid=bytes([n]) * 16)) for n in range(1, 4)]
+
+    def bonded(host: MockPlatform, at: datetime) -> None:
+        bench = Bench(attester=AUTHORITY.create_td(mrtd=FIRMWARE, rtmrs=REGISTERS, platform=host))
+        validators = [bench.validator(witnesses=[clock.witness])]
+        judge(validators, {"tdx": bench.ticket(now=at)}, bench.peer(fresh=True), NOW)
+
+    for _ in range(5):
+        bonded(hosts[0], NOW + timedelta(minutes=4, seconds=59))
+    bonded(hosts[1], NOW - timedelta(minutes=5))
+    bonded(hosts[2], NOW - timedelta(minutes=5))
+
+    assert clock.now() == NOW - timedelta(minutes=5) - PEER_CLOCK_TOLERANCE

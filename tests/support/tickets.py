@@ -81,12 +81,13 @@ class Bench:
     ) -> bytes:
         return self.issuer().issue(group_id=group_id, binding=binding, now=now)
 
-    def validator(self, freshness: FreshnessState | None = None) -> TdxValidator:
+    def validator(self, freshness: FreshnessState | None = None, **more: Any) -> TdxValidator:
         return TdxValidator(
             policy=self.policy,
             root=self.authority.trust_root,
             endorsements_source=self.own,
             freshness=freshness,
+            **more,
         )
 
     def peer(self, **changes: Any) -> ExpectedClaims:

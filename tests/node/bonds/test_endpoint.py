@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from attestation.tickets import ExpectedClaims
 from enclave.identity import Identity
 from node.bonds.connection import BondConnection
 from node.bonds.endpoint import BondEndpoint
@@ -740,6 +741,37 @@ def test_a_new_verdict_ends_the_bond(run: Run) -> None:
 
             assert a.handler.downs == [(b.me, BondLoss.EXPIRED, "image-mismatch")]
             assert c.me.id in a.peers()
+
+    run(scenario())
+
+
+def test_judging_again_while_newer_tickets_are_judged_expels_no_honest_member(run: Run) -> None:
+    """The old tickets are judged with the binding that they were made for, not with the newest one."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            judging, go_on = threading.Event(), threading.Event()
+            validator = FakeValidator()
+            a = await cluster.start("a", validators=(validator,))
+            b = await cluster.start("b", a.address, **short_lived("b", timedelta(seconds=3)))
+            await a.until_bonded(b)
+
+            def hold() -> None:
+                judging.set()
+                assert go_on.wait(10)
+
+            validator.on_validate = hold
+            assert await asyncio.to_thread(judging.wait, 10)
+            a.group().rejudge()
+            go_on.set()
+            await a.until_event("ticket-renewed")
+
+            assert a.handler.downs == []
+            (bond,) = a.group().bonds()
+            expected = ExpectedClaims(
+                peer_id=b.me.id, network_id=NETWORK, group_id=GROUP, binding=bond.binding
+            )
+            assert FakeValidator().validate(bond.tickets["fake"], expected, datetime.now(UTC)).at
 
     run(scenario())
 
