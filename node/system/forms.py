@@ -14,7 +14,7 @@ from node.system.passwords import HASH_BYTES, SALT_BYTES, VERSION, Password
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 NAME_CHARACTERS_MAX: Final = 64
-PREFIXES_MAX: Final = 16
+PREFIXES_MAX: Final = 64
 PREFIX_BYTES_MAX: Final = 1024
 CERTIFICATE_BYTES_MAX: Final = 8192
 TIME_MS_MAX: Final = 2**53
