@@ -12,6 +12,10 @@ INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 AUDIT_EVENTS_MAX: Final = 1000
+# Of one head. Each field costs more than its bytes; browsers send about 20.
+FIELDS_MAX: Final = 100
+# Of one body. Each chunk costs more than its bytes; honest ones of 1 MiB have 256 bytes and more.
+CHUNKS_MAX: Final = 4096
 # Requests that one connection has sent ahead of the answers.
 PIPELINED_MAX: Final = 64
 # A refused body of up to this size is read and thrown away, so that a client that sends first and reads

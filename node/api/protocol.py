@@ -1,5 +1,8 @@
 """uvicorn's HTTP/1.1 protocol, with limits on what arrives, and with the client's certificate.
 
+``node.api.requests`` reads every head first, and says where its request ends; the parser gets one request at
+a time. Should the two ever disagree, the connection ends before anything of a second reading is looked at.
+
 uvicorn arms its idle timer only between requests and bounds nothing within one; a client that sends half a
 head or half a body, or a head without end, would keep a connection and its memory for ever.
 """
@@ -19,6 +22,7 @@ from node.api.answer import WholeAnswer
 from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
+from node.api.requests import BadRequestError, Piece, RequestReader
 
 
 class BodyRoom:
@@ -49,6 +53,10 @@ class TooManyPipelinedError(Exception):
     """Ends the parsing of a connection that sends requests faster than it can have answers."""
 
 
+class SecondReadingError(Exception):
+    """The parser sees a request begin where none does."""
+
+
 class ApiProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -74,8 +82,10 @@ class ApiProtocol(HttpToolsProtocol):
         self._had_request = False
         self._between_requests = True
         self._head_begun = False
-        self._head_bytes = 0
-        self._heads_begun_here = 0  # in the chunk being parsed
+        self._reader = RequestReader(limits.head_bytes_max)
+        self._may_begin = False  # a request begins in the piece that the parser is given
+        self._last_request = False
+        self._body: list[bytes] = []  # of the piece that the parser is given
         self._timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0  # the loop's time, seconds
@@ -105,43 +115,78 @@ class ApiProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        between, begun = self._between_requests, self._head_begun
-        self._heads_begun_here = 0
-        super().data_received(data)
-        if self._between_requests or self.transport.is_closing():
+        reader = self._reader
+        reader.receive_data(data)
+        try:
+            while not self.transport.is_closing():
+                piece = reader.next_piece_untrusted()
+                if piece is None:
+                    break
+                self._parse(piece)
+        except BadRequestError as exc:
+            self._begin_head()
+            self._refuse(ProblemError(exc.code, exc.detail))
+        if self.transport.is_closing():
             return
-        if not self._head_begun:
-            self._arm(self._limits.body_timeout_s, self._body_too_slow)
-            return
-        # A chunk can hold the end of one request and the beginning of another: what cannot be told apart
-        # is not counted, and is at most one chunk.
-        if begun or (between and self._heads_begun_here == 1):
-            self._head_bytes += len(data)
-        if self._head_bytes > self._limits.head_bytes_max:
-            detail = f"request line and header fields have at most {self._limits.head_bytes_max} bytes"
-            self._refuse(ProblemError("head-too-large", detail))
-        else:
+        if reader.in_head:
+            self._begin_head()
             self._arm(self._limits.head_timeout_s, self._head_too_slow)
+        elif not self._between_requests:
+            self._arm(self._limits.body_timeout_s, self._body_too_slow)
+
+    def _begin_head(self) -> None:
+        if self._between_requests:
+            self._head_begun, self._between_requests = True, False
+
+    def _parse(self, piece: Piece) -> None:
+        """Give the parser the bytes of one request, and no others."""
+        if piece.head is not None:
+            self._may_begin, self._last_request = True, piece.head.last
+        super().data_received(piece.data)
+        if self._body:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            self._take_body(body)
+        if self.transport.is_closing():
+            return
+        if self._may_begin or self._head_begun or self._between_requests is not piece.ends:
+            self.send_400_response("this request could be read in two ways")
 
     def on_message_begin(self) -> None:
+        if not self._may_begin:
+            raise SecondReadingError
+        self._may_begin = False
         if len(self.pipeline) >= PIPELINED_MAX:
             raise TooManyPipelinedError
         self._between_requests = False
         self._head_begun = True
-        self._head_bytes = 0
-        self._heads_begun_here += 1
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # of the connection
         self.scope["state"][SENT_AFTER] = self._in_touch_at
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
+        if self._last_request:
+            self.cycle.keep_alive = False
         self._had_request = True
         self._head_begun = False
         self._held.append(0)
         self._disarm()
 
     def on_body(self, body: bytes) -> None:
+        # Of many small chunks only the sum is handed on: uvicorn would copy all that came before for each.
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._body:
+            body = b"".join(self._body)
+            self._body.clear()
+            self._take_body(body)
+        self._between_requests = True
+        self._disarm()
+        super().on_message_complete()
+
+    def _take_body(self, body: bytes) -> None:
         if self.cycle.response_complete or self.transport.is_closing():
             return
         # What is over the limit of one body is thrown away (``node.api.body``), and takes no room.
@@ -185,11 +230,6 @@ class ApiProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def on_message_complete(self) -> None:
-        self._between_requests = True
-        self._disarm()
-        super().on_message_complete()
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         async def answered_whole(scope: Any, receive: Any, _send: Any) -> None:
             await app(scope, receive, WholeAnswer(cycle, self.server_state.default_headers))
@@ -199,6 +239,10 @@ class ApiProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP/1.1 with a problem document, as every other error."""
         self._refuse(ProblemError("http-invalid", msg))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """End the connection: the parser stopped because it sees another protocol begin."""
+        self.send_400_response("this request could be read in two ways")
 
     def _arm(self, limit_s: float, callback: Callable[[], None]) -> None:
         """Start the timer of this head or body, unless it runs already."""

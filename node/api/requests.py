@@ -1,0 +1,259 @@
+"""Where each request on a connection begins and ends: the one strict reading of every head, without I/O.
+
+Two programs that read one message differently are a way in: what a proxy takes for the body of a harmless
+request, the server behind it may take for the next request. The parser below this (llhttp) is made to
+understand half the internet: it ends a message at its head for ``Upgrade`` and ``CONNECT``, takes the start
+lines of other protocols, and the last of two fields that must be one. So a head is judged here first, and a
+head that could be read in two ways is refused. The parser gets one request at a time, exactly its bytes, and
+``node.api.protocol`` closes the connection if it finds another end of it.
+
+What is taken is a subset of RFC 9112: the origin form of a target, ``HTTP/1.1`` or ``HTTP/1.0``, fields
+without folding, a body by Content-Length or chunked without extensions and trailers, never both.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from node.api.limits import CHUNKS_MAX, FIELDS_MAX
+
+END_OF_HEAD: Final = b"\r\n\r\n"
+# RFC 9110 5.6.2 (token), 5.5 (field value), RFC 3986 3.3 and 3.4 (path and query). Each repetition ends at an
+# octet that it cannot match, so none of them is ever tried again at another length.
+_HEAD: Final = re.compile(
+    rb"(?!CONNECT )[A-Z]{1,32} "
+    rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*+"
+    rb" HTTP/1\.([01])\r\n"
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+    rb"\r\n"
+)
+# The fields that say where a message ends or for whom it is, and those that must not be there twice.
+_DECISIVE: Final = re.compile(
+    rb"\r\n(host|content-length|content-type|transfer-encoding|upgrade|expect|connection):([^\r]*+)"
+)
+_HOST: Final = re.compile(rb"(?:[a-z0-9._~-]*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_LENGTH: Final = re.compile(rb"[0-9]{1,15}")
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_CHUNK_LINE_BYTES_MAX: Final = 10
+
+
+class BadRequestError(Exception):
+    """What was sent is not a request that can be read in one way only, or too much of one.
+
+    Args:
+        code: of ``node.api.problems``.
+        detail: one sentence for people.
+    """
+
+    def __init__(self, detail: str, code: str = "http-invalid") -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a head says of the message.
+
+    Attributes:
+        body_bytes: of the body that follows; 0 if it is chunked.
+        chunked: the body says itself where it ends.
+        last: the client asks nothing more on this connection: what follows is never looked at.
+    """
+
+    body_bytes: int
+    chunked: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of one request, in order.
+
+    Attributes:
+        head: of the request that begins with them, else None.
+        ends: the request ends with them.
+    """
+
+    data: bytes
+    head: Head | None
+    ends: bool
+
+
+def read_head_untrusted(data: bytes) -> Head:
+    """Return what the head in ``data``, all of it with the empty line, says.
+
+    Raises:
+        BadRequestError: it is not a head that can be read in one way only, or has too many fields.
+    """
+    if data.count(b"\r\n") > FIELDS_MAX + 2:
+        raise BadRequestError(f"a request has at most {FIELDS_MAX} header fields", "head-too-large")
+    match = _HEAD.fullmatch(data)
+    if match is None:
+        raise BadRequestError("not the head of an HTTP/1.1 request to a path of this server")
+    fields: dict[bytes, bytes] = {}
+    for name, value in _DECISIVE.findall(data.lower()):
+        if name not in fields:
+            fields[name] = value.strip(b" \t")
+        elif name == b"connection":
+            fields[name] += b"," + value
+        else:
+            raise BadRequestError(f"two header fields {name.decode()}; send one")
+    old = match[1] == b"0"
+    host = fields.get(b"host")
+    if (host is None and not old) or (host is not None and not _HOST.fullmatch(host)):
+        raise BadRequestError("a request has one Host field, of the form host:port")
+    if b"upgrade" in fields:
+        raise BadRequestError("this server speaks HTTP/1.1 only: do not send Upgrade")
+    if fields.get(b"expect", b"100-continue") != b"100-continue":
+        raise BadRequestError("Expect can only be 100-continue")
+    last = old or b"close" in [item.strip(b" \t") for item in fields.get(b"connection", b"").split(b",")]
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
+    if coding is not None:
+        if old or length is not None or coding != b"chunked":
+            raise BadRequestError("Transfer-Encoding can only be chunked, and without Content-Length")
+        return Head(0, chunked=True, last=last)
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise BadRequestError("Content-Length is one whole number")
+    return Head(0 if length is None else int(length), chunked=False, last=last)
+
+
+class RequestReader:
+    """Cuts what one connection sends into pieces of requests.
+
+    Args:
+        head_bytes_max: of a head, with its empty line.
+    """
+
+    def __init__(self, head_bytes_max: int) -> None:
+        self._head_bytes_max = head_bytes_max
+        self._buffer = b""
+        self._body_left = 0
+        self._chunks: _Chunks | None = None
+        self._over = False  # what follows is never looked at
+        self._last_head = b""
+        self._last_read = Head(0, chunked=False, last=False)
+
+    @property
+    def in_head(self) -> bool:
+        """A part of a head is here, and not all of it."""
+        return bool(self._buffer) and self._body_left == 0 and self._chunks is None
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what came next."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def next_piece_untrusted(self) -> Piece | None:
+        """Return the next piece, or None if more must come first.
+
+        Raises:
+            BadRequestError: nothing more on this connection can be trusted to be a request.
+        """
+        buffer = self._buffer
+        if not buffer:
+            return None
+        if self._over:
+            self._buffer = b""
+            return None
+        if self._chunks is not None:
+            return self._of_chunks(buffer, None, 0)
+        if self._body_left:
+            return self._of_body(buffer, None, 0)
+        end = buffer.find(END_OF_HEAD, 0, self._head_bytes_max)
+        if end < 0:
+            if len(buffer) >= self._head_bytes_max:
+                raise BadRequestError(
+                    f"request line and header fields have at most {self._head_bytes_max} bytes",
+                    "head-too-large",
+                )
+            return None
+        end += len(END_OF_HEAD)
+        head = self._read(buffer[:end])
+        if head.chunked:
+            self._chunks = _Chunks()
+            return self._of_chunks(buffer, head, end)
+        self._body_left = head.body_bytes
+        return self._of_body(buffer, head, end)
+
+    def _read(self, data: bytes) -> Head:
+        """Most clients send the same head again and again: that one is read once."""
+        if data != self._last_head:
+            self._last_read, self._last_head = read_head_untrusted(data), data
+        return self._last_read
+
+    def _of_body(self, buffer: bytes, head: Head | None, start: int) -> Piece:
+        size = len(buffer) - start
+        if size <= self._body_left:
+            self._body_left -= size
+            self._buffer = b""
+            data = buffer
+        else:
+            end = start + self._body_left
+            self._body_left = 0
+            data, self._buffer = buffer[:end], buffer[end:]
+        return self._piece(data, head, ends=self._body_left == 0)
+
+    def _of_chunks(self, buffer: bytes, head: Head | None, start: int) -> Piece | None:
+        assert self._chunks is not None
+        end = self._chunks.advance_untrusted(buffer, start)
+        ends = self._chunks.over
+        if ends:
+            self._chunks = None
+        data, self._buffer = buffer[:end], buffer[end:]
+        return self._piece(data, head, ends=ends) if data else None
+
+    def _piece(self, data: bytes, head: Head | None, *, ends: bool) -> Piece:
+        if ends and self._last_read.last:
+            self._over = True
+        return Piece(data, head, ends)
+
+
+class _Chunks:
+    """Finds the end of one chunked body."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._left = 0  # of the chunk, with the line break behind it
+        self._count = 0
+
+    def advance_untrusted(self, data: bytes, place: int) -> int:
+        """Return up to where ``data``, from ``place`` on, belongs to the body and is whole.
+
+        Raises:
+            BadRequestError
+        """
+        while place < len(data):
+            if self._left > 2:
+                step = min(self._left - 2, len(data) - place)
+                self._left -= step
+                place += step
+            elif self._left:
+                if len(data) < place + 2:
+                    return place
+                if data[place : place + 2] != b"\r\n":
+                    raise BadRequestError("a chunk is longer than it says")
+                self._left = 0
+                place += 2
+            else:
+                match = _CHUNK_LINE.match(data, place)
+                if match is None:
+                    if len(data) - place >= _CHUNK_LINE_BYTES_MAX or b"\n" in data[place:]:
+                        raise BadRequestError("a chunk begins with its size alone")
+                    return place
+                size = int(match[1], 16)
+                if size == 0:
+                    return self._end(data, place, match.end())
+                self._count += 1
+                if self._count > CHUNKS_MAX:
+                    raise BadRequestError(f"a body comes in at most {CHUNKS_MAX} chunks", "body-too-large")
+                self._left = size + 2
+                place = match.end()
+        return place
+
+    def _end(self, data: bytes, place: int, after: int) -> int:
+        if data[after : after + 2] == b"\r\n":
+            self.over = True
+            return after + 2
+        if len(data) >= after + 2 or data[after : after + 1] not in {b"", b"\r"}:
+            raise BadRequestError("a chunked body ends without trailer fields")
+        return place  # the empty line is not here yet
