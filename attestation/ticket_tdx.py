@@ -1,9 +1,10 @@
 """The TDX ticket: a quote, what it is said for, and what helps to judge it.
 
     ticket      = {"quote": bytes, "claims": claims, ? "endorsements": map, ? "event_log": bytes}
-    claims      = {"peer_id", "network_id", "group_id" or null, "started_at", "quoted_at",
-                   "expires_at" or null, "binding" or null}       times in whole Unix seconds
-    REPORTDATA  = SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v1", claims]
+    claims      = {"peer_id", "network_id", "group_id" or null, "cluster": [id, generation] or null,
+                   "started_at", "quoted_at", "expires_at" or null, "binding" or null}
+                                                                  times in whole Unix seconds
+    REPORTDATA  = SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v2", claims]
 
 Only the quote is signed, and REPORTDATA makes the claims part of it. Endorsements are signed by Intel and
 the event log must replay to the quote's registers, so neither needs the attester's word.
@@ -25,7 +26,16 @@ from attestation.policy import AppraisalPolicy, appraise
 from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, EndorsementsStore
-from attestation.tickets import CLOCK_AHEAD_MAX, ExpectedClaims, Expiration, TicketRejectedError
+from attestation.tickets import (
+    CLOCK_AHEAD_MAX,
+    CLUSTER_ID_BYTES,
+    GENERATION_MAX,
+    AnyCluster,
+    Cluster,
+    ExpectedClaims,
+    Expiration,
+    TicketRejectedError,
+)
 from attestation.trust import TrustRoot
 from attestation.values import timestamp, whole_seconds
 from attestation.verifier import verify_quote
@@ -36,7 +46,7 @@ TICKET_BYTES_MAX: Final = 512 * 1024
 
 EVENT_LOG_BYTES_MAX: Final = 256 * 1024
 ID_BYTES: Final = 32
-DOMAIN: Final = "bondstone/tdx-ticket/v1"
+DOMAIN: Final = "bondstone/tdx-ticket/v2"
 
 # 9999-12-31T23:59:59Z, the last second that datetime and RFC 5280 can say.
 _SECONDS_MAX: Final = 253_402_300_799
@@ -50,6 +60,7 @@ class TdxClaims:
         peer_id: the incarnation whose key this TD holds, 32 bytes.
         network_id: 32 bytes.
         group_id: 32 bytes; None for a node without a group.
+        cluster: of which the node holds a committed entry; None before that.
         started_at: when the node started, by its own clock.
         quoted_at: when the quote was asked for, by its own clock.
         expires_at: after this the attester itself no longer stands by the ticket; None: no such time.
@@ -59,6 +70,7 @@ class TdxClaims:
     peer_id: bytes
     network_id: bytes
     group_id: bytes | None
+    cluster: Cluster | None
     started_at: datetime
     quoted_at: datetime
     expires_at: datetime | None
@@ -66,11 +78,7 @@ class TdxClaims:
 
     def to_value(self) -> dict[str, Any]:
         """Return the claims as the CBOR map that is hashed and sent."""
-        return {
-            item.name: int(value.timestamp()) if isinstance(value, datetime) else value
-            for item in fields(self)
-            for value in (getattr(self, item.name),)
-        }
+        return {item.name: _claim_to_value(getattr(self, item.name)) for item in fields(self)}
 
     def report_data(self) -> bytes:
         """Return the 64 bytes that a quote for these claims carries."""
@@ -90,6 +98,7 @@ class TdxClaims:
             peer_id=_id(value, "peer_id"),
             network_id=_id(value, "network_id"),
             group_id=None if value["group_id"] is None else _id(value, "group_id"),
+            cluster=None if value["cluster"] is None else _cluster(value["cluster"]),
             started_at=_time(value, "started_at"),
             quoted_at=_time(value, "quoted_at"),
             expires_at=None if value["expires_at"] is None else _time(value, "expires_at"),
@@ -160,6 +169,26 @@ def parse_ticket_untrusted(data: bytes) -> TdxTicket:
         ),
         event_log=(_bytes(value, "event_log", EVENT_LOG_BYTES_MAX) if "event_log" in value else None),
     )
+
+
+def _claim_to_value(claim: object) -> object:
+    if isinstance(claim, datetime):
+        return int(claim.timestamp())
+    if isinstance(claim, Cluster):
+        return [claim.id, claim.generation]
+    return claim
+
+
+def _cluster(value: Any) -> Cluster:
+    match value:
+        case [bytes(cluster_id), int(generation)] if (
+            len(cluster_id) == CLUSTER_ID_BYTES
+            and not isinstance(generation, bool)
+            and 0 <= generation <= GENERATION_MAX
+        ):
+            return Cluster(id=cluster_id, generation=generation)
+        case _:
+            raise _malformed(f"claim cluster is not an id of {CLUSTER_ID_BYTES} bytes and a generation")
 
 
 def _malformed(text: str) -> MalformedError:
@@ -282,7 +311,7 @@ def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:
 
     Raises:
         AppraisalError: ``ticket-peer-mismatch``, ``ticket-network-mismatch``, ``ticket-group-mismatch``,
-            ``ticket-unbound`` or ``ticket-binding-mismatch``.
+            ``rival-cluster``, ``ticket-unbound`` or ``ticket-binding-mismatch``.
     """
     checks = (
         ("peer", claims.peer_id, peer.peer_id),
@@ -296,6 +325,7 @@ def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:
                 f"the ticket was made for another {what}",
                 values={"expected": _hex(expected), "actual": _hex(actual)},
             )
+    _require_no_rival(claims.cluster, peer.cluster)
     if peer.binding is None:
         return
     if claims.binding is None:
@@ -306,6 +336,16 @@ def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:
         raise AppraisalError(
             "ticket-binding-mismatch", "the ticket was made for another connection or another nonce"
         )
+
+
+def _require_no_rival(actual: Cluster | None, expected: Cluster | AnyCluster) -> None:
+    if isinstance(expected, AnyCluster) or actual is None or actual == expected:
+        return
+    raise AppraisalError(
+        "rival-cluster",
+        "the ticket was made in another cluster of this group",
+        values={"expected": cluster_value(expected), "actual": cluster_value(actual)},
+    )
 
 
 def ticket_expiry(claims: TdxClaims, rules: TicketRules, now: datetime) -> datetime:
@@ -357,11 +397,17 @@ def claims_value(claims: TdxClaims) -> dict[str, Any]:
         "peer_id": claims.peer_id.hex(),
         "network_id": claims.network_id.hex(),
         "group_id": _hex(claims.group_id),
+        "cluster": cluster_value(claims.cluster),
         "started_at": timestamp(claims.started_at),
         "quoted_at": timestamp(claims.quoted_at),
         "expires_at": None if claims.expires_at is None else timestamp(claims.expires_at),
         "binding": _hex(claims.binding),
     }
+
+
+def cluster_value(cluster: Cluster | None) -> dict[str, Any] | None:
+    """Return a cluster for JSON."""
+    return None if cluster is None else {"id": cluster.id.hex(), "generation": cluster.generation}
 
 
 def _hex(value: bytes | None) -> str | None:

@@ -4,9 +4,11 @@ A validator's ``signature`` folds in everything that can change its verdict; the
 validator's signature into its GroupId. So two groups with different trust can never bond.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, Final, Protocol, Self
 
 from attestation.canonical import digest
@@ -14,6 +16,10 @@ from attestation.errors import AttestationError
 
 CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
 """How far the clock of whoever made a ticket may be ahead of ours. No ticket lives longer for it."""
+
+CLUSTER_ID_BYTES: Final = 32
+GENERATION_MAX: Final = 2**32 - 1
+_CLUSTER_TEXT: Final = re.compile(r"([0-9a-fA-F]{64})(?:/([0-9]{1,10}))?")
 
 
 class TicketRejectedError(AttestationError):
@@ -36,6 +42,48 @@ def binding_of(exporter: bytes, nonce: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Which of a group's clusters. The same GroupId can be founded twice, for example after a total loss.
+
+    Attributes:
+        id: digest of the cluster's genesis entry, 32 bytes.
+        generation: 0 for what founders began; a recovery raises it.
+    """
+
+    id: bytes
+    generation: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.id) != CLUSTER_ID_BYTES or not 0 <= self.generation <= GENERATION_MAX:
+            raise ValueError(f"a cluster has an id of {CLUSTER_ID_BYTES} bytes and a generation from 0")
+
+    def __str__(self) -> str:
+        """``ID/GENERATION``: the id in lower-case hex, the generation in decimal."""
+        return f"{self.id.hex()}/{self.generation}"
+
+    @classmethod
+    def from_text_untrusted(cls, text: str) -> Self:
+        """Read what ``str`` gives; without ``/GENERATION`` it is 0.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        found = _CLUSTER_TEXT.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text[:80]!r} is not a cluster: 64 hex digits, and perhaps /GENERATION")
+        return cls(id=bytes.fromhex(found[1]), generation=int(found[2] or 0))
+
+
+class AnyCluster(Enum):
+    """The one way not to compare a ticket's cluster: to ask for that by name."""
+
+    ANY = "any"
+
+
+ANY_CLUSTER: Final = AnyCluster.ANY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedClaims:
     """What the verifier itself knows of the peer that presents a ticket.
 
@@ -47,12 +95,16 @@ class ExpectedClaims:
             only when judging a published, unbound ticket (audit), never when admitting.
         fresh: the nonce in ``binding`` was given out for this very answer, so the ticket was made just now.
             Not so for a ticket that is judged again.
+        cluster: the cluster that the verifier is in: a ticket that names another one is refused as a rival's,
+            a ticket that names none yet is not. ``ANY_CLUSTER`` where the verifier holds nothing of a cluster
+            itself, and where it compares what the ticket names on its own.
     """
 
     peer_id: bytes
     network_id: bytes
     group_id: bytes | None
     binding: bytes | None
+    cluster: Cluster | AnyCluster
     fresh: bool = False
 
 
@@ -111,6 +163,11 @@ class TicketIssuer(Protocol):
     @property
     def ticket_class(self) -> str: ...
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
-        """Return a fresh ticket. Blocking (a quote takes milliseconds to seconds): call in a thread."""
+    def issue(
+        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+    ) -> bytes:
+        """Return a fresh ticket. Blocking (a quote takes milliseconds to seconds): call in a thread.
+
+        ``cluster`` is None until this node holds a committed entry of one.
+        """
         ...

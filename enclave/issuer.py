@@ -10,6 +10,7 @@ from attestation.eventlog_evidence import encode_event_log
 from attestation.quote import parse_quote_untrusted
 from attestation.ticket_endorsements import EndorsementsSource
 from attestation.ticket_tdx import TICKET_CLASS, TdxClaims, TdxTicket
+from attestation.tickets import Cluster
 from attestation.values import whole_seconds
 from enclave.attester import Attester
 from enclave.errors import QuoteUnavailableError
@@ -52,11 +53,14 @@ class TdxTicketIssuer:
     def ticket_class(self) -> str:
         return TICKET_CLASS
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+    def issue(
+        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+    ) -> bytes:
         """Return a fresh ticket. Blocking: call in a thread.
 
         Args:
             group_id: the group whose bond is being formed, 32 bytes; None outside a group.
+            cluster: of which this node holds a committed entry; None before that.
             binding: from the verifier's nonce and this connection, 32 bytes; None for publication.
             now: aware.
 
@@ -69,6 +73,7 @@ class TdxTicketIssuer:
             peer_id=self._identity.peer_id,
             network_id=self._network_id,
             group_id=group_id,
+            cluster=cluster,
             # A clock that was set back since the start must not make the claims contradict themselves.
             started_at=min(self._started_at, quoted_at),
             quoted_at=quoted_at,

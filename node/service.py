@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from attestation.background import Background
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from enclave.errors import EnclaveError
 from node.api.evidence import binding_of_nonce
 from node.api.service import (
@@ -99,6 +99,10 @@ class Daemon:
     def mock(self) -> bool:
         return self._mock
 
+    @property
+    def cluster(self) -> Cluster | None:
+        return None if self._group is None else self._group.cluster
+
     def readiness(self) -> Readiness:
         if self._group is None:
             return Readiness(
@@ -122,6 +126,7 @@ class Daemon:
         return GroupView(
             network_id=self._network.id,
             group_id=group.id,
+            cluster=group.cluster,
             state_machine=self._machine.signature,
             status=group.status,
         )
@@ -151,23 +156,27 @@ class Daemon:
 
     async def evidence(self, nonce: bytes) -> Evidence:
         group_id = None if self._group is None else self._group.id
+        cluster = self.cluster
         binding = binding_of_nonce(nonce)
         tickets = {}
         async with self._issuing:
             for issuer in self._network.issuers:
-                tickets[issuer.ticket_class] = await self._issue(issuer, group_id, binding)
+                tickets[issuer.ticket_class] = await self._issue(issuer, group_id, cluster, binding)
         return Evidence(
             peer_id=self._network.identity.peer_id,
             network_id=self._network.id,
             group_id=group_id,
+            cluster=cluster,
             binding=binding,
             tickets=tickets,
         )
 
-    async def _issue(self, issuer: TicketIssuer, group_id: bytes | None, binding: bytes) -> bytes:
+    async def _issue(
+        self, issuer: TicketIssuer, group_id: bytes | None, cluster: Cluster | None, binding: bytes
+    ) -> bytes:
         try:
             return await asyncio.to_thread(
-                issuer.issue, group_id=group_id, binding=binding, now=self._clock.now()
+                issuer.issue, group_id=group_id, cluster=cluster, binding=binding, now=self._clock.now()
             )
         except EnclaveError as exc:
             raise UnavailableError("quote-unavailable", str(exc)) from exc

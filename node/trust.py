@@ -28,7 +28,7 @@ from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
 from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.mock.authority import MockAuthority
@@ -209,7 +209,14 @@ class TokenFile:
     def ticket_class(self) -> str:
         return JWT_CLASS
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:  # noqa: ARG002
+    def issue(
+        self,
+        *,
+        group_id: bytes | None,  # noqa: ARG002
+        cluster: Cluster | None,  # noqa: ARG002
+        binding: bytes | None,  # noqa: ARG002
+        now: datetime,  # noqa: ARG002
+    ) -> bytes:
         return _read(self.path, key="attestation.jwt.token_file").strip()
 
 

@@ -11,6 +11,7 @@ from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
 from node.api.body import ClientGoneError
+from node.api.cluster_field import ClusterField
 from node.api.commands import CommandsEndpoint
 from node.api.freshness import boot_time_s
 from node.api.limits import ApiLimits
@@ -52,13 +53,14 @@ class Api:
             routes=Routes(service, access, limits, self._metrics).routes(), redirect_slashes=False
         )
         self._in_flight = 0
+        self._cluster = ClusterField(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
         scope["app"] = self  # asks the router to raise its 404 and 405 instead of answering in plain text
-        answer = _Answer(send)
+        answer = _Answer(send, self._cluster)
         try:
             await self._dispatch(scope, receive, answer)
         except ClientGoneError:
@@ -83,6 +85,7 @@ class Api:
         if path == _HEALTH:  # answers however busy the node is
             await self._router(scope, receive, answer)
             return
+        self._cluster.require_named(scope)
         if self._in_flight >= self._limits.concurrent_requests_max:
             raise ProblemError(
                 "overloaded", f"{self._in_flight} requests are being served", headers={"connection": "close"}
@@ -110,17 +113,19 @@ class Api:
 
 
 class _Answer:
-    """ASGI's ``send``, remembering the status that went out (0: none yet)."""
+    """ASGI's ``send``, remembering the status that went out (0: none yet), and naming the cluster."""
 
-    __slots__ = ("_send", "status")
+    __slots__ = ("_cluster", "_send", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, cluster: ClusterField) -> None:
         self._send = send
+        self._cluster = cluster
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._cluster.fields()]
         await self._send(message)
 
 

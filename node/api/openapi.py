@@ -6,13 +6,15 @@ from typing import Any, Final
 import msgspec
 
 from node.api import schemas
-from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC, Operation
+from node.api.operations import ANY_ROLE, CLUSTER, OPERATIONS, PUBLIC, Operation
 from node.api.problems import CATALOGUE
 
 # Of the interface, not of the program: grows with every compatible addition.
 API_VERSION: Final = "1.0"
 _REF: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
+# Of every operation but the health check, which answers however the node is.
+_CLUSTER_PROBLEMS: Final = ("cluster-changed",)
 _ACCESS_PROBLEMS: Final = ("credentials-missing", "credentials-unknown")
 
 
@@ -51,7 +53,8 @@ def problems_of(operation: Operation) -> tuple[str, ...]:
         access = _ACCESS_PROBLEMS
         if operation.access != ANY_ROLE:
             access = (*access, "role-missing")
-    return (*operation.problems, *access, *_COMMON_PROBLEMS)
+    cluster = () if operation.name == "health" else _CLUSTER_PROBLEMS
+    return (*operation.problems, *access, *cluster, *_COMMON_PROBLEMS)
 
 
 def _types_of(operation: Operation) -> Iterable[Any]:
@@ -80,7 +83,8 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any
     if operation.access != PUBLIC:
         role = operation.access if isinstance(operation.access, str) else operation.access.value
         described["x-role"] = role
-    if operation.parameters:
+    parameters = operation.parameters if operation.name == "health" else (*operation.parameters, CLUSTER)
+    if parameters:
         described["parameters"] = [
             {
                 "name": parameter.name,
@@ -89,7 +93,7 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any
                 "description": parameter.description,
                 "schema": parameter.schema,
             }
-            for parameter in operation.parameters
+            for parameter in parameters
         ]
     if operation.request is not None:
         described["requestBody"] = {

@@ -47,6 +47,14 @@ class Operation:
     problems: tuple[str, ...] = ()
 
 
+CLUSTER: Final = Parameter(
+    name="Bondstone-Cluster",
+    place="header",
+    schema={"type": "string", "pattern": "^[0-9a-f]{64}/[0-9]{1,10}$"},
+    description="The cluster that must answer, as the same field of an earlier answer named it: a node of "
+    "another one refuses, and executes nothing.",
+)
+
 _BODY_PROBLEMS: Final = (
     "json-invalid",
     "media-type-unsupported",

@@ -33,6 +33,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
     "provision-refused": Kind(HTTPStatus.CONFLICT, "The node does not take this group key"),
     "superseded": Kind(HTTPStatus.CONFLICT, "Another term's entry was committed at the place in min_at"),
+    "cluster-changed": Kind(HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than was asked"),
     "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     "media-type-unsupported": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
     "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not what it must be"),

@@ -84,7 +84,7 @@ class Routes:
         readiness = self._service.readiness()
         if not readiness.ready:
             raise ProblemError("not-ready", readiness.message, extensions={"reason": readiness.reason})
-        return _json(schemas.Ready())
+        return _json(schemas.Ready(cluster=views.cluster_schema(self._service.cluster)))
 
     async def _metrics_text(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -146,6 +146,7 @@ class Routes:
                 peer_id=evidence.peer_id.hex(),
                 network_id=evidence.network_id.hex(),
                 group_id=None if evidence.group_id is None else evidence.group_id.hex(),
+                cluster=views.cluster_schema(evidence.cluster),
                 binding=evidence.binding.hex(),
                 tickets=views.tickets_in_base64(evidence.tickets),
             )

@@ -31,10 +31,18 @@ class Health(_Response, frozen=True):
     status: Literal["ok"] = "ok"
 
 
+class Cluster(_Response, frozen=True):
+    """Which of a group's clusters: the same group can be founded again after a total loss."""
+
+    id: Annotated[Hex32, Meta(description="Digest of the genesis entry.")]
+    generation: Annotated[Unsigned, Meta(description="0 for what founders began.")]
+
+
 class Ready(_Response, frozen=True):
     """The node is online in its group."""
 
     ready: Literal[True] = True
+    cluster: Annotated[Cluster | None, Meta(description="As in the header field Bondstone-Cluster.")] = None
 
 
 # ---- group ----------------------------------------------------------------------
@@ -49,6 +57,7 @@ class Group(_Response, frozen=True):
     group_id: Hex32
     network_id: Hex32
     cluster_id: Annotated[Hex32 | None, Meta(description="Digest of the genesis entry; null before it.")]
+    generation: Annotated[Unsigned, Meta(description="Of the cluster; 0 for what founders began.")]
     me: Node
     role: Literal["learner", "follower", "pre-candidate", "candidate", "leader"]
     leader: Annotated[Hex32 | None, Meta(description="Peer id of the leader, if one is known.")]
@@ -186,6 +195,10 @@ class OwnEvidence(_Response, frozen=True):
     peer_id: Hex32
     network_id: Hex32
     group_id: Hex32 | None
+    cluster: Annotated[
+        Cluster | None,
+        Meta(description="What the tickets' claims name too; null while the node holds nothing of one."),
+    ]
     binding: Hex32
     tickets: Annotated[Mapping[str, Base64], Meta(description="By ticket class.")]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from attestation.tickets import Cluster
 from node.errors import NodeError
 from node.raft.types import Consistency, Cursor, Incarnation, MemberStatus, Outcome, Preference
 
@@ -43,12 +44,14 @@ class GroupView:
     Attributes:
         network_id: 32 bytes.
         group_id: 32 bytes.
+        cluster: of which the member holds a committed entry; None while it holds none.
         state_machine: the machine's signature.
         status: the member's own view.
     """
 
     network_id: bytes
     group_id: bytes
+    cluster: Cluster | None
     state_machine: str
     status: MemberStatus
 
@@ -92,6 +95,7 @@ class Evidence:
         peer_id: 32 bytes; the id of the key that this API's TLS channel is authenticated with.
         network_id: 32 bytes.
         group_id: 32 bytes, or None while the node has no group (it waits for its key).
+        cluster: the one that the tickets' claims name; None while the node holds nothing of one.
         binding: ``binding_of_nonce(nonce)``, which the tickets' claims carry.
         tickets: fresh tickets by class, each bound to ``binding``.
     """
@@ -99,6 +103,7 @@ class Evidence:
     peer_id: bytes
     network_id: bytes
     group_id: bytes | None
+    cluster: Cluster | None
     binding: bytes
     tickets: Mapping[str, bytes]
 
@@ -109,6 +114,11 @@ class Service(Protocol):
     @property
     def mock(self) -> bool:
         """True if this node attests with, or accepts, anything that is not rooted in real hardware."""
+        ...
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster of which this node holds a committed entry; named on every answer."""
         ...
 
     def readiness(self) -> Readiness: ...

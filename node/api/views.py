@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from attestation.tickets import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
 from node.raft.types import Incarnation, MemberStatus
@@ -15,6 +16,7 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         group_id=view.group_id.hex(),
         network_id=view.network_id.hex(),
         cluster_id=None if status.cluster_id is None else status.cluster_id.hex(),
+        generation=0 if view.cluster is None else view.cluster.generation,
         me=schemas.Node(name=status.me.name, peer_id=status.me.id.hex()),
         role=status.role.value,
         leader=_peer_id(status.leader),
@@ -97,6 +99,12 @@ def peers_response(bonds: Iterable[BondView], *, mock: bool) -> schemas.PeersEvi
             for bond in _in_order(bonds)
         ],
     )
+
+
+def cluster_schema(cluster: Cluster | None) -> schemas.Cluster | None:
+    if cluster is None:
+        return None
+    return schemas.Cluster(id=cluster.id.hex(), generation=cluster.generation)
 
 
 def tickets_in_base64(tickets: Mapping[str, bytes]) -> dict[str, str]:

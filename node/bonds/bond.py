@@ -6,6 +6,8 @@ as was left when it was judged. A clock set back prolongs nothing.
 
 Renewal: when two thirds of a ticket's life are over the verifier sends ``ReattestRequest`` with a fresh
 nonce, once; the stream loses nothing, and the peer tries to get its quote for as long as the bond lives.
+The verifier asks earlier if the peer reports that what its tickets claim has changed: but never again within
+``claims_interval_ms``, and never while it waits for an answer, for a quote costs both sides.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from attestation.tickets import binding_of
 from node.bonds.frames import Reassembler
 from node.bonds.messages import (
     BondFormed,
+    ClaimsChanged,
     Departure,
     Fragment,
     Message,
@@ -122,6 +125,8 @@ class Bond:
         self._ticked_ms = now_ms
         self._asked_nonce: bytes | None = None
         self._answering = False
+        self._asked_ms: int | None = None
+        self._claims_changed = False
         self._renew_at_ms: int | None = None
         self._end_at_ms: int | None = None
         self._streams = tuple(Reassembler(settings.payload_bytes_max) for _ in range(2))
@@ -162,6 +167,9 @@ class Bond:
                 return [self._renew(nonce)]
             case Reattest():
                 return [self._rejudge(message)]
+            case ClaimsChanged():
+                self._claims_changed = True
+                return []
             case _:
                 raise RemoteProtocolError(
                     "unexpected-message", f"{type(message).__name__} on an admitted bond"
@@ -189,11 +197,20 @@ class Bond:
         if now_ms - self._heard_ms >= interval_ms and now_ms - self._pinged_ms >= interval_ms:
             self._pinged_ms = now_ms
             actions.append(SendControl(Ping()))
-        if self._renew_at_ms is not None and now_ms >= self._renew_at_ms:
+        if self._is_renewal_due(now_ms):
             self._renew_at_ms = None
+            self._claims_changed = False
+            self._asked_ms = now_ms
             self._asked_nonce = self._new_nonce()
             actions.append(SendControl(ReattestRequest(nonce=self._asked_nonce)))
         return actions
+
+    def _is_renewal_due(self, now_ms: int) -> bool:
+        if self._renew_at_ms is not None and now_ms >= self._renew_at_ms:
+            return True
+        if not self._claims_changed or self._asked_nonce is not None:
+            return False
+        return self._asked_ms is None or now_ms - self._asked_ms >= self._settings.claims_interval_ms
 
     def answered(self) -> None:
         """``Renew`` is done."""

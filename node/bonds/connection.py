@@ -26,7 +26,7 @@ from node.bonds.desk import Shown, TicketDesk, refusal_of
 from node.bonds.ending import Ending, Phase, Presented
 from node.bonds.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.handshake import Gate, Handshake, Role
-from node.bonds.messages import Admit, Departure, Message, PeerEntry, Reattest, Refuse
+from node.bonds.messages import Admit, ClaimsChanged, Departure, Message, PeerEntry, Reattest, Refuse
 from node.bonds.outbox import Lane
 from node.bonds.parties import Group, Host
 from node.bonds.refusals import Refusal, RefusalCode
@@ -150,6 +150,13 @@ class BondConnection(asyncio.Protocol):
         # With the binding that they were made for: newer tickets, for another, may be on their way.
         again = Shown(judged.tickets, judged.binding, fresh=False)
         self._desk.judge(self.group, self.peer_id, again, done)
+
+    def tell_claims(self) -> None:
+        """Let the peer ask for new tickets if those that it was shown name another cluster than ours now."""
+        if self.phase is not Phase.BOND or self.group is None:
+            return
+        if self._desk.shown_cluster != self.group.cluster:
+            self._send_control(ClaimsChanged())
 
     def depart(self) -> None:
         """Say goodbye and close."""
@@ -320,6 +327,7 @@ class BondConnection(asyncio.Protocol):
         self.phase = Phase.BOND
         self._host.let_in(self)
         self.group.formed(self, peers)
+        self.tell_claims()
 
     def _refuse(self, refusal: Refusal) -> None:
         """End TLS or the handshake for a reason of ours."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from attestation.errors import AttestationError
-from attestation.tickets import ExpectedClaims, TicketIssuer, TicketValidator
+from attestation.tickets import AnyCluster, Cluster, ExpectedClaims, TicketIssuer, TicketValidator
 from node.bonds.admission import Admission, judge
 from node.bonds.refusals import Refusal, RefusalCode
 from node.bonds.settings import Environment
@@ -24,6 +24,13 @@ class TicketParty(Protocol):
 
     @property
     def group_id(self) -> bytes: ...
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster that our own tickets name; None while we hold nothing of one."""
+        ...
+
+    @property
+    def expected_cluster(self) -> Cluster | AnyCluster: ...
     @property
     def validators(self) -> Sequence[TicketValidator]: ...
     @property
@@ -49,12 +56,14 @@ class TicketDesk:
 
     Attributes:
         tickets: the newest that the peer has shown, judged or not.
+        shown_cluster: the cluster that our own newest tickets name.
     """
 
     def __init__(
         self, *, environment: Environment, network_id: bytes, issuing: Executor, judging: Executor
     ) -> None:
         self.tickets: dict[str, bytes] = {}
+        self.shown_cluster: Cluster | None = None
         self._environment = environment
         self._network_id = network_id
         self._issuing = issuing
@@ -71,10 +80,13 @@ class TicketDesk:
     ) -> None:
         """Make one ticket of each of our issuers."""
         issuers, group_id, now = group.issuers, group.group_id, self._environment.now()
+        self.shown_cluster = cluster = group.cluster
 
         def work() -> dict[str, bytes]:
             return {
-                issuer.ticket_class: issuer.issue(group_id=group_id, binding=binding, now=now)
+                issuer.ticket_class: issuer.issue(
+                    group_id=group_id, cluster=cluster, binding=binding, now=now
+                )
                 for issuer in issuers
             }
 
@@ -111,6 +123,7 @@ class TicketDesk:
             group_id=group.group_id,
             binding=shown.binding,
             fresh=shown.fresh,
+            cluster=group.expected_cluster,
         )
         self._run(self._judging, lambda: judge(validators, shown.tickets, expected, now), done)
 

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
 from node.bonds.addresses import join_address, split_address
 from node.bonds.connection import BondConnection
 from node.bonds.discovery import AddressBook
@@ -149,6 +149,11 @@ class GroupBonds:
         for connection in self._bonds.values():
             connection.rejudge()
 
+    def cluster_changed(self) -> None:
+        """Tell every peer whose evidence of us names another cluster that new evidence can be had."""
+        for connection in self._bonds.values():
+            connection.tell_claims()
+
     async def depart(self) -> None:
         """Say goodbye to all, close every connection of the group, and leave the endpoint.
 
@@ -196,6 +201,16 @@ class GroupBonds:
     @property
     def entry(self) -> PeerEntry:
         return self._entry
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return self._spec.cluster()
+
+    @property
+    def expected_cluster(self) -> Cluster | AnyCluster:
+        if self._spec.rivals_meet:
+            return ANY_CLUSTER
+        return self._spec.cluster() or ANY_CLUSTER
 
     @property
     def validators(self) -> Sequence[TicketValidator]:

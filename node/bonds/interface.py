@@ -1,10 +1,11 @@
 """What bonds ask of, and show to, the one who uses them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from node.raft.events import BondLoss
 from node.raft.types import Incarnation, Preference
 
@@ -20,6 +21,8 @@ class GroupSpec:
         issuers: our own tickets, one issuer for each class that the validators ask for.
         seeds: ``host:port`` to begin with; DNS names are resolved again and again.
         api_url: where our HTTP API is, told to peers.
+        cluster: returns the cluster of which this member holds a committed entry; None while it holds none.
+        rivals_meet: members of two clusters may bond, for one of them to give its cluster up (auto mode).
     """
 
     group_id: bytes
@@ -29,6 +32,8 @@ class GroupSpec:
     issuers: tuple[TicketIssuer, ...]
     seeds: tuple[str, ...]
     api_url: str | None
+    cluster: Callable[[], Cluster | None]
+    rivals_meet: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

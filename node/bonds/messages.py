@@ -126,6 +126,11 @@ class Reattest:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimsChanged:
+    """What the sender's tickets claim has changed: the receiver may ask for new ones at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """A whole payload."""
 
@@ -156,6 +161,7 @@ BondMessage = (
     | BondFormed
     | ReattestRequest
     | Reattest
+    | ClaimsChanged
     | Payload
     | Fragment
 )
@@ -314,6 +320,7 @@ _TABLE: Final[tuple[tuple[int, type, Callable[[Any], list[Any]], Callable[..., M
         lambda m: [m.nonce, m.tickets],
         lambda nonce, tickets: Reattest(nonce=_bytes32(nonce), tickets=_tickets(tickets)),
     ),
+    (25, ClaimsChanged, lambda _: [], ClaimsChanged),
     (23, Payload, lambda m: [m.data], lambda data: Payload(_blob(data))),
     (
         24,

@@ -6,7 +6,7 @@ from typing import Any
 
 from attestation.errors import MalformedError
 from attestation.quote import TDReport, parse_quote_untrusted
-from attestation.ticket_tdx import TICKET_CLASS, parse_ticket_untrusted
+from attestation.ticket_tdx import TICKET_CLASS, cluster_value, parse_ticket_untrusted
 
 
 def describe_tickets(tickets: Mapping[str, bytes]) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def _tdx_untrusted(data: bytes) -> dict[str, Any]:
             "peer_id": claims.peer_id.hex(),
             "network_id": claims.network_id.hex(),
             "group_id": None if claims.group_id is None else claims.group_id.hex(),
+            "cluster": cluster_value(claims.cluster),
             "quoted_at": claims.quoted_at,
             "expires_at": claims.expires_at,
         },

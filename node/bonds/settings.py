@@ -30,6 +30,7 @@ class BondSettings:
         forget_after_ms: a learned address that failed for so long is forgotten. Seeds never are.
         linger_ms: how long a refused peer has to read why, before the socket closes.
         depart_ms: how long a departing member waits for its goodbyes to be written.
+        claims_interval_ms: a peer whose tickets claim something new is asked for them at most this often.
         handshakes_max: concurrent handshakes that others opened, in the whole process.
         handshakes_per_address_max: the same, per remote IP address.
         payload_bytes_max: largest payload, sent or received.
@@ -49,6 +50,7 @@ class BondSettings:
     forget_after_ms: int = 600_000
     linger_ms: int = 1000
     depart_ms: int = 1000
+    claims_interval_ms: int = 1000
     handshakes_max: int = 64
     handshakes_per_address_max: int = 16
     payload_bytes_max: int = 16 * 1024 * 1024

@@ -12,12 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.collateral import Endorsements
-from attestation.errors import MalformedError
+from attestation.errors import AppraisalError, AttestationError, MalformedError
 from attestation.ids import peer_id_of_spki
 from attestation.policy_toml import load_policy_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
-from attestation.ticket_tdx import TICKET_CLASS, TdxValidator
-from attestation.tickets import ExpectedClaims, Expiration
+from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
+from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
 from node.api.evidence import binding_of_nonce
 from node.cli.common import load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
@@ -30,10 +30,12 @@ class VerifiedNode:
 
     Attributes:
         peer_id: of the key that the TLS connection was authenticated with, 32 bytes.
+        cluster: that its quote names; None while the node holds nothing of one.
     """
 
     live: LiveEvidence
     peer_id: bytes
+    cluster: Cluster | None
     expiration: Expiration
 
     def to_json_value(self) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class VerifiedNode:
             "peer_id": self.peer_id.hex(),
             "network_id": document.network_id,
             "group_id": document.group_id,
+            "cluster": cluster_value(self.cluster),
             "expires_at": None if at is None else at.isoformat().replace("+00:00", "Z"),
             "mock": document.mock,
             "appraisal": self.expiration.appraisal,
@@ -93,7 +96,38 @@ def verify_node(
         network_id=bytes.fromhex(live.document.network_id),
         group_id=None if claimed is None else bytes.fromhex(claimed),
         binding=binding_of_nonce(nonce),
+        cluster=ANY_CLUSTER,  # what the quote names is returned, and compared by require_cluster
     )
+    expiration = validator.validate(raw, expected, datetime.now(UTC))
     return VerifiedNode(
-        live=live, peer_id=peer_id, expiration=validator.validate(raw, expected, datetime.now(UTC))
+        live=live,
+        peer_id=peer_id,
+        cluster=parse_ticket_untrusted(raw).claims.cluster,  # REPORTDATA was checked: these are the quote's
+        expiration=expiration,
     )
+
+
+class ClusterUnknownError(AttestationError):
+    """The node is genuine and accepted, and holds nothing of a cluster: which one it will be in is open."""
+
+
+def require_cluster(node: VerifiedNode, cluster: str) -> None:
+    """Require that a verified node's quote names this cluster, ``ID/GENERATION`` or ``ID``.
+
+    Raises:
+        ConfigError: ``cluster`` is none.
+        ClusterUnknownError: the node is in no cluster yet, so this cannot be decided.
+        AppraisalError: ``cluster-mismatch``: it is in another one.
+    """
+    try:
+        wanted = Cluster.from_text_untrusted(cluster)
+    except ValueError as exc:
+        raise ConfigError(f"--cluster: {exc}") from exc
+    if node.cluster is None:
+        raise ClusterUnknownError("cluster-none", "the node holds nothing of a cluster yet; ask again later")
+    if node.cluster != wanted:
+        raise AppraisalError(
+            "cluster-mismatch",
+            f"the node is in cluster {node.cluster}, not in {wanted}",
+            values={"expected": str(wanted), "actual": str(node.cluster)},
+        )

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from attestation.errors import AttestationError, EndorsementsUnavailableError
 from node.cli.common import print_json
-from node.cli.evidence import verify_node
+from node.cli.evidence import ClusterUnknownError, require_cluster, verify_node
 from node.client import UnreachableError
 
 
@@ -19,18 +19,24 @@ def command(
     trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
     group_id: Annotated[str | None, typer.Option(help="The group that it must be in, hex.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="The cluster that it must be in, ID/GENERATION or ID, hex.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a live node: fresh nonce, evidence, TLS key, policy.
 
-    Exit code 0 accepted, 1 refused, 3 could not decide (unreachable, collateral missing).
+    Exit code 0 accepted, 1 refused, 3 could not decide (unreachable, collateral missing, in no
+    cluster yet).
     """
     try:
         node = verify_node(
             url, policy=policy, trust_root=trust_root, collateral=collateral, group_id=group_id
         )
+        if cluster is not None:
+            require_cluster(node, cluster)
     except AttestationError as exc:
-        undecided = isinstance(exc, EndorsementsUnavailableError)
+        undecided = isinstance(exc, EndorsementsUnavailableError | ClusterUnknownError)
         if as_json:
             print_json({"accepted": False, "reason": exc.reason, "message": exc.message, **_values(exc)})
         else:
@@ -62,6 +68,8 @@ def _print(value: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     for key in ("peer_id", "group_id", "network_id", "expires_at"):
         table.add_row(key, str(value[key]))
+    held = value["cluster"]
+    table.add_row("cluster", "none yet" if held is None else f"{held['id']}/{held['generation']}")
     for name, measurement in appraisal["measurements"].items():
         table.add_row(name, measurement)
     table.add_row("advisories", ", ".join(appraisal["advisory_ids"]) or "-")

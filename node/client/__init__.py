@@ -8,12 +8,17 @@ Every write carries an Idempotency-Key made once for it, so it can be sent again
 connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). So it
 repeats a write for less than half of that, whatever ``deadline_s`` is; if it is another TTL, tell it by
 ``session_ttl_s``.
+
+The client pins the first cluster that answers (``client.cluster``): a cluster that was founded anew under the
+same GroupId, and so is empty, raises ``ClusterChangedError`` and executes nothing. Give ``cluster=`` to keep
+the pin over restarts of your program.
 """
 
 from node.client.client import BondstoneClient
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
+    ClusterChangedError,
     NotExecutedError,
     OutcomeUnknownError,
     RefusedError,
@@ -26,6 +31,7 @@ __all__ = [
     "AnswerInvalidError",
     "BondstoneClient",
     "ClientError",
+    "ClusterChangedError",
     "Item",
     "LiveEvidence",
     "NotExecutedError",

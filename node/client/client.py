@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import msgspec
 
+from attestation.tickets import Cluster
 from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.api.limits import REPEATED_OF_TTL
@@ -18,6 +19,7 @@ from node.client.channel import client_tls_context, decode_answer, decode_proble
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
+    ClusterChangedError,
     NotExecutedError,
     OutcomeUnknownError,
     RefusedError,
@@ -37,6 +39,7 @@ _BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 _TRY_ELSEWHERE: Final = frozenset(
     {"not-executed", "not-ready", "overloaded", "evidence-busy", "query-timeout"}
 )
+CLUSTER_FIELD: Final = "bondstone-cluster"
 T = TypeVar("T")
 
 
@@ -51,6 +54,9 @@ class BondstoneClient:
         client_certificate: PEM files of certificate and key, instead of a token.
         deadline_s: when to give up on one call, with all its repetitions.
         attempt_timeout_s: when to give up on one node's answer.
+        cluster: the cluster that must answer, as ``ID/GENERATION`` or ``ID``; None takes the first one that
+            answers over a channel that ``ca`` authenticates. Every later request names it, so that no other
+            cluster executes anything, and every answer must.
         session_ttl_s: the group's ``session_ttl_ms``, in seconds. Once a write may have happened it is
             repeated for less than half of that, whatever the deadline: the group must still know its key.
         sleep: waits so many seconds.
@@ -66,6 +72,7 @@ class BondstoneClient:
         client_certificate: tuple[Path, Path] | None = None,
         deadline_s: float = DEADLINE_S_DEFAULT,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
+        cluster: str | None = None,
         session_ttl_s: float = SESSION_TTL_S_DEFAULT,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = boot_time_s,
@@ -74,6 +81,7 @@ class BondstoneClient:
             raise ConfigError("give at least one URL, each beginning with https://")
         self._urls = [url.rstrip("/") for url in urls]
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._cluster = None if cluster is None else _cluster_of(cluster)
         self._ca = ca
         self._client_certificate = client_certificate
         self._deadline_s = deadline_s
@@ -94,6 +102,11 @@ class BondstoneClient:
     ) -> None:
         self.close()
 
+    @property
+    def cluster(self) -> str | None:
+        """The cluster that this client knows, as ``ID/GENERATION``; None before its first answer."""
+        return self._cluster
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -108,7 +121,7 @@ class BondstoneClient:
                 object, or beyond the last 10,000, only the caller can know that it is not too old.
 
         Raises:
-            RefusedError, NotExecutedError, UnreachableError, AnswerInvalidError.
+            RefusedError, NotExecutedError, UnreachableError, AnswerInvalidError, ClusterChangedError.
             OutcomeUnknownError: also, with nothing sent, if the earlier try was too long ago.
         """
         return self._write({"command": command}, idempotency_key, schemas.CommandResult)
@@ -294,8 +307,27 @@ class BondstoneClient:
     def _send(
         self, method: str, url: str, headers: dict[str, str], content: bytes | None
     ) -> tuple[int, bytes]:
-        with self._http.stream(method, url, headers=headers, content=content) as response:
-            return response.status_code, read_bounded(response)
+        named = {} if self._cluster is None else {CLUSTER_FIELD: self._cluster}
+        with self._http.stream(method, url, headers=headers | named, content=content) as response:
+            status = response.status_code
+            self._require_cluster(response, executed=method != "GET" and status < httpx.codes.BAD_REQUEST)
+            return status, read_bounded(response)
+
+    def _require_cluster(self, response: httpx.Response, *, executed: bool) -> None:
+        """Pin the first cluster that answers, and refuse every other.
+
+        Raises:
+            ClusterChangedError: another cluster answered, or a success names none.
+        """
+        answered = response.headers.get(CLUSTER_FIELD)
+        if self._cluster is None:
+            if answered is not None:
+                self._cluster = _cluster_of(answered)
+        elif answered is None:
+            if executed:
+                raise ClusterChangedError(known=self._cluster, answered=None, executed=True)
+        elif answered != self._cluster:
+            raise ClusterChangedError(known=self._cluster, answered=answered[:80], executed=executed)
 
     def _new_http(self) -> httpx.Client:
         context = client_tls_context(self._ca_pem)
@@ -310,6 +342,18 @@ class BondstoneClient:
             self._ca_pem = pem
             self._http.close()
             self._http = self._new_http()
+
+
+def _cluster_of(text: str) -> str:
+    """Return the text of a cluster as nodes send it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return str(Cluster.from_text_untrusted(text))
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
 
 
 class _Attempts:

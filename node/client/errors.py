@@ -4,6 +4,7 @@ ClientError
 ├─ UnreachableError      no node could be reached, or none answered
 ├─ NotExecutedError      it did not happen and never will
 ├─ OutcomeUnknownError   it may or may not have happened
+├─ ClusterChangedError   the answer is another cluster's: what was written before is not in it
 ├─ RefusedError          a node refused it (problem document): trying again does not help
 └─ AnswerInvalidError    what came back is not what this API answers
 """
@@ -39,6 +40,23 @@ class OutcomeUnknownError(ClientError):
     def __init__(self, message: str, idempotency_key: str) -> None:
         super().__init__(message)
         self.idempotency_key = idempotency_key
+
+
+class ClusterChangedError(ClientError):
+    """A node of another cluster of the group answered than the one that this client knows.
+
+    The group was founded anew (all that was written before is gone), or somebody leads this client to a
+    second group of the same making. Nothing of the request was executed if ``executed`` is False. To go on
+    with the new cluster is the caller's decision: make a client with ``cluster=`` the new one.
+    """
+
+    def __init__(self, *, known: str, answered: str | None, executed: bool) -> None:
+        what = "names no cluster" if answered is None else f"is from cluster {answered}"
+        done = "it may have been executed there" if executed else "nothing was executed"
+        super().__init__(f"the answer {what}, and this client knows cluster {known}; {done}")
+        self.known = known
+        self.answered = answered
+        self.executed = executed
 
 
 class RefusedError(ClientError):

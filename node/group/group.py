@@ -8,6 +8,7 @@ from typing import Any, assert_never
 import msgspec
 
 from attestation.background import Background
+from attestation.tickets import Cluster
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
 from node.group.errors import (
@@ -18,6 +19,7 @@ from node.group.errors import (
 from node.group.when import Conditions, When
 from node.machines.system import SystemState
 from node.raft.events import Event, Execute, Query, TransferLeadership
+from node.raft.member import Member
 from node.raft.types import (
     BATCH_ABORTED,
     Answer,
@@ -41,6 +43,12 @@ class Executed:
 
     result: Any
     at: Cursor
+
+
+def cluster_of(member: Member) -> Cluster | None:
+    """Return the cluster that the member may attest to be in."""
+    held = member.held_cluster
+    return None if held is None else Cluster(id=held)
 
 
 class Group:
@@ -71,6 +79,11 @@ class Group:
         if self.closed is None:
             return status
         return replace(status, online=False, halted=status.halted or self.closed)
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster of which this member holds a committed entry; None while it holds none."""
+        return cluster_of(self._driver.member)
 
     @property
     def leader(self) -> Incarnation | None:

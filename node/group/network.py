@@ -31,7 +31,7 @@ from node.errors import ConfigError
 from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
-from node.group.group import Group
+from node.group.group import Group, cluster_of
 from node.group.identity import GroupKey, group_id
 from node.machines.base import StateMachine
 from node.machines.noop import NoOp
@@ -238,6 +238,8 @@ class GroupBuilder:
             issuers=self.network.issuers,
             seeds=self.network.seeds,
             api_url=self.network.api_url,
+            cluster=lambda: cluster_of(member),
+            rivals_meet=self.founding.bootstrap is Bootstrap.AUTO,
         )
         return self.network.keep(_Wiring(self.network, member, self.durable).connect(spec))
 
@@ -251,6 +253,7 @@ class _Wiring:
         self._bonds: GroupBonds | None = None
         self._group: Group | None = None
         self._violators: set[Incarnation] = set()
+        self._cluster: bytes | None = None
 
     def connect(self, spec: GroupSpec) -> Group:
         try:
@@ -288,6 +291,11 @@ class _Wiring:
             self._bonds.resume_reading(peer)
 
     def stepped(self) -> None:
+        held = self._driver.member.held_cluster
+        if held != self._cluster:
+            self._cluster = held
+            if self._bonds is not None:
+                self._bonds.cluster_changed()
         if self._group is not None:
             self._group.changed()
 

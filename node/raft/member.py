@@ -299,6 +299,14 @@ class Member(Inbox):
             return None
         return self.log.position(index).term
 
+    @property
+    def held_cluster(self) -> bytes | None:
+        """The cluster of which this member holds a committed entry: what it may attest to be in.
+
+        A member that only entered a cluster may still leave it, if nobody holds anything of it.
+        """
+        return self.cluster if self.commit else None
+
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""
         last = self.log.last()

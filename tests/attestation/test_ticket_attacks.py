@@ -20,7 +20,7 @@ from attestation.policy import REPORT_DATA_UNCHECKED, appraise
 from attestation.policy_rules import default_policy
 from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsStore
 from attestation.ticket_tdx import TICKET_BYTES_MAX, TdxTicket, TdxValidator, parse_ticket_untrusted
-from attestation.tickets import TicketRejectedError, binding_of
+from attestation.tickets import ANY_CLUSTER, Cluster, TicketRejectedError, binding_of
 from attestation.trust import INTEL_SGX_ROOT
 from attestation.values import TcbStatus, mask_of
 from attestation.verifier import verify_quote
@@ -151,6 +151,41 @@ def test_a_published_ticket_does_not_admit() -> None:
 )
 def test_a_ticket_for_another_network_or_group_is_refused(expected: dict[str, Any], reason: str) -> None:
     assert Bench().refusal(**expected).reason == reason
+
+
+def test_a_ticket_of_another_cluster_of_the_group_is_refused_as_a_rivals() -> None:
+    """The same GroupId can be founded twice; the claims of both are covered by genuine, accepted quotes."""
+    bench = Bench()
+    ours, theirs = Cluster(id=b"\x0a" * 32), Cluster(id=b"\x0b" * 32)
+    rival = bench.ticket(cluster=theirs)
+
+    refusal = bench.refusal(rival, cluster=ours)
+    assert refusal.reason == "rival-cluster"
+    assert refusal.values["actual"] == {"id": "0b" * 32, "generation": 0}
+    assert bench.refusal(rival, cluster=Cluster(id=theirs.id, generation=1)).reason == "rival-cluster"
+    bench.validator().validate(rival, bench.peer(cluster=theirs), NOW)
+    bench.validator().validate(bench.ticket(), bench.peer(cluster=ours), NOW)  # names none yet
+    # With the comparison left out, the same ticket is admitted: nothing else tells the two clusters apart.
+    bench.validator().validate(rival, bench.peer(cluster=ANY_CLUSTER), NOW)
+
+
+def test_a_cluster_written_into_the_claims_afterwards_is_refused() -> None:
+    bench = Bench()
+    edits: list[Any] = [[b"\x0b" * 32, 0], [b"\x0a" * 32, 1], None]
+    for cluster in edits:
+        changed = edited(bench.ticket(cluster=Cluster(id=b"\x0a" * 32)), claims__cluster=cluster)
+        assert bench.refusal(changed).reason == "report-data-mismatch"
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [b"\x0a" * 32, [], [b"\x0a" * 32], [b"\x0a" * 31, 0], [b"\x0a" * 32, -1], [b"\x0a" * 32, True],
+     [b"\x0a" * 32, 2**32], [b"\x0a" * 32, 0, 0], ["0a" * 32, 0]],
+)  # fmt: skip
+def test_a_malformed_cluster_claim_is_refused(cluster: Any) -> None:
+    bench = Bench()
+
+    assert bench.refusal(edited(bench.ticket(), claims__cluster=cluster)).reason == "ticket-malformed"
 
 
 def test_a_ticket_made_outside_a_group_does_not_enter_one() -> None:
@@ -673,7 +708,7 @@ def test_a_storm_of_different_tickets_leaves_memory_flat() -> None:
     bench = Bench()
     issuer, validator = bench.issuer(), bench.validator()
     peers = [
-        (issuer.issue(group_id=GROUP, binding=binding, now=NOW), bench.peer(binding=binding))
+        (issuer.issue(group_id=GROUP, cluster=None, binding=binding, now=NOW), bench.peer(binding=binding))
         for number in range(1000)
         for binding in (number.to_bytes(32, "big"),)
     ]

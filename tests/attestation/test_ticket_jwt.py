@@ -23,10 +23,12 @@ from attestation.ticket_jwt import (
     _Registry,
     load_keys_untrusted,
 )
-from attestation.tickets import ExpectedClaims, TicketRejectedError
+from attestation.tickets import ANY_CLUSTER, ExpectedClaims, TicketRejectedError
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-PEER = ExpectedClaims(peer_id=b"\x01" * 32, network_id=bytes(32), group_id=None, binding=None)
+PEER = ExpectedClaims(
+    peer_id=b"\x01" * 32, network_id=bytes(32), group_id=None, binding=None, cluster=ANY_CLUSTER
+)
 RULES = JwtRules(
     issuer="https://issuer.example",
     audience="bondstone",

@@ -1,10 +1,12 @@
 """The TDX ticket: its form, its claims, its times, its validator."""
 
 import contextlib
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from attestation.ticket_tdx import (
     TdxValidator,
     parse_ticket_untrusted,
 )
-from attestation.tickets import TicketRejectedError
+from attestation.tickets import Cluster, TicketRejectedError
 from attestation.trust import INTEL_SGX_ROOT
 from enclave.mock.authority import MockAuthority
 from enclave.mock.td import TDSettings
@@ -30,6 +32,7 @@ CLAIMS = TdxClaims(
     peer_id=b"\x01" * 32,
     network_id=b"\x02" * 32,
     group_id=b"\x03" * 32,
+    cluster=Cluster(id=b"\x05" * 32, generation=0),
     started_at=NOW - timedelta(hours=1),
     quoted_at=NOW,
     expires_at=NOW + timedelta(hours=1),
@@ -78,10 +81,24 @@ def test_report_data_of_a_quote_is_the_digest_of_the_claims() -> None:
 
 
 def test_report_data_is_what_the_documents_say() -> None:
-    """SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v1", claims], fixed for all time."""
-    expected = bytes.fromhex(
-        "6dbd4396d98c227f1d8c70235a0981b0aa3b48e6598565bf0a22ad28986b7314"
-        "c3f6055b0996a1cb4e0994dccc24ca345983d3659203e9be9b5305278cc8542b"
+    """SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v2", claims], fixed for all time."""
+    claims = [
+        "bondstone/tdx-ticket/v2",
+        {
+            "peer_id": b"\x01" * 32,
+            "network_id": b"\x02" * 32,
+            "group_id": b"\x03" * 32,
+            "cluster": [b"\x05" * 32, 0],
+            "started_at": int(NOW.timestamp()) - 3600,
+            "quoted_at": int(NOW.timestamp()),
+            "expires_at": int(NOW.timestamp()) + 3600,
+            "binding": b"\x04" * 32,
+        },
+    ]
+    expected = hashlib.sha512(cbor2.dumps(claims, canonical=True)).digest()
+    assert expected.hex() == (
+        "60196de457fb9c13f223c357f902487d998c31e8defd8d0b1c26e705eaa05dba"
+        "2671a02686e76cf3708b4b272455cc197ec7ef7e87b37354eac8e78d72cf2943"
     )
 
     assert CLAIMS.report_data() == expected

@@ -57,7 +57,7 @@ class OddTD:
 def test_the_claims_name_this_node_and_the_quote_commits_to_them() -> None:
     bench = Bench()
     issuer: TicketIssuer = bench.issuer()
-    ticket = parse_ticket_untrusted(issuer.issue(group_id=GROUP, binding=BINDING, now=NOW))
+    ticket = parse_ticket_untrusted(issuer.issue(group_id=GROUP, cluster=None, binding=BINDING, now=NOW))
     claims = ticket.claims
 
     assert issuer.ticket_class == "tdx"

@@ -14,6 +14,7 @@ from typing import Any, Self
 from attestation import canonical
 from attestation.errors import MalformedError
 from attestation.ids import network_id_of_name
+from attestation.tickets import Cluster as Founded
 from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError
 from enclave.identity import Identity
 from node.audit import AuditLog
@@ -57,12 +58,15 @@ class FakeIssuer:
     ticket_class: str = "fake"
     issued: list[bytes] = field(default_factory=list)
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+    def issue(
+        self, *, group_id: bytes | None, cluster: Founded | None, binding: bytes | None, now: datetime
+    ) -> bytes:
         expires = None if self.lifetime is None else now + self.lifetime
         claims = {
             "peer_id": self.identity.peer_id,
             "network_id": self.network_id,
             "group_id": group_id,
+            "cluster": None if cluster is None else [cluster.id, cluster.generation],
             "binding": binding,
             "image": self.image,
             "expires_us": None if expires is None else int(expires.timestamp() * 1_000_000),
@@ -192,6 +196,8 @@ class Node:
             environment=self.clock.environment(),
         )
         self.bonds: GroupBonds | None = None
+        self.cluster: Founded | None = None
+        self.rivals_meet = False
 
     @property
     def address(self) -> str:
@@ -211,6 +217,8 @@ class Node:
             issuers=self.issuers,
             seeds=seeds,
             api_url=None,
+            cluster=lambda: self.cluster,
+            rivals_meet=self.rivals_meet,
         )
         self.bonds = self.endpoint.join(spec, self.handler)
 

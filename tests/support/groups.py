@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from attestation.tickets import TicketIssuer
+from attestation.tickets import Cluster, TicketIssuer
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.group.group import Group
@@ -42,7 +42,9 @@ class Ticket:
     make: Callable[[], bytes]
     ticket_class: str = "jwt"
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+    def issue(
+        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+    ) -> bytes:
         return self.make()
 
 

@@ -10,7 +10,7 @@ from attestation.ids import network_id_of_name
 from attestation.policy_rules import AppraisalPolicy, EventLogRules, default_policy
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import ExpectedClaims, TicketRejectedError, binding_of
+from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, TicketRejectedError, binding_of
 from enclave.attester import Attester
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
@@ -77,9 +77,14 @@ class Bench:
         )
 
     def ticket(
-        self, *, binding: bytes | None = BINDING, group_id: bytes | None = GROUP, now: datetime = NOW
+        self,
+        *,
+        binding: bytes | None = BINDING,
+        group_id: bytes | None = GROUP,
+        cluster: Cluster | None = None,
+        now: datetime = NOW,
     ) -> bytes:
-        return self.issuer().issue(group_id=group_id, binding=binding, now=now)
+        return self.issuer().issue(group_id=group_id, cluster=cluster, binding=binding, now=now)
 
     def validator(self, freshness: FreshnessState | None = None, **more: Any) -> TdxValidator:
         return TdxValidator(
@@ -92,7 +97,11 @@ class Bench:
 
     def peer(self, **changes: Any) -> ExpectedClaims:
         expected = ExpectedClaims(
-            peer_id=self.identity.peer_id, network_id=NETWORK, group_id=GROUP, binding=BINDING
+            peer_id=self.identity.peer_id,
+            network_id=NETWORK,
+            group_id=GROUP,
+            binding=BINDING,
+            cluster=ANY_CLUSTER,
         )
         return replace(expected, **changes)
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import uvloop
 
 from attestation.background import Background
+from attestation.tickets import Cluster
 from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
@@ -83,6 +84,8 @@ class FakeService:
     index: int = 0
     background: Background = field(default_factory=Background)
 
+    cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
+
     def readiness(self):
         return self.readiness_answer
 
@@ -109,6 +112,7 @@ class FakeService:
         return GroupView(
             network_id=bytes([7]) * 32,
             group_id=bytes([8]) * 32,
+            cluster=self.cluster,
             state_machine=self.machine.signature,
             status=status,
         )
@@ -169,6 +173,7 @@ class FakeService:
             peer_id=ME.id,
             network_id=bytes([7]) * 32,
             group_id=None if self.group_key is None else bytes([8]) * 32,
+            cluster=self.cluster,
             binding=binding_of_nonce(nonce),
             tickets={"tdx": b"own\xff"},
         )

@@ -27,7 +27,10 @@ def test_ready_says_why_not():
     down = Readiness(ready=False, reason="no-leader", message="no leader is known")
     reply = call(FakeService(readiness_answer=down), "GET", "/readyz")
 
-    assert call(FakeService(), "GET", "/readyz").json == {"ready": True}
+    assert call(FakeService(), "GET", "/readyz").json == {
+        "ready": True,
+        "cluster": {"id": "09" * 32, "generation": 0},
+    }
     assert reply.status == 503
     assert (reply.json["reason"], reply.json["detail"]) == ("no-leader", "no leader is known")
 

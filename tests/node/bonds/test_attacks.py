@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from attestation.ids import network_id_of_name
+from attestation.tickets import Cluster as Founded
 from attestation.tickets import Expiration
 from enclave.identity import Identity
 from node.bonds.handshake import Handshake
@@ -33,7 +34,9 @@ class StolenTickets:
     source: FakeIssuer
     ticket_class: str = "fake"
 
-    def issue(self, *, group_id: bytes | None, binding: bytes | None, now: datetime) -> bytes:
+    def issue(
+        self, *, group_id: bytes | None, cluster: Founded | None, binding: bytes | None, now: datetime
+    ) -> bytes:
         return self.source.issued[-1]
 
 
@@ -146,7 +149,7 @@ def test_a_peers_own_older_ticket_cannot_be_replayed() -> None:
             victim = await cluster.start("victim", validators=(FakeValidator(without=without),))
             identity = Identity.generate("mallory", datetime.now(UTC))
             old = FakeIssuer(identity)
-            old.issue(group_id=victim.group_id, binding=b"b" * 32, now=datetime.now(UTC))
+            old.issue(group_id=victim.group_id, cluster=None, binding=b"b" * 32, now=datetime.now(UTC))
             options = attacker(identity=identity, issuers=(StolenTickets(old),))
             mallory = await cluster.start("mallory", victim.address, **options)
             if without:

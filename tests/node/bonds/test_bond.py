@@ -13,6 +13,7 @@ from node.bonds.messages import (
     Admit,
     Attest,
     BondFormed,
+    ClaimsChanged,
     Departure,
     Fragment,
     Hello,
@@ -150,6 +151,31 @@ def test_tickets_that_were_not_asked_for_end_the_bond() -> None:
     driven.bond.receive_untrusted(unasked)
     with pytest.raises(RemoteProtocolError, match="not asked for"):
         driven.bond.receive_untrusted(unasked)
+
+
+def test_a_peer_whose_claims_changed_is_asked_for_new_tickets_at_once_and_not_too_often() -> None:
+    driven = Driven()
+    asked: list[int] = []
+    for _ in range(5):
+        driven.bond.receive_untrusted(ClaimsChanged())
+        happened = driven.run(500, heard=True)
+        asked += [at for at, _ in happened]
+        for _, action in happened:
+            assert isinstance(action, SendControl)
+            assert isinstance(action.message, ReattestRequest)
+            driven.bond.receive_untrusted(Reattest(nonce=action.message.nonce, tickets={}))
+
+    assert asked == [100, 1100, 2100]
+
+
+def test_a_peer_that_answers_no_request_is_asked_once_however_often_its_claims_change() -> None:
+    driven = Driven()
+    asked: list[int] = []
+    for _ in range(20):
+        driven.bond.receive_untrusted(ClaimsChanged())
+        asked += [at for at, _ in driven.run(500, heard=True)]
+
+    assert asked == [100]
 
 
 def test_a_peer_cannot_make_us_fetch_one_quote_after_another() -> None:

@@ -8,14 +8,16 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import uvloop
 
-from attestation.tickets import ExpectedClaims
+from attestation import canonical
+from attestation.tickets import ANY_CLUSTER, ExpectedClaims
+from attestation.tickets import Cluster as Founded
 from enclave.identity import Identity
 from node.bonds.connection import BondConnection
 from node.bonds.endpoint import BondEndpoint
@@ -628,6 +630,58 @@ def short_lived(name: str, lifetime: timedelta) -> dict[str, Any]:
     return {"identity": identity, "issuers": (FakeIssuer(identity, lifetime=lifetime),)}
 
 
+@dataclass
+class FoundsWhileIssuing(FakeIssuer):
+    node: Node | None = None
+
+    def issue(self, **arguments: Any) -> bytes:
+        ticket = super().issue(**arguments)
+        assert self.node is not None
+        self.node.cluster = Founded(id=b"c" * 32)
+        return ticket
+
+
+def claims_seen(at: Node) -> list[Any]:
+    return [canonical.decode_untrusted(canonical.decode_untrusted(bond.tickets["fake"], bytes_max=4096)[0],
+            bytes_max=4096)["cluster"] for bond in at.group().bonds()]  # fmt: skip
+
+
+def test_peers_see_the_cluster_of_a_member_as_soon_as_it_holds_something_of_one(run: Run) -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            b = await cluster.start("b", a.address)
+            await a.until_bonded(b)
+            assert claims_seen(a) == [None]
+            b.cluster = Founded(id=b"c" * 32)
+            b.group().cluster_changed()
+            await a.until_event("ticket-renewed", name="b")
+
+            assert claims_seen(a) == [[b"c" * 32, 0]]
+            assert a.handler.downs == b.handler.downs == []
+
+    run(scenario())
+
+
+def test_a_cluster_that_is_founded_during_the_handshake_is_attested_right_after_it(run: Run) -> None:
+    """The ticket was made before; nobody would ask for another one until two thirds of its life are over."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            a = await cluster.start("a")
+            identity = Identity.generate("b", datetime.now(UTC))
+            issuer = FoundsWhileIssuing(identity)
+            b = Node("b", identity=identity, issuers=(issuer,))
+            issuer.node = b
+            cluster.nodes.append(b)
+            await b.start(a.address)
+            await a.until_event("ticket-renewed", name="b")
+
+            assert claims_seen(a) == [[b"c" * 32, 0]]
+
+    run(scenario())
+
+
 def test_a_ticket_is_renewed_on_the_living_bond(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
@@ -769,7 +823,11 @@ def test_judging_again_while_newer_tickets_are_judged_expels_no_honest_member(ru
             assert a.handler.downs == []
             (bond,) = a.group().bonds()
             expected = ExpectedClaims(
-                peer_id=b.me.id, network_id=NETWORK, group_id=GROUP, binding=bond.binding
+                peer_id=b.me.id,
+                network_id=NETWORK,
+                group_id=GROUP,
+                binding=bond.binding,
+                cluster=ANY_CLUSTER,
             )
             assert FakeValidator().validate(bond.tickets["fake"], expected, datetime.now(UTC)).at
 

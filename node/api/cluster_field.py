@@ -1,0 +1,60 @@
+"""The header field ``Bondstone-Cluster``: which cluster answers, and which one a caller means.
+
+The same group can be founded a second time, with the same GroupId and the same measured code: after a total
+loss, or by a host that starts the image elsewhere. Only the cluster tells the two apart, so every answer
+names it, and a request that names one is refused before anything of it is executed in another.
+"""
+
+from typing import Final
+
+from starlette.types import Scope
+
+from attestation.tickets import Cluster
+from node.api.problems import ProblemError
+from node.api.service import Service
+
+FIELD: Final = b"bondstone-cluster"
+
+
+class ClusterField:
+    """The field of one node's answers."""
+
+    __slots__ = ("_cluster", "_fields", "_service")
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._cluster: Cluster | None = None
+        self._fields: tuple[tuple[bytes, bytes], ...] = ()
+
+    def fields(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the field; none while the node holds nothing of a cluster."""
+        cluster = self._service.cluster
+        if cluster != self._cluster:
+            self._cluster = cluster
+            self._fields = () if cluster is None else ((FIELD, str(cluster).encode("ascii")),)
+        return self._fields
+
+    def require_named(self, scope: Scope) -> None:
+        """Require that this node is in the cluster that the request names; it need not name one.
+
+        Raises:
+            ProblemError: 412 ``cluster-changed``; 503 ``not-ready`` while the node is in none; 422 if the
+                field is repeated.
+        """
+        named = [value for name, value in scope["headers"] if name == FIELD]
+        if not named:
+            return
+        if len(named) > 1:
+            raise ProblemError("request-invalid", "Bondstone-Cluster: one value")
+        fields = self.fields()
+        if not fields:
+            raise ProblemError(
+                "not-ready",
+                "this node holds nothing of a cluster yet",
+                extensions={"reason": "no-cluster"},
+            )
+        if named[0] != fields[0][1]:
+            raise ProblemError(
+                "cluster-changed",
+                "this node is in another cluster of the group than the request names; nothing was executed",
+            )
