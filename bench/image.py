@@ -88,7 +88,7 @@ def main() -> None:
     script = [sys.executable, str(SCRIPTS / "build.py")]
     subprocess.run([*script, "fetch"], check=True)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*script, "build", "--out", str(arguments.out)], check=True)
+    subprocess.run([*script, "build", "--profile", "emulation", "--out", str(arguments.out)], check=True)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     initrd = (arguments.out / "initrd").read_bytes()
     result = {

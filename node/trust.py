@@ -4,8 +4,8 @@ a real TD and a mock one.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,8 +31,6 @@ from attestation.ticket_tdx import TdxValidator
 from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
-from enclave.mock.authority import MockAuthority
-from enclave.mock.td import TDSettings
 from enclave.tsm import TsmAttester
 from node.clock import NodeClock
 from node.config import JwtTable, MockTable, NodeConfig
@@ -50,39 +48,44 @@ def attester_of(config: NodeConfig) -> Attester:
 
     Raises:
         NotATrustDomainError: ``mode = "tdx"`` and there is none. The mock is never a substitute.
+        ConfigError: ``mode = "mock"`` and this installation has no mock.
     """
-    mock = config.attestation.mock
-    if config.attestation.mode == "mock":
-        assert mock is not None
-        return _mock_td(mock, MockAuthority.load(Path(mock.authority)))
+    mock = _mock_table(config)
+    if mock is not None:
+        with _mock_wanted():
+            from node import mocked
+        return mocked.attester(mock)
     attester = TsmAttester(Path(config.attestation.tsm_root))
     attester.probe()
     return attester
 
 
-def _mock_td(table: MockTable, authority: MockAuthority) -> Attester:
-    return authority.create_td(
-        settings=TDSettings(
-            mrtd=bytes.fromhex(table.mrtd),
-            rtmrs=(
-                bytes.fromhex(table.rtmr0),
-                bytes.fromhex(table.rtmr1),
-                bytes.fromhex(table.rtmr2),
-                bytes.fromhex(table.rtmr3),
-            ),
-            td_attributes=int.from_bytes(bytes.fromhex(table.attributes), "little"),
-            mr_config_id=bytes.fromhex(table.mrconfigid),
-        )
-    )
-
-
 def root_of(config: NodeConfig) -> TrustRoot:
     """Return the root to pin: Intel's, or in mock mode the mock authority's."""
-    mock = config.attestation.mock
-    if config.attestation.mode == "mock":
-        assert mock is not None
-        return MockAuthority.load(Path(mock.authority)).trust_root
-    return INTEL_SGX_ROOT
+    mock = _mock_table(config)
+    if mock is None:
+        return INTEL_SGX_ROOT
+    with _mock_wanted():
+        from node import mocked
+    return mocked.trust_root(mock)
+
+
+def _mock_table(config: NodeConfig) -> MockTable | None:
+    if config.attestation.mode != "mock":
+        return None
+    assert config.attestation.mock is not None  # the configuration's check has seen to it
+    return config.attestation.mock
+
+
+@contextmanager
+def _mock_wanted() -> Iterator[None]:
+    """Say what is wrong if the mock's part of the program is missing: production images have none."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ConfigError(
+            '[attestation] mode = "mock": this image holds no mock TD; emulation has a profile of its own'
+        ) from exc
 
 
 @asynccontextmanager
@@ -101,14 +104,15 @@ async def open_source(
     are looked at again. ``background`` keeps the fetching alive.
     """
     table = config.attestation.collateral
-    mock = config.attestation.mock
+    mock = _mock_table(config)
     if table.file is not None:
         data = _read(Path(table.file), key="attestation.collateral.file")
         yield FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
         return
-    if config.attestation.mode == "mock" and table.source is None:
-        assert mock is not None
-        yield MockAuthority.load(Path(mock.authority))
+    if mock is not None and table.source is None:
+        with _mock_wanted():
+            from node import mocked
+        yield mocked.endorsements_source(mock)
         return
     try:
         source = INTEL_PCS if table.source is None else Source.pccs(table.source)

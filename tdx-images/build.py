@@ -53,7 +53,7 @@ def build(profile: Profile, out: Path, progress: Progress) -> None:
         "uki.efi": files.uki,
         "disk.raw": files.disk,
         "OVMF.fd": files.firmware,
-        "image.json": manifest(files, locked),
+        "image.json": manifest(files, locked, lock.load(lock.RECIPE)["machines"]),
         "measurements.json": measured.to_json(),
     }
     for name, data in contents.items():
@@ -61,17 +61,22 @@ def build(profile: Profile, out: Path, progress: Progress) -> None:
     progress(f"{files.name}: an initrd of {len(files.initrd) / 1e6:.1f} MB, in {out}")
     if profile is Profile.DEBUG:
         progress("THIS IS A DEBUG IMAGE: it takes secrets from its host, and has other measurements")
+    if profile is Profile.EMULATION:
+        progress("this image is for emulation: it can be a mock TD, and has other measurements")
 
 
 def image_files(profile: Profile, locked: dict, progress: Progress) -> ImageFiles:
     """Return the files of an image, made from locked inputs and this checkout."""
     recipe = lock.load(lock.RECIPE)
     settings = lock.load(HERE / "profiles" / f"{profile.value}.json")
+    machines = tuple(recipe["machines"])
     name = "bondstone" if profile is Profile.PROD else f"bondstone-{profile.value.upper()}"
     progress("unpacking the kernel")
     kernel, modules = rootfs.kernel_files(locked)
     progress("laying down the root file system, and compiling it")
-    root = rootfs.root_tree(locked, name=name, profile=profile.value, settings=settings, modules=modules)
+    root = rootfs.root_tree(
+        locked, name=name, profile=profile, settings=settings, machines=machines, modules=modules
+    )
     initrd = require_small(cpio.encode(root, epoch=locked["source_date_epoch"]))
     progress("making the UKI and the disk")
     uki = build_uki(
@@ -106,7 +111,7 @@ def require_small(initrd: bytes) -> bytes:
     return initrd
 
 
-def manifest(files: ImageFiles, locked: dict) -> bytes:
+def manifest(files: ImageFiles, locked: dict, machines: list) -> bytes:
     """Return ``image.json``: what starting and measuring need to know beside the files."""
     value = {
         "version": 1,
@@ -115,6 +120,7 @@ def manifest(files: ImageFiles, locked: dict) -> bytes:
         "command_line": files.command_line,
         "edk2": files.edk2.tag,
         "kernel": locked["kernel"],
+        "machines": machines,
         "source_date_epoch": locked["source_date_epoch"],
     }
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

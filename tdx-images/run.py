@@ -25,7 +25,7 @@ from imagelib import libvirt, qemu  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
 
-from enclave.image.config import CONFIG_BYTES_MAX, parse_guest_config_untrusted  # noqa: E402
+from enclave.image.config import CONFIG_BYTES_MAX, Profile, parse_guest_config_untrusted  # noqa: E402
 from enclave.image.errors import ImageError  # noqa: E402
 from enclave.image.folder import BuiltImage, load_image  # noqa: E402
 
@@ -129,6 +129,11 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
 
 def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
     """Start one TD with a configuration that the operator wrote, or say how it is started."""
+    if image.profile is Profile.EMULATION:
+        raise BuildError(
+            f"{image.folder} is for emulation: a TD runs a production image",
+            hint="bondstone image build --profile prod",
+        )
     digest = hashlib.sha384(checked_config(arguments.config, image)).digest()
     guest = qemu.Guest(
         image=image.folder,

@@ -50,7 +50,19 @@ class Profile(StrEnum):
     """Which image this is; the profile is part of the measured initrd."""
 
     PROD = "prod"
+    EMULATION = "emulation"
+    """Production with a mock TD in it, for guests without TDX."""
     DEBUG = "debug"
+
+    @property
+    def has_mock(self) -> bool:
+        """Whether its node can be a mock TD. A production image does not even hold the program for it."""
+        return self is not Profile.PROD
+
+    @property
+    def takes_secrets(self) -> bool:
+        """Whether it takes a group key from its host, which then knows it."""
+        return self is Profile.DEBUG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +81,7 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
     """Parse the document.
 
     Raises:
-        GuestConfigError: too large, malformed, or with a group key in a production image.
+        GuestConfigError: too large, malformed, or with what this image does not take: a group key, a mock TD.
     """
     if len(data) > CONFIG_BYTES_MAX:
         raise GuestConfigError(
@@ -79,8 +91,11 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
     if not isinstance(document, dict) or set(document) - _MEMBERS or document.get("version") != 1:
         raise GuestConfigError("config-members", "the configuration is not an object of version 1 with files")
     files = _files(document.get("files"))
-    if profile is Profile.PROD:
-        _refuse_secrets(files[_NODE_FILE])
+    node = _node_table(files[_NODE_FILE])
+    if not profile.takes_secrets:
+        _refuse_secrets(node)
+    if not profile.has_mock:
+        _refuse_mock(node)
     return GuestConfig(
         files=MappingProxyType(files),
         addresses=MappingProxyType(_addresses(document.get("addresses", {}))),
@@ -188,18 +203,31 @@ def _addresses(value: Any) -> dict[str, IPv4Interface]:
     return found
 
 
-def _refuse_secrets(node_toml: str) -> None:
-    """Refuse a group key from the host: it would know the group's secret (use ``bondstone provision``)."""
+def _node_table(node_toml: str) -> Mapping[str, Any]:
     try:
-        node = tomllib.loads(node_toml)
+        return tomllib.loads(node_toml)
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise GuestConfigError("config-node-toml", f"{_NODE_FILE} is not TOML: {exc}") from exc
+
+
+def _refuse_secrets(node: Mapping[str, Any]) -> None:
+    """Refuse a group key from the host: it would know the group's secret (use ``bondstone provision``)."""
     group = node.get("group", {})
     named = [key for key in _SECRET_KEYS if isinstance(group, dict) and key in group]
     if named or not isinstance(group, dict):
         raise GuestConfigError(
             "config-group-key",
-            f"{_NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which a "
-            "production image never takes from its host: derive it (derive_key = true) or send it "
+            f"{_NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which only a "
+            "debug image takes from its host: derive it (derive_key = true) or send it "
             "with `bondstone provision`",
+        )
+
+
+def _refuse_mock(node: Mapping[str, Any]) -> None:
+    attestation = node.get("attestation", {})
+    if not isinstance(attestation, dict) or attestation.get("mode", "tdx") != "tdx" or "mock" in attestation:
+        raise GuestConfigError(
+            "config-mock",
+            f"{_NODE_FILE} wants a mock TD, and a production image holds none: guests without TDX are "
+            "started from an image of the profile emulation",
         )

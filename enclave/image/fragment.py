@@ -2,30 +2,59 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
 from attestation.policy_rules import REGISTERS
+from enclave.image.config import Profile
 from enclave.image.errors import ImageError, MalformedImageError
 from enclave.image.rtmr import Boot
 
+_PRODUCTION: Final = frozenset({Profile.PROD})
+_WARNINGS: Final = {
+    Profile.PROD: (),
+    Profile.EMULATION: ("# AN IMAGE FOR EMULATION: its node can be a mock TD. Never for real secrets.",),
+    Profile.DEBUG: ("# A DEBUG IMAGE: never for real secrets.",),
+}
+_RTMR0_WAIVED: Final = (
+    "# RTMR[0] IS NOT CHECKED (--waive-rtmr0). It measures the ACPI tables, which the host makes,",
+    "# and Linux runs the code in them: code of the host's can then read and write this TD's memory.",
+    "# To check it, predict it for the machine's shape (--acpi), or pin what",
+    "# `bondstone image verify --quote` prints of a boot that you trust.",
+)
 
-def policy_fragment(value: Mapping[str, Any], *, boot: Boot, allow_debug: bool = False) -> str:
+
+def policy_fragment(
+    value: Mapping[str, Any],
+    *,
+    boot: Boot,
+    waive_rtmr0: bool = False,
+    allowed: AbstractSet[Profile] = _PRODUCTION,
+) -> str:
     """Return TOML to paste into an appraisal policy, so that it admits exactly this image.
 
     Args:
         value: the JSON value of ``measurements.json``.
         boot: the way in which the image is started.
-        allow_debug: whether a debug image may be admitted.
+        waive_rtmr0: go without RTMR[0] where it was not predicted; the fragment says what that means.
+        allowed: the profiles whose images may be admitted.
 
     Raises:
-        ImageError: a debug image without ``allow_debug``.
+        ImageError: an image of another profile; or RTMR[0] is neither predicted nor waived.
         MalformedImageError: the file has no such boot.
     """
-    if value["debug"] and not allow_debug:
+    profile = Profile(value["profile"])
+    if profile not in allowed:
         raise ImageError(
-            "debug-image",
-            f"{value['name']} is a debug image: whoever holds its console holds the node. "
-            "Pass --allow-debug to make a policy for it nevertheless",
+            f"{profile.value}-image",
+            f"{value['name']} is an image of the profile {profile.value}: whoever holds its host holds "
+            f"the node. Pass --allow-{profile.value} to make a policy for it nevertheless",
+        )
+    if "rtmr0" not in value and not waive_rtmr0:
+        raise ImageError(
+            "rtmr0-not-predicted",
+            "RTMR[0] is not predicted: it measures the host's ACPI tables, whose code Linux runs. Pass "
+            "--acpi with the tables of the machine's shape, or --waive-rtmr0 to do without (docs/deploy.md)",
         )
     if boot.value not in value["boots"]:
         raise MalformedImageError("boot-unknown", f"nothing was measured for a {boot.value} boot")
@@ -41,7 +70,8 @@ def policy_fragment(value: Mapping[str, Any], *, boot: Boot, allow_debug: bool =
     waived = [name for name in REGISTERS if name not in pinned]
     lines = [
         f"# {value['name']}, {boot.value} boot, predicted for edk2 {value['edk2']}.",
-        *(["# A DEBUG IMAGE: never for real secrets."] if value["debug"] else []),
+        *_WARNINGS[profile],
+        *(_RTMR0_WAIVED if "rtmr0" in waived else ()),
         "[reference_values]",
         f"not_checked = {json.dumps(waived)}",
         "",

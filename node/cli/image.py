@@ -64,7 +64,9 @@ def image() -> None:
 @app.command()
 def build(
     out: Annotated[Path | None, typer.Option(help="Folder for the image.")] = None,
-    profile: Annotated[Profile, typer.Option(help="Debug images have other measurements.")] = Profile.PROD,
+    profile: Annotated[
+        Profile, typer.Option(help="Every profile has measurements of its own.")
+    ] = Profile.PROD,
     lock: Annotated[bool, typer.Option("--lock", help="First lock the newest inputs.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -84,6 +86,16 @@ def measure(
     boot: BootOption = Boot.DIRECT,
     policy: Annotated[bool, typer.Option("--policy", help="Print the policy fragment only.")] = False,
     allow_debug: Annotated[bool, typer.Option(help="Make a policy for a debug image too.")] = False,
+    allow_emulation: Annotated[
+        bool, typer.Option(help="Make a policy for an image of the emulation profile too.")
+    ] = False,
+    waive_rtmr0: Annotated[
+        bool,
+        typer.Option(
+            "--waive-rtmr0",
+            help="Make a policy without RTMR[0]: the host's ACPI code can then touch the guest's memory.",
+        ),
+    ] = False,
     acpi: Annotated[
         Path | None,
         typer.Option(
@@ -100,7 +112,19 @@ def measure(
     measured = built.measure(host=HostShape(memory_bytes=memory * MIB), acpi=_acpi(acpi))
     value = measured.to_value()
     if policy:
-        sys.stdout.write(policy_fragment(value, boot=boot, allow_debug=allow_debug))
+        _require_one_choice(acpi, waive_rtmr0=waive_rtmr0)
+        sys.stdout.write(
+            policy_fragment(
+                value,
+                boot=boot,
+                waive_rtmr0=waive_rtmr0,
+                allowed={
+                    Profile.PROD,
+                    *([Profile.DEBUG] if allow_debug else []),
+                    *([Profile.EMULATION] if allow_emulation else []),
+                },
+            )
+        )
         return
     (out or folder / "measurements.json").write_bytes(measured.to_json())
     _show(value, built, as_json=as_json)
@@ -212,6 +236,8 @@ def verify(
             raise MeasurementMismatchError(
                 "register-differs", f"RTMR[0] is {body.rtmrs[0].hex()}, but the log leads to {rtmr0}"
             )
+    # No prediction covers RTMR[0] here: the log of a TD and its quote can only agree on what the host chose.
+    unchecked = ["rtmr0"] if quote is not None else ["rtmr0", "quote"]
     if as_json:
         print_json(
             {
@@ -219,18 +245,31 @@ def verify(
                 "boot": boot.value,
                 "events": len([item for item in predicted if item.register in (1, 2)]),
                 "registers_checked": quote is not None,
+                "not_checked": unchecked,
                 "rtmr0": rtmr0,
                 "first_difference": None if difference is None else str(difference),
             }
         )
     elif difference is None:
         print("RTMR[1] and RTMR[2]: every event is as predicted")
+        print(f"not checked: {', '.join(unchecked)}")
         if rtmr0 is not None:
             print(f"RTMR[0] of this machine's shape, to pin if you trust this boot: {rtmr0}")
         if quote is None:
             print("the log alone is the host's word: pass --quote to compare the registers too")
     if difference is not None:
         raise ImageError("event-differs", str(difference))
+
+
+def _require_one_choice(acpi: Path | None, *, waive_rtmr0: bool) -> None:
+    """Have RTMR[0] predicted or waived by whoever makes the policy: it is never left out by omission."""
+    if acpi is None and not waive_rtmr0:
+        raise ConfigError(
+            "--policy wants RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
+            "leaves it out, and then ACPI code of the host's can read and write the guest's memory"
+        )
+    if acpi is not None and waive_rtmr0:
+        raise ConfigError("--acpi predicts RTMR[0], so there is nothing to waive: leave out --waive-rtmr0")
 
 
 def _text(file: Path) -> str:
@@ -365,3 +404,5 @@ def _show(value: dict[str, Any], built: BuiltImage, *, as_json: bool) -> None:
     Console().print(table)
     if value["debug"]:
         print("A DEBUG IMAGE: it takes secrets from its host.", file=sys.stderr)
+    if value["profile"] == Profile.EMULATION.value:
+        print("an image for emulation: its node can be a mock TD", file=sys.stderr)

@@ -1,7 +1,7 @@
 """``bondstone verify``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -11,6 +11,10 @@ from attestation.errors import AttestationError, EndorsementsUnavailableError
 from node.cli.common import print_json
 from node.cli.evidence import ClusterUnknownError, require_cluster, verify_node
 from node.client import UnreachableError
+
+RTMR0_WAIVED: Final = (
+    "RTMR[0] is not checked: the host made this node's ACPI tables, and their code can touch its memory"
+)
 
 
 def command(
@@ -75,3 +79,5 @@ def _print(value: dict[str, Any]) -> None:
     table.add_row("advisories", ", ".join(appraisal["advisory_ids"]) or "-")
     table.add_row("not checked", ", ".join(appraisal["not_checked"]) or "-")
     console.print(table)
+    if "rtmr0" in appraisal["not_checked"]:
+        console.print(f"[yellow]{RTMR0_WAIVED}[/yellow]", highlight=False)

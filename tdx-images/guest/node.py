@@ -24,8 +24,10 @@ from enclave.errors import EnclaveError  # noqa: E402
 from node.config import NodeConfig, load_config  # noqa: E402
 from node.daemon import running, tell_progress  # noqa: E402
 from node.errors import NodeError  # noqa: E402
+from node.machines.loader import Machines  # noqa: E402
 
 REFUSED = 2
+IMAGE = Path("/etc/bondstone/image.json")
 
 
 class JsonLines(logging.Formatter):
@@ -45,7 +47,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     gc.enable()
     try:
-        uvloop.run(_serve(load_config(Path(sys.argv[1]))))
+        uvloop.run(_serve(load_config(Path(sys.argv[1])), measured_machines()))
     except (NodeError, AttestationError, EnclaveError) as exc:
         tell({"event": "refused", "error": type(exc).__name__, "message": str(exc)})
         return REFUSED
@@ -57,11 +59,16 @@ def tell(event: dict[str, Any]) -> None:
     print(_line(fields.pop("event"), fields), flush=True)
 
 
-async def _serve(config: NodeConfig) -> None:
+def measured_machines() -> Machines:
+    """Return the machines that the recipe of this image names: their code is measured with it."""
+    return Machines(named=frozenset(json.loads(IMAGE.read_bytes())["machines"]))
+
+
+async def _serve(config: NodeConfig, machines: Machines) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with running(config, tell) as daemon:
+    async with running(config, tell, machines) as daemon:
         progress = loop.create_task(tell_progress(daemon, tell))
         await stop.wait()
         progress.cancel()

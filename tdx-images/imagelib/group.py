@@ -6,13 +6,14 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from enclave.image.config import encode_guest_config
+from enclave.image.config import Profile, encode_guest_config
 from enclave.image.folder import BuiltImage
 from enclave.image.fragment import policy_fragment
 from enclave.image.measurements import Measurements
 from enclave.image.rtmr import Boot
 from enclave.image.tdvf import PageOrder
 from enclave.mock.authority import MockAuthority
+from imagelib.errors import BuildError
 from imagelib.qemu import API_PORT, BOND_PORT
 from node.tokens import AccessRole, new_token, render_token_entry
 
@@ -38,6 +39,8 @@ class EmulatedGroup:
     def __init__(
         self, folder: Path, images: list[BuiltImage], *, allow_debug: bool, await_key: bool = False
     ) -> None:
+        for image in images:
+            _require_mock(image)
         self.folder = folder
         self._images = images
         self._key = "await_key" if await_key else "derive_key"
@@ -50,7 +53,13 @@ class EmulatedGroup:
             self.token_file.touch(mode=0o600)
             self.token_file.write_text(new_token() + "\n")
         self.policy_file = folder / "policy.toml"
-        fragment = policy_fragment(images[0].published(), boot=Boot.DIRECT, allow_debug=allow_debug)
+        # Emulation has no RTMR[0] of its own: the mock TD says what it is configured to say.
+        fragment = policy_fragment(
+            images[0].published(),
+            boot=Boot.DIRECT,
+            waive_rtmr0=True,
+            allowed={Profile.EMULATION, Profile.DEBUG} if allow_debug else {Profile.EMULATION},
+        )
         self.policy_file.write_text(_RULES + fragment)
         self._network = f"images-{secrets.token_hex(8)}"
         self._measured: dict[Path, Measurements] = {}
@@ -77,6 +86,14 @@ class EmulatedGroup:
         path = self.folder / f"node-{number}.config"
         path.write_bytes(document)
         return path, hashlib.sha384(document).digest()
+
+
+def _require_mock(image: BuiltImage) -> None:
+    if not image.profile.has_mock:
+        raise BuildError(
+            f"{image.folder} is a production image, which holds no mock TD, and needs TDX (--td)",
+            hint="bondstone image build --profile emulation, and run that",
+        )
 
 
 def _address(number: int) -> str:

@@ -4,11 +4,13 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from enclave.image.config import Profile
 from imagelib import elf, lock, tree
 from imagelib.errors import BuildError
 from imagelib.modules import Modules
@@ -19,6 +21,8 @@ GUEST = "opt/bondstone/guest"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PYTHON = "usr/bin/python3.13"
 LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+MACHINES = lock.HERE / "machines"
+"""Python sources of the state machines that the recipe names, as they are imported."""
 
 _STDLIB = "usr/lib/python3.13"
 # What no node runs: manuals, tools for people, tests, graphical toolkits, the package installer.
@@ -39,7 +43,15 @@ _REMOVED = (
     # For people at a keyboard, and for tests: a guest has neither.
     *(f"{SITE}/{name}" for name in ("node/cli", "node/dev.py", "node/simulation")),
 )  # fmt: skip
+# What a production image is built without: then no configuration can make a mock TD of it.
+MOCK = (f"{SITE}/enclave/mock", f"{SITE}/node/mocked.py")
 _IMPORTED = ("guest.main", "guest.node", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl")
+_LOAD_MACHINES = """\
+import sys
+from node.machines.loader import Machines, load_machine
+for name in sys.argv[1:]:
+    load_machine(name, Machines(named=frozenset([name])))
+"""
 _EXTENSIONS_REMOVED = (
     "_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "_test", "readline", "xxlimited", "_xx", "_codecs_",
     "_multibytecodec",
@@ -71,7 +83,13 @@ def os_release(name: str, profile: str, kernel: str) -> bytes:
 
 
 def root_tree(
-    locked: dict[str, Any], *, name: str, profile: str, settings: dict[str, Any], modules: Modules
+    locked: dict[str, Any],
+    *,
+    name: str,
+    profile: Profile,
+    settings: dict[str, Any],
+    machines: tuple[str, ...],
+    modules: Modules,
 ) -> Tree:
     """Return the finished root file system, compiled and checked."""
     root = Tree()
@@ -83,10 +101,13 @@ def root_tree(
     for package in ("attestation", "enclave", "node"):
         _add_sources(root, lock.PROJECT / package, f"{SITE}/{package}")
     _add_sources(root, lock.HERE / "guest", GUEST)
+    _add_machines(root, machines)
     _prune(root)
-    _add_system(root, locked, name=name, profile=profile)
+    if not profile.has_mock:
+        root.remove(*MOCK)
+    _add_system(root, locked, name=name, profile=profile, machines=machines)
     _add_modules(root, settings["modules"], modules)
-    for path, data in _compiled(root).items():
+    for path, data in _compiled(root, machines).items():
         root.file(path, data)
     _require_closed(root)
     return root
@@ -95,6 +116,20 @@ def root_tree(
 def _add_sources(root: Tree, folder: Path, target: str) -> None:
     for file in sorted(folder.rglob("*.py")):
         root.file(f"{target}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+
+def _add_machines(root: Tree, machines: tuple[str, ...]) -> None:
+    """Add the sources of the machines that the recipe names, beside the image's packages, not over them."""
+    if not machines:
+        return
+    taken = {path.split("/")[2].removesuffix(".py") for path in root.nodes if path.startswith(f"{SITE}/")}
+    for file in sorted(MACHINES.rglob("*.py")):
+        path = file.relative_to(MACHINES)
+        module = path.parts[0].removesuffix(".py")
+        if module in taken or module in sys.stdlib_module_names:
+            there = f"the image has {SITE}/{module}" if module in taken else f"Python has a module {module}"
+            raise BuildError(f"{file}: {there} already", hint="give the module of the machine another name")
+        root.file(f"{SITE}/{path.as_posix()}", file.read_bytes())
 
 
 def _prune(root: Tree) -> None:
@@ -110,7 +145,9 @@ def _prune(root: Tree) -> None:
             root.remove(path)
 
 
-def _add_system(root: Tree, locked: dict[str, Any], *, name: str, profile: str) -> None:
+def _add_system(
+    root: Tree, locked: dict[str, Any], *, name: str, profile: Profile, machines: tuple[str, ...]
+) -> None:
     for folder in ("dev", "proc", "sys", "run", "tmp", "etc/bondstone"):
         root.folder(folder)
     for link in ("bin", "sbin", "lib", "lib64"):
@@ -120,12 +157,13 @@ def _add_system(root: Tree, locked: dict[str, Any], *, name: str, profile: str) 
         root.link(LOADER, "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
     image = {
         "name": name,
-        "profile": profile,
+        "profile": profile.value,
+        "machines": list(machines),
         "kernel": locked["kernel"],
         "built": locked["source_date_epoch"],
     }
     root.file("etc/bondstone/image.json", json.dumps(image, sort_keys=True).encode() + b"\n")
-    root.file("etc/os-release", os_release(name, profile, locked["kernel"]))
+    root.file("etc/os-release", os_release(name, profile.value, locked["kernel"]))
     root.file("etc/passwd", b"root:x:0:0:root:/:/nonexistent\n")
     root.file("etc/group", b"root:x:0:\n")
     root.file("etc/hosts", b"127.0.0.1 localhost\n")
@@ -141,7 +179,7 @@ def _add_modules(root: Tree, wanted: list[str], modules: Modules) -> None:
     root.file("etc/bondstone/modules.json", json.dumps(order).encode() + b"\n")
 
 
-def _compiled(root: Tree) -> dict[str, bytes]:
+def _compiled(root: Tree, machines: tuple[str, ...]) -> dict[str, bytes]:
     """Return the bytecode of all Python files, made by the image's own interpreter.
 
     ``unchecked-hash`` and ``-B``: without them the files carry times, or are written by the
@@ -158,6 +196,8 @@ def _compiled(root: Tree) -> dict[str, bytes]:
             share.result()
         # What was pruned must not be missed: import what the guest runs, with nothing but the image's files.
         _python(folder, "-c", f"import {', '.join(_IMPORTED)}")
+        if machines:
+            _python(folder, "-c", _LOAD_MACHINES, *machines)
         found = {}
         for base, _folders, files in os.walk(folder):
             for file in files:

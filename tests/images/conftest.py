@@ -32,5 +32,11 @@ def prod_image(locked_inputs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def emulation_image(locked_inputs, tmp_path_factory):
+    """Production with a mock TD in it: what guests without TDX run."""
+    return build(tmp_path_factory, "emulation")
+
+
+@pytest.fixture(scope="session")
 def debug_image(locked_inputs, tmp_path_factory):
     return build(tmp_path_factory, "debug")

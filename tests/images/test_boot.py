@@ -75,8 +75,8 @@ def test_a_configuration_disk_is_read_and_a_group_key_on_it_is_refused(prod_imag
     assert refusal(console)["reason"] == "config-group-key"
 
 
-def test_three_emulated_guests_form_an_attested_group_and_take_a_command(prod_image, tmp_path):
-    with harness.run_guests(tmp_path, [prod_image], count=3, api_port=harness.free_api_port()) as guests:
+def test_three_emulated_guests_form_an_attested_group_and_take_a_command(emulation_image, tmp_path):
+    with harness.run_guests(tmp_path, [emulation_image], count=3, api_port=harness.free_api_port()) as guests:
         group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
         for number in range(3):
             guests.until(harness.said(number, "ready"), seconds=harness.GROUP_SECONDS)
@@ -99,26 +99,26 @@ def test_three_emulated_guests_form_an_attested_group_and_take_a_command(prod_im
     assert "hello" in json.dumps(got)
     assert len(status["voters"]) == 3
     assert status["leader"] in status["voters"]
-    published = json.loads((prod_image / "measurements.json").read_text())["boots"]["direct"]
+    published = json.loads((emulation_image / "measurements.json").read_text())["boots"]["direct"]
     shown = json.dumps(peers)
     assert published["rtmr1"] in shown
     assert published["rtmr2"] in shown
 
 
-def test_an_image_with_one_changed_byte_is_refused_by_the_others(prod_image, tmp_path):
+def test_an_image_with_one_changed_byte_is_refused_by_the_others(emulation_image, tmp_path):
     tampered = tmp_path / "tampered"
     tampered.mkdir()
-    for file in prod_image.iterdir():
+    for file in emulation_image.iterdir():
         (tampered / file.name).symlink_to(file)
-    initrd = bytearray((prod_image / "initrd").read_bytes())
+    initrd = bytearray((emulation_image / "initrd").read_bytes())
     # One byte of text in a file of the image, so that it boots all the same.
-    at = initrd.index(b"VARIANT_ID=prod")
-    initrd[at + 11 : at + 12] = b"P"
+    at = initrd.index(b"VARIANT_ID=emulation")
+    initrd[at + 11 : at + 12] = b"E"
     (tampered / "initrd").unlink()
     (tampered / "initrd").write_bytes(initrd)
 
     with harness.run_guests(
-        tmp_path / "run", [prod_image, tampered], api_port=harness.free_api_port() + 5
+        tmp_path / "run", [emulation_image, tampered], api_port=harness.free_api_port() + 5
     ) as guests:
         group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
         for number in range(2):
@@ -159,12 +159,14 @@ def problem(url, path):
         return json.loads(answer.read())
 
 
-def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_once(prod_image, tmp_path):
+def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_once(
+    emulation_image, tmp_path
+):
     key = tmp_path / "group.key"
     key.write_text("5a" * 32)
     folder = tmp_path / "run"
     port = harness.free_api_port() + 10
-    with harness.run_guests(folder, [prod_image], "--await-key", count=1, api_port=port) as guests:
+    with harness.run_guests(folder, [emulation_image], "--await-key", count=1, api_port=port) as guests:
         group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
         url = group["urls"][0]
         guests.until(harness.said(0, "listening"), seconds=harness.BOOT_SECONDS)

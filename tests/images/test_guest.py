@@ -219,8 +219,10 @@ def test_a_document_with_a_file_of_code_is_refused():
 
 def test_a_text_file_in_the_hosts_document_does_not_run_as_the_guests_state_machine(hosts_file):
     # As if the file had been taken, and the interpreter had found it: the node itself loads no such machine.
+    measured = hosts_file.parents[2] / "image.json"
+    measured.write_text('{"machines": []}')
     start = f"import sys; sys.path[:0] = {[str(harness.SCRIPTS), str(hosts_file.parents[2])]}"
-    start += "; from guest.node import main; sys.exit(main())"
+    start += f"; from guest import node; node.IMAGE = node.Path({str(measured)!r}); sys.exit(node.main())"
     done = subprocess.run(
         [sys.executable, "-c", start, str(hosts_file.with_name("node.toml"))],
         capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT,

@@ -175,6 +175,25 @@ def test_the_documented_commands_are_understood(arguments):
     assert "Usage:" in shown.output
 
 
+def test_a_production_image_is_not_emulated_for_it_has_no_mock_td(image, tmp_path):
+    fake_qemu(tmp_path / "bin")
+    assert bondstone("measure", image).returncode == 0
+    done = bondstone("run", image, "--dir", tmp_path / "run", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    assert done.returncode == 1
+    assert "--profile emulation" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_td_does_not_run_an_image_that_was_built_for_emulation(config, tmp_path):
+    image = write_image(tmp_path / "emulation", profile="emulation")
+    done = bondstone("run", image, "--td", "--config", config, "--print")
+
+    assert done.returncode == 1
+    assert "--profile prod" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_missing_emulator_is_named_with_the_command_that_installs_it(image, tmp_path):
     done = bondstone("run", image, "--dir", tmp_path / "run", PATH="/nonexistent")
 
@@ -305,17 +324,23 @@ signal.pause()
 """
 
 
+def fake_qemu(folder):
+    fake = folder / "qemu-system-x86_64"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_QEMU.format(python=sys.executable))
+    fake.chmod(0o755)
+    return fake
+
+
 def connectable(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "one process"])
-def test_ctrl_c_ends_the_guests_and_frees_their_ports(image, tmp_path, whole_group):
-    fake = tmp_path / "bin" / "qemu-system-x86_64"
-    fake.parent.mkdir()
-    fake.write_text(FAKE_QEMU.format(python=sys.executable))
-    fake.chmod(0o755)
+def test_ctrl_c_ends_the_guests_and_frees_their_ports(tmp_path, whole_group):
+    image = write_image(tmp_path / "emulation", profile="emulation")
+    fake = fake_qemu(tmp_path / "bin")
     assert bondstone("measure", image).returncode == 0
     port = harness.free_api_port() + 15
     # A terminal sends SIGINT to its whole foreground group; a supervisor to the one process that it started.

@@ -60,6 +60,26 @@ def test_a_production_image_takes_no_group_key_from_its_host_and_a_debug_image_d
     assert parse(document, Profile.DEBUG).files
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        '[attestation]\nmode = "mock"\n',
+        "attestation = 1\n",
+        "[attestation.mock]\n",
+        '[attestation]\nmode = "Mock"\n',
+    ],
+)
+def test_a_production_image_cannot_be_made_a_mock_td_by_its_host_and_one_for_emulation_can(node):
+    document = encode_guest_config({"node.toml": node})
+
+    with pytest.raises(GuestConfigError) as caught:
+        parse(document)
+    assert caught.value.reason == "config-mock"
+    assert parse(document, Profile.EMULATION).files
+    with pytest.raises(GuestConfigError):
+        parse(encode_guest_config({"node.toml": "[group]\nkey_file = 'k'\n"}), Profile.EMULATION)
+
+
 def document(**changes):
     return json.dumps({"version": 1, "files": FILES, **changes}).encode()
 

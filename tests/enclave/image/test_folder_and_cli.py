@@ -18,7 +18,7 @@ from node.errors import ConfigError
 from tests.enclave.image.test_predict import image
 
 
-def write_image(folder):
+def write_image(folder, *, profile="prod"):
     """Write a small image as a build leaves it; return its folder."""
     folder.mkdir(exist_ok=True)
     files = image()
@@ -31,7 +31,7 @@ def write_image(folder):
         "image.json": json.dumps(
             {
                 "name": "test",
-                "profile": "prod",
+                "profile": profile,
                 "command_line": files.command_line,
                 "edk2": 202502,
                 "source_date_epoch": 1795132800,
@@ -132,9 +132,32 @@ def test_the_shape_of_a_machine_is_read_from_a_debug_guests_console(folder):
     assert [done.exit_code for done in shown] == [0, 0]
     measured = [json.loads(done.stdout) for done in shown]
     assert measured[0]["rtmr0"] == measured[1]["rtmr0"]
+    # And it is what a policy pins then.
+    pinned = run("measure", folder, "--acpi", folder / "parts", "--policy")
+    assert f'rtmr0 = ["{measured[0]["rtmr0"]}"]' in pinned.stdout
     labels = [item["label"] for item in measured[0]["rtmr0_events"]]
     digests = [item["digest"] for item in measured[0]["rtmr0_events"]]
     assert hashlib.sha384(blobs["acpi-tables"]).hexdigest() in digests, labels
+
+
+def test_a_policy_is_asked_for_with_the_hosts_acpi_tables_or_with_a_word_that_they_are_not_checked(folder):
+    omitted = run("measure", folder, "--policy")
+    assert isinstance(omitted.exception, ConfigError)
+    assert "guest's memory" in str(omitted.exception)
+    assert omitted.stdout == ""
+    both = run("measure", folder, "--policy", "--acpi", folder, "--waive-rtmr0")
+    assert isinstance(both.exception, ConfigError)
+
+    waived = run("measure", folder, "--policy", "--waive-rtmr0")
+    assert waived.exit_code == 0
+    assert "# RTMR[0] IS NOT CHECKED" in waived.stdout
+
+
+def test_verifying_a_boot_says_that_nothing_predicted_the_hosts_acpi_tables(folder):
+    with_quote(folder, rtmr0=None)
+    arguments = ["verify", folder, "--ccel", folder / "log", "--json"]
+    assert json.loads(run(*arguments).stdout)["not_checked"] == ["rtmr0", "quote"]
+    assert json.loads(run(*arguments, "--quote", folder / "quote").stdout)["not_checked"] == ["rtmr0"]
 
 
 @pytest.mark.parametrize("boot", [Boot.UKI_DIRECT, Boot.UKI_DISK])

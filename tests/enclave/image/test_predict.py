@@ -1,5 +1,6 @@
 import hashlib
 import json
+import tomllib
 
 import pytest
 
@@ -208,19 +209,37 @@ def test_a_log_that_agrees_does_not_hide_registers_that_do_not():
     assert "RTMR[2]" in str(caught.value)
 
 
-def test_a_policy_is_not_made_for_a_debug_image_unless_asked():
-    value = json.loads(measure(image(profile=Profile.DEBUG)).to_json())
+@pytest.mark.parametrize("profile", [Profile.DEBUG, Profile.EMULATION])
+def test_a_policy_is_not_made_for_another_image_than_productions_unless_asked(profile):
+    value = json.loads(measure(image(profile=profile)).to_json())
+
+    with pytest.raises(ImageError) as caught:
+        policy_fragment(value, boot=Boot.DIRECT, waive_rtmr0=True)
+    assert caught.value.reason == f"{profile.value}-image"
+    allowed = policy_fragment(value, boot=Boot.DIRECT, waive_rtmr0=True, allowed={profile})
+    assert "ever for real secrets" in allowed
+
+
+def test_a_policy_does_not_leave_out_the_hosts_acpi_tables_unless_that_was_asked_and_says_what_it_means():
+    value = json.loads(measure(image()).to_json())
 
     with pytest.raises(ImageError) as caught:
         policy_fragment(value, boot=Boot.DIRECT)
-    assert caught.value.reason == "debug-image"
-    assert "DEBUG" in policy_fragment(value, boot=Boot.DIRECT, allow_debug=True)
+    assert caught.value.reason == "rtmr0-not-predicted"
+    waived = policy_fragment(value, boot=Boot.DIRECT, waive_rtmr0=True)
+    assert "code of the host's can then read and write this TD's memory" in waived
+    assert "rtmr0" in tomllib.loads(waived)["reference_values"]["not_checked"]
+
+    pinned = policy_fragment({**value, "rtmr0": "ab" * 48}, boot=Boot.DIRECT)
+    assert "memory" not in pinned
+    (variant,) = tomllib.loads(pinned)["reference_values"]["variants"].values()
+    assert variant["rtmr0"] == ["ab" * 48]
 
 
 @pytest.mark.parametrize("boot", list(Boot))
 def test_the_policy_fragment_is_a_policys_table_and_pins_exactly_this_image(boot):
     measured = measure(image())
-    text = policy_fragment(json.loads(measured.to_json()), boot=boot)
+    text = policy_fragment(json.loads(measured.to_json()), boot=boot, waive_rtmr0=True)
     rest = """version = 1
 [tcb]
 accepted_statuses = ["UpToDate"]
