@@ -4,13 +4,16 @@ Signed collateral is valid for 30 days, so whoever delivers it can serve an old 
 broken platform UpToDate; and the host owns the clock, so it can set it back to where an expired set was
 good. Against both this module keeps two floors, as pure values:
 
-    per (root, FMSPC)   the highest evaluation data numbers and the newest issue dates seen
+    per (root, FMSPC,   the highest evaluation data numbers, and of each the newest issue dates, that our own
+     update mode)       client has fetched in that mode
     one clock floor     the newest issue date seen, the image's build date, and the clocks of a majority
                         of the peers' platforms minus a tolerance: whichever is latest
 
-Feed ``FreshnessState.observe`` only with collateral under which evidence was just *accepted*, or that our own
-client fetched: otherwise anyone could hand in Intel's newest ("early") set, beside a genuine quote that we
-refuse, and so have our own ("standard") one refused.
+Several sets of one platform are valid at the same time (``update=standard`` and ``early``), and neither is
+the old one of the other. So which *number* counts is the choice of this verifier's update mode alone: floors
+are kept per mode, and only what our own client fetched raises them (``fetched``). What somebody else has
+stapled to evidence teaches, once that is *accepted*, only that its issue dates have come (``passed``):
+otherwise anyone could hand in Intel's newest ("early") set, and so have our own ("standard") one refused.
 
 What it does not do: it cannot tell a replayed state from the right one after a restart, since the host
 owns the disk; and it does not hold time fast once it was seen, since a clock that was ahead by mistake
@@ -25,7 +28,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from attestation.canonical import decode_untrusted, encode
-from attestation.collateral import VerifiedEndorsements
+from attestation.collateral import AuthenticEndorsements, VerifiedEndorsements
 from attestation.errors import MalformedError, StaleEndorsementsError
 from attestation.values import timestamp
 
@@ -35,6 +38,11 @@ PEER_CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 
 _DATES: Final = ("tcb_info_issued", "qe_identity_issued", "root_crl_issued", "pck_crl_issued")
 _NUMBERS: Final = ("tcb_info_number", "qe_identity_number")
+# The number that decides whether two issue dates are of one series. CRLs are a single one.
+_SERIES: Final = {"tcb_info_issued": "tcb_info_number", "qe_identity_issued": "qe_identity_number"}
+UPDATE_CHARACTERS_MAX: Final = 16
+
+FloorKey = tuple[bytes, bytes, bytes, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,7 @@ class Observation:
         root_crl_issued: thisUpdate, aware UTC.
         pck_crl_issued: thisUpdate, aware UTC.
         pck_crl_authority: key id of the CA whose CRL it is: there are two, each with dates of its own.
+        update: the mode in which our own client asks, such as ``standard``.
     """
 
     root: bytes
@@ -62,11 +71,16 @@ class Observation:
     root_crl_issued: datetime
     pck_crl_issued: datetime
     pck_crl_authority: bytes
+    update: str
 
     @classmethod
-    def of(cls, verified: VerifiedEndorsements) -> Self:
-        """Return what this set is to be remembered by."""
-        authentic = verified.authentic
+    def of(cls, verified: VerifiedEndorsements, update: str) -> Self:
+        """Return what this set is to be remembered by, as one that was asked for in this mode."""
+        return cls.of_authentic(verified.authentic, update)
+
+    @classmethod
+    def of_authentic(cls, authentic: AuthenticEndorsements, update: str) -> Self:
+        """Return the same of a set whose windows are not looked at."""
         return cls(
             root=authentic.root.spki_digest,
             fmspc=authentic.tcb_info.fmspc,
@@ -77,6 +91,7 @@ class Observation:
             root_crl_issued=authentic.root_crl.this_update,
             pck_crl_issued=authentic.pck_crl.this_update,
             pck_crl_authority=authentic.pck_crl.authority_key_identifier,
+            update=update,
         )
 
     @property
@@ -86,27 +101,46 @@ class Observation:
         return max(dates)
 
     @property
-    def key(self) -> tuple[bytes, bytes, bytes]:
+    def key(self) -> FloorKey:
         """What the floor is kept by."""
-        return self.root, self.fmspc, self.pck_crl_authority
+        return self.root, self.fmspc, self.pck_crl_authority, self.update
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The evaluation data numbers of TCB info and QE identity: which set of Intel's it is."""
+        return self.tcb_info_number, self.qe_identity_number
+
+    def supersedes(self, other: "Observation") -> bool:
+        """Return whether it is the same set of Intel's, newer in one part and older in none.
+
+        The parts are signed one by one, so a set can be put together of a new TCB info and an old CRL.
+        """
+        ours = [getattr(self, name) for name in _DATES]
+        theirs = [getattr(other, name) for name in _DATES]
+        return (
+            self.key == other.key
+            and self.numbers == other.numbers
+            and ours != theirs
+            and all(mine >= its for mine, its in zip(ours, theirs, strict=True))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreshnessState:
-    """Everything seen so far. A value: ``observe`` returns the next one.
+    """Everything seen so far. A value: ``fetched`` and ``passed`` return the next one.
 
     Attributes:
-        floors: per root, FMSPC and PCK CA, the highest of each number and date.
+        floors: per root, FMSPC, PCK CA and update mode, the newest set that our own client fetched.
         newest_issue: the newest issue date of any set seen; None before the first.
     """
 
-    floors: Mapping[tuple[bytes, bytes, bytes], Observation] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    floors: Mapping[FloorKey, Observation] = field(default_factory=lambda: MappingProxyType({}))
     newest_issue: datetime | None = None
 
     def require_not_older(self, seen: Observation) -> None:
-        """Return only if no number and no date of this set is behind what was seen before.
+        """Return only if no number and no date of this set is behind what was fetched before in its mode.
+
+        Issue dates of TCB infos and QE identities are compared within one number: each has its own series.
 
         Raises:
             StaleEndorsementsError: ``endorsements-rolled-back``.
@@ -116,25 +150,32 @@ class FreshnessState:
             return
         for name in (*_NUMBERS, *_DATES):
             least, found = getattr(floor, name), getattr(seen, name)
+            series = _SERIES.get(name)
+            if series is not None and getattr(floor, series) != getattr(seen, series):
+                continue
             if found < least:
                 raise StaleEndorsementsError(
                     "endorsements-rolled-back",
-                    f"the collateral's {name.replace('_', ' ')} is older than one already seen",
+                    f"the collateral's {name.replace('_', ' ')} is {_shown(found)}, and {_shown(least)} was"
+                    f" fetched before with update = {seen.update!r}: the source has gone back",
                     values={
                         "field": name,
                         "fmspc": seen.fmspc.hex(),
+                        "update": seen.update,
                         "expected": _shown(least),
                         "found": _shown(found),
                     },
                 )
 
-    def observe(self, seen: Observation) -> "FreshnessState":
-        """Return the state with this set remembered.
+    def fetched(self, seen: Observation) -> "FreshnessState":
+        """Return the state with this set of our own client remembered.
 
         Raises:
             StaleEndorsementsError: ``endorsements-rolled-back``; the state stays as it was.
         """
         self.require_not_older(seen)
+        if self.floors.get(seen.key) == seen:
+            return self
         if seen.key not in self.floors and len(self.floors) >= FLOORS_MAX:
             # Dropping the floor that was set longest ago forgets least; the clock floor stays.
             oldest = min(self.floors, key=lambda key: self.floors[key].newest_issue)
@@ -142,10 +183,13 @@ class FreshnessState:
         else:
             kept = dict(self.floors)
         kept[seen.key] = seen
-        newest = seen.newest_issue
-        if self.newest_issue is not None:
-            newest = max(newest, self.newest_issue)
-        return replace(self, floors=MappingProxyType(kept), newest_issue=newest)
+        return replace(self.passed(seen.newest_issue), floors=MappingProxyType(kept))
+
+    def passed(self, at: datetime) -> "FreshnessState":
+        """Return the state with this time remembered as one that has come: an issue date is never ahead."""
+        if self.newest_issue is not None and self.newest_issue >= at:
+            return self
+        return replace(self, newest_issue=at)
 
     def to_bytes(self) -> bytes:
         """Return the state as deterministic CBOR, to keep across restarts."""
@@ -202,13 +246,14 @@ def _observation_to_value(floor: Observation) -> dict[str, Any]:
         "root": floor.root,
         "fmspc": floor.fmspc,
         "pck_crl_authority": floor.pck_crl_authority,
+        "update": floor.update,
         **{name: getattr(floor, name) for name in _NUMBERS},
         **{name: _seconds(getattr(floor, name)) for name in _DATES},
     }
 
 
 def _observation_untrusted(value: Any) -> Observation:
-    names = {"root", "fmspc", "pck_crl_authority", *_NUMBERS, *_DATES}
+    names = {"root", "fmspc", "pck_crl_authority", "update", *_NUMBERS, *_DATES}
     if not isinstance(value, dict) or set(value) != names:
         raise _invalid("has a floor with other members than it should")
     root, fmspc, authority = value["root"], value["fmspc"], value["pck_crl_authority"]
@@ -218,6 +263,9 @@ def _observation_untrusted(value: Any) -> Observation:
         raise _invalid("has an FMSPC that is not 6 bytes")
     if not isinstance(authority, bytes):
         raise _invalid("has a CRL authority that is not bytes")
+    update = value["update"]
+    if not isinstance(update, str) or not 0 < len(update) <= UPDATE_CHARACTERS_MAX:
+        raise _invalid("has an update mode that is none")
     if any(type(value[name]) is not int or value[name] < 0 for name in _NUMBERS):
         raise _invalid("has an evaluation data number that is not a natural number")
     dates = {name: _datetime_untrusted(value[name]) for name in _DATES}
@@ -225,6 +273,7 @@ def _observation_untrusted(value: Any) -> Observation:
         root=root,
         fmspc=fmspc,
         pck_crl_authority=authority,
+        update=update,
         tcb_info_number=value["tcb_info_number"],
         qe_identity_number=value["qe_identity_number"],
         **dates,

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
 from attestation.collateral import Endorsements, authenticate_endorsements, verify_endorsements
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,
     VerificationError,
 )
-from attestation.pck import parse_pck_extension_untrusted
 from attestation.policy import (
     REPORT_DATA_UNCHECKED,
     AppraisalPolicy,
@@ -27,12 +25,7 @@ from attestation.policy import (
     td_findings,
 )
 from attestation.policy_rules import REGISTERS
-from attestation.quote import (
-    CERTIFICATION_PCK_CHAIN,
-    Quote,
-    TDReport,
-    parse_quote_untrusted,
-)
+from attestation.quote import TDReport, parse_quote_untrusted
 from attestation.result import body_value, pck_value, policy_value, tcb_value, verified_value
 from attestation.tcb import TcbEvaluation
 from attestation.trust import TrustRoot
@@ -41,6 +34,7 @@ from attestation.verifier import (
     AuthenticQuote,
     VerifiedQuote,
     authenticate_quote,
+    claimed_fmspc_untrusted,
     require_td_report,
     verify_quote,
 )
@@ -157,7 +151,8 @@ def _claimed_value(quote: bytes, now: datetime) -> dict[str, Any]:
     value["quote_version"] = parsed.version
     if isinstance(parsed.body, TDReport):
         value |= body_value(parsed.body)
-    value["fmspc"] = _claimed_fmspc(parsed)
+    fmspc = claimed_fmspc_untrusted(parsed)
+    value["fmspc"] = None if fmspc is None else fmspc.hex()
     return value
 
 
@@ -172,20 +167,6 @@ _NO_BODY: Final[dict[str, Any]] = {
     "tee_tcb_svn_2": None,
     "mr_service_td": None,
 }
-
-
-def _claimed_fmspc(quote: Quote) -> str | None:
-    data = quote.signature_data
-    if data.certification_type != CERTIFICATION_PCK_CHAIN:
-        return None
-    try:
-        blocks = split_pem_untrusted(data.certification_data, role="pck", count_max=4)
-        leaf = load_certificate_untrusted(blocks[0], role="pck") if blocks else None
-        if leaf is None or leaf.sgx_extension is None:
-            return None
-        return parse_pck_extension_untrusted(leaf.sgx_extension).fmspc.hex()
-    except AttestationError:
-        return None
 
 
 def _authentic_value(

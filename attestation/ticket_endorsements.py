@@ -1,9 +1,16 @@
-"""Which endorsements a ticket is judged by: the newest good ones, and never older ones than before.
+"""Which endorsements a ticket is judged by: our own, or better ones of the same number, and never older ones.
 
-There are up to three sets for a quote: the one stapled to the ticket, our own source's, and the newest one
-that any accepted ticket for the same platform came with. All are signed, so who delivered them does not
-matter; of those that are authentic, current and not rolled back, the newest counts. Thereby neither a peer
-who staples an old set nor a host that serves one decides which it is.
+There are up to three sets for a quote: our own source's, the one stapled to the ticket, and the newest one of
+the same number that any accepted ticket for the same platform came with. All are signed, so who delivered
+them does not matter for what they are; but several of Intel's sets are valid at a time (``standard``,
+``early``), and which *number* counts is this verifier's own choice. So:
+
+    we have a good set    that one, or one of the same number that is newer in some part and older in none
+    we have none          the stapled one, if it is not behind what our own client fetched before, or a
+                          remembered one of the same number, as above
+
+Thereby a peer that staples an old set, or one of another number, decides nothing for anybody else, and a host
+that serves us an old set of the number does not decide either as long as one honest peer has a newer one.
 """
 
 import threading
@@ -18,17 +25,18 @@ from attestation.collateral import (
     VerifiedEndorsements,
     authenticate_endorsements,
 )
-from attestation.errors import AttestationError, EndorsementsUnavailableError, StaleEndorsementsError
+from attestation.errors import AttestationError, EndorsementsUnavailableError
 from attestation.freshness import ClockFloor, FreshnessState, Observation, effective_now
 from attestation.quote import Quote
 from attestation.result import AttestationResult
 from attestation.tickets import ExpectedClaims
 from attestation.trust import TrustRoot
+from attestation.verifier import claimed_fmspc_untrusted
 
 AUTHENTIC_MAX: Final = 32
 """Sets kept with their signatures checked; one per platform model and issue, some 100 kB each."""
 
-_Key = tuple[bytes, bytes, bytes]
+_Key = tuple[object, ...]
 _AnyKey = TypeVar("_AnyKey")
 
 
@@ -91,11 +99,18 @@ class EndorsementsStore:
         root: the pinned root.
         source: our own endorsements; None if we have none and rely on stapled ones.
         freshness: what was seen before, for instance by the incarnation before this one.
+        update: the mode in which the source asks, such as ``standard``.
     """
 
     def __init__(
-        self, *, root: TrustRoot, source: EndorsementsSource | None, freshness: FreshnessState
+        self,
+        *,
+        root: TrustRoot,
+        source: EndorsementsSource | None,
+        freshness: FreshnessState,
+        update: str,
     ) -> None:
+        self._update = update
         self._root = root
         self._source = source
         self._freshness = freshness
@@ -116,49 +131,84 @@ class EndorsementsStore:
         return effective_now(now, ClockFloor(at=newest, source="newest-issue-date"))
 
     def choose(self, quote: Quote, stapled: Endorsements | None, now: datetime) -> Choice:
-        """Return the newest endorsements that are authentic, current and not rolled back.
+        """Return the endorsements to judge by: authentic, current and not rolled back.
 
         Raises:
             EndorsementsUnavailableError: there are none at all.
             AttestationError: there are, but none that is good; the first one's own reason.
         """
-        own = None if self._source is None else self._source.endorsements_for(quote, now)
-        good: list[Choice] = []
         refusals: list[AttestationError] = []
-        for origin, raw in (("stapled", stapled), ("own", own)):
-            if raw is None:
-                continue
-            try:
-                authentic = self._authenticate(raw)
-                remembered = self._newest.get(_key(authentic))
-                if remembered is not None and remembered.digest != authentic.digest:
-                    good += self._current(remembered, "remembered", now)
-                verified = authentic.require_current(now)
-                self._freshness.require_not_older(Observation.of(verified))
-            except AttestationError as exc:
-                refusals.append(exc)
-            else:
-                good.append(Choice(endorsements=verified, origin=origin))
-        if good:
-            return max(good, key=_newness)
-        if refusals:
-            raise refusals[0]
-        raise EndorsementsUnavailableError(
-            "endorsements-missing",
-            "there is no collateral to judge the quote by: none is stapled, and our source has none",
-        )
+        own = self._own(quote, now, refusals)
+        theirs = self._stapled(stapled, now, refusals)
+        best = own or theirs
+        if best is None:
+            if refusals:
+                raise refusals[0]
+            raise EndorsementsUnavailableError(
+                "endorsements-missing",
+                "there is no collateral to judge the quote by: none is stapled, and our source has none",
+            )
+        remembered = self._newest.get(_key(self._observation(best.endorsements)))
+        for other in (theirs, None if remembered is None else self._remembered(remembered, now)):
+            if other is not None and self._supersedes(other, best):
+                best = other
+        return best
 
     def witness(self, accepted: AcceptedEvidence) -> None:
-        """Remember the endorsements under which this evidence was accepted."""
+        """Remember the endorsements under which this evidence was accepted.
+
+        They serve to judge others by within their number; for good, only their dates stay.
+        """
         verified = accepted.result.verified.endorsements
-        authentic = verified.authentic
+        seen = self._observation(verified)
         with self._lock:
-            try:
-                self._freshness = self._freshness.observe(Observation.of(verified))
-            except StaleEndorsementsError:
-                # Since they were chosen, another thread has remembered newer ones, which stay.
-                return
-            _put(self._newest, _key(authentic), authentic)
+            self._freshness = self._freshness.passed(seen.newest_issue)
+            before = self._newest.get(_key(seen))
+            if before is None or seen.supersedes(Observation.of_authentic(before, self._update)):
+                _put(self._newest, _key(seen), verified.authentic)
+
+    def _own(self, quote: Quote, now: datetime, refusals: list[AttestationError]) -> Choice | None:
+        raw = None if self._source is None else self._source.endorsements_for(quote, now)
+        if raw is None:
+            return None
+        try:
+            verified = self._authenticate(raw).require_current(now)
+            fmspc = claimed_fmspc_untrusted(quote)
+            if fmspc is not None and fmspc != verified.tcb_info.fmspc:
+                return None  # a fixed set, of another platform
+            with self._lock:
+                # Ours, whatever becomes of the quote: it is no evidence's word that raises this floor.
+                self._freshness = self._freshness.fetched(self._observation(verified))
+        except AttestationError as exc:
+            refusals.append(exc)
+            return None
+        return Choice(endorsements=verified, origin="own")
+
+    def _stapled(
+        self, raw: Endorsements | None, now: datetime, refusals: list[AttestationError]
+    ) -> Choice | None:
+        if raw is None:
+            return None
+        try:
+            verified = self._authenticate(raw).require_current(now)
+            self._freshness.require_not_older(self._observation(verified))
+        except AttestationError as exc:
+            refusals.append(exc)
+            return None
+        return Choice(endorsements=verified, origin="stapled")
+
+    @staticmethod
+    def _remembered(authentic: AuthenticEndorsements, now: datetime) -> Choice | None:
+        try:
+            return Choice(endorsements=authentic.require_current(now), origin="remembered")
+        except AttestationError:
+            return None  # past its window
+
+    def _supersedes(self, one: Choice, other: Choice) -> bool:
+        return self._observation(one.endorsements).supersedes(self._observation(other.endorsements))
+
+    def _observation(self, verified: VerifiedEndorsements) -> Observation:
+        return Observation.of(verified, self._update)
 
     def _authenticate(self, endorsements: Endorsements) -> AuthenticEndorsements:
         digest = endorsements.digest
@@ -173,25 +223,9 @@ class EndorsementsStore:
             _put(self._authentic, digest, authentic)
         return authentic
 
-    @staticmethod
-    def _current(authentic: AuthenticEndorsements, origin: str, now: datetime) -> list[Choice]:
-        try:
-            return [Choice(endorsements=authentic.require_current(now), origin=origin)]
-        except AttestationError:
-            # Remembered, but past its window: it only keeps its place in the freshness state.
-            return []
 
-
-def _key(authentic: AuthenticEndorsements) -> _Key:
-    return (
-        authentic.root.spki_digest,
-        authentic.tcb_info.fmspc,
-        authentic.pck_crl.authority_key_identifier,
-    )
-
-
-def _newness(choice: Choice) -> tuple[int, datetime]:
-    return choice.endorsements.tcb_evaluation_data_number, choice.endorsements.valid_from
+def _key(seen: Observation) -> _Key:
+    return (*seen.key, *seen.numbers)
 
 
 def _put(

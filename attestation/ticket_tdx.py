@@ -228,6 +228,7 @@ class TdxValidator:
         root: the pinned root; a mock root makes everything this validator says mock.
         endorsements_source: our own endorsements; None if stapled ones must do.
         freshness: what was seen before, never to go back behind it.
+        update: the mode in which the source asks for endorsements: whose floors count.
         witnesses: called with what was accepted in full, when it is remembered. From any thread.
     """
 
@@ -238,13 +239,17 @@ class TdxValidator:
         root: TrustRoot,
         endorsements_source: EndorsementsSource | None,
         freshness: FreshnessState | None = None,
+        update: str = "standard",
         witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
     ) -> None:
         self._witnesses = tuple(witnesses)
         self._policy = policy
         self._root = root
         self._store = EndorsementsStore(
-            root=root, source=endorsements_source, freshness=freshness or FreshnessState()
+            root=root,
+            source=endorsements_source,
+            freshness=freshness or FreshnessState(),
+            update=update,
         )
         self._signature = digest("bondstone/ticket-validator/v1", TICKET_CLASS, policy.signature_with(root))
 

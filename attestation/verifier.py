@@ -28,6 +28,7 @@ from attestation.collateral import (
 from attestation.crl import require_not_revoked
 from attestation.ecdsa import is_signature_valid
 from attestation.errors import (
+    AttestationError,
     CertificatePathError,
     MalformedError,
     RevokedError,
@@ -183,6 +184,24 @@ def verify_quote(
         endorsements=current,
         verified_at=now,
     )
+
+
+def claimed_fmspc_untrusted(quote: Quote) -> bytes | None:
+    """Return the FMSPC that a quote claims, to find what helps to judge it; None if it names none.
+
+    Nothing is verified. Which platform a quote is of is decided by ``authenticate_quote``.
+    """
+    data = quote.signature_data
+    if data.certification_type != CERTIFICATION_PCK_CHAIN:
+        return None
+    try:
+        blocks = split_pem_untrusted(data.certification_data, role="pck", count_max=4)
+        leaf = load_certificate_untrusted(blocks[0], role="pck") if blocks else None
+        if leaf is None or leaf.sgx_extension is None:
+            return None
+        return parse_pck_extension_untrusted(leaf.sgx_extension).fmspc
+    except AttestationError:
+        return None
 
 
 def require_not_revoked_tcb(tcb: TcbEvaluation) -> None:

@@ -173,6 +173,7 @@ def tdx_validator_of(
         root=root_of(config),
         endorsements_source=source,
         freshness=seen,
+        update=config.attestation.collateral.update,
         witnesses=witnesses,
     )
 

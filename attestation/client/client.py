@@ -38,10 +38,12 @@ from attestation.client.requests import (
     requests_for_numbers,
 )
 from attestation.client.responses import assemble, assemble_numbers
+from attestation.collateral import VerifiedEndorsements
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,
     MalformedError,
+    StaleEndorsementsError,
     VerificationError,
 )
 from attestation.evaluation_numbers import VerifiedEvaluationNumbers, verify_evaluation_numbers
@@ -90,7 +92,7 @@ class CollateralClient:
         clock: aware UTC now, already held to the clock floor.
         sleep: waits that many seconds.
         jitter: a float in [0, 1).
-        seen: what must not be gone back behind, from an earlier life or from peers.
+        seen: what must not be gone back behind, from an earlier life.
         on_change: called with each set that differs from the one held before, so that standing verdicts
             are looked at again.
     """
@@ -128,16 +130,8 @@ class CollateralClient:
 
     @property
     def seen(self) -> FreshnessState:
-        """The floors so far, to be kept and to be shared with whoever judges stapled endorsements."""
+        """What was fetched so far, never to go back behind it."""
         return self._seen
-
-    def observe(self, seen: Observation) -> None:
-        """Raise the floors by a set under which genuine evidence was verified, such as a stapled one.
-
-        Raises:
-            StaleEndorsementsError: ``endorsements-rolled-back``.
-        """
-        self._seen = self._seen.observe(seen)
 
     def held(self, platform: Platform) -> Collateral | None:
         """Return what is in memory for this platform, current or not. From any thread; never blocks."""
@@ -276,7 +270,11 @@ class CollateralClient:
         try:
             record = parse_record_untrusted(data)
             verified = verify_set(platform, record.endorsements, root=self._root, now=now)
-            self._seen = self._seen.observe(Observation.of(verified))
+            self._seen = self._seen.fetched(self._observation(verified))
+        except StaleEndorsementsError as exc:
+            # Genuine, and of no use now: that is no reason to delete it.
+            _log.warning("cached collateral of %s is not used: %s", platform.fmspc.hex(), exc)
+            return None
         except AttestationError as exc:
             _log.info("cached collateral of %s is not used: %s", platform.fmspc.hex(), exc)
             await asyncio.to_thread(self._disk.discard, key)
@@ -318,7 +316,7 @@ class CollateralClient:
         endorsements = assemble(parts)
         now = self._clock()
         verified = await asyncio.to_thread(verify_set, platform, endorsements, root=self._root, now=now)
-        self._seen.require_not_older(Observation.of(verified))
+        self._seen.require_not_older(self._observation(verified))
         return Collateral(
             platform=platform,
             endorsements=endorsements,
@@ -330,7 +328,7 @@ class CollateralClient:
 
     async def _adopt(self, collateral: Collateral) -> None:
         """Keep a set that passed every check, then tell of it. The floor first: it must not be lost."""
-        self._seen = self._seen.observe(Observation.of(collateral.verified))
+        self._seen = self._seen.fetched(self._observation(collateral.verified))
         before = self._held.get(collateral.platform)
         self._keep(collateral)
         self._failures.pop(collateral.platform, None)
@@ -342,6 +340,9 @@ class CollateralClient:
                 _log.warning("the collateral cache cannot be written: %s", exc)
         if before is None or before.verified.digest != collateral.verified.digest:
             self._on_change(collateral)
+
+    def _observation(self, verified: VerifiedEndorsements) -> Observation:
+        return Observation.of(verified, str(self._update))
 
     def _keep(self, collateral: Collateral) -> None:
         # A set that is refreshed keeps its place: only being asked for moves it from the door.

@@ -5,9 +5,7 @@ import httpx
 import pytest
 
 from attestation.client.collateral_set import AGE_MAX
-from attestation.client.requests import (
-    Source,
-)
+from attestation.client.requests import Source, UpdateMode
 from attestation.client.retry import ATTEMPTS_MAX
 from attestation.errors import (
     StaleEndorsementsError,
@@ -34,7 +32,7 @@ from tests.support.pccs import BASE_URL, ClientRig
 
 def test_an_older_evaluation_number_than_seen_is_refused_though_it_is_genuine() -> None:
     old, new = sets_with_numbers(17, 18)
-    seen = FreshnessState().observe(observation_of(rig(endorsements=new)))
+    seen = FreshnessState().fetched(observation_of(rig(endorsements=new)))
     # Without the memory it is taken: it is signed and in its window.
     assert get(rig(endorsements=old)).endorsements == old
 
@@ -56,7 +54,7 @@ def test_a_source_that_goes_back_does_not_replace_what_is_held() -> None:
 def test_one_stale_item_among_fresh_ones_is_a_set_that_goes_back(item: str) -> None:
     """A cache that refreshes everything but one item: genuine, in its window, and older than what was seen."""
     stale = {"stale": lambda: SET}
-    seen = FreshnessState().observe(observation_of(rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2))))
+    seen = FreshnessState().fetched(observation_of(rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2))))
     r = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), seen=seen, **stale)
     r.faults.always[item] = Fault.STALE
     unaware = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), **stale)
@@ -80,28 +78,43 @@ def test_a_source_that_goes_back_is_passed_over_for_one_that_does_not() -> None:
             return await chosen.handle_async_request(request)
 
     sources = (Source.pccs("https://behind.example"), Source.pccs(BASE_URL))
-    seen = FreshnessState().observe(observation_of(rig(endorsements=new)))
+    seen = FreshnessState().fetched(observation_of(rig(endorsements=new)))
     fresh = get(rig(endorsements=new, sources=sources, transport=ByHost, seen=seen))
 
     assert (fresh.source, fresh.endorsements) == (BASE_URL, new)
     assert get(rig(endorsements=new, sources=sources, transport=ByHost)).endorsements == old
 
 
-def test_a_stapled_set_raises_the_floor_for_fetched_ones() -> None:
-    old, new = sets_with_numbers(17, 18)
-    r = rig(endorsements=old)
-    r.client.observe(observation_of(rig(endorsements=new)))
-
-    assert refused(r, StaleEndorsementsError) == "endorsements-rolled-back"
-
-
 def test_a_set_on_disk_that_is_older_than_seen_is_not_used(tmp_path: Path) -> None:
     old, new = sets_with_numbers(17, 18)
     get(rig(endorsements=old, directory=tmp_path))
-    seen = FreshnessState().observe(observation_of(rig(endorsements=new)))
+    seen = FreshnessState().fetched(observation_of(rig(endorsements=new)))
     r = rig(endorsements=new, directory=tmp_path, seen=seen)
 
     assert get(r).endorsements == new
+
+
+def test_a_genuine_set_on_disk_that_is_behind_the_floor_is_kept(tmp_path: Path) -> None:
+    """It may be what the node needs again, once whatever raised the floor was put right."""
+    old, new = sets_with_numbers(17, 18)
+    get(rig(endorsements=old, directory=tmp_path))
+    (record,) = tmp_path.iterdir()
+    kept = record.read_bytes()
+    seen = FreshnessState().fetched(observation_of(rig(endorsements=new)))
+
+    assert refused(rig(endorsements=old, directory=tmp_path, seen=seen), StaleEndorsementsError)
+    assert record.read_bytes() == kept
+
+
+def test_a_client_that_asked_for_the_early_set_once_takes_the_standard_one_again() -> None:
+    """Two sets that are valid at the same time are not old and new: each mode has its own floor."""
+    standard, early = sets_with_numbers(17, 18)
+    before = rig(endorsements=early, update=UpdateMode.EARLY)
+    get(before)
+
+    assert get(rig(endorsements=standard, seen=before.client.seen)).endorsements == standard
+    again = rig(endorsements=standard, update=UpdateMode.EARLY, seen=before.client.seen)
+    assert refused(again, StaleEndorsementsError) == "endorsements-rolled-back"
 
 
 def test_new_collateral_is_told_of_and_the_same_again_is_not() -> None:

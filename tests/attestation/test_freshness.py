@@ -27,6 +27,7 @@ SEEN = Observation(
     root_crl_issued=T - 30 * DAY,
     pck_crl_issued=T - DAY,
     pck_crl_authority=b"platform",
+    update="standard",
 )
 FIELDS = [
     "tcb_info_number",
@@ -45,19 +46,19 @@ def moved(name: str, steps: int) -> Observation:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_no_number_and_no_date_ever_goes_back(name: str) -> None:
-    state = FreshnessState().observe(SEEN)
+    state = FreshnessState().fetched(SEEN)
     # Without the memory the very same set is taken.
     FreshnessState().require_not_older(moved(name, -1))
 
     with pytest.raises(StaleEndorsementsError) as caught:
-        state.observe(moved(name, -1))
+        state.fetched(moved(name, -1))
     assert caught.value.reason == "endorsements-rolled-back"
     assert caught.value.values["field"] == name
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_newer_set_raises_the_floor(name: str) -> None:
-    state = FreshnessState().observe(SEEN).observe(moved(name, 1))
+    state = FreshnessState().fetched(SEEN).fetched(moved(name, 1))
 
     with pytest.raises(StaleEndorsementsError):
         state.require_not_older(SEEN)
@@ -68,7 +69,7 @@ def test_a_set_that_is_newer_in_one_thing_and_older_in_another_is_refused() -> N
     mixed = replace(moved("tcb_info_number", 1), qe_identity_issued=T - 2 * DAY)
 
     with pytest.raises(StaleEndorsementsError):
-        FreshnessState().observe(SEEN).observe(mixed)
+        FreshnessState().fetched(SEEN).fetched(mixed)
 
 
 @pytest.mark.parametrize(
@@ -82,22 +83,22 @@ def test_a_set_that_is_newer_in_one_thing_and_older_in_another_is_refused() -> N
 def test_floors_of_another_platform_root_or_ca_are_independent(other: Observation) -> None:
     old = replace(other, tcb_info_number=1)
 
-    assert len(FreshnessState().observe(SEEN).observe(old).floors) == 2
+    assert len(FreshnessState().fetched(SEEN).fetched(old).floors) == 2
 
 
 def test_the_newest_issue_date_is_of_all_platforms_and_never_goes_back() -> None:
-    state = FreshnessState().observe(SEEN)
+    state = FreshnessState().fetched(SEEN)
     older = replace(SEEN, fmspc=b"\1" * 6, tcb_info_issued=T - 9 * DAY)
 
     assert state.newest_issue == T
-    assert state.observe(older).newest_issue == T
-    assert state.observe(moved("pck_crl_issued", 5)).newest_issue == T + 4 * DAY
+    assert state.fetched(older).newest_issue == T
+    assert state.fetched(moved("pck_crl_issued", 5)).newest_issue == T + 4 * DAY
 
 
 def test_the_number_of_floors_is_bounded_and_the_oldest_goes_first() -> None:
     state = FreshnessState()
     for number in range(FLOORS_MAX + 1):
-        state = state.observe(
+        state = state.fetched(
             replace(SEEN, fmspc=number.to_bytes(6, "big"), tcb_info_issued=T + number * DAY)
         )
 
@@ -111,7 +112,7 @@ def test_the_number_of_floors_is_bounded_and_the_oldest_goes_first() -> None:
 
 
 def test_the_state_survives_a_restart() -> None:
-    state = FreshnessState().observe(SEEN).observe(replace(SEEN, fmspc=b"\2" * 6))
+    state = FreshnessState().fetched(SEEN).fetched(replace(SEEN, fmspc=b"\2" * 6))
     again = FreshnessState.from_bytes_untrusted(state.to_bytes())
 
     assert again == state
@@ -120,13 +121,13 @@ def test_the_state_survives_a_restart() -> None:
 
 
 def test_a_number_of_zero_is_a_number() -> None:
-    state = FreshnessState().observe(replace(SEEN, tcb_info_number=0))
+    state = FreshnessState().fetched(replace(SEEN, tcb_info_number=0))
 
     assert FreshnessState.from_bytes_untrusted(state.to_bytes()) == state
 
 
 def damaged(**changes: object) -> bytes:
-    value = decode_untrusted(FreshnessState().observe(SEEN).to_bytes(), bytes_max=10_000)
+    value = decode_untrusted(FreshnessState().fetched(SEEN).to_bytes(), bytes_max=10_000)
     value["floors"][0].update(changes)
     return encode(value)
 

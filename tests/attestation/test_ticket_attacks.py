@@ -18,7 +18,7 @@ from attestation.collateral import Endorsements, verify_endorsements
 from attestation.freshness import FreshnessState
 from attestation.policy import REPORT_DATA_UNCHECKED, appraise
 from attestation.policy_rules import default_policy
-from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsStore
+from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsStore, FixedEndorsements
 from attestation.ticket_tdx import TICKET_BYTES_MAX, TdxTicket, TdxValidator, parse_ticket_untrusted
 from attestation.tickets import ANY_CLUSTER, Cluster, TicketRejectedError, binding_of
 from attestation.trust import INTEL_SGX_ROOT
@@ -33,6 +33,7 @@ from enclave.mock.statement import (
     PLATFORM_UP_TO_DATE,
     QE_LEVELS,
     ModuleIdentity,
+    Statement,
 )
 from enclave.mock.td import TDSettings
 from node.bonds.admission import judge
@@ -401,19 +402,28 @@ def test_endorsements_signed_by_a_pck_key_are_refused() -> None:
 class Judged:
     """One validator over several tickets, each with its own stapled collateral."""
 
-    def __init__(self, freshness: FreshnessState | None = None, **bench: Any) -> None:
+    def __init__(
+        self, freshness: FreshnessState | None = None, update: str = "standard", **bench: Any
+    ) -> None:
         self.bench = Bench(**bench)
-        self.validator = self.bench.validator(freshness)
+        self.validator = self.bench.validator(freshness, update=update)
 
-    def outcome(self, stapled: Endorsements, *, now: Any = NOW) -> str:
-        """Judge as a group does, which remembers what was accepted. Return the status, or why it is refused."""
-        ticket = edited(self.bench.ticket(now=now), endorsements=stapled.to_value())
+    def outcome(self, stapled: Endorsements, *, now: Any = NOW, bench: Bench | None = None) -> str:
+        """Return the TCB status, or why it is refused. What is accepted is remembered, as in a group."""
+        return self._told("status", stapled, now, bench or self.bench)
+
+    def origin(self, stapled: Endorsements, *, now: Any = NOW) -> str:
+        """Return whose endorsements decided, or why it is refused."""
+        return self._told("endorsements", stapled, now, self.bench)
+
+    def _told(self, what: str, stapled: Endorsements, now: Any, bench: Bench) -> str:
+        ticket = edited(bench.ticket(now=now), endorsements=stapled.to_value())
         try:
-            admission = judge([self.validator], {"tdx": ticket}, self.bench.peer(), now)
+            admission = judge([self.validator], {"tdx": ticket}, bench.peer(), now)
         except ticket_tdx.TicketRejectedError as exc:
             return exc.reason
-        status: str = admission.appraisals["tdx"]["status"]
-        return status
+        found: str = admission.appraisals["tdx"][what]
+        return found
 
     def admits(self, ticket: bytes) -> bool:
         try:
@@ -444,35 +454,41 @@ RECOVERED = {
 OUT_OF_DATE_TOO = policy(tcb__accepted_statuses=frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE}))
 
 
-def test_going_back_to_an_older_evaluation_number_does_not_help() -> None:
-    """After a ticket was accepted under evaluation 21, a peer that staples 20 is judged by 21."""
-    judged = Judged(policy=OUT_OF_DATE_TOO)
+class OwnClient:
+    """Our own source of endorsements: what it has fetched, which a test may change."""
 
-    assert judged.outcome(endorsements()) == "UpToDate"
-    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
+    def __init__(self, held: Endorsements | None) -> None:
+        self.held = held
+
+    def endorsements_for(self, quote: Any, now: Any) -> Endorsements | None:
+        return self.held
+
+
+def after_recovery_without_own_set(**more: Any) -> Judged:
+    """A verifier that has fetched evaluation 21, and whose source now has nothing."""
+    own = OwnClient(endorsements(**RECOVERED))
+    judged = Judged(own=own, policy=OUT_OF_DATE_TOO, **more)
     assert judged.outcome(endorsements()) == "OutOfDate"
+    own.held = None
+    return judged
+
+
+def test_going_back_to_an_older_evaluation_number_does_not_help() -> None:
+    """After our own client has fetched evaluation 21, a peer that staples 20 is not judged by that."""
+    assert after_recovery_without_own_set().outcome(endorsements()) == "endorsements-rolled-back"
 
 
 def test_going_back_works_for_a_verifier_that_remembers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EndorsementsStore, "witness", lambda _self, _accepted: None)
-    judged = Judged(policy=OUT_OF_DATE_TOO)
+    monkeypatch.setattr(FreshnessState, "fetched", lambda self, _seen: self)
 
-    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
-    assert judged.outcome(endorsements()) == "UpToDate"
+    assert after_recovery_without_own_set().outcome(endorsements()) == "UpToDate"
 
 
-def test_what_was_seen_survives_a_restart() -> None:
-    judged = Judged(policy=OUT_OF_DATE_TOO)
-    judged.outcome(endorsements(**RECOVERED))
-    state = type(judged.validator.freshness).from_bytes_untrusted(judged.validator.freshness.to_bytes())
-    restarted = TdxValidator(
-        policy=policy(), root=AUTHORITY.trust_root, endorsements_source=None, freshness=state
-    )
-    bench = judged.bench
-    with pytest.raises(ticket_tdx.TicketRejectedError) as caught:
-        restarted.validate(bench.ticket(), bench.peer(), NOW)
+def test_what_was_fetched_survives_a_restart() -> None:
+    state = after_recovery_without_own_set().validator.freshness
+    restarted = Judged(freshness=FreshnessState.from_bytes_untrusted(state.to_bytes()))
 
-    assert caught.value.reason == "endorsements-rolled-back"
+    assert restarted.outcome(endorsements()) == "endorsements-rolled-back"
 
 
 def test_our_own_newer_endorsements_decide_over_older_stapled_ones() -> None:
@@ -481,10 +497,72 @@ def test_our_own_newer_endorsements_decide_over_older_stapled_ones() -> None:
     assert bench.refusal().reason == "tcb-status-not-accepted"
 
 
-def test_a_peers_newer_endorsements_decide_over_our_own_older_ones() -> None:
-    bench = Bench(own=fixed(), stapled=fixed(**RECOVERED))
+def test_a_peers_newer_set_of_our_number_decides_over_our_own_older_one() -> None:
+    """A host that keeps our set old by some days cannot hide a revocation that one honest peer brings."""
+    serial = AUTHORITY.platform.serial_number
+    own = fixed(issued_before=timedelta(days=3))
 
-    assert bench.refusal().reason == "tcb-status-not-accepted"
+    assert Judged(own=own).outcome(own.endorsements) == "UpToDate"
+    newer = fixed(revoked_pck_serials=frozenset({serial}))
+    assert Bench(own=own, stapled=newer).refusal().reason == "pck-revoked"
+
+
+def test_a_set_of_new_parts_and_an_old_crl_displaces_nothing() -> None:
+    """The parts are signed one by one: newest TCB info beside a CRL from before the revocation."""
+    serial = AUTHORITY.platform.serial_number
+    own = endorsements(issued_before=timedelta(days=2), revoked_pck_serials=frozenset({serial}))
+    old, new = endorsements(issued_before=timedelta(days=3)), endorsements()
+    mixed = replace(new, pck_crl=old.pck_crl)
+
+    assert Judged().outcome(mixed) == "UpToDate"  # by itself it is good: all of it is current
+    bench = Bench(own=FixedEndorsements(endorsements=own), stapled=FixedEndorsements(endorsements=mixed))
+    assert bench.refusal().reason == "pck-revoked"
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_another_number_that_a_peer_staples_decides_nothing(accepted: bool) -> None:
+    """Not for itself, not for others, not for later; whether its evidence is accepted or refused."""
+    judged = Judged(own=fixed(), policy=OUT_OF_DATE_TOO if accepted else policy())
+    assert judged.outcome(endorsements()) == "UpToDate"
+    before = judged.validator.freshness
+
+    assert judged.outcome(endorsements(**RECOVERED)) == "UpToDate"
+    assert judged.validator.freshness == before
+    assert judged.outcome(endorsements()) == "UpToDate"
+
+
+def test_a_verifier_without_a_set_of_its_own_learns_no_number_from_a_peer() -> None:
+    judged = Judged(policy=OUT_OF_DATE_TOO)
+
+    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
+    assert judged.outcome(endorsements()) == "UpToDate"
+    assert judged.validator.freshness.floors == {}
+
+
+def test_a_group_forms_after_one_member_ran_with_the_early_set() -> None:
+    """Two sets that are valid at the same time are not old and new."""
+    early = Judged(own=fixed(**RECOVERED), policy=OUT_OF_DATE_TOO, update="early")
+    assert early.outcome(endorsements()) == "OutOfDate"
+    members = [
+        Judged(own=fixed(), stapled=fixed(), update="standard", freshness=state)
+        for state in (early.validator.freshness, FreshnessState(), FreshnessState())
+    ]
+    for judge_of in members:
+        for peer in members:
+            assert judge_of.outcome(endorsements(), bench=peer.bench) == "UpToDate"
+
+    # With one floor for both modes, the member's own set would look rolled back.
+    (floor,) = early.validator.freshness.floors.values()
+    one_floor = FreshnessState().fetched(replace(floor, update="standard"))
+    assert Judged(own=fixed(), freshness=one_floor).outcome(endorsements()) == "endorsements-rolled-back"
+
+
+def test_a_fixed_set_of_another_platform_does_not_stand_in_the_way() -> None:
+    other = AUTHORITY.create_platform(NOW, PCKValues(fmspc=bytes(6)))
+    elsewhere = AUTHORITY.endorsements(NOW, Statement(), platform=other)
+    judged = Judged(own=FixedEndorsements(endorsements=elsewhere))
+
+    assert judged.outcome(endorsements()) == "UpToDate"
 
 
 def test_endorsements_that_no_genuine_quote_came_with_displace_nothing() -> None:
@@ -574,20 +652,22 @@ def test_a_group_has_a_quorum_after_refused_evidence_and_two_restarts(how: str) 
         state = FreshnessState.from_bytes_untrusted(judged.validator.freshness.to_bytes())
 
 
-def test_a_group_has_none_if_refused_evidence_is_witnessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happened when the set was remembered as soon as the quote was genuine."""
-    verify_quote = ticket_tdx.verify_quote
+def test_a_group_has_none_if_what_refused_evidence_brings_raises_the_floor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What happened when a set was remembered as soon as the quote under it was genuine."""
+    stapled = EndorsementsStore._stapled
+
+    def remembering(self: Any, raw: Any, now: Any, refusals: Any) -> Any:
+        choice = stapled(self, raw, now, refusals)
+        if choice is not None:
+            self._freshness = self._freshness.fetched(self._observation(choice.endorsements))
+        return choice
+
     judged = Judged(stapled=None, own=fixed())
-
-    def witnessing(quote: bytes, chosen: Any, **rest: Any) -> Any:
-        verified = verify_quote(quote, chosen, **rest)
-        accepted = judged.accepted(endorsements())
-        result = replace(accepted.result, verified=verified)
-        judged.validator._store.witness(replace(accepted, result=result))
-        return verified
-
-    monkeypatch.setattr(ticket_tdx, "verify_quote", witnessing)
-    presented_and_refused(judged, "another-image")
+    with monkeypatch.context() as without_rule:
+        without_rule.setattr(EndorsementsStore, "_stapled", remembering)
+        presented_and_refused(judged, "another-image")
     restarted = Judged(stapled=None, own=fixed(), freshness=judged.validator.freshness)
 
     assert not restarted.admits(restarted.bench.ticket())
@@ -609,7 +689,7 @@ def test_a_clock_that_is_set_back_does_not_revive_expired_collateral() -> None:
     assert judged.outcome(endorsements()) == "UpToDate"
     assert judged.outcome(endorsements(later), now=later) == "UpToDate"
     # The host sets the clock back to where the old set was current, and its ticket young.
-    assert judged.outcome(endorsements()) == "ticket-too-old"
+    assert judged.outcome(endorsements()) == "tcb-info-expired"
 
 
 def test_a_clock_that_is_set_back_works_on_a_verifier_without_a_floor(
@@ -625,23 +705,23 @@ def test_a_clock_that_is_set_back_works_on_a_verifier_without_a_floor(
 
 
 def test_a_remembered_set_serves_only_within_its_own_window() -> None:
-    """Evaluation 21 was seen, and has run out; a current set of evaluation 20 is rolled back all the same."""
-    judged = Judged(policy=OUT_OF_DATE_TOO)
-    later = NOW + timedelta(days=40)
+    own = fixed(issued_before=timedelta(days=3))
+    judged = Judged(own=own, policy=policy(ticket__max_age=timedelta(days=9)), lifetime=timedelta(days=8))
+    assert judged.origin(endorsements(valid_for=timedelta(days=4))) == "stapled"
 
-    assert judged.outcome(endorsements(**RECOVERED)) == "OutOfDate"
-    assert judged.outcome(endorsements(later), now=later) == "endorsements-rolled-back"
+    assert judged.origin(own.endorsements) == "remembered"
+    assert judged.origin(own.endorsements, now=NOW + timedelta(days=5)) == "own"
 
 
 def test_what_another_thread_saw_in_the_meantime_stays() -> None:
-    """Two tickets are judged at once, by 20 and by 21: whichever ends last, 21 is what is remembered."""
-    judged = Judged(policy=OUT_OF_DATE_TOO)
+    """Two tickets are judged at once, by sets of two days: whichever ends last, the newer is remembered."""
+    older, newer = endorsements(issued_before=timedelta(days=2)), endorsements()
+    judged = Judged(own=FixedEndorsements(endorsements=older))
     store = judged.validator._store
-    older, newer = (judged.accepted(item) for item in (endorsements(), endorsements(**RECOVERED)))
-    store.witness(newer)
-    store.witness(older)
+    for item in (newer, older):
+        store.witness(judged.accepted(item))
 
-    assert judged.outcome(endorsements()) == "OutOfDate"
+    assert judged.origin(older) == "remembered"
 
 
 def test_many_different_stapled_sets_do_not_pile_up() -> None:
@@ -651,7 +731,7 @@ def test_many_different_stapled_sets_do_not_pile_up() -> None:
         judged.outcome(endorsements(tcb_evaluation_data_number=number))
 
     assert len(store._authentic) == 32
-    assert len(store._newest) == 1
+    assert len(store._newest) == 32
 
 
 def test_signatures_are_checked_once_and_windows_every_time(monkeypatch: pytest.MonkeyPatch) -> None:

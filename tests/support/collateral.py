@@ -53,8 +53,8 @@ def refused(r: ClientRig, kind: type[AttestationError], platform: Platform = PLA
     return caught.value.reason
 
 
-def observation_of(r: ClientRig) -> Observation:
-    return Observation.of(get(r).verified)
+def observation_of(r: ClientRig, update: str = "standard") -> Observation:
+    return Observation.of(get(r).verified, update)
 
 
 class Recording(httpx.AsyncBaseTransport):
