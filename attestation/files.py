@@ -9,6 +9,7 @@ Kernel interfaces that look like files (``enclave.tsm``, ``enclave.rtmr``) have 
 """
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -33,11 +34,19 @@ _warned: set[tuple[str, int]] = set()
 
 
 class FileError(OSError):
-    """A file cannot be used. The text is one sentence that names it."""
+    """A file cannot be used. The text is one sentence that names it.
 
-    def __init__(self, message: str, *, absent: bool = False) -> None:
+    ``errno`` is the system's, if the system refused it.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
-        self.absent = absent
+        self.errno = errno
+
+    @property
+    def absent(self) -> bool:
+        """True if there is no file of that name."""
+        return self.errno == errno.ENOENT
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -169,7 +178,7 @@ def make_directory(path: Path, *, mode: int = 0o777) -> None:
     try:
         path.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as exc:
-        raise FileError(f"cannot make the directory {path}: {_why(exc)}") from exc
+        raise FileError(f"cannot make the directory {path}: {_why(exc)}", errno=exc.errno) from exc
 
 
 def sync_directory(path: Path) -> None:
@@ -214,7 +223,7 @@ def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
 
 
 def _error(verb: str, path: Path, exc: OSError) -> FileError:
-    return FileError(f"cannot {verb} {path}: {_why(exc)}", absent=isinstance(exc, FileNotFoundError))
+    return FileError(f"cannot {verb} {path}: {_why(exc)}", errno=exc.errno)
 
 
 def _why(exc: OSError) -> str:

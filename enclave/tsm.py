@@ -23,8 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from attestation import files
 from attestation.errors import MalformedError
 from attestation.eventlog_ccel import LOG_BYTES_MAX
+from attestation.files import FileError
 from attestation.quote import QUOTE_BYTES_MAX, TDReport, parse_quote_untrusted
 from enclave.attester import REPORT_DATA_BYTES
 from enclave.errors import NotATrustDomainError, QuoteUnavailableError
@@ -189,19 +191,11 @@ class TsmAttester:
             QuoteUnavailableError: it is there, but cannot be read, or is too large.
         """
         try:
-            with self._event_log.open("rb") as file:
-                data = file.read(LOG_BYTES_MAX + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise QuoteUnavailableError(
-                f"the event log {self._event_log} cannot be read: {exc.strerror}"
-            ) from exc
-        if len(data) > LOG_BYTES_MAX:
-            raise QuoteUnavailableError(
-                f"the event log {self._event_log} has more than {LOG_BYTES_MAX} bytes"
-            )
-        return data
+            return files.read_bytes(self._event_log, bytes_max=LOG_BYTES_MAX)
+        except FileError as exc:
+            if exc.absent:
+                return None
+            raise QuoteUnavailableError(f"the event log: {exc}") from exc
 
     # ---- one request ------------------------------------------------------------------------------
 

@@ -61,3 +61,88 @@ def test_background_work_is_started_in_one_place_that_reports_how_it_ends():
         if call.rsplit(".")[-1] in {"create_task", "ensure_future"} and call.split(".")[0] not in groups
     ]
     assert found == [], "use attestation.background.Background: a bare task ends without a word"
+
+
+# Who may open files by other means, and why.
+OPENS_ITSELF = (
+    "attestation/files.py",  # the place
+    "enclave/tsm.py",  # kernel interfaces that look like files: their own rules
+    "enclave/rtmr.py",
+    "node/api/server.py",  # a descriptor without a name
+    "node/simulation/compiled.py",  # a tool for developers
+    "node/cli/node.py",  # /dev/null
+)
+# Being rewritten; they follow.
+OPENS_ITSELF_STILL = ("node/config.py", "node/daemon.py", "node/dev.py", "node/tokens.py", "node/trust.py")
+OPENING = {
+    "open",
+    "read_bytes",
+    "read_text",
+    "write_bytes",
+    "write_text",
+    "mkstemp",
+    "NamedTemporaryFile",
+    "touch",
+}
+
+
+def test_files_are_opened_in_one_place_that_bounds_and_names_them():
+    found = [
+        f"{name}:{line}: {call}"
+        for name, tree in sources(without=(*OPENS_ITSELF, *OPENS_ITSELF_STILL))
+        for line, call in calls(tree)
+        if call.rsplit(".")[-1] in OPENING and call.split(".")[0] != "files" and call not in imported(tree)
+        if not is_directory(tree, line)
+    ]
+    assert found == [], "use attestation.files: a FIFO hangs, a link is followed, the error names no file"
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return the names that come from the one place that opens files."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "attestation.files"
+        for alias in node.names
+    }
+
+
+def is_directory(tree: ast.AST, line: int) -> bool:
+    """Return whether the call in this line opens a directory, which is no file."""
+    return any(
+        isinstance(node, ast.Call) and node.lineno == line and "O_DIRECTORY" in ast.dump(node)
+        for node in ast.walk(tree)
+    )
+
+
+def test_no_certificate_authority_is_loaded_by_a_name_that_nobody_has_looked_at():
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and dotted(node.func).endswith(".load_verify_locations")
+        if node.args or {keyword.arg for keyword in node.keywords} != {"cadata"}
+    ]
+    assert found == [], "read it with attestation.files: the errors of OpenSSL name no file"
+
+
+def test_no_http_client_takes_proxies_or_trust_stores_from_the_environment():
+    makers = {"Client", "AsyncClient", "HTTPTransport", "AsyncHTTPTransport", "create_ssl_context"}
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and dotted(node.func) in {f"httpx.{maker}" for maker in makers}
+        if not any(k.arg == "trust_env" and ast.unparse(k.value) == "False" for k in node.keywords)
+    ]
+    assert found == [], "trust_env=False: whom we trust and through whom we speak is configured"
+
+
+def test_the_environment_is_read_in_one_place_that_checks_it():
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources(without=("node/environment.py", "node/simulation/", *OPENS_ITSELF_STILL))
+        for node in ast.walk(tree)
+        if dotted(node) in {"os.environ", "os.getenv", "os.environb"}
+    ]
+    assert found == [], "add the variable to node.environment.VARIABLES, where it is checked and documented"

@@ -1,12 +1,15 @@
 """The disk cache: whole records, replaced atomically. What it gives back is foreign bytes."""
 
-import contextlib
-import os
-import tempfile
+import logging
 from pathlib import Path
 from typing import Final
 
+from attestation import files
+from attestation.files import FileError
+
 RECORD_BYTES_MAX: Final = 3 * 1024 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class DiskCache:
@@ -20,36 +23,29 @@ class DiskCache:
         self._directory = directory
 
     def load_untrusted(self, key: str) -> bytes | None:
-        """Return a record's bytes; None if there is none of an acceptable size. Blocking."""
+        """Return a record's bytes; None if there is none that can be read. Blocking."""
         try:
-            with self._path(key).open("rb") as file:
-                data = file.read(RECORD_BYTES_MAX + 1)
-        except FileNotFoundError:
+            return files.read_bytes(self._path(key), bytes_max=RECORD_BYTES_MAX)
+        except FileError as exc:
+            if not exc.absent:
+                _log.warning("the collateral cache: %s", exc)
             return None
-        return data if len(data) <= RECORD_BYTES_MAX else None
 
     def store(self, key: str, data: bytes) -> None:
         """Replace a record. A crash leaves the old one or the new one, never half of one. Blocking.
 
         Raises:
-            OSError: the directory cannot be written.
+            FileError: the directory cannot be written.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=f".{key}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self._path(key))
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(name).unlink()
-            raise
+        files.make_directory(self._directory)
+        files.replace(self._path(key), data, mode=0o600, durable=True)
 
     def discard(self, key: str) -> None:
-        """Remove a record that did not verify. Blocking."""
-        self._path(key).unlink(missing_ok=True)
+        """Remove a record that did not verify, if it can be removed. Blocking."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as exc:
+            _log.warning("the collateral cache: cannot remove %s: %s", self._path(key), exc.strerror)
 
     def _path(self, key: str) -> Path:
         assert key.isalnum(), "a cache key is hex digits"

@@ -3,14 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from attestation.files import FileError, read_bytes
 from enclave.image.config import Profile
 from enclave.image.errors import MalformedImageError
 from enclave.image.linux import Edk2
 from enclave.image.measurements import ImageFiles, Measurements, measure
 from enclave.image.predict import HostShape
 from enclave.image.rtmr0 import AcpiBlobs
+
+FILE_BYTES_MAX: Final = 4 << 30  # a disk
+JSON_BYTES_MAX: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,9 @@ class BuiltImage:
 
         def read(name: str) -> bytes:
             try:
-                return (self.folder / name).read_bytes()
-            except OSError as exc:
-                raise MalformedImageError("image-file", f"{self.folder / name}: {exc.strerror}") from exc
+                return read_bytes(self.folder / name, bytes_max=FILE_BYTES_MAX)
+            except FileError as exc:
+                raise MalformedImageError("image-file", str(exc)) from exc
 
         files = ImageFiles(
             name=self.name,
@@ -65,7 +69,9 @@ class BuiltImage:
             MalformedImageError: there are none.
         """
         try:
-            value: dict[str, Any] = json.loads((self.folder / "measurements.json").read_bytes())
+            value: dict[str, Any] = json.loads(
+                read_bytes(self.folder / "measurements.json", bytes_max=JSON_BYTES_MAX)
+            )
         except (OSError, ValueError) as exc:
             raise MalformedImageError(
                 "image-measurements", f"{self.folder} has no measurements.json: bondstone image measure"
@@ -80,7 +86,7 @@ def load_image(folder: Path) -> BuiltImage:
         MalformedImageError: there is none, or its manifest is damaged.
     """
     try:
-        manifest = json.loads((folder / "image.json").read_bytes())
+        manifest = json.loads(read_bytes(folder / "image.json", bytes_max=JSON_BYTES_MAX))
         image = BuiltImage(folder=folder, manifest=manifest)
         _ = image.name, image.profile, image.command_line, int(manifest["edk2"])
     except (OSError, ValueError, KeyError, TypeError) as exc:

@@ -4,7 +4,7 @@ It holds the private keys of everything, so it belongs on the machine of whoever
 and its root must never be pinned anywhere else. ``TrustRoot`` marks it as mock by comparing with Intel's.
 """
 
-import os
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,11 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from attestation import files
 from attestation.certificates import load_certificate_untrusted
 from attestation.collateral import Endorsements
 from attestation.errors import MalformedError
 from attestation.evaluation_numbers import SignedEvaluationNumbers
 from attestation.eventlog import Event
+from attestation.files import FileError
 from attestation.pck import parse_pck_extension_untrusted
 from attestation.quote import Quote
 from attestation.trust import TrustRoot
@@ -198,7 +200,7 @@ class MockAuthority:
             MockAuthorityError: an authority is already there, or the directory cannot be written.
         """
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_directory(directory, mode=0o700)
             for name, signer in (
                 (ROOT_FILE, self.root),
                 (PLATFORM_CA_FILE, self.platform_ca),
@@ -207,13 +209,10 @@ class MockAuthority:
             ):
                 _write_new(directory / name, _signer_to_pem(signer))
             _write_new(directory / TRUST_ROOT_FILE, self.root.certificate_der)
-        except FileExistsError as exc:
+        except FileError as exc:
+            hint = "; give another directory, or use the authority that is there"
             raise MockAuthorityError(
-                f"{exc.filename} exists: give another directory, or use the authority that is there"
-            ) from exc
-        except OSError as exc:
-            raise MockAuthorityError(
-                f"the mock authority cannot be saved to {directory}: {exc.strerror}"
+                f"the mock authority: {exc}{hint if exc.errno == errno.EEXIST else ''}"
             ) from exc
 
     @classmethod
@@ -269,23 +268,17 @@ def _signer_to_pem(signer: Signer) -> bytes:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    # O_EXCL: two authorities that overwrite each other by halves would fit together nowhere.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    # A new file: two authorities that overwrite each other by halves would fit together nowhere.
+    files.create(path, data)
 
 
 def _read_signer(path: Path) -> Signer:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-    except OSError as exc:
+        data = files.read_bytes(path, bytes_max=FILE_BYTES_MAX, secret=True)
+    except FileError as exc:
         raise MockAuthorityError(
-            f"the mock authority's {path} cannot be read: {exc.strerror}; "
-            "`bondstone dev` makes one, or name its directory"
+            f"the mock authority: {exc}; `bondstone dev` makes one, or name its directory"
         ) from exc
-    if len(data) > FILE_BYTES_MAX:
-        raise MockAuthorityError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
     try:
         key = serialization.load_pem_private_key(data, password=None)
         certificate = x509.load_pem_x509_certificate(data)

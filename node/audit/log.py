@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from attestation.files import FileError, make_directory
 from node.audit.chain import (
     EMPTY,
     GONE_TO_SEQ,
@@ -85,12 +86,12 @@ class AuditLog:
         self._descriptor = self._lock = -1
         if self._files is not None:
             try:
-                self._files.path.parent.mkdir(parents=True, exist_ok=True)
+                make_directory(self._files.path.parent)
                 self._lock = self._files.lock()
                 self._recover(self._files)
             except OSError as exc:
                 self.close()
-                raise ConfigError(f"cannot open the audit log {path}: {exc.strerror}") from exc
+                raise ConfigError(f"the audit log {path}: {exc.strerror or exc}") from exc
 
     def append(self, kind: str, **fields: Any) -> dict[str, Any] | None:
         """Add one event and return it; None if the disk did not take it.
@@ -209,7 +210,7 @@ class AuditLog:
             full, descriptor = files.change(self._first_seq)
         except OSError as exc:
             # Nothing is lost: the old file grows on.
-            logger.error("the audit log cannot begin a new file: %s", exc.strerror)  # noqa: TRY400
+            logger.error("the audit log cannot begin a new file: %s", exc.strerror or exc)  # noqa: TRY400
             return
         os.close(self._descriptor)
         self._descriptor = descriptor
@@ -250,7 +251,7 @@ class AuditLog:
         if broken is not None:
             aside.append(files.put_aside(files.path))
             files.copy(aside[0], self._size)
-        self._descriptor = files.open()
+        self._descriptor = files.open_written()
         if start is None or start != link or (not self._full and start.seq > self._gone_to):
             # What is written now begins where nothing ends that could be shown.
             start = start or EMPTY
@@ -318,7 +319,7 @@ class AuditLog:
         for file in files[begin:]:
             try:
                 yield from islice(lines_of(file.path), max(0, seq - file.first_seq), None)
-            except FileNotFoundError as exc:
+            except FileError as exc:
                 raise AuditChainError(file.first_seq, "segment-missing", f"was in {file.path.name}") from exc
 
 

@@ -8,11 +8,12 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from attestation.files import FileError, open_own, open_to_read
 from node.audit.chain import LINE_BYTES_MAX, AuditChainError, AuditHead, event_untrusted, head_of
 from node.errors import ConfigError
 
@@ -48,7 +49,7 @@ class SegmentFiles:
         Raises:
             ConfigError: another process has it.
         """
-        descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(self._beside("lock"), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -56,9 +57,9 @@ class SegmentFiles:
             raise ConfigError(f"the audit log {self.path} is in use by another running node") from exc
         return descriptor
 
-    def open(self) -> int:
+    def open_written(self) -> int:
         """Return a descriptor that appends to the file that is written."""
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def change(self, first_seq: int) -> tuple[Segment, int]:
         """Give the file that was written the name of a full one, and return it and a new one's descriptor.
@@ -69,15 +70,15 @@ class SegmentFiles:
         full = self.path.with_name(f"{self.path.stem}-{first_seq:012}{self.path.suffix}")
         self.path.rename(full)
         try:
-            return Segment(first_seq=first_seq, path=full), self.open()
+            return Segment(first_seq=first_seq, path=full), self.open_written()
         except OSError:
             full.rename(self.path)
             raise
 
     def copy(self, aside: str, size: int) -> None:
         """Begin the file that is written with the first ``size`` bytes of one that was put aside."""
-        descriptor = self.open()
-        with self.path.with_name(aside).open("rb") as source, os.fdopen(descriptor, "wb") as target:
+        descriptor = self.open_written()
+        with open_to_read(self.path.with_name(aside)) as source, os.fdopen(descriptor, "wb") as target:
             while size and (chunk := source.read(min(size, _COPY_BYTES))):
                 target.write(chunk)
                 size -= len(chunk)
@@ -104,7 +105,7 @@ class SegmentFiles:
 
 def lines_of(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, none of them longer than the limit by more than a byte."""
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         yield from _lines(file)
 
 
@@ -116,23 +117,27 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def lines_of_log(path: Path) -> Iterator[bytes]:
     """Yield the lines of a whole log, given the path of the file that is written, perhaps at this moment."""
-    with path.open("rb") as written, ExitStack() as stack:
+    with open_to_read(path) as written, ExitStack() as stack:
         # Open all before reading any: a file that is renamed meanwhile is read once, and deleted ones are
         # missing at the beginning only, after the event that says so was written.
         this = os.fstat(written.fileno())
         opened = []
         for segment in SegmentFiles(path).full():
-            with suppress(FileNotFoundError):
-                file = stack.enter_context(segment.path.open("rb"))
-                if not os.path.samestat(this, os.fstat(file.fileno())):
-                    opened.append(file)
+            try:
+                file = stack.enter_context(open_to_read(segment.path))
+            except FileError as exc:
+                if exc.absent:
+                    continue
+                raise
+            if not os.path.samestat(this, os.fstat(file.fileno())):
+                opened.append(file)
         for file in [*opened, written]:
             yield from _lines(file)
 
 
 def end_of_untrusted(path: Path) -> AuditHead | None:
     """Return the place of a file's last event; None if there is none."""
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LINE_BYTES_MAX - 1))
         lines = file.read().splitlines(keepends=True)

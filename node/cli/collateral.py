@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +18,11 @@ from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
 from attestation.client.platform import platform_of_quote_untrusted
 from attestation.client.requests import INTEL_PCS, Platform, Source, TcbUpdate, UpdateMode
-from attestation.client.session import open_collateral_client
+from attestation.client.session import open_collateral_client, proxy_address
 from attestation.collateral import COLLATERAL_BYTES_MAX, Endorsements, verify_endorsements
 from attestation.crl import RevocationList, parse_crl_untrusted
 from attestation.errors import AttestationError, MalformedError
+from attestation.files import FileError
 from attestation.freshness import FreshnessState
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from attestation.tcb_info import (
@@ -32,7 +33,7 @@ from attestation.tcb_info import (
 )
 from attestation.trust import TrustRoot
 from attestation.values import timestamp
-from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible
+from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible, write_file
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -44,8 +45,23 @@ Pccs = Annotated[
     list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
 ]
 TlsCa = Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")]
+TlsRoots = Annotated[
+    Path | None, typer.Option(help="PEM: whose TLS certificates to trust instead of Mozilla's list.")
+]
+Proxy = Annotated[
+    str | None, typer.Option(help="http://HOST:PORT to ask through; the environment's is not used.")
+]
 Root = Annotated[str, typer.Option(help="`intel`, or the file of another root.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Net:
+    """How to reach the sources: whom to trust, and through whom."""
+
+    tls_ca: Path | None
+    tls_roots: Path | None
+    proxy: str | None
 
 
 @app.command()
@@ -58,6 +74,8 @@ def fetch(
     update: Annotated[str, typer.Option(help="standard, early, or a tcbEvaluationDataNumber.")] = "standard",
     trust_root: Root = "intel",
     tls_ca: TlsCa = None,
+    tls_roots: TlsRoots = None,
+    proxy: Proxy = None,
     cache: Annotated[
         Path | None, typer.Option(help="Keep verified collateral there, and use it while it is fresh.")
     ] = None,
@@ -76,7 +94,7 @@ def fetch(
             sources=_sources(pccs),
             root=load_trust_root(trust_root),
             update=_update(update),
-            tls_ca=tls_ca,
+            net=_net(tls_ca, tls_roots, proxy),
             cache=cache,
         )
     )
@@ -84,10 +102,7 @@ def fetch(
     if output is None:
         sys.stdout.write(f"{data.decode()}\n")
         return
-    try:
-        output.write_bytes(data)
-    except OSError as exc:
-        raise ConfigError(f"cannot write {output}: {exc.strerror}") from exc
+    write_file(output, data)
     value = {
         "verified": True,
         "mock": collateral.verified.root.mock,
@@ -148,6 +163,8 @@ def numbers(
     pccs: Pccs = None,
     trust_root: Root = "intel",
     tls_ca: TlsCa = None,
+    tls_roots: TlsRoots = None,
+    proxy: Proxy = None,
     as_json: AsJson = False,
 ) -> None:
     """List the published tcbEvaluationDataNumbers, verified: what `fetch --update` can be told.
@@ -157,15 +174,20 @@ def numbers(
     """
     platform = None if quote is None and fmspc is None else _platform(quote, fmspc, ca)
     value = asyncio.run(
-        _numbers(platform, sources=_sources(pccs), root=load_trust_root(trust_root), tls_ca=tls_ca)
+        _numbers(
+            platform,
+            sources=_sources(pccs),
+            root=load_trust_root(trust_root),
+            net=_net(tls_ca, tls_roots, proxy),
+        )
     )
     _print(value, as_json=as_json, title=f"verified, from {value['source']}")
 
 
 async def _numbers(
-    platform: Platform | None, *, sources: tuple[Source, ...], root: TrustRoot, tls_ca: Path | None
+    platform: Platform | None, *, sources: tuple[Source, ...], root: TrustRoot, net: Net
 ) -> dict[str, Any]:
-    async with _client(sources=sources, root=root, update=UpdateMode.STANDARD, tls_ca=tls_ca) as client:
+    async with _client(sources=sources, root=root, update=UpdateMode.STANDARD, net=net) as client:
         published = await client.evaluation_numbers()
     said = published.verified.numbers
     value: dict[str, Any] = {
@@ -186,7 +208,7 @@ async def _numbers(
     if platform is None:
         return value
     for update in UpdateMode:
-        async with _client(sources=sources, root=root, update=update, tls_ca=tls_ca) as client:
+        async with _client(sources=sources, root=root, update=update, net=net) as client:
             verified = (await client.endorsements(platform)).verified
         value[str(update)] = {
             "tcb_info": verified.tcb_info.tcb_evaluation_data_number,
@@ -202,7 +224,7 @@ async def _client(
     sources: tuple[Source, ...],
     root: TrustRoot,
     update: TcbUpdate,
-    tls_ca: Path | None,
+    net: Net,
     cache: Path | None = None,
 ) -> AsyncIterator[CollateralClient]:
     """Yield a client of the sources.
@@ -216,12 +238,14 @@ async def _client(
             root=root,
             update=update,
             cache_directory=cache,
-            tls_ca=tls_ca,
+            tls_ca=net.tls_ca,
+            tls_roots=net.tls_roots,
+            proxy=net.proxy,
             seen=FreshnessState(),
         ) as client:
             yield client
-    except (FileNotFoundError, PermissionError, ssl.SSLError) as exc:
-        raise ConfigError(f"cannot use the TLS certificates {tls_ca}: {exc}") from exc
+    except FileError as exc:
+        raise ConfigError(f"the TLS certificates: {exc}") from exc
 
 
 async def _fetch(
@@ -230,10 +254,10 @@ async def _fetch(
     sources: tuple[Source, ...],
     root: TrustRoot,
     update: TcbUpdate,
-    tls_ca: Path | None,
+    net: Net,
     cache: Path | None,
 ) -> Collateral:
-    async with _client(sources=sources, root=root, update=update, tls_ca=tls_ca, cache=cache) as client:
+    async with _client(sources=sources, root=root, update=update, net=net, cache=cache) as client:
         return await client.endorsements(platform)
 
 
@@ -255,6 +279,13 @@ def _sources(urls: list[str] | None) -> tuple[Source, ...]:
         return tuple(Source.pccs(url) for url in urls or ()) or (INTEL_PCS,)
     except ValueError as exc:
         raise ConfigError(f"--pccs: {exc}") from exc
+
+
+def _net(tls_ca: Path | None, tls_roots: Path | None, proxy: str | None) -> Net:
+    try:
+        return Net(tls_ca=tls_ca, tls_roots=tls_roots, proxy=None if proxy is None else proxy_address(proxy))
+    except ValueError as exc:
+        raise ConfigError(f"--proxy: {exc}") from exc
 
 
 def _update(text: str) -> TcbUpdate:

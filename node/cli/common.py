@@ -1,36 +1,48 @@
 """What several commands share: reading files with limits, finding the cluster, printing."""
 
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 from rich.text import Text
 
+from attestation import files
+from attestation.files import FileError
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from node.client import BondstoneClient
+from node.environment import checked_token, read_environment
 from node.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+SETTINGS_BYTES_MAX: Final = 64 * 1024
 DEV_DIRECTORY: Final = Path(".bondstone/dev")
 
 
-def read_file(path: Path, *, what: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
+def read_file(path: Path, *, what: str, bytes_max: int = FILE_BYTES_MAX, secret: bool = False) -> bytes:
     """Read a file that the user named.
 
     Raises:
-        ConfigError: missing, unreadable or too large; exit code 2.
+        ConfigError: missing, unreadable, no regular file or too large; exit code 2.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(bytes_max + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read the {what} {path}: {exc.strerror}") from exc
-    if len(data) > bytes_max:
-        raise ConfigError(f"the {what} {path} is larger than {bytes_max} bytes")
-    return data
+        return files.read_bytes(path, bytes_max=bytes_max, secret=secret)
+    except FileError as exc:
+        raise ConfigError(f"the {what}: {exc}") from exc
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write what the user asked for.
+
+    Raises:
+        ConfigError: it cannot be written; exit code 2.
+    """
+    try:
+        files.write_output(path, data)
+    except FileError as exc:
+        raise ConfigError(str(exc)) from exc
 
 
 def parse_time(text: str) -> datetime:
@@ -51,27 +63,69 @@ def load_trust_root(text: str) -> TrustRoot:
     return TrustRoot.from_bytes_untrusted(read_file(Path(text), what="trust root"))
 
 
+class _ClientSettings(msgspec.Struct, frozen=True):
+    """``client.json``, which `bondstone dev` and `bondstone verify --save` write."""
+
+    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    ca: str
+    token_file: str | None = None
+
+
 def connect(url: list[str] | None, token: str | None, ca: Path | None) -> BondstoneClient:
-    """Return a client from flags, then the environment, then the local cluster of ``bondstone dev``."""
-    urls = url or (os.environ["BONDSTONE_URL"].split(",") if "BONDSTONE_URL" in os.environ else None)
-    token = token or os.environ.get("BONDSTONE_TOKEN")
-    ca_file = ca or (Path(os.environ["BONDSTONE_CA"]) if "BONDSTONE_CA" in os.environ else None)
-    settings = DEV_DIRECTORY / "client.json"
-    if settings.exists() and not urls:
-        found = json.loads(read_file(settings, what="client settings"))
-        urls = found["urls"]
-        ca_file = ca_file or Path(found["ca"])
-        token = token or read_file(Path(found["token_file"]), what="token").decode().strip()
+    """Return a client from flags; what they leave out from the environment, then from ``client.json``.
+
+    That file is ``BONDSTONE_CLUSTER``, or that of `bondstone dev` here. Its token is for its nodes: it
+    goes with its certificates alone.
+
+    Raises:
+        ConfigError: something is missing or malformed.
+    """
+    environment = read_environment()
+    urls = list(url or environment.urls)
+    token = checked_token(token, where="--token") if token else environment.token
+    ca_file = ca or environment.ca
+    settings = _client_settings(environment.cluster)
+    if settings is not None:
+        urls = urls or list(settings.urls)
+        if ca_file is None:
+            ca_file = Path(settings.ca)
+            token = token or _token_of(settings)
     if not urls:
         raise ConfigError(
             "which cluster? hint: --url https://HOST:PORT --token TOKEN --ca FILE, or BONDSTONE_URL, "
-            "BONDSTONE_TOKEN and BONDSTONE_CA, or run it beside a cluster of `bondstone dev`"
+            "BONDSTONE_TOKEN and BONDSTONE_CA, or BONDSTONE_CLUSTER, or run it beside a cluster of "
+            "`bondstone dev`"
         )
     if ca_file is None:
-        raise ConfigError("which certificates to trust? hint: --ca FILE or BONDSTONE_CA")
-    if not ca_file.exists():
-        raise ConfigError(f"cannot read the certificates {ca_file}")
+        raise ConfigError(
+            "which certificates to trust? hint: --ca FILE or BONDSTONE_CA; "
+            "`bondstone verify … --save DIR` writes one for a node that it has verified"
+        )
     return BondstoneClient(urls, token=token, ca=ca_file)
+
+
+def _client_settings(named: Path | None) -> _ClientSettings | None:
+    path = named or DEV_DIRECTORY / "client.json"
+    try:
+        data = files.read_bytes(path, bytes_max=SETTINGS_BYTES_MAX)
+    except FileError as exc:
+        if named is None and exc.absent:
+            return None
+        raise ConfigError(f"the client settings: {exc}") from exc
+    try:
+        return msgspec.json.decode(data, type=_ClientSettings)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the client settings {path}: {exc}") from exc
+
+
+def _token_of(settings: _ClientSettings) -> str | None:
+    if settings.token_file is None:
+        return None
+    try:
+        text = files.read_text(Path(settings.token_file), bytes_max=SETTINGS_BYTES_MAX, secret=True)
+    except FileError as exc:
+        raise ConfigError(f"the token: {exc}") from exc
+    return checked_token(text.strip(), where=settings.token_file)
 
 
 def print_json(value: Any) -> None:

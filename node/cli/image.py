@@ -36,7 +36,7 @@ from enclave.image.rtmr import Boot
 from enclave.image.rtmr0 import AcpiBlobs
 from enclave.image.tpm_log import parse_tpm_log_untrusted
 from enclave.image.verify import first_difference, require_registers
-from node.cli.common import print_json, read_file
+from node.cli.common import print_json, read_file, write_file
 from node.errors import ConfigError
 
 SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
@@ -126,7 +126,7 @@ def measure(
             )
         )
         return
-    (out or folder / "measurements.json").write_bytes(measured.to_json())
+    write_file(out or folder / "measurements.json", measured.to_json())
     _show(value, built, as_json=as_json)
 
 
@@ -146,7 +146,7 @@ def config(
     named = {file.name: _text(file) for file in files}
     document = encode_guest_config(named, addresses={pair[0]: pair[1] for pair in pairs})
     parsed = parse_guest_config_untrusted(document, profile=profile)
-    out.write_bytes(encode_config_disk(document) if disk else document)
+    write_file(out, encode_config_disk(document) if disk else document)
     encoded = base64.b64encode(parsed.digest).decode()
     if as_json:
         print_json({"file": str(out), "mrconfigid": parsed.digest.hex(), "mrconfigid_base64": encoded})

@@ -11,6 +11,7 @@ import typer
 
 from attestation.errors import AttestationError, EndorsementsUnavailableError
 from enclave.errors import EnclaveError
+from node.environment import read_environment
 from node.errors import ConfigError, NodeError
 
 # Command -> (module, help). A module is imported only for its own command: `node run` starts faster so.
@@ -71,6 +72,7 @@ def main() -> None:
     """Run the command line."""
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
     try:
+        read_environment()
         build_app(wanted)()
     except ConfigError as exc:
         fail(str(exc), 2)

@@ -15,6 +15,7 @@ import uvloop
 from attestation.background import FatalWorkError
 from node.config import NodeConfig, load_config
 from node.daemon import running, tell_progress
+from node.environment import read_environment
 from node.errors import ConfigError, NodeError
 from node.machines.loader import IMPORTABLE
 from node.service import Tell
@@ -39,7 +40,7 @@ def run(
     if not __debug__:
         raise ConfigError("bondstone does not run under `python -O`: its assertions are part of its safety")
     logging.basicConfig(
-        level=os.environ.get("BONDSTONE_LOG", "INFO").upper(),
+        level=read_environment().log_level,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )

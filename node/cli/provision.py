@@ -21,7 +21,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify a node's fresh evidence; only then send it the group key, to the very key that was verified."""
-    key = GroupKey.from_hex(read_file(group_key, what="group key").decode("ascii", "replace"))
+    key = GroupKey.from_hex(read_file(group_key, what="group key", secret=True).decode("ascii", "replace"))
     node = verify_node(url, policy=policy, trust_root=trust_root, collateral=collateral, group_id=None)
     group_id = provision_group_key(
         url, certificate_der=node.live.certificate_der, group_key=key.secret, token=token

@@ -14,7 +14,7 @@ from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
 from attestation.report import verify_report
 from attestation.result import body_value
-from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible
+from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible, write_file
 from node.config import load_config
 from node.errors import ConfigError
 
@@ -40,7 +40,7 @@ def get(
     if len(data) > 64:
         raise ConfigError(f"--report-data has {len(data)} bytes, at most 64")
     quote = attester_of(load_config(config)).quote(data.ljust(64, b"\0"))
-    output.write_bytes(quote)
+    write_file(output, quote)
     print(f"{len(quote)} bytes in {output}")
 
 

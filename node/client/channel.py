@@ -7,6 +7,8 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from attestation import files
+from attestation.files import FileError
 from node.api import schemas
 from node.client.errors import AnswerInvalidError
 from node.errors import ConfigError
@@ -34,6 +36,22 @@ def client_tls_context(ca_pem: bytes) -> ssl.SSLContext:
     return context
 
 
+def load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Authenticate with a certificate and its key, from PEM files.
+
+    Raises:
+        ConfigError: a file cannot be read, or they are no certificate and its key.
+    """
+    try:
+        for path, secret in ((certificate, False), (key, True)):
+            files.read_bytes(path, bytes_max=CA_BYTES_MAX, secret=secret)
+        context.load_cert_chain(certificate, key)
+    except FileError as exc:
+        raise ConfigError(f"the client certificate: {exc}") from exc
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        raise ConfigError(f"{certificate} and {key} are no PEM certificate and its key") from exc
+
+
 def read_bounded(response: httpx.Response) -> bytes:
     chunks: list[bytes] = []
     size = 0
@@ -47,10 +65,9 @@ def read_bounded(response: httpx.Response) -> bytes:
 
 def read_ca(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(CA_BYTES_MAX)
-    except OSError as exc:
-        raise ConfigError(f"cannot read the CA file {path}: {exc.strerror}") from exc
+        return files.read_bytes(path, bytes_max=CA_BYTES_MAX)
+    except FileError as exc:
+        raise ConfigError(f"the CA file: {exc}") from exc
 
 
 def decode_problem(status: int, answer: bytes) -> schemas.Problem:

@@ -15,7 +15,14 @@ from attestation.tickets import Cluster
 from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.api.limits import REPEATED_OF_TTL
-from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded, read_ca
+from node.client.channel import (
+    client_tls_context,
+    decode_answer,
+    decode_problem,
+    load_client_certificate,
+    read_bounded,
+    read_ca,
+)
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
@@ -332,8 +339,7 @@ class BondstoneClient:
     def _new_http(self) -> httpx.Client:
         context = client_tls_context(self._ca_pem)
         if self._client_certificate is not None:
-            certificate, key = self._client_certificate
-            context.load_cert_chain(certificate, key)
+            load_client_certificate(context, *self._client_certificate)
         return httpx.Client(verify=context, timeout=self._timeout, trust_env=False)
 
     def _reload_ca(self) -> None:

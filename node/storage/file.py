@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from attestation.files import open_own, open_to_read, sync_directory
 from node.errors import CorruptStorageError
 from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveVote
 from node.raft.types import Entry, Incarnation
@@ -45,7 +46,7 @@ class FileStorage:
         """
         self._path = path
         self._me = me
-        self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = open_own(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -63,7 +64,8 @@ class FileStorage:
         if not self._path.exists():
             return None
         try:
-            return recover(self._path.read_bytes(), self._me, space_bytes=SPACE_BYTES)
+            with open_to_read(self._path) as file:
+                return recover(file.read(), self._me, space_bytes=SPACE_BYTES)
         except CorruptStorageError as exc:
             raise CorruptStorageError(f"{self._path}: {exc}") from exc
 
@@ -73,7 +75,8 @@ class FileStorage:
         Returns its handle, every write through which is synchronous, and how far its space reaches.
         """
         fresh = self._path.with_name(self._path.name + ".new")
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh.unlink(missing_ok=True)  # what a start that did not come to its end has left
+        handle = open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             _write_all(handle, file_head(self._batches.salt), 0)
             for body in self._compacted():
@@ -84,10 +87,10 @@ class FileStorage:
             os.fsync(handle)
         finally:
             os.close(handle)
-        handle = os.open(fresh, os.O_WRONLY | os.O_DSYNC)
+        handle = open_own(fresh, os.O_WRONLY | os.O_DSYNC)
         try:
             fresh.rename(self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except BaseException:
             os.close(handle)
             raise
@@ -144,11 +147,3 @@ def _write_all(handle: int, data: bytes, at: int) -> None:
     while view:
         written = os.pwrite(handle, view, at)
         view, at = view[written:], at + written
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

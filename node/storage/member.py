@@ -19,6 +19,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from attestation import files
 from enclave.identity import Identity
 from node.errors import CorruptStorageError
 from node.raft.types import Incarnation
@@ -48,7 +49,7 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
         CorruptStorageError: what is there is not what was written, belongs together with nothing, or is in
             use by another process.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_directory(directory, mode=0o700)
     key_file, log_file = directory / "identity.pem", directory / "log"
     with _alone_in(directory):
         if log_file.exists():
@@ -63,7 +64,7 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
 @contextlib.contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
     """Two first starts at once must not both choose an identity: one would run under a key that is gone."""
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -77,8 +78,8 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        with path.open("rb") as file:
-            key = load_pem_private_key(file.read(KEY_BYTES_MAX), password=None)
+        data = files.read_bytes(path, bytes_max=KEY_BYTES_MAX, secret=True)
+        key = load_pem_private_key(data, password=None)
     except (OSError, ValueError, TypeError) as exc:
         raise CorruptStorageError(
             f"{path}, the identity that wrote the log beside it, cannot be read: {exc}. "
@@ -91,17 +92,4 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _save_key(path: Path, identity: Identity) -> None:
     """Make the key durable before anything is promised in its name."""
-    staged = path.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        staged.unlink()
-    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(identity.private_key_pem())
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.replace(path, identity.private_key_pem(), mode=0o600, durable=True)

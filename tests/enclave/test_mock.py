@@ -234,7 +234,7 @@ def test_a_damaged_authority_is_refused_by_file(tmp_path: Path) -> None:
     key = (tmp_path / ROOT_FILE).read_text().split("-----BEGIN CERTIFICATE")[0]
     certificate = other.root.certificate_pem.decode()
     damages = {
-        "cannot be read": None,
+        "cannot read": None,
         "does not hold": b"-----BEGIN nothing",
         "larger than": bytes(20_000),
         "not that of its certificate": (key + certificate).encode(),
@@ -278,7 +278,7 @@ def test_a_key_on_another_curve_is_refused(tmp_path: Path) -> None:
 def test_an_authority_that_cannot_be_saved_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(MockAuthorityError, match="cannot be saved"):
+    with pytest.raises(MockAuthorityError, match="cannot make the directory"):
         AUTHORITY.save(tmp_path / "file" / "authority")
 
 

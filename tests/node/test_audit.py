@@ -255,7 +255,7 @@ def test_two_processes_do_not_write_the_same_log(path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot open the audit log"):
+    with pytest.raises(ConfigError, match="cannot make the directory"):
         AuditLog(tmp_path / "file" / "audit.jsonl", now)
 
 

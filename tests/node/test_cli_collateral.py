@@ -176,7 +176,7 @@ def test_fetch_asks_for_the_update_that_it_is_told(root_file: Path, update: str,
         (["--fmspc", FMSPC, "--ca", "evil"], "platform"),
         (["--fmspc", FMSPC, "--pccs", "http://pccs.example"], "https"),
         (["--fmspc", FMSPC, "--update", "soon"], "--update"),
-        (["--quote", "/nowhere/quote.bin"], "cannot read the quote"),
+        (["--quote", "/nowhere/quote.bin"], "the quote: cannot read /nowhere/quote.bin"),
         (["--fmspc", FMSPC, "--tls-ca", "/nowhere/ca.pem"], "TLS certificates"),
     ],
 )

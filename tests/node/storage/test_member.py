@@ -67,13 +67,16 @@ def test_a_key_is_durable_and_so_is_its_name_before_there_is_a_log(tmp_path, mon
 
     def sync(handle):
         fsync(handle)
-        synced.append((os.fstat(handle).st_ino, sorted(entry.name for entry in directory.iterdir())))
+        names = sorted(entry.name for entry in directory.iterdir())
+        synced.append(
+            (os.fstat(handle).st_ino, ["staged" if name.endswith(".new") else name for name in names])
+        )
 
     monkeypatch.setattr(os, "fsync", sync)
     opened(directory).storage.close()
 
     key, folder = (directory / "identity.pem").stat().st_ino, directory.stat().st_ino
-    assert synced[:2] == [(key, ["identity.new"]), (folder, ["identity.pem"])]
+    assert synced[:2] == [(key, ["staged"]), (folder, ["identity.pem"])]
 
 
 def test_a_new_directory_gives_a_new_incarnation_with_nothing_recovered(tmp_path):
