@@ -3,6 +3,15 @@ import pytest
 from tests.images import harness
 
 
+def pytest_collection_finish(session):
+    """Say at once which programs are missing, and how to get them: not after minutes, test by test."""
+    modules = {item.module for item in session.items if item.get_closest_marker("image")}
+    needed = {tool for module in modules for tool in getattr(module, "TOOLS", ())}
+    missing = harness.missing_tools(needed)
+    if missing is not None and not session.config.option.collectonly:
+        raise pytest.UsageError(missing)
+
+
 @pytest.fixture(scope="session")
 def locked_inputs(tmp_path_factory, request):
     """The locked inputs are in the cache."""

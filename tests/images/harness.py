@@ -12,8 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "tdx-images"
 MEMORY_MIB = 512
@@ -24,12 +22,26 @@ BOOT_SECONDS = 300
 GROUP_SECONDS = 480
 
 
-def require_tools(*names):
-    packages = {"swtpm_setup": "swtpm-tools", "qemu-system-x86_64": "qemu-system-x86"}
-    missing = [name for name in names if shutil.which(name) is None]
-    if missing:
-        wanted = " ".join(packages.get(name, name) for name in missing)
-        pytest.fail(f"{', '.join(missing)} missing: apt-get install {wanted}")
+# The packages of Debian and Ubuntu that hold the programs which the tests start.
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "swtpm": "swtpm",
+    "swtpm_setup": "swtpm-tools",
+    "gpgv": "gpgv",
+    "gcc": "gcc",
+    "make": "make",
+    "bash": "bash",
+    "tar": "tar",
+}
+
+
+def missing_tools(names, which=shutil.which):
+    """Return one sentence that names the missing programs and the command that installs them; or None."""
+    missing = sorted(name for name in names if which(name) is None)
+    if not missing:
+        return None
+    wanted = " ".join(sorted({PACKAGES[name] for name in missing}))
+    return f"{', '.join(missing)} missing, which the tests of images start: apt-get install {wanted}"
 
 
 STALE = "not on the mirror any more"
@@ -119,8 +131,8 @@ class Running:
 
     def __exit__(self, *_):
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(30)
-        self._reader.join(10)
+        self._process.wait(BOOT_SECONDS)
+        self._reader.join(BOOT_SECONDS)
         self._process.stdout.close()
 
 
@@ -145,7 +157,6 @@ def said(number, name):
 
 def boot(image, folder, *arguments, memory=MEMORY_MIB, seconds=BOOT_SECONDS):
     """Boot until the guest powers itself off; return its console."""
-    require_tools("qemu-system-x86_64")
     console = folder / "console"
     command = [
         "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1",
@@ -184,11 +195,11 @@ def console_events(console):
 @contextlib.contextmanager
 def software_tpm(folder):
     """Start a TPM 2.0 with a SHA-384 bank; yield QEMU's arguments for it."""
-    require_tools("swtpm", "swtpm_setup")
     state = folder / "tpm"
     state.mkdir()
     setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--pcr-banks", "sha384", "--overwrite"]
-    subprocess.run(setup, check=True, capture_output=True)
+    done = subprocess.run(setup, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     socket = state / "sock"
     tpm = subprocess.Popen(
         [
@@ -203,7 +214,7 @@ def software_tpm(folder):
         ]
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + BOOT_SECONDS
         while not socket.exists():
             assert tpm.poll() is None, "swtpm ended"
             assert time.monotonic() < deadline, "swtpm made no socket"
@@ -213,7 +224,7 @@ def software_tpm(folder):
         ]  # fmt: skip
     finally:
         tpm.terminate()
-        tpm.wait(10)
+        tpm.wait(BOOT_SECONDS)
 
 
 def free_api_port():

@@ -15,6 +15,7 @@ from enclave.image.rtmr import Boot
 from node.bonds.tls import ALPN
 from tests.images import harness
 
+TOOLS = ("qemu-system-x86_64", "gpgv")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 NODE = "[node]\nname = 'x'\n[group]\nderive_key = true\n"
@@ -30,6 +31,22 @@ def call(url, path, token, body=None):
     context = ssl._create_unverified_context()
     with urllib.request.urlopen(request, timeout=30, context=context) as answer:
         return json.loads(answer.read())
+
+
+def eventually(attempt, wanted):
+    """Ask until the answer is the wanted one: a loaded machine may hold an election, or demote for a while."""
+    deadline = time.monotonic() + harness.GROUP_SECONDS
+    last = None
+    while time.monotonic() < deadline:
+        try:
+            last = attempt()
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as exc:
+            last = exc
+        else:
+            if wanted(last):
+                return last
+        time.sleep(1)
+    raise AssertionError(f"not seen in {harness.GROUP_SECONDS} s; last: {last}")
 
 
 def certificate_at(address):
@@ -82,27 +99,26 @@ def test_three_emulated_guests_form_an_attested_group_and_take_a_command(emulati
             guests.until(harness.said(number, "ready"), seconds=harness.GROUP_SECONDS)
         token = (tmp_path / "token").read_text().strip()
         first, second, third = group["urls"]
-        put = call(
-            first, "/v1/commands", token, {"command": {"op": "put", "key": "greeting", "value": "hello"}}
+        put = {"command": {"op": "put", "key": "greeting", "value": "hello"}}
+        eventually(lambda: call(first, "/v1/commands", token, put), lambda answer: answer["index"] > 0)
+        get = {"query": {"op": "get", "key": "greeting"}, "consistency": "strong"}
+        eventually(
+            lambda: call(second, "/v1/queries", token, get), lambda answer: "hello" in json.dumps(answer)
         )
-        got = call(
-            second, "/v1/queries", token, {"query": {"op": "get", "key": "greeting"}, "consistency": "strong"}
+        eventually(
+            lambda: call(third, "/v1/group", token),
+            lambda status: len(status["voters"]) == 3 and status["leader"] in status["voters"],
         )
-        status = call(third, "/v1/group", token)
-        peers = call(first, "/v1/attestation/peers", token)
+        published = json.loads((emulation_image / "measurements.json").read_text())["boots"]["direct"]
+        eventually(
+            lambda: json.dumps(call(first, "/v1/attestation/peers", token)),
+            lambda shown: published["rtmr1"] in shown and published["rtmr2"] in shown,
+        )
         started = [event for event in guests.events if event["event"] == "guest-started"]
         bond_certificates = {certificate_at(event["bond"]) for event in started}
 
     # Each guest's bond listener is reachable from the host, and is another node's.
     assert len(bond_certificates) == 3
-    assert put["index"] > 0
-    assert "hello" in json.dumps(got)
-    assert len(status["voters"]) == 3
-    assert status["leader"] in status["voters"]
-    published = json.loads((emulation_image / "measurements.json").read_text())["boots"]["direct"]
-    shown = json.dumps(peers)
-    assert published["rtmr1"] in shown
-    assert published["rtmr2"] in shown
 
 
 def test_an_image_with_one_changed_byte_is_refused_by_the_others(emulation_image, tmp_path):
@@ -124,30 +140,30 @@ def test_an_image_with_one_changed_byte_is_refused_by_the_others(emulation_image
         for number in range(2):
             guests.until(harness.said(number, "listening"), seconds=harness.GROUP_SECONDS)
         token = (tmp_path / "run" / "token").read_text().strip()
-        # The refusal is awaited where it is recorded: in the good node's audit log.
-        deadline = time.monotonic() + harness.BOOT_SECONDS
-        refused = []
-        while not refused and time.monotonic() < deadline:
-            try:
-                events = call(group["urls"][0], "/v1/audit/events", token)
-            except (urllib.error.URLError, TimeoutError, ConnectionError):
-                events = {}
-            listed = events.get("events", []) if isinstance(events, dict) else events
-            refused = [event for event in listed if event["kind"] == "bond-refused"]
-            time.sleep(1)
-        bonds = call(group["urls"][0], "/v1/bonds", token)
+        measured = load_image(tampered).measure().boots[Boot.DIRECT].rtmr2.hex()
+        # The refusal is awaited where it is recorded: in the good node's audit log. A slow handshake may time out
+        # before, which is another entry there.
+        eventually(
+            lambda: call(group["urls"][0], "/v1/audit/events", token),
+            lambda answer: any(
+                event.get("reason") == "measurement-no-variant" and measured in json.dumps(event)
+                for event in answer["events"]
+            ),
+        )
+        bonds = eventually(lambda: call(group["urls"][0], "/v1/bonds", token), lambda answer: True)
 
-    assert refused, "the good node's audit log has no refusal"
-    assert {event["reason"] for event in refused} == {"measurement-no-variant"}
-    measured = load_image(tampered).measure().boots[Boot.DIRECT]
-    assert measured.rtmr2.hex() in json.dumps(refused)
     assert '"peer_id"' not in json.dumps(bonds.get("bonds", []))
 
 
 def bondstone(*arguments):
     command = [sys.executable, "-m", "node.cli.main", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=harness.BOOT_SECONDS,
+        cwd=harness.PROJECT,
     )
 
 

@@ -15,6 +15,7 @@ from enclave.image.tdvf import PageOrder, mrtd, parse_firmware_untrusted
 from tests.enclave.image.test_tdvf import GOLDEN
 from tests.images import harness
 
+TOOLS = ("gpgv",)
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 FILES = ("vmlinuz", "initrd", "uki.efi", "disk.raw", "OVMF.fd", "image.json", "measurements.json")

@@ -110,12 +110,13 @@ def test_a_lease_is_renewed_at_half_its_time_and_given_up_at_its_end():
 
 
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+@pytest.mark.timeout(300)
 def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_path):
     resolv = tmp_path / "resolv.conf"
     inside = f"mount -t sysfs sysfs /sys && exec {sys.executable} -m tests.images.dhcp_link {resolv}"
     done = subprocess.run(
         ["unshare", "--net", "--mount", "--", "sh", "-c", inside],
-        capture_output=True, text=True, check=False, timeout=100, cwd=harness.PROJECT,
+        capture_output=True, text=True, check=False, timeout=280, cwd=harness.PROJECT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
@@ -128,8 +129,8 @@ def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_pat
     bound = [item["bound"] for item in answered]
     none, first, second = "0.0.0.0", "10.0.2.15", "10.0.2.16"
     assert bound == [none, none, first, first, none, none, second, none, none]
-    assert silence
-    assert {item["bound"] for item in silence} == {second}
+    # At half of the lease, then after half of what is left, but not sooner than in a minute: once an hour is over.
+    assert [item["bound"] for item in silence] == [second] * 7
     said = [(item["event"], item["address"]) for item in shown["said"] if item["event"] == "dhcp-lease"]
     assert said == [("dhcp-lease", first), ("dhcp-lease", second), ("dhcp-lease", second)]
     assert [item["local"] for item in shown["link"][0]["addr_info"]] == ["10.0.2.16"]

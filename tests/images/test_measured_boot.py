@@ -12,6 +12,7 @@ from enclave.image.tpm_log import parse_tpm_log_untrusted
 from enclave.image.verify import first_difference, require_predicted
 from tests.images import harness
 
+TOOLS = ("qemu-system-x86_64", "swtpm", "swtpm_setup", "tar", "gpgv")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 
@@ -57,7 +58,6 @@ def arguments_of(boot, image, folder):
 
 @pytest.fixture(scope="module")
 def predictions(prod_image):
-    harness.require_tools("qemu-system-x86_64")
     return load_image(prod_image).measure(host=host_shape()).boots
 
 

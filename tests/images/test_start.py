@@ -280,6 +280,25 @@ def test_a_locked_package_that_the_mirror_has_removed_is_named_with_the_way_to_l
     assert "build.py lock" in done.stderr
 
 
+def test_a_missing_tool_of_the_image_tests_is_named_with_its_package_before_anything_is_built():
+    there = {"qemu-system-x86_64", "gpgv", "tar"}
+    said = harness.missing_tools(
+        ["qemu-system-x86_64", "swtpm", "swtpm_setup"], lambda name: name in there or None
+    )
+
+    assert "swtpm, swtpm_setup missing" in said
+    assert said.endswith("apt-get install swtpm swtpm-tools")
+    assert harness.missing_tools(there, lambda name: name) is None
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "image", "tests/images", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, check=False, timeout=100, cwd=harness.PROJECT,
+        env={**os.environ, "PATH": "/nonexistent"},
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "apt-get install" in done.stderr
+    assert "swtpm-tools" in done.stderr
+
+
 class Builder:
     """Stands in for ``build.py``: answers a fetch with what is left of ``answers``."""
 

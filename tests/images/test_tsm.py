@@ -9,6 +9,7 @@ from enclave.image.console import boot_log_untrusted
 from enclave.mock.authority import MockAuthority
 from tests.images import harness
 
+TOOLS = ("qemu-system-x86_64", "gcc", "make", "bash", "gpgv")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
 
