@@ -156,9 +156,8 @@ class Election(Origin):
         if m.commit.index > self.commit and self.lead is None:
             self._learn_commit(m.commit)
         if m.vote is Vote.GRANTED:
-            pre = self.role is Role.PRE_CANDIDATE and m.pre and m.term == self.term + 1
-            real = self.role is Role.CANDIDATE and not m.pre and m.term == self.term
-            if pre or real:
+            asking = Role.PRE_CANDIDATE if m.pre else Role.CANDIDATE
+            if self.role is asking and self._is_of_this_election(m):
                 self.grants.add(sender)
                 self._count_grants()
         elif m.vote is Vote.DENIED and m.term > self.term:
@@ -167,6 +166,10 @@ class Election(Origin):
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
+
+    def _is_of_this_election(self, m: VoteReply) -> bool:
+        """A grant is for one term: one that comes late, when we stand again, would be a second vote there."""
+        return m.term == (self.term + 1 if m.pre else self.term)
 
     def _learn_commit(self, commit: Position) -> None:
         """Somebody knows of a commit that we have not heard of, and our log holds it: it is one here too.

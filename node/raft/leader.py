@@ -127,7 +127,7 @@ class Leader(Follower):
             self._become_follower(m.term, None)
             return
         lead = self.lead
-        if lead is None or m.term != self.term or m.verdict is STALE:
+        if lead is None or m.verdict is STALE or not self._is_of_this_term(m):
             return
         if m.match > self.log.last().index or m.seq > lead.seq:
             self._violation(sender, "reply-beyond-log")
@@ -143,6 +143,10 @@ class Leader(Follower):
             lead.acked.add(sender)
         else:
             self._note_lag(lead, sender, m.have.index)
+
+    def _is_of_this_term(self, m: AppendReply) -> bool:
+        """An ACK speaks of the log of its own term's leader (I3): in a later term ours is another one."""
+        return m.term == self.term
 
     def _note_lag(self, lead: Leadership, sender: Incarnation, have: int) -> None:
         lead.acked.discard(sender)

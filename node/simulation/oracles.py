@@ -26,7 +26,7 @@ from node.raft.events import (
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation
+from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
@@ -350,8 +350,12 @@ class Oracles(Watcher):
             # Committing a configuration retires the one before, which may let more through.
             active = view.active(reached, commit)
             steps = {commit, *(match for match in acks.values() if reached < match < commit)}
+            if process.disk is not None:
+                steps.update(range(reached + 1, commit))  # up to where its own disk has it
             for index in sorted(steps, reverse=True):
-                holders = {inc for inc, match in acks.items() if match >= index} | {process.inc}
+                holders = {inc for inc, match in acks.items() if match >= index}
+                if self._holds(process, index):
+                    holders.add(process.inc)
                 copies = len(holders)
                 enough = min(2, self._min_voters, *(len(config.voters) for config in active))
                 if copies >= enough and all(is_quorum(config, holders) for config in active):
@@ -362,6 +366,13 @@ class Oracles(Watcher):
                 raise InvariantError(
                     "commit-quorum", f"{process} commits {commit} without a quorum of epochs {epochs}"
                 )
+
+    def _holds(self, process: Process, index: int) -> bool:
+        """Whether a leader's own copy counts: with trust_disk only when its disk has it, as anybody's."""
+        entry = self.tree.entries[process.view.nodes[index]]
+        if process.disk is None or entry is None:
+            return True
+        return process.disk.holds_entry(Position(entry.term, entry.index, entry.chain))
 
     def _voted(self, process: Process, m: VoteReply | VoteRequest, candidate: Incarnation) -> None:
         """I1: an incarnation grants at most one vote per term, itself included."""

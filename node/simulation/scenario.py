@@ -16,6 +16,7 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     flap a b        expire a       break a bond; end all bonds of a, by its ticket
     renew a
     crash a   boot a   clone a   tear a 2   stall a   resume a
+    fsync a 3s                     from its next write on, a's disk takes so long (trust_disk)
     hasten a 3s                    a's monotonic clock leaps: its timers fire
     put w1 a x=1 [y=2]  cas w2 a x=1->2  feed w3 a x=3   get r1 a x [weak]   ask node a; w1 names the call
                                    (a place may be ``leader``: whoever leads then)
@@ -274,6 +275,12 @@ class Scenario:
 
     def _do_boot(self, place: str) -> None:
         self.cluster.boot(place)
+
+    def _do_fsync(self, place: str, span: str) -> None:
+        disk = self._at(place).disk
+        if disk is None:
+            raise ScenarioError(f"{place} has no disk")
+        disk.fsync_us = span_us(span)
 
     def _do_clone(self, place: str) -> None:
         self.cluster.clone(place)

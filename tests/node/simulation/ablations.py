@@ -282,6 +282,27 @@ class PromisesBeforeDurable(Member):
         self.persisted = self.serial
 
 
+class UndurableLeaderCounts(Member):
+    """trust_disk: a leader counts its own copy of an entry before its disk has it."""
+
+    def _own_match(self):
+        return self.log.last().index
+
+
+class CountsOldGrants(Member):
+    """A candidate takes the grant of an earlier term, in which it stood as well, for one of its present term."""
+
+    def _is_of_this_election(self, m):
+        return m.pre == (self.role is Role.PRE_CANDIDATE)
+
+
+class CountsOldAcks(Member):
+    """A leader counts what was ACKed to it in an earlier term that it led."""
+
+    def _is_of_this_term(self, m):
+        return True
+
+
 class LatePersistedCounts(Member):
     """A write that was under way when its entries were cut still says that so many are durable (ABA)."""
 
