@@ -4,6 +4,10 @@ pyOpenSSL rather than ``ssl``, because a bond's proofs and tickets are bound to 
 (RFC 5705, RFC 8446 7.5). Certificates are self-signed, so OpenSSL's path check has nothing to say; what it
 does check is that the peer holds the key (CertificateVerify). ``certificate.py`` judges the rest.
 
+Whoever can connect can send a chain, in either direction, and each signature in it would be verified before
+our callback overrules the result: sixty RSA keys with huge exponents cost half a second. So the path ends at
+the leaf, and no key or signature but P-256's is taken.
+
 No resumption: a resumed session would carry no certificate and no fresh evidence. No early data either.
 """
 
@@ -14,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
-from node.errors import RemoteProtocolError
+from node.errors import LocalProtocolError, RemoteProtocolError
 
 ALPN: Final = b"bondstone/bond/1"
 EXPORTER_LABEL: Final = b"EXPORTER-bondstone-bond-v1"
@@ -22,6 +26,9 @@ EXPORTER_BYTES: Final = 32
 # One suite, because both ends are ours. A bond lives for months, and AES-GCM would need new keys after 2^24.5
 # records (RFC 8446 5.5), which pyOpenSSL cannot ask for; ChaCha20-Poly1305 has no such limit.
 CIPHERSUITES: Final = b"TLS_CHACHA20_POLY1305_SHA256"
+# Of CertificateVerify and of certificates: identities are P-256 keys (``enclave.identity``).
+SIGNATURE_ALGORITHMS: Final = b"ecdsa_secp256r1_sha256"
+PATH_DEPTH: Final = 0  # the leaf alone
 _READ_BYTES: Final = 256 * 1024
 _RECORD_BYTES: Final = 16 * 1024  # SSL_read gives at most one record
 
@@ -39,7 +46,17 @@ def bond_context(private_key: ec.EllipticCurvePrivateKey, certificate_der: bytes
     context.set_alpn_protos([ALPN])
     context.set_alpn_select_callback(_select_alpn)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _accept_any_path)
+    context.set_verify_depth(PATH_DEPTH)
+    _restrict_signatures(context)
     return context
+
+
+def _restrict_signatures(context: SSL.Context) -> None:
+    """Take ``SIGNATURE_ALGORITHMS`` only. pyOpenSSL has the function, and no name of its own for it."""
+    library: Any = SSL._lib  # type: ignore[attr-defined]
+    done = library.SSL_CTX_set1_sigalgs_list(context._context, SIGNATURE_ALGORITHMS)
+    if done != 1:
+        raise LocalProtocolError("this OpenSSL does not know ecdsa_secp256r1_sha256")
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> Any:

@@ -1,15 +1,23 @@
 """The TLS session: what two of them agree on, and that garbage raises the declared error only."""
 
 import contextlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
 
 from enclave.identity import Identity
+from node.bonds import tls
 from node.bonds.certificate import peer_key_untrusted
-from node.bonds.tls import TLSSession, bond_context
+from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context
 from node.errors import RemoteProtocolError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,3 +110,106 @@ def test_no_changed_byte_of_a_certificate_gives_another_id(place: int, change: i
     changed[place] ^= change
     with contextlib.suppress(RemoteProtocolError):
         assert peer_key_untrusted(bytes(changed)).peer_id == ALICE.peer_id
+
+
+# ---- what a peer can make us verify ------------------------------------------------
+def certificate(number: int, issuer: int, key: Any, signer: Any) -> x509.Certificate:
+    def named(which: int) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"c{which}")])
+
+    return (
+        x509.CertificateBuilder()
+        .subject_name(named(number))
+        .issuer_name(named(issuer))
+        .public_key(key.public_key())
+        .serial_number(number + 1)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=36_500))
+        .add_extension(x509.BasicConstraints(ca=number > 0, path_length=None), critical=True)
+        .sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else SHA256())
+    )
+
+
+def hostile_context(key: Any, leaf: x509.Certificate, chain: list[x509.Certificate]) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_tls13_ciphersuites(CIPHERSUITES)
+    context.set_alpn_protos([ALPN])
+    context.set_alpn_select_callback(lambda _connection, _offered: ALPN)
+    context.use_certificate(leaf)
+    context.use_privatekey(key)
+    for item in chain:
+        context.add_extra_chain_cert(item)
+    return context
+
+
+def meet(context: SSL.Context, hostile: SSL.Context, *, we_serve: bool) -> TLSSession:
+    us, them = TLSSession(context, server=we_serve), TLSSession(hostile, server=not we_serve)
+    us.start()
+    them.start()
+    for _ in range(3):
+        us.receive_data_untrusted(them.data_to_send())
+        with contextlib.suppress(RemoteProtocolError):  # of them: we have hung up
+            them.receive_data_untrusted(us.data_to_send())
+    return us
+
+
+CHAIN_LENGTH = 12
+
+
+def verified_of_a_chain(monkeypatch: pytest.MonkeyPatch, *, we_serve: bool) -> int:
+    """Return how many certificates of a peer's long chain had their signatures checked."""
+    verified = []
+
+    def look(_connection: Any, _certificate: Any, error: int, depth: int, ok: int) -> bool:
+        verified.append(depth) if ok and not error else None
+        return True
+
+    monkeypatch.setattr(tls, "_accept_any_path", look)
+    key, authority = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    chain = [
+        certificate(i, min(i + 1, CHAIN_LENGTH), authority, authority) for i in range(1, CHAIN_LENGTH + 1)
+    ]
+    leaf = certificate(0, 1, key, authority)
+    context = bond_context(BOB.private_key, BOB.certificate_der)
+    meet(context, hostile_context(key, leaf, chain), we_serve=we_serve)
+    return len(set(verified))
+
+
+@pytest.mark.parametrize("we_serve", [True, False], ids=["server", "client"])
+def test_a_chain_of_certificates_costs_no_more_than_its_leaf(
+    we_serve: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty RSA certificates with huge exponents kept a node busy for 0.8 s, before any proof."""
+    assert verified_of_a_chain(monkeypatch, we_serve=we_serve) <= 1
+
+
+@pytest.mark.parametrize("we_serve", [True, False], ids=["server", "client"])
+def test_all_of_it_would_be_verified_if_the_path_went_on(
+    we_serve: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "PATH_DEPTH", 100)
+
+    assert verified_of_a_chain(monkeypatch, we_serve=we_serve) == CHAIN_LENGTH + 1
+
+
+@pytest.mark.parametrize("we_serve", [True, False], ids=["server", "client"])
+@pytest.mark.parametrize("kind", ["rsa", "p384", "ed25519"])
+def test_no_other_kind_of_key_signs_a_handshake(kind: str, we_serve: bool) -> None:
+    key: Any = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+    }[kind]()
+    hostile = hostile_context(key, certificate(0, 0, key, key), [])
+    with pytest.raises(RemoteProtocolError) as caught:
+        meet(CONTEXTS["bob"], hostile, we_serve=we_serve)
+
+    assert caught.value.reason == "tls-failed"
+
+
+def test_no_other_kind_of_key_names_a_peer() -> None:
+    for key in (ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
+        with pytest.raises(RemoteProtocolError) as caught:
+            peer_key_untrusted(certificate(0, 0, key, key).public_bytes(Encoding.DER))
+
+        assert caught.value.reason == "peer-certificate"
