@@ -45,17 +45,53 @@ def digest(domain: str, *parts: Any) -> bytes:
     return hashlib.sha256(encode([domain, *parts])).digest()
 
 
-def decode_untrusted(data: bytes, *, bytes_max: int) -> Any:
+# How many bytes the head of a data item has, by its first byte (RFC 8949 3). Those that are not well-formed,
+# or of indefinite length, count one: what follows is counted by itself.
+_HEAD_BYTES: Final = tuple({24: 2, 25: 3, 26: 5, 27: 9}.get(initial & 0x1F, 1) for initial in range(256))
+_STRINGS: Final = range(0x40, 0x80)  # byte and text strings: their content follows the head
+
+
+def decode_untrusted(data: bytes, *, bytes_max: int, items_max: int) -> Any:
     """Decode exactly one CBOR item of plain data that fills ``data``.
 
     Plain data: null, booleans, integers, text, bytes, arrays and maps with text keys. Tags, floats and
     every other extension are refused, so a decoder can never be made to build anything surprising.
 
+    Args:
+        data: from outside.
+        bytes_max: of ``data``.
+        items_max: data items in it, counted before any is built: an empty list is one byte, and costs as much
+            to build and to look at as a hundred.
+
     Raises:
-        MalformedError: too long, not CBOR, trailing bytes, too deep, or not plain data.
+        MalformedError: too long, too many items, not CBOR, trailing bytes, too deep, or not plain data.
     """
     if len(data) > bytes_max:
         raise MalformedError("cbor-too-large", f"{len(data)} bytes of CBOR, at most {bytes_max}")
+    if len(data) > items_max:  # an item has one byte at least
+        _require_few_items_untrusted(data, items_max)
+    return _decode_untrusted(data)
+
+
+def _require_few_items_untrusted(data: bytes, items_max: int) -> None:
+    """Raise ``MalformedError`` if there are more heads of items in ``data``, however they nest."""
+    place, end, left = 0, len(data), items_max
+    while place < end:
+        if left == 0:
+            raise MalformedError("cbor-too-many-items", f"more than {items_max} items of CBOR")
+        left -= 1
+        initial = data[place]
+        head = _HEAD_BYTES[initial]
+        if initial in _STRINGS:
+            info = initial & 0x1F
+            if info < 24:
+                place += info
+            elif head > 1:
+                place += int.from_bytes(data[place + 1 : place + head], "big")
+        place += head
+
+
+def _decode_untrusted(data: bytes) -> Any:
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(stream, semantic_decoders=_DECODERS).decode()
@@ -70,6 +106,9 @@ def decode_untrusted(data: bytes, *, bytes_max: int) -> Any:
 
 def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> list[Any]:
     """Return what ``decode_untrusted`` returns for each of ``encoded``, at little more than half the cost.
+
+    Items are not counted: these are entries of a log, which every member must judge alike. Who puts something
+    into a log counts before.
 
     A ``MalformedError`` is in the place of what is malformed.
     """
@@ -100,7 +139,7 @@ def _decoder_of_many(stream: BytesIO) -> cbor2.CBORDecoder:
 def _judge_untrusted(data: bytes, bytes_max: int) -> Any:
     """Return what is in ``data`` by itself, or what is wrong with it."""
     try:
-        return decode_untrusted(data, bytes_max=bytes_max)
+        return decode_untrusted(data, bytes_max=bytes_max, items_max=bytes_max)
     except MalformedError as exc:
         return exc
 

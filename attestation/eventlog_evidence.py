@@ -26,12 +26,14 @@ from attestation.eventlog import (
 from attestation.eventlog_ccel import LOG_BYTES_MAX as CCEL_BYTES_MAX
 from attestation.eventlog_ccel import parse_ccel_untrusted
 from attestation.eventlog_digests import SEPARATOR_ERROR, Coverage, Vouched, vouch
+from attestation.eventlog_runtime import EVENTS_MAX as RUNTIME_EVENTS_MAX
 from attestation.eventlog_runtime import (
     runtime_log_from_value_untrusted,
     runtime_log_to_value,
 )
 
 EVENT_LOG_BYTES_MAX: Final = 2 * 1024 * 1024
+_EVENT_LOG_ITEMS_MAX: Final = 8 * RUNTIME_EVENTS_MAX  # a map of three members each, and what is around them
 _CCEL_TYPE: Final = EV_NO_ACTION.to_bytes(4, "little")
 
 
@@ -52,7 +54,7 @@ def parse_event_log_untrusted(data: bytes) -> tuple[Event, ...]:
         )
     if data[4:8] == _CCEL_TYPE:
         return parse_ccel_untrusted(data)
-    value = decode_untrusted(data, bytes_max=EVENT_LOG_BYTES_MAX)
+    value = decode_untrusted(data, bytes_max=EVENT_LOG_BYTES_MAX, items_max=_EVENT_LOG_ITEMS_MAX)
     if not isinstance(value, dict) or set(value) != {"ccel", "runtime"}:
         raise MalformedError(
             "event-log-invalid", "the event log is neither CCEL nor a map of ccel and runtime"

@@ -34,6 +34,7 @@ from attestation.values import timestamp
 
 FLOORS_MAX: Final = 256
 STATE_BYTES_MAX: Final = 256 * 1024
+_STATE_ITEMS_MAX: Final = 32 * FLOORS_MAX  # a map of nine members each, and what is around them
 PEER_CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 
 _DATES: Final = ("tcb_info_issued", "qe_identity_issued", "root_crl_issued", "pck_crl_issued")
@@ -207,7 +208,7 @@ class FreshnessState:
         Raises:
             MalformedError: ``freshness-state-invalid`` or a ``cbor-*`` reason.
         """
-        value = decode_untrusted(data, bytes_max=STATE_BYTES_MAX)
+        value = decode_untrusted(data, bytes_max=STATE_BYTES_MAX, items_max=_STATE_ITEMS_MAX)
         if not isinstance(value, dict) or set(value) != {"newest_issue", "floors"}:
             raise _invalid("is not a map of newest_issue and floors")
         if not isinstance(value["floors"], list) or len(value["floors"]) > FLOORS_MAX:

@@ -44,6 +44,9 @@ TICKET_CLASS: Final = "tdx"
 TICKET_BYTES_MAX: Final = 512 * 1024
 """Several times the largest real one (a quote of 8 kB, collateral of 40 kB, a trimmed CCEL of 100 kB)."""
 
+TICKET_ITEMS_MAX: Final = 256
+"""CBOR items: quote, log and each part of the collateral are one byte string each."""
+
 EVENT_LOG_BYTES_MAX: Final = 256 * 1024
 ID_BYTES: Final = 32
 DOMAIN: Final = "bondstone/tdx-ticket/v2"
@@ -154,7 +157,7 @@ def parse_ticket_untrusted(data: bytes) -> TdxTicket:
     """
     if len(data) > TICKET_BYTES_MAX:
         raise MalformedError("ticket-too-large", f"a ticket of {len(data)} bytes, at most {TICKET_BYTES_MAX}")
-    value = decode_untrusted(data, bytes_max=TICKET_BYTES_MAX)
+    value = decode_untrusted(data, bytes_max=TICKET_BYTES_MAX, items_max=TICKET_ITEMS_MAX)
     if (
         not isinstance(value, dict)
         or not {"quote", "claims"} <= value.keys()

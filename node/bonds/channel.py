@@ -57,15 +57,15 @@ class Channel:
         if plaintext:
             self._reader.receive_data(plaintext)
 
-    def next_message_untrusted(self, bytes_max: int) -> Message | None:
-        """Return the next message, of at most ``bytes_max``, or None if it is not here yet.
+    def next_message_untrusted(self, *, bytes_max: int, items_max: int) -> Message | None:
+        """Return the next message, of at most so many bytes and CBOR items, or None if it is not here yet.
 
         Raises:
             RemoteProtocolError: ``frame-too-large``, ``malformed-message``.
         """
         self._reader.bytes_max = bytes_max
         body = self._reader.next_frame_untrusted()
-        return None if body is None else decode_untrusted(body)
+        return None if body is None else decode_untrusted(body, items_max=items_max)
 
     def send(self, message: Message) -> None:
         """Send ``message`` now, before everything that waits."""

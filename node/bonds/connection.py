@@ -26,7 +26,16 @@ from node.bonds.desk import Shown, TicketDesk, refusal_of
 from node.bonds.ending import Ending, Phase, Presented
 from node.bonds.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.handshake import Gate, Handshake, Role
-from node.bonds.messages import Admit, ClaimsChanged, Departure, Message, PeerEntry, Reattest, Refuse
+from node.bonds.messages import (
+    ITEMS_MAX,
+    Admit,
+    ClaimsChanged,
+    Departure,
+    Message,
+    PeerEntry,
+    Reattest,
+    Refuse,
+)
 from node.bonds.outbox import Lane
 from node.bonds.parties import Group, Host
 from node.bonds.refusals import Refusal, RefusalCode
@@ -280,13 +289,15 @@ class BondConnection(asyncio.Protocol):
                 assert self.bond is not None
                 if not self.bond.reading:
                     return
-                message = self._channel.next_message_untrusted(FRAME_BYTES_MAX)
+                message = self._channel.next_message_untrusted(bytes_max=FRAME_BYTES_MAX, items_max=ITEMS_MAX)
                 if message is None:
                     return
                 self._act_on_bond(self.bond.receive_untrusted(message))
             elif self.phase is Phase.HANDSHAKE:
                 assert self.handshake is not None
-                message = self._channel.next_message_untrusted(self.handshake.frame_bytes_max)
+                message = self._channel.next_message_untrusted(
+                    bytes_max=self.handshake.frame_bytes_max, items_max=self.handshake.frame_items_max
+                )
                 if message is None:
                     return
                 self._act(self.handshake.receive(message))

@@ -35,7 +35,7 @@ class IdentityCredentials:
     def verify(self, inc: Incarnation, data: bytes, signature: bytes) -> bool:
         """Return whether ``inc`` signed ``data``; any malformed signature is just a no."""
         try:
-            value = canonical.decode_untrusted(signature, bytes_max=SIGNATURE_BYTES_MAX)
+            value = canonical.decode_untrusted(signature, bytes_max=SIGNATURE_BYTES_MAX, items_max=3)
             match value:
                 case [bytes(spki), bytes(ecdsa)]:
                     pass

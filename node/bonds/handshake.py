@@ -37,6 +37,9 @@ from attestation import canonical
 from attestation.tickets import binding_of
 from node.bonds.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
 from node.bonds.messages import (
+    HELLO_ITEMS_MAX,
+    ITEMS_MAX,
+    TICKETS_ITEMS_MAX,
     VERSIONS,
     Admit,
     Attest,
@@ -82,6 +85,16 @@ FRAME_BYTES_MAX_OF: Final[dict[State, int]] = {
     State.AWAIT_ADMIT: TICKETS_BYTES_MAX,
     State.ADMITTED: FRAME_BYTES_MAX,
     State.ENDED: HELLO_BYTES_MAX,
+}
+
+
+ITEMS_MAX_OF: Final[dict[State, int]] = {
+    State.AWAIT_HELLO: HELLO_ITEMS_MAX,
+    State.AWAIT_PROVE: HELLO_ITEMS_MAX,
+    State.AWAIT_ATTEST: TICKETS_ITEMS_MAX,
+    State.AWAIT_ADMIT: ITEMS_MAX,
+    State.ADMITTED: ITEMS_MAX,
+    State.ENDED: HELLO_ITEMS_MAX,
 }
 
 
@@ -215,6 +228,10 @@ class Handshake:
     @property
     def frame_bytes_max(self) -> int:
         return FRAME_BYTES_MAX_OF[self.state]
+
+    @property
+    def frame_items_max(self) -> int:
+        return ITEMS_MAX_OF[self.state]
 
     @property
     def ended(self) -> bool:

@@ -22,6 +22,11 @@ URL_CHARS_MAX: Final = 512
 ENTRIES_MAX: Final = 256
 VERSIONS_MAX: Final = 16
 TICKETS_MAX: Final = 8
+# CBOR items of one message: those of Hello and Prove first, then those of Attest, then those of the largest,
+# Admit with ``ENTRIES_MAX`` entries of 14 items.
+HELLO_ITEMS_MAX: Final = 64
+TICKETS_ITEMS_MAX: Final = 64
+ITEMS_MAX: Final = 16 * ENTRIES_MAX
 _PREFERENCES: Final = frozenset(item.value for item in Preference)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -365,8 +370,8 @@ def encode(message: Message) -> bytes:
     return canonical.encode([tag, *to_fields(message)])
 
 
-def decode_untrusted(data: bytes) -> Message:
-    """Parse one message. The caller's frame limit bounds ``data``.
+def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
+    """Parse one message. The caller's frame limit bounds ``data``, ``items_max`` what it is made of.
 
     Raises:
         RemoteProtocolError: ``malformed-message``.
@@ -375,7 +380,7 @@ def decode_untrusted(data: bytes) -> Message:
     if payload is not None:
         return payload
     try:
-        value = canonical.decode_untrusted(data, bytes_max=len(data))
+        value = canonical.decode_untrusted(data, bytes_max=len(data), items_max=items_max)
     except MalformedError as exc:
         raise _fail(exc.reason) from exc
     if not isinstance(value, list) or not value or not isinstance(value[0], int):

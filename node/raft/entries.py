@@ -247,7 +247,7 @@ def counts_as_command(entry: Entry) -> bool:
     if entry.kind is not EntryKind.SYSTEM:
         return entry.kind is EntryKind.COMMAND
     try:
-        value = decode_untrusted(entry.payload, bytes_max=ENTRY_BYTES_MAX)
+        value = decode_untrusted(entry.payload, bytes_max=ENTRY_BYTES_MAX, items_max=ENTRY_BYTES_MAX)
     except MalformedError:
         return False  # a no-op
     return type(value) is list and len(value) == 6 and value[4] is not None
@@ -397,6 +397,6 @@ def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
 
 def _plain_untrusted(payload: bytes) -> Any:
     try:
-        return decode_untrusted(payload, bytes_max=ENTRY_BYTES_MAX)
+        return decode_untrusted(payload, bytes_max=ENTRY_BYTES_MAX, items_max=ENTRY_BYTES_MAX)
     except MalformedError as exc:
         raise RemoteProtocolError("bad-payload", str(exc)) from exc

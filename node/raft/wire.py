@@ -81,7 +81,8 @@ def decode_untrusted(data: bytes) -> Message:
         RemoteProtocolError: it is none: too long, not CBOR, wrong types, out of bounds.
     """
     try:
-        value = decode_cbor_untrusted(data, bytes_max=MESSAGE_BYTES_MAX)
+        # From an admitted member, attested to be this code: its items are as many as its bytes can be.
+        value = decode_cbor_untrusted(data, bytes_max=MESSAGE_BYTES_MAX, items_max=MESSAGE_BYTES_MAX)
     except MalformedError as exc:
         raise RemoteProtocolError("malformed-message", str(exc)) from exc
     if not isinstance(value, list) or not value:

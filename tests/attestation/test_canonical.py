@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attestation import canonical
 from attestation.canonical import (
     DEPTH_MAX,
     decode_each_untrusted,
@@ -33,13 +34,13 @@ def nested(depth: int) -> bytes:
 
 @given(PLAIN)
 def test_plain_data_survives_the_round_trip(value):
-    assert decode_untrusted(encode(value), bytes_max=100_000) == value
+    assert decode_untrusted(encode(value), bytes_max=100_000, items_max=100_000) == value
 
 
 @given(st.binary(max_size=200))
 def test_garbage_raises_only_the_declared_error(data):
     with contextlib.suppress(MalformedError):
-        decode_untrusted(data, bytes_max=1000)
+        decode_untrusted(data, bytes_max=1000, items_max=1000)
 
 
 def test_the_order_of_a_maps_keys_changes_nothing():
@@ -71,13 +72,13 @@ def test_digests_tell_apart_what_concatenation_would_not():
 )
 def test_what_is_not_plain_data_is_refused(data, reason):
     with pytest.raises(MalformedError) as caught:
-        decode_untrusted(data, bytes_max=100 if len(data) == 101 else 100_000)
+        decode_untrusted(data, bytes_max=100 if len(data) == 101 else 100_000, items_max=100_000)
 
     assert caught.value.reason == reason
 
 
 def test_the_deepest_allowed_value_is_allowed():
-    assert decode_untrusted(nested(DEPTH_MAX), bytes_max=1000)
+    assert decode_untrusted(nested(DEPTH_MAX), bytes_max=1000, items_max=1000)
 
 
 def shared(doublings: int) -> bytes:
@@ -92,7 +93,7 @@ def shared(doublings: int) -> bytes:
 @pytest.mark.parametrize("doublings", [10, 30, 200])
 def test_a_few_shared_references_do_not_make_a_tree_that_nobody_can_walk(doublings):
     with pytest.raises(MalformedError) as caught:
-        decode_untrusted(shared(doublings), bytes_max=10_000)
+        decode_untrusted(shared(doublings), bytes_max=10_000, items_max=10_000)
 
     assert caught.value.reason == "cbor-invalid"
 
@@ -100,12 +101,12 @@ def test_a_few_shared_references_do_not_make_a_tree_that_nobody_can_walk(doublin
 def test_an_array_within_itself_is_refused():
     for data in (b"\xd8\x1c\x81\xd8\x1d\x00", b"\xd8\x1c\x82\xd8\x1d\x00\xd8\x1d\x00"):
         with pytest.raises(MalformedError):
-            decode_untrusted(data, bytes_max=100)
+            decode_untrusted(data, bytes_max=100, items_max=100)
 
 
 def judge(data: bytes, bytes_max: int) -> object:
     try:
-        return decode_untrusted(data, bytes_max=bytes_max)
+        return decode_untrusted(data, bytes_max=bytes_max, items_max=bytes_max)
     except MalformedError as exc:
         return exc.reason
 
@@ -172,3 +173,68 @@ def is_known(tag: int, item: bytes) -> bool:
     except cbor2.CBORDecodeError:
         return False
     return True
+
+
+# ---- items before values -------------------------------------------------------------
+SHAPES = {
+    "empty-lists": b"\x80",
+    "empty-maps": b"\xa0",
+    "small-numbers": b"\x00",
+    "nulls": b"\xf6",
+    "empty-texts": b"\x60",
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_megabyte_of_tiny_items_is_refused_before_any_is_built(kind, monkeypatch):
+    """1 MiB of empty lists before admission kept the loop busy for 2.5 s."""
+
+    def build(_data):
+        raise AssertionError("values were built")
+
+    monkeypatch.setattr(canonical, "_decode_untrusted", build)
+    count = 2**20
+    data = b"\x9a" + count.to_bytes(4, "big") + SHAPES[kind] * count
+    with pytest.raises(MalformedError) as caught:
+        decode_untrusted(data, bytes_max=2**21, items_max=4096)
+
+    assert caught.value.reason == "cbor-too-many-items"
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.text(max_size=300)
+    | st.binary(max_size=300),
+    lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=40,
+)
+
+
+def items_of(value):
+    if isinstance(value, list):
+        return 1 + sum(map(items_of, value))
+    if isinstance(value, dict):
+        return 1 + sum(1 + items_of(item) for item in value.values())
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**64) <= value < 2**64:
+        return 2  # a tag and a byte string
+    return 1
+
+
+@given(plain)
+def test_exactly_so_many_items_are_taken_as_there_are(value):
+    data, count = encode(value), items_of(value)
+
+    assert decode_untrusted(data, bytes_max=100_000, items_max=count) == value
+    if len(data) > count > 1:
+        with pytest.raises(MalformedError) as caught:
+            decode_untrusted(data, bytes_max=100_000, items_max=count - 1)
+        assert caught.value.reason == "cbor-too-many-items"
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_build_more_items_than_were_counted(data):
+    with contextlib.suppress(MalformedError):
+        value = decode_untrusted(data, bytes_max=300, items_max=5)
+        assert items_of(value) <= 5 + isinstance(value, int)

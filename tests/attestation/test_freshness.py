@@ -127,7 +127,7 @@ def test_a_number_of_zero_is_a_number() -> None:
 
 
 def damaged(**changes: object) -> bytes:
-    value = decode_untrusted(FreshnessState().fetched(SEEN).to_bytes(), bytes_max=10_000)
+    value = decode_untrusted(FreshnessState().fetched(SEEN).to_bytes(), bytes_max=10_000, items_max=10_000)
     value["floors"][0].update(changes)
     return encode(value)
 

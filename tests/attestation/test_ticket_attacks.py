@@ -55,7 +55,7 @@ from tests.support.tickets import (
 
 def edited(ticket: bytes, **changes: Any) -> bytes:
     """A ticket with members, or claims (``claims__x``), overwritten by an attacker."""
-    value = decode_untrusted(ticket, bytes_max=TICKET_BYTES_MAX)
+    value = decode_untrusted(ticket, bytes_max=TICKET_BYTES_MAX, items_max=TICKET_BYTES_MAX)
     for name, item in changes.items():
         part, _, claim = name.partition("__")
         if claim:

@@ -143,7 +143,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "ticket": parse_ticket_untrusted,
     "freshness": FreshnessState.from_bytes_untrusted,
     "jwt_keys": load_keys_untrusted,
-    "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX),
+    "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX, items_max=INPUT_BYTES_MAX),
     "policy": load_policy_untrusted,
 }
 

@@ -95,8 +95,8 @@ class FakeValidator:
     def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
         self.on_validate()
         try:
-            body, mac = canonical.decode_untrusted(ticket, bytes_max=4096)
-            claims = canonical.decode_untrusted(body, bytes_max=4096)
+            body, mac = canonical.decode_untrusted(ticket, bytes_max=4096, items_max=4096)
+            claims = canonical.decode_untrusted(body, bytes_max=4096, items_max=4096)
         except (MalformedError, TypeError, ValueError) as exc:
             raise TicketRejectedError("ticket-malformed", "not a ticket") from exc
         at = None

@@ -32,7 +32,9 @@ def test_neither_other_data_nor_another_signer_verifies() -> None:
 
 
 def test_the_right_key_with_another_keys_signature_does_not_verify() -> None:
-    _, other = canonical.decode_untrusted(IdentityCredentials(BOB).sign(b"genesis"), bytes_max=512)
+    _, other = canonical.decode_untrusted(
+        IdentityCredentials(BOB).sign(b"genesis"), bytes_max=512, items_max=512
+    )
     forged = canonical.encode([ALICE.spki_der, other])
 
     assert not CREDENTIALS.verify(WHO, b"genesis", forged)

@@ -642,8 +642,8 @@ class FoundsWhileIssuing(FakeIssuer):
 
 
 def claims_seen(at: Node) -> list[Any]:
-    return [canonical.decode_untrusted(canonical.decode_untrusted(bond.tickets["fake"], bytes_max=4096)[0],
-            bytes_max=4096)["cluster"] for bond in at.group().bonds()]  # fmt: skip
+    return [canonical.decode_untrusted(canonical.decode_untrusted(bond.tickets["fake"], bytes_max=4096, items_max=4096)[0],
+            bytes_max=4096, items_max=4096)["cluster"] for bond in at.group().bonds()]  # fmt: skip
 
 
 def test_peers_see_the_cluster_of_a_member_as_soon_as_it_holds_something_of_one(run: Run) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from attestation import canonical
 from enclave.identity import Identity
 from node.bonds.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.handshake import Role, proof_of
@@ -137,6 +138,37 @@ def test_a_malformed_message_is_refused(body: bytes) -> None:
 
             assert await raw.receive() == Refuse(code=30400, reason="malformed-message")
             await raw.close()
+
+    run(scenario())
+
+
+def test_a_frame_of_a_million_empty_lists_is_refused_before_a_list_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has the group key can send it before admission, and with ``derive_key`` that is anybody."""
+    built: list[int] = []
+    decode = canonical._decode_untrusted
+
+    def watch(data: bytes) -> Any:
+        built.append(len(data))
+        return decode(data)
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("node")
+            raw = await RawPeer.connect(node.endpoint.port)
+            raw.send(hello())
+            assert isinstance(await raw.receive(), Hello)
+            raw.send(prove(raw))
+            assert isinstance(await raw.receive(), Prove)
+            monkeypatch.setattr(canonical, "_decode_untrusted", watch)
+            raw.send_bytes((2**20).to_bytes(4, "big") + b"\x82\x03\x9a" + (2**20 - 7).to_bytes(4, "big"))
+            raw.send_bytes(b"\x80" * (2**20 - 7))
+            event = await node.until_event("bond-refused", reason="malformed-message")
+            await raw.close()
+
+            assert "cbor-too-many-items" in event["message"]
+            assert max(built, default=0) < 2**16
 
     run(scenario())
 

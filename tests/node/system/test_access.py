@@ -398,7 +398,7 @@ CHANGES = st.one_of(
 def test_states_that_saw_the_same_are_equal_and_a_rollback_forgets(changes):
     one, other = AccessState([ROOT]), AccessState([ROOT])
     for time_ms, change in enumerate(changes):
-        wire = decode_untrusted(encode(change), bytes_max=65536)
+        wire = decode_untrusted(encode(change), bytes_max=65536, items_max=65536)
         outcomes = []
         for state, command in ((one, change), (other, wire)):
             before, savepoint = state.digest(), state.savepoint()
@@ -414,7 +414,7 @@ def test_states_that_saw_the_same_are_equal_and_a_rollback_forgets(changes):
         assert outcomes[0] == outcomes[1]
         assert one.digest() == other.digest()
     restored = AccessState()
-    restored.restore(decode_untrusted(encode(one.snapshot()), bytes_max=65536))
+    restored.restore(decode_untrusted(encode(one.snapshot()), bytes_max=65536, items_max=65536))
 
     assert restored.digest() == one.digest()
 
