@@ -23,6 +23,7 @@ from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import Request, SystemPart
 
 CERTIFICATE_BYTES_MAX: Final = 4096
+_CERTIFICATE_ITEMS_MAX: Final = 32 + 8 * KEYS_MAX  # the statement, and each signature with its key
 GROUP_ID_BYTES: Final = 32
 SEQ_MAX: Final = 2**53
 _SECONDS_MAX: Final = 253_402_300_799  # the last second of the year 9999
@@ -141,7 +142,7 @@ def birth_certificate_untrusted(data: bytes) -> BirthCertificate:
     if len(data) > CERTIFICATE_BYTES_MAX:
         raise _malformed(f"larger than {CERTIFICATE_BYTES_MAX} bytes")
     try:
-        value = decode_untrusted(data, bytes_max=CERTIFICATE_BYTES_MAX)
+        value = decode_untrusted(data, bytes_max=CERTIFICATE_BYTES_MAX, items_max=_CERTIFICATE_ITEMS_MAX)
     except MalformedError as exc:
         raise _malformed(exc.message) from exc
     match value:

@@ -94,7 +94,9 @@ def test_whoever_saw_the_successor_refuses_the_one_before_it():
 
 
 def _edited(**changes):
-    value = decode_untrusted(certificate().encode(), bytes_max=CERTIFICATE_BYTES_MAX)
+    value = decode_untrusted(
+        certificate().encode(), bytes_max=CERTIFICATE_BYTES_MAX, items_max=CERTIFICATE_BYTES_MAX
+    )
     value["statement"] = {**value["statement"], **changes}
     return encode(value)
 
