@@ -8,7 +8,8 @@
     │  ├─ RevokedError
     │  └─ StaleEndorsementsError
     ├─ AppraisalError                genuine; do we accept it?
-    └─ EndorsementsUnavailableError  could we decide at all? Only this one is worth a retry.
+    └─ UndecidedError              could we decide at all?
+       └─ EndorsementsUnavailableError  Only this one is worth a retry.
 
 Every error has a stable, machine-readable ``reason`` (kebab-case) that ends up in JSON output, refusals
 and the audit log. Reasons are never renamed; the text around them may change.
@@ -25,7 +26,12 @@ class AttestationError(Exception):
         message: one sentence, for people.
         step: the number of the step in ``docs/attestation.md`` at which this stopped, if there is one.
         values: what was expected and what was found, JSON-able.
+
+    Attributes:
+        undecided: it is neither a yes nor a no: something to judge by was missing.
     """
+
+    undecided: bool = False
 
     def __init__(
         self,
@@ -73,5 +79,11 @@ class AppraisalError(AttestationError):
     """Genuine, but the appraisal policy does not accept it."""
 
 
-class EndorsementsUnavailableError(AttestationError):
+class UndecidedError(AttestationError):
+    """The verifier could not decide: it was not given what it needs for that."""
+
+    undecided = True
+
+
+class EndorsementsUnavailableError(UndecidedError):
     """The verifier could not decide, because collateral is missing. Retry later."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from attestation.errors import AppraisalError, AttestationError
+from attestation.errors import AppraisalError, AttestationError, UndecidedError
 from attestation.eventlog_evidence import (
     VerifiedEventLog,
     parse_event_log_untrusted,
@@ -72,6 +72,7 @@ def appraise(
     now: datetime,
     report_data: bytes | ReportData,
     event_log: bytes | None = None,
+    own_config_id: bytes | None = None,
 ) -> AttestationResult:
     """Accept a verified quote, or say everything that the policy has against it.
 
@@ -81,22 +82,27 @@ def appraise(
         now: aware; the endorsements' windows are checked again.
         report_data: the 64 bytes that the quote must carry, or ``REPORT_DATA_UNCHECKED``.
         event_log: the attester's log, if it sent one. Ignored unless the policy relies on it.
+        own_config_id: SHA-384 of the group document that this process has loaded, 48 bytes; a policy that
+            says ``mrconfigid = "own"`` accepts nothing without it.
 
     Raises:
         StaleEndorsementsError: ``now`` is outside the endorsements' windows.
         MalformedError: the event log that the policy relies on cannot be parsed.
         AppraisalError: with the first finding's reason; ``values["findings"]`` has them all.
+        UndecidedError: nothing speaks against it, and ``own_config_id`` is needed and not there.
     """
     now = whole_seconds(now)
     verified.endorsements.require_current(now)
     findings = [*_td_findings(verified.body, policy.td), *tcb_findings(verified, policy.tcb, now)]
     variant, mismatches = _match(verified.body, policy.reference_values)
     findings += mismatches
+    findings += _own_config_findings(verified.body, policy.reference_values, own_config_id)
     findings += _report_data_findings(verified.body, report_data)
     log, log_findings = _event_log(verified.body, policy, event_log)
     findings += log_findings
     if findings:
         raise _refusal(findings)
+    _require_own_config_known(policy.reference_values, own_config_id)
     return AttestationResult(
         verified=verified,
         policy=policy,
@@ -239,6 +245,42 @@ def _match(body: TDReport, reference: ReferenceValues) -> tuple[str | None, list
         )
     )
     return None, findings
+
+
+def _own_config_findings(
+    body: TDReport, reference: ReferenceValues, own_config_id: bytes | None
+) -> Iterator[AppraisalError]:
+    if not reference.own_mrconfigid:
+        return
+    values = {
+        "register": "mrconfigid",
+        "expected": [] if own_config_id is None else [own_config_id.hex()],
+        "actual": body.mr_config_id.hex(),
+    }
+    if body.mr_config_id == ZERO_MEASUREMENT:
+        yield AppraisalError(
+            "mrconfigid-not-set",
+            "MRCONFIGID is zero, so no group document was measured into the TD; "
+            "a policy accepts that only by naming mrconfigid in reference_values.not_checked",
+            step=Step.REFERENCE_VALUES,
+            values=values,
+        )
+    elif own_config_id is not None and not hmac.compare_digest(own_config_id, body.mr_config_id):
+        yield AppraisalError(
+            "mrconfigid-differs",
+            f"MRCONFIGID is {body.mr_config_id.hex()}: the TD was started with another group document",
+            step=Step.REFERENCE_VALUES,
+            values=values,
+        )
+
+
+def _require_own_config_known(reference: ReferenceValues, own_config_id: bytes | None) -> None:
+    if reference.own_mrconfigid and own_config_id is None:
+        raise UndecidedError(
+            "mrconfigid-own-unknown",
+            'the policy says mrconfigid = "own", and no group document was given to compare with',
+            step=Step.REFERENCE_VALUES,
+        )
 
 
 def _mismatches(actual: dict[str, bytes], expected: Values) -> list[str]:

@@ -4,13 +4,15 @@ Every rule that is left out of a policy file means its strictest reading, or has
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
+from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final
 
-from attestation.canonical import digest
+from attestation.canonical import digest, encode
 from attestation.trust import TrustRoot
-from attestation.values import TD_ATTRIBUTE_BITS, TcbStatus, mask_of, timestamp
+from attestation.values import TD_ATTRIBUTE_BITS, TcbStatus, mask_of
 
 REGISTERS: Final = (
     "mrtd",
@@ -56,6 +58,7 @@ class TcbRules:
         grace_period: how long after a newer level's tcbDate an outdated part is still accepted; zero: not.
         minimum_tee_tcb_svn: 16 bytes, compared one by one, for launch and current; zeros: no minimum.
         max_collateral_age: of TCB info, QE identity and PCK CRL; None leaves it to their own windows.
+        standing_days: how long a member that was accepted, and falls back by its TCB alone, keeps its bonds.
     """
 
     accepted_statuses: frozenset[TcbStatus]
@@ -65,6 +68,7 @@ class TcbRules:
     minimum_evaluation_data_number: int
     minimum_tee_tcb_svn: bytes
     max_collateral_age: timedelta | None
+    standing_days: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +95,15 @@ class ReferenceValues:
         variants: by name; if there are any, one of them must match completely.
         not_checked: registers that the policy waives by name, sorted as in ``REGISTERS``.
         accept_any_td: the policy says in so many words that MRTD is not pinned.
+        own_mrconfigid: MRCONFIGID must be the digest of the group document that the appraiser itself has
+            loaded (``mrconfigid = "own"``).
     """
 
     baseline: Values
     variants: Mapping[str, Values]
     not_checked: tuple[str, ...]
     accept_any_td: bool
+    own_mrconfigid: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,57 +143,91 @@ class AppraisalPolicy:
     event_log: EventLogRules
 
     def canonical(self) -> dict[str, Any]:
-        """Return the policy as plain data: one form for all spellings, another for any other meaning."""
-        tcb, td, values = self.tcb, self.td, self.reference_values
-        return {
-            "tcb": {
-                "accepted_statuses": sorted(str(status) for status in tcb.accepted_statuses),
-                "accepted_advisories": None
-                if tcb.accepted_advisories is None
-                else sorted(tcb.accepted_advisories),
-                "refused_advisories": sorted(tcb.refused_advisories),
-                "grace_period_seconds": int(tcb.grace_period.total_seconds()),
-                "minimum_evaluation_data_number": tcb.minimum_evaluation_data_number,
-                "minimum_tee_tcb_svn": tcb.minimum_tee_tcb_svn,
-                "max_collateral_age_seconds": _seconds(tcb.max_collateral_age),
-            },
-            "td": {
-                "allowed_attributes": td.allowed_attributes,
-                "required_attributes": td.required_attributes,
-                "xfam_required": td.xfam_required,
-                "xfam_allowed": td.xfam_allowed,
-                "mr_service_td": sorted(td.mr_service_td),
-            },
-            "reference_values": {
-                "baseline": _canonical_values(values.baseline),
-                "variants": {name: _canonical_values(variant) for name, variant in values.variants.items()},
-                "not_checked": sorted(values.not_checked),
-                "accept_any_td": values.accept_any_td,
-            },
-            "ticket": {
-                "max_age_seconds": _seconds(self.ticket.max_age),
-                "max_lifetime_seconds": _seconds(self.ticket.max_lifetime),
-                "not_before": None if self.ticket.not_before is None else timestamp(self.ticket.not_before),
-            },
-            "event_log": {"registers": sorted(self.event_log.registers)},
-        }
+        """Return the policy as plain data: one form for all spellings, another for any other meaning.
+
+        It follows from the fields alone, so no rule can be forgotten. What is absent has the meaning of
+        ``ABSENT`` and is not written: a later release can add rules, and older policies keep their bytes.
+        """
+        return _canonical_rules(self)
 
     @property
     def signature(self) -> bytes:
         """32-byte digest of the policy's meaning."""
-        return digest("bondstone/appraisal-policy/v1", self.canonical())
+        return digest("bondstone/appraisal-policy/v2", self.canonical())
 
     def signature_with(self, root: TrustRoot) -> bytes:
         """32-byte digest of the policy's meaning under one trust root: mock and real never share it."""
-        return digest("bondstone/tdx-appraisal/v1", root.spki_digest, root.mock, self.canonical())
+        return digest("bondstone/tdx-appraisal/v2", root.spki_digest, root.mock, self.canonical())
 
 
-def _seconds(duration: timedelta | None) -> int | None:
-    return None if duration is None else int(duration.total_seconds())
+STANDING_DAYS: Final = 14
+STANDING_DAYS_MAX: Final = 90
+
+ABSENT: Final[Mapping[type, Mapping[str, Any]]] = MappingProxyType(
+    {
+        TcbRules: {
+            "accepted_advisories": frozenset(),
+            "refused_advisories": frozenset(),
+            "grace_period": timedelta(0),
+            "minimum_evaluation_data_number": 0,
+            "minimum_tee_tcb_svn": bytes(16),
+            "max_collateral_age": None,
+            "standing_days": STANDING_DAYS,
+        },
+        TdRules: {
+            "allowed_attributes": mask_of(DEFAULT_ALLOWED_ATTRIBUTES),
+            "required_attributes": mask_of(DEFAULT_REQUIRED_ATTRIBUTES),
+            "xfam_required": XFAM_REQUIRED,
+            "xfam_allowed": XFAM_ALLOWED,
+            "mr_service_td": frozenset({ZERO_MEASUREMENT}),
+        },
+        ReferenceValues: {
+            "baseline": {},
+            "variants": {},
+            "not_checked": (),
+            "accept_any_td": False,
+            "own_mrconfigid": False,
+        },
+        TicketRules: {"not_before": None},
+        EventLogRules: {"registers": frozenset()},
+        AppraisalPolicy: {},
+    }
+)
+"""What a rule means that a policy leaves out, for ever: a rule that is not here must always be written."""
 
 
-def _canonical_values(values: Values) -> dict[str, list[bytes]]:
-    return {name: sorted(accepted) for name, accepted in values.items()}
+def _canonical_rules(rules: Any) -> dict[str, Any]:
+    absent = ABSENT[type(rules)]
+    out: dict[str, Any] = {}
+    for item in fields(rules):
+        value = getattr(rules, item.name)
+        if item.name in absent and value == absent[item.name]:
+            continue
+        plain = _plain(value)
+        if plain != {} or not is_dataclass(value):
+            out[item.name] = plain
+    return out
+
+
+def _plain(value: Any) -> Any:
+    """Return a rule's value as plain data: durations and times in whole seconds, sets sorted."""
+    if is_dataclass(value):
+        return _canonical_rules(value)
+    match value:
+        case timedelta():
+            return int(value.total_seconds())
+        case datetime():
+            return int(value.timestamp())
+        case Enum():
+            return str(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case frozenset() | tuple():
+            return sorted((_plain(item) for item in value), key=encode)
+        case None | bool() | int() | str() | bytes():
+            return value
+        case _:
+            raise TypeError(f"a policy rule of type {type(value).__name__} has no canonical form")
 
 
 def default_policy() -> AppraisalPolicy:
@@ -204,9 +245,12 @@ def default_policy() -> AppraisalPolicy:
             minimum_evaluation_data_number=0,
             minimum_tee_tcb_svn=bytes(16),
             max_collateral_age=None,
+            standing_days=STANDING_DAYS,
         ),
         td=default_td_rules(),
-        reference_values=ReferenceValues(baseline={}, variants={}, not_checked=REGISTERS, accept_any_td=True),
+        reference_values=ReferenceValues(
+            baseline={}, variants={}, not_checked=REGISTERS, accept_any_td=True, own_mrconfigid=False
+        ),
         ticket=TicketRules(max_age=timedelta(hours=1), max_lifetime=timedelta(hours=1), not_before=None),
         event_log=EventLogRules(registers=frozenset()),
     )
@@ -214,10 +258,4 @@ def default_policy() -> AppraisalPolicy:
 
 def default_td_rules() -> TdRules:
     """Return the default TD rules of ATTESTATION.md 9."""
-    return TdRules(
-        allowed_attributes=mask_of(DEFAULT_ALLOWED_ATTRIBUTES),
-        required_attributes=mask_of(DEFAULT_REQUIRED_ATTRIBUTES),
-        xfam_required=XFAM_REQUIRED,
-        xfam_allowed=XFAM_ALLOWED,
-        mr_service_td=frozenset({ZERO_MEASUREMENT}),
-    )
+    return TdRules(**ABSENT[TdRules])

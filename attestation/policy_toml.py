@@ -7,12 +7,11 @@ from typing import Any, Final, NoReturn
 
 from attestation.errors import MalformedError
 from attestation.policy_rules import (
+    ABSENT,
     DEFAULT_ALLOWED_ATTRIBUTES,
     DEFAULT_REQUIRED_ATTRIBUTES,
     REGISTERS,
-    XFAM_ALLOWED,
-    XFAM_REQUIRED,
-    ZERO_MEASUREMENT,
+    STANDING_DAYS_MAX,
     AppraisalPolicy,
     EventLogRules,
     ReferenceValues,
@@ -24,7 +23,11 @@ from attestation.policy_rules import (
 from attestation.values import TD_ATTRIBUTE_BITS, TcbStatus, mask_of
 
 POLICY_BYTES_MAX: Final = 1024 * 1024
+OWN: Final = "own"
+"""``mrconfigid = "own"``: the digest of the group document that the appraiser itself has loaded."""
 _SECONDS_MAX: Final = 100 * 366 * 86400
+_TCB_ABSENT: Final = ABSENT[TcbRules]
+_TD_ABSENT: Final = ABSENT[TdRules]
 
 
 def load_policy_untrusted(data: bytes) -> AppraisalPolicy:
@@ -43,6 +46,19 @@ def load_policy_untrusted(data: bytes) -> AppraisalPolicy:
     top = _Table(value, "")
     if top.integer("version", maximum=0xFFFF) != 1:
         top.refuse("version", "must be 1")
+    return _policy_untrusted(top)
+
+
+def policy_from_table_untrusted(value: Any, *, path: str) -> AppraisalPolicy:
+    """Read a policy from a table of another TOML document, which has a version of its own.
+
+    Raises:
+        MalformedError: as from :func:`load_policy_untrusted`; keys are named below ``path``.
+    """
+    return _policy_untrusted(_Table(value, path))
+
+
+def _policy_untrusted(top: "_Table") -> AppraisalPolicy:
     policy = AppraisalPolicy(
         tcb=_tcb_rules(top.table("tcb")),
         td=_td_rules(top.table("td", optional=True)),
@@ -152,14 +168,19 @@ def _tcb_rules(table: _Table) -> TcbRules:
         refused_advisories=frozenset(table.texts("refused_advisories")),
         grace_period=table.duration("grace_period_days", timedelta(days=1))
         if table.has("grace_period_days")
-        else timedelta(0),
+        else _TCB_ABSENT["grace_period"],
         minimum_evaluation_data_number=table.integer(
-            "minimum_evaluation_data_number", maximum=0xFFFFFFFF, default=0
+            "minimum_evaluation_data_number",
+            maximum=0xFFFFFFFF,
+            default=_TCB_ABSENT["minimum_evaluation_data_number"],
         ),
-        minimum_tee_tcb_svn=next(iter(svn), bytes(16)),
+        minimum_tee_tcb_svn=next(iter(svn), _TCB_ABSENT["minimum_tee_tcb_svn"]),
         max_collateral_age=table.duration("max_collateral_age_days", timedelta(days=1))
         if table.has("max_collateral_age_days")
-        else None,
+        else _TCB_ABSENT["max_collateral_age"],
+        standing_days=table.integer(
+            "standing_days", maximum=STANDING_DAYS_MAX, default=_TCB_ABSENT["standing_days"]
+        ),
     )
     table.require_all_read()
     return rules
@@ -184,9 +205,9 @@ def _td_rules(table: _Table) -> TdRules:
     rules = TdRules(
         allowed_attributes=mask_of((DEFAULT_ALLOWED_ATTRIBUTES | allowed | required) - refused),
         required_attributes=mask_of(required),
-        xfam_required=table.integer("xfam_required", maximum=2**64 - 1, default=XFAM_REQUIRED),
-        xfam_allowed=table.integer("xfam_allowed", maximum=2**64 - 1, default=XFAM_ALLOWED),
-        mr_service_td=table.hex_values("mr_service_td", 48) or frozenset({ZERO_MEASUREMENT}),
+        xfam_required=table.integer("xfam_required", maximum=2**64 - 1, default=_TD_ABSENT["xfam_required"]),
+        xfam_allowed=table.integer("xfam_allowed", maximum=2**64 - 1, default=_TD_ABSENT["xfam_allowed"]),
+        mr_service_td=table.hex_values("mr_service_td", 48) or _TD_ABSENT["mr_service_td"],
     )
     if rules.xfam_required & ~rules.xfam_allowed:
         table.refuse("xfam_required", "requires bits that xfam_allowed does not allow")
@@ -194,10 +215,10 @@ def _td_rules(table: _Table) -> TdRules:
     return rules
 
 
-def _values(table: _Table) -> Values:
+def _values(table: _Table, *apart: str) -> Values:
     out: dict[str, frozenset[bytes]] = {}
     for name in REGISTERS:
-        if table.has(name):
+        if table.has(name) and name not in apart:
             out[name] = table.hex_values(name, 48)
             if not out[name]:
                 table.refuse(name, "is an empty list: no TD could ever match")
@@ -207,7 +228,9 @@ def _values(table: _Table) -> Values:
 
 def _reference_values(table: _Table) -> ReferenceValues:
     any_td = table.flag("accept_any_td")
-    baseline = _values(table.table("baseline", optional=True))
+    baseline_table = table.table("baseline", optional=True)
+    own = baseline_table.texts("mrconfigid") == (OWN,)
+    baseline = _values(baseline_table, *(("mrconfigid",) if own else ()))
     variants_table = table.table("variants", optional=True)
     variants = {name: _values(variants_table.table(name)) for name in variants_table.names()}
     waived = set(table.texts("not_checked"))
@@ -215,10 +238,9 @@ def _reference_values(table: _Table) -> ReferenceValues:
         table.refuse("not_checked", f"names {name!r}; known are {', '.join(REGISTERS)}")
     table.require_all_read()
     for name in REGISTERS:
-        pinned = name in baseline or any(name in variant for variant in variants.values())
-        everywhere = name in baseline or (
-            bool(variants) and all(name in variant for variant in variants.values())
-        )
+        by_all = name in baseline or (own and name == "mrconfigid")
+        pinned = by_all or any(name in variant for variant in variants.values())
+        everywhere = by_all or (bool(variants) and all(name in variant for variant in variants.values()))
         if name in waived and pinned:
             table.refuse("not_checked", f"waives {name}, which the policy also pins")
         if not everywhere and name not in waived:
@@ -237,6 +259,7 @@ def _reference_values(table: _Table) -> ReferenceValues:
         variants=variants,
         not_checked=tuple(name for name in REGISTERS if name in waived),
         accept_any_td=any_td,
+        own_mrconfigid=own,
     )
 
 

@@ -111,7 +111,7 @@ def verify_report(
                 pck_chain=pck_chain,
                 policy=applied,
             )
-        undecided = isinstance(exc, EndorsementsUnavailableError)
+        undecided = exc.undecided
         return VerificationReport(
             value=_refusal_value(exc) | value,
             exit_code=EXIT_UNDECIDED if undecided else EXIT_REFUSED,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws
 from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OctKey, OKPKey
@@ -80,6 +82,13 @@ class JwtKey:
     def digest(self) -> bytes:
         """32 bytes that identify the key. Of a secret key, whose length makes it unguessable, too."""
         return digest("bondstone/jwt-key/v1", self.algorithm, self.kid, self.key.thumbprint())
+
+    @property
+    def public_der(self) -> bytes:
+        """DER of the SubjectPublicKeyInfo. Only of a key that signs."""
+        key = self.key.raw_value
+        assert isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey), "it has no public half"
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def load_keys_untrusted(data: bytes) -> tuple[JwtKey, ...]:

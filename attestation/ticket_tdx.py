@@ -233,6 +233,8 @@ class TdxValidator:
         freshness: what was seen before, never to go back behind it.
         update: the mode in which the source asks for endorsements: whose floors count.
         witnesses: called with what was accepted in full, when it is remembered. From any thread.
+        own_config_id: SHA-384 of the group document that this process has loaded, for
+            ``mrconfigid = "own"``; None if it has none.
     """
 
     def __init__(
@@ -244,9 +246,11 @@ class TdxValidator:
         freshness: FreshnessState | None = None,
         update: str = "standard",
         witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
+        own_config_id: bytes | None = None,
     ) -> None:
         self._witnesses = tuple(witnesses)
         self._policy = policy
+        self._own_config_id = own_config_id
         self._root = root
         self._store = EndorsementsStore(
             root=root,
@@ -298,6 +302,7 @@ class TdxValidator:
             now=now,
             report_data=claims.report_data(),
             event_log=ticket.event_log,
+            own_config_id=self._own_config_id,
         )
         require_claims(claims, peer)
         at = min(ticket_expiry(claims, self._policy.ticket, now), result.valid_until)

@@ -28,7 +28,9 @@ class TicketRejectedError(AttestationError):
     @classmethod
     def of(cls, cause: AttestationError) -> Self:
         """Return the refusal that keeps everything its cause says. Raise it ``from`` the cause."""
-        return cls(cause.reason, cause.message, step=cause.step, values=cause.values)
+        error = cls(cause.reason, cause.message, step=cause.step, values=cause.values)
+        error.undecided = cause.undecided
+        return error
 
 
 def binding_of(exporter: bytes, nonce: bytes) -> bytes:

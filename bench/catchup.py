@@ -33,15 +33,17 @@ def workers(directory: Path) -> list[Worker]:
     """Start three founders; the fourth is on hold."""
     cluster = DevCluster(directory, nodes=VOTERS + 1, api_port=free_ports(1)[0], emit=lambda _event: None)
     cluster.prepare()
+    document = cluster.document_file.read_text()
+    cluster.document_file.write_text(
+        document.replace(f'"expect {VOTERS + 1}"', f'"expect {VOTERS}"').replace(
+            "[consensus]\n", f"[consensus]\nmax_voters = {VOTERS}\n"
+        )
+    )
     started = []
     for number, node in enumerate(cluster.nodes):
-        bootstrap = f"expect {VOTERS}" if number < VOTERS else "join"
-        text = node.config_file.read_text()
-        node.config_file.write_text(
-            text.replace(f'bootstrap = "expect {VOTERS + 1}"', f'bootstrap = "{bootstrap}"').replace(
-                "[consensus]\n", f"[consensus]\nmax_voters = {VOTERS}\n"
-            )
-        )
+        if number >= VOTERS:
+            text = node.config_file.read_text()
+            node.config_file.write_text(text.replace("[group]\n", '[group]\nbootstrap = "join"\n'))
         hold = () if number < VOTERS else ("--hold",)
         log = directory / f"{node.name}.log"
         started.append(Worker("--config", str(node.config_file), *hold, log=log))

@@ -95,9 +95,8 @@ async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster
 class _TrustDiskCluster(DevCluster):
     def prepare(self) -> None:
         super().prepare()
-        for node in self.nodes:
-            text = node.config_file.read_text()
-            node.config_file.write_text(text.replace("[consensus]\n", "[consensus]\ntrust_disk = true\n"))
+        text = self.document_file.read_text()
+        self.document_file.write_text(text.replace("[group]\n", '[group]\nstorage = "trust-disk"\n'))
 
 
 @asynccontextmanager

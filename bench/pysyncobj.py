@@ -76,10 +76,9 @@ class Worker:
 def bondstone_workers(directory: Path, *, trust_disk: bool) -> list[Worker]:
     cluster = DevCluster(directory, nodes=NODES, api_port=free_ports(1)[0], emit=lambda _event: None)
     cluster.prepare()
-    for node in cluster.nodes:
-        text = node.config_file.read_text()
-        setting = f"[consensus]\ntrust_disk = {json.dumps(trust_disk)}\n"
-        node.config_file.write_text(text.replace("[consensus]\n", setting))
+    if trust_disk:
+        text = cluster.document_file.read_text()
+        cluster.document_file.write_text(text.replace("[group]\n", '[group]\nstorage = "trust-disk"\n'))
     return [
         Worker("--config", str(node.config_file), log=directory / f"{node.name}.log")
         for node in cluster.nodes

@@ -22,7 +22,7 @@ import uvloop
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 
 from bench.cluster_process import percentile
-from node.config import load_config
+from node.config import load_node
 from node.daemon import running
 from node.raft.types import Applied, Ok, Role
 from node.service import Daemon
@@ -239,7 +239,8 @@ async def main() -> None:
     if args.hold:
         os.read(sys.stdin.fileno(), 1)  # unbuffered: what follows is for ``serve``
     if args.config is not None:
-        async with running(load_config(args.config), lambda _event: None) as daemon:
+        files = load_node(args.config)
+        async with running(files.document, files.config, lambda _event: None) as daemon:
             await serve(BondstoneSystem(daemon))
     else:
         await serve(PySyncObjSystem(args.me, args.others.split(","), args.journal))

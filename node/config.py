@@ -1,10 +1,14 @@
-"""The configuration file of a node: strict TOML, every unknown or wrong key named.
+"""The node file: strict TOML, every unknown or wrong key named.
 
-It comes from the host, which is not trusted: whatever in it matters for trust is folded into the GroupId
-or judged by the peers' policies.
+It comes from the host, which is not trusted. What decides is in the group document, which it names
+(``node.group_document``); a hostile value in here can only cost availability, and docs/configuration.md says
+of every key why.
 """
 
+import json
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -12,14 +16,24 @@ import msgspec
 
 from node.bonds.addresses import split_address
 from node.errors import ConfigError
-from node.raft.types import Bootstrap, Founding, Preference, Settings
+from node.group_document import (
+    DERIVED as DERIVED_TEXT,
+)
+from node.group_document import (
+    Derived,
+    GroupDocument,
+    Storage,
+    load_group_document,
+    readable,
+)
+from node.raft.types import Bootstrap, Founding, Preference
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
 MIB: Final = 1024 * 1024
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Hex48 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{96}$")]
-Hex8 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{16}$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+Hex48 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{96}\Z")]
+Hex8 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{16}\Z")]
 ZERO48: Final = "00" * 48
 
 
@@ -40,7 +54,6 @@ class ApiTable(_Table, frozen=True):
     listen: str = "127.0.0.1:8443"
     advertise: str | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
-    tokens_file: str | None = None
     body_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=16 * MIB)] = MIB
     bodies_bytes_max: Annotated[int, msgspec.Meta(ge=4096)] = 64 * MIB
     concurrent_requests_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
@@ -66,25 +79,24 @@ class AuditTable(_Table, frozen=True):
     segments_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
 
 
-class NetworkTable(_Table, frozen=True):
-    """``[network]``."""
-
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-
-
 class GroupTable(_Table, frozen=True):
-    """``[group]``: exactly one of ``key_file``, ``derive_key``, ``await_key`` gives the key."""
+    """``[group]``: the group document, and where the key comes from: ``key_file`` or ``await_key``.
 
+    Neither if the document says that the key is derived. ``bootstrap = "join"``: this node founds nothing.
+    """
+
+    document: str
     key_file: str | None = None
-    derive_key: bool = False
     await_key: bool = False
-    state_machine: str = "kv"
-    bootstrap: str = "join"
+    bootstrap: Literal["join"] | None = None
     preference: Literal["normal", "reluctant", "observer"] | None = None
 
 
 class MockTable(_Table, frozen=True):
-    """``[attestation.mock]``: the mock TD. 48-byte measurements, 8-byte attributes (little-endian), hex."""
+    """``[attestation.mock]``: the mock TD. 48-byte measurements, 8-byte attributes (little-endian), hex.
+
+    ``mrconfigid`` is what the group document makes it, as a host sets it, unless another one is given.
+    """
 
     authority: str
     mrtd: Hex48 = ZERO48
@@ -92,45 +104,33 @@ class MockTable(_Table, frozen=True):
     rtmr1: Hex48 = ZERO48
     rtmr2: Hex48 = ZERO48
     rtmr3: Hex48 = ZERO48
-    mrconfigid: Hex48 = ZERO48
+    mrconfigid: Hex48 | None = None
     attributes: Hex8 = "0000001000000000"
 
 
 class CollateralTable(_Table, frozen=True):
     """``[attestation.collateral]``: where endorsements for this node's own platform come from.
 
-    ``file`` is a fixed set; otherwise ``source``, a PCCS (Intel's PCS by default), is asked and kept fresh.
+    ``file`` is a fixed set, which the group document must allow; otherwise ``source``, a PCCS (Intel's PCS by
+    default), is asked and kept fresh.
     ``tls_ca`` (PEM) is trusted for that source's TLS besides the system's authorities.
     """
 
     source: str | None = None
     file: str | None = None
     tls_ca: str | None = None
-    update: Literal["standard", "early"] = "standard"
 
 
 class JwtTable(_Table, frozen=True):
-    """``[attestation.jwt]``: a JWT that every peer must show beside its quote.
+    """``[attestation.jwt]``: the file of this node's own token, read anew for every bond."""
 
-    ``keys_file`` is a JWK Set of whoever signs them; ``token_file`` holds this node's own token and is read
-    anew for every bond. ``subject`` is the peer's id in hex unless a fixed one is given.
-    """
-
-    issuer: str
-    audience: str
-    keys_file: str
     token_file: str
-    subject: str | None = None
-    required_claims: dict[str, str | int | bool] = {}
-    max_age_s: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_lifetime_s: Annotated[int, msgspec.Meta(ge=1)] = 24 * 3600
 
 
 class AttestationTable(_Table, frozen=True):
     """``[attestation]``. ``mode`` has no default: the mock is never chosen by omission."""
 
     mode: Literal["tdx", "mock"]
-    policy: str
     ticket_lifetime_s: Annotated[int, msgspec.Meta(ge=5, le=24 * 3600)] = 3600
     tsm_root: str = "/sys/kernel/config/tsm/report"
     mock: MockTable | None = None
@@ -138,38 +138,39 @@ class AttestationTable(_Table, frozen=True):
     jwt: JwtTable | None = None
 
 
-class ConsensusTable(_Table, frozen=True):
-    """``[consensus]``: settings that differ from the defaults. All are part of the GroupId."""
-
-    heartbeat_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] | None = None
-    election_timeout_ms: Annotated[int, msgspec.Meta(ge=50, le=600_000)] | None = None
-    election_jitter_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] | None = None
-    demote_after_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] | None = None
-    demote_lag_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] | None = None
-    min_voters: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
-    max_voters: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
-    tie_break: bool | None = None
-    trust_disk: bool | None = None
-    lease_reads: bool | None = None
-    session_ttl_ms: Annotated[int, msgspec.Meta(ge=1000)] | None = None
-    on_rival: Literal["refuse", "discard-shorter"] | None = None
-
-
 class NodeConfig(_Table, frozen=True):
-    """A whole configuration file."""
+    """A whole node file."""
 
     node: NodeTable
-    network: NetworkTable
     group: GroupTable
     attestation: AttestationTable
     api: ApiTable = ApiTable()
     bond: BondTable = BondTable()
     audit: AuditTable = AuditTable()
-    consensus: ConsensusTable = ConsensusTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFiles:
+    """Both files of a node, checked by themselves and against each other."""
+
+    document: GroupDocument
+    config: NodeConfig
+
+
+def load_node(path: Path) -> NodeFiles:
+    """Read and check a node file and the group document that it names.
+
+    Raises:
+        ConfigError: naming the file, the key and what is wrong with it.
+    """
+    config = load_config(path)
+    document = load_group_document(Path(config.group.document))
+    check_together(document, config, where=str(path))
+    return NodeFiles(document=document, config=config)
 
 
 def load_config(path: Path) -> NodeConfig:
-    """Read and check a configuration file; file names in it become absolute.
+    """Read and check a node file; file names in it become absolute.
 
     Raises:
         ConfigError: naming the file, the key and what is wrong with it.
@@ -183,37 +184,25 @@ def load_config(path: Path) -> NodeConfig:
 
 
 def parse_config(data: bytes, *, where: str, base: Path) -> NodeConfig:
-    """Parse a configuration file's bytes. ``base`` is what relative file names are relative to."""
+    """Parse a node file's bytes. ``base`` is what relative file names are relative to."""
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{where}: larger than {CONFIG_BYTES_MAX} bytes")
     try:
         tables = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{where}: not TOML: {exc}") from exc
+    _refuse_group_keys(tables, where)
     try:
         config = msgspec.convert(tables, NodeConfig)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"{where}: {_readable(str(exc))}") from exc
+        raise ConfigError(f"{where}: {readable(str(exc))}") from exc
     _check(config, where)
     return _with_absolute_paths(config, base)
 
 
-def _readable(message: str) -> str:
-    """Turn ``… - at `$.api.listen``` into the way the key is written in the file."""
-    text, separator, place = message.partition(" - at `$")
-    key = place.removesuffix("`").lstrip(".") if separator else ""
-    text = text.replace("Object contains unknown field", "unknown key")
-    text = text.replace("Object missing required field", "missing key")
-    return f"[{key}] {text}" if key else text
-
-
 def _check(config: NodeConfig, where: str) -> None:
-    group = config.group
-    if (group.key_file is not None) + group.derive_key + group.await_key != 1:
-        raise ConfigError(
-            f"{where}: [group] needs exactly one of key_file, derive_key = true, await_key = true"
-        )
-    parse_bootstrap(group.bootstrap, where=where)
+    if config.group.key_file is not None and config.group.await_key:
+        raise ConfigError(f"{where}: [group] has both key_file and await_key; the key comes one way")
     for key, address in (
         ("api.listen", config.api.listen),
         ("bond.listen", config.bond.listen),
@@ -234,14 +223,39 @@ def _check(config: NodeConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: [api] bodies_bytes_max is smaller than body_bytes_max, that of a single one"
         )
-    settings = consensus_settings(config)
-    if settings.trust_disk and group.await_key:
+
+
+def check_together(document: GroupDocument, config: NodeConfig, *, where: str) -> None:
+    """Raise unless the node file goes with the group document."""
+    group, attestation = config.group, config.attestation
+    if isinstance(document.key, Derived):
+        if group.key_file is not None or group.await_key:
+            named = "await_key" if group.await_key else "key_file"
+            raise ConfigError(
+                f'{where}: [group] {named} does not go with key = "derived" in [group] of {document.where}'
+            )
+    elif group.key_file is None and not group.await_key:
         raise ConfigError(
-            f"{where}: [consensus] trust_disk does not go with [group] await_key: "
-            "a node that trusts its host's disk has its group key there"
+            f"{where}: [group] needs key_file or await_key = true: {document.where} names a key by its digest"
         )
-    if contradiction := settings.contradiction():
-        raise ConfigError(f"{where}: [consensus] {contradiction}")
+    if document.storage is Storage.TRUST_DISK and group.await_key:
+        raise ConfigError(
+            f'{where}: [group] await_key does not go with storage = "trust-disk" in [group] of '
+            f"{document.where}: a node that trusts its host's disk has its group key there"
+        )
+    if attestation.collateral.file is not None and not document.fixed_collateral:
+        raise ConfigError(
+            f"{where}: [attestation.collateral] file needs fixed_file = true in [collateral] of "
+            f"{document.where}"
+        )
+    if document.jwt is not None and attestation.jwt is None:
+        raise ConfigError(
+            f"{where}: [attestation.jwt] token_file is missing: [jwt] of {document.where} asks for a token"
+        )
+    if document.jwt is None and attestation.jwt is not None:
+        raise ConfigError(
+            f"{where}: [attestation.jwt] token_file is of no use: {document.where} has no [jwt]"
+        )
 
 
 def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
@@ -255,43 +269,125 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
     return msgspec.structs.replace(
         config,
         node=located(config.node, "data_dir"),
-        api=located(config.api, "tokens_file"),
-        group=located(config.group, "key_file"),
+        group=located(config.group, "document", "key_file"),
         attestation=msgspec.structs.replace(
-            located(attestation, "policy", "tsm_root"),
+            located(attestation, "tsm_root"),
             mock=attestation.mock and located(attestation.mock, "authority"),
-            jwt=attestation.jwt and located(attestation.jwt, "keys_file", "token_file"),
+            jwt=attestation.jwt and located(attestation.jwt, "token_file"),
             collateral=located(attestation.collateral, "file", "tls_ca"),
         ),
     )
 
 
-def parse_bootstrap(text: str, *, where: str) -> Founding:
-    """Parse ``init``, ``join``, ``auto`` or ``expect N``."""
-    match text.split():
-        case ["init"]:
-            return Founding(bootstrap=Bootstrap.INIT)
-        case ["join"]:
-            return Founding(bootstrap=Bootstrap.JOIN)
-        case ["auto"]:
-            return Founding(bootstrap=Bootstrap.AUTO)
-        case ["expect", count] if count.isascii() and count.isdigit() and 1 <= int(count) <= 31:
-            return Founding(bootstrap=Bootstrap.EXPECT, expect=int(count))
-        case _:
-            raise ConfigError(
-                f'{where}: [group] bootstrap {text!r} is not "init", "join", "auto" or "expect N"'
-            )
-
-
-def consensus_settings(config: NodeConfig) -> Settings:
-    """Return the defaults with what ``[consensus]`` overrides."""
-    given = {
-        key: value for key, value in msgspec.structs.asdict(config.consensus).items() if value is not None
-    }
-    return Settings(**given)
+def founding_of(document: GroupDocument, config: NodeConfig) -> Founding:
+    """Return how this node may found: as the group document says, or not at all."""
+    return document.founding if config.group.bootstrap is None else Founding(bootstrap=Bootstrap.JOIN)
 
 
 def preference_of(config: NodeConfig) -> Preference | None:
     """Return how much the node wants to lead; None leaves it to the state machine."""
     wish = config.group.preference
     return None if wish is None else Preference(wish)
+
+
+# ---- keys that are not a node file's --------------------------------------------------------------------
+
+_MOVED_TABLES: Final = ("schema", "network", "consensus", "trust", "collateral", "policy", "jwt", "access",
+                        "authority", "recovery", "store")  # fmt: skip
+_MOVED_KEYS: Final = {
+    "group": ("key", "derive_key", "state_machine", "storage"),
+    "api": ("tokens_file",),
+    "attestation": ("policy",),
+}
+_MOVED_DEEPER: Final = {
+    "collateral": ("update",),
+    "jwt": (
+        "issuer", "audience", "keys_file", "keys", "subject", "required_claims", "max_age_s",
+        "max_lifetime_s",
+    ),
+}  # fmt: skip
+
+
+def _refuse_group_keys(tables: Mapping[str, Any], where: str) -> None:
+    """Refuse what belongs in the group document; of a file of version 1 say what to write instead."""
+    found = [name for name in _MOVED_TABLES if name in tables]
+    for name, keys in _MOVED_KEYS.items():
+        found += [f"{name}.{key}" for key in keys if key in _table(tables, name)]
+    attestation = _table(tables, "attestation")
+    for name, keys in _MOVED_DEEPER.items():
+        found += [f"attestation.{name}.{key}" for key in keys if key in _table(attestation, name)]
+    if _table(tables, "group").get("bootstrap", "join") != "join":
+        found.append("group.bootstrap")
+    if not found:
+        return
+    named = ", ".join(f"[{key}]" for key in found)
+    if "document" in _table(tables, "group"):
+        raise ConfigError(
+            f"{where}: {named} belongs in the group document, which is equal on all nodes of the group"
+        )
+    raise ConfigError(
+        f"{where}: this is a configuration of version 1, which is no longer read: {named} moved to the group "
+        f"document.\n{_migration(tables)}"
+    )
+
+
+def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = tables.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _migration(tables: Mapping[str, Any]) -> str:
+    """Return what to write to the group document, and what stays, of a file of version 1."""
+    group, consensus = _table(tables, "group"), dict(_table(tables, "consensus"))
+    attestation = _table(tables, "attestation")
+    collateral, jwt = _table(attestation, "collateral"), _table(attestation, "jwt")
+    key = (
+        DERIVED_TEXT
+        if group.get("derive_key")
+        else "the 64 digits that `bondstone group-id --key-file FILE` prints"
+    )
+    bootstrap = group.get("bootstrap", "join")
+    out = [
+        "Write group.toml, the same file for all nodes of the group:",
+        "",
+        "schema = 1",
+        "[network]",
+        f"name = {_shown(_table(tables, 'network').get('name', '…'))}",
+        "[group]",
+        f"key = {_shown(key)}",
+        f"bootstrap = {_shown('expect N, the number of founders' if bootstrap == 'join' else bootstrap)}",
+    ]
+    if "state_machine" in group:
+        out.append(f"state_machine = {_shown(group['state_machine'])}")
+    if consensus.pop("trust_disk", False):
+        out.append('storage = "trust-disk"')
+    if consensus:
+        out += ["[consensus]", *(f"{key} = {_shown(value)}" for key, value in consensus.items())]
+    if attestation.get("mode") == "mock":
+        out += ["[trust]", f"root = {_shown('the hex digits of trust-root.der of the mock authority')}"]
+    if "update" in collateral or "file" in collateral:
+        out.append("[collateral]")
+        out += [f"update = {_shown(collateral['update'])}"] if "update" in collateral else []
+        out += ["fixed_file = true"] if "file" in collateral else []
+    policy = attestation.get("policy", "the policy file")
+    out.append(f"# then each table of {policy}, with `policy.` before its name: [tcb] becomes [policy.tcb]")
+    if "tokens_file" in _table(tables, "api"):
+        out.append(
+            f"# then each table of {_table(tables, 'api')['tokens_file']}, with `access.` before its name: "
+            "[[token]] becomes [[access.token]]"
+        )
+    if jwt:
+        kept = {key: value for key, value in jwt.items() if key not in ("keys_file", "token_file")}
+        claims = kept.pop("required_claims", {})
+        out += ["[jwt]", *(f"{key} = {_shown(value)}" for key, value in kept.items())]
+        out.append(f"keys = [ … ]  # the keys of {jwt.get('keys_file', 'the key set')}, as inline tables")
+        if isinstance(claims, dict) and claims:
+            out += ["[jwt.required_claims]", *(f"{key} = {_shown(value)}" for key, value in claims.items())]
+    stays = ["In the node file, take those keys out and add to [group]:", "", 'document = "group.toml"']
+    if bootstrap == "join":
+        stays.append('bootstrap = "join"  # on a node that shall not found')
+    return "\n".join([*out, "", *stays, "", "The GroupId is another one, so the group begins anew."])
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

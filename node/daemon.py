@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Never
@@ -15,10 +15,8 @@ from typing import Final, Never
 from prometheus_client import CollectorRegistry
 
 from attestation.background import Background
-from attestation.freshness import FreshnessState
-from attestation.ids import network_id_of_name
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets import TicketIssuer
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
@@ -29,16 +27,16 @@ from node.audit import AuditLimits, AuditLog
 from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
 from node.clock import RELEASED, NodeClock
-from node.config import NodeConfig, consensus_settings
+from node.config import NodeConfig
 from node.errors import ConfigError
-from node.group.identity import GroupKey, group_id
-from node.group.network import LOG_REPLAY_SIGNATURE, Network
-from node.machines.base import StateMachine
+from node.group.identity import GroupKey, require_key
+from node.group.network import Network
+from node.group_document import Derived, FoundingCertificate, FoundingToken, GroupDocument, Storage
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.service import Daemon, Tell
 from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
-from node.tokens import AccessList, load_access
+from node.tokens import AccessList, Principal, expand_roles
 from node.trust import (
     attester_of,
     further_issuers_of,
@@ -55,25 +53,16 @@ FRESHNESS_SAVE_S: Final = 10.0
 OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupIdentification:
-    """What a configuration leads to, before anything runs."""
-
-    network_id: bytes
-    group_id: bytes
-    validators: tuple[TicketValidator, ...]
-
-
-def group_key_of(config: NodeConfig, validators: Sequence[TicketValidator]) -> GroupKey | None:
+def group_key_of(document: GroupDocument, config: NodeConfig) -> GroupKey | None:
     """Return the group key, or None if the node shall wait for it.
 
     Raises:
-        ConfigError: the key file cannot be read, or holds no key.
+        ConfigError: the key file cannot be read, holds no key, or another one than the document names.
     """
+    if isinstance(document.key, Derived):
+        return GroupKey.derived(document)
     if config.group.await_key:
         return None
-    if config.group.derive_key:
-        return GroupKey.derived(validators)
     assert config.group.key_file is not None
     path = Path(config.group.key_file)
     try:
@@ -83,36 +72,18 @@ def group_key_of(config: NodeConfig, validators: Sequence[TicketValidator]) -> G
         raise ConfigError(f"group.key_file: cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"group.key_file: {path} is not text") from exc
-    return GroupKey.from_hex(text)
-
-
-def identify(config: NodeConfig, machines: Machines = BUILT_IN_ONLY) -> GroupIdentification:
-    """Return the ids that a configuration leads to.
-
-    Raises:
-        ConfigError: a machine that may not be loaded; or the node would wait for its group key, so there is
-            no id yet.
-    """
-    machine = load_machine(config.group.state_machine, machines)
-    validators = validators_of(config, tdx_validator_of(config, None, FreshnessState()))
-    key = group_key_of(config, validators)
-    if key is None:
-        raise ConfigError("the group key comes by provisioning (group.await_key): there is no GroupId yet")
-    return GroupIdentification(
-        network_id=network_id_of_name(config.network.name),
-        group_id=_group_id_of(config, key, validators, machine),
-        validators=validators,
-    )
+    return require_key(document, GroupKey.from_hex(text), source=f"group.key_file {path}")
 
 
 @asynccontextmanager
 async def running(
-    config: NodeConfig, tell: Tell, machines: Machines = BUILT_IN_ONLY
+    document: GroupDocument, config: NodeConfig, tell: Tell, machines: Machines = BUILT_IN_ONLY
 ) -> AsyncIterator[Daemon]:
     """Run a node while the context is open.
 
     Args:
-        config: checked.
+        document: the group's.
+        config: this node's, checked with the document (``load_node``).
         tell: takes events for whoever started the process.
         machines: which state machines may be loaded, besides the built-in ones.
 
@@ -120,12 +91,12 @@ async def running(
         ConfigError: something in the configuration cannot be had (a port, a file).
         NotATrustDomainError: ``mode = "tdx"`` and this is none.
     """
-    machine = load_machine(config.group.state_machine, machines)
+    machine = load_machine(document.state_machine, machines)
     Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
-    attester = attester_of(config)
-    access = _access_of(config)
+    attester = attester_of(document, config)
+    access = access_of(document)
     seen = load_freshness(config)
     async with AsyncExitStack() as stack:
         audit = AuditLog(
@@ -139,6 +110,7 @@ async def running(
         parts: list[Daemon] = []
         source = await stack.enter_async_context(
             open_source(
+                document,
                 config,
                 attester=attester,
                 clock=clock,
@@ -147,23 +119,24 @@ async def running(
                 background=background,
             )
         )
-        tdx = tdx_validator_of(config, source, seen, [clock.witness])
+        tdx = tdx_validator_of(document, source, seen, [clock.witness])
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: save_freshness(config, tdx.freshness))
-        validators = validators_of(config, tdx)
-        key = group_key_of(config, validators)
-        identity, storage = _identity_of(config, key, validators, machine, clock.now())
+        validators = validators_of(document, tdx)
+        key = group_key_of(document, config)
+        identity, storage = _identity_of(document, config, clock.now())
         if storage is not None:
             stack.callback(storage.close)
         issuer = TdxTicketIssuer(
             attester=attester,
             identity=identity,
-            network_id=network_id_of_name(config.network.name),
+            network_id=document.network_id,
             endorsements_source=source,
             started_at=clock.now(),
             lifetime=ticket_lifetime(config),
         )
         network = _network_of(
+            document,
             config,
             identity,
             audit,
@@ -172,6 +145,7 @@ async def running(
             background=background,
         )
         daemon = Daemon(
+            document,
             config,
             network=network,
             machine=machine,
@@ -186,7 +160,7 @@ async def running(
         parts.append(daemon)
         await network.start()
         stack.push_async_callback(network.close)
-        server = _api_server_of(config, identity, daemon, access)
+        server = _api_server_of(document, config, identity, daemon, access)
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(daemon.close)
@@ -250,43 +224,45 @@ async def tell_progress(daemon: Daemon, tell: Tell) -> None:
     tell({"event": "ready"})
 
 
-def _access_of(config: NodeConfig) -> AccessList:
-    if config.api.tokens_file is None:
-        return AccessList()
-    return load_access(Path(config.api.tokens_file))
+def access_of(document: GroupDocument) -> AccessList:
+    """Return who may call, as the group document says.
+
+    Raises:
+        ConfigError: an entry is restricted in a way that nothing enforces yet.
+    """
+    access = document.access
+    everybody: list[FoundingToken | FoundingCertificate] = [*access.tokens, *access.certificates]
+    for one in everybody:
+        if one.prefixes is not None or (isinstance(one, FoundingToken) and one.expires_at is not None):
+            raise ConfigError(
+                f"{document.where}: [access] {one.name}: this release cannot enforce prefixes and expires_at"
+            )
+    return AccessList(
+        tokens=[
+            Principal(name=one.name, roles=expand_roles(one.roles), credential=one.credential)
+            for one in access.tokens
+        ],
+        certificates=[
+            Principal(name=one.name, roles=expand_roles(one.roles), credential=one.credential)
+            for one in access.certificates
+        ],
+        client_certificates_der=[one.certificate_der for one in access.certificates],
+    )
 
 
 def _identity_of(
-    config: NodeConfig,
-    key: GroupKey | None,
-    validators: Sequence[TicketValidator],
-    machine: StateMachine,
-    now: datetime,
+    document: GroupDocument, config: NodeConfig, now: datetime
 ) -> tuple[Identity, FileStorage | None]:
-    """Return a new incarnation; or, with ``trust_disk``, the one that this node's disk holds for the group.
+    """Return a new incarnation; or, with a trusted disk, the one that this node's disk holds for the group.
 
     Raises:
         CorruptStorageError: the disk does not hold what was written there.
     """
-    if not consensus_settings(config).trust_disk:
+    if document.storage is Storage.VOLATILE:
         return Identity.generate(config.node.name, now, hosts=config.api.names), None
-    assert key is not None  # the configuration's check has seen to it
-    identified = _group_id_of(config, key, validators, machine)
-    directory = Path(config.node.data_dir) / f"group-{identified.hex()[:16]}"
+    directory = Path(config.node.data_dir) / f"group-{document.group_id.hex()[:16]}"
     disk = open_member_disk(directory, config.node.name, now, hosts=config.api.names)
     return disk.identity, disk.storage
-
-
-def _group_id_of(
-    config: NodeConfig, key: GroupKey, validators: Sequence[TicketValidator], machine: StateMachine
-) -> bytes:
-    return group_id(
-        key=key,
-        settings=consensus_settings(config),
-        machine_signature=machine.signature,
-        sync_signature=LOG_REPLAY_SIGNATURE,
-        validators=validators,
-    )
 
 
 def _rejudge(parts: Sequence[Daemon]) -> None:
@@ -316,6 +292,7 @@ async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
 
 
 def _network_of(
+    document: GroupDocument,
     config: NodeConfig,
     identity: Identity,
     audit: AuditLog,
@@ -325,7 +302,7 @@ def _network_of(
     background: Background,
 ) -> Network:
     return Network(
-        name=config.network.name,
+        name=document.network,
         identity=identity,
         listen=split_address(config.bond.listen),
         advertise=config.bond.advertise,
@@ -338,14 +315,16 @@ def _network_of(
     )
 
 
-def _api_server_of(config: NodeConfig, identity: Identity, daemon: Daemon, access: AccessList) -> ApiServer:
+def _api_server_of(
+    document: GroupDocument, config: NodeConfig, identity: Identity, daemon: Daemon, access: AccessList
+) -> ApiServer:
     limits = ApiLimits(
         body_bytes_max=config.api.body_bytes_max,
         bodies_bytes_max=config.api.bodies_bytes_max,
         concurrent_requests_max=config.api.concurrent_requests_max,
         connections_max=config.api.connections_max,
         handshakes_max=config.api.handshakes_max,
-        session_ttl_s=consensus_settings(config).session_ttl_ms / 1000,
+        session_ttl_s=document.settings.session_ttl_ms / 1000,
     )
     registry = CollectorRegistry()
     registry.register(BackgroundCollector(daemon.background))

@@ -1,7 +1,7 @@
 """``bondstone dev``: a local cluster of mock TDs, one process each, on loopback only.
 
-Everything lies in one directory: the mock authority, the policy, the group key, the tokens, and per node a
-configuration file, a log and a data directory. Nothing restarts a node that ended: killing one and starting
+Everything lies in one directory: the mock authority, the group document, the group key, a token, and per node
+a node file, a log and a data directory. Nothing restarts a node that ended: killing one and starting
 it again by hand, with the command that is printed, is what this is for.
 """
 
@@ -27,7 +27,7 @@ import uvicorn
 
 from attestation.background import Background
 from attestation.policy_rules import REGISTERS
-from enclave.mock.authority import MockAuthority
+from enclave.mock.authority import TRUST_ROOT_FILE, MockAuthority
 from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
 from node.errors import ConfigError
 from node.group.identity import GroupKey
@@ -62,7 +62,7 @@ class DevNode:
 
     @property
     def config_file(self) -> Path:
-        return self.directory / "config.toml"
+        return self.directory / "node.toml"
 
     @property
     def log_file(self) -> Path:
@@ -118,6 +118,10 @@ class DevCluster:
         return self.directory / "api-ca.pem"
 
     @property
+    def document_file(self) -> Path:
+        return self.directory / "group.toml"
+
+    @property
     def token_file(self) -> Path:
         return self.directory / "token"
 
@@ -128,28 +132,34 @@ class DevCluster:
         authority_dir = self.directory / "authority"
         if not authority_dir.exists():
             MockAuthority.create(datetime.now(UTC)).save(authority_dir)
+        root = (authority_dir / TRUST_ROOT_FILE).read_bytes()
         key_file = self.directory / "group.key"
         if not key_file.exists():
             _write_secret(key_file, GroupKey.generate().secret.hex() + "\n")
         if not self.token_file.exists():
             _write_secret(self.token_file, new_token() + "\n")
-        token = self.token_file.read_text().strip()
-        (self.directory / "access.toml").write_text(render_token_entry("dev", token, [AccessRole.ADMIN]))
         network_file = self.directory / "network"
         if not network_file.exists():
             network_file.write_text(f"dev-{secrets.token_hex(8)}\n")
-        (self.directory / "policy.toml").write_text(_policy_text())
+        self.document_file.write_text(
+            group_document_text(
+                network=network_file.read_text().strip(),
+                key=GroupKey.from_hex(key_file.read_text()).public_digest.hex(),
+                root=root.hex(),
+                nodes=self._count,
+                token=self.token_file.read_text().strip(),
+            )
+        )
         ports = [self._api_port + i for i in range(self._count)]
         for port in ports:
             _require_free(port)
         *bond_ports, self._pccs_port = _free_ports(self._count + 1)
         seeds = [f"127.0.0.1:{port}" for port in bond_ports]
-        network = network_file.read_text().strip()
         for i, (port, seed) in enumerate(zip(ports, seeds, strict=True)):
             node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
             (node.directory / "data").mkdir(parents=True, exist_ok=True)
             node.certificate_file.unlink(missing_ok=True)
-            text = _config_text(node, seeds, network, self._count)
+            text = _node_text(node, seeds)
             if self._pccs:
                 text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
             node.config_file.write_text(text)
@@ -306,59 +316,68 @@ class DevCluster:
                 await process.wait()
 
 
-def _policy_text() -> str:
+def group_document_text(*, network: str, key: str, root: str, nodes: int, token: str) -> str:
+    """Return the group document of a local cluster: mock TDs of one mock image.
+
+    A node with other measurements, under another authority, or with another document has no way in.
+    """
     pinned = ("mrtd", "rtmr1", "rtmr2")
-    waived = [name for name in REGISTERS if name not in pinned]
+    waived = [name for name in REGISTERS if name not in (*pinned, "mrconfigid")]
     values = "\n".join(f'{name} = ["{mock_measurement(name)}"]' for name in pinned)
     return f"""\
-# The appraisal policy of a local cluster: mock TDs of one mock image.
-# A node with other measurements, or under another authority, has no way in.
-version = 1
-
-[tcb]
-accepted_statuses = ["UpToDate"]
-
-[ticket]
-max_age_seconds = 3600
-max_lifetime_seconds = 3600
-
-[reference_values]
-not_checked = {json.dumps(waived)}
-
-[reference_values.baseline]
-{values}
-"""
-
-
-def _config_text(node: DevNode, seeds: list[str], network: str, count: int) -> str:
-    min_voters = min(2, count)
-    return f"""\
-[node]
-name = "{node.name}"
-data_dir = "data"
-
-[api]
-listen = "{node.api}"
-tokens_file = "../access.toml"
-
-[bond]
-listen = "{node.bond}"
-seeds = {json.dumps([seed for seed in seeds if seed != node.bond])}
+# Equal on all nodes: what decides who is in the group, and how it works.
+schema = 1
 
 [network]
 name = "{network}"
 
 [group]
-key_file = "../group.key"
+key = "{key}"
 state_machine = "kv"
-bootstrap = "expect {count}"
+bootstrap = "expect {nodes}"
 
 [consensus]
-min_voters = {min_voters}
+min_voters = {min(2, nodes)}
+
+[trust]
+root = "{root}"
+
+[policy.tcb]
+accepted_statuses = ["UpToDate"]
+
+[policy.ticket]
+max_age_seconds = 3600
+max_lifetime_seconds = 3600
+
+[policy.reference_values]
+not_checked = {json.dumps(waived)}
+
+[policy.reference_values.baseline]
+{values}
+mrconfigid = "own"
+
+{render_token_entry("dev", token, [AccessRole.ADMIN], table="access.token")}"""
+
+
+def _node_text(node: DevNode, seeds: list[str]) -> str:
+    return f"""\
+[node]
+name = "{node.name}"
+data_dir = "data"
+
+[group]
+document = "../group.toml"
+key_file = "../group.key"
+
+[api]
+listen = "{node.api}"
+
+[bond]
+listen = "{node.bond}"
+seeds = {json.dumps([seed for seed in seeds if seed != node.bond])}
 
 [attestation]
 mode = "mock"
-policy = "../policy.toml"
 
 [attestation.mock]
 authority = "../authority"

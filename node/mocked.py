@@ -3,16 +3,27 @@
 from pathlib import Path
 
 from attestation.ticket_endorsements import EndorsementsSource
-from attestation.trust import TrustRoot
 from enclave.attester import Attester
 from enclave.mock.authority import MockAuthority
 from enclave.mock.td import TDSettings
 from node.config import MockTable
+from node.errors import ConfigError
+from node.group_document import GroupDocument
 
 
-def attester(table: MockTable) -> Attester:
-    """Return the mock TD that the table describes."""
-    return _authority(table).create_td(
+def attester(table: MockTable, document: GroupDocument) -> Attester:
+    """Return the mock TD that the table describes, started with this group document.
+
+    Raises:
+        ConfigError: the mock authority's root is not the group's.
+    """
+    authority = _authority(table)
+    if authority.trust_root != document.root:
+        raise ConfigError(
+            f"[attestation.mock] authority: {table.authority} is not below the root that {document.where} "
+            "names in [trust] root"
+        )
+    return authority.create_td(
         settings=TDSettings(
             mrtd=bytes.fromhex(table.mrtd),
             rtmrs=(
@@ -22,14 +33,9 @@ def attester(table: MockTable) -> Attester:
                 bytes.fromhex(table.rtmr3),
             ),
             td_attributes=int.from_bytes(bytes.fromhex(table.attributes), "little"),
-            mr_config_id=bytes.fromhex(table.mrconfigid),
+            mr_config_id=document.mrconfigid if table.mrconfigid is None else bytes.fromhex(table.mrconfigid),
         )
     )
-
-
-def trust_root(table: MockTable) -> TrustRoot:
-    """Return the root of the mock authority that the table names."""
-    return _authority(table).trust_root
 
 
 def endorsements_source(table: MockTable) -> EndorsementsSource:

@@ -19,11 +19,12 @@ from node.api.service import (
 )
 from node.audit import AuditLog
 from node.clock import NodeClock
-from node.config import NodeConfig, consensus_settings, parse_bootstrap, preference_of
+from node.config import NodeConfig, founding_of, preference_of
 from node.errors import ConfigError
 from node.group.group import Group
-from node.group.identity import GroupKey
+from node.group.identity import GroupKey, GroupKeyDiffersError, require_key
 from node.group.network import GroupBuilder, Network
+from node.group_document import GroupDocument
 from node.machines.base import StateMachine
 from node.raft.events import Execute, Query
 from node.raft.types import Consistency, Cursor, Outcome
@@ -37,6 +38,7 @@ class Daemon:
 
     def __init__(
         self,
+        document: GroupDocument,
         config: NodeConfig,
         *,
         network: Network,
@@ -49,6 +51,7 @@ class Daemon:
         storage: FileStorage | None = None,
         background: Background,
     ) -> None:
+        self._document = document
         self._config = config
         self._storage = storage
         self.background = background
@@ -64,21 +67,24 @@ class Daemon:
 
     # ---- the group ----------------------------------------------------------
     def join(self, key: GroupKey) -> Group:
-        """Join the group with this key."""
+        """Join the group with this key.
+
+        Raises:
+            GroupKeyDiffersError: it is not the one that the group document names.
+        """
         self._group = group = self._builder(key).join()
         return group
 
     def _builder(self, key: GroupKey) -> GroupBuilder:
-        config = self._config
+        document = self._document
         builder = (
             self._network.groups.with_key(key)
+            .with_document(document)
+            .with_consensus(document.settings, founding_of(document, self._config))
             .with_state_machine(self._machine)
-            .with_consensus(
-                consensus_settings(config), parse_bootstrap(config.group.bootstrap, where="[group]")
-            )
             .with_log_storage(durable=self._storage)
         )
-        preference = preference_of(config)
+        preference = preference_of(self._config)
         if preference is not None:
             builder = builder.with_preference(preference)
         for validator in self.validators:
@@ -192,7 +198,11 @@ class Daemon:
     async def provision(self, group_key: bytes) -> bytes:
         if self._group is not None:
             raise ProvisionRefusedError("not-waiting", "this node has its group key already")
-        group = self.join(GroupKey(group_key))
+        try:
+            key = require_key(self._document, GroupKey(group_key), source="provisioning")
+        except GroupKeyDiffersError as exc:
+            raise ProvisionRefusedError(exc.reason, str(exc)) from exc
+        group = self.join(key)
         self._audit.append("group-key-provisioned", group_id=group.id)
         self._tell({"event": "provisioned", "group_id": group.id.hex()})
         return group.id

@@ -45,6 +45,8 @@ class AccessRole(Enum):
     READ = "read"  # status, queries, metrics
     WRITE = "write"  # commands
     AUDIT = "audit"  # peers' evidence and the audit log
+    METRICS = "metrics"  # metrics, and nothing else
+    EXPORT = "export"  # the group's whole state
     ADMIN = "admin"  # all of it, and provisioning
 
 
@@ -72,13 +74,13 @@ class AccessError(Exception):
         self.message = message
 
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
-Roles = Annotated[tuple[AccessRole, ...], msgspec.Meta(min_length=1, max_length=4)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*\Z")]
+Roles = Annotated[tuple[AccessRole, ...], msgspec.Meta(min_length=1, max_length=len(AccessRole))]
 
 
 class _TokenTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     roles: Roles
 
 
@@ -171,10 +173,10 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def render_token_entry(name: str, token: str, roles: Iterable[AccessRole]) -> str:
-    """Return the ``[[token]]`` table for an access file."""
+def render_token_entry(name: str, token: str, roles: Iterable[AccessRole], *, table: str = "token") -> str:
+    """Return the table of a token, for an access file or (``access.token``) a group document."""
     listed = ", ".join(f'"{role.value}"' for role in roles)
-    return f'[[token]]\nname = "{name}"\nsha256 = "{hash_token(token)}"\nroles = [{listed}]\n'
+    return f'[[{table}]]\nname = "{name}"\nsha256 = "{hash_token(token)}"\nroles = [{listed}]\n'
 
 
 def load_access(path: Path) -> AccessList:
@@ -205,11 +207,11 @@ def parse_access(data: bytes, *, where: str) -> AccessList:
         raise ConfigError(f"{where}: {exc}") from exc
     certificates = [(table, _certificate_of(table, where)) for table in file.certificate]
     tokens = [
-        Principal(name=table.name, roles=_expand(table.roles), credential=bytes.fromhex(table.sha256))
+        Principal(name=table.name, roles=expand_roles(table.roles), credential=bytes.fromhex(table.sha256))
         for table in file.token
     ]
     pinned = [
-        Principal(name=table.name, roles=_expand(table.roles), credential=spki_digest(certificate))
+        Principal(name=table.name, roles=expand_roles(table.roles), credential=spki_digest(certificate))
         for table, certificate in certificates
     ]
     _require_distinct([*tokens, *pinned], where)
@@ -227,8 +229,10 @@ def _certificate_of(table: _CertificateTable, where: str) -> x509.Certificate:
         raise ConfigError(f"{where}: [[certificate]] {table.name}: `pem` is not a PEM certificate") from exc
 
 
-def _expand(roles: tuple[AccessRole, ...]) -> frozenset[AccessRole]:
-    return frozenset(AccessRole) if AccessRole.ADMIN in roles else frozenset(roles)
+def expand_roles(roles: Iterable[AccessRole]) -> frozenset[AccessRole]:
+    """Return the roles with all that they include."""
+    roles = frozenset(roles)
+    return frozenset(AccessRole) if AccessRole.ADMIN in roles else roles
 
 
 def _require_distinct(principals: list[Principal], where: str) -> None:

@@ -21,20 +21,18 @@ from attestation.client.source import ClientSource
 from attestation.collateral import Endorsements
 from attestation.errors import AttestationError, MalformedError
 from attestation.freshness import FreshnessState
-from attestation.policy_rules import AppraisalPolicy
-from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import parse_quote_untrusted
 from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, FixedEndorsements
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
-from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
+from attestation.ticket_jwt import JwtValidator
 from attestation.ticket_tdx import TdxValidator
 from attestation.tickets import Cluster, TicketIssuer, TicketValidator
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.tsm import TsmAttester
 from node.clock import NodeClock
-from node.config import JwtTable, MockTable, NodeConfig
+from node.config import MockTable, NodeConfig
 from node.errors import ConfigError
+from node.group_document import GroupDocument
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 FIRST_FETCH_S: Final = 5.0
@@ -43,31 +41,21 @@ FRESHNESS_FILE: Final = "freshness.cbor"
 _log = logging.getLogger(__name__)
 
 
-def attester_of(config: NodeConfig) -> Attester:
-    """Return the TD that the configuration names.
+def attester_of(document: GroupDocument, config: NodeConfig) -> Attester:
+    """Return the TD that the node file names.
 
     Raises:
         NotATrustDomainError: ``mode = "tdx"`` and there is none. The mock is never a substitute.
-        ConfigError: ``mode = "mock"`` and this installation has no mock.
+        ConfigError: ``mode = "mock"`` and this installation has no mock, or its root is not the group's.
     """
     mock = _mock_table(config)
     if mock is not None:
         with _mock_wanted():
             from node import mocked
-        return mocked.attester(mock)
+        return mocked.attester(mock, document)
     attester = TsmAttester(Path(config.attestation.tsm_root))
     attester.probe()
     return attester
-
-
-def root_of(config: NodeConfig) -> TrustRoot:
-    """Return the root to pin: Intel's, or in mock mode the mock authority's."""
-    mock = _mock_table(config)
-    if mock is None:
-        return INTEL_SGX_ROOT
-    with _mock_wanted():
-        from node import mocked
-    return mocked.trust_root(mock)
 
 
 def _mock_table(config: NodeConfig) -> MockTable | None:
@@ -90,6 +78,7 @@ def _mock_wanted() -> Iterator[None]:
 
 @asynccontextmanager
 async def open_source(
+    document: GroupDocument,
     config: NodeConfig,
     *,
     attester: Attester,
@@ -120,8 +109,8 @@ async def open_source(
         raise ConfigError(f"[attestation.collateral] source: {exc}") from exc
     async with open_collateral_client(
         sources=[source],
-        root=root_of(config),
-        update=UpdateMode(table.update),
+        root=document.root,
+        update=UpdateMode(document.update),
         cache_directory=Path(config.node.data_dir) / "collateral",
         tls_ca=None if table.tls_ca is None else Path(table.tls_ca),
         seen=seen,
@@ -148,60 +137,28 @@ async def _fetch_own(client: CollateralClient, source: ClientSource, attester: A
         source.wish(platform)
 
 
-def policy_of(config: NodeConfig) -> AppraisalPolicy:
-    """Return the appraisal policy.
-
-    Raises:
-        ConfigError: it cannot be read; the message names the file and the key.
-    """
-    path = Path(config.attestation.policy)
-    try:
-        return load_policy_untrusted(_read(path, key="attestation.policy"))
-    except MalformedError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-
-
 def tdx_validator_of(
-    config: NodeConfig,
+    document: GroupDocument,
     source: EndorsementsSource | None,
     seen: FreshnessState,
     witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
 ) -> TdxValidator:
     """Return the judge of TDX tickets, who never goes back behind what was seen."""
     return TdxValidator(
-        policy=policy_of(config),
-        root=root_of(config),
+        policy=document.policy,
+        root=document.root,
         endorsements_source=source,
         freshness=seen,
-        update=config.attestation.collateral.update,
+        update=document.update,
         witnesses=witnesses,
+        own_config_id=document.mrconfigid,
     )
 
 
-def validators_of(config: NodeConfig, tdx: TicketValidator) -> tuple[TicketValidator, ...]:
-    """Return the judges of tickets, in the order that the GroupId folds them in."""
-    jwt = config.attestation.jwt
-    return (tdx,) if jwt is None else (tdx, _jwt_validator(jwt))
-
-
-def _jwt_validator(table: JwtTable) -> JwtValidator:
-    path = Path(table.keys_file)
-    try:
-        keys = load_keys_untrusted(_read(path, key="attestation.jwt.keys_file"))
-        rules = JwtRules(
-            issuer=table.issuer,
-            audience=table.audience,
-            subject=table.subject,
-            required_claims=table.required_claims,
-            max_age=None if table.max_age_s is None else timedelta(seconds=table.max_age_s),
-            max_lifetime=timedelta(seconds=table.max_lifetime_s),
-            non_expiring=False,
-        )
-    except MalformedError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    except ValueError as exc:
-        raise ConfigError(f"[attestation.jwt] {exc}") from exc
-    return JwtValidator(keys=keys, rules=rules)
+def validators_of(document: GroupDocument, tdx: TicketValidator) -> tuple[TicketValidator, ...]:
+    """Return the judges of tickets, in the order in which they judge."""
+    jwt = document.jwt
+    return (tdx,) if jwt is None else (tdx, JwtValidator(keys=jwt.keys, rules=jwt.rules))
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,9 +238,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="PUT",
         path="/v1/provision",
         summary="Give the group key to a node that waits for it, once.",
-        # With an admin in the access file it needs that role. A node that was started without one (an
-        # image that carries no secrets) takes the first key it is offered: see docs/api.md.
-        access=AccessRole.ADMIN,
+        # Only the key whose digest the group document names is taken, so it does not matter who sends it.
+        access=PUBLIC,
         request=schemas.ProvisionRequest,
         answers=(schemas.Provisioned,),
         problems=(*_BODY_PROBLEMS, "provision-refused", "not-ready"),

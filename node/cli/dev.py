@@ -105,8 +105,7 @@ talk to it from another terminal:
   {cli} status
   {cli} kv put greeting hello
   {cli} kv get greeting
-  {cli} verify {url} \\
-    --policy {self._directory}/policy.toml --trust-root {self._directory}/authority/trust-root.der
+  {cli} verify {url} --group-document {self._directory}/group.toml
   curl --cacert {event["ca"]} -H "Authorization: Bearer $(cat {self._directory}/token)" {url}/v1/group
 
 Ctrl-C stops it."""

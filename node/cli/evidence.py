@@ -12,16 +12,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.collateral import Endorsements
-from attestation.errors import AppraisalError, AttestationError, MalformedError
+from attestation.errors import AppraisalError, MalformedError, UndecidedError
 from attestation.ids import peer_id_of_spki
+from attestation.policy_rules import AppraisalPolicy
 from attestation.policy_toml import load_policy_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
 from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
 from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
+from attestation.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.cli.common import load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
 from node.errors import ConfigError
+from node.group_document import load_group_document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,52 @@ class VerifiedNode:
         }
 
 
-def verify_node(
-    url: str, *, policy: Path, trust_root: str, collateral: Path | None, group_id: str | None
-) -> VerifiedNode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appraiser:
+    """By what a node is judged.
+
+    Attributes:
+        group_id: the group that it must be in, hex; None: any, or none.
+        own_config_id: SHA-384 of the canonical group document, for ``mrconfigid = "own"``.
+    """
+
+    policy: AppraisalPolicy
+    root: TrustRoot
+    group_id: str | None
+    own_config_id: bytes | None
+
+
+def appraiser_of(
+    *, group_document: Path | None, policy: Path | None, trust_root: str | None, group_id: str | None
+) -> Appraiser:
+    """Return what the user's files and ids say; a policy or root of its own goes before the document's.
+
+    Raises:
+        ConfigError: a file is missing or malformed, or neither document nor policy is given.
+    """
+    document = None if group_document is None else load_group_document(group_document)
+    if policy is not None:
+        try:
+            rules = load_policy_untrusted(read_file(policy, what="policy"))
+        except MalformedError as exc:
+            raise ConfigError(f"{policy}: {exc}") from exc
+    elif document is not None:
+        rules = document.policy
+    else:
+        raise ConfigError("by which policy? hint: --group-document FILE, or --policy FILE")
+    if trust_root is not None or document is None:
+        root = load_trust_root(trust_root or "intel")
+    else:
+        root = document.root
+    return Appraiser(
+        policy=rules,
+        root=root,
+        group_id=document.group_id.hex() if group_id is None and document is not None else group_id,
+        own_config_id=None if document is None else document.mrconfigid,
+    )
+
+
+def verify_node(url: str, *, appraiser: Appraiser, collateral: Path | None) -> VerifiedNode:
     """Ask a node for evidence bound to a fresh nonce and to the TLS key of the same connection; judge it.
 
     Raises:
@@ -66,11 +112,13 @@ def verify_node(
     if collateral is not None:
         data = read_file(collateral, what="collateral")
         source = FixedEndorsements(endorsements=Endorsements.from_json_untrusted(data))
-    try:
-        rules = load_policy_untrusted(read_file(policy, what="policy"))
-    except MalformedError as exc:
-        raise ConfigError(f"{policy}: {exc}") from exc
-    validator = TdxValidator(policy=rules, root=load_trust_root(trust_root), endorsements_source=source)
+    validator = TdxValidator(
+        policy=appraiser.policy,
+        root=appraiser.root,
+        endorsements_source=source,
+        own_config_id=appraiser.own_config_id,
+    )
+    group_id = appraiser.group_id
     nonce = secrets.token_bytes(32)
     live = fetch_evidence_unauthenticated(url, nonce)
     ticket = live.document.tickets.get(TICKET_CLASS)
@@ -107,7 +155,7 @@ def verify_node(
     )
 
 
-class ClusterUnknownError(AttestationError):
+class ClusterUnknownError(UndecidedError):
     """The node is genuine and accepted, and holds nothing of a cluster: which one it will be in is open."""
 
 

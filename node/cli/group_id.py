@@ -1,32 +1,109 @@
 """``bondstone group-id``."""
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
-from node.cli.common import print_json
-from node.config import load_config
-from node.daemon import identify
-from node.machines.loader import IMPORTABLE
+from node.cli.common import print_json, read_file
+from node.errors import ConfigError
+from node.group.identity import GroupKey
+from node.group_document import GroupDocument, load_group_document
+
+DEFAULT: Final = object()
+"""In place of a value that is not written."""
 
 
 def command(
-    config: Annotated[Path, typer.Option(help="The node's configuration file.")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    document: Annotated[Path | None, typer.Argument(help="The group document.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the canonical document too.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Another group document: print what differs. Exit code 1 if ids do.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Print the public digest of the group key in this file instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the GroupId that a configuration leads to; equal ids are the condition of a bond."""
-    group = identify(load_config(config), IMPORTABLE)
+    """Print the GroupId that a group document leads to; equal ids are the condition of a bond."""
+    if key_file is not None:
+        text = read_file(key_file, what="group key", bytes_max=1024).decode("ascii", "replace")
+        print(GroupKey.from_hex(text).public_digest.hex())
+        return
+    if document is None:
+        raise ConfigError("which group document? hint: bondstone group-id group.toml")
+    ours = load_group_document(document)
+    theirs = None if against is None else load_group_document(against)
     if as_json:
-        print_json(
-            {
-                "group_id": group.group_id.hex(),
-                "network_id": group.network_id.hex(),
-                "validators": [
-                    {"class": v.ticket_class, "signature": v.signature.hex(), "mock": v.mock}
-                    for v in group.validators
-                ],
-            }
-        )
+        print_json(_json(ours, theirs))
     else:
-        print(group.group_id.hex())
+        _print(ours, theirs, explain=explain or theirs is not None)
+    if theirs is not None and theirs.group_id != ours.group_id:
+        raise typer.Exit(1)
+
+
+def _json(ours: GroupDocument, theirs: GroupDocument | None) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "group_id": ours.group_id.hex(),
+        "network_id": ours.network_id.hex(),
+        "lineage": ours.lineage.hex(),
+        "mrconfigid": ours.mrconfigid.hex(),
+        "canonical": ours.canonical.hex(),
+        "document": dict(ours.value),
+    }
+    if theirs is not None:
+        out["differences"] = [
+            {"key": key}
+            | ({} if mine is DEFAULT else {"ours": mine})
+            | ({} if other is DEFAULT else {"theirs": other})
+            for key, mine, other in differences(ours, theirs)
+        ]
+    return out
+
+
+def _print(ours: GroupDocument, theirs: GroupDocument | None, *, explain: bool) -> None:
+    if not explain:
+        print(ours.group_id.hex())
+        return
+    print(f"GroupId     {ours.group_id.hex()}")
+    print(f"MRCONFIGID  {ours.mrconfigid.hex()}")
+    if theirs is None:
+        print("\nThe document, as it is hashed (what is not here has its default's meaning):\n")
+        for key, value in flattened(ours.value):
+            print(f"  {key} = {_shown(value)}")
+        print("\nChanging any of it, or adding a key that is not at its default, makes another group.")
+        return
+    found = list(differences(ours, theirs))
+    if not found:
+        print(f"\n{theirs.where} means the same: it is the same group.")
+        return
+    print(f"\n{theirs.where} is another group, {theirs.group_id.hex()}:\n")
+    for key, mine, other in found:
+        print(f"  {key}: {_shown(mine)} -> {_shown(other)}")
+
+
+def flattened(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a document with the path to it."""
+    for key in sorted(value):
+        here = f"{path}.{key}" if path else key
+        if isinstance(value[key], Mapping) and value[key]:
+            yield from flattened(value[key], here)
+        else:
+            yield here, value[key]
+
+
+def differences(ours: GroupDocument, theirs: GroupDocument) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every path at which two documents differ, with both values; ``DEFAULT``: not written."""
+    mine, other = dict(flattened(ours.value)), dict(flattened(theirs.value))
+    for key in sorted({*mine, *other}):
+        pair = mine.get(key, DEFAULT), other.get(key, DEFAULT)
+        if pair[0] != pair[1]:
+            yield key, *pair
+
+
+def _shown(value: Any) -> str:
+    if value is DEFAULT:
+        return "(default)"
+    return json.dumps(value, default=lambda item: item.hex(), ensure_ascii=False)

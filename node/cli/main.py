@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from attestation.errors import AttestationError, EndorsementsUnavailableError
+from attestation.errors import AttestationError
 from enclave.errors import EnclaveError
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
@@ -76,9 +76,9 @@ def main() -> None:
         build_app(wanted)()
     except ConfigError as exc:
         fail(str(exc), 2)
-    except EndorsementsUnavailableError as exc:
-        fail(str(exc), 3)
-    except (NodeError, AttestationError, EnclaveError) as exc:
+    except AttestationError as exc:
+        fail(str(exc), 3 if exc.undecided else 1)
+    except (NodeError, EnclaveError) as exc:
         fail(str(exc), 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,7 +13,7 @@ import typer
 import uvloop
 
 from attestation.background import FatalWorkError
-from node.config import NodeConfig, load_config
+from node.config import NodeFiles, load_node
 from node.daemon import running, tell_progress
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
@@ -30,7 +30,7 @@ def node() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Option(help="The node's configuration file.")],
+    config: Annotated[Path, typer.Option(help="The node file; it names the group document.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
     stop_with_stdin: Annotated[
         bool, typer.Option(help="Stop when standard input ends (set by `bondstone dev`).")
@@ -44,18 +44,18 @@ def run(
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    loaded = load_config(config)
+    loaded = load_node(config)
     uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))
 
 
-async def _run(config: NodeConfig, tell: Tell, *, stop_with_stdin: bool) -> None:
+async def _run(files: NodeFiles, tell: Tell, *, stop_with_stdin: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if stop_with_stdin:
         await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
-    async with running(config, tell, IMPORTABLE) as daemon:
+    async with running(files.document, files.config, tell, IMPORTABLE) as daemon:
         progress = daemon.background.once("tell-progress", tell_progress(daemon, tell))
         try:
             await daemon.background.until(stop)
@@ -63,7 +63,7 @@ async def _run(config: NodeConfig, tell: Tell, *, stop_with_stdin: bool) -> None
             raise NodeError(str(exc)) from exc
         finally:
             progress.cancel()
-    tell({"event": "stopped", "name": config.node.name})
+    tell({"event": "stopped", "name": files.config.node.name})
 
 
 class _UntilEnd(asyncio.Protocol):

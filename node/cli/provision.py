@@ -1,31 +1,38 @@
 """``bondstone provision``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from node.cli.common import print_json, read_file
-from node.cli.evidence import verify_node
+from node.cli.evidence import appraiser_of, verify_node
 from node.client import provision_group_key
 from node.group.identity import GroupKey
 
 
 def command(
     url: Annotated[str, typer.Argument(help="The waiting node's API, https://HOST:PORT.")],
-    policy: Annotated[Path, typer.Option(help="Appraisal policy, TOML.")],
     group_key: Annotated[Path, typer.Option(help="File with the group key: 64 hex digits.")],
-    trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
+    group_document: Annotated[
+        Path | None, typer.Option(help="Group document: gives policy, root, GroupId and MRCONFIGID.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
+    trust_root: Annotated[
+        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+    ] = None,
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
-    token: Annotated[str | None, typer.Option(help="Admin token, if the node has tokens.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify a node's fresh evidence; only then send it the group key, to the very key that was verified."""
     key = GroupKey.from_hex(read_file(group_key, what="group key", secret=True).decode("ascii", "replace"))
-    node = verify_node(url, policy=policy, trust_root=trust_root, collateral=collateral, group_id=None)
-    group_id = provision_group_key(
-        url, certificate_der=node.live.certificate_der, group_key=key.secret, token=token
+    appraiser = appraiser_of(
+        group_document=group_document, policy=policy, trust_root=trust_root, group_id=None
     )
+    # A node that waits for its key is in no group yet.
+    node = verify_node(url, appraiser=replace(appraiser, group_id=None), collateral=collateral)
+    group_id = provision_group_key(url, certificate_der=node.live.certificate_der, group_key=key.secret)
     if as_json:
         print_json({"provisioned": True, "peer_id": node.peer_id.hex(), "group_id": group_id.hex()})
     else:

@@ -15,7 +15,7 @@ from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untr
 from attestation.report import verify_report
 from attestation.result import body_value
 from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible, write_file
-from node.config import load_config
+from node.config import load_node
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -26,7 +26,7 @@ EventLog = Annotated[Path | None, typer.Option(help="The attester's event log: C
 
 @app.command()
 def get(
-    config: Annotated[Path, typer.Option(help="A node's configuration: says which TD, real or mock.")],
+    config: Annotated[Path, typer.Option(help="A node file: says which TD, real or mock.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the quote.")],
     report_data: Annotated[str, typer.Option(help="REPORTDATA, up to 64 bytes of hex, zero-padded.")] = "",
 ) -> None:
@@ -39,7 +39,8 @@ def get(
         raise ConfigError("--report-data is not hex") from exc
     if len(data) > 64:
         raise ConfigError(f"--report-data has {len(data)} bytes, at most 64")
-    quote = attester_of(load_config(config)).quote(data.ljust(64, b"\0"))
+    files = load_node(config)
+    quote = attester_of(files.document, files.config).quote(data.ljust(64, b"\0"))
     write_file(output, quote)
     print(f"{len(quote)} bytes in {output}")
 

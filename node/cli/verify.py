@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attestation.errors import AttestationError, EndorsementsUnavailableError
+from attestation.errors import AttestationError
 from node.cli.common import print_json
-from node.cli.evidence import ClusterUnknownError, require_cluster, verify_node
+from node.cli.evidence import appraiser_of, require_cluster, verify_node
 from node.client import UnreachableError
 
 RTMR0_WAIVED: Final = (
@@ -19,8 +19,13 @@ RTMR0_WAIVED: Final = (
 
 def command(
     url: Annotated[str, typer.Argument(help="The node's API, https://HOST:PORT.")],
-    policy: Annotated[Path, typer.Option(help="Appraisal policy, TOML.")],
-    trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
+    group_document: Annotated[
+        Path | None, typer.Option(help="Group document: gives policy, root, GroupId and MRCONFIGID.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
+    trust_root: Annotated[
+        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+    ] = None,
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
     group_id: Annotated[str | None, typer.Option(help="The group that it must be in, hex.")] = None,
     cluster: Annotated[
@@ -31,16 +36,17 @@ def command(
     """Check a live node: fresh nonce, evidence, TLS key, policy.
 
     Exit code 0 accepted, 1 refused, 3 could not decide (unreachable, collateral missing, in no
-    cluster yet).
+    cluster yet, `mrconfigid = "own"` and no group document).
     """
+    appraiser = appraiser_of(
+        group_document=group_document, policy=policy, trust_root=trust_root, group_id=group_id
+    )
     try:
-        node = verify_node(
-            url, policy=policy, trust_root=trust_root, collateral=collateral, group_id=group_id
-        )
+        node = verify_node(url, appraiser=appraiser, collateral=collateral)
         if cluster is not None:
             require_cluster(node, cluster)
     except AttestationError as exc:
-        undecided = isinstance(exc, EndorsementsUnavailableError | ClusterUnknownError)
+        undecided = exc.undecided
         if as_json:
             print_json({"accepted": False, "reason": exc.reason, "message": exc.message, **_values(exc)})
         else:

@@ -57,7 +57,6 @@ def provision_group_key(
     *,
     certificate_der: bytes,
     group_key: bytes,
-    token: str | None,
     timeout_s: float = TIMEOUT_S,
 ) -> bytes:
     """Send the 32-byte group key over a channel with the key of ``certificate_der``; return the group id.
@@ -73,13 +72,10 @@ def provision_group_key(
     pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     context = client_tls_context(pem)
     context.check_hostname = False  # the pinned key, not a name, is what was verified
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
     body = {"group_key": group_key.hex()}
     with httpx.Client(verify=context, timeout=timeout_s, trust_env=False) as http:
         try:
-            with http.stream(
-                "PUT", f"{url.rstrip('/')}/v1/provision", json=body, headers=headers
-            ) as response:
+            with http.stream("PUT", f"{url.rstrip('/')}/v1/provision", json=body) as response:
                 status, answer = response.status_code, read_bounded(response)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"{url}: {exc}") from exc

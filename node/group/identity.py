@@ -1,20 +1,23 @@
 """What makes a group this group: its key and its id (design: names and ids).
 
 The GroupId folds in everything that must be equal on all members. Two nodes that differ in any of it have
-different ids, and a bond handshake between different ids ends before anything is said.
+different ids, and a bond handshake between different ids ends before anything is said. It follows from the
+group document (``node.group_document``); a group that a program makes without one has an id of the same form
+over what its builder was given.
 """
 
 import dataclasses
+import hmac
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from attestation.canonical import digest
 from attestation.tickets import TicketValidator
 from node.errors import ConfigError
+from node.group_document import PROTOCOL, Derived, GroupDocument, group_id_of_lineage, lineage_of
 from node.raft.types import Settings
 
-PROTOCOL_MAJOR: Final = 1
 GROUP_KEY_BYTES: Final = 32
 
 
@@ -45,19 +48,44 @@ class GroupKey:
             raise ConfigError("a group key is 64 hex digits") from exc
 
     @classmethod
-    def derived(cls, validators: Sequence[TicketValidator]) -> "GroupKey":
-        """Return the key that follows from the validators alone.
+    def derived(cls, document: GroupDocument) -> "GroupKey":
+        """Return the key that follows from the document alone.
 
         It is no secret: with it, admission rests on attestation only.
+
+        Raises:
+            ConfigError: the document names a key by its digest.
         """
-        if not validators:
-            raise ConfigError("a derived group key needs at least one ticket validator")
-        return cls(digest("bondstone/derived-group-key/v1", [v.signature for v in validators]))
+        if not isinstance(document.key, Derived):
+            raise ConfigError(f'{document.where}: [group] key is not "derived"')
+        without = {name: item for name, item in document.value.items() if name != "key"}
+        return cls(digest("bondstone/derived-group-key/v2", lineage_of(without)))
 
     @property
     def public_digest(self) -> bytes:
         """32 bytes that identify the key without giving it away."""
         return digest("bondstone/group-key/v1", self.secret)
+
+
+class GroupKeyDiffersError(ConfigError):
+    """A group key is not the one that the group document names."""
+
+    reason: Final = "group-key-differs"
+
+
+def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> GroupKey:
+    """Return the key if it is the one whose digest the document names, whoever sends it.
+
+    Raises:
+        GroupKeyDiffersError: it is not.
+    """
+    expected = GroupKey.derived(document).public_digest if isinstance(document.key, Derived) else document.key
+    if not hmac.compare_digest(key.public_digest, expected):
+        raise GroupKeyDiffersError(
+            f"{source}: this is not the group key whose digest {document.where} names in [group] key "
+            "(group-key-differs)"
+        )
+    return key
 
 
 def group_id(
@@ -68,13 +96,23 @@ def group_id(
     sync_signature: str,
     validators: Sequence[TicketValidator],
 ) -> bytes:
-    """Return the 32-byte GroupId."""
-    return digest(
-        "bondstone/group-id/v1",
-        PROTOCOL_MAJOR,
-        key.public_digest,
-        dataclasses.asdict(settings),
-        machine_signature,
-        sync_signature,
-        [[v.ticket_class, v.signature] for v in validators],
-    )
+    """Return the 32-byte GroupId of a group that has no document."""
+    value = {
+        "protocol": PROTOCOL,
+        "key": key.public_digest,
+        "settings": _changed(settings),
+        "machine": machine_signature,
+        "sync": sync_signature,
+        "validators": [[v.ticket_class, v.signature] for v in validators],
+    }
+    return group_id_of_lineage(lineage_of(value))
+
+
+def _changed(settings: Settings) -> dict[str, Any]:
+    """Return the settings that are not the defaults: one more in a later release changes no id."""
+    defaults = Settings()
+    return {
+        item.name: getattr(settings, item.name)
+        for item in dataclasses.fields(settings)
+        if getattr(settings, item.name) != getattr(defaults, item.name)
+    }

@@ -32,7 +32,8 @@ from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.group.group import Group, cluster_of
-from node.group.identity import GroupKey, group_id
+from node.group.identity import GroupKey, group_id, require_key
+from node.group_document import GroupDocument
 from node.machines.base import StateMachine
 from node.machines.noop import NoOp
 from node.machines.system import EmptySystem, SystemState
@@ -154,6 +155,16 @@ class GroupBuilder:
     validators: tuple[TicketValidator, ...] = ()
     log: LogStore | None = None
     durable: DurableLog | None = None
+    document: GroupDocument | None = None
+
+    def with_document(self, document: GroupDocument) -> "GroupBuilder":
+        """Take settings, founding and the GroupId from a group document.
+
+        Raises:
+            GroupKeyDiffersError: the key is not the document's.
+        """
+        require_key(document, self.key, source="with_key")
+        return replace(self, document=document, settings=document.settings, founding=document.founding)
 
     def with_state_machine(self, machine: StateMachine) -> "GroupBuilder":
         return replace(self, machine=machine)
@@ -187,6 +198,8 @@ class GroupBuilder:
 
     def id(self) -> bytes:
         """Return the GroupId that all of this leads to."""
+        if self.document is not None:
+            return self.document.group_id
         machine = self.machine or NoOp()
         return group_id(
             key=self.key,
@@ -206,6 +219,8 @@ class GroupBuilder:
             ConfigError: the settings contradict each other, or ``trust_disk`` and the storage do.
             GroupClosedError: this node was a member before, and has left.
         """
+        if self.document is not None and self.settings != self.document.settings:
+            raise ConfigError(f"{self.document.where}: a group's settings are those of its document")
         if self.settings.trust_disk != (self.durable is not None):
             raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
         if contradiction := self.settings.contradiction():

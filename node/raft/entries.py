@@ -23,7 +23,7 @@ from node.raft.quorum import Config
 from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Position
 
 EMPTY_PAYLOAD: Final = encode([])
-ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024
+ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and what is around it
 NAME_CHARS_MAX: Final = 128
 VOTERS_MAX: Final = 64
 KEY_BYTES_MAX: Final = 256

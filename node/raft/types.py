@@ -129,7 +129,7 @@ class Settings:
     session_window: int = 1024
     append_bytes_max: int = 512 * 1024
     chunk_bytes_max: int = 256 * 1024
-    command_bytes_max: int = 1024 * 1024
+    command_bytes_max: int = 2 * 1024 * 1024
     catchup_buffer_bytes_max: int = 16 * 1024 * 1024
     pending_max: int = 16_384
     on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)

@@ -21,7 +21,7 @@ import uvloop  # noqa: E402
 
 from attestation.errors import AttestationError  # noqa: E402
 from enclave.errors import EnclaveError  # noqa: E402
-from node.config import NodeConfig, load_config  # noqa: E402
+from node.config import NodeFiles, load_node  # noqa: E402
 from node.daemon import running, tell_progress  # noqa: E402
 from node.errors import NodeError  # noqa: E402
 from node.machines.loader import Machines  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     gc.enable()
     try:
-        uvloop.run(_serve(load_config(Path(sys.argv[1])), measured_machines()))
+        uvloop.run(_serve(load_node(Path(sys.argv[1])), measured_machines()))
     except (NodeError, AttestationError, EnclaveError) as exc:
         tell({"event": "refused", "error": type(exc).__name__, "message": str(exc)})
         return REFUSED
@@ -64,15 +64,15 @@ def measured_machines() -> Machines:
     return Machines(named=frozenset(json.loads(IMAGE.read_bytes())["machines"]))
 
 
-async def _serve(config: NodeConfig, machines: Machines) -> None:
+async def _serve(files: NodeFiles, machines: Machines) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with running(config, tell, machines) as daemon:
+    async with running(files.document, files.config, tell, machines) as daemon:
         progress = loop.create_task(tell_progress(daemon, tell))
         await stop.wait()
         progress.cancel()
-    tell({"event": "stopped", "name": config.node.name})
+    tell({"event": "stopped", "name": files.config.node.name})
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The configuration of a group of emulated guests: one mock authority, one policy, one document per node."""
+"""The files of a group of emulated guests: one mock authority, one group document, one node file each."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from enclave.image.tdvf import PageOrder
 from enclave.mock.authority import MockAuthority
 from imagelib.errors import BuildError
 from imagelib.qemu import API_PORT, BOND_PORT
+from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
 
 GUEST_CONFIG = "/run/bondstone/config"
@@ -43,7 +44,7 @@ class EmulatedGroup:
             _require_mock(image)
         self.folder = folder
         self._images = images
-        self._key = "await_key" if await_key else "derive_key"
+        self._await_key = await_key
         folder.mkdir(parents=True, exist_ok=True)
         self._authority = folder / "authority"
         if not self._authority.exists():
@@ -52,6 +53,10 @@ class EmulatedGroup:
         if not self.token_file.exists():
             self.token_file.touch(mode=0o600)
             self.token_file.write_text(new_token() + "\n")
+        self.key_file = folder / "group.key"
+        if not self.key_file.exists():
+            self.key_file.touch(mode=0o600)
+            self.key_file.write_text(GroupKey.generate().secret.hex() + "\n")
         self.policy_file = folder / "policy.toml"
         # Emulation has no RTMR[0] of its own: the mock TD says what it is configured to say.
         fragment = policy_fragment(
@@ -61,7 +66,21 @@ class EmulatedGroup:
             allowed={Profile.EMULATION, Profile.DEBUG} if allow_debug else {Profile.EMULATION},
         )
         self.policy_file.write_text(_RULES + fragment)
-        self._network = f"images-{secrets.token_hex(8)}"
+        self.document_file = folder / "group.toml"
+        self.document_file.write_text(
+            _group_toml(
+                network=f"images-{secrets.token_hex(8)}",
+                key=GroupKey.from_hex(self.key_file.read_text()).public_digest.hex()
+                if await_key
+                else "derived",
+                count=len(images),
+                root=self.trust_root_file.read_bytes().hex(),
+                policy=self.policy_file.read_text(),
+            )
+            + render_token_entry(
+                "operator", self.token_file.read_text().strip(), [AccessRole.ADMIN], table="access.token"
+            )
+        )
         self._measured: dict[Path, Measurements] = {}
 
     @property
@@ -74,11 +93,9 @@ class EmulatedGroup:
         if image.folder not in self._measured:
             self._measured[image.folder] = image.measure()
         measured = self._measured[image.folder]
-        token = self.token_file.read_text().strip()
         files = {
-            "node.toml": _node_toml(number, len(self._images), self._network, measured, key=self._key),
-            "policy.toml": self.policy_file.read_text(),
-            "access.toml": render_token_entry("operator", token, [AccessRole.ADMIN]),
+            "node.toml": _node_toml(number, len(self._images), measured, await_key=self._await_key),
+            "group.toml": self.document_file.read_text(),
         }
         for file in sorted(self._authority.glob("*.pem")):
             files[f"authority/{file.name}"] = file.read_text()
@@ -100,29 +117,20 @@ def _address(number: int) -> str:
     return f"10.77.0.{number + 1}"
 
 
-def _node_toml(number: int, count: int, network: str, measured: Measurements, *, key: str) -> str:
-    """The mock TD says of itself what the very files that run have been measured to be."""
-    boot = measured.boots[Boot.DIRECT]
-    seeds = [f"{_address(other)}:{BOND_PORT}" for other in range(count) if other != number]
+def _group_toml(*, network: str, key: str, count: int, root: str, policy: str) -> str:
+    tables = "\n".join(
+        f"[policy.{line[1:]}" if line.startswith("[") else line
+        for line in policy.splitlines()
+        if line != "version = 1"
+    )
     return f"""\
-[node]
-name = "node-{number}"
-data_dir = "{GUEST_DATA}"
-
-[api]
-listen = "0.0.0.0:{API_PORT}"
-tokens_file = "access.toml"
-
-[bond]
-listen = "0.0.0.0:{BOND_PORT}"
-advertise = ["{_address(number)}:{BOND_PORT}"]
-seeds = {json.dumps(seeds)}
+schema = 1
 
 [network]
 name = "{network}"
 
 [group]
-{key} = true
+key = "{key}"
 state_machine = "kv"
 bootstrap = "expect {count}"
 
@@ -135,9 +143,37 @@ demote_after_ms = 15000
 demote_lag_ms = 20000
 min_voters = {min(2, count)}
 
+[trust]
+root = "{root}"
+
+{tables}
+
+"""
+
+
+def _node_toml(number: int, count: int, measured: Measurements, *, await_key: bool) -> str:
+    """The mock TD says of itself what the very files that run have been measured to be."""
+    boot = measured.boots[Boot.DIRECT]
+    seeds = [f"{_address(other)}:{BOND_PORT}" for other in range(count) if other != number]
+    return f"""\
+[node]
+name = "node-{number}"
+data_dir = "{GUEST_DATA}"
+
+[group]
+document = "group.toml"
+await_key = {json.dumps(await_key)}
+
+[api]
+listen = "0.0.0.0:{API_PORT}"
+
+[bond]
+listen = "0.0.0.0:{BOND_PORT}"
+advertise = ["{_address(number)}:{BOND_PORT}"]
+seeds = {json.dumps(seeds)}
+
 [attestation]
 mode = "mock"
-policy = "policy.toml"
 
 [attestation.mock]
 authority = "authority"

@@ -21,7 +21,7 @@ from node.client import BondstoneClient, ClientError
 from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
 from tests.chaos import broken
-from tests.chaos.files import Kind, config_text, policy_text
+from tests.chaos.files import Kind, document_text, node_text
 from tests.support.cluster import PROJECT, free_port_block, until
 from tests.support.netns import NamespaceNetwork, address_of
 
@@ -106,7 +106,7 @@ class ChaosCluster:
         assert node.process is None
         life = node.lives + 1
         command = [sys.executable, "-m", "tests.chaos.worker", *self._fault_of(node)]
-        command += ["node", "run", "--config", str(node.directory / "config.toml"), "--json"]
+        command += ["node", "run", "--config", str(node.directory / "node.toml"), "--json"]
         if self.network is not None:
             command = self.network.command(node.place, command)
         with (
@@ -317,22 +317,23 @@ def _faked_clock(node: Node) -> dict[str, str]:
 
 def _prepare(cluster: ChaosCluster) -> None:
     directory = cluster.directory
-    MockAuthority.create(datetime.now(UTC)).save(directory / "authority")
-    (directory / "group.key").write_text(GroupKey.generate().secret.hex() + "\n")
-    (directory / "access.toml").write_text(render_token_entry("chaos", cluster.token, [AccessRole.ADMIN]))
-    (directory / "policy.toml").write_text(policy_text())
-    name = f"chaos-{secrets.token_hex(8)}"
+    authority = MockAuthority.create(datetime.now(UTC))
+    authority.save(directory / "authority")
+    key = GroupKey.generate()
+    (directory / "group.key").write_text(key.secret.hex() + "\n")
+    (directory / "group.toml").write_text(
+        document_text(
+            cluster.kind,
+            network=f"chaos-{secrets.token_hex(8)}",
+            key=key.public_digest.hex(),
+            root=authority.trust_root.certificate_der.hex(),
+            count=len(cluster.nodes),
+        )
+        + render_token_entry("chaos", cluster.token, [AccessRole.ADMIN], table="access.token")
+    )
     for node in cluster.nodes:
         (node.directory / "data").mkdir(parents=True)
         seeds = [other.bond for other in cluster.nodes if other is not node]
-        text = config_text(
-            cluster.kind,
-            name=node.name,
-            api=node.api,
-            bond=node.bond,
-            seeds=seeds,
-            network=name,
-            count=len(cluster.nodes),
-        )
-        (node.directory / "config.toml").write_text(text)
+        text = node_text(name=node.name, api=node.api, bond=node.bond, seeds=seeds)
+        (node.directory / "node.toml").write_text(text)
         cluster.set_clock(node, 0)

@@ -31,54 +31,57 @@ class Kind:
     broken: str | None = None
 
 
-def policy_text() -> str:
-    waived = [register for register in REGISTERS if register != "mrtd"]
+def document_text(kind: Kind, *, network: str, key: str, root: str, count: int) -> str:
+    """Return the group document, without its tokens. ``count`` nodes found the group."""
+    given = {"demote_after_ms": kind.demote_after_ms, "session_ttl_ms": kind.session_ttl_ms}
+    times = "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
+    waived = [register for register in REGISTERS if register not in ("mrtd", "mrconfigid")]
     return f"""\
-version = 1
-[tcb]
+schema = 1
+[network]
+name = "{network}"
+[group]
+key = "{key}"
+bootstrap = "expect {count}"
+state_machine = "{kind.machine}"
+storage = "{"trust-disk" if kind.trust_disk else "volatile"}"
+[consensus]
+min_voters = {count // 2 + 1}
+lease_reads = {json.dumps(kind.lease_reads)}
+{times}\
+[trust]
+root = "{root}"
+[policy.tcb]
 accepted_statuses = ["UpToDate"]
-[ticket]
+[policy.ticket]
 max_age_seconds = 3600
 max_lifetime_seconds = 3600
-[reference_values]
+[policy.reference_values]
 not_checked = {json.dumps(waived)}
-[reference_values.baseline]
+[policy.reference_values.baseline]
 mrtd = "{_MEASUREMENT}"
+mrconfigid = "own"
 """
 
 
-def config_text(
-    kind: Kind, *, name: str, api: str, bond: str, seeds: list[str], network: str, count: int
-) -> str:
-    """Return a node's configuration. ``count`` nodes found the group."""
+def node_text(*, name: str, api: str, bond: str, seeds: list[str]) -> str:
+    """Return a node's own file."""
     host = api.rpartition(":")[0]
-    given = {"demote_after_ms": kind.demote_after_ms, "session_ttl_ms": kind.session_ttl_ms}
-    times = "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
     return f"""\
 [node]
 name = "{name}"
 data_dir = "data"
+[group]
+document = "../group.toml"
+key_file = "../group.key"
 [api]
 listen = "{api}"
 names = ["{host}"]
-tokens_file = "../access.toml"
 [bond]
 listen = "{bond}"
 seeds = {json.dumps(seeds)}
-[network]
-name = "{network}"
-[group]
-key_file = "../group.key"
-bootstrap = "expect {count}"
-state_machine = "{kind.machine}"
-[consensus]
-min_voters = {count // 2 + 1}
-trust_disk = {json.dumps(kind.trust_disk)}
-lease_reads = {json.dumps(kind.lease_reads)}
-{times}\
 [attestation]
 mode = "mock"
-policy = "../policy.toml"
 [attestation.mock]
 authority = "../authority"
 mrtd = "{_MEASUREMENT}"

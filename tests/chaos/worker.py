@@ -15,6 +15,7 @@ import node.cli.node
 from node.cli.main import main
 from node.config import NodeConfig
 from node.group.errors import GroupClosedError, NotExecutedError, OutcomeUnknownError
+from node.group_document import GroupDocument
 from node.machines.loader import Machines
 from node.service import Daemon, Tell
 from tests.chaos import broken
@@ -23,12 +24,14 @@ _running = node.cli.node.running
 
 
 @asynccontextmanager
-async def running(config: NodeConfig, tell: Tell, machines: Machines) -> AsyncIterator[Daemon]:
+async def running(
+    document: GroupDocument, config: NodeConfig, tell: Tell, machines: Machines
+) -> AsyncIterator[Daemon]:
     """Run a node that obeys the signals."""
     handovers: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
 
-    async with _running(config, tell, machines) as daemon:
+    async with _running(document, config, tell, machines) as daemon:
 
         def hand_over() -> None:
             task = loop.create_task(_hand_over(daemon, tell))

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 import pytest
 
 from enclave.mock.authority import MockAuthority
+from node.group.identity import GroupKey
 from tests.support.cluster import cli, until
 
 pytestmark = pytest.mark.cluster
 
 
-def intruder(cluster, name: str, *changes: tuple[str, str]):
-    """Write a fourth node's configuration: a copy of the first's with its own name, ports and changes."""
+def intruder(cluster, name: str, *changes: tuple[str, str], document: tuple[str, str] | None = None):
+    """Write a fourth node's files: copies of the first's with its own name, ports and changes."""
     directory = cluster.directory / name
     (directory / "data").mkdir(parents=True)
     text = cluster.node_config(0).read_text()
@@ -26,10 +27,15 @@ def intruder(cluster, name: str, *changes: tuple[str, str]):
     text = re.sub(r'(\[api\]\nlisten = )"[^"]+"', rf'\1"127.0.0.1:{cluster.api_port + cluster.count}"', text)
     text = re.sub(r'(\[bond\]\nlisten = )"[^"]+"', r'\1"127.0.0.1:0"', text)
     text = re.sub(r"seeds = \[.*\]", f"seeds = {json.dumps([n['bond'] for n in cluster.nodes])}", text)
+    if document is not None:
+        theirs = (cluster.directory / "group.toml").read_text()
+        assert document[0] in theirs, document[0]
+        (directory / "group.toml").write_text(theirs.replace(*document))
+        text = text.replace('document = "../group.toml"', 'document = "group.toml"')
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new)
-    config = directory / "config.toml"
+    config = directory / "node.toml"
     config.write_text(text)
     return config
 
@@ -82,10 +88,19 @@ def test_a_debug_td_never_bonds(cluster):
 def test_a_node_under_another_mock_authority_is_another_group(cluster):
     authority = cluster.directory / "other-authority"
     MockAuthority.create(datetime.now(UTC)).save(authority)
-    config = intruder(cluster, "foreign", ('authority = "../authority"', 'authority = "../other-authority"'))
+    roots = [
+        (where / "trust-root.der").read_bytes().hex()
+        for where in (cluster.directory / "authority", authority)
+    ]
+    config = intruder(
+        cluster,
+        "foreign",
+        ('authority = "../authority"', 'authority = "../other-authority"'),
+        document=(roots[0], roots[1]),
+    )
 
-    ours = cli("group-id", "--config", cluster.node_config(0)).stdout
-    theirs = cli("group-id", "--config", config).stdout
+    ours = cli("group-id", cluster.directory / "group.toml").stdout
+    theirs = cli("group-id", config.parent / "group.toml").stdout
     process = cluster.run_node(config)
 
     assert ours != theirs
@@ -94,23 +109,48 @@ def test_a_node_under_another_mock_authority_is_another_group(cluster):
     process.stop()
 
 
-def test_a_node_without_the_group_key_is_another_group(cluster):
+def test_a_node_with_another_group_key_does_not_start(cluster):
     key = cluster.directory / "wrong.key"
     key.write_text("11" * 32)
-    process = cluster.run_node(intruder(cluster, "keyless", ("../group.key", "../wrong.key")))
+    run = cli("node", "run", "--config", intruder(cluster, "keyless", ("../group.key", "../wrong.key")))
 
-    assert refusal_reason(cluster, "keyless", process) == "group-not-found"
-    assert "keyless" not in members(cluster)
+    assert (run.returncode, "group-key-differs" in run.stderr) == (2, True), run.stderr
+    assert "wrong.key" in run.stderr
+
+
+def test_a_node_whose_document_names_another_key_is_another_group(cluster):
+    key = GroupKey(b"\x11" * 32)
+    (cluster.directory / "other.key").write_text(key.secret.hex())
+    ours = GroupKey.from_hex((cluster.directory / "group.key").read_text())
+    document = (ours.public_digest.hex(), key.public_digest.hex())
+    process = cluster.run_node(
+        intruder(cluster, "other-key", ("../group.key", "../other.key"), document=document)
+    )
+
+    assert refusal_reason(cluster, "other-key", process) == "group-not-found"
+    assert "other-key" not in members(cluster)
     process.stop()
 
 
 def test_a_node_with_a_laxer_policy_is_another_group(cluster):
-    policy = (cluster.directory / "policy.toml").read_text()
-    lax = cluster.directory / "lax.toml"
-    lax.write_text(policy.replace('["UpToDate"]', '["UpToDate", "OutOfDate"]'))
-    process = cluster.run_node(intruder(cluster, "lax", ("../policy.toml", "../lax.toml")))
+    document = ('["UpToDate"]', '["UpToDate", "OutOfDate"]')
+    process = cluster.run_node(intruder(cluster, "lax", document=document))
 
     assert refusal_reason(cluster, "lax", process) == "group-not-found"
+    process.stop()
+
+
+@pytest.mark.parametrize(
+    ("mrconfigid", "reason"), [("00" * 48, "mrconfigid-not-set"), ("11" * 48, "mrconfigid-differs")]
+)
+def test_a_td_that_was_not_started_with_the_groups_document_never_bonds(cluster, mrconfigid, reason):
+    name = f"config-{mrconfigid[:2]}"
+    process = cluster.run_node(
+        intruder(cluster, name, ("[attestation.mock]", f'[attestation.mock]\nmrconfigid = "{mrconfigid}"'))
+    )
+
+    assert refusal_reason(cluster, name, process) == reason
+    assert name not in members(cluster)
     process.stop()
 
 
@@ -133,7 +173,7 @@ def test_an_unknown_key_in_the_configuration_is_named(cluster):
 
 
 def test_an_honest_fourth_node_is_admitted_and_becomes_a_voter(cluster):
-    config = intruder(cluster, "fourth", ('bootstrap = "expect 3"', 'bootstrap = "join"'))
+    config = intruder(cluster, "fourth", ("[group]", '[group]\nbootstrap = "join"'))
     process = cluster.run_node(config)
     process.event("ready")
 

@@ -77,7 +77,7 @@ def test_what_is_written_through_one_node_is_read_through_all(cluster):
 
 
 def test_group_id_of_the_configuration_is_the_running_groups(cluster):
-    run = cli("group-id", "--config", cluster.node_config(0))
+    run = cli("group-id", cluster.directory / "group.toml")
 
     assert (run.returncode, run.stdout.strip()) == (0, cluster.ready["group_id"])
 
@@ -100,12 +100,12 @@ def test_every_answer_about_attestation_says_mock(cluster):
 
 
 def test_verify_refuses_another_policy_and_says_which_register(cluster, tmp_path):
-    policy = (cluster.directory / "policy.toml").read_text()
+    document = (cluster.directory / "group.toml").read_text()
     other = tmp_path / "other.toml"
-    other.write_text(re.sub(r'rtmr2 = \["..', 'rtmr2 = ["00', policy))
+    other.write_text(re.sub(r'rtmr2 = \["..', 'rtmr2 = ["00', document))
     run = cli(
-        "verify", cluster.nodes[0]["api"], "--policy", other, "--json",
-        "--trust-root", cluster.directory / "authority" / "trust-root.der",
+        "verify", cluster.nodes[0]["api"], "--group-document", other, "--json",
+        "--group-id", cluster.ready["group_id"],
     )  # fmt: skip
 
     answer = json.loads(run.stdout)
@@ -115,16 +115,52 @@ def test_verify_refuses_another_policy_and_says_which_register(cluster, tmp_path
 
 
 def test_verify_of_a_dead_address_could_not_decide(cluster, tmp_path):
-    run = cli("verify", "https://127.0.0.1:9", "--policy", cluster.directory / "policy.toml")
+    run = cli("verify", "https://127.0.0.1:9", "--group-document", cluster.directory / "group.toml")
 
     assert run.returncode == 3
 
 
 def test_a_mock_node_never_verifies_under_intels_root(cluster):
-    run = cli("verify", cluster.nodes[0]["api"], "--policy", cluster.directory / "policy.toml", "--json")
+    document = cluster.directory / "group.toml"
+    run = cli(
+        "verify", cluster.nodes[0]["api"], "--group-document", document, "--trust-root", "intel", "--json"
+    )
 
     assert run.returncode == 1
     assert json.loads(run.stdout)["accepted"] is False
+
+
+def policy_of(cluster, tmp_path) -> Path:
+    """The policy of the cluster's group document, as a file of its own."""
+    text = (cluster.directory / "group.toml").read_text()
+    tables = re.findall(r"^(\[policy[^\n]*\n(?:[^\[\n][^\n]*\n)*)", text, re.MULTILINE)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("version = 1\n" + "".join(tables).replace("[policy.", "["))
+    return policy
+
+
+def test_a_policy_that_says_own_decides_nothing_without_the_group_document(cluster, tmp_path):
+    arguments = [
+        "verify", cluster.nodes[0]["api"], "--policy", policy_of(cluster, tmp_path), "--json",
+        "--trust-root", cluster.directory / "authority" / "trust-root.der",
+    ]  # fmt: skip
+    undecided = cli(*arguments)
+    decided = cli(*arguments, "--group-document", cluster.directory / "group.toml")
+
+    assert (undecided.returncode, json.loads(undecided.stdout)["reason"]) == (3, "mrconfigid-own-unknown")
+    assert decided.returncode == 0, decided.stdout + decided.stderr
+
+
+def test_verify_refuses_a_node_that_was_started_with_another_document(cluster, tmp_path):
+    other = tmp_path / "group.toml"
+    text = (cluster.directory / "group.toml").read_text()
+    other.write_text(text.replace("min_voters = 2", "min_voters = 1"))
+    arguments = ["verify", cluster.nodes[0]["api"], "--group-document", other, "--json"]
+    by_id = cli(*arguments)
+    by_register = cli(*arguments, "--group-id", cluster.ready["group_id"])
+
+    assert (by_id.returncode, json.loads(by_id.stdout)["reason"]) == (1, "claims-group")
+    assert (by_register.returncode, json.loads(by_register.stdout)["reason"]) == (1, "mrconfigid-differs")
 
 
 def test_audit_log_on_disk_verifies_and_a_changed_byte_is_found(cluster, tmp_path):

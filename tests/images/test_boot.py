@@ -178,9 +178,8 @@ def problem(url, path):
 def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_once(
     emulation_image, tmp_path
 ):
-    key = tmp_path / "group.key"
-    key.write_text("5a" * 32)
     folder = tmp_path / "run"
+    key = folder / "group.key"
     port = harness.free_api_port() + 10
     with harness.run_guests(folder, [emulation_image], "--await-key", count=1, api_port=port) as guests:
         group = guests.until(lambda event: event["event"] == "group", seconds=harness.BOOT_SECONDS)
@@ -188,7 +187,6 @@ def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_
         guests.until(harness.said(0, "listening"), seconds=harness.BOOT_SECONDS)
         waiting = problem(url, "/readyz")
         arguments = [url, "--group-key", key, "--trust-root", group["trust_root"]]
-        arguments += ["--token", (folder / "token").read_text().strip()]
         other = tmp_path / "other.toml"
         policy = folder / "policy.toml"
         # The same policy for another image: the key must not be sent.

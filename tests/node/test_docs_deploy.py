@@ -14,18 +14,21 @@ import uvloop
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from attestation.freshness import FreshnessState
 from attestation.ticket_jwt import JwtValidator
 from node.api.service import UnavailableError
-from node.config import JwtTable, load_config, parse_config
-from node.daemon import identify, running
+from node.config import load_node
+from node.daemon import running
 from node.dev import DevCluster, DevNode
+from node.group_document import JwtTable
 from node.service import Daemon
-from node.trust import validators_of
+from node.trust import tdx_validator_of, validators_of
+from tests.support import documents
 from tests.support.cluster import free_port_block
 
 TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 SECTION = TEXT.split("## A token besides the quote\n")[1].split("\n## ")[0]
-(TABLE,) = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
+(TABLE, NODE_TABLE) = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
 ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| ", SECTION, re.MULTILINE)
 DEFAULTS = {
     "–": None,
@@ -38,28 +41,13 @@ KEY = ECKey.generate_key("P-256", {"kid": "first", "alg": "ES256"})
 PATIENCE_S = 60
 
 
-def documented() -> JwtTable:
-    text = f"""
-[node]
-name = "a"
-[network]
-name = "n"
-[group]
-derive_key = true
-[attestation]
-mode = "tdx"
-policy = "policy.toml"
-{TABLE}"""
-    table = parse_config(text.encode(), where="node.toml", base=Path("/base")).attestation.jwt
-    assert table is not None
-    return table
+def test_the_examples_are_tables_that_the_loaders_take():
+    jwt = documents.document(documents.MINIMAL + TABLE).jwt
+    node = documents.node_config(documents.NODE + NODE_TABLE).attestation.jwt
 
-
-def test_the_example_is_a_table_that_the_loader_takes():
-    table = documented()
-
-    assert (table.keys_file, table.token_file) == ("/base/admission-keys.json", "/base/token.jwt")
-    assert table.required_claims == {"stage": "prod", "tier": 1, "audited": True}
+    assert node.token_file == "/base/token.jwt"
+    assert jwt.rules.required_claims == {"stage": "prod", "tier": 1, "audited": True}
+    assert [key.algorithm for key in jwt.keys] == ["ES256"]
     left_out = {name for name in JwtTable.__struct_fields__ if name not in TABLE}
     assert left_out == {"subject"}  # the text says when to give one
 
@@ -69,12 +57,12 @@ def test_every_key_is_documented_with_its_default():
 
     assert tuple(name for name, _ in ROWS if name in required) == JwtTable.__struct_fields__[: len(required)]
     assert {name for name, _ in ROWS} == set(JwtTable.__struct_fields__)
-    bare = JwtTable(**dict.fromkeys(required, "x"))
+    bare = JwtTable(issuer="x", audience="x", keys=())
     for name, default in ROWS:
         if name not in required:
             assert getattr(bare, name) == DEFAULTS[default], name
     with pytest.raises(TypeError):
-        JwtTable(**dict.fromkeys(required[1:], "x"))
+        JwtTable(issuer="x", audience="x")
 
 
 # ---- nodes with this table --------------------------------------------------------------------------
@@ -84,12 +72,23 @@ def prepare(directory: Path, *, table: str = TABLE, keys: Sequence[ECKey] = (KEY
     """Write the files of two nodes with mock TDs that ask for a token too, and have an empty one."""
     cluster = DevCluster(directory, nodes=2, api_port=free_port_block(2), emit=lambda _event: None)
     cluster.prepare()
-    key_set = json.dumps({"keys": [key.as_dict(private=False) for key in keys]})
+    document = cluster.document_file
+    document.write_text(f"{document.read_text()}\n{with_keys(table, keys)}")
     for node in cluster.nodes:
-        node.config_file.write_text(f"{node.config_file.read_text()}\n{table}")
-        (node.directory / "admission-keys.json").write_text(key_set)
+        node.config_file.write_text(f"{node.config_file.read_text()}\n{NODE_TABLE}")
         (node.directory / "token.jwt").write_text("")
     return cluster.nodes
+
+
+def with_keys(table: str, keys: Sequence[ECKey]) -> str:
+    """The example's table, with these keys instead of its own."""
+    listed = ", ".join(
+        "{"
+        + ", ".join(f"{name} = {json.dumps(value)}" for name, value in key.as_dict(private=False).items())
+        + "}"
+        for key in keys
+    )
+    return re.sub(r"keys = \[.*?\n\]", f"keys = [{listed}]", table, flags=re.DOTALL)
 
 
 def token(peer_id: str, **changes: Any) -> str:
@@ -121,8 +120,11 @@ def test_nodes_bond_once_their_tokens_are_there(tmp_path):
         nodes = prepare(tmp_path)
         heard: list[dict[str, Any]] = []
         async with AsyncExitStack() as stack:
-            configs = [load_config(node.config_file) for node in nodes]
-            daemons = [await stack.enter_async_context(running(config, heard.append)) for config in configs]
+            files = [load_node(node.config_file) for node in nodes]
+            daemons = [
+                await stack.enter_async_context(running(each.document, each.config, heard.append))
+                for each in files
+            ]
             ids = [event["peer_id"] for event in heard if event["event"] == "listening"]
             await until(lambda: all("jwt-malformed" in refusals(daemon) for daemon in daemons))
             assert [list(daemon.bonds()) for daemon in daemons] == [[], []]
@@ -148,24 +150,14 @@ def test_nodes_bond_once_their_tokens_are_there(tmp_path):
     uvloop.run(scenario())
 
 
-def group_id(directory: Path, **prepared: Any) -> bytes:
-    """Return the GroupId of a node that differs from the others here in nothing else."""
-    node, _ = prepare(directory, **prepared)
-    config = node.config_file
-    config.write_text(re.sub(r'\[network\]\nname = ".*"', '[network]\nname = "n"', config.read_text()))
-    for shared in ("group.key", "authority"):
-        where = "key_file" if shared == "group.key" else "authority"
-        config.write_text(
-            config.read_text().replace(f'{where} = "../{shared}"', f'{where} = "../../{shared}"')
-        )
-    return identify(load_config(config)).group_id
+def group_id(table: str = TABLE, keys: Sequence[ECKey] = (KEY,)) -> bytes:
+    return documents.document(documents.MINIMAL + with_keys(table, keys)).group_id
 
 
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        (('"token.jwt"', '"elsewhere.jwt"'), True),
-        (('"admission-keys.json"', '"./admission-keys.json"'), True),
+        (("max_age_s = 3600", "max_age_s = 3_600"), True),
         (("admission.example", "other.example"), False),
         (('audience = "prod"', 'audience = "test"'), False),
         (("tier = 1", "tier = 2"), False),
@@ -174,29 +166,22 @@ def group_id(directory: Path, **prepared: Any) -> bytes:
         (("max_lifetime_s", 'subject = "node"\nmax_lifetime_s'), False),
     ],
 )
-def test_all_of_the_table_but_the_names_of_files_is_in_the_group_id(tmp_path, change, same):
-    DevCluster(tmp_path, nodes=1, api_port=free_port_block(1), emit=lambda _event: None).prepare()
+def test_all_of_the_table_is_in_the_group_id(change, same):
     assert change[0] in TABLE
 
-    other = group_id(tmp_path / "b", table=TABLE.replace(*change))
-    assert (group_id(tmp_path / "a") == other) is same
+    assert (group_id() == group_id(TABLE.replace(*change))) is same
 
 
-def test_the_keys_are_in_the_group_id(tmp_path):
-    DevCluster(tmp_path, nodes=1, api_port=free_port_block(1), emit=lambda _event: None).prepare()
+def test_the_keys_are_in_the_group_id_in_any_order():
     more = ECKey.generate_key("P-256", {"kid": "second", "alg": "ES256"})
 
-    both = {group_id(tmp_path / name, keys=keys) for name, keys in (("a", (KEY, more)), ("b", (more, KEY)))}
-    assert len(both) == 1
-    assert group_id(tmp_path / "c", keys=(KEY,)) not in both
+    assert group_id(keys=(KEY, more)) == group_id(keys=(more, KEY)) != group_id()
 
 
-def test_a_token_is_asked_for_beside_the_quote_and_after_it(tmp_path):
-    node, _ = prepare(tmp_path)
-    config = load_config(node.config_file)
-    quotes = identify(config).validators[0]
+def test_a_token_is_asked_for_beside_the_quote_and_after_it():
+    document = documents.document(documents.MINIMAL + TABLE)
 
-    judges = validators_of(config, quotes)
+    judges = validators_of(document, tdx_validator_of(document, None, FreshnessState()))
 
     assert [judge.ticket_class for judge in judges] == ["tdx", "jwt"]
     assert isinstance(judges[1], JwtValidator)

@@ -5,18 +5,18 @@ import resource
 import msgspec
 import pytest
 
-from node.config import NodeConfig, parse_config
+from node.config import NodeConfig
 from node.daemon import OTHER_FILES, allow_open_files
 from node.errors import ConfigError
-from tests.node.test_config import GOOD
+from tests.support import documents
 
 NEEDED = 100 + 2 * 10 + OTHER_FILES
 UNLIMITED = resource.RLIM_INFINITY
 
 
 @pytest.fixture
-def config(tmp_path) -> NodeConfig:
-    whole = parse_config(GOOD.encode(), where="node.toml", base=tmp_path)
+def config() -> NodeConfig:
+    whole = documents.node_config()
     api = msgspec.structs.replace(whole.api, connections_max=100, handshakes_max=10)
     return msgspec.structs.replace(whole, api=api)
 

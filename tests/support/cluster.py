@@ -142,7 +142,7 @@ class LocalCluster:
         return self.ready["nodes"]
 
     def node_config(self, i: int) -> Path:
-        return self.directory / f"node-{i}" / "config.toml"
+        return self.directory / f"node-{i}" / "node.toml"
 
     def run_node(self, config: Path) -> Process:
         """Start a node by hand."""

@@ -64,7 +64,6 @@ def offer_the_key_to_a_stranger():
             f"https://localhost:{port}",
             certificate_der=IDENTITY.certificate_der,
             group_key=b"k" * 32,
-            token=None,
         )
     return service.group_key
 

@@ -136,15 +136,13 @@ def test_the_group_key_goes_to_the_holder_of_the_verified_key_only():
         url = f"https://127.0.0.1:{port}"
         key = b"\x07" * 32
         with pytest.raises(UnreachableError):
-            provision_group_key(url, certificate_der=stranger.certificate_der, group_key=key, token=None)
+            provision_group_key(url, certificate_der=stranger.certificate_der, group_key=key)
         assert service.group_key is None
-        group_id = provision_group_key(
-            url, certificate_der=IDENTITY.certificate_der, group_key=key, token=None
-        )
+        group_id = provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=key)
 
         assert (group_id, service.group_key) == (bytes([8]) * 32, key)
         with pytest.raises(RefusedError) as caught:
-            provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=key, token=None)
+            provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=key)
         assert caught.value.reason == "not-awaited"
 
 
@@ -153,7 +151,7 @@ def test_neither_evidence_nor_key_goes_over_anything_but_https(url):
     with pytest.raises(ConfigError, match="https://"):
         fetch_evidence_unauthenticated(url, b"n" * 16)
     with pytest.raises(ConfigError, match="https://"):
-        provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=b"k" * 32, token=None)
+        provision_group_key(url, certificate_der=IDENTITY.certificate_der, group_key=b"k" * 32)
 
 
 def test_a_refused_nonce_is_a_refusal():

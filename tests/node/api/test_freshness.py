@@ -5,8 +5,8 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import msgspec
 import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -15,10 +15,10 @@ from node.api import commands
 from node.api.app import create_app
 from node.api.limits import AGE_OF_TTL, REPEATED_OF_TTL, ApiLimits
 from node.api.protocol import ApiProtocol, BodyRoom
-from node.config import parse_config
 from node.daemon import _api_server_of
 from node.tokens import AccessRole
 from tests.node.api.fakes import ACCESS, IDENTITY, TOKENS, FakeService, served
+from tests.support import documents
 from tests.support.held import HeldRequest
 
 LIMITS = ApiLimits()
@@ -305,20 +305,7 @@ def test_a_handshake_whose_end_is_held_back_does_not_make_the_first_request_youn
         assert send_behind_the_handshake(port, held_s=0.3) == status
 
 
-CONFIG = """
-[node]
-name = "a"
-[api]
-listen = "127.0.0.1:0"
-[network]
-name = "n"
-[group]
-key_file = "group.key"
-[attestation]
-mode = "mock"
-policy = "policy.toml"
-[attestation.mock]
-authority = "authority"
+DOCUMENT = """
 [consensus]
 election_timeout_ms = 500
 session_ttl_ms = {}
@@ -327,10 +314,13 @@ session_ttl_ms = {}
 
 @pytest.mark.parametrize(("ttl_ms", "status"), [(1200, 503), (60_000, 200)])
 def test_the_daemon_goes_by_how_long_the_group_remembers(ttl_ms, status):
-    config = parse_config(CONFIG.format(ttl_ms).encode(), where="node.toml", base=Path("/base"))
+    document = documents.document(documents.MINIMAL + DOCUMENT.format(ttl_ms))
+    config = documents.node_config()
+    api = msgspec.structs.replace(config.api, listen="127.0.0.1:0")
+    config = msgspec.structs.replace(config, api=api)
 
     async def ask():
-        server = _api_server_of(config, IDENTITY, FakeService(), ACCESS)
+        server = _api_server_of(document, config, IDENTITY, FakeService(), ACCESS)
         await server.start()
         _, port = server.address
         try:

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from node.errors import ConfigError
-from node.group.identity import GroupKey, group_id
+from node.group import identity
+from node.group.identity import GroupKey, GroupKeyDiffersError, group_id, require_key
 from node.raft.types import Settings
+from tests.support import documents
 
 KEY = GroupKey(bytes(range(32)))
 
@@ -71,9 +73,45 @@ def test_a_key_never_shows_itself():
     assert KEY.secret != KEY.public_digest
 
 
-def test_a_key_derived_from_validators_is_deterministic_and_bound_to_them():
-    assert GroupKey.derived([Validator()]) == GroupKey.derived([Validator()])
-    assert GroupKey.derived([Validator()]) != GroupKey.derived([Validator(b"t" * 32)])
+def test_a_setting_that_a_later_release_adds_changes_no_id(monkeypatch):
+    """What a release adds has a default, and what is at its default is not written."""
+
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class LaterSettings(Settings):
+        brand_new_ms: int = 5
+
+    before = make()
+    monkeypatch.setattr(identity, "Settings", LaterSettings)
+
+    assert make(settings=LaterSettings()) == before
+    assert make(settings=LaterSettings(brand_new_ms=6)) != before
+
+
+def test_a_derived_key_is_deterministic_and_bound_to_the_document():
+    derived = GroupKey.derived(documents.document())
+    reordered = documents.MINIMAL.replace("bootstrap", "state_machine = 'kv'\nbootstrap")
+    other = documents.MINIMAL.replace('"expect 3"', '"expect 4"')
+
+    assert GroupKey.derived(documents.document(reordered)) == derived
+    assert GroupKey.derived(documents.document(other)) != derived
+
+
+def test_only_the_key_whose_digest_the_document_names_is_taken():
+    named = documents.document(documents.MINIMAL.replace('"derived"', f'"{KEY.public_digest.hex()}"'))
+
+    assert require_key(named, KEY, source="key file") is KEY
+    for other in (GroupKey(bytes(32)), GroupKey(KEY.public_digest)):
+        with pytest.raises(GroupKeyDiffersError, match="group-key-differs") as caught:
+            require_key(named, other, source="key file")
+        assert other.secret.hex() not in str(caught.value)
+
+
+def test_of_a_derived_key_too():
+    document = documents.document()
+
+    assert require_key(document, GroupKey.derived(document), source="provisioning")
+    with pytest.raises(GroupKeyDiffersError):
+        require_key(document, KEY, source="provisioning")
 
 
 @pytest.mark.parametrize("text", ["", "00", "zz" * 32, "00" * 33])
@@ -82,6 +120,6 @@ def test_a_malformed_key_file_is_refused(text):
         GroupKey.from_hex(text)
 
 
-def test_nothing_to_derive_a_key_from_is_refused():
+def test_a_key_that_the_document_names_is_not_derived():
     with pytest.raises(ConfigError):
-        GroupKey.derived([])
+        GroupKey.derived(documents.document(documents.MINIMAL.replace('"derived"', f'"{"11" * 32}"')))

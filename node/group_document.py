@@ -1,0 +1,741 @@
+"""The group document: everything that decides, equal on all nodes of a group. Bytes in, a frozen value out.
+
+It is TOML for people; what counts is its canonical form, deterministic CBOR of what it means. A key that is
+absent has its default's meaning and is not written, so a later release can add keys and older documents keep
+their bytes, and with them their GroupId and MRCONFIGID (frozen vectors: tests/node/vectors).
+
+    lineage     digest("bondstone/genesis-document/v1", document)
+    GroupId     digest("bondstone/group-id/v2", lineage)
+    MRCONFIGID  SHA-384 over the canonical bytes
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from attestation.canonical import digest, encode
+from attestation.errors import MalformedError
+from attestation.ids import network_id_of_name
+from attestation.policy_rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolicy
+from attestation.policy_toml import policy_from_table_untrusted
+from attestation.ticket_jwt import JwtKey, JwtRules, load_keys_untrusted
+from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from node.errors import ConfigError
+from node.raft.types import Bootstrap, Founding, Settings
+from node.tokens import PRINCIPALS_MAX, AccessRole, spki_digest
+
+DOCUMENT_BYTES_MAX: Final = 256 * 1024
+SCHEMA: Final = 1
+PROTOCOL: Final = 1
+DERIVED: Final = "derived"
+INTEL: Final = "intel"
+SYNC: Final = "bondstone/log-replay"
+FAMILIES: Final[Mapping[str, str]] = {name: f"bondstone/{name}" for name in ("kv", "counter", "noop")}
+"""Families of the built-in machines. Another one is named as it is written, ``module:Class``."""
+
+MIB: Final = 1024 * 1024
+DAY_MS: Final = 24 * 3600 * 1000
+PREFIXES_MAX: Final = 64
+PREFIX_CHARACTERS_MAX: Final = 256
+AUTHORITY_KEYS_MAX: Final = 16
+CLAIMS_MAX: Final = 32
+_INTEGER_MAX: Final = 2**63 - 1
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*\Z")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+HexDer = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-fA-F]{2})+\Z", max_length=8192)]
+KeyText = Annotated[str, msgspec.Meta(pattern=r"^(?:derived|[0-9a-fA-F]{64})\Z")]
+RootText = Annotated[str, msgspec.Meta(pattern=r"^(?:intel|(?:[0-9a-fA-F]{2})+)\Z", max_length=8192)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+MachineName = Annotated[
+    str, msgspec.Meta(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?\Z")
+]
+Roles = Annotated[tuple[AccessRole, ...], msgspec.Meta(min_length=1, max_length=len(AccessRole))]
+Prefix = Annotated[str, msgspec.Meta(min_length=1, max_length=PREFIX_CHARACTERS_MAX)]
+Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(min_length=1, max_length=PREFIXES_MAX)]
+
+
+# ---- the file, as it is written -------------------------------------------------------------------------
+# Every default here is the meaning of absence in schema 1, for ever.
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class NetworkTable(_Table, frozen=True):
+    """``[network]``."""
+
+    name: Text
+
+
+class GroupTable(_Table, frozen=True):
+    """``[group]``. ``key`` is the group key's public digest, or ``derived``: then the key is no secret."""
+
+    key: KeyText
+    bootstrap: str
+    state_machine: MachineName = "kv"
+    storage: Literal["volatile", "trust-disk"] = "volatile"
+
+
+class ConsensusTable(_Table, frozen=True):
+    """``[consensus]``."""
+
+    heartbeat_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] = 100
+    election_timeout_ms: Annotated[int, msgspec.Meta(ge=50, le=600_000)] = 1000
+    election_jitter_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] = 500
+    demote_after_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] = 3000
+    demote_lag_ms: Annotated[int, msgspec.Meta(ge=100, le=3_600_000)] = 5000
+    demote_to_two_after_ms: Annotated[int, msgspec.Meta(ge=100, le=7 * DAY_MS)] = 60_000
+    min_voters: Annotated[int, msgspec.Meta(ge=1, le=31)] = 2
+    max_voters: Annotated[int, msgspec.Meta(ge=1, le=31)] = 7
+    tie_break: bool = True
+    lease_reads: bool = False
+    session_ttl_ms: Annotated[int, msgspec.Meta(ge=1000, le=DAY_MS)] = 60_000
+    command_bytes_max: Annotated[int, msgspec.Meta(ge=64 * 1024, le=2 * MIB)] = 2 * MIB
+    on_rival: Literal["refuse", "discard-shorter"] = "refuse"
+
+
+class TrustTable(_Table, frozen=True):
+    """``[trust]``: the root that quotes must lead to, ``intel`` or the hex DER of a mock authority's."""
+
+    root: RootText = INTEL
+
+
+class CollateralTable(_Table, frozen=True):
+    """``[collateral]``: which TCB evaluation is asked for, and whether a node may use a fixed file."""
+
+    update: Literal["standard", "early"] = "standard"
+    fixed_file: bool = False
+
+
+class JwtTable(_Table, frozen=True):
+    """``[jwt]``: a token that every peer must show beside its quote. ``keys`` is a JWK set's list of keys."""
+
+    issuer: Text
+    audience: Text
+    keys: Annotated[tuple[dict[str, str], ...], msgspec.Meta(min_length=1, max_length=16)]
+    subject: Text | None = None
+    required_claims: Annotated[dict[str, str | int | bool], msgspec.Meta(max_length=CLAIMS_MAX)] = {}
+    max_age_s: Annotated[int, msgspec.Meta(ge=1, le=366 * 86400)] | None = None
+    max_lifetime_s: Annotated[int, msgspec.Meta(ge=1, le=366 * 86400)] = 24 * 3600
+
+
+class TokenTable(_Table, frozen=True):
+    """``[[access.token]]``: SHA-256 of a token's text, and what its holder may do."""
+
+    name: Name
+    sha256: Hex32
+    roles: Roles
+    prefixes: Prefixes | None = None
+    expires_at: datetime | None = None
+
+
+class CertificateTable(_Table, frozen=True):
+    """``[[access.certificate]]``: a self-signed client certificate, whose key is what is pinned."""
+
+    name: Name
+    pem: Annotated[str, msgspec.Meta(max_length=16 * 1024)]
+    roles: Roles
+    prefixes: Prefixes | None = None
+
+
+class AccessTable(_Table, frozen=True):
+    """``[access]``: who may call at the group's founding."""
+
+    lag_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
+    token: Annotated[tuple[TokenTable, ...], msgspec.Meta(max_length=PRINCIPALS_MAX)] = ()
+    certificate: Annotated[tuple[CertificateTable, ...], msgspec.Meta(max_length=PRINCIPALS_MAX)] = ()
+
+
+class AuthorityKeyTable(_Table, frozen=True):
+    """One of ``authority.keys``: hex DER of a SubjectPublicKeyInfo, Ed25519 or P-256."""
+
+    id: Name
+    key: HexDer
+
+
+class AuthorityTable(_Table, frozen=True):
+    """``[authority]``: whose signatures speak for the group from outside."""
+
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=AUTHORITY_KEYS_MAX)]
+    keys: Annotated[tuple[AuthorityKeyTable, ...], msgspec.Meta(min_length=1, max_length=AUTHORITY_KEYS_MAX)]
+
+
+class RecoveryTable(_Table, frozen=True):
+    """``[recovery]``: whether a survivor may found a new generation."""
+
+    authorize: Literal["none", "survivor"] = "none"
+
+
+class PeriodicCompaction(_Table, frozen=True, tag_field="mode", tag="periodic"):
+    """Keep the history of at least so many seconds."""
+
+    keep_s: Annotated[int, msgspec.Meta(ge=300, le=_INTEGER_MAX)]
+
+
+class RevisionCompaction(_Table, frozen=True, tag_field="mode", tag="revision"):
+    """Keep at least so many revisions."""
+
+    keep_revisions: Annotated[int, msgspec.Meta(ge=1000, le=_INTEGER_MAX)]
+
+
+class NoCompaction(_Table, frozen=True, tag_field="mode", tag="none"):
+    """Compact only when somebody asks."""
+
+
+Compaction = NoCompaction | PeriodicCompaction | RevisionCompaction
+
+
+class StoreTable(_Table, frozen=True):
+    """``[store]``: how much the state machine may hold, and how much of its history."""
+
+    quota_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=1024 * 1024 * MIB)] = 2048 * MIB
+    compaction: Compaction = NoCompaction()
+
+
+class _File(_Table, frozen=True):
+    schema: Literal[1]
+    network: NetworkTable
+    group: GroupTable
+    policy: dict[str, Any]
+    consensus: ConsensusTable = ConsensusTable()
+    trust: TrustTable = TrustTable()
+    collateral: CollateralTable = CollateralTable()
+    jwt: JwtTable | None = None
+    access: AccessTable = AccessTable()
+    authority: AuthorityTable | None = None
+    recovery: RecoveryTable = RecoveryTable()
+    store: StoreTable = StoreTable()
+
+
+# ---- the document, checked ------------------------------------------------------------------------------
+
+
+class Derived(Enum):
+    """Instead of a key's digest: the key follows from the document."""
+
+    DERIVED = DERIVED
+
+
+class Storage(Enum):
+    """Where term, vote and log live."""
+
+    VOLATILE = "volatile"
+    TRUST_DISK = "trust-disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundingToken:
+    """A token that is good from the genesis on.
+
+    Attributes:
+        credential: SHA-256 of the token's text, 32 bytes.
+        prefixes: keys must begin with one of them, in UTF-8; None: all keys.
+        expires_at: aware UTC, whole seconds; None: never.
+    """
+
+    name: str
+    credential: bytes
+    roles: frozenset[AccessRole]
+    prefixes: tuple[str, ...] | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundingCertificate:
+    """A client certificate that is good from the genesis on. ``credential``: SHA-256 of its SPKI."""
+
+    name: str
+    credential: bytes
+    certificate_der: bytes
+    roles: frozenset[AccessRole]
+    prefixes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundingAccess:
+    """Who may call when the group begins. ``lag_s``: how far behind the leader a member may judge by it."""
+
+    lag_s: int
+    tokens: tuple[FoundingToken, ...]
+    certificates: tuple[FoundingCertificate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtAdmission:
+    """The token that is asked for beside the quote."""
+
+    keys: tuple[JwtKey, ...]
+    rules: JwtRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityKey:
+    """``algorithm`` is ``ed25519`` or ``es256``; ``spki`` is DER."""
+
+    kid: str
+    algorithm: str
+    spki: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """Whose signatures speak for the group: ``threshold`` of ``keys``, which are sorted by id."""
+
+    threshold: int
+    keys: tuple[AuthorityKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupDocument:
+    """A whole group document, checked. Made by :func:`parse_group_document_untrusted`.
+
+    Attributes:
+        where: the file's name, for messages.
+        key: the group key's public digest, 32 bytes, or that it is derived.
+        root: what quotes lead to.
+        update: which TCB evaluation is asked for, ``standard`` or ``early``.
+        fixed_collateral: a node may use a fixed file of collateral.
+        value: the canonical document as plain data.
+        canonical: its bytes.
+    """
+
+    where: str
+    network: str
+    key: bytes | Derived
+    state_machine: str
+    founding: Founding
+    storage: Storage
+    settings: Settings
+    root: TrustRoot
+    update: Literal["standard", "early"]
+    fixed_collateral: bool
+    policy: AppraisalPolicy
+    jwt: JwtAdmission | None
+    access: FoundingAccess
+    authority: Authority | None
+    recovery: Literal["none", "survivor"]
+    quota_bytes: int
+    compaction: Compaction
+    demote_to_two_after_ms: int
+    value: Mapping[str, Any]
+    canonical: bytes
+
+    @property
+    def network_id(self) -> bytes:
+        return network_id_of_name(self.network)
+
+    @property
+    def lineage(self) -> bytes:
+        """32 bytes that every later document of this group goes back to."""
+        return lineage_of(self.value)
+
+    @property
+    def group_id(self) -> bytes:
+        return group_id_of_lineage(self.lineage)
+
+    @property
+    def mrconfigid(self) -> bytes:
+        """What MRCONFIGID of a TD that was started with this document is, 48 bytes."""
+        return hashlib.sha384(self.canonical).digest()
+
+
+def lineage_of(value: Mapping[str, Any]) -> bytes:
+    return digest("bondstone/genesis-document/v1", dict(value))
+
+
+def group_id_of_lineage(lineage: bytes) -> bytes:
+    return digest("bondstone/group-id/v2", lineage)
+
+
+def mrconfigid_of(document: GroupDocument) -> bytes:
+    """Return what MRCONFIGID of a TD that was started with this document is, 48 bytes."""
+    return document.mrconfigid
+
+
+# ---- reading --------------------------------------------------------------------------------------------
+
+
+def load_group_document(path: Path) -> GroupDocument:
+    """Read and check a group document.
+
+    Raises:
+        ConfigError: naming the file, the key and what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ConfigError(f"cannot read the group document {path}: {exc.strerror}") from exc
+    return parse_group_document_untrusted(data, where=str(path))
+
+
+def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
+    """Parse a group document's bytes; ``where`` names it in errors.
+
+    Raises:
+        ConfigError: naming the file, the key and what is wrong with it.
+    """
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise ConfigError(f"{where}: larger than {DOCUMENT_BYTES_MAX} bytes")
+    try:
+        tables = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{where}: not TOML: {exc}") from exc
+    _refuse_node_keys(tables, where)
+    try:
+        file = msgspec.convert(tables, _File)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{where}: {readable(str(exc))}") from exc
+    try:
+        return _document_of(file, where)
+    except MalformedError as exc:
+        raise ConfigError(f"{where}: {exc.message}") from exc
+    except _WrongKeyError as exc:
+        raise ConfigError(f"{where}: [{exc.key}] {exc}") from exc
+
+
+NODE_TABLES: Final = ("node", "api", "bond", "audit", "attestation")
+"""Tables of a node file, which differ from node to node and decide nothing."""
+NODE_GROUP_KEYS: Final = ("document", "key_file", "await_key", "preference")
+
+
+def _refuse_node_keys(tables: Mapping[str, Any], where: str) -> None:
+    group = tables.get("group")
+    found = [name for name in NODE_TABLES if name in tables]
+    if isinstance(group, dict):
+        found += [f"group.{key}" for key in NODE_GROUP_KEYS if key in group]
+    if found:
+        named = ", ".join(f"[{key}]" for key in found)
+        raise ConfigError(
+            f"{where}: {named} belongs in the node file: "
+            "a group document holds only what is equal on all nodes"
+        )
+
+
+def readable(message: str) -> str:
+    """Turn ``… - at `$.api.listen``` into the way the key is written in the file."""
+    text, separator, place = message.partition(" - at `$")
+    key = place.removesuffix("`").lstrip(".") if separator else ""
+    text = text.replace("Object contains unknown field", "unknown key")
+    text = text.replace("Object missing required field", "missing key")
+    return f"[{key}] {text}" if key else text
+
+
+class _WrongKeyError(Exception):
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _document_of(file: _File, where: str) -> GroupDocument:
+    settings = _settings_of(file)
+    policy = _policy_of(file)
+    root = _root_of(file.trust)
+    jwt = None if file.jwt is None else _jwt_of(file.jwt)
+    access = _access_of(file.access)
+    authority = None if file.authority is None else _authority_of(file.authority)
+    key = Derived.DERIVED if file.group.key == DERIVED else bytes.fromhex(file.group.key)
+    value: dict[str, Any] = {
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
+        "network": file.network.name,
+        "key": DERIVED if isinstance(key, Derived) else key,
+        "bootstrap": file.group.bootstrap,
+        "machine": FAMILIES.get(file.group.state_machine, file.group.state_machine),
+        "sync": SYNC,
+        "policy": policy.canonical(),
+        "validators": ["tdx"] if jwt is None else ["tdx", "jwt"],
+    }
+    written: dict[str, Any] = {
+        "storage": None if file.group.storage == "volatile" else file.group.storage,
+        "settings": _changed(file.consensus),
+        "root": root.certificate_der if root.mock else None,
+        "collateral": _changed(file.collateral),
+        "jwt": None if jwt is None else _canonical_jwt(jwt),
+        "access": _canonical_access(access),
+        "authority": None if authority is None else _canonical_authority(authority),
+        "recovery": _changed(file.recovery),
+        "store": _changed(file.store),
+    }
+    value |= {name: item for name, item in written.items() if item is not None and item != {}}
+    return GroupDocument(
+        where=where,
+        network=file.network.name,
+        key=key,
+        state_machine=file.group.state_machine,
+        founding=_founding_of(file.group.bootstrap),
+        storage=Storage(file.group.storage),
+        settings=settings,
+        root=root,
+        update=file.collateral.update,
+        fixed_collateral=file.collateral.fixed_file,
+        policy=policy,
+        jwt=jwt,
+        access=access,
+        authority=authority,
+        recovery=file.recovery.authorize,
+        quota_bytes=file.store.quota_bytes,
+        compaction=file.store.compaction,
+        demote_to_two_after_ms=file.consensus.demote_to_two_after_ms,
+        value=value,
+        canonical=encode(value),
+    )
+
+
+def _changed(table: msgspec.Struct) -> dict[str, Any]:
+    """Return what a table says differently from its defaults, as plain data."""
+    out: dict[str, Any] = {}
+    for item in msgspec.structs.fields(type(table)):
+        value = getattr(table, item.name)
+        if item.default is msgspec.NODEFAULT or value != item.default:
+            out[item.name] = msgspec.to_builtins(value)
+    return out
+
+
+# ---- its parts ------------------------------------------------------------------------------------------
+
+
+def _founding_of(text: str) -> Founding:
+    match text.split(" "):
+        case ["init"]:
+            return Founding(bootstrap=Bootstrap.INIT)
+        case ["auto"]:
+            return Founding(bootstrap=Bootstrap.AUTO)
+        case ["expect", count] if count in _COUNTS:
+            return Founding(bootstrap=Bootstrap.EXPECT, expect=int(count))
+        case _:
+            raise _WrongKeyError(
+                "group.bootstrap",
+                f'{text!r} is not "expect N" (1 to 31), "init" or "auto"; '
+                '"join" is for the node file of a node that shall not found',
+            )
+
+
+_COUNTS: Final = frozenset(str(count) for count in range(1, 32))
+
+
+def _settings_of(file: _File) -> Settings:
+    given = {
+        name: getattr(file.consensus, name)
+        for name in file.consensus.__struct_fields__
+        if name not in _NOT_SETTINGS
+    }
+    settings = Settings(**given, trust_disk=file.group.storage == "trust-disk")
+    if contradiction := settings.contradiction():
+        raise _WrongKeyError("consensus", contradiction)
+    return settings
+
+
+_NOT_SETTINGS: Final = frozenset({"demote_to_two_after_ms"})
+
+
+def _policy_of(file: _File) -> AppraisalPolicy:
+    policy = policy_from_table_untrusted(file.policy, path="policy")
+    values = policy.reference_values
+    pinned = [values.baseline, *values.variants.values()]
+    if any(ZERO_MEASUREMENT in one.get("mrconfigid", ()) for one in pinned):
+        raise _WrongKeyError(
+            "policy.reference_values",
+            'mrconfigid cannot be zeros, which bind no document: write "own", or name it in not_checked '
+            "for a platform that cannot set it",
+        )
+    assert set(values.not_checked) <= set(REGISTERS)
+    return policy
+
+
+def _root_of(table: TrustTable) -> TrustRoot:
+    if table.root == INTEL:
+        return INTEL_SGX_ROOT
+    try:
+        return TrustRoot.from_bytes_untrusted(bytes.fromhex(table.root))
+    except MalformedError as exc:
+        raise _WrongKeyError("trust.root", exc.message) from exc
+
+
+def _jwt_of(table: JwtTable) -> JwtAdmission:
+    for name, value in table.required_claims.items():
+        if type(value) is int and not -_INTEGER_MAX <= value <= _INTEGER_MAX:
+            raise _WrongKeyError(f"jwt.required_claims.{name}", "is not a 64-bit integer")
+    if any(key.get("kty") == "oct" for key in table.keys):
+        raise _WrongKeyError(
+            "jwt.keys", "a secret key is no secret in a group document: use one that signs (ES256, EdDSA)"
+        )
+    try:
+        keys = load_keys_untrusted(json.dumps({"keys": table.keys}).encode())
+        rules = JwtRules(
+            issuer=table.issuer,
+            audience=table.audience,
+            subject=table.subject,
+            required_claims=table.required_claims,
+            max_age=None if table.max_age_s is None else timedelta(seconds=table.max_age_s),
+            max_lifetime=timedelta(seconds=table.max_lifetime_s),
+            non_expiring=False,
+        )
+    except MalformedError as exc:
+        raise _WrongKeyError("jwt.keys", exc.message) from exc
+    return JwtAdmission(keys=keys, rules=rules)
+
+
+_JWT_LIFETIME: Final = timedelta(seconds=24 * 3600)
+
+
+def _canonical_jwt(jwt: JwtAdmission) -> dict[str, Any]:
+    rules = jwt.rules
+    out: dict[str, Any] = {
+        "issuer": rules.issuer,
+        "audience": rules.audience,
+        "keys": sorted(([key.algorithm, key.kid, key.public_der] for key in jwt.keys), key=encode),
+    }
+    if rules.subject is not None:
+        out["subject"] = rules.subject
+    if rules.required_claims:
+        out["required_claims"] = dict(rules.required_claims)
+    if rules.max_age is not None:
+        out["max_age_s"] = int(rules.max_age.total_seconds())
+    if rules.max_lifetime != _JWT_LIFETIME and rules.max_lifetime is not None:
+        out["max_lifetime_s"] = int(rules.max_lifetime.total_seconds())
+    return out
+
+
+def _access_of(table: AccessTable) -> FoundingAccess:
+    tokens = tuple(
+        FoundingToken(
+            name=one.name,
+            credential=bytes.fromhex(one.sha256),
+            roles=frozenset(one.roles),
+            prefixes=_prefixes_of(one.prefixes),
+            expires_at=_time_of(one),
+        )
+        for one in table.token
+    )
+    certificates = tuple(_certificate_of(one) for one in table.certificate)
+    everybody: list[FoundingToken | FoundingCertificate] = [*tokens, *certificates]
+    if len(everybody) > PRINCIPALS_MAX:
+        raise _WrongKeyError("access", f"has more than {PRINCIPALS_MAX} entries")
+    for what in ("credential", "name"):
+        seen: dict[object, str] = {}
+        for one in everybody:
+            key = getattr(one, what)
+            if key in seen:
+                raise _WrongKeyError("access", f"{seen[key]} and {one.name} have the same {what}")
+            seen[key] = one.name
+    return FoundingAccess(
+        lag_s=table.lag_s,
+        tokens=tuple(sorted(tokens, key=lambda one: one.credential)),
+        certificates=tuple(sorted(certificates, key=lambda one: one.credential)),
+    )
+
+
+def _prefixes_of(prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return them sorted, without those that another one covers: one form for one meaning."""
+    if prefixes is None:
+        return None
+    kept: list[str] = []
+    for prefix in sorted(prefixes):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return tuple(kept)
+
+
+def _time_of(table: TokenTable) -> datetime | None:
+    if table.expires_at is None:
+        return None
+    if table.expires_at.tzinfo is None or table.expires_at.microsecond:
+        raise _WrongKeyError(
+            "access.token",
+            f"{table.name}: expires_at must be whole seconds with their offset, such as …T00:00:00Z",
+        )
+    return table.expires_at.astimezone(UTC)
+
+
+def _certificate_of(table: CertificateTable) -> FoundingCertificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(table.pem.encode())
+        credential = spki_digest(certificate)
+    except ValueError as exc:
+        raise _WrongKeyError("access.certificate", f"{table.name}: pem is not a PEM certificate") from exc
+    return FoundingCertificate(
+        name=table.name,
+        credential=credential,
+        certificate_der=certificate.public_bytes(Encoding.DER),
+        roles=frozenset(table.roles),
+        prefixes=_prefixes_of(table.prefixes),
+    )
+
+
+def _canonical_access(access: FoundingAccess) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if access.lag_s != AccessTable().lag_s:
+        out["lag_s"] = access.lag_s
+    if access.tokens:
+        out["tokens"] = [_canonical_principal(one, {"sha256": one.credential}) for one in access.tokens]
+    if access.certificates:
+        out["certificates"] = [
+            _canonical_principal(one, {"der": one.certificate_der}) for one in access.certificates
+        ]
+    return out
+
+
+def _canonical_principal(
+    one: FoundingToken | FoundingCertificate, credential: Mapping[str, bytes]
+) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": one.name, **credential, "roles": canonical_roles(one.roles)}
+    if one.prefixes is not None:
+        out["prefixes"] = list(one.prefixes)
+    if isinstance(one, FoundingToken) and one.expires_at is not None:
+        out["expires_at"] = int(one.expires_at.timestamp())
+    return out
+
+
+def canonical_roles(roles: Sequence[AccessRole] | frozenset[AccessRole]) -> list[str]:
+    """Return the roles' names, sorted; ``admin`` includes every other, also those that are not yet known."""
+    if AccessRole.ADMIN in roles:
+        return [AccessRole.ADMIN.value]
+    return sorted({role.value for role in roles})
+
+
+def _authority_of(table: AuthorityTable) -> Authority:
+    keys = sorted((_authority_key_of(one) for one in table.keys), key=lambda one: one.kid)
+    if len({one.kid for one in keys}) != len(keys) or len({one.spki for one in keys}) != len(keys):
+        raise _WrongKeyError("authority.keys", "names an id or a key twice")
+    if table.threshold > len(keys):
+        raise _WrongKeyError(
+            "authority.threshold", f"is {table.threshold}, and there are only {len(keys)} keys"
+        )
+    return Authority(threshold=table.threshold, keys=tuple(keys))
+
+
+def _authority_key_of(table: AuthorityKeyTable) -> AuthorityKey:
+    try:
+        key = load_der_public_key(bytes.fromhex(table.key))
+    except Exception as exc:  # cryptography raises several kinds, one of them not from its own tree
+        raise _WrongKeyError("authority.keys", f"{table.id} is not the DER of a public key") from exc
+    match key:
+        case ed25519.Ed25519PublicKey():
+            algorithm = "ed25519"
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
+            algorithm = "es256"
+        case _:
+            raise _WrongKeyError("authority.keys", f"{table.id} is neither an Ed25519 nor a P-256 key")
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return AuthorityKey(kid=table.id, algorithm=algorithm, spki=spki)
+
+
+def _canonical_authority(authority: Authority) -> dict[str, Any]:
+    return {
+        "threshold": authority.threshold,
+        "keys": [[one.kid, one.algorithm, one.spki] for one in authority.keys],
+    }
