@@ -60,7 +60,7 @@ def group_key_of(document: GroupDocument, config: NodeConfig) -> GroupKey | None
         ConfigError: the key file cannot be read, holds no key, or another one than the document names.
     """
     if isinstance(document.key, Derived):
-        return GroupKey.derived(document)
+        return GroupKey.of_document(document)
     if config.group.await_key:
         return None
     assert config.group.key_file is not None

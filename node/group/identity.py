@@ -48,7 +48,17 @@ class GroupKey:
             raise ConfigError("a group key is 64 hex digits") from exc
 
     @classmethod
-    def derived(cls, document: GroupDocument) -> "GroupKey":
+    def derived(cls, validators: Sequence[TicketValidator]) -> "GroupKey":
+        """Return the key that follows from the validators alone, for a group without a document.
+
+        It is no secret: with it, admission rests on attestation only.
+        """
+        if not validators:
+            raise ConfigError("a derived group key needs at least one ticket validator")
+        return cls(digest("bondstone/derived-group-key/v1", [v.signature for v in validators]))
+
+    @classmethod
+    def of_document(cls, document: GroupDocument) -> "GroupKey":
         """Return the key that follows from the document alone.
 
         It is no secret: with it, admission rests on attestation only.
@@ -79,7 +89,7 @@ def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> Group
     Raises:
         GroupKeyDiffersError: it is not.
     """
-    expected = GroupKey.derived(document).public_digest if isinstance(document.key, Derived) else document.key
+    expected = GroupKey.of_document(document).public_digest if isinstance(document.key, Derived) else document.key
     if not hmac.compare_digest(key.public_digest, expected):
         raise GroupKeyDiffersError(
             f"{source}: this is not the group key whose digest {document.where} names in [group] key "

@@ -87,13 +87,20 @@ def test_a_setting_that_a_later_release_adds_changes_no_id(monkeypatch):
     assert make(settings=LaterSettings(brand_new_ms=6)) != before
 
 
+def test_a_key_derived_from_validators_is_deterministic_and_bound_to_them():
+    assert GroupKey.derived([Validator()]) == GroupKey.derived([Validator()])
+    assert GroupKey.derived([Validator()]) != GroupKey.derived([Validator(b"t" * 32)])
+    with pytest.raises(ConfigError):
+        GroupKey.derived([])
+
+
 def test_a_derived_key_is_deterministic_and_bound_to_the_document():
-    derived = GroupKey.derived(documents.document())
+    derived = GroupKey.of_document(documents.document())
     reordered = documents.MINIMAL.replace("bootstrap", "state_machine = 'kv'\nbootstrap")
     other = documents.MINIMAL.replace('"expect 3"', '"expect 4"')
 
-    assert GroupKey.derived(documents.document(reordered)) == derived
-    assert GroupKey.derived(documents.document(other)) != derived
+    assert GroupKey.of_document(documents.document(reordered)) == derived
+    assert GroupKey.of_document(documents.document(other)) != derived
 
 
 def test_only_the_key_whose_digest_the_document_names_is_taken():
@@ -109,7 +116,7 @@ def test_only_the_key_whose_digest_the_document_names_is_taken():
 def test_of_a_derived_key_too():
     document = documents.document()
 
-    assert require_key(document, GroupKey.derived(document), source="provisioning")
+    assert require_key(document, GroupKey.of_document(document), source="provisioning")
     with pytest.raises(GroupKeyDiffersError):
         require_key(document, KEY, source="provisioning")
 
@@ -122,4 +129,4 @@ def test_a_malformed_key_file_is_refused(text):
 
 def test_a_key_that_the_document_names_is_not_derived():
     with pytest.raises(ConfigError):
-        GroupKey.derived(documents.document(documents.MINIMAL.replace('"derived"', f'"{"11" * 32}"')))
+        GroupKey.of_document(documents.document(documents.MINIMAL.replace('"derived"', f'"{"11" * 32}"')))
