@@ -89,7 +89,9 @@ def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> Group
     Raises:
         GroupKeyDiffersError: it is not.
     """
-    expected = GroupKey.of_document(document).public_digest if isinstance(document.key, Derived) else document.key
+    expected = (
+        GroupKey.of_document(document).public_digest if isinstance(document.key, Derived) else document.key
+    )
     if not hmac.compare_digest(key.public_digest, expected):
         raise GroupKeyDiffersError(
             f"{source}: this is not the group key whose digest {document.where} names in [group] key "
