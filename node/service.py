@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from attestation.background import Background
@@ -90,6 +91,11 @@ class Daemon:
         for validator in self.validators:
             builder = builder.require_ticket(validator)
         return builder
+
+    @property
+    def log_time(self) -> datetime | None:
+        """The time in the group's log, as far as it was applied here; None without group state."""
+        return None if self._group is None else self._group.log_time
 
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""
