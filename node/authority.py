@@ -13,9 +13,17 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
 
 from attestation.ecdsa import is_signature_valid
+from node.errors import NodeError
 
 KEYS_MAX: Final = 16
 KID_CHARACTERS_MAX: Final = 64
@@ -33,7 +41,7 @@ _ORDER_8_Y: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D70
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _P, _P + 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
-class AuthorityError(Exception):
+class AuthorityError(NodeError):
     """A key cannot be used, or signatures do not suffice. ``reason`` is a stable kebab-case code."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -144,6 +152,35 @@ def spki_of(key: PrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def new_private_key_pem() -> tuple[PrivateKey, bytes]:
+    """Return a new Ed25519 key, and its PEM (PKCS #8, not encrypted)."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    return key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def load_private_key(pem: bytes, passphrase: bytes | None = None) -> PrivateKey:
+    """Return the key in a PEM file.
+
+    Raises:
+        AuthorityError: ``authority-key-unusable``: another type, or not to be read with this passphrase.
+    """
+    try:
+        key = load_pem_private_key(pem, password=passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        text = "there is no PEM private key that can be read with this passphrase"
+        raise AuthorityError("authority-key-unusable", text) from exc
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise AuthorityError("authority-key-unusable", "the private key is neither an Ed25519 nor a P-256 key")
+
+
+def render_authority(kid: str, key: PrivateKey) -> str:
+    """Return the ``[authority]`` table with this key alone, for a group document."""
+    return f'[authority]\nthreshold = 1\nkeys = [{{ id = "{kid}", key = "{spki_of(key).hex()}" }}]\n'
+
+
 def authority_of(threshold: int, keys: Sequence[AuthorityKey]) -> Authority:
     """Return the authority of keys in whatever order. Raises as ``Authority``."""
     return Authority(threshold=threshold, keys=tuple(sorted(keys, key=lambda key: key.kid)))
@@ -167,7 +204,7 @@ def _load(kid: str, spki: bytes) -> tuple[str, PublicKey]:
         raise _unusable(kid, f"is larger than {SPKI_BYTES_MAX} bytes")
     try:
         key = load_der_public_key(spki)
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except Exception as exc:  # cryptography raises several kinds, one of them not from its own tree
         raise _unusable(kid, "is no SubjectPublicKeyInfo that can be read") from exc
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm = "es256"

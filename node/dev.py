@@ -29,6 +29,7 @@ from attestation.background import Background
 from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import TRUST_ROOT_FILE, MockAuthority
 from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
+from node.authority import load_private_key, new_private_key_pem, render_authority
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.tokens import AccessRole, new_token, render_token_entry
@@ -98,7 +99,16 @@ def bondstone_command() -> list[str]:
 class DevCluster:
     """Prepares the directory, starts the nodes, follows them, stops them."""
 
-    def __init__(self, directory: Path, *, nodes: int, api_port: int, emit: Emit, pccs: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int,
+        api_port: int,
+        emit: Emit,
+        pccs: bool = False,
+        authority: bool = False,
+    ) -> None:
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(f"--nodes {nodes}: a local cluster has 1 to {NODES_MAX} nodes")
         if not 1 <= api_port <= 65535 - nodes:
@@ -108,6 +118,7 @@ class DevCluster:
         self._count = nodes
         self._api_port = api_port
         self._pccs = pccs
+        self._has_authority = authority
         self._pccs_port = 0
         self._stopping = False
         self._pccs_server: uvicorn.Server | None = None
@@ -124,6 +135,10 @@ class DevCluster:
     @property
     def token_file(self) -> Path:
         return self.directory / "token"
+
+    @property
+    def authority_key_file(self) -> Path:
+        return self.directory / "group-authority.pem"
 
     # ---- preparing ----------------------------------------------------------
     def prepare(self) -> None:
@@ -149,6 +164,7 @@ class DevCluster:
                 nodes=self._count,
                 token=self.token_file.read_text().strip(),
             )
+            + self._authority_text()
         )
         ports = [self._api_port + i for i in range(self._count)]
         for port in ports:
@@ -175,6 +191,15 @@ class DevCluster:
             )
             + "\n"
         )
+
+    def _authority_text(self) -> str:
+        if not self._has_authority:
+            return ""
+        if not self.authority_key_file.exists():
+            _, pem = new_private_key_pem()
+            _write_secret(self.authority_key_file, pem.decode())
+        key = load_private_key(self.authority_key_file.read_bytes())
+        return "\n" + render_authority("dev", key)
 
     # ---- running ------------------------------------------------------------
     @asynccontextmanager

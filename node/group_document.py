@@ -21,8 +21,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.canonical import digest, encode
 from attestation.errors import MalformedError
@@ -31,6 +30,8 @@ from attestation.policy_rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolic
 from attestation.policy_toml import policy_from_table_untrusted
 from attestation.ticket_jwt import JwtKey, JwtRules, load_keys_untrusted
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from node.authority import KEYS_MAX as AUTHORITY_KEYS_MAX
+from node.authority import Authority, AuthorityError, AuthorityKey, authority_of
 from node.errors import ConfigError
 from node.raft.types import Bootstrap, Founding, Settings
 from node.tokens import PRINCIPALS_MAX, AccessRole, spki_digest
@@ -48,7 +49,6 @@ MIB: Final = 1024 * 1024
 DAY_MS: Final = 24 * 3600 * 1000
 PREFIXES_MAX: Final = 64
 PREFIX_CHARACTERS_MAX: Final = 256
-AUTHORITY_KEYS_MAX: Final = 16
 CLAIMS_MAX: Final = 32
 _INTEGER_MAX: Final = 2**63 - 1
 
@@ -279,23 +279,6 @@ class JwtAdmission:
 
     keys: tuple[JwtKey, ...]
     rules: JwtRules
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityKey:
-    """``algorithm`` is ``ed25519`` or ``es256``; ``spki`` is DER."""
-
-    kid: str
-    algorithm: str
-    spki: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authority:
-    """Whose signatures speak for the group: ``threshold`` of ``keys``, which are sorted by id."""
-
-    threshold: int
-    keys: tuple[AuthorityKey, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -708,30 +691,13 @@ def canonical_roles(roles: Sequence[AccessRole] | frozenset[AccessRole]) -> list
 
 
 def _authority_of(table: AuthorityTable) -> Authority:
-    keys = sorted((_authority_key_of(one) for one in table.keys), key=lambda one: one.kid)
-    if len({one.kid for one in keys}) != len(keys) or len({one.spki for one in keys}) != len(keys):
-        raise _WrongKeyError("authority.keys", "names an id or a key twice")
-    if table.threshold > len(keys):
-        raise _WrongKeyError(
-            "authority.threshold", f"is {table.threshold}, and there are only {len(keys)} keys"
-        )
-    return Authority(threshold=table.threshold, keys=tuple(keys))
-
-
-def _authority_key_of(table: AuthorityKeyTable) -> AuthorityKey:
     try:
-        key = load_der_public_key(bytes.fromhex(table.key))
-    except Exception as exc:  # cryptography raises several kinds, one of them not from its own tree
-        raise _WrongKeyError("authority.keys", f"{table.id} is not the DER of a public key") from exc
-    match key:
-        case ed25519.Ed25519PublicKey():
-            algorithm = "ed25519"
-        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            algorithm = "es256"
-        case _:
-            raise _WrongKeyError("authority.keys", f"{table.id} is neither an Ed25519 nor a P-256 key")
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return AuthorityKey(kid=table.id, algorithm=algorithm, spki=spki)
+        keys = [AuthorityKey.of(key.id, bytes.fromhex(key.key)) for key in table.keys]
+        return authority_of(table.threshold, keys)
+    except AuthorityError as exc:
+        raise _WrongKeyError("authority.keys", exc.message) from exc
+    except ValueError as exc:
+        raise _WrongKeyError("authority", str(exc)) from exc
 
 
 def _canonical_authority(authority: Authority) -> dict[str, Any]:

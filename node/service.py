@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from attestation.background import Background
@@ -12,6 +11,7 @@ from enclave.errors import EnclaveError
 from node.api.evidence import binding_of_nonce
 from node.api.service import (
     BondView,
+    ConfirmationRefusedError,
     Evidence,
     GroupView,
     ProvisionRefusedError,
@@ -19,6 +19,7 @@ from node.api.service import (
     UnavailableError,
 )
 from node.audit import AuditLog
+from node.authority import AuthorityError
 from node.clock import NodeClock
 from node.config import NodeConfig, founding_of, preference_of
 from node.errors import ConfigError
@@ -27,9 +28,11 @@ from node.group.identity import GroupKey, GroupKeyDiffersError, require_key
 from node.group.network import GroupBuilder, Network
 from node.group_document import GroupDocument
 from node.machines.base import StateMachine
+from node.machines.system import CombinedSystem
 from node.raft.events import Execute, Query
 from node.raft.types import Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
+from node.system.birth import CONFIRM, BirthState, birth_of
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -84,6 +87,7 @@ class Daemon:
             .with_consensus(document.settings, founding_of(document, self._config))
             .with_state_machine(self._machine)
             .with_log_storage(durable=self._storage)
+            .with_system_state(lambda: CombinedSystem(BirthState(document.authority, document.group_id)))
         )
         preference = preference_of(self._config)
         if preference is not None:
@@ -91,11 +95,6 @@ class Daemon:
         for validator in self.validators:
             builder = builder.require_ticket(validator)
         return builder
-
-    @property
-    def log_time(self) -> datetime | None:
-        """The time in the group's log, as far as it was applied here; None without group state."""
-        return None if self._group is None else self._group.log_time
 
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""
@@ -166,6 +165,23 @@ class Daemon:
             lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
         )
 
+    def birth_certificate(self) -> bytes | None:
+        return birth_of(self._require_group().system).certificate
+
+    async def confirm(self, certificate: bytes, *, timeout_s: float) -> Outcome | None:
+        group = self._require_group()
+        held, birth = group.cluster, birth_of(group.system)
+        if held is None:
+            raise UnavailableError("no-cluster", "this node holds nothing of a cluster yet")
+        try:
+            birth.check(certificate).require_cluster(held)
+        except AuthorityError as exc:
+            raise ConfirmationRefusedError(exc.reason, exc.message) from exc
+        if birth.certificate == certificate:
+            return None
+        commands = ([CONFIRM, certificate],)
+        return await group.outcome(lambda token: Execute(token, commands, system=True), timeout_s=timeout_s)
+
     async def evidence(self, nonce: bytes) -> Evidence:
         group_id = None if self._group is None else self._group.id
         cluster = self.cluster
@@ -181,6 +197,7 @@ class Daemon:
             cluster=cluster,
             binding=binding,
             tickets=tickets,
+            birth_certificate=None if self._group is None else birth_of(self._group.system).certificate,
         )
 
     async def _issue(

@@ -16,7 +16,7 @@ from node.api.commands import CommandsEndpoint
 from node.api.freshness import boot_time_s
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
-from node.api.operations import BY_NAME
+from node.api.operations import BY_NAME, OPERATIONS
 from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
@@ -131,8 +131,10 @@ class _Answer:
 
 def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:
     if exc.status_code == 405:
+        methods = sorted(one.method for one in OPERATIONS if one.path == scope["path"])
+        headers = {"allow": ", ".join(methods)} if methods else exc.headers
         return ProblemError(
-            "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers=exc.headers
+            "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers=headers
         )
     return ProblemError("not-found", "see /openapi.json for what there is")
 

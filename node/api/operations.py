@@ -234,6 +234,32 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers=(dict[str, Any],),
     ),
     Operation(
+        name="birth_certificate",
+        method="GET",
+        path="/v1/birth-certificate",
+        summary="The authority's signed word that this cluster is the group.",
+        access=PUBLIC,
+        answers=(schemas.BirthCertificate,),
+        problems=("not-ready",),
+    ),
+    Operation(
+        name="confirm",
+        method="PUT",
+        path="/v1/birth-certificate",
+        summary="Hand in the authority's signed word that this cluster is the group.",
+        # Whoever brings it: the authority's signatures are what counts, and they are verified before the log.
+        access=PUBLIC,
+        request=schemas.ConfirmRequest,
+        answers=(schemas.BirthCertificate,),
+        problems=(
+            *_BODY_PROBLEMS,
+            "birth-certificate-refused",
+            "not-executed",
+            "not-ready",
+            "outcome-unknown",
+        ),
+    ),
+    Operation(
         name="provision",
         method="PUT",
         path="/v1/provision",

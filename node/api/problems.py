@@ -32,6 +32,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
     "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
     "provision-refused": Kind(HTTPStatus.CONFLICT, "The node does not take this group key"),
+    "birth-certificate-refused": Kind(
+        HTTPStatus.CONFLICT, "The certificate does not confirm this cluster of this group"
+    ),
     "superseded": Kind(HTTPStatus.CONFLICT, "Another term's entry was committed at the place in min_at"),
     "cluster-changed": Kind(HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than was asked"),
     "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),

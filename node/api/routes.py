@@ -1,5 +1,6 @@
 """All endpoints but the hot path, on Starlette."""
 
+import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -17,16 +18,17 @@ from node.api.limits import AUDIT_EVENTS_MAX, ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
-from node.api.outcomes import not_executed, state_machine_refused
+from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
-from node.api.service import ProvisionRefusedError, Service
+from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
 from node.errors import CorruptStorageError
-from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
+from node.raft.types import Answer, Applied, Consistency, Cursor, Failed, NotExecuted, Ok, Unknown
 from node.tokens import AccessList, AccessRole
 
 _ENCODER: Final = msgspec.json.Encoder()
 AUDIT_EVENTS_DEFAULT: Final = 100
 PROVISION_BYTES_MAX: Final = 4096
+CONFIRM_BYTES_MAX: Final = 16 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -56,6 +58,8 @@ class Routes:
             "peers": self._peers,
             "audit_events": self._audit_events,
             "audit_head": self._audit_head,
+            "birth_certificate": self._birth_certificate,
+            "confirm": self._confirm,
             "provision": self._provision,
         }
         return [self._route(BY_NAME[name], handler) for name, handler in handlers.items()]
@@ -147,6 +151,7 @@ class Routes:
                 cluster=views.cluster_schema(evidence.cluster),
                 binding=evidence.binding.hex(),
                 tickets=views.tickets_in_base64(evidence.tickets),
+                birth_certificate=_certificate_answer(evidence.birth_certificate).birth_certificate,
             )
         )
 
@@ -167,6 +172,36 @@ class Routes:
     async def _audit_head(self, request: Request) -> Response:  # noqa: ARG002
         return _json(self._service.audit_head())
 
+    # ---- the birth certificate ----------------------------------------------------
+    async def _birth_certificate(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(_certificate_answer(self._service.birth_certificate()))
+
+    async def _confirm(self, request: Request) -> Response:
+        # It is open to everybody: a certificate needs no more room than this.
+        limits = replace(self._limits, body_bytes_max=CONFIRM_BYTES_MAX)
+        body = await read_json_body(request.scope, request.receive, limits)
+        offered = decode_untrusted(body, schemas.ConfirmRequest)
+        try:
+            certificate = base64.b64decode(offered.birth_certificate, validate=True)
+        except ValueError as exc:
+            raise ProblemError("request-invalid", "`birth_certificate` is not base64") from exc
+        try:
+            outcome = await self._service.confirm(certificate, timeout_s=self._limits.command_timeout_s)
+        except ConfirmationRefusedError as exc:
+            extensions = {"reason": exc.reason}
+            raise ProblemError("birth-certificate-refused", exc.message, extensions=extensions) from exc
+        match outcome:
+            case None | Ok((Applied(),)):
+                return _json(_certificate_answer(certificate))
+            case Ok((Failed(code, message),)):  # another one was written first
+                raise ProblemError("birth-certificate-refused", message, extensions={"reason": code})
+            case NotExecuted():
+                raise not_executed(outcome)
+            case Unknown():
+                raise outcome_unknown(outcome)
+            case _:
+                raise AssertionError(f"{outcome!r} is no outcome of one command")
+
     # ---- provisioning -------------------------------------------------------------
     async def _provision(self, request: Request) -> Response:
         # It is open to everybody: a key needs no more room than this.
@@ -178,6 +213,11 @@ class Routes:
         except ProvisionRefusedError as exc:
             raise ProblemError("provision-refused", exc.message, extensions={"reason": exc.reason}) from exc
         return _json(schemas.Provisioned(group_id=group_id.hex()))
+
+
+def _certificate_answer(certificate: bytes | None) -> schemas.BirthCertificate:
+    text = None if certificate is None else base64.b64encode(certificate).decode("ascii")
+    return schemas.BirthCertificate(birth_certificate=text)
 
 
 def _json(value: Any) -> Response:

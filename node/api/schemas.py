@@ -201,6 +201,10 @@ class OwnEvidence(_Response, frozen=True):
     ]
     binding: Hex32
     tickets: Annotated[Mapping[str, Base64], Meta(description="By ticket class.")]
+    birth_certificate: Annotated[
+        Base64 | None,
+        Meta(description="As from /v1/birth-certificate: the authority's word for the cluster."),
+    ] = None
 
 
 class PeerEvidence(_Response, frozen=True):
@@ -223,6 +227,19 @@ class PeersEvidence(_Response, frozen=True):
 # ---- audit ------------------------------------------------------------------------
 class AuditEvents(_Response, frozen=True):
     events: Annotated[Sequence[Mapping[str, Any]], Meta(description="Hash-chained records, in order.")]
+
+
+# ---- the birth certificate ----------------------------------------------------------
+class BirthCertificate(_Response, frozen=True):
+    """The authority's signed word that this cluster is the group; it proves itself (docs/bonds.md)."""
+
+    birth_certificate: Annotated[
+        Base64 | None, Meta(description="Deterministic CBOR; null before the cluster was confirmed.")
+    ]
+
+
+class ConfirmRequest(_Request, frozen=True):
+    birth_certificate: Annotated[str, Meta(min_length=1, max_length=8192, description="Base64.")]
 
 
 # ---- provisioning -----------------------------------------------------------------

@@ -19,6 +19,15 @@ class UnavailableError(NodeError):
         self.message = message
 
 
+class ConfirmationRefusedError(NodeError):
+    """A birth certificate does not confirm this cluster (409). ``reason`` is a stable kebab-case code."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
 class ProvisionRefusedError(NodeError):
     """A group key was offered that this node does not take (409). ``reason`` is a stable kebab-case code."""
 
@@ -98,6 +107,7 @@ class Evidence:
         cluster: the one that the tickets' claims name; None while the node holds nothing of one.
         binding: ``binding_of_nonce(nonce)``, which the tickets' claims carry.
         tickets: fresh tickets by class, each bound to ``binding``.
+        birth_certificate: the newest that this node has applied, or None.
     """
 
     peer_id: bytes
@@ -106,6 +116,7 @@ class Evidence:
     cluster: Cluster | None
     binding: bytes
     tickets: Mapping[str, bytes]
+    birth_certificate: bytes | None
 
 
 class Service(Protocol):
@@ -158,6 +169,22 @@ class Service(Protocol):
 
     async def evidence(self, nonce: bytes) -> Evidence:
         """Make fresh tickets bound to ``nonce``. Raises UnavailableError when no quote can be had now."""
+        ...
+
+    def birth_certificate(self) -> bytes | None:
+        """Return the newest birth certificate that this node has applied.
+
+        Raises UnavailableError while there is no group (it waits for its key).
+        """
+        ...
+
+    async def confirm(self, certificate: bytes, *, timeout_s: float) -> Outcome | None:
+        """Verify a birth certificate, and write it to the log; None if the group has this very one already.
+
+        Raises:
+            ConfirmationRefusedError: it does not verify, or confirms another cluster, or is not newer.
+            UnavailableError: there is no group, or the node holds nothing of a cluster yet.
+        """
         ...
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:

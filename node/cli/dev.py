@@ -22,11 +22,14 @@ def command(
         Path, typer.Option("--dir", help="State, logs, keys, configuration.")
     ] = DEV_DIRECTORY,
     pccs: Annotated[bool, typer.Option(help="Serve collateral from a local PCCS, not from files.")] = False,
+    authority: Annotated[
+        bool, typer.Option(help="Let the group document name an authority, whose key is left in DIR.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
     """Run a local cluster of mock TDs until Ctrl-C."""
     emit = _emit_json if as_json else _Printer(directory).emit
-    cluster = DevCluster(directory, nodes=nodes, api_port=api_port, emit=emit, pccs=pccs)
+    cluster = DevCluster(directory, nodes=nodes, api_port=api_port, emit=emit, pccs=pccs, authority=authority)
     try:
         asyncio.run(_run(cluster))
     except* ConfigError as group:

@@ -21,10 +21,12 @@ from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, pa
 from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
 from attestation.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
+from node.authority import Authority, AuthorityError
 from node.cli.common import load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
 from node.errors import ConfigError
 from node.group_document import load_group_document
+from node.system.birth import ConfirmedCluster, birth_certificate_untrusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +64,14 @@ class Appraiser:
     Attributes:
         group_id: the group that it must be in, hex; None: any, or none.
         own_config_id: SHA-384 of the canonical group document, for ``mrconfigid = "own"``.
+        authority: of the group document, whose word for the cluster is required; None: it has none.
     """
 
     policy: AppraisalPolicy
     root: TrustRoot
     group_id: str | None
     own_config_id: bytes | None
+    authority: Authority | None
 
 
 def appraiser_of(
@@ -97,6 +101,7 @@ def appraiser_of(
         root=root,
         group_id=document.group_id.hex() if group_id is None and document is not None else group_id,
         own_config_id=None if document is None else document.mrconfigid,
+        authority=None if document is None else document.authority,
     )
 
 
@@ -155,6 +160,42 @@ def verify_node(url: str, *, appraiser: Appraiser, collateral: Path | None) -> V
     )
 
 
+class NotConfirmedError(UndecidedError):
+    """The authority has not confirmed any cluster yet: whether this one is the group is open."""
+
+
+def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedCluster:
+    """Require that the group's authority has signed that this node's cluster is the group.
+
+    Raises:
+        ClusterUnknownError: the node is in no cluster yet.
+        NotConfirmedError: the node has no birth certificate.
+        AppraisalError: it does not verify, or confirms another cluster.
+    """
+    if node.cluster is None:
+        raise _in_no_cluster()
+    text, group_id = node.live.document.birth_certificate, node.live.document.group_id
+    if text is None or group_id is None:
+        raise NotConfirmedError(
+            "cluster-not-confirmed",
+            f"no authority's signature says that cluster {node.cluster} is the group."
+            " hint: `bondstone group confirm`",
+        )
+    try:
+        certificate = birth_certificate_untrusted(base64.b64decode(text, validate=True))
+        confirmed = certificate.verified(authority, group_id=bytes.fromhex(group_id))
+        confirmed.require_cluster(node.cluster)
+    except binascii.Error as exc:
+        raise MalformedError("birth-certificate-malformed", "the birth certificate is not base64") from exc
+    except AuthorityError as exc:
+        raise AppraisalError(exc.reason, exc.message) from exc
+    return confirmed
+
+
+def _in_no_cluster() -> "ClusterUnknownError":
+    return ClusterUnknownError("cluster-none", "the node holds nothing of a cluster yet; ask again later")
+
+
 class ClusterUnknownError(UndecidedError):
     """The node is genuine and accepted, and holds nothing of a cluster: which one it will be in is open."""
 
@@ -172,7 +213,7 @@ def require_cluster(node: VerifiedNode, cluster: str) -> None:
     except ValueError as exc:
         raise ConfigError(f"--cluster: {exc}") from exc
     if node.cluster is None:
-        raise ClusterUnknownError("cluster-none", "the node holds nothing of a cluster yet; ask again later")
+        raise _in_no_cluster()
     if node.cluster != wanted:
         raise AppraisalError(
             "cluster-mismatch",

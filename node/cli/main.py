@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "audit": ("node.cli.audit", "Read and check the audit log"),
     "quote": ("node.cli.quote", "Get, show and verify TD quotes"),
     "collateral": ("node.cli.collateral", "Fetch and verify DCAP collateral, and TCB evaluation numbers"),
+    "group": ("node.cli.group", "Confirm which cluster is the group, with the authority's signature"),
     "group-id": ("node.cli.group_id", "Print the GroupId that a configuration leads to"),
     "image": ("node.cli.image", "Build, measure, run and verify TD images"),
 }

@@ -24,7 +24,12 @@ from node.client.errors import (
     RefusedError,
     UnreachableError,
 )
-from node.client.evidence import LiveEvidence, fetch_evidence_unauthenticated, provision_group_key
+from node.client.evidence import (
+    LiveEvidence,
+    fetch_evidence_unauthenticated,
+    provision_group_key,
+    submit_birth_certificate,
+)
 from node.client.items import Item
 
 __all__ = [
@@ -40,4 +45,5 @@ __all__ = [
     "UnreachableError",
     "fetch_evidence_unauthenticated",
     "provision_group_key",
+    "submit_birth_certificate",
 ]

@@ -1,5 +1,6 @@
 """Evidence from a node that nothing is known about yet, and the group key for one that was verified."""
 
+import base64
 import ssl
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from node.api import schemas
 from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded
-from node.client.errors import RefusedError, UnreachableError
+from node.client.errors import AnswerInvalidError, RefusedError, UnreachableError
 from node.errors import ConfigError
 
 TIMEOUT_S: Final = 15.0  # a quote takes up to a few seconds
@@ -68,20 +69,59 @@ def provision_group_key(
         ConfigError: not an https URL.
         UnreachableError, RefusedError, AnswerInvalidError.
     """
+    answer = _put_pinned(
+        url,
+        "/v1/provision",
+        {"group_key": group_key.hex()},
+        certificate_der=certificate_der,
+        timeout_s=timeout_s,
+    )
+    return bytes.fromhex(decode_answer(answer, schemas.Provisioned).group_id)
+
+
+def submit_birth_certificate(
+    url: str, *, certificate_der: bytes, certificate: bytes, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Hand a birth certificate to a node, over a channel with the key of ``certificate_der``.
+
+    Raises:
+        ConfigError: not an https URL.
+        UnreachableError, RefusedError, AnswerInvalidError.
+    """
+    text = base64.b64encode(certificate).decode("ascii")
+    answer = _put_pinned(
+        url,
+        "/v1/birth-certificate",
+        {"birth_certificate": text},
+        certificate_der=certificate_der,
+        timeout_s=timeout_s,
+    )
+    if decode_answer(answer, schemas.BirthCertificate).birth_certificate != text:
+        raise AnswerInvalidError(f"{url} answers with another birth certificate than it was handed")
+
+
+def _put_pinned(
+    url: str,
+    path: str,
+    body: dict[str, str],
+    *,
+    certificate_der: bytes,
+    timeout_s: float,
+) -> bytes:
+    """Return the body of a success."""
     _require_https(url)
     pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     context = client_tls_context(pem)
     context.check_hostname = False  # the pinned key, not a name, is what was verified
-    body = {"group_key": group_key.hex()}
     with httpx.Client(verify=context, timeout=timeout_s, trust_env=False) as http:
         try:
-            with http.stream("PUT", f"{url.rstrip('/')}/v1/provision", json=body) as response:
+            with http.stream("PUT", url.rstrip("/") + path, json=body) as response:
                 status, answer = response.status_code, read_bounded(response)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"{url}: {exc}") from exc
     if status != httpx.codes.OK:
         raise RefusedError(decode_problem(status, answer))
-    return bytes.fromhex(decode_answer(answer, schemas.Provisioned).group_id)
+    return answer
 
 
 def _require_https(url: str) -> None:

@@ -20,7 +20,7 @@ from attestation.errors import MalformedError
 from attestation.tickets import CLUSTER_ID_BYTES, GENERATION_MAX, Cluster
 from node.authority import KEYS_MAX, KID_CHARACTERS_MAX, SIGNATURE_BYTES, Authority, AuthorityError
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import Request, SystemPart
+from node.machines.system import CombinedSystem, Request, SystemPart, SystemState
 
 CERTIFICATE_BYTES_MAX: Final = 4096
 _CERTIFICATE_ITEMS_MAX: Final = 32 + 8 * KEYS_MAX  # the statement, and each signature with its key
@@ -294,6 +294,14 @@ class BirthState(SystemPart):
         if snapshot is not None:
             self._seq = self.check(snapshot).statement.seq
             self._certificate = snapshot
+
+
+def birth_of(system: SystemState) -> BirthState:
+    """Return the part of a node's system state that keeps the certificate."""
+    assert isinstance(system, CombinedSystem), "the daemon makes it of parts"
+    part = system[PART]
+    assert isinstance(part, BirthState), "the daemon gives it this name"
+    return part
 
 
 def first_statement(group_id: bytes, cluster: Cluster, *, now_s: int) -> Statement:

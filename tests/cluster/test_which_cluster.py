@@ -12,8 +12,8 @@ pytestmark = pytest.mark.cluster
 
 def verify(cluster, *more):
     run = cli(
-        "verify", cluster.nodes[0]["api"], "--policy", cluster.directory / "policy.toml", "--json",
-        "--trust-root", cluster.directory / "authority" / "trust-root.der", *more,
+        "verify", cluster.nodes[0]["api"], "--json",
+        "--group-document", cluster.directory / "group.toml", *more,
     )  # fmt: skip
     return run.returncode, json.loads(run.stdout)
 
@@ -30,7 +30,8 @@ def test_verify_names_the_cluster_that_the_quote_covers(cluster):
     assert verify(cluster, "--cluster", f"{held['id']}/0")[0] == 0
     code, answer = verify(cluster, "--cluster", "0b" * 32)
     assert (code, answer["reason"]) == (1, "cluster-mismatch")
-    assert cli("verify", cluster.nodes[0]["api"], "--policy", "x", "--cluster", "nonsense").returncode == 2
+    nonsense = ["--group-document", cluster.directory / "group.toml", "--cluster", "nonsense"]
+    assert cli("verify", cluster.nodes[0]["api"], *nonsense).returncode == 2
 
 
 def test_members_hold_evidence_of_each_other_that_names_the_cluster(cluster):

@@ -170,6 +170,10 @@ class LocalCluster:
             base_url=self.nodes[i]["api"], headers=headers, verify=tls, timeout=15, trust_env=False
         )
 
+    def cluster_id(self) -> str:
+        with self.http(0) as http:
+            return str(http.get("/v1/group").json()["cluster_id"])
+
     def leader(self, *asked: int) -> int:
         """Return the number of the node that leads, as the asked nodes agree."""
 

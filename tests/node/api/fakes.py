@@ -85,6 +85,7 @@ class FakeService:
     background: Background = field(default_factory=Background)
 
     cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
+    certificate: bytes | None = None
 
     def readiness(self):
         return self.readiness_answer
@@ -176,7 +177,23 @@ class FakeService:
             cluster=self.cluster,
             binding=binding_of_nonce(nonce),
             tickets={"tdx": b"own\xff"},
+            birth_certificate=self.certificate,
         )
+
+    def birth_certificate(self):
+        self.group()
+        return self.certificate
+
+    async def confirm(self, certificate, *, timeout_s):
+        self.group()
+        if isinstance(self.end_with, Exception):
+            raise self.end_with
+        if self.end_with is not None:
+            return self.end_with
+        if certificate == self.certificate:
+            return None
+        self.certificate = certificate
+        return Ok((Applied({"seq": 1}),), Cursor(3, 9))
 
     def audit_events(self, *, after, limit):
         events = [{"seq": seq, "kind": "admission", "hash": "00"} for seq in range(1, 8)]

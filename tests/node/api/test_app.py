@@ -315,6 +315,8 @@ ANSWERS = [
     ("GET", "/v1/audit/events", None, {}),
     ("GET", "/v1/audit/events?limit=0", None, {}),
     ("GET", "/v1/audit/head", None, {}),
+    ("GET", "/v1/birth-certificate", None, {}),
+    ("PUT", "/v1/birth-certificate", {"birth_certificate": "q80="}, {}),
     ("PUT", "/v1/provision", {"group_key": "ab" * 32}, {"group_key": None}),
     ("PUT", "/v1/provision", {"group_key": "ab" * 32}, {}),
 ]
