@@ -11,14 +11,18 @@ repeats a write for less than half of that, whatever ``deadline_s`` is; if it is
 
 The client pins the first cluster that answers (``client.cluster``): a cluster that was founded anew under the
 same GroupId, and so is empty, raises ``ClusterChangedError`` and executes nothing. Give ``cluster=`` to keep
-the pin over restarts of your program.
+the pin over restarts of your program. If the group document names an authority,
+``confirmed_by=ConfirmedBy.of_document(Path("group.toml"))`` needs no first meeting: the authority has signed
+which cluster is the group, and only that one is spoken with.
 """
 
 from node.client.client import BondstoneClient
+from node.client.confirmed import ConfirmedBy
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
     ClusterChangedError,
+    ClusterNotConfirmedError,
     NotExecutedError,
     OutcomeUnknownError,
     RefusedError,
@@ -37,6 +41,8 @@ __all__ = [
     "BondstoneClient",
     "ClientError",
     "ClusterChangedError",
+    "ClusterNotConfirmedError",
+    "ConfirmedBy",
     "Item",
     "LiveEvidence",
     "NotExecutedError",

@@ -23,6 +23,7 @@ from node.client.channel import (
     read_bounded,
     read_ca,
 )
+from node.client.confirmed import ConfirmedBy
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
@@ -64,6 +65,8 @@ class BondstoneClient:
         cluster: the cluster that must answer, as ``ID/GENERATION`` or ``ID``; None takes the first one that
             answers over a channel that ``ca`` authenticates. Every later request names it, so that no other
             cluster executes anything, and every answer must.
+        confirmed_by: the authority that must have signed which cluster is the group. It is asked for before
+            anything else, and only that cluster is then spoken with (docs/clusters.md).
         session_ttl_s: the group's ``session_ttl_ms``, in seconds. Once a write may have happened it is
             repeated for less than half of that, whatever the deadline: the group must still know its key.
         sleep: waits so many seconds.
@@ -80,6 +83,7 @@ class BondstoneClient:
         deadline_s: float = DEADLINE_S_DEFAULT,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
         cluster: str | None = None,
+        confirmed_by: ConfirmedBy | None = None,
         session_ttl_s: float = SESSION_TTL_S_DEFAULT,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = boot_time_s,
@@ -89,6 +93,7 @@ class BondstoneClient:
         self._urls = [url.rstrip("/") for url in urls]
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._cluster = None if cluster is None else _cluster_of(cluster)
+        self._unconfirmed = confirmed_by
         self._ca = ca
         self._client_certificate = client_certificate
         self._deadline_s = deadline_s
@@ -242,6 +247,7 @@ class BondstoneClient:
         """Send until a node gives a final answer. Everything that comes here may be sent twice: reads, and
         writes with their key.
         """
+        self._require_confirmed()
         headers = dict(self._headers)
         if key is not None:
             headers["idempotency-key"] = key
@@ -253,6 +259,26 @@ class BondstoneClient:
             return decode_answer(self._answer(method, path, headers, content, attempts), answer_type)
         finally:
             self._remember(attempts)
+
+    def _require_confirmed(self) -> None:
+        """Ask for the birth certificate before the first call, and pin the cluster that it names.
+
+        Raises:
+            ClusterNotConfirmedError: there is none that counts.
+            ClusterChangedError: it confirms another cluster than the one that the caller named.
+        """
+        required, named = self._unconfirmed, self._cluster
+        if required is None:
+            return
+        self._unconfirmed = None  # for the call that asks
+        try:
+            answer = self._call("GET", "/v1/birth-certificate", schemas.BirthCertificate)
+            confirmed = str(required.cluster_of_untrusted(answer.birth_certificate))
+            if self._cluster != confirmed:
+                raise ClusterChangedError(known=confirmed, answered=self._cluster, executed=False)
+        except BaseException:
+            self._unconfirmed, self._cluster = required, named
+            raise
 
     def _answer(
         self, method: str, path: str, headers: dict[str, str], content: bytes | None, attempts: "_Attempts"

@@ -5,6 +5,7 @@ ClientError
 ├─ NotExecutedError      it did not happen and never will
 ├─ OutcomeUnknownError   it may or may not have happened
 ├─ ClusterChangedError   the answer is another cluster's: what was written before is not in it
+├─ ClusterNotConfirmedError  the group's authority has not signed that this cluster is the group
 ├─ RefusedError          a node refused it (problem document): trying again does not help
 └─ AnswerInvalidError    what came back is not what this API answers
 """
@@ -57,6 +58,17 @@ class ClusterChangedError(ClientError):
         self.known = known
         self.answered = answered
         self.executed = executed
+
+
+class ClusterNotConfirmedError(ClientError):
+    """The client requires the authority's word for the cluster, and there is none that counts.
+
+    Nothing was asked of the group. ``reason`` is a stable kebab-case code.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{message} [{reason}]")
+        self.reason = reason
 
 
 class RefusedError(ClientError):

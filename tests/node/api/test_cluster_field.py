@@ -1,11 +1,22 @@
 """Which cluster answers: the header field, the precondition, and the client's pin."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from attestation.tickets import Cluster
-from node.client import BondstoneClient, ClusterChangedError, NotExecutedError
+from node.authority import AuthorityKey, authority_of, sign, spki_of
+from node.client import (
+    BondstoneClient,
+    ClusterChangedError,
+    ClusterNotConfirmedError,
+    ConfirmedBy,
+    NotExecutedError,
+)
 from node.errors import ConfigError
+from node.system.birth import BirthCertificate, first_statement
 from node.tokens import AccessRole
 from tests.node.api.fakes import FakeService, call, served
 from tests.node.api.scripted import OK, TOKEN, Clock, Script, connected
@@ -136,3 +147,61 @@ def test_a_node_that_waits_for_its_cluster_does_not_end_the_pin(ca):
     client, _ = scripted(ca, problem("not-ready", reason="no-cluster"), cluster=str(OURS))
     with pytest.raises(NotExecutedError):
         client.execute({"op": "x"})
+
+
+# ---- the authority's word ---------------------------------------------------------------
+KEY, GROUP = ed25519.Ed25519PrivateKey.from_private_bytes(b"k" * 32), b"g" * 32
+AUTHORITY = authority_of(1, [AuthorityKey.of("ops", spki_of(KEY))])
+
+
+def certificate(cluster, seq=1):
+    statement = replace(first_statement(GROUP, cluster, now_s=0), seq=seq)
+    return BirthCertificate(statement=statement, signatures=(("ops", sign(KEY, statement.digest)),)).encode()
+
+
+def confirmed_by(pins=None):
+    return ConfirmedBy(authority=AUTHORITY, group_id=GROUP, pins=pins)
+
+
+def test_a_client_with_an_authority_speaks_with_the_confirmed_cluster_alone(ca):
+    service = FakeService(certificate=certificate(OURS))
+    with served(service) as port, connected(ca, port, confirmed_by=confirmed_by()) as client:
+        client.put("a", "1")
+        assert client.cluster == str(OURS)
+
+
+@pytest.mark.parametrize(
+    ("held", "handed_out", "error"),
+    [
+        (OURS, None, "cluster-not-confirmed"),
+        (THEIRS, certificate(OURS), "is from cluster"),  # a look-alike that hands out the real one's
+        (OURS, certificate(OURS)[:-1] + b"x", "authority-signature-invalid"),
+        (OURS, b"x", "birth-certificate-malformed"),
+    ],
+    ids=["none", "look-alike", "forged", "malformed"],
+)
+def test_without_the_authoritys_word_for_this_cluster_nothing_is_asked_of_it(ca, held, handed_out, error):
+    service = FakeService(cluster=held, certificate=handed_out)
+    with served(service) as port, connected(ca, port, confirmed_by=confirmed_by()) as client:
+        for _ in range(2):  # and the second call is not let through because the first one asked
+            with pytest.raises((ClusterNotConfirmedError, ClusterChangedError), match=error):
+                client.put("a", "1")
+        assert service.executed == []
+        # It may be confirmed later.
+        service.cluster, service.certificate = OURS, certificate(OURS)
+        client.put("a", "1")
+
+
+def test_a_client_that_saw_the_successor_refuses_the_certificate_before_it(ca, tmp_path):
+    service = FakeService(cluster=THEIRS, certificate=certificate(THEIRS, seq=2))
+    required = confirmed_by(tmp_path / "pins.json")
+    with served(service) as port:
+        with connected(ca, port, confirmed_by=required) as client:
+            client.put("a", "1")
+        service.cluster, service.certificate, service.executed = OURS, certificate(OURS), []
+        later = connected(ca, port, confirmed_by=required)
+        with later as client, pytest.raises(ClusterNotConfirmedError, match="superseded"):
+            client.put("a", "1")
+        assert service.executed == []
+        with connected(ca, port, confirmed_by=confirmed_by()) as client:  # what remains: no pins, no memory
+            client.put("a", "1")
