@@ -83,7 +83,8 @@ class Certificate:
 def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[bytes, ...]:
     """Return the DER of each PEM certificate block, in order; text between blocks is ignored.
 
-    Lenient as real chains need it: CRLF, a NUL at the end, text between. An unfinished block is refused.
+    Lenient as real chains need it: CRLF, a NUL at the end, text between. An unfinished block is refused,
+    and so is a boundary that shares its line with anything (RFC 7468 3): readers would see different blocks.
 
     Raises:
         MalformedError: ``<role>-chain-malformed``.
@@ -91,24 +92,28 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
     if len(data) > PEM_BYTES_MAX:
         raise MalformedError(f"{role}-chain-malformed", f"{len(data)} bytes of PEM, at most {PEM_BYTES_MAX}")
     out: list[bytes] = []
-    position = data.find(_BEGIN)
-    while position >= 0:
-        end = data.find(_END, position)
-        if end < 0 or len(out) == count_max:
+    body: list[bytes] | None = None
+    # RFC 7468 3: each boundary has a line of its own. A NUL at the end is what some platforms hand out.
+    for line in data.rstrip(b"\0").split(b"\n"):
+        text = line.lstrip(b"\0").rstrip(b" \t\r")
+        if text == _BEGIN and body is None and len(out) < count_max:
+            body = []
+        elif text == _END and body is not None:
+            out.append(_decode_pem_body(b"".join(body), role))
+            body = None
+        elif b"-----BEGIN" in text or b"-----END" in text:
             raise MalformedError(
                 f"{role}-chain-malformed",
-                f"a PEM block is not finished, or there are more than {count_max}",
+                f"a PEM boundary is out of place or not a certificate's, or there are more than {count_max}",
             )
-        out.append(_decode_pem_body(data[position + len(_BEGIN) : end], role))
-        position = data.find(_BEGIN, end)
-    # A block of another kind, or with a broken line, must not pass for the text between blocks.
-    if data.count(b"-----BEGIN") != len(out) or data.count(b"-----END") != len(out):
-        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not that of a certificate")
+        elif body is not None:
+            body.append(line.rstrip(b"\r"))
+    if body is not None:
+        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not finished")
     return tuple(out)
 
 
-def _decode_pem_body(body: bytes, role: str) -> bytes:
-    text = body.translate(None, b"\r\n")
+def _decode_pem_body(text: bytes, role: str) -> bytes:
     try:
         out = binascii.a2b_base64(text)
     except ValueError as exc:
@@ -139,7 +144,7 @@ def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> by
     """Return the bytes that a certificate's or CRL's signature covers, as they stand.
 
     Args:
-        data: SIGNED{} of X.509: what is signed, algorithm, signature.
+        data: SIGNED{} of X.509: what is signed, algorithm, signature, in this order and nothing more.
         role: head of the reason codes.
         algorithm_index: position of the algorithm inside of what is signed; it must be the outer one
             (RFC 5280 4.1.1.2).
@@ -150,12 +155,14 @@ def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> by
     try:
         content = der.only_untrusted(data, der.SEQUENCE)
         tag, inner, end = der.read_untrusted(content, 0)
-        outer = der.read_untrusted(content, end)[:2]
+        outer_tag, outer, signature_at = der.read_untrusted(content, end)
+        # RFC 5280 4.1.1.3: DER of the signature, so whole octets. The library does not look at unused bits.
+        der.octets_untrusted(der.only_untrusted(content[signature_at:], der.BIT_STRING))
         inner_elements = list(itertools.islice(der.elements_untrusted(inner), algorithm_index + 1))
     except MalformedError as exc:
         raise MalformedError(f"{role}-malformed", f"the {role} is not DER") from exc
     expected = (der.SEQUENCE, _ECDSA_WITH_SHA256)
-    if tag != der.SEQUENCE or outer != expected or inner_elements[-1:] != [expected]:
+    if tag != der.SEQUENCE or (outer_tag, outer) != expected or inner_elements[-1:] != [expected]:
         raise MalformedError(f"{role}-algorithm", f"the {role} is not signed by ECDSA with SHA-256")
     return content[:end]
 

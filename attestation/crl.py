@@ -5,12 +5,22 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from attestation.certificates import LIBRARY_ERRORS, Certificate, require_window, signed_part_untrusted
 from attestation.ecdsa import is_der_signature_valid
 from attestation.errors import CertificatePathError, MalformedError, RevokedError, SignatureError
 
 CRL_BYTES_MAX: Final = 512 * 1024
+
+# What makes a list speak of less than all certificates of its issuer, critical (as RFC 5280 wants) or not.
+_NARROWING: Final = frozenset(
+    {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT}  # RFC 5280 5.2.4, 5.2.5
+)
+_CERTIFICATE_ISSUER: Final = CRLEntryExtensionOID.CERTIFICATE_ISSUER  # RFC 5280 5.3.3: of an indirect CRL
+# In DER: an extension's critical TRUE, and the OID above. Without either no entry can be what is refused.
+_TRUE: Final = bytes.fromhex("0101ff")
+_CERTIFICATE_ISSUER_DER: Final = bytes.fromhex("0603551d1d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,8 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
     """Parse a complete CRL that has nextUpdate, CRLNumber and AuthorityKeyIdentifier.
 
     Raises:
-        MalformedError: ``<role>-malformed``.
+        MalformedError: ``<role>-malformed``; also for a list that speaks of less than all certificates of its
+            issuer, or has a critical extension, be it of an entry (RFC 5280 5.2, 5.3).
     """
     if not der or len(der) > CRL_BYTES_MAX:
         raise MalformedError(f"{role}-malformed", f"a CRL of {len(der)} bytes, expected 1 to {CRL_BYTES_MAX}")
@@ -50,8 +61,13 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         extensions = crl.extensions
         number = extensions.get_extension_for_class(x509.CRLNumber)
         identifier = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-        # A critical extension would narrow what this list speaks of (delta, indirect, by reason).
-        critical = [extension.oid.dotted_string for extension in extensions if extension.critical]
+        # A critical extension is one that must be understood (RFC 5280 5.2); we know of none that may be.
+        narrowing = [
+            extension.oid.dotted_string
+            for extension in extensions
+            if extension.critical or extension.oid in _NARROWING
+        ]
+        narrowing += _of_entries(crl, der)
         next_update = crl.next_update_utc
         out = RevocationList(
             role=role,
@@ -66,13 +82,31 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         )
     except LIBRARY_ERRORS as exc:
         raise MalformedError(f"{role}-malformed", f"the {role} cannot be parsed") from exc
-    if critical or next_update is None:
+    if narrowing:
         raise MalformedError(
             f"{role}-malformed",
-            f"the {role} has no nextUpdate, or a critical extension",
-            values={"critical": critical},
+            f"the {role} has an extension by which it does not speak of all certificates of its issuer, or a "
+            "critical one that is not understood",
+            values={"extensions": sorted(set(narrowing))},
         )
+    if next_update is None:
+        raise MalformedError(f"{role}-malformed", f"the {role} has no nextUpdate")
     return out
+
+
+def _of_entries(crl: x509.CertificateRevocationList, der: bytes) -> list[str]:
+    """Return the extensions of entries that must be understood, or that name another issuer.
+
+    Most lists have thousands of entries and no such extension: their bytes say so at once.
+    """
+    if _TRUE not in der and _CERTIFICATE_ISSUER_DER not in der:
+        return []
+    return [
+        extension.oid.dotted_string
+        for entry in crl
+        for extension in entry.extensions
+        if extension.critical or extension.oid == _CERTIFICATE_ISSUER
+    ]
 
 
 def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:

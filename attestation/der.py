@@ -10,6 +10,7 @@ from attestation.errors import MalformedError
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
 ENUMERATED: Final = 0x0A
@@ -68,6 +69,17 @@ def only_untrusted(data: bytes, tag: int) -> bytes:
     if found != tag or end != len(data):
         raise _malformed(f"one DER element of tag {tag:#04x} expected")
     return content
+
+
+def octets_untrusted(content: bytes) -> bytes:
+    """Return the octets of a BIT STRING that holds whole ones, from its content.
+
+    Raises:
+        MalformedError: it ends inside of an octet, or lacks the count of its unused bits (X.690 8.6.2).
+    """
+    if content[:1] != b"\0":
+        raise _malformed("a DER bit string of octets has unused bits")
+    return content[1:]
 
 
 def unsigned_untrusted(content: bytes, maximum: int) -> int:

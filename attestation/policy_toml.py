@@ -20,12 +20,11 @@ from attestation.policy_rules import (
     TicketRules,
     Values,
 )
-from attestation.values import TD_ATTRIBUTE_BITS, TcbStatus, mask_of
+from attestation.values import DURATION_MAX, TD_ATTRIBUTE_BITS, TcbStatus, mask_of
 
 POLICY_BYTES_MAX: Final = 1024 * 1024
 OWN: Final = "own"
 """``mrconfigid = "own"``: the digest of the group document that the appraiser itself has loaded."""
-_SECONDS_MAX: Final = 100 * 366 * 86400
 _TCB_ABSENT: Final = ABSENT[TcbRules]
 _TD_ABSENT: Final = ABSENT[TdRules]
 
@@ -146,8 +145,7 @@ class _Table:
         return frozenset(out)
 
     def duration(self, key: str, unit: timedelta) -> timedelta:
-        maximum = _SECONDS_MAX // int(unit.total_seconds())
-        return unit * self.integer(key, maximum=maximum)
+        return unit * self.integer(key, maximum=DURATION_MAX // unit)
 
 
 def _tcb_rules(table: _Table) -> TcbRules:

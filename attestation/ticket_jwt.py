@@ -4,6 +4,7 @@ The subject is the peer's id, so a token that is copied is of no use without the
 is a property of each key, never the token's choice, so there is no confusion of algorithms and no "none".
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from joserfc.errors import BadSignatureError, JoseError, UnsupportedAlgorithmErr
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
 from attestation.canonical import digest
+from attestation.ed25519 import unusable_key
 from attestation.errors import (
     AppraisalError,
     AttestationError,
@@ -24,7 +26,7 @@ from attestation.errors import (
 )
 from attestation.signed_json import parse_json_untrusted
 from attestation.tickets import CLOCK_AHEAD_MAX, ExpectedClaims, Expiration, TicketRejectedError
-from attestation.values import timestamp
+from attestation.values import DURATION_MAX, timestamp
 
 TICKET_CLASS: Final = "jwt"
 TOKEN_BYTES_MAX: Final = 16 * 1024
@@ -126,6 +128,15 @@ def _key_untrusted(number: int, item: Any) -> JwtKey:
         material = key.raw_value
     except (JoseError, ValueError, TypeError, KeyError) as exc:
         raise _malformed_keys(f"key {number} cannot be read") from exc
+    try:
+        # What the library will ask of the key when it verifies: one that fails then refuses every token.
+        key.check_key_op("verify")
+        key.check_use("sig")
+        key.check_alg(algorithm)
+    except JoseError as exc:
+        raise _malformed_keys(f"key {number} is not one to verify signatures with (key_ops, use)") from exc
+    if isinstance(key, OKPKey) and (wrong := unusable_key(key.public_key.public_bytes_raw())) is not None:
+        raise _malformed_keys(f"key {number} {wrong}")
     if isinstance(material, bytes) and len(material) < secret_bytes_min:
         raise _malformed_keys(
             f"key {number} has {len(material)} secret bytes, {algorithm} needs {secret_bytes_min}"
@@ -164,6 +175,9 @@ class JwtRules:
             raise ValueError("issuer, audience and subject must not be empty")
         if self.non_expiring and self.max_lifetime is not None:
             raise ValueError("a token that never expires has no lifetime to limit")
+        for name, limit in (("max_age", self.max_age), ("max_lifetime", self.max_lifetime)):
+            if limit is not None and not timedelta(0) < limit <= DURATION_MAX:
+                raise ValueError(f"{name} must be more than zero and at most {DURATION_MAX.days} days")
 
 
 class JwtValidator:
@@ -306,16 +320,31 @@ class JwtValidator:
 def _header_untrusted(token: bytes) -> dict[str, Any]:
     if len(token) > TOKEN_BYTES_MAX:
         raise MalformedError("jwt-too-large", f"a token of {len(token)} bytes, at most {TOKEN_BYTES_MAX}")
-    try:
-        header = jws.extract_compact(token, registry=_REGISTRY).headers()
-    except (JoseError, ValueError, TypeError, AttributeError) as exc:
-        raise MalformedError("jwt-malformed", "the ticket is not a compact JWS") from exc
+    segments = token.split(b".")
+    if len(segments) != 3:
+        raise MalformedError("jwt-malformed", "the ticket is not a compact JWS")
+    # Read strictly, here: the library takes UTF-16, a byte order mark, and the last of two equal names.
+    encoded = _base64url_untrusted(segments[0])
+    header = parse_json_untrusted(encoded, code="jwt", bytes_max=TOKEN_BYTES_MAX)
     if not isinstance(header, dict) or not isinstance(header.get("alg"), str):
         raise MalformedError("jwt-malformed", "the token's header names no algorithm")
     # RFC 8725 3.10 and RFC 7515 4.1.11: what must be understood, and is not, refuses the token.
     if header.keys() & {"crit", "b64"} or not isinstance(header.get("kid", ""), str):
         raise MalformedError("jwt-header", "the token's header has crit or b64, or a kid that is not text")
+    for segment in segments[1:]:
+        _base64url_untrusted(segment)
     return header
+
+
+def _base64url_untrusted(segment: bytes) -> bytes:
+    """Decode base64url in its one right form: without padding, and without bits after the last byte."""
+    try:
+        out = base64.b64decode(segment + b"=" * (-len(segment) % 4), altchars=b"-_", validate=True)
+    except ValueError as exc:
+        raise MalformedError("jwt-malformed", "the ticket is not a compact JWS") from exc
+    if base64.urlsafe_b64encode(out).rstrip(b"=") != segment:
+        raise MalformedError("jwt-malformed", "the ticket is not base64url in its one right form")
+    return out
 
 
 def _require_equal(claims: dict[str, Any], name: str, expected: object, reason: str) -> None:

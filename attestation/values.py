@@ -1,8 +1,11 @@
 """Values that every part of the verifier speaks of: statuses, times, attribute bits."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
+
+DURATION_MAX: Final = timedelta(days=100 * 366)
+"""No rule speaks of longer. Added to a time that is not far in the future it is still a time."""
 
 
 class TcbStatus(StrEnum):

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from attestation.ecdsa import is_signature_valid
+from attestation.ed25519 import unusable_key
 from node.errors import NodeError
 
 KEYS_MAX: Final = 16
@@ -33,12 +34,6 @@ SPKI_BYTES_MAX: Final = 256
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
-
-# The encodings of the points of edwards25519 whose order divides 8: with such a key, a signature that its
-# owner never made verifies for many messages. With either sign bit, and with a y of p or p + 1 too.
-_P: Final = 2**255 - 19
-_ORDER_8_Y: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
-_SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _P, _P + 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
 class AuthorityError(NodeError):
@@ -209,9 +204,8 @@ def _load(kid: str, spki: bytes) -> tuple[str, PublicKey]:
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm = "es256"
     elif isinstance(key, ed25519.Ed25519PublicKey):
-        y = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)
-        if y in _SMALL_ORDER_Y:
-            raise _unusable(kid, "is a point of small order: anybody could sign with it")
+        if (wrong := unusable_key(key.public_bytes_raw())) is not None:
+            raise _unusable(kid, wrong)
         algorithm = "ed25519"
     else:
         raise _unusable(kid, "is neither an Ed25519 nor a P-256 key")

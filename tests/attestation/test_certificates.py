@@ -129,9 +129,10 @@ def test_pem_is_read_leniently_around_its_blocks(text):
         PEM.replace(b"MII", b"MI", 1),
         PEM.replace(b"MII", b"MII!!!!", 1),
         PEM.replace(b"MII", b"MII    ", 1),
-        b"-----BEGIN CERTIFICATE-----AAAA====-----END CERTIFICATE-----",
-        b"-----BEGIN CERTIFICATE-----AAA-----END CERTIFICATE-----",
-        b"-----BEGIN CERTIFICATE-----AAB=-----END CERTIFICATE-----",
+        b"-----BEGIN CERTIFICATE-----\nAAAA====\n-----END CERTIFICATE-----",
+        b"-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----",
+        b"-----BEGIN CERTIFICATE-----\nAAB=\n-----END CERTIFICATE-----",
+        b"-----BEGIN CERTIFICATE-----AAAA-----END CERTIFICATE-----",
         b"-----BEGIN CERTIFICATE-----",
         PEM + PEM.replace(b"CERTIFICATE", b"PRIVATE KEY"),
         PEM + PEM.replace(b"-----BEGIN", b"-+---BEGIN"),
@@ -142,6 +143,36 @@ def test_pem_is_read_leniently_around_its_blocks(text):
 def test_pem_is_read_strictly_inside_its_blocks(text):
     with pytest.raises(MalformedError, match="pck-chain-malformed"):
         split_pem_untrusted(text, role="pck", count_max=3)
+
+
+OTHER_PEM = evidence.authority().platform_ca.certificate_pem
+END, BEGIN = b"-----END CERTIFICATE-----", b"-----BEGIN CERTIFICATE-----"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        END + BEGIN[3:],  # they share dashes
+        END + BEGIN[1:],
+        END + BEGIN,
+        END + b" " + BEGIN,
+        END + b"\r" + BEGIN,
+        END + b"\n " + BEGIN,
+        END + b"\n# " + BEGIN,
+        END + b" # text\n" + BEGIN,
+        END + b"\n" + BEGIN + b" text",
+        END + b"\n" + BEGIN + b"\n" + BEGIN,
+        END + b"\n" + END + b"\n" + BEGIN,
+    ],
+)
+def test_two_certificates_whose_boundaries_share_a_line_are_not_read_as_two(between):
+    chain = PEM.rstrip(b"\n").removesuffix(END) + between + OTHER_PEM.removeprefix(BEGIN)
+
+    with pytest.raises(MalformedError, match="pck-chain-malformed"):
+        split_pem_untrusted(chain, role="pck", count_max=3)
+    # With a line for each boundary they are two.
+    chain = chain.replace(between, END + b"\n" + BEGIN)
+    assert len(split_pem_untrusted(chain, role="pck", count_max=3)) == 2
 
 
 # ---- certificates ---------------------------------------------------------------------------------------
@@ -504,6 +535,124 @@ def test_a_changed_extension_is_an_extension_or_malformed(position, value):
     reason = reason_of(lambda: parse_pck_extension_untrusted(bytes(data)), MalformedError)
 
     assert reason in {None, "pck-extension-malformed"}
+
+
+# ---- one form of a signature ----------------------------------------------------------------------------
+
+
+def _even(made):
+    """Return DER whose signature ends with a zero bit, so that the library takes it as one bit shorter."""
+    return next(data for data in (made() for _ in range(200)) if data[-1] % 2 == 0)
+
+
+def _one_bit_shorter(data: bytes, signature: bytes) -> bytes:
+    at = data.rindex(signature) - 1
+    assert data[at] == 0
+    return data[:at] + b"\x01" + data[at + 1 :]
+
+
+def test_a_certificate_whose_signature_is_one_bit_shorter_is_another_certificate_and_refused():
+    data = _even(lambda: make("mock", ROOT, key_usage=usage("digital_signature")).certificate_der)
+    edited = _one_bit_shorter(data, x509.load_der_x509_certificate(data).signature)
+
+    # To the library the two are signed alike: without a look at the unused bits both would be accepted.
+    assert x509.load_der_x509_certificate(edited).signature == x509.load_der_x509_certificate(data).signature
+    assert load_certificate_untrusted(data, role="pck").signed
+    with pytest.raises(MalformedError, match="pck-malformed"):
+        load_certificate_untrusted(edited, role="pck")
+
+
+def _crl_of(**changes):
+    """A CRL of the root's, with one entry; ``changes`` add extensions to it or to the entry."""
+    key = ROOT.certificate.public_key()
+    entry = x509.RevokedCertificateBuilder().serial_number(77).revocation_date(NOW)
+    for extension, critical in changes.get("entry", ()):
+        entry = entry.add_extension(extension, critical=critical)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ROOT.certificate.subject)
+        .last_update(NOW)
+        .next_update(NOW + days(1))
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key), critical=False)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_revoked_certificate(entry.build())
+    )
+    for extension, critical in changes.get("crl", ()):
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(ROOT.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_a_crl_whose_signature_is_one_bit_shorter_is_another_crl_and_refused():
+    data = _even(_crl_of)
+    edited = _one_bit_shorter(data, x509.load_der_x509_crl(data).signature)
+
+    assert parse_crl_untrusted(data, role="root-crl").number == 1
+    with pytest.raises(MalformedError, match="root-crl-malformed"):
+        parse_crl_untrusted(edited, role="root-crl")
+
+
+@pytest.mark.parametrize("unused", [b"", b"\x01", b"\x07", b"\x08", b"\xff"])
+def test_a_bit_string_of_octets_has_no_unused_bits(unused):
+    assert der.octets_untrusted(b"\0abc") == b"abc"
+    with pytest.raises(MalformedError, match="der-malformed"):
+        der.octets_untrusted(unused + b"\x80" if unused else b"")
+
+
+def test_nothing_follows_the_signature_inside_of_a_certificate():
+    data = make("mock", ROOT, key_usage=usage("digital_signature")).certificate_der
+    content = der.only_untrusted(data, der.SEQUENCE) + b"\x05\x00"
+    longer = b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+    with pytest.raises(MalformedError, match="pck-malformed"):
+        signed_part_untrusted(longer, role="pck", algorithm_index=2)
+
+
+# ---- lists that speak of less than everything -----------------------------------------------------------
+
+POINT = x509.IssuingDistributionPoint(
+    full_name=[x509.UniformResourceIdentifier("https://crl.example/a")],
+    relative_name=None,
+    only_contains_user_certs=False,
+    only_contains_ca_certs=False,
+    only_some_reasons=None,
+    indirect_crl=False,
+    only_contains_attribute_certs=False,
+)
+INDIRECT = x509.CertificateIssuer([x509.DirectoryName(x509.Name([]))])
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+
+@pytest.mark.parametrize("critical", [True, False])
+@pytest.mark.parametrize("extension", [x509.DeltaCRLIndicator(1), POINT], ids=["delta", "distribution point"])
+def test_a_list_of_changes_or_of_a_part_is_not_taken_as_complete(extension, critical):
+    with pytest.raises(MalformedError, match="root-crl-malformed") as caught:
+        parse_crl_untrusted(_crl_of(crl=[(extension, critical)]), role="root-crl")
+
+    assert caught.value.values["extensions"] == [extension.oid.dotted_string]
+
+
+@pytest.mark.parametrize(
+    ("extension", "critical"),
+    [
+        (UNKNOWN, True),
+        (x509.CRLReason(x509.ReasonFlags.key_compromise), True),
+        (INDIRECT, True),
+        (INDIRECT, False),
+    ],
+    ids=["unknown", "reason", "issuer", "issuer, not critical"],
+)
+def test_an_entry_that_has_to_be_understood_makes_its_list_unusable(extension, critical):
+    with pytest.raises(MalformedError, match="root-crl-malformed") as caught:
+        parse_crl_untrusted(_crl_of(entry=[(extension, critical)]), role="root-crl")
+
+    assert caught.value.values["extensions"] == [extension.oid.dotted_string]
+
+
+@pytest.mark.parametrize("extension", [UNKNOWN, x509.CRLReason(x509.ReasonFlags.key_compromise)])
+def test_an_entry_with_an_extension_that_may_be_ignored_revokes(extension):
+    data = _crl_of(entry=[(extension, False)])
+
+    assert parse_crl_untrusted(data, role="root-crl").parsed.get_revoked_certificate_by_serial_number(77)
 
 
 # ---- the bounds of a CRL --------------------------------------------------------------------------------

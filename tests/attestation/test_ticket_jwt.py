@@ -13,6 +13,7 @@ from joserfc import jws
 from joserfc.errors import UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
+from attestation import ticket_jwt
 from attestation.errors import MalformedError
 from attestation.ticket_jwt import (
     KEYS_MAX,
@@ -24,6 +25,7 @@ from attestation.ticket_jwt import (
     load_keys_untrusted,
 )
 from attestation.tickets import ANY_CLUSTER, ExpectedClaims, TicketRejectedError
+from attestation.values import DURATION_MAX
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PEER = ExpectedClaims(
@@ -224,6 +226,128 @@ def test_a_key_inside_the_token_is_ignored() -> None:
     ticket = token(claims(), "ES256", attacker, jwk=attacker.as_dict(private=False))
 
     assert reason(validator(), ticket) == "jwt-signature"
+
+
+def with_header(text: str | bytes) -> bytes:
+    """A token that is signed over this very header."""
+    data = text.encode() if isinstance(text, str) else text
+    parts = [base64.urlsafe_b64encode(item).rstrip(b"=") for item in (data, json.dumps(claims()).encode())]
+    signing_input = b".".join(parts)
+    key = PRIVATE["ES256"]
+    signature = jws.JWSRegistry.algorithms["ES256"].sign(signing_input, key)
+    return signing_input + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")
+
+
+PLAIN = '{"alg":"ES256"}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"alg":"none","alg":"ES256"}',
+        '{"alg":"ES256","alg":"ES256"}',
+        '{"kid":"a","alg":"ES256","kid":"b"}',
+        '{"alg":"ES256","x":{"y":1,"y":2}}',
+        b"\xef\xbb\xbf" + PLAIN.encode(),
+        PLAIN.encode("utf-16"),
+        PLAIN.encode("utf-16-le"),
+        PLAIN.encode("utf-16-be"),
+        PLAIN.encode("utf-32"),
+        b'{"alg":"ES256","kid":"\xff"}',
+        PLAIN + "{}",
+        '{"alg":"ES256","kid":NaN}',
+        '{"alg":"ES256","x":' + "[" * 64 + "]" * 64 + "}",
+    ],
+)
+def test_a_header_that_two_readers_understand_differently_is_refused(header: str | bytes) -> None:
+    judge = validator()
+    assert judge.validate(with_header(PLAIN), PEER, NOW).appraisal["accepted"]
+
+    assert reason(judge, with_header(header)) == "jwt-malformed"
+
+
+@pytest.mark.parametrize("segment", [0, 1, 2])
+@pytest.mark.parametrize(
+    "change", [lambda part: part + b"=", lambda part: part + b"\n", lambda part: part + b"A" * 5]
+)
+def test_base64url_has_one_right_form_in_every_part_of_a_token(
+    segment: int, change: Callable[[bytes], bytes]
+) -> None:
+    parts = with_header(PLAIN).split(b".")
+    parts[segment] = change(parts[segment])
+
+    assert reason(validator(), b".".join(parts)) in {"jwt-malformed", "jwt-signature"}
+
+
+def test_bits_beyond_the_last_byte_of_a_signature_do_not_make_another_token() -> None:
+    ticket = with_header(PLAIN)
+    digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    # 64 bytes leave four bits of the last digit unused.
+    other = ticket[:-1] + digits[digits.index(ticket[-1:]) + 1 :][:1]
+
+    assert reason(validator(), other) == "jwt-malformed"
+
+
+# Order 1, 2, 4 and 8, the neutral point with a y that is not reduced, and bytes that are no point of the curve.
+BAD_POINTS = {
+    "order 1": "01" + "00" * 31,
+    "order 2": "ec" + "ff" * 30 + "7f",
+    "order 4": "00" * 32,
+    "order 8": "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "other sign": "01" + "00" * 30 + "80",
+    "not reduced": "ee" + "ff" * 30 + "7f",
+    "no point": "02" + "00" * 31,
+    "y above p": "f0" + "ff" * 30 + "7f",
+}
+
+
+def ed25519(raw: bytes) -> dict[str, Any]:
+    return {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "alg": "EdDSA",
+        "x": base64.urlsafe_b64encode(raw).rstrip(b"=").decode(),
+    }
+
+
+@pytest.mark.parametrize("encoded", BAD_POINTS.values(), ids=BAD_POINTS)
+def test_an_ed25519_key_under_which_anybody_or_nobody_can_sign_is_not_loaded(encoded: str) -> None:
+    with pytest.raises(MalformedError, match=r"small order|point of the curve") as caught:
+        keys(ed25519(bytes.fromhex(encoded)))
+
+    assert caught.value.reason == "jwt-keys-malformed"
+
+
+def test_with_a_key_of_small_order_a_forged_token_would_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack that the check stops: the neutral point as R, and s = 0, are a signature of everything."""
+    monkeypatch.setattr(ticket_jwt, "unusable_key", lambda _: None)
+    neutral = bytes.fromhex(BAD_POINTS["order 1"])
+    parts = [PLAIN.replace("ES256", "EdDSA").encode(), json.dumps(claims()).encode(), neutral + bytes(32)]
+    forged = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+    assert validator(ed25519(neutral)).validate(forged, PEER, NOW).appraisal["accepted"]
+
+
+@pytest.mark.parametrize("key_ops", [["sign"], [], ["encrypt"], ["deriveKey", "sign"]])
+@pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "HS256"])
+def test_a_key_that_may_not_verify_is_refused_when_it_is_loaded_and_not_with_every_token(
+    algorithm: str, key_ops: list[str]
+) -> None:
+    with pytest.raises(MalformedError, match="key_ops") as caught:
+        keys(public(algorithm, key_ops=key_ops))
+
+    assert caught.value.reason == "jwt-keys-malformed"
+    judge = validator(public(algorithm, key_ops=["verify"]))
+    assert judge.validate(token(claims(), algorithm), PEER, NOW).appraisal["accepted"]
+
+
+@pytest.mark.parametrize("limit", ["max_age", "max_lifetime"])
+def test_a_limit_too_long_to_be_meant_is_refused_and_the_longest_one_admits(limit: str) -> None:
+    for wrong in (timedelta.max, DURATION_MAX + timedelta(seconds=1), timedelta(0), timedelta(seconds=-1)):
+        with pytest.raises(ValueError, match=limit):
+            validator(**{limit: wrong})
+
+    assert validator(**{limit: DURATION_MAX}).validate(token(claims()), PEER, NOW).appraisal["accepted"]
 
 
 def test_critical_headers_are_refused() -> None:
