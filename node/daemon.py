@@ -22,7 +22,7 @@ from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
 from node.api.limits import ApiLimits
 from node.api.metrics import BackgroundCollector
-from node.api.server import ApiServer, server_tls_context
+from node.api.server import ApiServer, ServerTls
 from node.audit import AuditLimits, AuditLog
 from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
@@ -31,12 +31,11 @@ from node.config import NodeConfig
 from node.errors import ConfigError
 from node.group.identity import GroupKey, require_key
 from node.group.network import Network
-from node.group_document import Derived, FoundingCertificate, FoundingToken, GroupDocument, Storage
+from node.group_document import Derived, GroupDocument, Storage
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.service import Daemon, Tell
 from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
-from node.tokens import AccessList, Principal, expand_roles
 from node.trust import (
     attester_of,
     further_issuers_of,
@@ -96,7 +95,6 @@ async def running(
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
     attester = attester_of(document, config)
-    access = access_of(document)
     seen = load_freshness(config)
     async with AsyncExitStack() as stack:
         audit = AuditLog(
@@ -160,7 +158,7 @@ async def running(
         parts.append(daemon)
         await network.start()
         stack.push_async_callback(network.close)
-        server = _api_server_of(document, config, identity, daemon, access)
+        server = _api_server_of(document, config, identity, daemon)
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(daemon.close)
@@ -222,32 +220,6 @@ async def tell_progress(daemon: Daemon, tell: Tell) -> None:
     if not told_bond and daemon.bonds():
         tell({"event": "bonded"})
     tell({"event": "ready"})
-
-
-def access_of(document: GroupDocument) -> AccessList:
-    """Return who may call, as the group document says.
-
-    Raises:
-        ConfigError: an entry is restricted in a way that nothing enforces yet.
-    """
-    access = document.access
-    everybody: list[FoundingToken | FoundingCertificate] = [*access.tokens, *access.certificates]
-    for one in everybody:
-        if one.prefixes is not None or (isinstance(one, FoundingToken) and one.expires_at is not None):
-            raise ConfigError(
-                f"{document.where}: [access] {one.name}: this release cannot enforce prefixes and expires_at"
-            )
-    return AccessList(
-        tokens=[
-            Principal(name=one.name, roles=expand_roles(one.roles), credential=one.credential)
-            for one in access.tokens
-        ],
-        certificates=[
-            Principal(name=one.name, roles=expand_roles(one.roles), credential=one.credential)
-            for one in access.certificates
-        ],
-        client_certificates_der=[one.certificate_der for one in access.certificates],
-    )
 
 
 def _identity_of(
@@ -316,7 +288,7 @@ def _network_of(
 
 
 def _api_server_of(
-    document: GroupDocument, config: NodeConfig, identity: Identity, daemon: Daemon, access: AccessList
+    document: GroupDocument, config: NodeConfig, identity: Identity, daemon: Daemon
 ) -> ApiServer:
     limits = ApiLimits(
         body_bytes_max=config.api.body_bytes_max,
@@ -325,17 +297,18 @@ def _api_server_of(
         connections_max=config.api.connections_max,
         handshakes_max=config.api.handshakes_max,
         session_ttl_s=document.settings.session_ttl_ms / 1000,
+        access_lag_s=document.access.lag_s,
     )
     registry = CollectorRegistry()
     registry.register(BackgroundCollector(daemon.background))
     return ApiServer(
-        create_app(daemon, access, limits, registry=registry),
+        create_app(daemon, limits, registry=registry),
         listen=split_address(config.api.listen),
-        tls=server_tls_context(
+        tls=ServerTls(
             certificate_der=identity.certificate_der,
             private_key_pem=identity.private_key_pem(),
-            client_certificates_der=access.client_certificates_der,
-        ),
+            anchors=daemon.client_certificates,
+        ).context,
         limits=limits,
         background=daemon.background,
     )

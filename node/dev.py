@@ -381,7 +381,7 @@ not_checked = {json.dumps(waived)}
 {values}
 mrconfigid = "own"
 
-{render_token_entry("dev", token, [AccessRole.ADMIN], table="access.token")}"""
+{render_token_entry("dev", token, [AccessRole.ADMIN])}"""
 
 
 def _node_text(node: DevNode, seeds: list[str]) -> str:

@@ -33,7 +33,10 @@ from attestation.trust import INTEL_SGX_ROOT, TrustRoot
 from node.authority import KEYS_MAX as AUTHORITY_KEYS_MAX
 from node.authority import Authority, AuthorityError, AuthorityKey, authority_of
 from node.errors import ConfigError
+from node.machines.base import CommandError
 from node.raft.types import Bootstrap, Founding, Settings
+from node.system.forms import checked, roles_in_order
+from node.system.grants import Grant, Kind
 from node.tokens import PRINCIPALS_MAX, AccessRole, spki_digest
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
@@ -615,11 +618,44 @@ def _access_of(table: AccessTable) -> FoundingAccess:
             if key in seen:
                 raise _WrongKeyError("access", f"{seen[key]} and {one.name} have the same {what}")
             seen[key] = one.name
-    return FoundingAccess(
+    access = FoundingAccess(
         lag_s=table.lag_s,
         tokens=tuple(sorted(tokens, key=lambda one: one.credential)),
         certificates=tuple(sorted(certificates, key=lambda one: one.credential)),
     )
+    for grant in grants_of(access):
+        try:
+            checked(grant)
+        except CommandError as exc:
+            raise _WrongKeyError("access", f"{grant.name}: {exc.message}") from exc
+    return access
+
+
+def grants_of(access: FoundingAccess) -> tuple[Grant, ...]:
+    """Return the list that every member begins with; it changes by the group's log alone."""
+    tokens = [
+        Grant(
+            name=one.name,
+            kind=Kind.TOKEN,
+            credential=one.credential,
+            roles=roles_in_order(one.roles),
+            prefixes=tuple(prefix.encode() for prefix in one.prefixes or ()),
+            expires_ms=None if one.expires_at is None else int(one.expires_at.timestamp()) * 1000,
+        )
+        for one in access.tokens
+    ]
+    certificates = [
+        Grant(
+            name=one.name,
+            kind=Kind.CERTIFICATE,
+            credential=one.credential,
+            roles=roles_in_order(one.roles),
+            prefixes=tuple(prefix.encode() for prefix in one.prefixes or ()),
+            certificate=one.certificate_der,
+        )
+        for one in access.certificates
+    ]
+    return (*tokens, *certificates)
 
 
 def _prefixes_of(prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -26,12 +26,14 @@ from node.errors import ConfigError
 from node.group.group import Group
 from node.group.identity import GroupKey, GroupKeyDiffersError, require_key
 from node.group.network import GroupBuilder, Network
-from node.group_document import GroupDocument
+from node.group_document import GroupDocument, grants_of
 from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
 from node.raft.events import Execute, Query
-from node.raft.types import Consistency, Cursor, Outcome
+from node.raft.types import Answer, Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
+from node.system.access import CURRENT, PART, AccessState
+from node.system.access_list import AccessList
 from node.system.birth import CONFIRM, BirthState, birth_of
 
 Tell = Callable[[dict[str, Any]], None]
@@ -86,8 +88,8 @@ class Daemon:
             .with_document(document)
             .with_consensus(document.settings, founding_of(document, self._config))
             .with_state_machine(self._machine)
+            .with_system_state(self._system_state)
             .with_log_storage(durable=self._storage)
-            .with_system_state(lambda: CombinedSystem(BirthState(document.authority, document.group_id)))
         )
         preference = preference_of(self._config)
         if preference is not None:
@@ -95,6 +97,13 @@ class Daemon:
         for validator in self.validators:
             builder = builder.require_ticket(validator)
         return builder
+
+    def _system_state(self) -> CombinedSystem:
+        """Return the group's own state as it begins: equal on all nodes."""
+        document = self._document
+        return CombinedSystem(
+            AccessState(grants_of(document.access)), BirthState(document.authority, document.group_id)
+        )
 
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""
@@ -145,24 +154,57 @@ class Daemon:
     def bonds(self) -> Sequence[BondView]:
         return () if self._group is None else self._group.bonds
 
+    def grants(self) -> AccessList:
+        system = self._require_group().system
+        assert isinstance(system, CombinedSystem), "made by _system_state"
+        access = system[PART]
+        assert isinstance(access, AccessState), "made by _system_state"
+        return access.grants
+
+    def client_certificates(self) -> tuple[bytes, ...]:
+        """Return the certificates of the access list, DER: what TLS may take from a client."""
+        return () if self._group is None else self.grants().certificates
+
+    def now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+    def leaderless(self) -> bool:
+        return self._require_group().leader is None
+
+    async def prove_access_current(self, *, timeout_s: float) -> bool:
+        outcome = await self._require_group().outcome(
+            lambda token: Query(token, [CURRENT], Consistency.STRONG, system=True), timeout_s=timeout_s
+        )
+        return isinstance(outcome, Answer)
+
     def execute(
-        self, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
+        self,
+        commands: tuple[object, ...],
+        *,
+        credential: bytes,
+        key: bytes | None,
+        feed: bool,
+        timeout_s: float,
+        system: bool = False,
     ) -> Awaitable[Outcome]:
         return self._require_group().outcome(
-            lambda token: Execute(token, commands, key, feed), timeout_s=timeout_s
+            lambda token: Execute(token, commands, key, feed, credential, system), timeout_s=timeout_s
         )
 
     def query(
         self,
         query: object,
         *,
+        credential: bytes,
         consistency: Consistency,
         min_at: Cursor | None,
         max_age_ms: int | None,
         timeout_s: float,
+        system: bool = False,
     ) -> Awaitable[Outcome]:
         return self._require_group().outcome(
-            lambda token: Query(token, query, consistency, min_at, max_age_ms), timeout_s=timeout_s
+            lambda token: Query(token, query, consistency, min_at, max_age_ms, credential, system),
+            timeout_s=timeout_s,
         )
 
     def birth_certificate(self) -> bytes | None:

@@ -1,70 +1,221 @@
-"""From a request's head to a principal with the role that it needs, or a refusal."""
+"""From a request's head to a grant of the group's access list that opens the operation, or a refusal.
+
+The list is replicated state, and this node may be behind: so nobody is refused by a list that is not known to
+be current, and what the log does not judge again is answered only by one that was, ``access_lag_s`` ago at
+most.
+"""
 
 import hmac
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
 
+from cryptography import x509
+
+from node.api.currency import Currency
+from node.api.passwords import PasswordJudge, basic_credentials
 from node.api.problems import ProblemError
-from node.tokens import AccessError, AccessList, AccessRole, Principal
+from node.api.service import Service
+from node.system.access_list import AccessList
+from node.system.grants import AccessRole, Grant
+from node.tokens import TOKEN_CHARACTERS_MAX, spki_digest
 
 # Where ``node.api.protocol`` leaves the certificate with which TLS authenticated the client, DER.
 CLIENT_CERTIFICATE: Final = "bondstone.client_certificate"
-# The Authorization header field that was accepted last on this connection, and whose it is.
+# The Authorization header field that was accepted last on this connection, and with which credential.
 _SHOWN: Final = "bondstone.shown"
 _CHALLENGE: Final = 'Bearer realm="bondstone"'
 
 
-def authenticate(scope: Mapping[str, Any], access: AccessList) -> Principal:
-    """Return who is asking: the bearer token counts if there is one, else the client certificate.
+class Standing(Enum):
+    """By how current a list an operation is opened.
 
-    What a connection has shown once is remembered there, and only compared: the access list never changes.
-
-    Raises:
-        ProblemError: 401.
+    JUDGED: the log judges the caller again, at the index at which it happens: by any list of this life.
+    CURRENT: by one that was the group's ``access_lag_s`` ago, or later.
+    LAST_KNOWN: the same; but with no leader in sight, when nothing can make it so, by the last one.
     """
-    authorization: bytes | None = None
+
+    JUDGED = "judged"
+    CURRENT = "current"
+    LAST_KNOWN = "last known"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: bytes
+
+    async def holder(self, grants: AccessList) -> Grant | None:
+        return grants.of_token(self.text) if len(self.text) <= TOKEN_CHARACTERS_MAX else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Password:
+    name: str
+    password: bytes
+    judge: PasswordJudge
+
+    async def holder(self, grants: AccessList) -> Grant | None:
+        return await self.judge.holder(grants, self.name, self.password)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    spki_digest: bytes
+
+    async def holder(self, grants: AccessList) -> Grant | None:
+        return grants.of_key(self.spki_digest)
+
+
+_Shown = _Token | _Password | _Key
+
+
+class Gate:
+    """Decides who passes; one for the whole API."""
+
+    def __init__(self, service: Service, currency: Currency, passwords: PasswordJudge) -> None:
+        self._service = service
+        self._currency = currency
+        self._passwords = passwords
+
+    async def admit(
+        self, scope: Mapping[str, Any], roles: tuple[AccessRole, ...], standing: Standing
+    ) -> Grant:
+        """Return the grant of who is asking; it carries one of ``roles`` (if there are any) now.
+
+        Raises:
+            ProblemError: 401, 403, 429, 503.
+            UnavailableError: there is no group.
+        """
+        authorization = _authorization(scope)
+        grants = self._service.grants()
+        grant = _known_here(scope["extensions"], authorization, grants)
+        if grant is None:
+            grant = await self._identify(scope, authorization, grants)
+        await self._stand(standing)
+        return self._require(grant, roles)
+
+    async def require_current(self) -> None:
+        """Return if the list is current enough for what the log does not judge again.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        await self._currency.within_lag()
+
+    async def _stand(self, standing: Standing) -> None:
+        currency = self._currency
+        match standing:
+            case Standing.JUDGED:
+                await currency.once()
+            case Standing.LAST_KNOWN if currency.ever and self._service.leaderless():
+                pass
+            case _:
+                await currency.within_lag()
+
+    async def _identify(
+        self, scope: Mapping[str, Any], authorization: bytes | None, grants: AccessList
+    ) -> Grant:
+        shown = self._shown(scope, authorization)
+        grant = await shown.holder(grants)
+        if grant is None:
+            # It may have been granted a moment ago: nobody is refused by a list that may be old.
+            await self._currency.now()
+            latest = self._service.grants()
+            grant = None if latest is grants else await shown.holder(latest)
+        if grant is None:
+            raise _unknown(shown)
+        if authorization is not None:
+            scope["extensions"][_SHOWN] = (authorization, grant.credential)
+        return grant
+
+    def _require(self, grant: Grant, roles: tuple[AccessRole, ...]) -> Grant:
+        """Return the grant as the list has it now, if it carries one of the roles."""
+        latest = self._service.grants().of_credential(grant.credential)
+        if latest is None:
+            raise _refused(
+                "credentials-unknown", "this credential was revoked", reason=f"{grant.kind.value}-unknown"
+            )
+        if latest.expires_ms is not None and latest.expired(self._service.now_ms()):
+            raise _refused("credentials-unknown", f"{latest.name} has expired", reason="credential-expired")
+        if roles and not any(latest.carries(role) for role in roles):
+            wanted = " or ".join(f"`{role.value}`" for role in roles)
+            raise ProblemError(
+                "role-missing",
+                f"{latest.name} does not carry the role {wanted}",
+                headers={
+                    "www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{roles[0].value}"'
+                },
+            )
+        return latest
+
+    def _shown(self, scope: Mapping[str, Any], authorization: bytes | None) -> _Shown:
+        if authorization is not None:
+            scheme, _, parameter = authorization.partition(b" ")
+            parameter = parameter.strip()
+            if scheme.lower() == b"bearer" and parameter:
+                return _Token(parameter)
+            basic = basic_credentials(parameter) if scheme.lower() == b"basic" else None
+            if basic is None:
+                raise _refused(
+                    "credentials-missing",
+                    "the Authorization header field must be `Bearer TOKEN`, or `Basic` credentials",
+                )
+            return _Password(*basic, self._passwords)
+        certificate = scope["extensions"].get(CLIENT_CERTIFICATE)
+        if certificate is None:
+            raise _refused(
+                "credentials-missing", "send `Authorization: Bearer TOKEN`, or use a client certificate"
+            )
+        try:
+            return _Key(spki_digest(x509.load_der_x509_certificate(certificate)))
+        except ValueError as exc:
+            raise _refused(
+                "credentials-unknown",
+                "the client certificate cannot be read",
+                reason="certificate-unknown",
+            ) from exc
+
+
+def _authorization(scope: Mapping[str, Any]) -> bytes | None:
+    found: bytes | None = None
     for name, value in scope["headers"]:
         if name == b"authorization":
-            if authorization is not None:
+            if found is not None:
                 raise _refused("credentials-missing", "two Authorization header fields; send one")
-            authorization = value
-    extensions = scope["extensions"]
-    shown = extensions.get(_SHOWN)
-    if shown is not None and authorization is not None and hmac.compare_digest(shown[0], authorization):
-        return cast("Principal", shown[1])
-    try:
-        if authorization is not None:
-            principal = access.of_token(_bearer_token(authorization))
-            extensions[_SHOWN] = (authorization, principal)
-            return principal
-        certificate = extensions.get(CLIENT_CERTIFICATE)
-        if certificate is not None:
-            return access.of_client_certificate(certificate)
-    except AccessError as exc:
-        raise _refused("credentials-unknown", exc.message, reason=exc.reason) from exc
-    raise _refused("credentials-missing", "send `Authorization: Bearer TOKEN`, or use a client certificate")
+            found = value
+    return found
 
 
-def require_role(principal: Principal, role: AccessRole) -> Principal:
-    """Return the principal if it carries the role.
+def _known_here(
+    extensions: Mapping[str, Any], authorization: bytes | None, grants: AccessList
+) -> Grant | None:
+    """Return the grant of what this connection has shown before, if it shows it again and it is still good.
 
-    Raises:
-        ProblemError: 403.
+    The same credential is the same token, or the same name and password: neither is looked at again.
     """
-    if role not in principal.roles:
-        raise ProblemError(
-            "role-missing",
-            f"{principal.name} does not carry the role `{role.value}`",
-            headers={"www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{role.value}"'},
-        )
-    return principal
+    shown = extensions.get(_SHOWN)
+    if shown is None or authorization is None or not hmac.compare_digest(shown[0], authorization):
+        return None
+    return grants.of_credential(shown[1])
 
 
-def _bearer_token(authorization: bytes) -> bytes:
-    scheme, _, token = authorization.partition(b" ")
-    if scheme.lower() != b"bearer" or not token.strip():
-        raise _refused("credentials-missing", "the Authorization header field must be `Bearer TOKEN`")
-    return token.strip()
+def _unknown(shown: _Shown) -> ProblemError:
+    match shown:
+        case _Token():
+            return _refused(
+                "credentials-unknown", "this bearer token is not known here", reason="token-unknown"
+            )
+        case _Password():
+            return _refused(
+                "credentials-unknown", "there is no such name with this password", reason="user-unknown"
+            )
+        case _Key():
+            return _refused(
+                "credentials-unknown",
+                "this client certificate is not known here",
+                reason="certificate-unknown",
+            )
 
 
 def _refused(code: str, detail: str, *, reason: str | None = None) -> ProblemError:

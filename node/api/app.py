@@ -10,18 +10,21 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
+from node.api.access import Gate
+from node.api.access_routes import AccessRoutes
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
-from node.api.commands import CommandsEndpoint
+from node.api.commands import CommandsEndpoint, HandOver
+from node.api.currency import Currency
 from node.api.freshness import boot_time_s
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.operations import BY_NAME, OPERATIONS
+from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
 from node.group.errors import GroupClosedError
-from node.tokens import AccessList
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,6 @@ class Api:
     def __init__(
         self,
         service: Service,
-        access: AccessList,
         limits: ApiLimits,
         registry: CollectorRegistry,
         *,
@@ -47,11 +49,14 @@ class Api:
         self._limits = limits
         self._clock = clock
         self._metrics = ApiMetrics(service, registry)
-        self._commands = CommandsEndpoint(service, access, limits, age_clock)
+        passwords = PasswordJudge()
+        gate = Gate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
+        hand_over = HandOver(limits, age_clock)
+        self._commands = CommandsEndpoint(service, gate, limits, hand_over)
+        access = AccessRoutes(service, limits, hand_over, passwords)
+        routes = Routes(service, gate, limits, self._metrics, access)
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
-        self._router = Router(
-            routes=Routes(service, access, limits, self._metrics).routes(), redirect_slashes=False
-        )
+        self._router = Router(routes=routes.routes(), redirect_slashes=False)
         self._in_flight = 0
         self._cluster = ClusterField(service)
 
@@ -141,7 +146,6 @@ def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:
 
 def create_app(
     service: Service,
-    access: AccessList,
     limits: ApiLimits,
     *,
     registry: CollectorRegistry | None = None,
@@ -152,10 +156,9 @@ def create_app(
 
     Args:
         service: the node.
-        access: who may call.
         limits: what is taken from outside.
         registry: where further metrics of the process are registered, if any.
         clock: seconds, for latencies only.
         age_clock: the one by which the server says after when a request was sent (``node.api.freshness``).
     """
-    return Api(service, access, limits, registry or CollectorRegistry(), clock=clock, age_clock=age_clock)
+    return Api(service, limits, registry or CollectorRegistry(), clock=clock, age_clock=age_clock)

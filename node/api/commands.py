@@ -7,10 +7,11 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from attestation.canonical import digest
-from node.api.access import authenticate, require_role
+from node.api.access import Gate
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.freshness import time_left_s
 from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
+from node.api.operations import BY_NAME
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
 from node.api.schemas import Accepted, CommandRequest, CommandResult, CommandResults
@@ -18,40 +19,63 @@ from node.api.service import Service
 from node.api.stalls import StallWatch
 from node.group.errors import GroupClosedError
 from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
-from node.tokens import AccessList, AccessRole, Principal
+from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
+_OPERATION: Final = BY_NAME["commands"]
+
+
+class HandOver:
+    """When a request may still be handed to the group, and until when it may wait there.
+
+    Args:
+        limits: of the API.
+        age_clock: see ``node.api.freshness``.
+    """
+
+    def __init__(self, limits: ApiLimits, age_clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._age_clock = age_clock
+        self._stalls = StallWatch()
+
+    def timeout_s(self, scope: Scope, *, keyed: bool) -> float:
+        """Return for how long the group may take; ``keyed``: the request has an Idempotency-Key.
+
+        Raises:
+            ProblemError: 503, what was read now may be of any age, or is too old for its key.
+        """
+        if self._stalls.doubtful():
+            raise not_executed(NotExecuted("stalled"))
+        if not keyed:
+            return self._limits.command_timeout_s
+        # It may wait in the node for the group: until it is too old, and then it is not handed over.
+        left_s = time_left_s(scope, self._limits, self._age_clock())
+        return min(self._limits.command_timeout_s, left_s)
 
 
 class CommandsEndpoint:
     """An ASGI application for one path. Errors leave as ``ProblemError``."""
 
-    def __init__(
-        self, service: Service, access: AccessList, limits: ApiLimits, age_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, service: Service, gate: Gate, limits: ApiLimits, hand_over: HandOver) -> None:
         self._service = service
-        self._access = access
+        self._gate = gate
         self._limits = limits
-        self._age_clock = age_clock
-        self._stalls = StallWatch()
+        self._hand_over = hand_over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             raise ProblemError("method-not-allowed", "use POST", headers={"allow": "POST"})
-        principal = require_role(authenticate(scope, self._access), AccessRole.WRITE)
-        key = idempotency_key(scope, principal)
+        grant = await self._gate.admit(scope, _OPERATION.roles, _OPERATION.standing)
+        key = idempotency_key(scope, grant)
         body = await read_json_body(scope, receive, self._limits)
         request = decode_untrusted(body, CommandRequest)
         commands, single = _commands_of(request)
         feed = request.wait == "accepted"
-        if self._stalls.doubtful():
-            raise not_executed(NotExecuted("stalled"))
-        timeout_s = self._limits.command_timeout_s
-        if key is not None:
-            # It may wait in the node for the group: until it is too old, and then it is not handed over.
-            timeout_s = min(timeout_s, time_left_s(scope, self._limits, self._age_clock()))
+        timeout_s = self._hand_over.timeout_s(scope, keyed=key is not None)
         try:
-            outcome = await self._service.execute(commands, key=key, feed=feed, timeout_s=timeout_s)
+            outcome = await self._service.execute(
+                commands, credential=grant.credential, key=key, feed=feed, timeout_s=timeout_s
+            )
         except GroupClosedError as exc:  # what was handed in may be on its way through the peers
             raise outcome_unknown(Unknown("group-closed")) from exc
         match outcome:
@@ -77,10 +101,11 @@ class CommandsEndpoint:
         await send({"type": "http.response.body", "body": content})
 
 
-def idempotency_key(scope: Scope, principal: Principal) -> bytes | None:
+def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempotency-key/v1") -> bytes | None:
     """Return the key for the log: 32 bytes from the caller's own key and his credential.
 
-    Two callers that happen to choose the same key never see each other's results.
+    Two callers that happen to choose the same key never see each other's results; nor does one that chooses
+    the same for requests of different kinds, which have a ``domain`` each.
 
     Raises:
         ProblemError: 422, not 1 to 128 visible ASCII characters, or given twice.
@@ -97,7 +122,7 @@ def idempotency_key(scope: Scope, principal: Principal) -> bytes | None:
             given = value
     if given is None:
         return None
-    return digest("bondstone/idempotency-key/v1", principal.credential, given)
+    return digest(domain, grant.credential, given)
 
 
 def _commands_of(request: CommandRequest) -> tuple[tuple[Any, ...], bool]:

@@ -35,6 +35,8 @@ class ApiLimits:
         handshakes_max: connections whose TLS handshake is not over, beside them.
         bodies_bytes_max: what the bodies of all requests in progress may have together.
         session_ttl_s: for how long the group remembers an idempotency key.
+        access_lag_s: how long ago the access list here may have been the group's, for what the log does not
+            judge again.
     """
 
     body_bytes_max: int = 1024 * 1024
@@ -53,6 +55,7 @@ class ApiLimits:
     bodies_bytes_max: int = 64 * 1024 * 1024
     concurrent_evidence_max: int = 4
     session_ttl_s: float = 60.0
+    access_lag_s: float = 10.0
 
     @property
     def keyed_age_s_max(self) -> float:

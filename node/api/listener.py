@@ -31,7 +31,7 @@ class TlsListener:
         listening: bound; owned from now on.
         protocol: makes the protocol of one connection, which is told of it when TLS is established.
         established: how many connections there are beyond the handshake.
-        tls: the server's context.
+        tls: returns the server's context for the next handshake.
         limits: of the API.
         background: runs the handshakes.
     """
@@ -42,7 +42,7 @@ class TlsListener:
         protocol: Callable[[], asyncio.Protocol],
         established: Callable[[], int],
         *,
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         limits: ApiLimits,
         background: Background,
     ) -> None:
@@ -122,7 +122,7 @@ class TlsListener:
             await self._loop.connect_accepted_socket(
                 self._protocol,
                 connection,
-                ssl=self._tls,
+                ssl=self._tls(),
                 ssl_handshake_timeout=self._limits.tls_handshake_timeout_s,
                 ssl_shutdown_timeout=self._limits.tls_shutdown_timeout_s,
             )

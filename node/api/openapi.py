@@ -15,7 +15,13 @@ _REF: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
 # Of every operation but the health check, which answers however the node is.
 _CLUSTER_PROBLEMS: Final = ("cluster-changed",)
-_ACCESS_PROBLEMS: Final = ("credentials-missing", "credentials-unknown")
+_ACCESS_PROBLEMS: Final = (
+    "credentials-missing",
+    "credentials-unknown",
+    "credentials-busy",
+    "access-not-current",
+    "not-ready",
+)
 
 
 def openapi_document() -> dict[str, Any]:
@@ -41,6 +47,7 @@ def openapi_document() -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "clientCertificate": {"type": "mutualTLS"},
+                "basic": {"type": "http", "scheme": "basic"},
             },
         },
     }
@@ -54,7 +61,7 @@ def problems_of(operation: Operation) -> tuple[str, ...]:
         if operation.access != ANY_ROLE:
             access = (*access, "role-missing")
     cluster = () if operation.name == "health" else _CLUSTER_PROBLEMS
-    return (*operation.problems, *access, *cluster, *_COMMON_PROBLEMS)
+    return tuple(dict.fromkeys((*operation.problems, *access, *cluster, *_COMMON_PROBLEMS)))
 
 
 def _types_of(operation: Operation) -> Iterable[Any]:
@@ -78,11 +85,13 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any
         "operationId": operation.name,
         "summary": operation.summary,
         "responses": responses,
-        "security": [] if operation.access == PUBLIC else [{"bearer": []}, {"clientCertificate": []}],
+        "security": []
+        if operation.access == PUBLIC
+        else [{"bearer": []}, {"clientCertificate": []}, {"basic": []}],
     }
     if operation.access != PUBLIC:
-        role = operation.access if isinstance(operation.access, str) else operation.access.value
-        described["x-role"] = role
+        described["x-role"] = " or ".join(role.value for role in operation.roles) or operation.access
+        described["x-access-list"] = operation.standing.value
     parameters = operation.parameters if operation.name == "health" else (*operation.parameters, CLUSTER)
     if parameters:
         described["parameters"] = [

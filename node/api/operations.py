@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from node.api import schemas
+from node.api.access import Standing
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, IDEMPOTENCY_KEY_CHARACTERS_MAX
-from node.tokens import AccessRole
+from node.system.grants import AccessRole
 
 PUBLIC: Final = "public"
 ANY_ROLE: Final = "any role"
-Access = AccessRole | str
+Access = AccessRole | str | tuple[AccessRole, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class Operation:
     """What one method of one path takes and gives.
 
     Attributes:
-        access: the role that is needed, ``PUBLIC``, or ``ANY_ROLE``.
+        access: the role that is needed, or one of several; ``PUBLIC``, or ``ANY_ROLE``. ``admin`` has all.
+        standing: by how current an access list it is opened.
         answers: the types of the JSON body of a success (one of them), or a media type of text.
         more_answers: other successes, by status.
         problems: codes that only this operation, or few, can answer with; the common ones are added.
@@ -41,11 +43,37 @@ class Operation:
     summary: str
     access: Access
     answers: tuple[Any, ...]
+    standing: Standing = Standing.CURRENT
     request: Any = None
     more_answers: dict[int, Any] = field(default_factory=dict)
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def roles(self) -> tuple[AccessRole, ...]:
+        """Of these, the caller needs one; none: any will do."""
+        match self.access:
+            case AccessRole() as role:
+                return (role,)
+            case tuple() as roles:
+                return roles
+            case _:
+                return ()
+
+
+_IDEMPOTENCY_KEY: Final = Parameter(
+    name="Idempotency-Key",
+    place="header",
+    schema={
+        "type": "string",
+        "minLength": 1,
+        "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX,
+        "pattern": "^[!-~]+$",
+    },
+    description="The same key, sent again with the same credentials to any node while the group "
+    "remembers it (its session_ttl_ms), never executes twice: the first result comes again. "
+    "Send the last copy within half of that time.",
+)
 
 CLUSTER: Final = Parameter(
     name="Bondstone-Cluster",
@@ -62,6 +90,7 @@ _BODY_PROBLEMS: Final = (
     "request-timeout",
     "request-invalid",
 )
+_ENTRY_PROBLEMS: Final = ("idempotency-key-reused", "not-executed", "not-ready", "outcome-unknown")
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
@@ -86,7 +115,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/metrics",
         summary="Prometheus text format.",
-        access=AccessRole.READ,
+        access=(AccessRole.READ, AccessRole.METRICS),
+        standing=Standing.LAST_KNOWN,
         answers=("text/plain",),
     ),
     Operation(
@@ -95,6 +125,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/openapi.json",
         summary="This document.",
         access=ANY_ROLE,
+        standing=Standing.LAST_KNOWN,
         answers=(dict[str, Any],),
     ),
     Operation(
@@ -103,6 +134,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/group",
         summary="Ids, leader, term, commit, voters and learners.",
         access=AccessRole.READ,
+        standing=Standing.LAST_KNOWN,
         answers=(schemas.Group,),
         problems=("not-ready",),
     ),
@@ -112,6 +144,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/members",
         summary="Every member, and where it is.",
         access=AccessRole.READ,
+        standing=Standing.LAST_KNOWN,
         answers=(schemas.Members,),
         problems=("not-ready",),
     ),
@@ -121,6 +154,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/bonds",
         summary="Every living bond of this node, with its appraisal.",
         access=AccessRole.READ,
+        standing=Standing.LAST_KNOWN,
         answers=(schemas.Bonds,),
     ),
     Operation(
@@ -129,31 +163,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/commands",
         summary="Execute one command, or several as one atomic entry, exactly once.",
         access=AccessRole.WRITE,
+        standing=Standing.JUDGED,
         request=schemas.CommandRequest,
         answers=(schemas.CommandResult, schemas.CommandResults),
         more_answers={202: schemas.Accepted},
-        parameters=(
-            Parameter(
-                name="Idempotency-Key",
-                place="header",
-                schema={
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX,
-                    "pattern": "^[!-~]+$",
-                },
-                description="The same key, sent again with the same credentials to any node while the group "
-                "remembers it (its session_ttl_ms), never executes twice: the first result comes again. "
-                "Send the last copy within half of that time.",
-            ),
-        ),
+        parameters=(_IDEMPOTENCY_KEY,),
         problems=(
             *_BODY_PROBLEMS,
             "command-failed",
-            "idempotency-key-reused",
-            "not-executed",
-            "not-ready",
-            "outcome-unknown",
+            "not-permitted",
+            *_ENTRY_PROBLEMS,
         ),
     ),
     Operation(
@@ -162,11 +181,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/queries",
         summary="Ask the state machine.",
         access=AccessRole.READ,
+        standing=Standing.JUDGED,
         request=schemas.QueryRequest,
         answers=(schemas.QueryResult,),
         problems=(
             *_BODY_PROBLEMS,
             "query-failed",
+            "not-permitted",
             "superseded",
             "not-executed",
             "not-ready",
@@ -258,6 +279,66 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             "not-ready",
             "outcome-unknown",
         ),
+    ),
+    Operation(
+        name="access_list",
+        method="GET",
+        path="/v1/access",
+        summary="Everybody who may call this group, and what he may do.",
+        access=AccessRole.ADMIN,
+        standing=Standing.JUDGED,
+        answers=(schemas.AccessListing,),
+        problems=(
+            "request-invalid",
+            "query-failed",
+            "not-permitted",
+            "not-executed",
+            "not-ready",
+            "query-timeout",
+        ),
+    ),
+    Operation(
+        name="access_new",
+        method="POST",
+        path="/v1/access",
+        summary="Let somebody call, on every node from the same index on.",
+        access=AccessRole.ADMIN,
+        standing=Standing.JUDGED,
+        request=schemas.AccessRequest,
+        answers=(schemas.AccessChanged,),
+        parameters=(_IDEMPOTENCY_KEY,),
+        problems=(*_BODY_PROBLEMS, "access-refused", "not-permitted", "credentials-busy", *_ENTRY_PROBLEMS),
+    ),
+    Operation(
+        name="access_revoke",
+        method="DELETE",
+        path="/v1/access",
+        summary="Let somebody call no more, on every node from the same index on.",
+        access=AccessRole.ADMIN,
+        standing=Standing.JUDGED,
+        answers=(schemas.AccessChanged,),
+        parameters=(
+            Parameter(
+                name="name",
+                place="query",
+                schema={"type": "string"},
+                description="Of the credential. Give this or `credential`.",
+            ),
+            Parameter(
+                name="credential",
+                place="query",
+                schema={"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                description="As the list shows it.",
+            ),
+            Parameter(
+                name="force",
+                place="query",
+                schema={"type": "boolean", "default": False},
+                description="Also the last admin: then nobody can change this list any more.",
+            ),
+            _IDEMPOTENCY_KEY,
+        ),
+        problems=("request-invalid", "access-refused", "not-permitted", *_ENTRY_PROBLEMS),
     ),
     Operation(
         name="provision",

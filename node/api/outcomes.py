@@ -4,6 +4,7 @@ from typing import Final
 
 from node.api.problems import ProblemError
 from node.raft.types import BATCH_ABORTED, Cursor, Failed, NotExecuted, Result, Unknown
+from node.system.grants import NOT_PERMITTED
 
 # Reasons for which nothing was executed and nothing ever will be, however often it is sent.
 _FINAL: Final = {
@@ -39,7 +40,7 @@ def outcome_unknown(outcome: Unknown) -> ProblemError:
 
 
 def state_machine_refused(code: str, results: tuple[Result, ...], at: Cursor) -> ProblemError:
-    """Return the refusal by the state machine: the same on every node, and nothing has changed."""
+    """Return the refusal by the state machine, or of its caller: equal on every node; nothing changed."""
     failures = [
         {"position": position, "code": result.code, "message": result.message}
         for position, result in enumerate(results)
@@ -47,7 +48,7 @@ def state_machine_refused(code: str, results: tuple[Result, ...], at: Cursor) ->
     ]
     cause = next((one for one in failures if one["code"] != BATCH_ABORTED), failures[0])
     return ProblemError(
-        code,
+        NOT_PERMITTED if cause["code"] == NOT_PERMITTED else code,
         str(cause["message"]),
         extensions={"reason": cause["code"], "failures": failures, "term": at.term, "index": at.index},
     )

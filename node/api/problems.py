@@ -28,6 +28,7 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "credentials-missing": Kind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
     "credentials-unknown": Kind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),
     "role-missing": Kind(HTTPStatus.FORBIDDEN, "The credentials do not carry the role that this needs"),
+    "not-permitted": Kind(HTTPStatus.FORBIDDEN, "The group does not permit this to the credentials"),
     "not-found": Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
     "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
     "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
@@ -43,9 +44,13 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "idempotency-key-reused": Kind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key came with other commands before"
     ),
+    "access-refused": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The access list does not take this change"),
     "command-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
     "query-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
     "evidence-busy": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True),
+    "credentials-busy": Kind(
+        HTTPStatus.TOO_MANY_REQUESTS, "Too many passwords are being judged at once", retry=True
+    ),
     "head-too-large": Kind(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and header fields are too large"
     ),
@@ -53,6 +58,9 @@ CATALOGUE: Final[dict[str, Kind]] = {
         HTTPStatus.INTERNAL_SERVER_ERROR, "The audit log on the disk is not what was written there"
     ),
     "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log says why"),
+    "access-not-current": Kind(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot tell who may call now", retry=True
+    ),
     "not-executed": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),
     "overloaded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once", retry=True),

@@ -1,7 +1,7 @@
 """All endpoints but the hot path, on Starlette."""
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from node.api import schemas, views
-from node.api.access import authenticate, require_role
+from node.api.access import Gate
+from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, ApiLimits
@@ -23,20 +24,29 @@ from node.api.problems import ProblemError
 from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
 from node.errors import CorruptStorageError
 from node.raft.types import Answer, Applied, Consistency, Cursor, Failed, NotExecuted, Ok, Unknown
-from node.tokens import AccessList, AccessRole
+from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
 AUDIT_EVENTS_DEFAULT: Final = 100
 PROVISION_BYTES_MAX: Final = 4096
 CONFIRM_BYTES_MAX: Final = 16 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
+GrantedHandler = Callable[[Request, Grant], Awaitable[Response]]
 
 
 class Routes:
     """The endpoints over one node."""
 
-    def __init__(self, service: Service, access: AccessList, limits: ApiLimits, metrics: ApiMetrics) -> None:
+    def __init__(
+        self,
+        service: Service,
+        gate: Gate,
+        limits: ApiLimits,
+        metrics: ApiMetrics,
+        access: AccessRoutes,
+    ) -> None:
         self._service = service
+        self._gate = gate
         self._access = access
         self._limits = limits
         self._metrics = metrics
@@ -53,7 +63,6 @@ class Routes:
             "group": self._group,
             "members": self._members,
             "bonds": self._bonds,
-            "queries": self._queries,
             "evidence": self._evidence,
             "peers": self._peers,
             "audit_events": self._audit_events,
@@ -62,21 +71,33 @@ class Routes:
             "confirm": self._confirm,
             "provision": self._provision,
         }
-        return [self._route(BY_NAME[name], handler) for name, handler in handlers.items()]
+        granted: dict[str, GrantedHandler] = {"queries": self._queries, **self._access.handlers()}
+        by_path: dict[str, dict[str, Handler]] = {}
+        for name, handler in handlers.items():
+            operation = BY_NAME[name]
+            by_path.setdefault(operation.path, {})[operation.method] = self._open(operation, handler)
+        for name, granted_handler in granted.items():
+            operation = BY_NAME[name]
+            guarded = self._guarded(operation, granted_handler)
+            by_path.setdefault(operation.path, {})[operation.method] = guarded
+        # One route a path, so that a 405 names every method that there is.
+        return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in by_path.items()]
 
-    def _route(self, operation: Operation, handler: Handler) -> Route:
-        async def guarded(request: Request) -> Response:
-            self._admit(request, operation)
+    def _open(self, operation: Operation, handler: Handler) -> Handler:
+        if operation.access == PUBLIC:
+            return handler
+
+        async def ignoring_grant(request: Request, _grant: Grant) -> Response:
             return await handler(request)
 
-        return Route(operation.path, guarded, methods=[operation.method], name=operation.name)
+        return self._guarded(operation, ignoring_grant)
 
-    def _admit(self, request: Request, operation: Operation) -> None:
-        if operation.access == PUBLIC:
-            return
-        principal = authenticate(request.scope, self._access)
-        if isinstance(operation.access, AccessRole):
-            require_role(principal, operation.access)
+    def _guarded(self, operation: Operation, handler: GrantedHandler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            grant = await self._gate.admit(request.scope, operation.roles, operation.standing)
+            return await handler(request, grant)
+
+        return guarded
 
     # ---- health ---------------------------------------------------------------
     async def _health(self, request: Request) -> Response:  # noqa: ARG002
@@ -104,15 +125,18 @@ class Routes:
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))
 
-    async def _queries(self, request: Request) -> Response:
+    async def _queries(self, request: Request, grant: Grant) -> Response:
         body = await read_json_body(request.scope, request.receive, self._limits)
         asked = decode_untrusted(body, schemas.QueryRequest)
         require_plain(asked.query)
         consistency = Consistency(asked.consistency)
         if asked.max_age_ms is not None and consistency is not Consistency.WEAK:
             raise ProblemError("request-invalid", "`max_age_ms` is for weak queries only")
+        if consistency is Consistency.WEAK:
+            await self._gate.require_current()
         outcome = await self._service.query(
             asked.query,
+            credential=grant.credential,
             consistency=consistency,
             min_at=None if asked.min_at is None else Cursor(asked.min_at.term, asked.min_at.index),
             max_age_ms=asked.max_age_ms,
@@ -218,6 +242,14 @@ class Routes:
 def _certificate_answer(certificate: bytes | None) -> schemas.BirthCertificate:
     text = None if certificate is None else base64.b64encode(certificate).decode("ascii")
     return schemas.BirthCertificate(birth_certificate=text)
+
+
+def _by_method(handlers: Mapping[str, Handler]) -> Handler:
+    async def dispatched(request: Request) -> Response:
+        # Starlette lets a HEAD through where there is a GET.
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return dispatched
 
 
 def _json(value: Any) -> Response:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from node.system.forms import NAME_PATTERN
+
 Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Base64 = Annotated[str, Meta(description="Base64, RFC 4648 section 4.")]
 Unsigned = Annotated[int, Meta(ge=0)]
@@ -240,6 +242,65 @@ class BirthCertificate(_Response, frozen=True):
 
 class ConfirmRequest(_Request, frozen=True):
     birth_certificate: Annotated[str, Meta(min_length=1, max_length=8192, description="Base64.")]
+
+
+# ---- access -----------------------------------------------------------------------
+AccessName = Annotated[
+    str,
+    Meta(pattern=NAME_PATTERN, description="The operator's label, unique in the list."),
+]
+Role = Annotated[Literal["read", "write", "audit", "metrics", "export", "admin"], Meta()]
+
+
+class AccessRequest(_Request, frozen=True):
+    """Exactly one of ``token_sha256``, ``certificate_pem`` and ``password`` says what will be shown."""
+
+    name: AccessName
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=6)]
+    token_sha256: (
+        Annotated[Hex32, Meta(description="SHA-256 of the text of a token of 256 random bits.")] | UnsetType
+    ) = UNSET
+    certificate_pem: (
+        Annotated[str, Meta(max_length=16384, description="A self-signed client certificate.")] | UnsetType
+    ) = UNSET
+    password: Annotated[str, Meta(min_length=1, max_length=256, description="Secret.")] | UnsetType = UNSET
+    prefixes: (
+        Annotated[
+            list[Annotated[str, Meta(min_length=1, max_length=1024)]],
+            Meta(min_length=1, max_length=64, description="`read` and `write` only for keys that begin so."),
+        ]
+        | UnsetType
+    ) = UNSET
+    expires_at: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+
+
+class AccessGrant(_Response, frozen=True):
+    """One credential of the list."""
+
+    name: str
+    kind: Literal["token", "certificate", "user"]
+    credential: Annotated[Hex32, Meta(description="A digest; nothing can be opened with it.")]
+    roles: Annotated[Sequence[str], Meta(description="`admin` includes all others.")]
+    prefixes: Annotated[Sequence[str] | None, Meta(description="Null: every key.")]
+    expires_at: datetime | None
+    expired: bool
+
+
+class AccessListing(_Response, frozen=True):
+    """The list at ``at``: linearizable."""
+
+    access: Sequence[AccessGrant]
+    at: At
+
+
+class AccessChanged(_Response, frozen=True):
+    """The change is committed: it holds on every node from this index on."""
+
+    term: Unsigned
+    index: Unsigned
+    name: str
+    credential: Hex32
+    admins: Annotated[Unsigned, Meta(description="How many admins there are now.")]
 
 
 # ---- provisioning -----------------------------------------------------------------

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +48,50 @@ def server_tls_context(
             try:
                 context.load_verify_locations(cadata=anchor)
             except ssl.SSLError as exc:
-                raise ConfigError(f"api.tokens_file: a client certificate is unusable: {exc.reason}") from exc
+                raise ConfigError(f"[access] a client certificate is unusable: {exc.reason}") from exc
     return context
+
+
+class ServerTls:
+    """The server's TLS, whose trust anchors for clients follow the access list.
+
+    An anchor opens nothing by itself: what a certificate opens is looked up for every request.
+
+    Args:
+        certificate_der: of the node.
+        private_key_pem: of the node.
+        anchors: the certificates of the list as it is now, DER.
+    """
+
+    def __init__(
+        self, *, certificate_der: bytes, private_key_pem: bytes, anchors: Callable[[], tuple[bytes, ...]]
+    ) -> None:
+        self._certificate_der = certificate_der
+        self._private_key_pem = private_key_pem
+        self._anchors = anchors
+        self._made_for: tuple[bytes, ...] | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next handshake."""
+        anchors = self._anchors()
+        if self._context is None or anchors != self._made_for:
+            self._context = server_tls_context(
+                certificate_der=self._certificate_der,
+                private_key_pem=self._private_key_pem,
+                client_certificates_der=filter(can_be_anchor, anchors),
+            )
+            self._made_for = anchors
+        return self._context
+
+
+def can_be_anchor(certificate_der: bytes) -> bool:
+    """Return whether TLS can trust this certificate: with another one, its holder has no way in."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificate_der)
+    except ssl.SSLError:
+        return False
+    return True
 
 
 def _load_chain_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
@@ -102,7 +144,7 @@ class ApiServer:
         app: ASGIApp,
         *,
         listen: tuple[str, int],
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         limits: ApiLimits,
         background: Background | None = None,
     ) -> None:
@@ -146,7 +188,13 @@ class ApiServer:
 class _Server(uvicorn.Server):
     """uvicorn's server without what belongs to a program of its own: signals, logging set-up, exits."""
 
-    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, limits: ApiLimits, background: Background) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tls: Callable[[], ssl.SSLContext],
+        limits: ApiLimits,
+        background: Background,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

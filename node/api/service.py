@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from attestation.tickets import Cluster
 from node.errors import NodeError
 from node.raft.types import Consistency, Cursor, Incarnation, MemberStatus, Outcome, Preference
+from node.system.access_list import AccessList
 
 
 class UnavailableError(NodeError):
@@ -142,13 +143,47 @@ class Service(Protocol):
         """The living bonds; none while there is no group."""
         ...
 
-    def execute(
-        self, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
-    ) -> Awaitable[Outcome]:
-        """Execute one atomic entry (see ``node.raft.events.Execute``).
+    def grants(self) -> AccessList:
+        """Return who may call, as this node has applied it.
 
-        After ``timeout_s`` the outcome is ``Unknown("deadline")``. Raises UnavailableError when there is no
-        group, or it has ended. A cancelled awaitable forgets the request.
+        Raises UnavailableError while there is no group: then nobody is known.
+        """
+        ...
+
+    def client_certificates(self) -> tuple[bytes, ...]:
+        """Return the certificates of that list, DER; none while there is no group."""
+        ...
+
+    def now_ms(self) -> int:
+        """Return a time, in Unix milliseconds, that is over: what expired by then opens nothing."""
+        ...
+
+    def leaderless(self) -> bool:
+        """Return whether no leader is known here, so that nothing can make the list current."""
+        ...
+
+    async def prove_access_current(self, *, timeout_s: float) -> bool:
+        """Return whether all that was committed when this was called is applied here now.
+
+        Raises UnavailableError when there is no group, or it has ended.
+        """
+        ...
+
+    def execute(
+        self,
+        commands: tuple[object, ...],
+        *,
+        credential: bytes,
+        key: bytes | None,
+        feed: bool,
+        timeout_s: float,
+        system: bool = False,
+    ) -> Awaitable[Outcome]:
+        """Execute one atomic entry (see ``node.raft.events.Execute``) for the caller with this credential.
+
+        ``system``: of the system state. After ``timeout_s`` the outcome is ``Unknown("deadline")``. A
+        cancelled awaitable forgets the request. Raises UnavailableError when there is no group, or it has
+        ended.
         """
         ...
 
@@ -156,14 +191,17 @@ class Service(Protocol):
         self,
         query: object,
         *,
+        credential: bytes,
         consistency: Consistency,
         min_at: Cursor | None,
         max_age_ms: int | None,
         timeout_s: float,
+        system: bool = False,
     ) -> Awaitable[Outcome]:
-        """Ask the state machine: ``Answer``, with a ``Failed`` as its value if it refuses the query.
+        """Ask the state machine, or the system state, for the caller with this credential.
 
-        Raises UnavailableError when there is no group, or it has ended.
+        ``Answer``, with a ``Failed`` as its value if it, or the caller, is refused. Raises UnavailableError
+        when there is no group, or it has ended.
         """
         ...
 

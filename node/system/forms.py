@@ -6,6 +6,7 @@ What is absent has its default's meaning and is not written. ``password`` is ``[
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from node.machines.base import CommandError
@@ -83,13 +84,23 @@ def checked(grant: Grant) -> Grant:
     if grant.password is not None and grant.credential != grant.password.credential_of(grant.name):
         raise invalid("`credential` is not that of this name and password")
     roles = set(grant.roles)
+    if not roles or grant.roles != roles_in_order(roles):
+        raise invalid("`roles` has none, one twice, or another beside `admin`")
     if grant.prefixes and not (roles & LIMITED and roles <= LIMITED | LIMITED_BESIDE):
         raise invalid("`prefixes` limit read and write, and do not go with admin or export")
     return grant
 
 
+def roles_in_order(roles: Iterable[AccessRole]) -> tuple[AccessRole, ...]:
+    """Return the roles each once, in the order of ``AccessRole``; beside ``admin`` no other says anything."""
+    given = set(roles)
+    if AccessRole.ADMIN in given:
+        return (AccessRole.ADMIN,)
+    return tuple(role for role in AccessRole if role in given)
+
+
 def roles_of(names: Any) -> tuple[AccessRole, ...]:
-    """Return the roles with these names, in the order of ``AccessRole``.
+    """Return the roles with these names.
 
     Raises:
         CommandError: ``access-invalid``.
@@ -108,7 +119,7 @@ def _roles(value: Any) -> tuple[AccessRole, ...]:
         raise invalid(known)
     if not all(isinstance(name, str) and name in _ROLES for name in value) or len(set(value)) < len(value):
         raise invalid(known)
-    return tuple(role for role in AccessRole if role.value in value)
+    return roles_in_order(_ROLES[name] for name in value)
 
 
 def _prefixes(value: Any) -> tuple[bytes, ...]:

@@ -77,9 +77,7 @@ class EmulatedGroup:
                 root=self.trust_root_file.read_bytes().hex(),
                 policy=self.policy_file.read_text(),
             )
-            + render_token_entry(
-                "operator", self.token_file.read_text().strip(), [AccessRole.ADMIN], table="access.token"
-            )
+            + render_token_entry("operator", self.token_file.read_text().strip(), [AccessRole.ADMIN])
         )
         self._measured: dict[Path, Measurements] = {}
 

@@ -329,7 +329,7 @@ def _prepare(cluster: ChaosCluster) -> None:
             root=authority.trust_root.certificate_der.hex(),
             count=len(cluster.nodes),
         )
-        + render_token_entry("chaos", cluster.token, [AccessRole.ADMIN], table="access.token")
+        + render_token_entry("chaos", cluster.token, [AccessRole.ADMIN])
     )
     for node in cluster.nodes:
         (node.directory / "data").mkdir(parents=True)

@@ -17,7 +17,7 @@ from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
 from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import ApiLimits
-from node.api.server import ApiServer, server_tls_context
+from node.api.server import ApiServer, ServerTls
 from node.api.service import (
     Evidence,
     GroupView,
@@ -27,6 +27,7 @@ from node.api.service import (
 )
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
+from node.machines.system import Request
 from node.raft.types import (
     Answer,
     Applied,
@@ -38,18 +39,25 @@ from node.raft.types import (
     Preference,
     Role,
 )
-from node.tokens import AccessRole, parse_access, render_token_entry
+from node.system.access import AccessState
+from node.system.grants import AccessRole, Grant, Kind
+from node.tokens import hash_token
 
 ME = Incarnation("node-a", bytes([1]) * 32)
 PEER = Incarnation("node-b", bytes([2]) * 32)
 OTHER = Incarnation("node-c", bytes([3]) * 32)
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKENS = {role: f"bst_{role.value}-token" for role in AccessRole}
-ACCESS = parse_access(
-    "".join(render_token_entry(role.value, TOKENS[role], [role]) for role in AccessRole).encode(),
-    where="test",
+ACCESS = tuple(
+    Grant(
+        name=role.value,
+        kind=Kind.TOKEN,
+        credential=bytes.fromhex(hash_token(TOKENS[role])),
+        roles=(role,),
+    )
+    for role in AccessRole
 )
-NO_ACCESS = parse_access(b"", where="test")
+NOW_MS = 1_700_000_000_000
 BOND = SimpleNamespace(
     peer=PEER,
     preference=Preference.NORMAL,
@@ -66,9 +74,10 @@ BOND = SimpleNamespace(
 
 @dataclass
 class FakeService:
-    """Executes at once, on a KeyValue, with idempotency keys; or ends every call as a test says.
+    """Executes at once, on a KeyValue and an access list, with idempotency keys; or ends every call as a test says.
 
-    ``end_with`` is an outcome or an exception; ``gate``, if set, holds calls until it is set.
+    ``end_with`` is an outcome or an exception; ``gate``, if set, holds calls until it is set. ``current`` is
+    whether the group can be asked; ``behind``, if set, is the list as this node has it, until it asks.
     """
 
     mock: bool = True
@@ -82,10 +91,44 @@ class FakeService:
     by_key: dict = field(default_factory=dict)
     machine: KeyValue = field(default_factory=KeyValue)
     index: int = 0
+    state: AccessState = field(default_factory=lambda: AccessState(ACCESS))
+    behind: AccessState | None = None
+    current: bool = True
+    leader_known: bool = True
+    now: int = NOW_MS
+    proofs: int = 0
     background: Background = field(default_factory=Background)
 
     cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
     certificate: bytes | None = None
+
+    def grants(self):
+        self.group()
+        return (self.behind or self.state).grants
+
+    def client_certificates(self):
+        return () if self.group_key is None else self.grants().certificates
+
+    def now_ms(self):
+        return self.now
+
+    def leaderless(self):
+        return not self.leader_known
+
+    async def prove_access_current(self, *, timeout_s):
+        self.group()
+        self.proofs += 1
+        await asyncio.sleep(0)
+        if self.current:
+            self.behind = None
+        return self.current
+
+    def refusal(self, credential, request, value):
+        try:
+            self.state.judge(credential, request, value, now_ms=self.now, machine=self.machine)
+        except CommandError as exc:
+            return Failed(exc.code, exc.message)
+        return None
 
     def readiness(self):
         return self.readiness_answer
@@ -121,7 +164,7 @@ class FakeService:
     def bonds(self):
         return self.bonded
 
-    async def execute(self, commands, *, key, feed, timeout_s):
+    async def execute(self, commands, *, credential, key, feed, timeout_s, system=False):
         self.group()
         if self.gate is not None:
             await self.gate.wait()
@@ -134,19 +177,22 @@ class FakeService:
         self.index += 1
         self.executed.append((commands, key, feed))
         at = Cursor(3, self.index)
-        outcome = Ok((), at) if feed else Ok(self._apply(commands), at)
+        request = Request.SYSTEM_COMMAND if system else Request.COMMAND
+        outcome = Ok((), at) if feed else Ok(self._apply(commands, credential, request), at)
         if key is not None:
             self.by_key[key] = outcome
         return outcome
 
-    def _apply(self, commands):
-        savepoint = self.machine.savepoint()
+    def _apply(self, commands, credential, request):
+        target = self.machine if request is Request.COMMAND else self.state
+        savepoint = target.savepoint()
         results = []
         for sub, command in enumerate(commands):
             try:
-                value = self.machine.apply(command, ApplyContext(3, self.index, sub, 0, bytes(32)))
+                self.state.judge(credential, request, command, now_ms=self.now, machine=self.machine)
+                value = target.apply(command, ApplyContext(3, self.index, sub, self.now, bytes(32)))
             except CommandError as exc:
-                self.machine.rollback(savepoint)
+                target.rollback(savepoint)
                 aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")
                 failures = [aborted] * len(commands)
                 failures[sub] = Failed(exc.code, exc.message)
@@ -154,15 +200,17 @@ class FakeService:
             results.append(Applied(value))
         return tuple(results)
 
-    async def query(self, query, *, consistency, min_at, max_age_ms, timeout_s):
+    async def query(self, query, *, credential, consistency, min_at, max_age_ms, timeout_s, system=False):
         self.group()
         self.queried.append((query, consistency, min_at, max_age_ms))
         if isinstance(self.end_with, Exception):
             raise self.end_with
         if self.end_with is not None:
             return self.end_with
+        request = Request.SYSTEM_QUERY if system else Request.QUERY
+        value = self.refusal(credential, request, query)
         try:
-            value = self.machine.query(query)
+            value = value or (self.state if system else self.machine).query(query)
         except CommandError as exc:
             value = Failed(exc.code, exc.message)
         return Answer(value, Cursor(3, self.index), age_ms=5)
@@ -220,7 +268,7 @@ class Reply:
         return json.loads(self.body)
 
 
-async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), extensions=None):
+async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), extensions=None, sent_after=None):
     """Drive the application once; ``chunks`` is the body as it arrives."""
     raw_path, _, query = path.partition("?")
     fields = [(name.lower().encode(), value.encode()) for name, value in headers]
@@ -240,7 +288,7 @@ async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), exten
         "client": ("127.0.0.1", 1),
         "headers": fields,
         "extensions": {} if extensions is None else extensions,
-        "state": {SENT_AFTER: boot_time_s()},
+        "state": {SENT_AFTER: boot_time_s() if sent_after is None else sent_after},
     }
     arriving = list(chunks)
     sent = []
@@ -266,9 +314,9 @@ async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), exten
     )
 
 
-def call(service, method, path, *, role=None, json_body=None, body=None, headers=(), access=ACCESS, **more):
+def call(service, method, path, *, role=None, json_body=None, body=None, headers=(), **more):
     """One request against a fresh application over ``service``."""
-    app = create_app(service, access, more.pop("limits", ApiLimits()))
+    app = more.pop("app", None) or create_app(service, more.pop("limits", ApiLimits()))
     fields = list(headers)
     if json_body is not None:
         body = json.dumps(json_body).encode()
@@ -286,7 +334,7 @@ IDENTITY = Identity.generate("node-a", datetime.now(UTC), hosts=("localhost", "1
 
 
 @contextmanager
-def served(service, *, access=ACCESS, limits=None, identity=IDENTITY, port=0):
+def served(service, *, limits=None, identity=IDENTITY, port=0):
     """Serve over HTTPS in a thread with a loop of its own; yields the port."""
     limits = limits or ApiLimits(shutdown_timeout_s=1)
     started = threading.Event()
@@ -295,12 +343,12 @@ def served(service, *, access=ACCESS, limits=None, identity=IDENTITY, port=0):
     async def main():
         state["loop"] = asyncio.get_running_loop()
         state["stop"] = asyncio.Event()
-        tls = server_tls_context(
+        tls = ServerTls(
             certificate_der=identity.certificate_der,
             private_key_pem=identity.private_key_pem(),
-            client_certificates_der=access.client_certificates_der,
-        )
-        app = create_app(service, access, limits)
+            anchors=service.client_certificates,
+        ).context
+        app = create_app(service, limits)
         server = ApiServer(app, listen=("127.0.0.1", port), tls=tls, limits=limits)
         try:
             await server.start()

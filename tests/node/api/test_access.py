@@ -1,46 +1,89 @@
-"""Who may call what: every operation, every role, and nobody."""
+"""Who may call what: every operation, every role, and nobody; by a list that is the group's state."""
 
+import asyncio
+import base64
+import threading
 from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 
 from enclave.identity import Identity
-from node.api.access import CLIENT_CERTIFICATE
+from node.api import passwords
+from node.api.access import CLIENT_CERTIFICATE, Standing
+from node.api.app import create_app
+from node.api.currency import Currency
+from node.api.limits import ApiLimits
 from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC
-from node.errors import ConfigError
-from node.tokens import (
-    AccessError,
-    AccessRole,
-    hash_token,
-    load_access,
-    new_token,
-    parse_access,
-    render_token_entry,
-)
-from tests.node.api.fakes import NO_ACCESS, TOKENS, FakeService, call
+from node.api.problems import ProblemError
+from node.raft.types import NotExecuted
+from node.system.access import AccessState
+from node.system.grants import AccessRole, Grant, Kind
+from node.system.passwords import hash_password
+from node.tokens import hash_token, new_token, spki_digest
+from tests.node.api.fakes import ACCESS, NOW_MS, TOKENS, FakeService, asgi, call
 
-PATH_OF = {"evidence": "/v1/attestation/evidence?nonce=" + "00" * 16}
-NEEDS_A_ROLE = [operation for operation in OPERATIONS if isinstance(operation.access, AccessRole)]
+PATH_OF = {
+    "evidence": "/v1/attestation/evidence?nonce=" + "00" * 16,
+    "access_revoke": "/v1/access?name=read",
+}
+BODY_OF = {
+    "commands": {"command": {"op": "put", "key": "a", "value": "1"}},
+    "queries": {"query": {"op": "get", "key": "a"}},
+    "access_new": {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32},
+}
+NEEDS_A_ROLE = [operation for operation in OPERATIONS if operation.roles]
+NEEDS_SOMEBODY = [operation for operation in OPERATIONS if operation.access != PUBLIC]
+ADMIN = AccessRole.ADMIN
 
 
-def ask(operation, **more):
+def ask(operation, service=None, **more):
     path = PATH_OF.get(operation.name, operation.path)
-    return call(
-        FakeService(group_key=None if operation.name == "provision" else b"k"), operation.method, path, **more
-    )
+    if service is None:
+        service = FakeService(group_key=None if operation.name == "provision" else b"k")
+    return call(service, operation.method, path, json_body=BODY_OF.get(operation.name), **more)
 
 
+def bearer(token):
+    return [("authorization", f"Bearer {token}")]
+
+
+def basic(name, password):
+    return [("authorization", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode())]
+
+
+def token_grant(name, token, *roles, **more):
+    return Grant(name=name, kind=Kind.TOKEN, credential=bytes.fromhex(hash_token(token)), roles=roles, **more)
+
+
+# ---- operations and roles --------------------------------------------------------------
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_without_credentials_only_health_own_evidence_and_the_awaited_key_are_heard(operation):
+def test_without_credentials_only_what_is_public_answers(operation):
     reply = ask(operation)
 
     public = {"health", "ready", "evidence", "provision", "birth_certificate", "confirm"}
     if operation.name in public:
         assert operation.access == PUBLIC
-        assert reply.status == (415 if operation.request is not None else 200)  # a key comes as JSON
+        assert reply.json.get("code") != "credentials-missing"
     else:
         assert (reply.status, reply.json["code"]) == (401, "credentials-missing")
         assert reply.headers["www-authenticate"].startswith("Bearer")
+
+
+OPENS = {
+    "metrics": {AccessRole.READ, AccessRole.METRICS},
+    "group": {AccessRole.READ},
+    "members": {AccessRole.READ},
+    "bonds": {AccessRole.READ},
+    "commands": {AccessRole.WRITE},
+    "queries": {AccessRole.READ},
+    "peers": {AccessRole.AUDIT},
+    "audit_events": {AccessRole.AUDIT},
+    "audit_head": {AccessRole.AUDIT},
+    "access_list": set(),
+    "access_new": set(),
+    "access_revoke": set(),
+}
 
 
 @pytest.mark.parametrize("operation", NEEDS_A_ROLE, ids=lambda operation: operation.name)
@@ -48,11 +91,11 @@ def test_without_credentials_only_health_own_evidence_and_the_awaited_key_are_he
 def test_a_role_opens_its_own_operations_and_admin_all(operation, role):
     reply = ask(operation, role=role)
 
-    if role in {operation.access, AccessRole.ADMIN}:
-        assert reply.status not in {401, 403}
+    if role in OPENS[operation.name] | {ADMIN}:
+        assert reply.status == 200
     else:
         assert (reply.status, reply.json["code"]) == (403, "role-missing")
-        assert operation.access.value in reply.headers["www-authenticate"]
+        assert operation.roles[0].value in reply.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize("role", list(AccessRole), ids=lambda role: role.value)
@@ -61,19 +104,27 @@ def test_any_known_caller_may_read_the_interface_description(role):
     assert call(FakeService(), "GET", "/openapi.json", role=role).status == 200
 
 
+# ---- what is shown ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("header", "code"),
     [
         ("Bearer bst_unknown", "credentials-unknown"),
         ("bearer " + TOKENS[AccessRole.READ] + "x", "credentials-unknown"),
         ("Bearer " + hash_token(TOKENS[AccessRole.READ]), "credentials-unknown"),
+        ("Bearer " + "x" * 600, "credentials-unknown"),
         ("Bearer", "credentials-missing"),
         ("Bearer ", "credentials-missing"),
-        ("Basic dXNlcjpwYXNz", "credentials-missing"),
+        ("Basic", "credentials-missing"),
+        ("Basic ?", "credentials-missing"),
+        ("Basic " + base64.b64encode(b"nocolon").decode(), "credentials-missing"),
+        ("Basic " + base64.b64encode(b"name:").decode(), "credentials-missing"),
+        ("Basic " + base64.b64encode(b"name:" + b"x" * 257).decode(), "credentials-missing"),
+        ("Basic " + base64.b64encode(b"\xff:x").decode(), "credentials-missing"),
+        ("Digest x", "credentials-missing"),
         (TOKENS[AccessRole.READ], "credentials-missing"),
     ],
 )
-def test_what_is_no_known_token_opens_nothing(header, code):
+def test_what_is_no_known_credential_opens_nothing(header, code):
     reply = call(FakeService(), "GET", "/v1/group", headers=[("Authorization", header)])
 
     assert (reply.status, reply.json["code"]) == (401, code)
@@ -88,12 +139,10 @@ def test_the_scheme_is_case_insensitive():
 def test_a_connection_is_never_logged_in():
     """What was accepted is remembered to be compared; each request shows its own credentials."""
     extensions = {}
+    app = create_app(FakeService(), ApiLimits())
 
     def status(path="/v1/group", **more):
-        return call(FakeService(), "GET", path, extensions=extensions, **more).status
-
-    def bearer(token):
-        return [("authorization", f"Bearer {token}")]
+        return call(None, "GET", path, app=app, extensions=extensions, **more).status
 
     assert status(role=AccessRole.READ) == 200
     assert extensions
@@ -106,29 +155,551 @@ def test_a_connection_is_never_logged_in():
     assert status(role=AccessRole.AUDIT) == 403
 
 
+def test_what_a_connection_has_shown_before_opens_nothing_once_it_is_revoked():
+    service, extensions = FakeService(), {}
+    app = create_app(service, ApiLimits())
+
+    def status():
+        return call(None, "GET", "/v1/group", app=app, extensions=extensions, role=AccessRole.READ).status
+
+    assert status() == 200
+    service.state = AccessState([grant for grant in ACCESS if grant.name != "read"])
+    assert status() == 401
+
+
 def test_two_authorization_fields_are_refused():
     headers = [("Authorization", "Bearer " + TOKENS[AccessRole.READ])] * 2
 
     assert call(FakeService(), "GET", "/v1/group", headers=headers).status == 401
 
 
-# ---- provisioning: the group document names the key, so whoever knows it may send it -------
-def test_a_node_takes_its_key_once_and_no_second():
-    service = FakeService(group_key=None)
-    body = {"group_key": "ab" * 32}
-    first = call(service, "PUT", "/v1/provision", json_body=body)
-    second = call(service, "PUT", "/v1/provision", json_body=body)
+def test_an_empty_list_admits_nobody():
+    reply = call(FakeService(state=AccessState()), "GET", "/v1/group", role=ADMIN)
 
-    assert (first.status, first.json) == (200, {"group_id": "08" * 32})
-    assert service.group_key == bytes.fromhex("ab" * 32)
-    assert (second.status, second.json["code"]) == (409, "provision-refused")
-    assert second.json["reason"] == "not-awaited"
+    assert (reply.status, reply.json["reason"]) == (401, "token-unknown")
 
 
+@pytest.mark.parametrize("operation", NEEDS_A_ROLE, ids=lambda operation: operation.name)
+def test_who_has_expired_opens_nothing(operation):
+    def service(expires_ms):
+        return FakeService(state=AccessState([token_grant("a", "t", ADMIN, expires_ms=expires_ms), *ACCESS]))
+
+    reply = ask(operation, service(NOW_MS), headers=bearer("t"))
+
+    assert (reply.status, reply.json["reason"]) == (401, "credential-expired")
+    assert ask(operation, service(NOW_MS + 1), headers=bearer("t")).status == 200
+
+
+# ---- client certificates -----------------------------------------------------------------
+CLIENT = Identity.generate("ops-laptop", datetime.now(UTC))
+STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
+PINNED = Grant(
+    name="ops-laptop",
+    kind=Kind.CERTIFICATE,
+    credential=spki_digest(x509.load_der_x509_certificate(CLIENT.certificate_der)),
+    roles=(AccessRole.READ,),
+    certificate=CLIENT.certificate_der,
+)
+
+
+def with_certificate(certificate_der, path, **more):
+    extensions = {CLIENT_CERTIFICATE: certificate_der}
+    return call(FakeService(state=AccessState([PINNED])), "GET", path, extensions=extensions, **more)
+
+
+def test_a_pinned_client_certificate_carries_its_roles_and_no_more():
+    assert with_certificate(CLIENT.certificate_der, "/v1/group").status == 200
+    assert with_certificate(CLIENT.certificate_der, "/v1/audit/head").status == 403
+
+
+@pytest.mark.parametrize("shown", [STRANGER.certificate_der, b"none"], ids=["stranger", "none"])
+def test_another_key_under_the_same_name_is_a_stranger(shown):
+    reply = with_certificate(shown, "/v1/group")
+
+    assert (reply.status, reply.json["reason"]) == (401, "certificate-unknown")
+
+
+def test_a_wrong_token_is_not_forgiven_for_a_good_certificate():
+    reply = with_certificate(CLIENT.certificate_der, "/v1/group", headers=bearer("nope"))
+
+    assert (reply.status, reply.json["reason"]) == (401, "token-unknown")
+
+
+# ---- names with passwords ------------------------------------------------------------------
+def user(name, password, *roles):
+    kept = hash_password(password.encode(), b"0" * 16)
+    return Grant(name=name, kind=Kind.USER, credential=kept.credential_of(name), roles=roles, password=kept)
+
+
+ALICE = user("alice", "secret", AccessRole.READ)
+
+
+def test_a_name_with_its_password_carries_its_roles():
+    service = FakeService(state=AccessState([ALICE]))
+
+    assert call(service, "GET", "/v1/group", headers=basic("alice", "secret")).status == 200
+    assert call(service, "GET", "/v1/audit/head", headers=basic("alice", "secret")).status == 403
+
+
+@pytest.mark.parametrize("shown", [("alice", "Secret"), ("bob", "secret"), ("read", "secret")])
+def test_a_wrong_password_and_an_unknown_name_are_the_same_answer_at_the_same_cost(shown, monkeypatch):
+    judged = []
+    monkeypatch.setattr(passwords, "matches", lambda password, kept: judged.append(kept.version) or False)
+    service = FakeService(state=AccessState([ALICE, *ACCESS]))
+
+    reply = call(service, "GET", "/v1/group", headers=basic(*shown))
+
+    assert (reply.status, reply.json["reason"]) == (401, "user-unknown")
+    assert reply.json["detail"] == "there is no such name with this password"
+    assert judged == [1]
+
+
+def test_a_connection_pays_for_its_password_once_however_often_the_list_changes(monkeypatch):
+    judged = []
+    real = passwords.matches
+    monkeypatch.setattr(passwords, "matches", lambda *given: judged.append(1) or real(*given))
+    service, extensions = FakeService(state=AccessState([ALICE])), {}
+    app = create_app(service, ApiLimits())
+
+    def status(password="secret"):
+        return call(
+            None, "GET", "/v1/group", app=app, extensions=extensions, headers=basic("alice", password)
+        ).status
+
+    assert status() == 200
+    service.state = AccessState([ALICE, *ACCESS])
+    assert (status(), len(judged)) == (200, 1)
+    service.state = AccessState([user("alice", "other", AccessRole.READ)])
+    assert status() == 401
+    assert status("other") == 200
+
+
+def test_passwords_are_judged_off_the_loop_and_only_so_many_wait(monkeypatch):
+    release, threads = threading.Event(), set()
+
+    def slow(_password, _kept):
+        threads.add(threading.current_thread())
+        release.wait()
+        return True
+
+    monkeypatch.setattr(passwords, "matches", slow)
+    most = passwords.THREADS + passwords.WAITING_MAX
+    app = create_app(FakeService(state=AccessState([ALICE])), ApiLimits())
+
+    def request():
+        return asyncio.ensure_future(asgi(app, "GET", "/v1/group", headers=basic("alice", "secret")))
+
+    async def flood():
+        waiting = [request() for _ in range(most)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gone = waiting.pop()
+        gone.cancel()  # frees no thread, and no room either while it is under way
+        busy = await request()
+        release.set()
+        return busy, await asyncio.gather(*waiting)
+
+    busy, served = asyncio.run(flood())
+
+    assert (busy.status, busy.json["code"]) == (429, "credentials-busy")
+    assert {reply.status for reply in served} == {200}
+    assert len(threads) == passwords.THREADS
+    assert threading.main_thread() not in threads
+
+
+# ---- a list that may be behind -------------------------------------------------------------
+@pytest.mark.parametrize("operation", NEEDS_SOMEBODY, ids=lambda operation: operation.name)
+def test_a_node_that_was_never_current_knows_nobody(operation):
+    for headers in (bearer(TOKENS[ADMIN]), bearer("unknown")):
+        reply = ask(operation, FakeService(current=False), headers=headers)
+
+        assert (reply.status, reply.json["code"]) == (503, "access-not-current")
+        assert reply.headers["retry-after"] == "1"
+
+
+def test_a_token_is_known_everywhere_as_soon_as_it_was_granted():
+    behind = AccessState()
+    service = FakeService(behind=behind)
+
+    assert call(service, "GET", "/v1/group", role=AccessRole.READ).status == 200
+
+
+def test_nobody_is_refused_by_a_list_that_may_be_old():
+    service = FakeService()
+    app = create_app(service, ApiLimits())
+
+    def ask_unknown():
+        return call(None, "GET", "/v1/group", app=app, headers=bearer("unknown"))
+
+    assert ask_unknown().status == 401
+    service.current = False
+    assert ask_unknown().json["code"] == "access-not-current"
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+AFTER_THE_LAG = {
+    Standing.JUDGED: (200, 200),
+    Standing.CURRENT: (503, 503),
+    Standing.LAST_KNOWN: (503, 200),
+}
+
+
+@pytest.mark.parametrize("operation", NEEDS_SOMEBODY, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("leader_known", [True, False], ids=["leader", "no-leader"])
+def test_what_the_log_does_not_judge_again_needs_a_list_within_the_lag(operation, leader_known):
+    clock, service = Clock(), FakeService(leader_known=leader_known)
+    app = create_app(service, ApiLimits(access_lag_s=10), age_clock=clock)
+    assert ask(operation, app=app, role=ADMIN).status in {200, 422}
+    service.current = False
+
+    def status_after(seconds):
+        clock.now = 100 + seconds
+        return ask(operation, app=app, role=ADMIN, sent_after=clock.now).status
+
+    if operation.name == "access_revoke":
+        service.state = AccessState(ACCESS)
+    if operation.name != "access_new":
+        assert status_after(10) == 200
+    expected = AFTER_THE_LAG[operation.standing][0 if leader_known else 1]
+    if operation.name == "access_revoke":
+        service.state = AccessState(ACCESS)
+    assert status_after(10.1) == expected if operation.name != "access_new" else 422
+
+
+def test_status_alone_remains_when_no_leader_is_known():
+    remains = {operation.name for operation in OPERATIONS if operation.standing is Standing.LAST_KNOWN}
+
+    assert remains == {"group", "members", "bonds", "metrics", "openapi"}
+
+
+def test_a_weak_query_needs_a_list_within_the_lag_and_a_strong_one_is_judged_by_its_answer():
+    clock, service = Clock(), FakeService()
+    app = create_app(service, ApiLimits(access_lag_s=10), age_clock=clock)
+
+    def status(consistency):
+        body = {"query": {"op": "get", "key": "a"}, "consistency": consistency}
+        return call(None, "POST", "/v1/queries", app=app, json_body=body, role=AccessRole.READ).status
+
+    assert (status("weak"), status("strong")) == (200, 200)
+    service.current = False
+    clock.now += 10.1
+    assert (status("weak"), status("strong")) == (503, 200)
+
+
+def test_what_was_proven_counts_from_when_the_question_was_asked_not_from_the_answer():
+    """Whoever holds the answer back must not make an old list young."""
+    clock = Clock()
+
+    class Late:
+        async def prove_access_current(self, *, timeout_s):
+            clock.now += 8
+            return clock.now < 110
+
+    currency = Currency(Late(), 10.0, clock)
+
+    async def main():
+        await currency.within_lag()
+        clock.now += 2.5
+        with pytest.raises(ProblemError):
+            await currency.within_lag()
+
+    asyncio.run(main())
+
+
+def test_all_who_ask_at_a_time_share_one_proof_and_an_earlier_one_is_none():
+    class Counted:
+        proofs = 0
+        gate = asyncio.Event()
+
+        async def prove_access_current(self, *, timeout_s):
+            self.proofs += 1
+            await self.gate.wait()
+            return True
+
+    clock, proof = Clock(), Counted()
+    currency = Currency(proof, 10.0, clock)
+
+    async def main():
+        first = [asyncio.ensure_future(currency.now()) for _ in range(5)]
+        await asyncio.sleep(0)
+        clock.now += 1  # the proof that is under way began before these ask
+        second = [asyncio.ensure_future(currency.now()) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert proof.proofs == 1
+        proof.gate.set()
+        await asyncio.gather(*first, *second)
+        assert proof.proofs == 2
+
+    asyncio.run(main())
+
+
+def test_who_shares_a_proof_does_not_suffer_when_its_maker_goes_away():
+    class Gated:
+        def __init__(self):
+            self.gate = asyncio.Event()
+
+        async def prove_access_current(self, *, timeout_s):
+            await self.gate.wait()
+            return True
+
+    proof = Gated()
+    currency = Currency(proof, 10.0, Clock())
+
+    async def main():
+        maker = asyncio.ensure_future(currency.now())
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(currency.now())
+        await asyncio.sleep(0)
+        maker.cancel()
+        proof.gate.set()
+        await other
+
+    asyncio.run(main())
+
+
+# ---- what the log judges -------------------------------------------------------------------
+def test_a_command_is_handed_over_with_its_callers_credential_and_judged_there_again():
+    service = FakeService()
+    body = {"command": {"op": "put", "key": "a", "value": "1"}}
+
+    def revokes_first(*given, **more):
+        service.state = AccessState()
+        return real(*given, **more)
+
+    real = service.execute
+    service.execute = revokes_first
+    reply = call(service, "POST", "/v1/commands", json_body=body, role=AccessRole.WRITE)
+
+    assert (reply.status, reply.json["code"], reply.json["reason"]) == (403, "not-permitted", "not-permitted")
+    assert service.machine.query({"op": "get", "key": "a"})["item"] is None
+
+
+LIMITED = token_grant("app", "t", AccessRole.READ, AccessRole.WRITE, prefixes=(b"app/",))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/commands", {"command": {"op": "put", "key": "app/a", "value": "1"}}, 200),
+        ("/v1/commands", {"command": {"op": "put", "key": "b", "value": "1"}}, 403),
+        (
+            "/v1/commands",
+            {"commands": [{"op": "delete", "key": "app/a"}, {"op": "delete", "key": "b"}]},
+            403,
+        ),
+        ("/v1/commands", {"command": {"op": "put", "value": "1"}}, 422),
+        ("/v1/queries", {"query": {"op": "list", "prefix": "app/"}}, 200),
+        ("/v1/queries", {"query": {"op": "list"}}, 403),
+        ("/v1/queries", {"query": {"op": "list"}, "consistency": "weak"}, 403),
+        ("/v1/queries", {"query": {"op": "get", "key": "b"}}, 403),
+        ("/v1/queries", {"query": {"op": "frob"}}, 422),
+    ],
+)
+def test_who_is_limited_to_prefixes_reaches_nothing_outside(path, body, status):
+    service = FakeService(state=AccessState([LIMITED]))
+    before = service.machine.snapshot()
+    reply = call(service, "POST", path, json_body=body, headers=bearer("t"))
+
+    assert reply.status == status
+    if status == 403:
+        assert reply.json["code"] == "not-permitted"
+        assert service.machine.snapshot() == before
+
+
+# ---- /v1/access ------------------------------------------------------------------------------
+def access(service, method="GET", query="", **more):
+    return call(service, method, "/v1/access" + query, role=ADMIN, **more)
+
+
+def test_a_token_that_is_granted_opens_what_it_may_until_it_is_revoked():
+    service, token = FakeService(), new_token()
+    body = {
+        "name": "ci",
+        "roles": ["write", "read"],
+        "token_sha256": hash_token(token),
+        "prefixes": ["ci/"],
+        "expires_at": "2100-01-01T00:00:00Z",
+    }
+
+    assert call(service, "GET", "/v1/group", headers=bearer(token)).status == 401
+    assert access(service, "POST", json_body=body).json == {
+        "term": 3,
+        "index": 1,
+        "name": "ci",
+        "credential": hash_token(token),
+        "admins": 1,
+    }
+    assert call(service, "GET", "/v1/group", headers=bearer(token)).status == 200
+    listed = access(service).json["access"]
+    assert listed[-1] == {
+        "name": "ci",
+        "kind": "token",
+        "credential": hash_token(token),
+        "roles": ["read", "write"],
+        "prefixes": ["ci/"],
+        "expires_at": "2100-01-01T00:00:00Z",
+        "expired": False,
+    }
+    assert token not in str(listed)
+    assert access(service, "DELETE", "?name=ci").status == 200
+    assert call(service, "GET", "/v1/group", headers=bearer(token)).status == 401
+
+
+def test_a_certificate_that_is_granted_opens_what_it_may():
+    service = FakeService()
+    body = {"name": "ops", "roles": ["read"], "certificate_pem": CLIENT.certificate_pem().decode()}
+
+    assert access(service, "POST", json_body=body).status == 200
+    assert service.grants().certificates == (CLIENT.certificate_der,)
+    extensions = {CLIENT_CERTIFICATE: CLIENT.certificate_der}
+    assert call(service, "GET", "/v1/group", extensions=extensions).status == 200
+
+
+def test_a_password_reaches_the_log_as_a_salted_hash_alone():
+    service = FakeService()
+    body = {"name": "alice", "roles": ["read"], "password": "correct horse"}
+
+    assert access(service, "POST", json_body=body).status == 200
+    ((command,), _, _) = service.executed[-1]
+    assert "correct horse" not in str(command)
+    assert command[1]["password"][1] != bytes(16)
+    assert call(service, "GET", "/v1/group", headers=basic("alice", "correct horse")).status == 200
+    assert "password" not in access(service).body.decode()
+
+
+def test_a_repeated_grant_of_a_password_is_the_same_command():
+    service = FakeService()
+    body = {"name": "alice", "roles": ["read"], "password": "correct horse"}
+    commands = []
+    for key in ("one", "one", "two"):
+        service.by_key.clear()
+        access(service, "POST", json_body=body, headers=[("Idempotency-Key", key)])
+        commands.append(service.executed[-1][0])
+
+    assert commands[0] == commands[1]
+    assert commands[0][0][1]["password"][1] != commands[2][0][1]["password"][1]
+
+
+def test_a_change_with_an_idempotency_key_happens_once_and_no_command_has_the_same_key():
+    service = FakeService()
+    body = {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32}
+    headers = [("Idempotency-Key", "k")]
+    first = access(service, "POST", json_body=body, headers=headers)
+    again = access(service, "POST", json_body=body, headers=headers)
+    command = {"command": {"op": "put", "key": "a", "value": "1"}}
+    call(service, "POST", "/v1/commands", json_body=command, role=ADMIN, headers=headers)
+
+    assert first.json == again.json
+    assert len(service.executed) == 2
+    assert len({key for _, key, _ in service.executed}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "-"}, "name"),
+        ({"name": "x" * 65}, "name"),
+        ({"roles": []}, "roles"),
+        ({"roles": ["root"]}, "root"),
+        ({"roles": ["read", "read"]}, "roles"),
+        ({"roles": ["admin"], "prefixes": ["a"]}, "prefixes"),
+        ({"roles": ["metrics"], "prefixes": ["a"]}, "prefixes"),
+        ({"prefixes": []}, "prefixes"),
+        ({"prefixes": [""]}, "prefixes"),
+        ({"prefixes": ["a", "a"]}, "prefixes"),
+        ({"prefixes": ["a"] * 65}, "prefixes"),
+        ({"token_sha256": "ab"}, "token_sha256"),
+        ({"password": "p"}, "exactly one"),
+        ({"certificate_pem": "x"}, "exactly one"),
+        ({"token_sha256": None}, "token_sha256"),
+        ({"expires_at": "2100-01-01T00:00:00"}, "expires_at"),
+        ({"expires_at": 7}, "expires_at"),
+        ({"more": 1}, "more"),
+    ],
+    ids=range(18),
+)
+def test_what_is_no_grant_is_refused_and_named(change, says):
+    service = FakeService()
+    body = {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32, **change}
+    reply = access(service, "POST", json_body=body)
+
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+    assert says in reply.json["detail"]
+    assert not service.executed
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"certificate_pem": "none"}, {"password": ""}, {"password": "x" * 257}], ids=range(4)
+)
+def test_a_grant_shows_exactly_one_thing(given):
+    reply = access(FakeService(), "POST", json_body={"name": "ci", "roles": ["read"], **given})
+
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?name=a&credential=" + "ab" * 32,
+        "?credential=ab",
+        "?credential=" + "zz" * 32,
+        "?name=read&force=1",
+        "?name=read&name=write",
+        "?name=read&more=1",
+        "?nam=read",
+    ],
+)
+def test_a_revocation_names_one_credential(query):
+    service = FakeService()
+    reply = access(service, "DELETE", query)
+
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+    assert not service.executed
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"), [("?name=nobody", "access-unknown"), ("?name=admin", "access-last-admin")]
+)
+def test_a_revocation_that_is_refused_says_why(query, reason):
+    reply = access(FakeService(), "DELETE", query)
+
+    assert (reply.status, reply.json["code"], reply.json["reason"]) == (422, "access-refused", reason)
+
+
+def test_the_last_admin_goes_by_force_alone():
+    service = FakeService()
+
+    assert access(service, "DELETE", "?name=admin&force=false").status == 422
+    assert access(service, "DELETE", "?name=admin&force=true").json["admins"] == 0
+    assert access(service).status == 401
+
+
+def test_a_change_that_did_not_happen_says_so():
+    service = FakeService(end_with=NotExecuted("no-leader"))
+
+    assert access(service, "DELETE", "?name=read").json["code"] == "not-executed"
+    assert access(service).json["code"] == "not-executed"
+
+
+def test_a_405_names_every_method_that_there_is():
+    reply = call(FakeService(), "PUT", "/v1/access", role=ADMIN)
+
+    assert reply.status == 405
+    assert set(reply.headers["allow"].split(", ")) - {"HEAD"} == {"DELETE", "GET", "POST"}
+
+
+# ---- provisioning ------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["", "ab", "zz" * 32, "ab" * 33, 7])
 def test_what_is_no_group_key_is_not_taken(key):
     service = FakeService(group_key=None)
-    reply = call(service, "PUT", "/v1/provision", json_body={"group_key": key}, access=NO_ACCESS)
+    reply = call(service, "PUT", "/v1/provision", json_body={"group_key": key})
 
     assert (reply.status, reply.json["code"]) == (422, "request-invalid")
     assert service.group_key is None
@@ -137,107 +708,14 @@ def test_what_is_no_group_key_is_not_taken(key):
 
 def test_an_open_provisioning_endpoint_takes_no_more_than_a_key_needs():
     service = FakeService(group_key=None)
-    reply = call(service, "PUT", "/v1/provision", json_body={"group_key": "ab" * 4096}, access=NO_ACCESS)
+    reply = call(service, "PUT", "/v1/provision", json_body={"group_key": "ab" * 4096})
 
     assert (reply.status, reply.json["code"]) == (413, "body-too-large")
 
 
-# ---- client certificates -----------------------------------------------------------------
-CLIENT = Identity.generate("ops-laptop", datetime.now(UTC))
-STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
-PINNED = f"""
-[[certificate]]
-name = "ops-laptop"
-roles = ["read"]
-pem = '''{CLIENT.certificate_pem().decode()}'''
-"""
-
-
-def with_certificate(identity, path, **more):
-    access = parse_access(PINNED.encode(), where="test")
-    extensions = {CLIENT_CERTIFICATE: identity.certificate_der}
-    return call(FakeService(), "GET", path, access=access, extensions=extensions, **more)
-
-
-def test_a_pinned_client_certificate_carries_its_roles_and_no_more():
-    assert with_certificate(CLIENT, "/v1/group").status == 200
-    assert with_certificate(CLIENT, "/v1/audit/head").status == 403
-
-
-def test_another_key_under_the_same_name_is_a_stranger():
-    reply = with_certificate(STRANGER, "/v1/group")
-
-    assert (reply.status, reply.json["reason"]) == (401, "certificate-unknown")
-
-
-def test_a_wrong_token_is_not_forgiven_for_a_good_certificate():
-    reply = with_certificate(CLIENT, "/v1/group", headers=[("Authorization", "Bearer nope")])
-
-    assert (reply.status, reply.json["reason"]) == (401, "token-unknown")
-
-
-# ---- the access file ----------------------------------------------------------------------
-def test_a_new_token_is_random_and_only_its_hash_is_written():
+# ---- tokens -----------------------------------------------------------------------------
+def test_a_new_token_is_random_and_long():
     token = new_token()
-    text = render_token_entry("ci", token, [AccessRole.READ, AccessRole.WRITE])
-    principal = parse_access(text.encode(), where="test").of_token(token.encode())
 
-    assert token not in text
     assert new_token() != token
     assert len(token) >= 40
-    assert (principal.name, principal.roles) == ("ci", {AccessRole.READ, AccessRole.WRITE})
-
-
-def test_admin_includes_every_role():
-    access = parse_access(render_token_entry("a", "t", [AccessRole.ADMIN]).encode(), where="test")
-
-    assert access.of_token(b"t").roles == frozenset(AccessRole)
-    assert access.has_admin
-
-
-def test_an_empty_list_admits_nobody():
-    with pytest.raises(AccessError) as caught:
-        NO_ACCESS.of_token(b"")
-
-    assert caught.value.reason == "token-unknown"
-    assert not NO_ACCESS.has_admin
-
-
-GOOD = render_token_entry("a", "t", [AccessRole.READ])
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[[token]", "access.toml"),
-        ("[[token]]\nname = 'a'\nroles = ['read']\n", "sha256"),
-        (GOOD.replace('"read"', '"root"'), "root"),
-        (GOOD.replace('["read"]', "[]"), "length >= 1"),
-        (GOOD + "expires = 1\n", "expires"),
-        (GOOD + "[[tokens]]\n", "tokens"),
-        (GOOD.replace('"a"', '""'), "name"),
-        (GOOD.replace("sha256 = ", "sha256 = 'x' #"), "sha256"),
-        (GOOD + GOOD.replace('"a"', '"b"'), "a and b are the same credential"),
-        (PINNED.replace("BEGIN", "BEGUN"), "ops-laptop"),
-        ("#" * (256 * 1024 + 1), "larger"),
-        ("".join(render_token_entry(f"n{i}", f"t{i}", [AccessRole.READ]) for i in range(257)), "256"),
-    ],
-    ids=range(12),
-)
-def test_a_wrong_access_file_is_a_configuration_error_that_names_it(text, says):
-    with pytest.raises(ConfigError) as caught:
-        parse_access(text.encode(), where="access.toml")
-
-    assert "access.toml" in str(caught.value)
-    assert says in str(caught.value)
-
-
-def test_a_missing_access_file_names_the_key_and_the_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"api\.tokens_file: cannot read .*nowhere"):
-        load_access(tmp_path / "nowhere")
-
-
-def test_an_access_file_is_read(tmp_path):
-    (tmp_path / "access.toml").write_text(GOOD)
-
-    assert load_access(tmp_path / "access.toml").of_token(b"t").name == "a"

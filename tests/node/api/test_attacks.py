@@ -16,11 +16,14 @@ from attestation import strict_json
 from enclave.identity import Identity
 from node import tokens
 from node.api import commands
+from node.api.access import Gate
 from node.client import UnreachableError, evidence, provision_group_key
 from node.client.channel import client_tls_context
 from node.raft.types import Applied, Cursor, Ok
-from node.tokens import AccessRole, parse_access
-from tests.node.api.fakes import IDENTITY, NO_ACCESS, FakeService, call, served
+from node.system.access import AccessState
+from node.system.access_list import AccessList
+from node.system.grants import AccessRole, Grant, Kind
+from tests.node.api.fakes import IDENTITY, FakeService, call, served
 
 NOW = datetime.now(UTC)
 SECRET = {"op": "cas", "key": "a", "expect": "wrong", "value": "x"}
@@ -57,7 +60,7 @@ def test_it_could_be_if_the_credential_were_not_part_of_the_key(monkeypatch):
 def offer_the_key_to_a_stranger():
     stranger, service = Identity.generate("node-a", NOW, hosts=("localhost",)), FakeService(group_key=None)
     with (
-        served(service, identity=stranger, access=NO_ACCESS) as port,
+        served(service, identity=stranger) as port,
         contextlib.suppress(UnreachableError),
     ):
         provision_group_key(
@@ -106,14 +109,20 @@ def call_with_an_issued_certificate(tmp_path):
     pinned_key, other_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     pinned = certificate("ops", pinned_key, "ops", pinned_key, ca=True)
     issued = certificate("friend", other_key, "ops", pinned_key, ca=False)
-    text = f"[[certificate]]\nname = 'ops'\nroles = ['read']\npem = '''{pinned.public_bytes(Encoding.PEM).decode()}'''"
+    grant = Grant(
+        name="ops",
+        kind=Kind.CERTIFICATE,
+        credential=tokens.spki_digest(pinned),
+        roles=(AccessRole.READ,),
+        certificate=pinned.public_bytes(Encoding.DER),
+    )
     file = tmp_path / "issued.pem"
     key_pem = other_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     file.write_bytes(issued.public_bytes(Encoding.PEM) + key_pem)
     context = client_tls_context(IDENTITY.certificate_pem())
     context.load_cert_chain(file)
     with (
-        served(FakeService(), access=parse_access(text.encode(), where="test")) as port,
+        served(FakeService(state=AccessState([grant]))) as port,
         httpx.Client(verify=context, trust_env=False, timeout=10) as http,
     ):
         return http.get(f"https://localhost:{port}/v1/group").status_code
@@ -124,7 +133,7 @@ def test_a_pinned_key_cannot_be_passed_on_by_issuing_certificates(tmp_path):
 
 
 def test_it_could_if_only_the_chain_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens.AccessList, "of_client_certificate", lambda self, _der: self._certificates[0])
+    monkeypatch.setattr(AccessList, "of_key", lambda self, _digest: self.of_name("ops"))
 
     assert call_with_an_issued_certificate(tmp_path) == 200
 
@@ -182,14 +191,21 @@ def write_with_a_readers_token():
         role=AccessRole.READ,
         json_body={"command": {"op": "put", "key": "a", "value": "b"}},
     )
-    return len(service.executed)
+    return service.machine.query({"op": "get", "key": "a"})["item"]
 
 
 def test_a_reader_cannot_write():
-    assert write_with_a_readers_token() == 0
+    assert write_with_a_readers_token() is None
 
 
-def test_he_could_without_the_check_of_the_role(monkeypatch):
-    monkeypatch.setattr(commands, "require_role", lambda principal, _role: principal)
+def test_he_cannot_even_past_the_gate_because_the_log_judges_him_again(monkeypatch):
+    monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
 
-    assert write_with_a_readers_token() == 1
+    assert write_with_a_readers_token() is None
+
+
+def test_he_could_without_both_checks_of_the_role(monkeypatch):
+    monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
+    monkeypatch.setattr(Grant, "permit_command", lambda self, _command, _machine: None)
+
+    assert write_with_a_readers_token() is not None

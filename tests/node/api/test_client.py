@@ -20,7 +20,7 @@ from node.client import (
 )
 from node.errors import ConfigError
 from node.machines import kv
-from tests.node.api.fakes import IDENTITY, ME, NO_ACCESS, FakeService, served
+from tests.node.api.fakes import IDENTITY, ME, FakeService, served
 from tests.node.api.scripted import OK, TOKEN, connected, problem
 
 
@@ -132,7 +132,7 @@ def test_evidence_comes_with_the_certificate_of_its_own_connection():
 def test_the_group_key_goes_to_the_holder_of_the_verified_key_only():
     service = FakeService(group_key=None)
     stranger = Identity.generate("node-a", datetime.now(UTC), hosts=("localhost",))
-    with served(service, access=NO_ACCESS) as port:
+    with served(service) as port:
         url = f"https://127.0.0.1:{port}"
         key = b"\x07" * 32
         with pytest.raises(UnreachableError):

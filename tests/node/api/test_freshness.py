@@ -17,7 +17,7 @@ from node.api.limits import AGE_OF_TTL, REPEATED_OF_TTL, ApiLimits
 from node.api.protocol import ApiProtocol, BodyRoom
 from node.daemon import _api_server_of
 from node.tokens import AccessRole
-from tests.node.api.fakes import ACCESS, IDENTITY, TOKENS, FakeService, served
+from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 from tests.support import documents
 from tests.support.held import HeldRequest
 
@@ -54,14 +54,14 @@ class Group(FakeService):
     timeouts: list = field(default_factory=list)
     remembered_at: dict = field(default_factory=dict)
 
-    async def execute(self, commands, *, key, feed, timeout_s):
+    async def execute(self, commands, *, key, timeout_s, **more):
         self.timeouts.append(timeout_s)
         if (
             key is not None
             and self.remembered_at.setdefault(key, self.clock.now) + 0.9 * TTL_S < self.clock.now
         ):
             self.by_key.pop(key, None)
-        return await super().execute(commands, key=key, feed=feed, timeout_s=timeout_s)
+        return await super().execute(commands, key=key, timeout_s=timeout_s, **more)
 
 
 class Wire(asyncio.Transport):
@@ -92,7 +92,7 @@ class Connection:
 
     def __init__(self, group):
         self.wire = Wire()
-        self._app = create_app(group, ACCESS, LIMITS, age_clock=group.clock)
+        self._app = create_app(group, LIMITS, age_clock=group.clock)
         self._protocol = ApiProtocol(
             Config(self._app, log_config=None),
             ServerState(),
@@ -320,7 +320,7 @@ def test_the_daemon_goes_by_how_long_the_group_remembers(ttl_ms, status):
     config = msgspec.structs.replace(config, api=api)
 
     async def ask():
-        server = _api_server_of(document, config, IDENTITY, FakeService(), ACCESS)
+        server = _api_server_of(document, config, IDENTITY, FakeService())
         await server.start()
         _, port = server.address
         try:

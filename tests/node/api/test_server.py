@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
 from attestation.background import Background, FatalWorkError
@@ -20,10 +22,12 @@ from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.limits import ApiLimits
 from node.api.metrics import BackgroundCollector
-from node.api.server import ApiServer, bind, server_tls_context
+from node.api.server import ApiServer, ServerTls, bind, server_tls_context
 from node.client.channel import client_tls_context
 from node.errors import ConfigError
-from node.tokens import parse_access
+from node.system.access import AccessState
+from node.system.grants import AccessRole, Grant, Kind
+from node.tokens import spki_digest
 from tests.node.api.fakes import IDENTITY, FakeService, served
 from tests.node.api.raw import AUTHORIZATION, PEM, PUT, client, connection, problem_in, read_all
 
@@ -77,14 +81,20 @@ def test_the_private_key_never_has_a_file_name(monkeypatch):
 
 CLIENT = Identity.generate("ops-laptop", datetime.now(UTC))
 STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
-PINNED = parse_access(
-    f"""[[certificate]]
-name = "ops-laptop"
-roles = ["read"]
-pem = '''{CLIENT.certificate_pem().decode()}'''
-""".encode(),
-    where="test",
-)
+
+
+def pinned(identity):
+    return Grant(
+        name="ops-laptop",
+        kind=Kind.CERTIFICATE,
+        credential=spki_digest(x509.load_der_x509_certificate(identity.certificate_der)),
+        roles=(AccessRole.READ,),
+        certificate=identity.certificate_der,
+    )
+
+
+def pinning():
+    return FakeService(state=AccessState([pinned(CLIENT)]))
 
 
 def context_of(identity, tmp_path):
@@ -96,14 +106,14 @@ def context_of(identity, tmp_path):
 
 
 def test_a_pinned_client_certificate_is_enough(tmp_path):
-    with served(FakeService(), access=PINNED) as port, client(context_of(CLIENT, tmp_path)) as http:
+    with served(pinning()) as port, client(context_of(CLIENT, tmp_path)) as http:
         assert http.get(f"https://localhost:{port}/v1/group").status_code == 200
         assert http.get(f"https://localhost:{port}/v1/audit/head").status_code == 403
 
 
 def test_a_strangers_certificate_does_not_get_through_the_handshake(tmp_path):
     with (
-        served(FakeService(), access=PINNED) as port,
+        served(pinning()) as port,
         client(context_of(STRANGER, tmp_path)) as http,
         pytest.raises(httpx.TransportError),
     ):
@@ -111,18 +121,40 @@ def test_a_strangers_certificate_does_not_get_through_the_handshake(tmp_path):
 
 
 def test_without_a_client_certificate_the_token_still_decides():
-    with served(FakeService(), access=PINNED) as port, client() as http:
+    with served(pinning()) as port, client() as http:
         assert http.get(f"https://localhost:{port}/healthz").status_code == 200
         assert http.get(f"https://localhost:{port}/v1/group").status_code == 401
 
 
 def test_what_cannot_be_a_trust_anchor_is_a_configuration_error():
-    with pytest.raises(ConfigError, match=r"api\.tokens_file"):
+    with pytest.raises(ConfigError, match=r"\[access\] a client certificate is unusable"):
         server_tls_context(
             certificate_der=IDENTITY.certificate_der,
             private_key_pem=IDENTITY.private_key_pem(),
             client_certificates_der=[b"\x30\x00"],
         )
+
+
+def test_trust_anchors_follow_the_access_list(tmp_path):
+    service = FakeService(state=AccessState())
+    with served(service) as port:
+        url = f"https://localhost:{port}/v1/group"
+        with client(context_of(CLIENT, tmp_path)) as http:
+            assert http.get(url).status_code == 401
+        service.state = AccessState([pinned(CLIENT)])
+        with client(context_of(CLIENT, tmp_path)) as http:
+            assert http.get(url).status_code == 200
+            service.state = AccessState([pinned(STRANGER)])
+            assert http.get(url).status_code == 401  # on the connection that there is
+        with client(context_of(CLIENT, tmp_path)) as http, pytest.raises(httpx.TransportError):
+            http.get(url)
+
+
+def test_a_certificate_that_tls_cannot_trust_takes_nobody_elses_way_in(tmp_path):
+    unusable = structs.replace(pinned(STRANGER), name="unusable", certificate=b"\x30\x00")
+    service = FakeService(state=AccessState([unusable, pinned(CLIENT)]))
+    with served(service) as port, client(context_of(CLIENT, tmp_path)) as http:
+        assert http.get(f"https://localhost:{port}/v1/group").status_code == 200
 
 
 # ---- connections -----------------------------------------------------------------------------
@@ -264,13 +296,13 @@ def test_a_server_that_fails_ends_the_process_instead_of_leaving_a_node_that_nob
     async def main():
         background = Background()
         server = ApiServer(
-            create_app(FakeService(), parse_access(b"", where="test"), ApiLimits()),
+            create_app(FakeService(), ApiLimits()),
             listen=("127.0.0.1", 0),
-            tls=server_tls_context(
+            tls=ServerTls(
                 certificate_der=IDENTITY.certificate_der,
                 private_key_pem=IDENTITY.private_key_pem(),
-                client_certificates_der=[],
-            ),
+                anchors=tuple,
+            ).context,
             limits=ApiLimits(),
             background=background,
         )

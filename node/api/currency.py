@@ -1,0 +1,110 @@
+"""How current the access list is here: by the member's own strong reads, never by what was last heard.
+
+Whoever has the network can hand a member the leader's words as late as he likes, one after the other, and the
+member cannot see how old they are. A strong read that began at ``t`` proves that what is applied when it ends
+covers all that was committed at ``t``. So ``t`` is what counts, by a clock that goes on while the host stops
+the member.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from node.api.freshness import boot_time_s
+from node.api.problems import ProblemError
+
+# Long enough for an election; who asks waits so long at most.
+PROOF_S_MAX: Final = 3.0
+ATTEMPTS_MAX: Final = 3
+
+
+class Proof(Protocol):
+    """What makes the list current; the node's service does."""
+
+    async def prove_access_current(self, *, timeout_s: float) -> bool:
+        """Return whether all that was committed when this was called is applied here now.
+
+        Raises:
+            UnavailableError: there is no group.
+        """
+        ...
+
+
+class Currency:
+    """Knows at what time the list here was certainly the group's.
+
+    Args:
+        proof: makes it current.
+        lag_s: how long ago that may be, for what is not judged again by the log.
+        clock: seconds that go on while the machine sleeps.
+    """
+
+    def __init__(self, proof: Proof, lag_s: float, clock: Callable[[], float] = boot_time_s) -> None:
+        self._proof = proof
+        self._lag_s = lag_s
+        self._clock = clock
+        self._proven_s: float | None = None
+        self._proving: asyncio.Future[None] | None = None
+        self._proving_ended: float | None = None
+
+    @property
+    def ever(self) -> bool:
+        """Whether it ever was, in this life of the node: otherwise nobody is known here."""
+        return self._proven_s is not None
+
+    async def within_lag(self) -> None:
+        """Return if the list is current enough to answer by it.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        if self._proven_s is None or self._clock() - self._proven_s > self._lag_s:
+            await self.now()
+
+    async def once(self) -> None:
+        """Return if the list was current at any time of this life.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        if not self.ever:
+            await self.now()
+
+    async def now(self) -> None:
+        """Return when the list covers all that was committed when this was called.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        asked_s = self._clock()
+        # A proof that is under way may have begun too early, and whoever makes it may go away.
+        for _ in range(ATTEMPTS_MAX):
+            ended = await self._prove()
+            if self._proven_s is not None and self._proven_s >= asked_s:
+                return
+            if ended is not None and ended >= asked_s:
+                break
+        raise ProblemError(
+            "access-not-current",
+            "this node cannot tell who may call now: it has not covered what the group has committed",
+        )
+
+    async def _prove(self) -> float | None:
+        """Prove it, or wait for the proof that is under way: all who ask at a time share one.
+
+        Returns when it began; None if it was given up.
+        """
+        if self._proving is not None:
+            await asyncio.wait((self._proving,))
+            return self._proving_ended
+        proving = self._proving = asyncio.get_running_loop().create_future()
+        began_s = self._clock()
+        self._proving_ended = None
+        try:
+            if await self._proof.prove_access_current(timeout_s=PROOF_S_MAX):
+                self._proven_s = began_s
+            self._proving_ended = began_s
+        finally:
+            self._proving = None
+            proving.set_result(None)
+        return began_s
