@@ -180,6 +180,16 @@ class BondConnection(asyncio.Protocol):
         """Close at once, without a word."""
         self._channel.abort()
 
+    def crowded_out(self) -> None:
+        """Give the place up to somebody else, at once: whoever is honest dials again."""
+        refusal = Refusal(
+            code=RefusalCode.TIMEOUT,
+            reason="too-many-handshakes",
+            message="others needed the place, and this one had waited longest",
+        )
+        self._end(refusal, by_peer=False, tell=False)
+        self.abort()
+
     def abandon(self) -> None:
         """The dial was given up. If the socket was open by then uvloop closes it, and tells nobody."""
         if self._channel.attached:
@@ -311,6 +321,7 @@ class BondConnection(asyncio.Protocol):
                     self.admit_sent = self.admit_sent or isinstance(message, Admit)
                     self._channel.send(message)
                 case shaking.Issue(binding):
+                    self._host.proved(self)
                     assert self.group is not None
                     self._desk.issue(self.group, binding, self._issued)
                 case shaking.Judge(tickets, binding):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from node.bonds.addresses import is_ip, split_address
+from node.bonds.addresses import is_ip, join_address, split_address
 from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
 
@@ -54,6 +54,11 @@ class AddressBook:
 
     def addresses(self) -> list[str]:
         return sorted(self._places)
+
+    def knows(self, ip: str) -> bool:
+        """Return whether one of the addresses is at this IP address."""
+        start = join_address(ip, 0)[:-1]
+        return any(address.startswith(start) for address in self._places)
 
     def names_due(self, now_ms: int) -> list[str]:
         """Return the DNS seeds to resolve now."""

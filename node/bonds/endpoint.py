@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import logging
-from collections import Counter
+from collections import OrderedDict
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final
 
 from OpenSSL import SSL
 
@@ -22,11 +23,14 @@ from node.bonds.record import BondRecorder
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import bond_context
 from node.errors import ConfigError, LocalProtocolError
+from node.places import Places, Usage, share_of_address
 from node.raft.types import Incarnation
 
 __all__ = ["BondEndpoint", "BondHandler", "BondInfo", "GroupBonds", "GroupSpec"]
 
 logger = logging.getLogger(__name__)
+
+BONDED_FROM_MAX: Final = 1024  # remote IP addresses
 
 
 class BondEndpoint:
@@ -77,8 +81,13 @@ class BondEndpoint:
         self._judging = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bond-judge")
         self._groups: dict[bytes, GroupBonds] = {}
         self._connections: set[BondConnection] = set()
-        self._knocking: set[BondConnection] = set()
-        self._knocks_from: Counter[str] = Counter()
+        self._knocking: Places[BondConnection] = Places(
+            "bond-handshakes",
+            self._settings.handshakes_max,
+            share_max=self._settings.handshakes_per_address_max,
+        )
+        # Where members were, the newest last: who comes from there is no stranger.
+        self._bonded_from: OrderedDict[str, None] = OrderedDict()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -202,32 +211,47 @@ class BondEndpoint:
         self._groups.pop(group.group_id, None)
 
     def opened(self, connection: BondConnection) -> bool:
-        """Count a new connection; False if there is no room for it."""
+        """Give a new connection a place, whoever has to go for it; False if it is itself."""
         self._connections.add(connection)
         if connection.role is Role.INITIATOR:
             return True
-        settings = self._settings
-        full = len(self._knocking) >= settings.handshakes_max
-        if full or self._knocks_from[connection.ip] >= settings.handshakes_per_address_max:
-            self._recorder.turned_away(connection.address, "too-many-handshakes")
+        goes = self._seat(connection)
+        if goes is connection:
+            self._recorder.turned_away(goes.address, "too-many-handshakes")
             return False
-        self._knocking.add(connection)
-        self._knocks_from[connection.ip] += 1
+        if goes is not None:
+            goes.crowded_out()
         return True
 
-    def let_in(self, connection: BondConnection) -> None:
-        """Stop counting a connection as knocking."""
+    def proved(self, connection: BondConnection) -> None:
+        """The peer has the group key: it waits anew, among those who do."""
         if connection in self._knocking:
-            self._knocking.discard(connection)
-            self._knocks_from[connection.ip] -= 1
-            # Without zeros, or the counter would grow with every address that ever called.
-            self._knocks_from += Counter()
+            self._seat(connection)  # in the place that it has: nobody goes
+
+    def let_in(self, connection: BondConnection) -> None:
+        """Stop counting a connection as knocking: the bond stands."""
+        self._knocking.leave(connection)
+        self._bonded_from[connection.ip] = None
+        self._bonded_from.move_to_end(connection.ip)
+        if len(self._bonded_from) > BONDED_FROM_MAX:
+            self._bonded_from.popitem(last=False)
+
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what is taken of the pools here."""
+        return (self._knocking.usage,)
+
+    def _seat(self, connection: BondConnection) -> BondConnection | None:
+        share = share_of_address(connection.ip)
+        return self._knocking.enter(connection, share, known=self._is_known(connection.ip))
+
+    def _is_known(self, ip: str) -> bool:
+        return ip in self._bonded_from or any(group.knows(ip) for group in self._groups.values())
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
         self._recorder.ended(connection, ending)
 
     def closed(self, connection: BondConnection) -> None:
-        self.let_in(connection)
+        self._knocking.leave(connection)
         self._connections.discard(connection)
 
     async def _tick_forever(self) -> None:

@@ -220,6 +220,10 @@ class GroupBonds:
     def issuers(self) -> Sequence[TicketIssuer]:
         return self._issuers
 
+    def knows(self, ip: str) -> bool:
+        """Return whether a member may be at this address: a seed, or told by a bonded peer."""
+        return self._book.knows(ip)
+
     def known_peers(self) -> tuple[PeerEntry, ...]:
         entries = [self._bonds[peer_id].entry for peer_id in sorted(self._bonds)]
         return tuple(entries[:ENTRIES_MAX])

@@ -21,6 +21,7 @@ from enclave.identity import Identity
 from node.bonds.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.handshake import Role, proof_of
 from node.bonds.messages import Hello, PeerEntry, Ping, Prove, Refuse
+from node.places import Places
 from node.raft.types import Incarnation, Preference
 from tests.support.bonds import GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer
 
@@ -260,15 +261,139 @@ def test_handshakes_are_capped_per_address() -> None:
         async with Cluster() as cluster:
             settings = replace(QUICK, handshakes_per_address_max=3)
             node = await cluster.start("node", settings=settings)
-            held = [await RawPeer.connect(node.endpoint.port) for _ in range(3)]
-            extra = await RawPeer.connect(node.endpoint.port, tls=False)
-            await extra.until_closed()
+            held = [await RawPeer.connect(node.endpoint.port) for _ in range(4)]
+            await held[0].until_closed()  # it has waited longest
             await node.until_event("bond-refused", reason="too-many-handshakes")
-            await extra.close()
+            assert not any(raw.reader.at_eof() for raw in held[1:])
+            # Whoever comes next gets in, too.
+            await still_bonds(cluster, node)
             for raw in held:
                 await raw.close()
-            # The places are free again: those who left no longer count.
-            await still_bonds(cluster, node)
+
+    run(scenario())
+
+
+ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 6))
+BESIEGED = replace(
+    QUICK,
+    handshakes_max=16,
+    handshakes_per_address_max=4,
+    proof_timeout_ms=60_000,
+    handshake_timeout_ms=60_000,
+)
+
+
+STRANGERS_MAX = 14  # an eighth of the places is for the known
+
+
+class Siege:
+    """Silent connections from a few addresses, opened again as often as they are closed."""
+
+    def __init__(self, node: Node, each: int) -> None:
+        self._node, self._port = node, node.endpoint.port
+        self._tasks = [
+            asyncio.get_running_loop().create_task(self._hold(address))
+            for address in ATTACKERS
+            for _ in range(each)
+        ]
+
+    async def _hold(self, address: str) -> None:
+        while True:
+            await asyncio.sleep(0.01)  # they share the loop with those whom they besiege
+            try:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, local_addr=(address, 0)
+                )
+            except OSError:
+                continue
+            try:
+                await reader.read()
+            except ConnectionError:
+                continue
+            finally:
+                writer.transport.abort()
+
+    async def begun(self) -> None:
+        """Wait until strangers have all the places that they can have."""
+        async with asyncio.timeout(10):
+            while self._node.endpoint.usages()[0].strangers < STRANGERS_MAX:
+                await asyncio.sleep(0.005)
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def test_four_silent_addresses_do_not_keep_a_member_with_right_evidence_out() -> None:
+    """They kept a restarted node out for as long as they liked: the newest lost."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("node", settings=BESIEGED)
+            siege = Siege(node, each=4)
+            await siege.begun()
+            friend = await cluster.start("friend", node.address)
+            await node.until_bonded(friend)
+            await friend.endpoint.close()
+            again = await cluster.start("friend-again", node.address)
+            await node.until_bonded(again)
+            await siege.end()
+
+            assert node.endpoint.usages()[0].sent_away > 0
+
+    run(scenario())
+
+
+def test_they_would_if_the_newest_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    enter = Places.enter
+
+    def newest_loses(places: Any, item: Any, share: str, *, known: bool) -> Any:
+        return item if len(places) >= STRANGERS_MAX else enter(places, item, share, known=known)
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("node", settings=BESIEGED)
+            siege = Siege(node, each=4)
+            await siege.begun()
+            await cluster.start("friend", node.address)
+            async with asyncio.timeout(10):
+                while not any(
+                    event["address"].startswith("127.0.0.1:")
+                    for event in node.events("bond-refused", reason="too-many-handshakes")
+                ):
+                    await asyncio.sleep(0.01)
+            await siege.end()
+
+            assert not node.peers()
+
+    monkeypatch.setattr(Places, "enter", newest_loses)
+    run(scenario())
+
+
+def test_strangers_of_many_addresses_never_crowd_out_a_known_address() -> None:
+    """More addresses than places: of those who are unknown only the newest stay."""
+
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            node = await cluster.start("node", settings=BESIEGED)
+            friend = await cluster.start("friend", node.address)
+            await node.until_bonded(friend)
+            known = await RawPeer.connect(node.endpoint.port)  # from where the friend is
+            strangers = [
+                await asyncio.open_connection(
+                    "127.0.0.1", node.endpoint.port, local_addr=(f"127.0.1.{number}", 0)
+                )
+                for number in range(1, 30)
+            ]
+            await strangers[0][0].read()
+            known.send(hello())
+
+            assert isinstance(await known.receive(), Hello)
+            assert node.endpoint.usages()[0].known == 1
+            for _, writer in strangers:
+                writer.transport.abort()
+            await known.close()
 
     run(scenario())
 

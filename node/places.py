@@ -1,0 +1,267 @@
+"""Few places and many who want one: who waits longest without showing who they are goes first.
+
+A pool in which the newest loses is held by whoever comes first and stays: four silent addresses kept a member
+out of every handshake place for as long as they liked. Here the newest gets in. When there is no place,
+somebody goes: of the *share* (an address, an IPv6 /64, a caller) that has the most places, the one who has
+waited longest. So who takes many places crowds out himself, and a share of one is the last to be touched.
+
+Two standings, each with room that the other cannot take: *strangers*, of whom nothing is known but an
+address, and the *known*, who have shown credentials or whose address has. No stranger crowds out one of them.
+
+``Places`` is for those who can be sent away (connections, waiting requests), ``Room`` for what cannot be
+taken back once it is given (memory, requests being executed): there nobody gets all of it.
+"""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+Share = Hashable
+
+RESERVED_PART: Final = 8  # an eighth of the places for each standing
+_IPV6_SHARE_BITS: Final = 64  # what one subscriber is given at least (RFC 6177)
+
+
+def share_of_address(ip: str) -> str:
+    """Return the share of a remote address: itself, or its /64 for IPv6, where a host has all of them."""
+    try:
+        address = ipaddress.ip_address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        prefix = int(address) >> (128 - _IPV6_SHARE_BITS) << (128 - _IPV6_SHARE_BITS)
+        return f"{ipaddress.IPv6Address(prefix)}/{_IPV6_SHARE_BITS}"
+    return str(address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What is taken of a pool, for metrics.
+
+    Attributes:
+        pool: its name.
+        limit: how much there is.
+        strangers, known: how much each standing has.
+        sent_away: how often somebody had to go, or got nothing, so far.
+    """
+
+    pool: str
+    limit: int
+    strangers: int
+    known: int
+    sent_away: int
+
+
+class _Line(Generic[T]):
+    """Those of one standing, by share, and the shares by how many they have. A step takes constant time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._items: dict[Share, dict[T, None]] = {}  # of each share, oldest first
+        self._by_size: list[dict[Share, None]] = [{}]
+
+    def size_of(self, share: Share) -> int:
+        return len(self._items.get(share, ()))
+
+    def add(self, item: T, share: Share) -> None:
+        items = self._items.setdefault(share, {})
+        self._resize(share, len(items), len(items) + 1)
+        items[item] = None
+        self.count += 1
+
+    def remove(self, item: T, share: Share) -> None:
+        items = self._items[share]
+        del items[item]
+        self._resize(share, len(items) + 1, len(items))
+        if not items:
+            del self._items[share]
+        self.count -= 1
+
+    def oldest_of(self, share: Share) -> T:
+        return next(iter(self._items[share]))
+
+    def first_to_go(self, may_go: Callable[[T], bool]) -> T | None:
+        """Return the oldest of the share with the most places (for longest) that may go."""
+        for shares in reversed(self._by_size):
+            for share in shares:
+                for item in self._items[share]:
+                    if may_go(item):
+                        return item
+        return None
+
+    def next_in_turn(self) -> T | None:
+        """Return the oldest of the share whose turn it is; its next turn comes after all others'."""
+        for share, items in self._items.items():
+            self._items[share] = self._items.pop(share)
+            return next(iter(items))
+        return None
+
+    def _resize(self, share: Share, before: int, after: int) -> None:
+        by_size = self._by_size
+        if before:
+            del by_size[before][share]
+        if after:
+            if after == len(by_size):
+                by_size.append({})
+            by_size[after][share] = None
+        while len(by_size) > 1 and not by_size[-1]:
+            by_size.pop()
+
+
+class Places(Generic[T]):
+    """A pool of places for those who can be sent away.
+
+    Args:
+        name: of the pool, for metrics.
+        places_max: at a time.
+        share_max: places of one share; by default as many as there are.
+        may_go: whether one of the known can be sent away now. Strangers always can.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        places_max: int,
+        *,
+        share_max: int | None = None,
+        may_go: Callable[[T], bool] = lambda _: True,
+    ) -> None:
+        self._name = name
+        self._places_max = places_max
+        # Room that the other standing cannot take; with a single place there is none to set aside.
+        self._standing_max = max(places_max - places_max // RESERVED_PART, 1)
+        self._share_max = places_max if share_max is None else share_max
+        self._may_go = may_go
+        self._strangers: _Line[T] = _Line()
+        self._known: _Line[T] = _Line()
+        self._where: dict[T, tuple[_Line[T], Share]] = {}
+        self._sent_away = 0
+        self._known_had_turn = False
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._where
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            pool=self._name,
+            limit=self._places_max,
+            strangers=self._strangers.count,
+            known=self._known.count,
+            sent_away=self._sent_away,
+        )
+
+    def enter(self, item: T, share: Share, *, known: bool) -> T | None:
+        """Give ``item`` a place, and return who has to go for it: nobody, another one, or ``item`` itself.
+
+        Who is in already begins anew: with another share, as one of the known, or as one who just came.
+        """
+        self.leave(item)
+        line = self._known if known else self._strangers
+        line.add(item, share)
+        self._where[item] = (line, share)
+        if line.size_of(share) > self._share_max:
+            goes: T | None = line.oldest_of(share)
+        elif line.count > self._standing_max:
+            goes = self._first_of(line)
+        elif len(self._where) > self._places_max:
+            goes = self._first_of(self._strangers if self._strangers.count else self._known)
+        else:
+            return None
+        goes = item if goes is None else goes
+        self.leave(goes)
+        self._sent_away += 1
+        return goes
+
+    def leave(self, item: T) -> None:
+        """Free the place of ``item``, if it has one."""
+        where = self._where.pop(item, None)
+        if where is not None:
+            line, share = where
+            line.remove(item, share)
+
+    def take_next(self) -> T | None:
+        """Take out who is next: the standings in turns, in each the shares in turns, of each the oldest."""
+        lines = (self._strangers, self._known) if self._known_had_turn else (self._known, self._strangers)
+        for line in lines:
+            item = line.next_in_turn()
+            if item is not None:
+                self._known_had_turn = line is self._known
+                self.leave(item)
+                return item
+        return None
+
+    def _first_of(self, line: _Line[T]) -> T | None:
+        return line.first_to_go(self._may_go if line is self._known else lambda _: True)
+
+
+class Room:
+    """An amount of something that cannot be taken back.
+
+    Strangers together get an eighth of it, one caller all but an eighth.
+
+    Args:
+        name: for metrics.
+        amount_max: all that there is.
+        caller_min: what one caller can have at least, if nobody else has anything: one request of his.
+    """
+
+    def __init__(self, name: str, amount_max: int, *, caller_min: int = 1) -> None:
+        self._name = name
+        self._amount_max = amount_max
+        self._strangers_max = max(amount_max // RESERVED_PART, 1)
+        self._caller_max = max(amount_max - amount_max // RESERVED_PART, caller_min)
+        self._strangers = 0
+        self._of_caller: Counter[Share] = Counter()
+        self._known = 0
+        self._refused = 0
+
+    @property
+    def taken(self) -> int:
+        return self._strangers + self._known
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            pool=self._name,
+            limit=self._amount_max,
+            strangers=self._strangers,
+            known=self._known,
+            sent_away=self._refused,
+        )
+
+    def take(self, amount: int, caller: Share | None) -> bool:
+        """Take ``amount`` for a caller, or for a stranger (None), if there is room for it."""
+        if caller is None:
+            fits = self._strangers + amount <= self._strangers_max
+        else:
+            fits = self._of_caller[caller] + amount <= self._caller_max
+        if not fits or self.taken + amount > self._amount_max:
+            self._refused += 1
+            return False
+        if caller is None:
+            self._strangers += amount
+        else:
+            self._known += amount
+            self._of_caller[caller] += amount
+        return True
+
+    def give_back(self, amount: int, caller: Share | None) -> None:
+        """What ``take`` gave to the same one."""
+        if caller is None:
+            self._strangers -= amount
+            assert self._strangers >= 0
+            return
+        self._known -= amount
+        self._of_caller[caller] -= amount
+        assert self._of_caller[caller] >= 0
+        if not self._of_caller[caller]:
+            del self._of_caller[caller]
