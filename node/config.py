@@ -54,7 +54,7 @@ class ApiTable(_Table, frozen=True):
     listen: str = "127.0.0.1:8443"
     advertise: str | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
-    body_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=16 * MIB)] = MIB
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=16 * MIB)] = 4 * MIB
     bodies_bytes_max: Annotated[int, msgspec.Meta(ge=4096)] = 64 * MIB
     concurrent_requests_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 2048

@@ -39,7 +39,7 @@ class ApiLimits:
             judge again.
     """
 
-    body_bytes_max: int = 1024 * 1024
+    body_bytes_max: int = 4 * 1024 * 1024
     head_bytes_max: int = 32 * 1024
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
