@@ -10,7 +10,6 @@ import pytest
 
 from attestation.freshness import FreshnessState
 from node import config, group_document
-from node.daemon import access_of
 from node.errors import ConfigError
 from node.group_document import parse_group_document_untrusted
 from node.raft.types import Bootstrap
@@ -209,7 +208,6 @@ def test_a_hostile_node_key_changes_nothing_that_decides(key):
     assert asked == config.founding_of(document, honest) or asked.bootstrap is Bootstrap.JOIN
     # The functions that decide are given the group document alone; a new parameter of theirs has to be argued here.
     assert list(inspect.signature(validators_of).parameters) == ["document", "tdx"]
-    assert list(inspect.signature(access_of).parameters) == ["document"]
     assert "config" not in inspect.signature(tdx_validator_of).parameters
 
 
