@@ -149,6 +149,7 @@ class Daemon:
             cluster=group.cluster,
             state_machine=self._machine.signature,
             status=group.status,
+            min_voters=self._document.settings.min_voters,
         )
 
     def bonds(self) -> Sequence[BondView]:

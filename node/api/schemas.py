@@ -53,6 +53,13 @@ class Node(_Response, frozen=True):
     peer_id: Annotated[Hex32, Meta(description="The incarnation: digest of the key born at this start.")]
 
 
+class StatusWarning(_Response, frozen=True):
+    """Something that an operator should look at."""
+
+    code: Annotated[str, Meta(description="Stable, kebab-case.")]
+    message: Annotated[str, Meta(description="For people; may change.")]
+
+
 class Group(_Response, frozen=True):
     """The group as this node sees it."""
 
@@ -75,6 +82,7 @@ class Group(_Response, frozen=True):
     halted: Annotated[str | None, Meta(description="Why this member stopped for good, if it did.")]
     state_machine: Annotated[str, Meta(description="The machine's signature.")]
     mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
+    warnings: Annotated[Sequence[StatusWarning], Meta(description="What an operator should look at.")] = ()
 
 
 class Member(_Response, frozen=True):

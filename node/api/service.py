@@ -57,6 +57,7 @@ class GroupView:
         cluster: of which the member holds a committed entry; None while it holds none.
         state_machine: the machine's signature.
         status: the member's own view.
+        min_voters: how many voters the group wants at least.
     """
 
     network_id: bytes
@@ -64,6 +65,7 @@ class GroupView:
     cluster: Cluster | None
     state_machine: str
     status: MemberStatus
+    min_voters: int = 1
 
 
 class BondView(Protocol):

@@ -32,7 +32,24 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         halted=status.halted,
         state_machine=view.state_machine,
         mock=mock,
+        warnings=_warnings(view),
     )
+
+
+def _warnings(view: GroupView) -> list[schemas.StatusWarning]:
+    electable = view.status.electable
+    if len(electable) >= view.min_voters:
+        return []
+    names = ", ".join(one.name for one in electable) or "nobody"
+    return [
+        schemas.StatusWarning(
+            code="too-few-electable",
+            message=(
+                f"the group wants at least {view.min_voters} voters, and this node sees only "
+                f"{len(electable)} that may vote ({names}): the others are down or observers"
+            ),
+        )
+    ]
 
 
 def members_response(status: MemberStatus, bonds: Iterable[BondView]) -> schemas.Members:

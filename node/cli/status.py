@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.api import schemas
-from node.cli.common import connect, print_json
+from node.cli.common import connect, print_json, visible
 
 
 def command(
@@ -46,6 +46,8 @@ def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds)
         console.print("[yellow]mock attestation: no hardware trust[/yellow]")
     if group.halted:
         console.print(f"[red bold]halted: {group.halted}[/red bold]")
+    for warning in group.warnings:
+        console.print(visible(f"{warning.message} ({warning.code})"), style="yellow")
     expiry = {bond.peer_id: bond.expires_at for bond in bonds.bonds}
     table = Table()
     for column in ("name", "role", "bond", "admitted until", "api", "peer id"):

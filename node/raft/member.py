@@ -307,6 +307,10 @@ class Member(Inbox):
         """
         return self.cluster if self.commit else None
 
+    def _electable(self) -> tuple[Incarnation, ...]:
+        mine = () if self.preference is Preference.OBSERVER else (self.me,)
+        return tuple(sorted((*mine, *(peer for peer in self.peers if not self._is_observer(peer)))))
+
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""
         last = self.log.last()
@@ -329,4 +333,5 @@ class Member(Inbox):
             online=self.online,
             halted=self.halted,
             match={} if lead is None else dict(sorted(lead.match.items())),
+            electable=self._electable(),
         )

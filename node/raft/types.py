@@ -257,7 +257,11 @@ class Resolution(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStatus:
-    """A snapshot of one member, for people and metrics."""
+    """A snapshot of one member, for people and metrics.
+
+    Attributes:
+        electable: this member and its bonded peers, without Observers: who may vote and lead.
+    """
 
     me: Incarnation
     role: Role
@@ -274,3 +278,4 @@ class MemberStatus:
     online: bool
     halted: str | None
     match: dict[Incarnation, int] = field(default_factory=dict)
+    electable: tuple[Incarnation, ...] = ()

@@ -101,6 +101,7 @@ class FakeService:
 
     cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
     certificate: bytes | None = None
+    electable: tuple[Incarnation, ...] = (ME, PEER)
 
     def grants(self):
         self.group()
@@ -152,6 +153,7 @@ class FakeService:
             online=True,
             halted=None,
             match={PEER: self.index},
+            electable=self.electable,
         )
         return GroupView(
             network_id=bytes([7]) * 32,
@@ -159,6 +161,7 @@ class FakeService:
             cluster=self.cluster,
             state_machine=self.machine.signature,
             status=status,
+            min_voters=2,
         )
 
     def bonds(self):

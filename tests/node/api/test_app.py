@@ -78,6 +78,20 @@ def test_before_there_is_a_group_nobody_is_known():
 
 
 # ---- group ------------------------------------------------------------------------------
+def test_fewer_electable_members_than_min_voters_are_named():
+    def warnings(*electable):
+        return call(FakeService(electable=electable), "GET", "/v1/group", role=AccessRole.READ).json[
+            "warnings"
+        ]
+
+    assert warnings(ME, PEER) == []
+    (one,) = warnings(ME)
+    assert one["code"] == "too-few-electable"
+    assert "at least 2 voters" in one["message"]
+    assert "only 1 that may vote (node-a)" in one["message"]
+    assert "only 0 that may vote (nobody)" in warnings()[0]["message"]
+
+
 def test_the_group_names_leader_voters_and_learners_by_peer_id():
     group = call(FakeService(), "GET", "/v1/group", role=ADMIN).json
 

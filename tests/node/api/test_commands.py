@@ -259,7 +259,7 @@ def test_a_declared_size_over_the_limit_is_refused_whatever_comes():
         "/v1/commands",
         role=AccessRole.WRITE,
         body=b"{}",
-        headers=[("content-length", "1048577")],
+        headers=[("content-length", str(ApiLimits().body_bytes_max + 1))],
     )
 
     assert (reply.status, reply.json["code"]) == (413, "body-too-large")

@@ -112,6 +112,22 @@ class Shy(Counter):
         return Preference.OBSERVER
 
 
+def test_status_says_who_may_vote_and_lead() -> None:
+    async def scenario(site: Site) -> None:
+        a = await alone(site)
+        b = counter(await site.network("b", site.networks[0]), JOIN).join()
+        c = counter(await site.network("c", site.networks[0]), JOIN, preference=Preference.OBSERVER).join()
+
+        await until(lambda: len(a.bonds) == 2)
+        assert a.status.electable == (a.me, b.me)
+        await until(lambda: a.me in c.status.electable)
+        assert c.me not in c.status.electable
+        await b.close()
+        await until(lambda: a.status.electable == (a.me,))
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("chosen", "shown"), [(None, Preference.OBSERVER), (Preference.RELUCTANT, Preference.RELUCTANT)]
 )
