@@ -6,7 +6,7 @@ is a property of each key, never the token's choice, so there is no confusion of
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -179,6 +179,18 @@ class JwtRules:
             if limit is not None and not timedelta(0) < limit <= DURATION_MAX:
                 raise ValueError(f"{name} must be more than zero and at most {DURATION_MAX.days} days")
 
+    def canonical(self) -> dict[str, Any]:
+        """Return every rule as plain data. It follows from the fields alone, so none can be forgotten."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: _seconds(value)
+            if isinstance(value, timedelta)
+            else dict(value)
+            if isinstance(value, Mapping)
+            else value
+            for name, value in values.items()
+        }
+
 
 class JwtValidator:
     """Admits a peer for whose id one of our keys' owners has signed a token.
@@ -200,18 +212,11 @@ class JwtValidator:
 
     @property
     def signature(self) -> bytes:
-        rules = self._rules
         return digest(
-            "bondstone/ticket-validator/v1",
+            "bondstone/ticket-validator/v2",
             TICKET_CLASS,
             sorted(key.digest for key in self._keys),
-            rules.issuer,
-            rules.audience,
-            rules.subject,
-            dict(rules.required_claims),
-            _seconds(rules.max_age),
-            _seconds(rules.max_lifetime),
-            rules.non_expiring,
+            self._rules.canonical(),
         )
 
     @property
