@@ -6,6 +6,7 @@ once; the first finding gives the refusal its reason.
 
 import hmac
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
@@ -65,6 +66,27 @@ _ATTRIBUTE_REASONS: Final = {
 }
 
 
+TCB_FALLS: Final = frozenset(
+    {"tcb-status-not-accepted", "tcb-advisory-not-accepted", "tcb-evaluation-data-number"}
+)
+"""What may be against a standing member: that Intel's documents have changed, while it has not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallenBack:
+    """Genuine evidence that has nothing against it but what is in ``TCB_FALLS``.
+
+    It is no acceptance: without a member that may stand (``attestation.standing``) it is ``refusal``.
+
+    Attributes:
+        result: what is established, as of evidence that is accepted.
+        refusal: what a stranger is refused with.
+    """
+
+    result: AttestationResult
+    refusal: AppraisalError
+
+
 def appraise(
     verified: VerifiedQuote,
     policy: AppraisalPolicy,
@@ -74,7 +96,7 @@ def appraise(
     event_log: bytes | None = None,
     own_config_id: bytes | None = None,
 ) -> AttestationResult:
-    """Accept a verified quote, or say everything that the policy has against it.
+    """Accept a verified quote, or report everything that the policy has against it.
 
     Args:
         verified: from ``verify_quote`` at this ``now``.
@@ -91,6 +113,33 @@ def appraise(
         AppraisalError: with the first finding's reason; ``values["findings"]`` has them all.
         UndecidedError: nothing speaks against it, and ``own_config_id`` is needed and not there.
     """
+    outcome = appraise_member(
+        verified,
+        policy,
+        now=now,
+        report_data=report_data,
+        event_log=event_log,
+        own_config_id=own_config_id,
+    )
+    if isinstance(outcome, FallenBack):
+        raise outcome.refusal
+    return outcome
+
+
+def appraise_member(
+    verified: VerifiedQuote,
+    policy: AppraisalPolicy,
+    *,
+    now: datetime,
+    report_data: bytes | ReportData,
+    event_log: bytes | None = None,
+    own_config_id: bytes | None = None,
+) -> AttestationResult | FallenBack:
+    """Appraise as :func:`appraise` does, and tell evidence that only fell back by its TCB from the rest.
+
+    Raises:
+        StaleEndorsementsError, MalformedError, AppraisalError, UndecidedError: as ``appraise``.
+    """
     now = whole_seconds(now)
     verified.endorsements.require_current(now)
     findings = [*_td_findings(verified.body, policy.td), *tcb_findings(verified, policy.tcb, now)]
@@ -100,10 +149,15 @@ def appraise(
     findings += _report_data_findings(verified.body, report_data)
     log, log_findings = _event_log(verified.body, policy, event_log)
     findings += log_findings
-    if findings:
+    if any(finding.reason not in TCB_FALLS for finding in findings):
         raise _refusal(findings)
-    _require_own_config_known(policy.reference_values, own_config_id)
-    return AttestationResult(
+    try:
+        _require_own_config_known(policy.reference_values, own_config_id)
+    except UndecidedError:
+        if findings:  # a refusal says more
+            raise _refusal(findings) from None
+        raise
+    result = AttestationResult(
         verified=verified,
         policy=policy,
         variant=variant,
@@ -112,6 +166,7 @@ def appraise(
         not_checked=not_checked(policy, report_data),
         appraised_at=now,
     )
+    return FallenBack(result=result, refusal=_refusal(findings)) if findings else result
 
 
 def _refusal(findings: list[AppraisalError]) -> AppraisalError:

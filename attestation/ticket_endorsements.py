@@ -83,6 +83,11 @@ class AcceptedEvidence:
     quoted_at: datetime
 
     @property
+    def number(self) -> int:
+        """The evaluation data number under which it was accepted."""
+        return self.result.verified.tcb.tcb_evaluation_data_number
+
+    @property
     def platform_id(self) -> bytes:
         """What Intel certifies as one physical platform, whichever TDs run on it and whatever they say."""
         extension = self.result.verified.pck.extension

@@ -22,10 +22,12 @@ from attestation.canonical import decode_untrusted, digest, encode
 from attestation.collateral import Endorsements
 from attestation.errors import AppraisalError, AttestationError, MalformedError
 from attestation.freshness import FreshnessState
-from attestation.policy import AppraisalPolicy, appraise
+from attestation.policy import AppraisalPolicy, FallenBack, appraise_member, finding_value
 from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
-from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, EndorsementsStore
+from attestation.result import AttestationResult
+from attestation.standing import Members, NoMembers
+from attestation.ticket_endorsements import AcceptedEvidence, Choice, EndorsementsSource, EndorsementsStore
 from attestation.tickets import (
     CLOCK_AHEAD_MAX,
     CLUSTER_ID_BYTES,
@@ -232,6 +234,7 @@ class TdxValidator:
         endorsements_source: our own endorsements; None if stapled ones must do.
         freshness: what was seen before, never to go back behind it.
         update: the mode in which the source asks for endorsements: whose floors count.
+        members: who may stand when it falls back by its TCB alone.
         witnesses: called with what was accepted in full, when it is remembered. From any thread.
         own_config_id: SHA-384 of the group document that this process has loaded, for
             ``mrconfigid = "own"``; None if it has none.
@@ -245,9 +248,11 @@ class TdxValidator:
         endorsements_source: EndorsementsSource | None,
         freshness: FreshnessState | None = None,
         update: str = "standard",
+        members: Members | None = None,
         witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
         own_config_id: bytes | None = None,
     ) -> None:
+        self._members = members or NoMembers()
         self._witnesses = tuple(witnesses)
         self._policy = policy
         self._own_config_id = own_config_id
@@ -296,7 +301,7 @@ class TdxValidator:
         claims = ticket.claims
         choice = self._store.choose(parse_quote_untrusted(ticket.quote), ticket.endorsements, now)
         verified = verify_quote(ticket.quote, choice.endorsements, now=now)
-        result = appraise(
+        outcome = appraise_member(
             verified,
             self._policy,
             now=now,
@@ -305,18 +310,53 @@ class TdxValidator:
             own_config_id=self._own_config_id,
         )
         require_claims(claims, peer)
-        at = min(ticket_expiry(claims, self._policy.ticket, now), result.valid_until)
-        appraisal = result.to_json_value()
-        if peer.binding is None:
-            appraisal["not_checked"] = [*appraisal["not_checked"], "binding"]
-        appraisal["endorsements"] = choice.origin
-        appraisal["ticket"] = claims_value(claims)
-        accepted = AcceptedEvidence(result=result, peer=peer, quoted_at=claims.quoted_at)
-        return Expiration(at=at, appraisal=appraisal, remember=partial(self._remember, accepted))
+        at = ticket_expiry(claims, self._policy.ticket, now)
+        if isinstance(outcome, FallenBack):
+            return self._standing(outcome, peer, at, _appraisal(outcome.result, claims, peer, choice))
+        accepted = AcceptedEvidence(result=outcome, peer=peer, quoted_at=claims.quoted_at)
+        return Expiration(
+            at=min(at, outcome.valid_until),
+            appraisal=_appraisal(outcome, claims, peer, choice),
+            remember=partial(self._remember, accepted),
+        )
+
+    def _standing(
+        self, fallen: FallenBack, peer: ExpectedClaims, at: datetime, appraisal: dict[str, Any]
+    ) -> Expiration:
+        """Let a member stand. Nothing is remembered: it is not accepted.
+
+        Raises:
+            AppraisalError: it is no member, or has stood for too long.
+        """
+        number = fallen.result.verified.tcb.tcb_evaluation_data_number
+        until = self._members.standing_until(peer.peer_id, number)
+        if until is None:
+            raise fallen.refusal
+        finding = finding_value(fallen.refusal)
+        appraisal |= {
+            "accepted": False,
+            **finding,
+            "findings": fallen.refusal.values["findings"],
+            "verdict": "standing",
+            "standing_until": timestamp(until),
+        }
+        return Expiration(at=min(at, fallen.result.valid_until, until), appraisal=appraisal)
 
     def _remember(self, accepted: AcceptedEvidence) -> None:
         for witness in (self._store.witness, *self._witnesses):
             witness(accepted)
+
+
+def _appraisal(
+    result: AttestationResult, claims: TdxClaims, peer: ExpectedClaims, choice: Choice
+) -> dict[str, Any]:
+    appraisal = result.to_json_value()
+    if peer.binding is None:
+        appraisal["not_checked"] = [*appraisal["not_checked"], "binding"]
+    appraisal["endorsements"] = choice.origin
+    appraisal["ticket"] = claims_value(claims)
+    appraisal["verdict"], appraisal["standing_until"] = "accepted", None
+    return appraisal
 
 
 def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:

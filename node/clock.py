@@ -66,6 +66,10 @@ class NodeClock:
             while len(self._platforms) > PLATFORMS_MAX:
                 del self._platforms[next(iter(self._platforms))]
 
+    def monotonic_s(self) -> float:
+        """Return seconds that never go back."""
+        return self._monotonic_s()
+
     def now(self) -> datetime:
         """Return the time to judge by, aware UTC."""
         with self._lock:

@@ -40,6 +40,7 @@ from node.trust import (
     attester_of,
     further_issuers_of,
     load_freshness,
+    members_of,
     open_source,
     save_freshness,
     tdx_validator_of,
@@ -117,7 +118,8 @@ async def running(
                 background=background,
             )
         )
-        tdx = tdx_validator_of(document, source, seen, [clock.witness])
+        members = members_of(document, clock, lambda: parts[0].log_time if parts else None)
+        tdx = tdx_validator_of(document, source, seen, members, [clock.witness, members.witness])
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: save_freshness(config, tdx.freshness))
         validators = validators_of(document, tdx)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from attestation.background import Background
@@ -104,6 +105,11 @@ class Daemon:
         return CombinedSystem(
             AccessState(grants_of(document.access)), BirthState(document.authority, document.group_id)
         )
+
+    @property
+    def log_time(self) -> datetime | None:
+        """The time in the group's log, as far as it was applied here; None without group state."""
+        return None if self._group is None else self._group.log_time
 
     def collateral_changed(self) -> None:
         """Judge every bond again: new collateral may have changed a verdict."""

@@ -22,6 +22,7 @@ from attestation.collateral import Endorsements
 from attestation.errors import AttestationError, MalformedError
 from attestation.freshness import FreshnessState
 from attestation.quote import parse_quote_untrusted
+from attestation.standing import Members, MemberTable, Moment
 from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, FixedEndorsements
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
 from attestation.ticket_jwt import JwtValidator
@@ -137,10 +138,21 @@ async def _fetch_own(client: CollateralClient, source: ClientSource, attester: A
         source.wish(platform)
 
 
+def members_of(
+    document: GroupDocument, clock: NodeClock, log_time: Callable[[], datetime | None]
+) -> MemberTable:
+    """Return the table of those who were accepted in this life; ``log_time``: as ``Group.log_time``."""
+    return MemberTable(
+        period=timedelta(days=document.policy.tcb.standing_days),
+        moment=lambda: Moment(wall=clock.now(), monotonic_s=clock.monotonic_s(), log=log_time()),
+    )
+
+
 def tdx_validator_of(
     document: GroupDocument,
     source: EndorsementsSource | None,
     seen: FreshnessState,
+    members: Members | None = None,
     witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
 ) -> TdxValidator:
     """Return the judge of TDX tickets, who never goes back behind what was seen."""
@@ -150,6 +162,7 @@ def tdx_validator_of(
         endorsements_source=source,
         freshness=seen,
         update=document.update,
+        members=members,
         witnesses=witnesses,
         own_config_id=document.mrconfigid,
     )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
 import msgspec
@@ -104,6 +105,13 @@ class Group:
     @property
     def log_position(self) -> Cursor:
         return self.status.last
+
+    @property
+    def log_time(self) -> datetime | None:
+        """The time of the newest entry that was applied here, aware UTC; None without group state."""
+        if self.cluster is None:
+            return None
+        return datetime.fromtimestamp(self._driver.member.replica.applied_ms / 1000, UTC)
 
     @property
     def system(self) -> SystemState:

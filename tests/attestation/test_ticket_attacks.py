@@ -101,12 +101,12 @@ def test_a_relayed_quote_under_ones_own_claims_is_refused() -> None:
 
 
 def test_a_relayed_quote_works_when_report_data_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    appraise = ticket_tdx.appraise
+    appraise_member = ticket_tdx.appraise_member
 
     def lenient(verified: Any, rules: Any, **rest: Any) -> Any:
-        return appraise(verified, rules, **{**rest, "report_data": verified.body.report_data})
+        return appraise_member(verified, rules, **{**rest, "report_data": verified.body.report_data})
 
-    monkeypatch.setattr(ticket_tdx, "appraise", lenient)
+    monkeypatch.setattr(ticket_tdx, "appraise_member", lenient)
     bench = Bench()
     thief = Identity.generate("thief", NOW)
     relayed = edited(bench.ticket(), claims__peer_id=thief.peer_id)

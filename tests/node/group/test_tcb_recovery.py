@@ -1,0 +1,267 @@
+"""The day of a TCB recovery: every member is out of date at once, and the group goes on.
+
+Real networks on loopback, real bonds, mock TDs, the real verifier.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from attestation.collateral import Endorsements
+from attestation.ids import network_id_of_name
+from attestation.standing import MemberTable, Moment
+from attestation.ticket_tdx import TdxValidator
+from attestation.values import TcbStatus
+from enclave.identity import Identity
+from enclave.issuer import TdxTicketIssuer
+from enclave.mock.authority import MockAuthority
+from enclave.mock.statement import PLATFORM_OUT_OF_DATE, PLATFORM_UP_TO_DATE, Statement
+from node.group.errors import NotExecutedError, OutcomeUnknownError
+from node.group.group import Group
+from node.group.network import Network
+from node.raft.types import Consistency
+from tests.support.groups import GET, INIT, JOIN, NAME, PATIENCE_S, Site, add, counter, until_voters, within
+from tests.support.tickets import FIRMWARE, REGISTERS, policy
+
+RECOVERY = Statement(
+    platform_levels=(
+        replace(PLATFORM_UP_TO_DATE, sgx_svns=(8,) * 8 + (0,) * 8, date=datetime(2026, 8, 12, tzinfo=UTC)),
+        replace(PLATFORM_UP_TO_DATE, status=TcbStatus.OUT_OF_DATE, advisory_ids=("MOCK-SA-01192",)),
+        PLATFORM_OUT_OF_DATE,
+    ),
+    tcb_evaluation_data_number=21,
+    qe_evaluation_data_number=21,
+)
+
+
+@dataclass
+class Source:
+    """What a member's collateral client holds."""
+
+    authority: MockAuthority
+    statement: Statement = field(default_factory=Statement)
+
+    def endorsements_for(self, _quote: Any, now: datetime) -> Endorsements:
+        return self.authority.endorsements(now, self.statement)
+
+
+@dataclass
+class Member:
+    """One life of a node on the platform that all share."""
+
+    network: Network
+    group: Group
+    source: Source
+    table: MemberTable
+    ahead: timedelta = timedelta(0)
+
+    def moment(self) -> Moment:
+        return Moment(
+            wall=datetime.now(UTC) + self.ahead, monotonic_s=time.monotonic(), log=self.group.log_time
+        )
+
+
+class Day:
+    """A site of members on one platform, and a client that writes all the while."""
+
+    def __init__(self, site: Site, *, standing: bool = True) -> None:
+        self.site = site
+        self.authority = MockAuthority.create(datetime.now(UTC))
+        self.members: list[Member] = []
+        self.rules = policy(tcb__standing_days=14 if standing else 0)
+
+    async def start(self, name: str, statement: Statement | None = None) -> Member:
+        now = datetime.now(UTC)
+        identity = Identity.generate(name, now)
+        source = Source(self.authority, statement or Statement())
+        issuer = TdxTicketIssuer(
+            attester=self.authority.create_td(mrtd=FIRMWARE, rtmrs=REGISTERS),
+            identity=identity,
+            network_id=network_id_of_name(NAME),
+            endorsements_source=source,
+            started_at=now,
+            lifetime=timedelta(hours=1),
+        )
+        others = [member.network for member in self.members]
+        network = await self.site.network(name, *others, identity=identity, issuers=[issuer])
+        made: list[Member] = []
+        table = MemberTable(
+            period=timedelta(days=self.rules.tcb.standing_days), moment=lambda: made[0].moment()
+        )
+        validator = TdxValidator(
+            policy=self.rules,
+            root=self.authority.trust_root,
+            endorsements_source=source,
+            members=table,
+            witnesses=[table.witness],
+        )
+        founding = JOIN if self.members else INIT
+        group = counter(network, founding).require_ticket(validator).join()
+        made.append(Member(network, group, source, table))
+        if not self.members:
+            await within(group.when().is_leader())
+        self.members.append(made[0])
+        return made[0]
+
+    async def found(self) -> None:
+        for name in "abc":
+            await self.start(name)
+        await until_voters([member.group for member in self.members], 3)
+
+    def recover(self) -> None:
+        """Every member's collateral client fetches the new set, and has all bonds judged again."""
+        for member in self.members:
+            member.source.statement = RECOVERY
+        for member in self.members:
+            member.group.rejudge()
+
+    def verdicts(self) -> set[str]:
+        return {bond.appraisals["tdx"]["verdict"] for member in self.members for bond in member.group.bonds}
+
+    async def until(self, condition: Any) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async def write(self, number: int) -> None:
+        """Write once, under a key, on whichever member takes it: with retries, as a client does."""
+        key = number.to_bytes(16, "big")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for member in self.members:
+                    try:
+                        await member.group.execute(add(1), key=key, timeout_s=1)
+                    except (NotExecutedError, OutcomeUnknownError):
+                        continue
+                    return
+                await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[list[int]]:
+        """Write one after the other meanwhile; every write succeeds, or this fails."""
+        written: list[int] = []
+
+        async def go_on() -> None:
+            while True:
+                await self.write(len(written))
+                written.append(len(written))
+
+        task = asyncio.create_task(go_on())
+        try:
+            yield written
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_every_write_succeeds_on_the_day_of_a_tcb_recovery() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site)
+            await day.found()
+            async with day.writing() as written:
+                await day.until(lambda: len(written) >= 5)
+                day.recover()
+                await day.until(lambda: day.verdicts() == {"standing"})
+                before = len(written)
+                await day.until(lambda: len(written) >= before + 20)
+                a, b, c = day.members
+                assert [len(member.group.bonds) for member in day.members] == [2, 2, 2]
+
+                # A lost bond forms again, although both are out of date.
+                formed = len([e for e in b.network.audit.events(limit=1000) if e["kind"] == "bond-admitted"])
+                b.group._bonds.close_bond(c.group.me, 30403, "test")
+                await day.until(
+                    lambda: (
+                        len([e for e in b.network.audit.events(limit=1000) if e["kind"] == "bond-admitted"])
+                        > formed
+                        and len(b.group.bonds) == 2
+                    )
+                )
+
+                # A stranger on the same platform is refused by all, and nothing else changes.
+                stranger = await day.start("d", RECOVERY)
+                day.members.remove(stranger)
+                await day.until(lambda: len(refusals(stranger)) >= 3)
+                assert stranger.group.bonds == []
+                assert set(refusals(stranger)) <= {"tcb-status-not-accepted"}
+                before = len(written)
+                await day.until(lambda: len(written) >= before + 20)
+            for number in range(len(written) + 1):
+                await day.write(number)  # the one that was on its way too; under a key, none counts twice
+            answer = await a.group.query(GET, Consistency.STRONG)
+            assert answer.value == {"value": len(written) + 1}
+
+    asyncio.run(scenario())
+
+
+def refusals(member: Member) -> list[str]:
+    return [
+        event["reason"]
+        for event in member.network.audit.events(limit=1000)
+        if event["kind"] in {"bond-refused", "bond-refused-by-peer"}
+        and event["reason"] not in {"already-bonded", "replaced"}
+    ]
+
+
+def test_a_member_that_restarts_on_that_day_is_a_stranger() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site)
+            await day.found()
+            day.recover()
+            await day.until(lambda: day.verdicts() == {"standing"})
+            ended = day.members.pop()
+            await ended.network.close()
+            again = await day.start("c", RECOVERY)
+            day.members.remove(again)
+            await day.until(lambda: len(refusals(again)) >= 2)
+
+            assert again.group.bonds == []
+            await day.write(0)
+
+    asyncio.run(scenario())
+
+
+def test_without_standing_members_the_group_stops_on_that_day() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site, standing=False)
+            await day.found()
+            day.recover()
+            await day.until(lambda: not any(member.group.bonds for member in day.members))
+
+            with pytest.raises((NotExecutedError, OutcomeUnknownError)):
+                await day.members[0].group.execute(add(1), timeout_s=1)
+
+    asyncio.run(scenario())
+
+
+def test_the_bonds_of_standing_members_end_with_their_days() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site)
+            await day.found()
+            day.recover()
+            await day.until(lambda: day.verdicts() == {"standing"})
+            for member in day.members:
+                member.ahead = timedelta(days=14)
+            for member in day.members:
+                member.group.rejudge()
+            await day.until(lambda: not any(member.group.bonds for member in day.members))
+
+            assert "tcb-status-not-accepted" in {
+                event.get("reason")
+                for event in day.members[0].network.audit.events(limit=1000)
+                if event["kind"] == "ticket-rejected"
+            }
+
+    asyncio.run(scenario())
