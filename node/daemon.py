@@ -46,6 +46,7 @@ from node.trust import (
     tdx_validator_of,
     ticket_lifetime,
     validators_of,
+    witnesses_of,
 )
 
 KEY_FILE_BYTES_MAX: Final = 1024
@@ -119,7 +120,7 @@ async def running(
             )
         )
         members = members_of(document, clock, lambda: parts[0].log_time if parts else None)
-        tdx = tdx_validator_of(document, source, seen, members, [clock.witness, members.witness])
+        tdx = tdx_validator_of(document, source, seen, members, witnesses_of(source, clock, members))
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: save_freshness(config, tdx.freshness))
         validators = validators_of(document, tdx)

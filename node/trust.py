@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from attestation.background import Background
-from attestation.client.client import CollateralClient
+from attestation.client.client import CollateralClient, Rank
 from attestation.client.collateral_set import Collateral
 from attestation.client.platform import platform_of_quote_untrusted
 from attestation.client.requests import INTEL_PCS, Source, UpdateMode
@@ -120,11 +120,15 @@ async def open_source(
     ) as client:
         fetched = ClientSource(client)
         await _fetch_own(client, fetched, attester)
-        task = background.keep("collateral", fetched.run)
+        tasks = [
+            background.keep("collateral", client.keep_fresh),
+            background.keep("collateral-wishes", fetched.run),
+        ]
         try:
             yield fetched
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _fetch_own(client: CollateralClient, source: ClientSource, attester: Attester) -> None:
@@ -132,10 +136,18 @@ async def _fetch_own(client: CollateralClient, source: ClientSource, attester: A
     quote = await asyncio.to_thread(attester.quote, bytes(REPORT_DATA_BYTES))
     platform = platform_of_quote_untrusted(parse_quote_untrusted(quote))
     try:
-        await asyncio.wait_for(client.endorsements(platform), FIRST_FETCH_S)
+        await asyncio.wait_for(client.endorsements(platform, least=Rank.OWN), FIRST_FETCH_S)
     except (AttestationError, TimeoutError) as exc:
         _log.warning("no collateral for this platform yet, going on without: %s", exc)
         source.wish(platform)
+
+
+def witnesses_of(
+    source: EndorsementsSource, clock: NodeClock, members: MemberTable
+) -> list[Callable[[AcceptedEvidence], None]]:
+    """Return who learns from evidence that was accepted in full."""
+    fetching = [source.witness] if isinstance(source, ClientSource) else []
+    return [clock.witness, members.witness, *fetching]
 
 
 def members_of(

@@ -10,14 +10,20 @@
       verified                   -> kept in memory and on disk; whoever watches is told
 
 A verdict is never cached; the caller appraises evidence with what it gets, at its own ``now``.
+
+Platforms have ranks, because quotes that nobody has verified name platforms too. Our own platform's set is
+never let go; those of platforms whose evidence was accepted come next; those of strangers are few, are
+fetched at most two at a time, without retries, and are not kept fresh.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from typing import Final, Never
 
 from attestation.client.collateral_set import (
@@ -38,6 +44,7 @@ from attestation.client.requests import (
     requests_for_numbers,
 )
 from attestation.client.responses import assemble, assemble_numbers
+from attestation.client.retry import ATTEMPTS_MAX
 from attestation.collateral import VerifiedEndorsements
 from attestation.errors import (
     AttestationError,
@@ -51,13 +58,24 @@ from attestation.freshness import FreshnessState, Observation
 from attestation.trust import TrustRoot
 
 PLATFORMS_MAX: Final = 64
+STRANGERS_MAX: Final = 16
 # Quotes that nobody has verified yet decide what is asked for, so they must not decide how much at once.
 FETCHES_MAX: Final = 4
+STRANGER_FETCHES_MAX: Final = 2
 NEGATIVE_TTL: Final = timedelta(minutes=5)
 RETRY_TTL: Final = timedelta(minutes=1)
 IDLE_S_MAX: Final = 60.0
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 _log = logging.getLogger(__name__)
+
+
+class Rank(IntEnum):
+    """Whose platform it is: who waits for whom, and who goes first when there is no room."""
+
+    STRANGER = 0  # named by a quote that nobody has verified
+    KNOWN = 1  # asked for by the program itself, or evidence from it was accepted
+    OWN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +144,9 @@ class CollateralClient:
         self._held: OrderedDict[Platform, Collateral] = OrderedDict()
         self._failures: OrderedDict[Platform, _Failure] = OrderedDict()
         self._flights: dict[Platform, asyncio.Future[Collateral]] = {}
+        self._ranks: OrderedDict[Platform, Rank] = OrderedDict()
         self._slots = asyncio.Semaphore(FETCHES_MAX)
+        self._stranger_slots = asyncio.Semaphore(STRANGER_FETCHES_MAX)
 
     @property
     def seen(self) -> FreshnessState:
@@ -137,14 +157,31 @@ class CollateralClient:
         """Return what is in memory for this platform, current or not. From any thread; never blocks."""
         return self._held.get(platform)
 
-    async def endorsements(self, platform: Platform) -> Collateral:
+    def rank_of(self, platform: Platform) -> Rank:
+        return self._ranks.get(platform, Rank.STRANGER)
+
+    def raise_rank(self, platform: Platform, rank: Rank) -> None:
+        """Make this platform at least ``rank``; in the event loop only."""
+        self._ranks[platform] = max(rank, self.rank_of(platform))
+        self._ranks.move_to_end(platform)
+        known = [each for each, held in self._ranks.items() if held is Rank.KNOWN]
+        for forgotten in known[: max(len(known) - PLATFORMS_MAX, 0)]:
+            del self._ranks[forgotten]
+
+    async def endorsements(self, platform: Platform, *, least: Rank = Rank.KNOWN) -> Collateral:
         """Return current, verified endorsements of this platform.
+
+        Args:
+            platform: whose.
+            least: its rank from now on, unless that is higher already.
 
         Raises:
             EndorsementsUnavailableError: no source has them now, and none are held; worth a retry.
             MalformedError: what the sources give is not collateral.
             VerificationError: what the sources give is not genuine, out of its window, or older than seen.
         """
+        if least is not Rank.STRANGER:
+            self.raise_rank(platform, least)
         now = self._clock()
         held = await self._held_or_loaded(platform, now)
         if held is not None and now < self._due_at(platform):
@@ -182,7 +219,7 @@ class CollateralClient:
         flight = asyncio.get_running_loop().create_future()
         self._flights[platform] = flight
         try:
-            async with self._slots:
+            async with self._slot(platform):
                 collateral = await self._fetch_from_sources(platform)
         except AttestationError as exc:
             self._remember_failure(platform, exc)
@@ -221,17 +258,37 @@ class CollateralClient:
         raise _of_all_sources(errors)
 
     async def keep_fresh(self) -> Never:
-        """Refresh every held set when it is due, for as long as the owner lets this run."""
+        """Refresh every held set when it is due, for as long as the owner lets this run.
+
+        Raises:
+            Exception: something unforeseen; all others that were due have been refreshed all the same, and
+                whoever runs this starts it again.
+        """
         while True:
-            now = self._clock()
-            for platform in list(self._held):
-                if now < self._due_at(platform):
-                    continue
-                try:
-                    await self.refresh(platform)
-                except AttestationError as exc:
-                    _log.warning("refreshing the collateral of %s: %s", platform.fmspc.hex(), exc)
+            due = sorted(self._due(self._clock()), key=self.rank_of, reverse=True)
+            failures = await asyncio.gather(*map(self._refresh_due, due), return_exceptions=True)
+            for failure in failures:
+                if isinstance(failure, BaseException):
+                    raise failure
             await self._sleep(self._idle_s())
+
+    def _due(self, now: datetime) -> list[Platform]:
+        """Return the held platforms to ask for again; a stranger's is let go instead."""
+        due = [platform for platform in self._held if now >= self._due_at(platform)]
+        for platform in due:
+            if self.rank_of(platform) is Rank.STRANGER:
+                del self._held[platform]
+        return [platform for platform in due if platform in self._held]
+
+    async def _refresh_due(self, platform: Platform) -> None:
+        try:
+            await self.refresh(platform)
+        except AttestationError as exc:
+            _log.warning("refreshing the collateral of %s: %s", platform.fmspc.hex(), exc)
+        except Exception:
+            # Not at once again, whatever it was.
+            self._fail(platform, _unforeseen(platform), RETRY_TTL)
+            raise
 
     def _idle_s(self) -> float:
         now = self._clock()
@@ -239,9 +296,19 @@ class CollateralClient:
         return min(max(min(waits, default=IDLE_S_MAX), 1.0), IDLE_S_MAX)
 
     def _due_at(self, platform: Platform) -> datetime:
-        failure = self._failures.get(platform)
-        due = self._held[platform].refresh_at
+        """Return when to ask for this platform again: long ago for one that is not held (any more)."""
+        failure, held = self._failures.get(platform), self._held.get(platform)
+        due = _LONG_AGO if held is None else held.refresh_at
         return due if failure is None else max(due, failure.until)
+
+    @asynccontextmanager
+    async def _slot(self, platform: Platform) -> AsyncIterator[None]:
+        """Wait for leave to fetch; strangers leave room for everybody else."""
+        async with AsyncExitStack() as stack:
+            if self.rank_of(platform) is Rank.STRANGER:
+                await stack.enter_async_context(self._stranger_slots)
+            await stack.enter_async_context(self._slots)
+            yield
 
     async def _held_or_loaded(self, platform: Platform, now: datetime) -> Collateral | None:
         """Return what is held if its window is open at ``now``; what has expired is let go."""
@@ -257,7 +324,8 @@ class CollateralClient:
             _log.info("held collateral of %s: %s", platform.fmspc.hex(), exc)
             self._held.pop(platform, None)
             return None
-        self._held.move_to_end(platform)
+        if platform in self._held:  # else there was no room for a stranger's
+            self._held.move_to_end(platform)
         return held
 
     async def _load(self, platform: Platform, now: datetime) -> Collateral | None:
@@ -268,8 +336,10 @@ class CollateralClient:
         if data is None:
             return None
         try:
-            record = parse_record_untrusted(data)
-            verified = verify_set(platform, record.endorsements, root=self._root, now=now)
+            record = await asyncio.to_thread(parse_record_untrusted, data)
+            verified = await asyncio.to_thread(
+                verify_set, platform, record.endorsements, root=self._root, now=now
+            )
             self._seen = self._seen.fetched(self._observation(verified))
         except StaleEndorsementsError as exc:
             # Genuine, and of no use now: that is no reason to delete it.
@@ -307,12 +377,17 @@ class CollateralClient:
         try:
             return await self._fetch_set_once(source, platform)
         except (MalformedError, VerificationError) as exc:
+            if self.rank_of(platform) is Rank.STRANGER:
+                raise
             # The items are issued hours apart, so a set caught in between may not fit together.
             _log.info("collateral from %s: %s; fetching the whole set again", source.base_url, exc)
             return await self._fetch_set_once(source, platform)
 
     async def _fetch_set_once(self, source: Source, platform: Platform) -> Collateral:
-        parts = await self._fetcher.fetch_all(requests_for(source, platform, self._update))
+        stranger = self.rank_of(platform) is Rank.STRANGER
+        parts = await self._fetcher.fetch_all(
+            requests_for(source, platform, self._update), attempts_max=1 if stranger else ATTEMPTS_MAX
+        )
         endorsements = assemble(parts)
         now = self._clock()
         verified = await asyncio.to_thread(verify_set, platform, endorsements, root=self._root, now=now)
@@ -339,7 +414,12 @@ class CollateralClient:
             except OSError as exc:
                 _log.warning("the collateral cache cannot be written: %s", exc)
         if before is None or before.verified.digest != collateral.verified.digest:
-            self._on_change(collateral)
+            try:
+                self._on_change(collateral)
+            except Exception:  # noqa: BLE001 - whatever it was, it is logged
+                # The set is good and kept; what somebody does with the news is no reason to fetch it again.
+                fmspc = collateral.platform.fmspc.hex()
+                _log.exception("whoever watches the collateral of %s failed", fmspc)
 
     def _observation(self, verified: VerifiedEndorsements) -> Observation:
         return Observation.of(verified, str(self._update))
@@ -347,18 +427,35 @@ class CollateralClient:
     def _keep(self, collateral: Collateral) -> None:
         # A set that is refreshed keeps its place: only being asked for moves it from the door.
         self._held[collateral.platform] = collateral
-        while len(self._held) > PLATFORMS_MAX:
-            self._held.popitem(last=False)
+        while (victim := self._victim()) is not None:
+            del self._held[victim]
+
+    def _victim(self) -> Platform | None:
+        """Return which set to let go: of the lowest rank, the longest not asked for. None: there is room."""
+        strangers = [each for each in self._held if self.rank_of(each) is Rank.STRANGER]
+        if len(strangers) > STRANGERS_MAX:
+            return strangers[0]
+        if len(self._held) <= PLATFORMS_MAX:
+            return None
+        return next(each for rank in Rank for each in self._held if self.rank_of(each) is rank)
 
     def _remember_failure(self, platform: Platform, error: AttestationError) -> None:
         unknown = error.reason == "platform-unknown"
-        if not unknown and platform not in self._held:
+        if not unknown and platform not in self._held and self.rank_of(platform) is not Rank.STRANGER:
             return  # whoever needs it may try again at once
-        ttl = NEGATIVE_TTL if unknown else RETRY_TTL
+        self._fail(platform, error, NEGATIVE_TTL if unknown else RETRY_TTL)
+
+    def _fail(self, platform: Platform, error: AttestationError, ttl: timedelta) -> None:
         self._failures[platform] = _Failure(error=error, until=self._clock() + ttl)
         self._failures.move_to_end(platform)
         while len(self._failures) > PLATFORMS_MAX:
             self._failures.popitem(last=False)
+
+
+def _unforeseen(platform: Platform) -> AttestationError:
+    return EndorsementsUnavailableError(
+        "collateral-fetch-failed", f"fetching the collateral of {platform.fmspc.hex()} failed; see the log"
+    )
 
 
 def _of_all_sources(errors: Sequence[tuple[Source, AttestationError]]) -> AttestationError:

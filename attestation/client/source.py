@@ -3,6 +3,9 @@
 Tickets are judged in threads and must not wait for a network, so ``endorsements_for`` never does. A
 platform that nobody has asked for before is fetched by ``run``; its peer is told that collateral is missing,
 which is worth a retry, and is served the next time.
+
+Wishes come from quotes that nobody has verified, so those of strangers are bounded, and whoever has waited
+longest goes when there is no room. Our own platform, and those whose evidence was accepted, wait for nobody.
 """
 
 import asyncio
@@ -10,14 +13,14 @@ import logging
 from datetime import datetime
 from typing import Final, Never
 
-from attestation.client.client import CollateralClient
+from attestation.client.client import CollateralClient, Rank
 from attestation.client.platform import platform_of_quote_untrusted
-from attestation.client.requests import Platform
+from attestation.client.requests import PckCa, Platform
 from attestation.collateral import Endorsements
 from attestation.errors import AttestationError, MalformedError
 from attestation.quote import Quote
+from attestation.ticket_endorsements import AcceptedEvidence
 
-# Wishes come from quotes that nobody has verified: beyond this many, new ones are dropped until some are met.
 WISHES_MAX: Final = 32
 
 _log = logging.getLogger(__name__)
@@ -26,13 +29,14 @@ _log = logging.getLogger(__name__)
 class ClientSource:
     """An ``attestation.ticket_endorsements.EndorsementsSource`` over a collateral client.
 
-    Made in the event loop that runs ``run``; ``endorsements_for`` may be called from any thread.
+    Made in the event loop that runs ``run`` and the client's ``keep_fresh``; ``endorsements_for`` and
+    ``witness`` may be called from any thread.
     """
 
     def __init__(self, client: CollateralClient) -> None:
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._wishes: dict[Platform, None] = {}
+        self._wishes: dict[Platform, asyncio.Task[None] | None] = {}
         self._wished = asyncio.Event()
 
     def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements | None:
@@ -51,22 +55,44 @@ class ClientSource:
         self._loop.call_soon_threadsafe(self.wish, platform)
         return None
 
+    def witness(self, accepted: AcceptedEvidence) -> None:
+        """Let this evidence's platform no longer wait among strangers."""
+        pck = accepted.result.verified.pck
+        platform = Platform(fmspc=pck.extension.fmspc, ca=PckCa(pck.ca))
+        self._loop.call_soon_threadsafe(self._client.raise_rank, platform, Rank.KNOWN)
+
     def wish(self, platform: Platform) -> None:
         """Have this platform's set fetched soon. In the event loop only."""
-        if len(self._wishes) < WISHES_MAX:
-            self._wishes[platform] = None
-            self._wished.set()
+        if platform in self._wishes:
+            return
+        strangers = [each for each in self._wishes if self._client.rank_of(each) is Rank.STRANGER]
+        if self._client.rank_of(platform) is Rank.STRANGER and len(strangers) >= WISHES_MAX:
+            self._drop(strangers[0])
+        self._wishes[platform] = None
+        self._wished.set()
 
     async def run(self) -> Never:
-        """Fetch what is wished for and keep fresh what is held, for as long as the owner lets this run."""
+        """Fetch what is wished for, for as long as the owner lets this run."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._client.keep_fresh())
+            for platform in self._wishes:
+                self._wishes[platform] = None  # whoever served them ended with an earlier run
+            self._wished.set()
             while True:
                 await self._wished.wait()
                 self._wished.clear()
-                for platform in list(self._wishes):
-                    try:
-                        await self._client.endorsements(platform)
-                    except AttestationError as exc:
-                        _log.warning("collateral of %s: %s", platform.fmspc.hex(), exc)
-                    del self._wishes[platform]
+                for platform, serving in list(self._wishes.items()):
+                    if serving is None:
+                        self._wishes[platform] = group.create_task(self._serve(platform))
+
+    async def _serve(self, platform: Platform) -> None:
+        try:
+            await self._client.endorsements(platform, least=self._client.rank_of(platform))
+        except AttestationError as exc:
+            _log.warning("collateral of %s: %s", platform.fmspc.hex(), exc)
+        finally:
+            self._wishes.pop(platform, None)
+
+    def _drop(self, platform: Platform) -> None:
+        serving = self._wishes.pop(platform)
+        if serving is not None:
+            serving.cancel()

@@ -3,13 +3,18 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from attestation.client.client import FETCHES_MAX
+import httpx
+import pytest
+
+from attestation.client.client import FETCHES_MAX, RETRY_TTL, Rank
 from attestation.client.requests import PckCa, Platform
 from attestation.client.source import WISHES_MAX, ClientSource
 from attestation.quote import parse_quote_untrusted
 from attestation.ticket_endorsements import EndorsementsSource
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault
+from node.bonds.admission import judge
+from tests.support import tickets
 from tests.support.pccs import ClientRig, make_rig, platform_of
 from tests.support.vectors import needs_vectors, vector
 
@@ -19,9 +24,12 @@ SET = AUTHORITY.endorsements(NOW)
 QUOTE = parse_quote_untrusted(AUTHORITY.create_td().quote(bytes(64)))
 
 
-def with_source(work: Callable[[ClientRig, ClientSource], Awaitable[Any]]) -> Any:
+def with_source(
+    work: Callable[[ClientRig, ClientSource], Awaitable[Any]],
+    transport: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda inner: inner,
+) -> Any:
     """Run ``work`` beside a running source, and end the source with it."""
-    r = make_rig(SET, root=AUTHORITY.trust_root, now=NOW)
+    r = make_rig(SET, root=AUTHORITY.trust_root, now=NOW, transport=transport)
 
     async def scenario() -> Any:
         source = ClientSource(r.client)
@@ -63,8 +71,9 @@ def test_a_source_that_fails_ends_nothing_and_is_asked_again_on_the_next_wish() 
     async def work(r: ClientRig, source: ClientSource) -> None:
         r.faults.fail_all(Fault.TRUNCATED)
         source.endorsements_for(QUOTE, NOW)
-        await until(lambda: r.faults.asked["tcb-info"] == 2 and not source._wishes)
+        await until(lambda: r.faults.asked["tcb-info"] == 1 and not source._wishes)
         r.faults.always.clear()
+        r.clock.now += RETRY_TTL
         source.endorsements_for(QUOTE, NOW)
         await until(lambda: r.client.held(platform_of(SET)))
 
@@ -102,5 +111,77 @@ def test_a_quote_without_a_pck_chain_causes_no_fetch() -> None:
         await asyncio.sleep(0)
         assert source._wishes == {}
         assert r.faults.asked.total() == 0
+
+    with_source(work)
+
+
+# ---- strangers' platforms ---------------------------------------------------------------------------
+
+
+def invented(number: int) -> Platform:
+    return Platform(fmspc=bytes([0xEE, 0, 0, 0, 0, number]), ca=PckCa.PLATFORM)
+
+
+class StrangersHang(httpx.AsyncBaseTransport):
+    """A source that never answers for invented platforms."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if str(request.url.params.get("fmspc", "")).startswith("ee"):
+            await asyncio.Event().wait()
+        return await self._inner.handle_async_request(request)
+
+
+@pytest.mark.parametrize("rank", [Rank.KNOWN, Rank.OWN])
+def test_invented_platforms_keep_no_platform_that_was_accepted_waiting(rank: Rank) -> None:
+    async def work(r: ClientRig, source: ClientSource) -> None:
+        for number in range(WISHES_MAX):
+            source.wish(invented(number))
+        await until(lambda: len(r.client._flights) == WISHES_MAX)
+        r.client.raise_rank(platform_of(SET), rank)
+        source.endorsements_for(QUOTE, NOW)
+        await until(lambda: r.client.held(platform_of(SET)))
+
+    with_source(work, StrangersHang)
+
+
+def test_accepted_evidence_takes_its_platform_out_of_the_crowd() -> None:
+    async def work(r: ClientRig, source: ClientSource) -> None:
+        bench = tickets.Bench()
+        validator = bench.validator(witnesses=[source.witness])
+        judge([validator], {"tdx": bench.ticket()}, bench.peer(), NOW)
+        await until(lambda: r.client.rank_of(platform_of(SET)) is Rank.KNOWN)
+
+    with_source(work)
+
+
+def test_a_stranger_that_has_waited_longest_goes_when_there_is_no_room() -> None:
+    async def work(r: ClientRig, source: ClientSource) -> None:
+        for number in range(WISHES_MAX):
+            source.wish(invented(number))
+        await until(lambda: len(r.client._flights) == WISHES_MAX)
+        source.endorsements_for(QUOTE, NOW)
+        await until(lambda: platform_of(SET) in source._wishes)
+
+        assert invented(0) not in source._wishes
+        assert len(source._wishes) == WISHES_MAX
+
+    with_source(work, StrangersHang)
+
+
+def test_a_stranger_costs_four_requests_while_the_source_fails() -> None:
+    async def work(r: ClientRig, source: ClientSource) -> None:
+        r.faults.fail_all(Fault.SERVER_ERROR)
+        for _ in range(5):
+            source.wish(platform_of(SET))
+            await until(lambda: not source._wishes)
+        assert r.faults.asked.total() <= 4
+        # Who is known is worth retries.
+        r.client.raise_rank(platform_of(SET), Rank.KNOWN)
+        r.clock.now += RETRY_TTL
+        source.wish(platform_of(SET))
+        await until(lambda: r.faults.asked["tcb-info"] > 1 and not source._wishes)
 
     with_source(work)
