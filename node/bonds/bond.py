@@ -22,6 +22,7 @@ from node.bonds.messages import (
     ClaimsChanged,
     Departure,
     Fragment,
+    Ignorable,
     Message,
     Payload,
     PeerEntry,
@@ -152,7 +153,7 @@ class Bond:
                 return [] if payload is None else [Deliver(payload)]
             case Ping():
                 return [SendControl(Pong())]
-            case Pong():
+            case Pong() | Ignorable():
                 return []
             case Departure():
                 refusal = Refusal(code=RefusalCode.NOT_ALLOWED, reason="departed")

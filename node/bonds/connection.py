@@ -41,6 +41,7 @@ from node.bonds.parties import Group, Host
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import RemoteProtocolError
 from node.raft.events import BondLoss
+from node.raft.features import Build
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,13 @@ class BondConnection(asyncio.Protocol):
         """The peer's entry; only of a formed bond."""
         assert self.bond is not None
         return self.bond.entry
+
+    @property
+    def build(self) -> Build:
+        """What the peer's software is and knows; only of a formed bond."""
+        assert self.handshake is not None
+        assert self.handshake.peer_build is not None
+        return self.handshake.peer_build
 
     def send_frames(self, lane: Lane, frames: Sequence[bytes]) -> None:
         """Send over the bond. A peer that is too slow loses it, soon, never within this call."""

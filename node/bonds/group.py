@@ -28,6 +28,7 @@ from node.bonds.record import BondRecorder
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import ConfigError, LocalProtocolError
 from node.raft.events import BondLoss
+from node.raft.features import Build, Levels, objection, objection_to_peer
 from node.raft.types import Incarnation
 
 logger = logging.getLogger(__name__)
@@ -213,6 +214,26 @@ class GroupBonds:
         return self._spec.cluster() or ANY_CLUSTER
 
     @property
+    def build(self) -> Build:
+        return self._spec.build
+
+    def objection_to_build(self, build: Build) -> Refusal | None:
+        """Return why a node with this software cannot be in the group, or None.
+
+        A group that is not founded yet asks only whether the two could be in one together.
+        """
+        levels, mine = self._spec.levels(), self._spec.build
+        reason = objection_to_peer(mine, build) if levels is None else objection(build, levels)
+        if not reason:
+            return None
+        return Refusal(
+            code=RefusalCode.NOT_ALLOWED,
+            reason=reason,
+            message="the peer's software cannot be in this group: see docs/features.md",
+            values={"group": _shown(levels, mine), "peer": _shown(None, build)},
+        )
+
+    @property
     def validators(self) -> Sequence[TicketValidator]:
         return self._spec.validators
 
@@ -345,6 +366,7 @@ class GroupBonds:
             binding=admission.binding,
             mock=any(validator.mock for validator in self._spec.validators),
             outgoing=connection.role is Role.INITIATOR,
+            build=connection.build,
         )
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -400,11 +422,26 @@ class _ConnectionGate:
     def entry(self) -> PeerEntry:
         return self.group.entry
 
+    @property
+    def build(self) -> Build:
+        return self.group.build
+
+    def objection_to_build(self, build: Build) -> Refusal | None:
+        return self.group.objection_to_build(build)
+
     def objection(self, *, final: bool) -> Refusal | None:
         return self.group.objection(self.connection, final=final)
 
     def known_peers(self) -> tuple[PeerEntry, ...]:
         return self.group.known_peers()
+
+
+def _shown(levels: Levels | None, build: Build) -> dict[str, object]:
+    """Return levels, or what software knows, for the audit log."""
+    if levels is not None:
+        return {"level": levels.level, "machine": levels.family, "version": levels.version}
+    features, versions = str(build.features), str(build.versions)
+    return {"image": build.image, "levels": features, "machine": build.family, "versions": versions}
 
 
 def _is_lasting(ending: Ending) -> bool:

@@ -4,8 +4,8 @@ The initiator speaks first, so a scanner learns nothing of the groups that live 
 
     initiator                                   responder
     TLS 1.3, both keys proved
-    Hello{network, group, nonce}   ------->     group known? same network?
-                                   <-------     Hello{network, group, nonce}
+    Hello{network, group, nonce}   ------->     group known? same network? does its software know what
+                                   <-------     the group runs at?    Hello{network, group, nonce}
     Prove{proof, entry}            ------->     proof right? (now it may cost us a quote)
                                    <-------     Prove{proof, entry}
     Attest{tickets}                <------>     Attest{tickets}          each bound to this TLS connection
@@ -50,6 +50,7 @@ from node.bonds.messages import (
     Refuse,
 )
 from node.bonds.refusals import Refusal, RefusalCode
+from node.raft.features import Build
 from node.raft.types import Incarnation
 
 
@@ -112,6 +113,15 @@ class Gate(Protocol):
     @property
     def entry(self) -> PeerEntry:
         """Our own entry."""
+        ...
+
+    @property
+    def build(self) -> Build:
+        """What our software is and knows."""
+        ...
+
+    def objection_to_build(self, build: Build) -> Refusal | None:
+        """Return why a node with this software cannot be in the group, or None."""
         ...
 
     def objection(self, *, final: bool) -> Refusal | None:
@@ -206,6 +216,7 @@ class Handshake:
         self.peer_id = peer_id
         self.gate = gate
         self.peer_name: str | None = None
+        self.peer_build: Build | None = None
         self.peer_entry: PeerEntry | None = None
         self.proved = False
         self._me = me
@@ -302,10 +313,11 @@ class Handshake:
             group_id=gate.group_id,
             nonce=self._nonce,
             name=self._me.name,
+            build=gate.build,
         )
 
     def _on_hello(self, hello: Hello) -> list[Action]:
-        self.peer_name = hello.name
+        self.peer_name, self.peer_build = hello.name, hello.build
         # Every check comes before the first word about ourselves.
         gate = self.gate if self.gate is not None else self._find_gate(hello.group_id)
         refusal = self._refusal_of_hello(hello, gate)
@@ -321,12 +333,6 @@ class Handshake:
         return [SendMessage(self._hello(gate))]
 
     def _refusal_of_hello(self, hello: Hello, gate: Gate | None) -> Refusal | None:
-        if not set(hello.versions) & set(VERSIONS):
-            return Refusal(
-                code=RefusalCode.INVALID_HANDSHAKE,
-                reason="version-mismatch",
-                message=f"the peer speaks {hello.versions}, we {VERSIONS}",
-            )
         if hello.network_id != self._network_id:
             return Refusal(
                 code=RefusalCode.INVALID_HANDSHAKE,
@@ -341,7 +347,7 @@ class Handshake:
                 message="no such group here: another key, policy or setting, or not provisioned yet",
                 values={"found": hello.group_id.hex()},
             )
-        return gate.objection(final=False)
+        return gate.objection_to_build(hello.build) or gate.objection(final=False)
 
     def _prove(self, gate: Gate) -> SendMessage:
         proof = proof_of(gate.secret, exporter=self._exporter, role=self.role, peer_id=self._me.id)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from node.raft.events import BondLoss
+from node.raft.features import Build, Levels
 from node.raft.types import Incarnation, Preference
 
 
@@ -21,6 +22,8 @@ class GroupSpec:
         issuers: our own tickets, one issuer for each class that the validators ask for.
         seeds: ``host:port`` to begin with; DNS names are resolved again and again.
         api_url: where our HTTP API is, told to peers.
+        build: what our software is and knows, told to peers before anything that costs.
+        levels: returns what the group runs at, as far as it is applied here; None before its genesis is.
         cluster: returns the cluster of which this member holds a committed entry; None while it holds none.
         rivals_meet: members of two clusters may bond, for one of them to give its cluster up (auto mode).
     """
@@ -32,6 +35,8 @@ class GroupSpec:
     issuers: tuple[TicketIssuer, ...]
     seeds: tuple[str, ...]
     api_url: str | None
+    build: Build
+    levels: Callable[[], Levels | None]
     cluster: Callable[[], Cluster | None]
     rivals_meet: bool
 
@@ -50,6 +55,7 @@ class BondInfo:
         binding: 32 bytes, for checking the tickets again off line.
         mock: some validator accepts what is not rooted in hardware.
         outgoing: we opened it.
+        build: what the peer's software is and knows.
     """
 
     peer: Incarnation
@@ -64,6 +70,7 @@ class BondInfo:
     binding: bytes
     mock: bool
     outgoing: bool
+    build: Build
 
 
 class BondHandler(Protocol):

@@ -1,6 +1,8 @@
 """What is said over a bond: frozen values and their CBOR form ``[tag, fields…]``.
 
-Tags 1 to 5 are the handshake's, 16 and up belong to an admitted bond.
+Tags 1 to 5 are the handshake's, 16 and up belong to an admitted bond. A later release may add fields at the
+end of a message, which are ignored here, and messages: one with an unknown tag below 64 ends the bond, one
+with a higher tag is ignored.
 """
 
 import re
@@ -12,10 +14,11 @@ from attestation import canonical
 from attestation.errors import MalformedError
 from node.bonds.addresses import is_address
 from node.errors import RemoteProtocolError
+from node.raft.features import FAMILY_CHARS_MAX, IMAGE_CHARS_MAX, NUMBER_MAX, Build, Span
 from node.raft.types import Incarnation, Preference
 
 PROTOCOL: Final = "bondstone/bond"
-VERSIONS: Final = (1,)
+VERSIONS: Final = (2,)
 
 ADDRESSES_MAX: Final = 8
 URL_CHARS_MAX: Final = 512
@@ -24,12 +27,16 @@ VERSIONS_MAX: Final = 16
 TICKETS_MAX: Final = 8
 # CBOR items of one message: those of Hello and Prove first, then those of Attest, then those of the largest,
 # Admit with ``ENTRIES_MAX`` entries of 14 items.
-HELLO_ITEMS_MAX: Final = 64
+HELLO_ITEMS_MAX: Final = 256
 TICKETS_ITEMS_MAX: Final = 64
 ITEMS_MAX: Final = 16 * ENTRIES_MAX
+FIELDS_MAX: Final = 64  # of what has a fixed form, so that a later release may add some
+IGNORABLE_TAG: Final = 64  # from here on a message that is not known is ignored
+_HELLO_TAG: Final = 1
 _PREFERENCES: Final = frozenset(item.value for item in Preference)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+")
 _URL: Final = re.compile(r"https://[!-~]+")
 
 
@@ -54,13 +61,20 @@ class PeerEntry:
 # ---- handshake ----------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Attributes: ``nonce`` 32 fresh bytes that the other side's tickets must be bound to."""
+    """The first word of either side.
+
+    Attributes:
+        versions: of this protocol that the sender speaks; one of them is ours, or there is no such message.
+        nonce: 32 fresh bytes that the other side's tickets must be bound to.
+        build: what the sender's software is and knows.
+    """
 
     versions: tuple[int, ...]
     network_id: bytes
     group_id: bytes
     nonce: bytes
     name: str
+    build: Build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +150,13 @@ class ClaimsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignorable:
+    """A message of a later release that nobody has to understand. Never encoded."""
+
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """A whole payload."""
 
@@ -167,6 +188,7 @@ BondMessage = (
     | ReattestRequest
     | Reattest
     | ClaimsChanged
+    | Ignorable
     | Payload
     | Fragment
 )
@@ -241,10 +263,10 @@ def _entry_to_value(entry: PeerEntry) -> list[Any]:
 
 
 def _entry(value: Any) -> PeerEntry:
-    fields = _list(value, items_max=5)
-    if len(fields) != 5:
+    fields = _list(value, items_max=FIELDS_MAX)
+    if len(fields) < 5:
         raise _fail("a peer entry has five fields")
-    peer_id, name, preference, addresses, api_url = fields
+    peer_id, name, preference, addresses, api_url = fields[:5]
     if not isinstance(preference, str) or preference not in _PREFERENCES:
         raise _fail("unknown leadership preference")
     return PeerEntry(
@@ -255,87 +277,143 @@ def _entry(value: Any) -> PeerEntry:
     )
 
 
-def _hello(*fields: Any) -> Hello:
-    protocol, versions, network_id, group_id, nonce, name = _list(list(fields), items_max=6)
+def _build_to_value(build: Build) -> dict[str, Any]:
+    return {
+        "image": build.image,
+        "features": list(build.features),
+        "machine": [build.family, *build.versions],
+    }
+
+
+def _build(value: Any) -> Build:
+    """What a later release adds to it is ignored."""
+    if not isinstance(value, dict) or len(value) > FIELDS_MAX:
+        raise _fail("a build is a map")
+    image = _text(value.get("image"), _PRINTABLE, chars_max=IMAGE_CHARS_MAX)
+    machine = _list(value.get("machine"), items_max=FIELDS_MAX)
+    if len(machine) < 3:
+        raise _fail("a machine is its family and a range of versions")
+    family = _text(machine[0], _PRINTABLE, chars_max=FAMILY_CHARS_MAX)
+    return Build(image, _span(value.get("features")), family, _span(machine[1:]))
+
+
+def _span(value: Any) -> Span:
+    numbers = _list(value, items_max=FIELDS_MAX)
+    if len(numbers) < 2:
+        raise _fail("a range has two ends")
+    low, high = (_integer(item, low=1, high=NUMBER_MAX) for item in numbers[:2])
+    if low > high:
+        raise _fail("a range that ends before it begins")
+    return Span(low, high)
+
+
+def _hello(protocol: Any, versions: Any, *fields: Any) -> Hello:
     if protocol != PROTOCOL:
         raise _fail("another protocol")
-    numbers = _list(versions, items_max=VERSIONS_MAX)
+    listed = _list(versions, items_max=VERSIONS_MAX)
+    numbers = tuple(_integer(item, low=1, high=65535) for item in listed)
+    if not set(numbers) & set(VERSIONS):
+        # Of what follows nothing is known then: every version has its own fields.
+        raise RemoteProtocolError(
+            "version-mismatch",
+            f"the peer speaks the bond protocol's versions {list(numbers)}, this release {list(VERSIONS)}: "
+            "releases before feature levels cannot be in one group with later ones",
+        )
+    network_id, group_id, nonce, name, build = fields
     return Hello(
-        versions=tuple(_integer(item, low=1, high=65535) for item in numbers),
+        versions=numbers,
         network_id=_bytes32(network_id),
         group_id=_bytes32(group_id),
         nonce=_bytes32(nonce),
         name=_text(name, _NAME, chars_max=64),
+        build=_build(build),
     )
 
 
-# One row per message: tag, class, value -> fields, fields -> value.
-_TABLE: Final[tuple[tuple[int, type, Callable[[Any], list[Any]], Callable[..., Message]], ...]] = (
+# One row per message: tag, class, number of fields, value -> fields, fields -> value.
+_TABLE: Final[tuple[tuple[int, type, int, Callable[[Any], list[Any]], Callable[..., Message]], ...]] = (
     (
         1,
         Hello,
-        lambda m: [PROTOCOL, list(m.versions), m.network_id, m.group_id, m.nonce, m.name],
+        7,
+        lambda m: [
+            PROTOCOL,
+            list(m.versions),
+            m.network_id,
+            m.group_id,
+            m.nonce,
+            m.name,
+            _build_to_value(m.build),
+        ],
         _hello,
     ),
     (
         2,
         Prove,
+        2,
         lambda m: [m.proof, _entry_to_value(m.entry)],
         lambda proof, entry: Prove(proof=_bytes32(proof), entry=_entry(entry)),
     ),
-    (3, Attest, lambda m: [m.tickets], lambda tickets: Attest(tickets=_tickets(tickets))),
+    (3, Attest, 1, lambda m: [m.tickets], lambda tickets: Attest(tickets=_tickets(tickets))),
     (
         4,
         Admit,
+        1,
         lambda m: [[_entry_to_value(entry) for entry in m.peers]],
         lambda peers: Admit(peers=tuple(_entry(item) for item in _list(peers, items_max=ENTRIES_MAX))),
     ),
     (
         5,
         Refuse,
+        2,
         lambda m: [m.code, m.reason],
         lambda code, reason: Refuse(
             code=_integer(code, low=0, high=99_999), reason=_text(reason, _CODE, chars_max=64)
         ),
     ),
-    (16, Ping, lambda _: [], Ping),
-    (17, Pong, lambda _: [], Pong),
-    (18, Departure, lambda _: [], Departure),
+    (16, Ping, 0, lambda _: [], Ping),
+    (17, Pong, 0, lambda _: [], Pong),
+    (18, Departure, 0, lambda _: [], Departure),
     (
         19,
         PeerEntryUpdate,
+        1,
         lambda m: [_entry_to_value(m.entry)],
         lambda entry: PeerEntryUpdate(entry=_entry(entry)),
     ),
     (
         20,
         BondFormed,
+        1,
         lambda m: [_entry_to_value(m.entry)],
         lambda entry: BondFormed(entry=_entry(entry)),
     ),
     (
         21,
         ReattestRequest,
+        1,
         lambda m: [m.nonce],
         lambda nonce: ReattestRequest(nonce=_bytes32(nonce)),
     ),
     (
         22,
         Reattest,
+        2,
         lambda m: [m.nonce, m.tickets],
         lambda nonce, tickets: Reattest(nonce=_bytes32(nonce), tickets=_tickets(tickets)),
     ),
-    (25, ClaimsChanged, lambda _: [], ClaimsChanged),
-    (23, Payload, lambda m: [m.data], lambda data: Payload(_blob(data))),
+    (25, ClaimsChanged, 0, lambda _: [], ClaimsChanged),
+    (23, Payload, 1, lambda m: [m.data], lambda data: Payload(_blob(data))),
     (
         24,
         Fragment,
+        3,
         lambda m: [m.stream, m.last, m.data],
         lambda stream, last, data: Fragment(_integer(stream, low=0, high=1), _flag(last), _blob(data)),
     ),
 )
-_ENCODE: Final = {cls: (tag, to_fields) for tag, cls, to_fields, _ in _TABLE}
-_DECODE: Final = {tag: from_fields for tag, _, _, from_fields in _TABLE}
+_ENCODE: Final = {cls: (tag, to_fields) for tag, cls, _, to_fields, _ in _TABLE}
+_DECODE: Final = {tag: (count, from_fields) for tag, _, count, _, from_fields in _TABLE}
 
 
 # A payload is nearly all that a bond carries, and most are small, so its CBOR is written and read without
@@ -383,12 +461,18 @@ def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
         value = canonical.decode_untrusted(data, bytes_max=len(data), items_max=items_max)
     except MalformedError as exc:
         raise _fail(exc.reason) from exc
-    if not isinstance(value, list) or not value or not isinstance(value[0], int):
+    if not isinstance(value, list) or not value or type(value[0]) is not int:
         raise _fail("not an array that starts with a tag")
-    decoder = _DECODE.get(value[0])
-    if decoder is None:
-        raise _fail(f"unknown tag {value[0]}")
+    tag, fields = value[0], value[1:]
+    known = _DECODE.get(tag)
+    if known is None:
+        if tag >= IGNORABLE_TAG:
+            return Ignorable(tag)
+        raise _fail(f"unknown tag {tag}")
+    count, decoder = known
+    if len(fields) < count and tag != _HELLO_TAG:
+        raise _fail("too few fields")
     try:
-        return decoder(*value[1:])
+        return decoder(*fields[:count])
     except (TypeError, ValueError) as exc:
         raise _fail("wrong number of fields") from exc

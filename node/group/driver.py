@@ -39,10 +39,11 @@ from node.raft.events import (
     Send,
     Tick,
 )
+from node.raft.features import Build
 from node.raft.member import Member
 from node.raft.messages import Append, Chunk, Fetch
 from node.raft.types import Incarnation, NotExecuted, Outcome, Preference, Unknown
-from node.raft.wire import decode_untrusted, encode
+from node.raft.wire import Ignorable, decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512
 # A follower's readers may see a commit so much later than the leader's; nobody who waits for it is kept.
@@ -144,8 +145,8 @@ class MemberDriver:
             if self._futures.pop(token, None) is not None:
                 self.submit(Cancel(token))
 
-    def bond_up(self, peer: Incarnation, preference: Preference) -> None:
-        self.submit(BondUp(peer, preference))
+    def bond_up(self, peer: Incarnation, preference: Preference, build: Build) -> None:
+        self.submit(BondUp(peer, preference, build))
 
     def bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
         self._standing.forget(peer)
@@ -159,6 +160,8 @@ class MemberDriver:
             message = decode_untrusted(data)
         except RemoteProtocolError as exc:
             self._listener.violated(peer, exc.reason)
+            return
+        if isinstance(message, Ignorable):
             return
         if not self._standing.allows(peer, message):
             self._listener.violated(peer, "wrong-cluster")

@@ -19,7 +19,7 @@ from node.group.errors import (
 )
 from node.group.when import Conditions, When
 from node.machines.system import SystemState
-from node.raft.events import Event, Execute, Query, TransferLeadership
+from node.raft.events import ChangeVersion, Event, Execute, Query, TransferLeadership
 from node.raft.member import Member
 from node.raft.types import (
     BATCH_ABORTED,
@@ -289,6 +289,24 @@ class Group:
         outcome = await self.outcome(lambda token: TransferLeadership(token, target))
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
+
+    async def change_machine_version(self, version: int, *, timeout_s: float | None = None) -> Cursor:
+        """Run the state machine as ``version`` from one entry on, on every member; asked of the leader.
+
+        Raises:
+            NotExecutedError: ``machine-version-change-unsupported``: some voter or bonded learner does not
+                know that version; or this node does not lead.
+            CommandFailedError: the machine refused to migrate, everywhere alike, and goes on as it was.
+            OutcomeUnknownError, GroupClosedError: as from ``execute``.
+        """
+        outcome = await self.outcome(lambda token: ChangeVersion(token, version), timeout_s=timeout_s)
+        match outcome:
+            case Ok((Failed(code, message),), at):
+                raise CommandFailedError(code, message, at)
+            case Ok():
+                return outcome.at
+            case _:
+                raise _error_of(outcome)
 
     def rejudge(self) -> None:
         """Judge every bond's tickets again, as after new collateral."""

@@ -16,6 +16,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Final
 
 from attestation.background import Background
@@ -43,15 +44,26 @@ from node.raft.events import (
     DataDiscarded,
     FoundingStalled,
     LeaderChanged,
+    LevelsChanged,
     Notice,
     RivalCluster,
+    Unfit,
     Violation,
 )
+from node.raft.features import Features
 from node.raft.log import LogStore, MemoryLog
 from node.raft.member import Member
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
 
 LOG_REPLAY_SIGNATURE: Final = "bondstone/log-replay/v1"
+
+
+def software() -> str:
+    """Return the name and version of this software, as peers are told."""
+    try:
+        return f"bondstone {metadata.version('bondstone')}"
+    except metadata.PackageNotFoundError:
+        return "bondstone"
 
 
 class Network:
@@ -156,6 +168,7 @@ class GroupBuilder:
     log: LogStore | None = None
     durable: DurableLog | None = None
     document: GroupDocument | None = None
+    features: Features = Features()
 
     def with_document(self, document: GroupDocument) -> "GroupBuilder":
         """Take settings, founding and the GroupId from a group document.
@@ -244,6 +257,8 @@ class GroupBuilder:
             randrange=secrets.randbelow,
             now_ms=int(asyncio.get_running_loop().time() * 1000),
             recovered=None if self.durable is None else self.durable.recovered,
+            features=self.features,
+            image=software(),
         )
         spec = GroupSpec(
             group_id=group_id,
@@ -253,6 +268,8 @@ class GroupBuilder:
             issuers=self.network.issuers,
             seeds=self.network.seeds,
             api_url=self.network.api_url,
+            build=member.build,
+            levels=lambda: member.replica.levels,
             cluster=lambda: cluster_of(member),
             rivals_meet=self.founding.bootstrap is Bootstrap.AUTO,
         )
@@ -284,7 +301,7 @@ class _Wiring:
     # ---- from the bonds -----------------------------------------------------
     def bond_up(self, bond: BondInfo) -> None:
         self._violators.discard(bond.peer)
-        self._driver.bond_up(bond.peer, bond.preference)
+        self._driver.bond_up(bond.peer, bond.preference, bond.build)
 
     def bond_down(self, peer: Incarnation, loss: BondLoss, _reason: str) -> None:
         self._driver.bond_down(peer, loss)
@@ -327,6 +344,17 @@ class _Wiring:
             case RivalCluster(peer, cluster_id):
                 audit.append("rival-cluster", peer_id=peer.id, name=peer.name, cluster_id=cluster_id)
                 self._close_bond(peer, RefusalCode.NOT_ALLOWED, "rival-cluster")
+            case Unfit(peer, reason):
+                audit.append("unfit-software", peer_id=peer.id, name=peer.name, reason=reason)
+                self._close_bond(peer, RefusalCode.NOT_ALLOWED, reason)
+            case LevelsChanged(levels, at):
+                audit.append(
+                    "group-levels",
+                    level=levels.level,
+                    machine=levels.family,
+                    version=levels.version,
+                    index=at.index,
+                )
             case DataDiscarded(cursor):
                 audit.append("data-discarded", term=cursor.term, index=cursor.index)
             case FoundingStalled(collector):

@@ -5,13 +5,16 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 """
 
 import copy
+import re
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from node.machines.keys import Touched
+
+_VERSIONED: Final = re.compile(r"(.+)/v([1-9][0-9]{0,3})", re.DOTALL)
 
 
 class Preference(Enum):
@@ -33,6 +36,7 @@ class ApplyContext(Struct, frozen=True, gc=False):
             and follows its wall clock only slowly (at most a tenth faster or slower), for hosts can set that.
         group_id: 32 bytes.
         credential: of whoever asked, 1 to 32 bytes; None: a member of the group by itself.
+        version: which version of the machine the group runs, one of ``StateMachine.versions``.
     """
 
     term: int
@@ -41,6 +45,7 @@ class ApplyContext(Struct, frozen=True, gc=False):
     time_ms: int
     group_id: bytes
     credential: bytes | None = None
+    version: int = 1
 
 
 class CommandError(Exception):
@@ -64,6 +69,24 @@ class StateMachine(ABC):
     @abstractmethod
     def signature(self) -> str:
         """Stable name and version, such as ``example.org/ledger/v1``. Part of the GroupId."""
+
+    @property
+    def family(self) -> str:
+        """What the machine is, whatever its version: the ``signature`` without its ``/v1``."""
+        versioned = _VERSIONED.fullmatch(self.signature)
+        return self.signature if versioned is None else versioned[1]
+
+    @property
+    def versions(self) -> range:
+        """The versions whose commands this code applies as they always were: that of the ``signature``.
+
+        A group begins with the highest that all its founders have, and ``apply`` is told which one it runs
+        (``ApplyContext.version``). Code that also knows an older version is one of several here: give both,
+        as ``range(1, 3)``, and every command of version 1 has the result that it had with the older code.
+        """
+        versioned = _VERSIONED.fullmatch(self.signature)
+        version = 1 if versioned is None else int(versioned[2])
+        return range(version, version + 1)
 
     @property
     def leadership_preference(self) -> Preference:
@@ -101,6 +124,17 @@ class StateMachine(ABC):
     def keys_of_query(self, query: Any) -> Touched | None:  # noqa: ARG002
         """The same for a query."""
         return None
+
+    def migrate(self, old: int, new: int) -> None:
+        """Turn the state of version ``old`` into that of ``new``, both in ``versions``; equally everywhere.
+
+        Raises:
+            CommandError: refused, as this one refuses it; the group goes on as version ``old``.
+        """
+        raise CommandError(
+            "machine-version-change-unsupported",
+            f"this machine cannot turn its state from version {old} into version {new}",
+        )
 
     def savepoint(self) -> Any:
         """Return what ``rollback`` needs to undo everything that follows.

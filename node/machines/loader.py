@@ -12,6 +12,7 @@ from node.machines.noop import NoOp
 
 BUILT_IN: Final[dict[str, type[StateMachine]]] = {"kv": KeyValue, "counter": Counter, "noop": NoOp}
 SIGNATURE_CHARACTERS_MAX: Final = 200
+VERSION_MAX: Final = 65_535
 _KEY: Final = "group.state_machine"
 
 
@@ -45,12 +46,22 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
         machine_class = _import_class(name, machines)
     try:
         machine = machine_class()
-        signature = machine.signature
+        signature, family, versions = machine.signature, machine.family, machine.versions
     except Exception as exc:
         raise ConfigError(f"{_KEY}: {name} cannot be made without arguments: {exc}") from exc
     if not isinstance(signature, str) or not 0 < len(signature) <= SIGNATURE_CHARACTERS_MAX:
         raise ConfigError(
             f"{_KEY}: the signature of {name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters"
+        )
+    if not isinstance(family, str) or not 0 < len(family) <= SIGNATURE_CHARACTERS_MAX:
+        raise ConfigError(
+            f"{_KEY}: the family of {name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters"
+        )
+    known = isinstance(versions, range) and versions.step == 1 and len(versions) > 0
+    if not known or not 1 <= versions[0] <= versions[-1] <= VERSION_MAX:
+        raise ConfigError(
+            f"{_KEY}: the versions of {name} must be a range of numbers from 1 to {VERSION_MAX}, "
+            "such as range(1, 2) for version 1 alone"
         )
     return machine
 

@@ -2,10 +2,13 @@
 
 Payloads are deterministic CBOR arrays:
 
-    CONFIG    [epoch, [[name, id]...], tie index or null, reason, [nonce, [signature...]] or null]
+    CONFIG    [epoch, [[name, id]...], tie index or null, reason, genesis or null]
+                  genesis: [nonce, [signature...], [level, machine family, machine version]]
     COMMAND   [session, seq, ack_below, [key, not_after_ms] or null, credential or null, [command...]]
     SYSTEM    as COMMAND
     SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
+    FEATURE   [level]
+    MACHINE   [version]
     NOOP, DISSOLVE   []
 """
 
@@ -19,6 +22,7 @@ from typing import Any, Final
 from attestation.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
+from node.raft.features import Levels, is_number, levels_untrusted
 from node.raft.quorum import Config
 from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Position
 
@@ -32,6 +36,18 @@ SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
 _CONFIGS_KEPT: Final = 8  # in whatever encoding they came, of up to ENTRY_BYTES_MAX each
+
+# What stands here may be written at this level and above; other kinds are no part of this release.
+ENTRY_LEVELS: Final[dict[EntryKind, int]] = {
+    EntryKind.NOOP: 1,
+    EntryKind.CONFIG: 1,
+    EntryKind.COMMAND: 1,
+    EntryKind.SESSION: 1,
+    EntryKind.DISSOLVE: 1,
+    EntryKind.SYSTEM: 1,
+    EntryKind.FEATURE: 1,
+    EntryKind.MACHINE: 1,
+}
 
 
 # ---- chain ------------------------------------------------------------------
@@ -99,22 +115,29 @@ def _bytes_head(size: int) -> bytes:
 # ---- configurations ---------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures:
-    """What makes a genesis: a nonce and every founder's signature, in the order of the voters."""
+    """What makes a genesis: every founder's signature, in the order of the voters, over all of it.
+
+    Attributes:
+        nonce: 16 bytes that no other genesis has.
+        levels: what the group begins at.
+    """
 
     nonce: bytes
     signatures: tuple[bytes, ...]
+    levels: Levels
 
 
-def genesis_digest(group_id: bytes, nonce: bytes, voters: tuple[Incarnation, ...]) -> bytes:
+def genesis_digest(group_id: bytes, nonce: bytes, voters: tuple[Incarnation, ...], levels: Levels) -> bytes:
     """Return what every founder signs: 32 bytes."""
-    return digest("bondstone/genesis/v1", group_id, nonce, [[v.name, v.id] for v in voters])
+    names = [[v.name, v.id] for v in voters]
+    return digest("bondstone/genesis/v2", group_id, nonce, names, levels.encode())
 
 
 def encode_config(config: Config, signatures: Signatures | None = None) -> bytes:
     tie = None if config.tie is None else config.voters.index(config.tie)
     founding = None
     if signatures is not None:
-        founding = [signatures.nonce, list(signatures.signatures)]
+        founding = [signatures.nonce, list(signatures.signatures), signatures.levels.encode()]
     voters = [[voter.name, voter.id] for voter in config.voters]
     return encode([config.epoch, voters, tie, config.reason, founding])
 
@@ -156,12 +179,13 @@ def _signatures_untrusted(founding: Any, count: int) -> Signatures | None:
     match founding:
         case None:
             return None
-        case [bytes(nonce), [*signatures]] if (
+        case [bytes(nonce), [*signatures], levels] if (
             len(nonce) == 16
             and len(signatures) == count
             and all(isinstance(s, bytes) and len(s) <= 1024 for s in signatures)
         ):
-            return Signatures(nonce=nonce, signatures=tuple(signatures))
+            levels = levels_untrusted(levels)
+            return Signatures(nonce=nonce, signatures=tuple(signatures), levels=levels)
         case _:
             raise RemoteProtocolError("bad-config", "the genesis signatures are malformed")
 
@@ -313,6 +337,24 @@ def decode_session_untrusted(payload: bytes) -> SessionChange:
             raise RemoteProtocolError("bad-session", "the payload is not a session change")
 
 
+def encode_number(number: int) -> bytes:
+    """Return the payload of a FEATURE or MACHINE entry."""
+    return encode([number])
+
+
+def decode_number_untrusted(payload: bytes) -> int:
+    """Return the level in the payload of a FEATURE entry, or the version in that of a MACHINE entry.
+
+    Raises:
+        RemoteProtocolError: there is none.
+    """
+    match _plain_untrusted(payload):
+        case [number] if is_number(number):
+            return int(number)
+        case _:
+            raise RemoteProtocolError("bad-entry", "the payload is not a level or a version")
+
+
 def is_open(payload: bytes) -> bool:
     """Return whether the payload of a SESSION entry opens a session."""
     return decode_session_untrusted(payload).operation == "open"
@@ -386,6 +428,8 @@ def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
             decode_config_untrusted(payload)
         case EntryKind.SESSION:
             decode_session_untrusted(payload)
+        case EntryKind.FEATURE | EntryKind.MACHINE:
+            decode_number_untrusted(payload)
         case EntryKind.NOOP | EntryKind.DISSOLVE:
             if payload != EMPTY_PAYLOAD:
                 raise RemoteProtocolError("bad-entry", f"{kind.name} with a payload")

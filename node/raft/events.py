@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from node.raft.features import Build, Levels
 from node.raft.types import Consistency, Cursor, Entry, Incarnation, Outcome, Preference, Role
 
 
@@ -29,8 +30,11 @@ class BondLoss(Enum):
 
 
 class BondUp(Struct, frozen=True):
+    """A bond formed. ``build``: what the peer's software is and knows, as its Hello said."""
+
     peer: Incarnation
     preference: Preference
+    build: Build
 
 
 class BondDown(Struct, frozen=True):
@@ -101,13 +105,35 @@ class TransferLeadership(Struct, frozen=True):
     target: Incarnation | None
 
 
+class ChangeVersion(Struct, frozen=True):
+    """Run the state machine as ``version`` from the next entry on; asked of the leader.
+
+    ``NotExecuted("machine-version-change-unsupported")`` unless every voter and learner knows that version.
+    ``Ok`` with one result: ``Failed`` if the machine refused to migrate, and goes on as it was.
+    """
+
+    token: int
+    version: int
+
+
 class Persisted(Struct, frozen=True):
     """Everything in ``persist`` of effects up to serial ``serial`` is durable (trust_disk only)."""
 
     serial: int
 
 
-Event = Tick | BondUp | BondDown | Received | Execute | Query | Cancel | TransferLeadership | Persisted
+Event = (
+    Tick
+    | BondUp
+    | BondDown
+    | Received
+    | Execute
+    | Query
+    | Cancel
+    | TransferLeadership
+    | ChangeVersion
+    | Persisted
+)
 
 
 # ---- effects ----------------------------------------------------------------
@@ -175,6 +201,20 @@ class Violation(Struct, frozen=True):
     reason: str
 
 
+class Unfit(Struct, frozen=True):
+    """A peer's software does not know what the group runs at: close its bond, for ``reason``."""
+
+    peer: Incarnation
+    reason: str
+
+
+class LevelsChanged(Struct, frozen=True):
+    """The group runs at these levels from the entry at ``at`` on, its genesis for the first."""
+
+    levels: Levels
+    at: Cursor
+
+
 class Halted(Struct, frozen=True):
     """Divergence or a broken invariant: this member has stopped and must not be used."""
 
@@ -191,6 +231,8 @@ Notice = (
     | DataDiscarded
     | FoundingStalled
     | Violation
+    | Unfit
+    | LevelsChanged
     | Halted
 )
 

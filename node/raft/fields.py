@@ -17,6 +17,7 @@ from node.raft.entries import (
 from node.raft.types import Cursor, Entry, EntryKind, Incarnation, Position
 
 ENTRIES_MAX: Final = 65_536
+FIELDS_MAX: Final = 64  # of an array of fixed form, so that a later release may add some
 
 
 def refuse(why: str) -> NoReturn:
@@ -54,9 +55,10 @@ def octets(value: Any, bytes_max: int) -> bytes:
 
 
 def fixed_array(value: Any, count: int) -> list[Any]:
-    if type(value) is not list or len(value) != count:
+    """Return the first ``count`` items: what a later release adds behind them is ignored."""
+    if type(value) is not list or not count <= len(value) <= FIELDS_MAX:
         refuse(f"not an array of {count}")
-    return value
+    return value if len(value) == count else value[:count]
 
 
 def array(value: Any, count_max: int) -> list[Any]:

@@ -16,6 +16,7 @@ from node.raft.entries import (
     genesis_digest,
     make_entry,
 )
+from node.raft.features import Levels, common_levels
 from node.raft.messages import (
     AvailReply,
     Genesis,
@@ -200,16 +201,22 @@ class Founding(Signing):
         if len(founders) < self.founding.expect or founders[0] != self.me:
             self._watch_collector()
             return
-        if birth.nonce is None and self._all_see(founders) and birth.signed is None:
+        levels = self._common_levels(founders)
+        if birth.nonce is None and levels is not None and self._all_see(founders) and birth.signed is None:
             birth.nonce = self.randrange(2**128).to_bytes(16, "big")
-            birth.voters = founders
+            birth.voters, birth.levels = founders, levels
             birth.signatures = {}
             birth.round += 1
-            self._set_signed((self.me, GenesisProposal(birth.round, birth.nonce, founders)))
-            digest = genesis_digest(self.group_id, birth.nonce, founders)
+            self._set_signed((self.me, GenesisProposal(birth.round, birth.nonce, founders, levels)))
+            digest = genesis_digest(self.group_id, birth.nonce, founders, levels)
             birth.signatures[self.me] = self.credentials.sign(digest)
             self._ask_signatures()
         self._complete_genesis()
+
+    def _common_levels(self, founders: tuple[Incarnation, ...]) -> Levels | None:
+        """Return the highest levels that all ``founders`` know, as far as we have met them."""
+        builds = [self.build if who == self.me else self.peers[who].build for who in founders]
+        return common_levels(builds)
 
     def _all_see(self, founders: tuple[Incarnation, ...]) -> bool:
         """Return whether every founder told us that it would found with exactly these."""
@@ -224,7 +231,8 @@ class Founding(Signing):
     def _ask_signatures(self) -> None:
         birth = self.birth
         assert birth.nonce is not None
-        proposal = GenesisProposal(birth.round, birth.nonce, birth.voters)
+        assert birth.levels is not None
+        proposal = GenesisProposal(birth.round, birth.nonce, birth.voters, birth.levels)
         for founder in birth.voters:
             if founder not in birth.signatures:
                 self._send(founder, proposal)
@@ -250,17 +258,21 @@ class Founding(Signing):
             return  # a late copy
         wanted = (sender, m)
         if birth.signed is None and m.voters == self._visible()[: self.founding.expect]:
+            if m.levels != self._common_levels(m.voters):
+                self._violation(sender, "bad-genesis-proposal")
+                return
             self._set_signed(wanted)
             birth.collector_seen_ms = self.now
         if birth.signed == wanted:
-            digest = genesis_digest(self.group_id, m.nonce, m.voters)
+            digest = genesis_digest(self.group_id, m.nonce, m.voters, m.levels)
             self._send(sender, GenesisSignature(m.nonce, self.credentials.sign(digest)))
 
     def _on_genesis_signature(self, sender: Incarnation, m: GenesisSignature) -> None:
         birth = self.birth
         if birth.nonce is None or m.nonce != birth.nonce or sender not in birth.voters:
             return
-        digest = genesis_digest(self.group_id, birth.nonce, birth.voters)
+        assert birth.levels is not None
+        digest = genesis_digest(self.group_id, birth.nonce, birth.voters, birth.levels)
         if not self.credentials.verify(sender, digest, m.signature):
             self._violation(sender, "bad-genesis-signature")
             return
@@ -271,13 +283,17 @@ class Founding(Signing):
         birth = self.birth
         if birth.nonce is None or len(birth.signatures) < len(birth.voters):
             return
+        assert birth.levels is not None
         signatures = tuple(birth.signatures[founder] for founder in birth.voters)
-        self._found(birth.voters, Signatures(nonce=birth.nonce, signatures=signatures))
+        founding = Signatures(nonce=birth.nonce, signatures=signatures, levels=birth.levels)
+        self._found(birth.voters, founding)
 
     def _found_alone(self) -> None:
         nonce = self.randrange(2**128).to_bytes(16, "big")
-        signature = self.credentials.sign(genesis_digest(self.group_id, nonce, (self.me,)))
-        self._found((self.me,), Signatures(nonce=nonce, signatures=(signature,)))
+        levels = common_levels((self.build,))
+        assert levels is not None
+        signature = self.credentials.sign(genesis_digest(self.group_id, nonce, (self.me,), levels))
+        self._found((self.me,), Signatures(nonce=nonce, signatures=(signature,), levels=levels))
 
     def _found(self, voters: tuple[Incarnation, ...], signatures: Signatures) -> None:
         auto = self.founding.bootstrap is Bootstrap.AUTO

@@ -10,6 +10,7 @@ from node.raft.events import (
     BondLoss,
     BondUp,
     Cancel,
+    ChangeVersion,
     Event,
     Execute,
     Persisted,
@@ -17,7 +18,9 @@ from node.raft.events import (
     Received,
     Tick,
     TransferLeadership,
+    Unfit,
 )
+from node.raft.features import objection, objection_to_peer
 from node.raft.messages import (
     Append,
     AppendReply,
@@ -41,7 +44,7 @@ from node.raft.messages import (
 )
 from node.raft.rivals import Rivals
 from node.raft.state import Peer
-from node.raft.types import Bootstrap, Incarnation, Preference
+from node.raft.types import Bootstrap, Incarnation
 
 FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
@@ -60,13 +63,15 @@ class Inbox(Rivals):
             case Query():
                 self._on_query(event)
             case BondUp():
-                self._on_bond_up(event.peer, event.preference)
+                self._on_bond_up(event)
             case BondDown():
                 self._on_bond_down(event.peer, event.loss)
             case Cancel():
                 self._on_cancel(event)
             case TransferLeadership():
                 self._start_transfer(event.token, event.target)
+            case ChangeVersion():
+                self._change_version(event)
             case Persisted():
                 self._persisted(event.serial)
                 self._count_own_vote()
@@ -74,11 +79,32 @@ class Inbox(Rivals):
                 assert_never(event)
 
     # ---- bonds --------------------------------------------------------------
-    def _on_bond_up(self, peer: Incarnation, preference: Preference) -> None:
-        self.peers[peer] = Peer(preference)
+    def _on_bond_up(self, bond: BondUp) -> None:
+        peer = bond.peer
+        self.peers[peer] = Peer(bond.preference, bond.build)
         self.gone.pop(peer, None)
+        if self._turn_away(peer):
+            return
         self._refresh_audience()
         self._send(peer, self._presence())
+
+    def _part_with_unfit(self) -> None:
+        """From here on what belongs to new levels may be said: not to a peer that does not know them."""
+        self.parting_due = False
+        for peer in sorted(self.peers):
+            self._turn_away(peer)
+
+    def _turn_away(self, peer: Incarnation) -> bool:
+        """Part with ``peer`` if its software cannot be in our group; return whether we did.
+
+        Its bond ends before we say another word: it may be one that the peer would not understand.
+        """
+        levels, theirs = self.replica.levels, self.peers[peer].build
+        unfit = objection_to_peer(self.build, theirs) if levels is None else objection(theirs, levels)
+        if unfit:
+            self._notice(Unfit(peer, unfit))
+            self._on_bond_down(peer, BondLoss.LOST)
+        return bool(unfit)
 
     def _on_bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
         if self.peers.pop(peer, None) is None:

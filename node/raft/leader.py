@@ -280,6 +280,8 @@ class Leader(Follower):
 
     def _abdicated(self, lead: Leadership) -> None:
         self._prove_marks(lead)
+        if lead.version_change is not None:
+            self._complete(lead.version_change[0], Unknown("leader-lost"))
         transfer = lead.transfer
         if transfer is None:
             return

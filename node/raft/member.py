@@ -11,6 +11,7 @@ from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
 from node.raft.entries import session_id
 from node.raft.events import (
+    ChangeVersion,
     Effects,
     Event,
     Execute,
@@ -20,6 +21,7 @@ from node.raft.events import (
     Recovered,
     TransferLeadership,
 )
+from node.raft.features import Build, Features, Span
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
@@ -45,6 +47,12 @@ APPLY_ENTRIES_MAX: Final = 4096
 NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
 
 
+def build_of(machine: StateMachine, features: Features, image: str) -> Build:
+    """Return what a node with this machine and these features says of its software."""
+    versions = Span(machine.versions[0], machine.versions[-1])
+    return Build(image, Span(features.low, features.high), machine.family, versions)
+
+
 class Member(Inbox):
     """One member of one group.
 
@@ -54,6 +62,8 @@ class Member(Inbox):
         settings: equal in the whole group (they are in the GroupId).
         founding: how this member may come to have a genesis.
         preference: how much it wants to lead.
+        features: the feature levels that this software can work at.
+        image: name and version of this software, for people.
         machine: in its initial state.
         system: makes a system state in its initial state, the same on every member of the group.
         log: empty.
@@ -78,13 +88,17 @@ class Member(Inbox):
         randrange: Callable[[int], int],
         now_ms: int,
         recovered: Recovered | None = None,
+        features: Features | None = None,
+        image: str = "",
     ) -> None:
+        self.features = features or Features()
         super().__init__(
             me=me,
             group_id=group_id,
             settings=settings,
             founding=founding,
             preference=preference,
+            build=build_of(machine, self.features, image),
             machine=machine,
             system=system,
             log=log,
@@ -102,8 +116,12 @@ class Member(Inbox):
         self.grants = set()
         self.birth = Birth(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
+        self.unsaid_halt = False
         if recovered is not None:
-            self._recover(recovered)
+            try:
+                self._recover(recovered)
+            except HaltError as exc:
+                self.halted, self.unsaid_halt = exc.reason, True
 
     def _recover(self, recovered: Recovered) -> None:
         """Go on as the same incarnation (trust_disk): term, vote and log are what we promised by."""
@@ -134,6 +152,9 @@ class Member(Inbox):
         """Take several events at once: one broadcast and one Forward for all of them."""
         out = self.out = Effects()
         if self.halted is not None:
+            if self.unsaid_halt:
+                self.unsaid_halt = False
+                self._notice(Halted(self.halted))
             self._refuse_all(events)
             return out
         if now_ms > self.now:
@@ -195,6 +216,8 @@ class Member(Inbox):
                 self._lead(self.lead)
             if self.replica.applied.index < min(self.commit, limit):
                 self._apply_committed(limit)
+                if self.parting_due:
+                    self._part_with_unfit()
             reads = self.reads
             if reads.round is not None or reads.asking or reads.settled:
                 self._flush_reads()
@@ -264,9 +287,12 @@ class Member(Inbox):
     def _halt(self, reason: str) -> None:
         """An invariant broke. Nothing that this step wanted to say may be said."""
         self.halted = reason
-        transfers = (self.handed, self.lead.transfer if self.lead is not None else None)
+        lead = self.lead
+        transfers = (self.handed, lead.transfer if lead is not None else None)
         unsaid = [token for token, _ in self.out.completions]
         unsaid += [transfer.token for transfer in transfers if transfer is not None]
+        if lead is not None and lead.version_change is not None:
+            unsaid.append(lead.version_change[0])
         self.out = Effects()
         self.lead = self.handed = None
         self._notice(Halted(reason))
@@ -288,7 +314,9 @@ class Member(Inbox):
     def _refuse_all(self, events: Sequence[Event]) -> None:
         done = {token for token, _ in self.out.completions}
         for event in events:
-            if isinstance(event, Execute | Query | TransferLeadership) and event.token not in done:
+            if not isinstance(event, Execute | Query | TransferLeadership | ChangeVersion):
+                continue
+            if event.token not in done:
                 self._complete(event.token, NotExecuted("halted"))
         self.out.next_tick_ms = self.now + self.settings.election_timeout_ms
 
@@ -334,4 +362,5 @@ class Member(Inbox):
             halted=self.halted,
             match={} if lead is None else dict(sorted(lead.match.items())),
             electable=self._electable(),
+            levels=self.replica.levels,
         )

@@ -7,12 +7,13 @@ the quorum is committed by the old quorum and the new one, so no minority can ev
 from collections.abc import Iterator
 from typing import Final
 
-from node.raft.entries import encode_config
-from node.raft.events import BondLoss
+from node.raft.entries import encode_config, encode_number
+from node.raft.events import BondLoss, ChangeVersion
+from node.raft.features import Build, Features
 from node.raft.leader import Leader
 from node.raft.quorum import Config, is_quorum, tie_for
 from node.raft.state import Leadership
-from node.raft.types import EntryKind, Incarnation, Preference
+from node.raft.types import Entry, EntryKind, Incarnation, NotExecuted, Outcome, Preference
 
 PROMOTION_ROUNDS: Final = 3
 
@@ -22,6 +23,7 @@ class Membership(Leader):
 
     # Voters whose bond ended for good: they said goodbye, or their ticket expired or was revoked.
     gone: dict[Incarnation, BondLoss]
+    features: Features
 
     def _count_rounds(self, lead: Leadership) -> None:
         """Once per heartbeat: in how many of them learners have kept up, without a lag or a silence between.
@@ -42,8 +44,73 @@ class Membership(Leader):
         for table in (lead.match, lead.echo, lead.heard_ms, lead.lag, lead.streak):
             for stranger in [peer for peer in table if peer not in known]:
                 del table[stranger]
+        self._raise_level(lead)
         self.gone = {peer: loss for peer, loss in self.gone.items() if peer in self.members}
 
+    # ---- feature levels, and the machine's version --------------------------
+    def _builds(self) -> list[Build] | None:
+        """Return the software of every voter and learner; None if that of some voter is not known.
+
+        Learners count as voters do: they apply the same entries (U9).
+        """
+        if any(voter != self.me and voter not in self.peers for voter in self.members):
+            return None
+        others = {*self.members, *self.audience} - {self.me}
+        return [self.build, *(self.peers[peer].build for peer in sorted(others))]
+
+    def _raise_level(self, lead: Leadership) -> None:
+        """Write FEATURE n when all have known n for a while: who comes and goes must not find it written."""
+        builds, present = self._builds(), self._level()
+        level = present if builds is None else min(build.features.high for build in builds)
+        if level <= present:
+            lead.feature = None
+        elif lead.feature is None or level < lead.feature[0]:
+            lead.feature = (level, self.now)
+        elif self._is_level_known_for_long(lead.feature[1]) and self._may_write_levels(lead):
+            self._write_levels(lead, EntryKind.FEATURE, lead.feature[0])
+            lead.feature = None
+
+    def _is_level_known_for_long(self, since_ms: int) -> bool:
+        return self.now - since_ms >= self.features.after_ms
+
+    def _may_write_levels(self, lead: Leadership) -> bool:
+        """One such entry at a time, and only by who has applied all those before it."""
+        return (
+            not self._refusal(lead)
+            and self._has_committed_in_term(lead)
+            and lead.levels_index <= self.commit == self.replica.applied.index
+        )
+
+    def _write_levels(self, lead: Leadership, kind: EntryKind, number: int) -> Entry:
+        entry = self._write(kind, encode_number(number))
+        lead.levels_index = lead.awaited = entry.index
+        return entry
+
+    def _change_version(self, change: ChangeVersion) -> None:
+        """Write MACHINE v, if every voter and learner can run the machine as v."""
+        lead, builds, levels = self.lead, self._builds(), self.replica.levels
+        refusal = "not-leader" if lead is None else self._refusal(lead)
+        if not refusal:
+            known = builds is not None and all(
+                build.versions.low <= change.version <= build.versions.high for build in builds
+            )
+            refusal = "" if known else "machine-version-change-unsupported"
+        if not refusal and lead is not None and (levels is None or not self._may_write_levels(lead)):
+            refusal = "overloaded"
+        if refusal or lead is None:
+            self._complete(change.token, NotExecuted(refusal, self.leader))
+            return
+        entry = self._write_levels(lead, EntryKind.MACHINE, change.version)
+        lead.version_change = (change.token, entry.index)
+
+    def _version_changed(self, index: int, outcome: Outcome) -> None:
+        """The MACHINE entry at ``index`` is applied here."""
+        lead = self.lead
+        if lead is not None and lead.version_change is not None and lead.version_change[1] == index:
+            self._complete(lead.version_change[0], outcome)
+            lead.version_change = None
+
+    # ---- configurations ------------------------------------------------------
     def _may_propose_config(self, lead: Leadership) -> bool:
         """I5: only after committing in our term, and one uncommitted Cfg at most."""
         return self._has_committed_in_term(lead) and not self._config_is_pending()

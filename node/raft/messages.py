@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from node.raft.features import Levels
 from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
 
 DISSOLVED_MAX: Final = 64
@@ -227,11 +228,15 @@ class Presence(Struct, frozen=True):
 
 
 class GenesisProposal(Struct, frozen=True):
-    """The smallest founder asks for a signature over these voters. ``round`` counts its proposals."""
+    """The smallest founder asks for a signature over these voters and levels.
+
+    ``round`` counts its proposals; ``levels`` are the highest that all these voters know.
+    """
 
     round: int
     nonce: bytes
     voters: tuple[Incarnation, ...]
+    levels: Levels
 
 
 class GenesisSignature(Struct, frozen=True):

@@ -141,6 +141,11 @@ class Origin(Reads):
         if self._cancel_query(cancel.token):
             self._complete(cancel.token, NotExecuted("cancelled", self.leader))
             return
+        lead = self.lead
+        if lead is not None and lead.version_change is not None and lead.version_change[0] == cancel.token:
+            self._complete(cancel.token, Unknown("cancelled"))
+            lead.version_change = None
+            return
         pending = self.box.tokens.get(cancel.token)
         if pending is None:
             return
@@ -370,6 +375,9 @@ class Origin(Reads):
     # ---- decided ------------------------------------------------------------
     def _entry_applied(self, session: bytes, seq: int, outcome: Outcome) -> None:
         lead: Leadership | None = self.lead
+        if not session:
+            self._version_changed(seq, outcome)
+            return
         if lead is not None:
             lead.proposed.pop((session, seq), None)
         if session != self.box.session:

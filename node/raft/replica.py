@@ -10,10 +10,13 @@ from node.machines.system import Request, SystemState
 from node.raft.entries import (
     counts_as_command,
     decode_commands_untrusted,
+    decode_config_untrusted,
+    decode_number_untrusted,
     decode_session_untrusted,
     plain_bytes,
 )
 from node.raft.events import Query
+from node.raft.features import Levels
 from node.raft.sessions import SessionTable
 from node.raft.types import (
     BATCH_ABORTED,
@@ -34,6 +37,7 @@ from node.raft.types import (
 # Of one entry: what it makes every node keep must not be a thousand times what it says.
 RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
 REFUSAL_CHARS_MAX: Final = 4096
+_OF_LEVELS: Final = frozenset((EntryKind.CONFIG, EntryKind.FEATURE, EntryKind.MACHINE))
 # Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
 
@@ -52,6 +56,7 @@ class Replica:
         applied: cursor of the last entry applied.
         applied_ms: its time_ms.
         commands: how many entries were applied that a caller may have asked for.
+        levels: what the group runs at; None before its genesis is applied.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class Replica:
         self.applied = Cursor(0, 0)
         self.applied_ms = 0
         self.commands = 0
+        self.levels: Levels | None = None
+        self._version = 1  # of the machine
         self._group_id = group_id
 
     def apply(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Resolution | None]]:
@@ -89,9 +96,52 @@ class Replica:
                 change = decode_session_untrusted(entry.payload)
                 self.table.change(change, entry.time_ms)
                 resolution = Resolution(change.session, 0, Ok((), at))
+            elif entry.kind in _OF_LEVELS:
+                resolution = self._change_levels(entry, at)
             self.applied_ms = entry.time_ms
             self.applied = at
             yield entry, resolution
+
+    def _change_levels(self, entry: Entry, at: Cursor) -> Resolution | None:
+        """Apply a CONFIG, FEATURE or MACHINE entry: of the first, the genesis says where the group begins.
+
+        Returns what became of a MACHINE entry, as of a command of no session that is numbered by its index.
+        """
+        levels, resolution = self.levels, None
+        if entry.kind is EntryKind.CONFIG:
+            _, founding = decode_config_untrusted(entry.payload)
+            if levels is None and founding is not None:
+                levels = founding.levels
+        elif levels is not None and entry.kind is EntryKind.FEATURE:
+            level = decode_number_untrusted(entry.payload)
+            levels = Levels(max(level, levels.level), levels.family, levels.version)  # never downwards
+        elif levels is not None:
+            version = decode_number_untrusted(entry.payload)
+            result = self._migrate(levels.version, version)
+            if type(result) is Applied:
+                levels = Levels(levels.level, levels.family, version)
+            resolution = Resolution(b"", entry.index, Ok((result,), at))
+        if levels is not None:
+            self.levels, self._version = levels, levels.version
+        return resolution
+
+    def _migrate(self, old: int, new: int) -> Result:
+        """Turn the machine's state into that of another version. It refuses on every member alike."""
+        if new == old:
+            return Applied(None)
+        savepoint = self._savepoint(self.machine)
+        try:
+            self.machine.migrate(old, new)
+        except OF_THE_HOST:
+            raise
+        except CommandError as exc:
+            result = Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
+        except BaseException as exc:  # noqa: BLE001 - the group goes on as it was
+            result = Failed("migrate-raised", type(exc).__name__)
+        else:
+            return Applied(None)
+        self._rollback(self.machine, savepoint)
+        return result
 
     def _apply_batch(self, batch: CommandBatch, entry: Entry, at: Cursor) -> Resolution:
         known = self.admit(batch, entry.time_ms)
@@ -116,17 +166,18 @@ class Replica:
             if refusal is not None:
                 return _aborted(batch, sub, refusal), len(refusal.message)
         target = self.system if batch.system else self.machine
-        try:
-            savepoint = target.savepoint()
-        except OF_THE_HOST:
-            raise
-        except BaseException as exc:
-            raise BrokenMachineError(type(exc).__name__) from exc
+        savepoint = self._savepoint(target)
         results: list[Result] = []
         size = 0
         for sub, command in enumerate(batch.commands):
             context = ApplyContext(
-                entry.term, entry.index, sub, entry.time_ms, self._group_id, batch.credential
+                entry.term,
+                entry.index,
+                sub,
+                entry.time_ms,
+                self._group_id,
+                batch.credential,
+                self._version,
             )
             result = self._apply_one(target, command, context)
             size += plain_bytes(result.value) if type(result) is Applied else 0
@@ -153,6 +204,14 @@ class Replica:
         except BaseException as exc:  # noqa: BLE001 - whoever cannot be judged is refused, everywhere alike
             return Failed("judge-raised", type(exc).__name__)
         return None
+
+    def _savepoint(self, target: StateMachine | SystemState) -> object:
+        try:
+            return target.savepoint()
+        except OF_THE_HOST:
+            raise
+        except BaseException as exc:
+            raise BrokenMachineError(type(exc).__name__) from exc
 
     def _rollback(self, target: StateMachine | SystemState, savepoint: object) -> None:
         try:

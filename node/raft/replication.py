@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from node.errors import RemoteProtocolError
-from node.raft.entries import counts_as_command, decode_config_untrusted, make_entry
-from node.raft.events import Advanced, ConfigCommitted, SaveEntries, SaveTruncation
+from node.raft.entries import (
+    ENTRY_LEVELS,
+    counts_as_command,
+    decode_config_untrusted,
+    decode_number_untrusted,
+    make_entry,
+)
+from node.raft.events import Advanced, ConfigCommitted, LevelsChanged, SaveEntries, SaveTruncation
+from node.raft.features import LOWEST, Levels, objection
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
 from node.raft.state import Awaited, HaltError
@@ -27,17 +34,31 @@ class Replication(Promises):
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond
     log_commands = 0  # commands of callers in the log, committed or not
     is_auto = False  # the log begins with the genesis of an ``auto`` cluster
+    told_levels: Levels | None = None
+    parting_due = False  # levels changed: there may be peers that do not know them
     dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
 
     # ---- writing ------------------------------------------------------------
     def _write(self, kind: EntryKind, payload: bytes) -> Entry:
-        """The leader's own append: the next entry of its term."""
+        """The leader's own append: the next entry of its term.
+
+        Nothing of a feature level is written before the entry that allows it is applied here (U8).
+        """
+        if self._level_of(kind) > self._level():
+            raise HaltError("entry-above-feature-level")
         last = self.log.last()
         time_ms, rest = divmod(self._log_time(self.log.get(last.index).time_ms), 100)
         entry = make_entry(last, term=self.term, kind=kind, time_ms=time_ms, payload=payload)
         self._append((entry,))
         self.log_time_rest = rest
         return entry
+
+    def _level_of(self, kind: EntryKind) -> int:
+        return ENTRY_LEVELS[kind]
+
+    def _level(self) -> int:
+        """Return the feature level up to which we may write and send now."""
+        return LOWEST if self.replica.levels is None else self.replica.levels.level
 
     def _log_time(self, last_ms: int) -> int:
         """The time of the next entry, in hundredths of a millisecond (3.8).
@@ -67,6 +88,8 @@ class Replication(Promises):
                 self.log_commands += 1
             elif entry.kind is EntryKind.CONFIG:
                 self._adopt_config(entry)
+            elif entry.kind is EntryKind.FEATURE or entry.kind is EntryKind.MACHINE:
+                self._check_number(entry)
             elif entry.kind is EntryKind.DISSOLVE:
                 self.dissolve_index = self.dissolve_index or entry.index
         self._record(SaveEntries(tuple(entries)))
@@ -76,13 +99,36 @@ class Replication(Promises):
     def _adopt_config(self, entry: Entry) -> None:
         """A Cfg counts from the moment it is in the log, not from its commit (3.6)."""
         try:
-            config, _ = decode_config_untrusted(entry.payload)
+            config, founding = decode_config_untrusted(entry.payload)
         except RemoteProtocolError as exc:
             raise HaltError("malformed-config-in-log") from exc
         if entry.index == 1:
             self.is_auto = config.reason == AUTO_GENESIS
+            if founding is not None:
+                self._require_fit(founding.levels)
         self.configs.append((entry.index, config))
         self._refresh_active()
+
+    def _check_number(self, entry: Entry) -> None:
+        """Stop before what follows: it may be what our software does not understand.
+
+        Who bonds with us asks first whether we know the group's levels, so nobody should ever come here; but
+        a host can start an older image on a log that it kept.
+        """
+        try:
+            number = decode_number_untrusted(entry.payload)
+        except RemoteProtocolError as exc:
+            raise HaltError("malformed-levels-in-log") from exc
+        family, versions = self.build.family, self.build.versions
+        if entry.kind is EntryKind.FEATURE:
+            self._require_fit(Levels(number, family, versions.high))
+        else:
+            self._require_fit(Levels(self.build.features.high, family, number))
+
+    def _require_fit(self, levels: Levels) -> None:
+        unfit = objection(self.build, levels)
+        if unfit:
+            raise HaltError(unfit)
 
     def _truncate(self, index: int) -> None:
         """Drop every entry above ``index``, and the Cfgs there."""
@@ -193,6 +239,8 @@ class Replication(Promises):
         for entry, resolution in self.replica.apply(entries):
             if resolution is not None:
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
+            if self.replica.levels != self.told_levels:
+                self._announce_levels(Cursor(entry.term, entry.index))
             if entry.kind is EntryKind.CONFIG:
                 self._announce_config(entry)
             elif entry.kind is EntryKind.DISSOLVE:
@@ -221,6 +269,12 @@ class Replication(Promises):
     def _forget_coverage(self) -> None:
         """Our cluster ended, and what is applied with it."""
         self.covered_ms = self.awaited = None
+
+    def _announce_levels(self, at: Cursor) -> None:
+        levels = self.told_levels = self.replica.levels
+        assert levels is not None
+        self.parting_due = True
+        self._notice(LevelsChanged(levels, at))
 
     def _announce_config(self, entry: Entry) -> None:
         config, _ = decode_config_untrusted(entry.payload)

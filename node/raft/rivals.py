@@ -130,6 +130,7 @@ class Rivals(Founding):
         self.log_commands = self.dissolve_index = 0
         self.durable_index = 0
         self.is_auto = False
+        self.told_levels = None
         self.writes.clear()
         self.held.clear()
         self.configs, self.pull, self.heard_ms = [], None, None

@@ -11,6 +11,7 @@ from node.errors import RemoteProtocolError
 from node.raft.election import Election
 from node.raft.entries import INTEGER_MAX, decode_config_untrusted, genesis_digest
 from node.raft.events import FoundingStalled, SaveVote
+from node.raft.features import LOWEST, Levels
 from node.raft.messages import GenesisProposal
 from node.raft.types import Entry, EntryKind, Incarnation
 
@@ -28,6 +29,7 @@ class Birth:
         abandoned: of those that we will never complete, the last.
         nonce: of the genesis that we collect signatures for; None if we collect none.
         voters: of that genesis.
+        levels: of that genesis.
         signatures: so far.
         signed: the genesis that has our signature, and who collects for it.
         reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
@@ -40,6 +42,7 @@ class Birth:
     abandoned: int = 0
     nonce: bytes | None = None
     voters: tuple[Incarnation, ...] = ()
+    levels: Levels | None = None
     signatures: dict[Incarnation, bytes] = field(default_factory=dict)
     signed: tuple[Incarnation, GenesisProposal] | None = None
     reborn: bool = False
@@ -76,7 +79,9 @@ class Signing(Election):
         if term > GENESIS_TERM or collector not in (None, self.me):
             # Which round is not known, so no word of the collector frees it; a new identity does.
             signed_for = collector or self.me
-            self.birth.signed = (signed_for, GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,)))
+            unknown = Levels(LOWEST, self.build.family, LOWEST)
+            proposal = GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,), unknown)
+            self.birth.signed = (signed_for, proposal)
 
     def _is_signature_out(self) -> bool:
         """Return whether another genesis than that of the cluster we leave may still use our signature."""
@@ -109,7 +114,7 @@ class Signing(Election):
             return False
         if founding is None or config.epoch != 1:
             return False
-        digest = genesis_digest(self.group_id, founding.nonce, config.voters)
+        digest = genesis_digest(self.group_id, founding.nonce, config.voters, founding.levels)
         return all(
             self.credentials.verify(voter, digest, signature)
             for voter, signature in zip(config.voters, founding.signatures, strict=True)

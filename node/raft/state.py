@@ -27,6 +27,7 @@ from node.raft.events import (
     Send,
     Violation,
 )
+from node.raft.features import Build
 from node.raft.log import LogStore
 from node.raft.messages import Message, Presence
 from node.raft.quorum import Config, is_quorum_of_all
@@ -80,6 +81,7 @@ class Peer:
     """
 
     preference: Preference
+    build: Build
     cluster: bytes | None = None
     presence: Presence | None = None
     rival: bool = False
@@ -139,6 +141,9 @@ class Leadership:
         census_due: when to check the quorum and count rounds; steady writes put off heartbeats, not this.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.
         review_due: the membership may have to change.
+        feature: a feature level that all members know, and since when; None if there is no higher one.
+        levels_index: of the last FEATURE or MACHINE entry that it wrote.
+        version_change: who waits for the MACHINE entry at an index to be applied.
         lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
     """
 
@@ -163,6 +168,9 @@ class Leadership:
     proposed: dict[tuple[bytes, int], int] = field(default_factory=dict)
     transfer: Transfer | None = None
     review_due: bool = True
+    feature: tuple[int, int] | None = None
+    levels_index: int = 0
+    version_change: tuple[int, int] | None = None
     lease_ms: int = 0
     lease_forbidden: bool = False
 
@@ -178,6 +186,7 @@ class State(ABC):
         settings: Settings,
         founding: Founding,
         preference: Preference,
+        build: Build,
         machine: StateMachine,
         system: Callable[[], SystemState],
         log: LogStore,
@@ -190,6 +199,7 @@ class State(ABC):
         self.settings = settings
         self.founding = founding
         self.preference = preference
+        self.build = build
         self.log = log
         self.credentials = credentials
         self.randrange = randrange

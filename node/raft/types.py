@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from node.machines.base import Preference as Preference  # noqa: PLC0414 - also a word of consensus
+from node.raft.features import Levels
 
 
 class Incarnation(Struct, frozen=True, order=True, cache_hash=True):
@@ -56,6 +57,8 @@ class EntryKind(IntEnum):
     POLICY = 5
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
     SYSTEM = 7  # as COMMAND, but for the group's own state beside the machine
+    FEATURE = 8  # from here on what belongs to this feature level may be written and sent
+    MACHINE = 9  # from here on the state machine runs as this version
 
 
 # What a session numbers and executes once: same payload, same keys, same results.
@@ -279,3 +282,4 @@ class MemberStatus:
     halted: str | None
     match: dict[Incarnation, int] = field(default_factory=dict)
     electable: tuple[Incarnation, ...] = ()
+    levels: Levels | None = None

@@ -3,17 +3,23 @@
 Entries travel without index and chain: the receiver computes both from what precedes them, so what is decoded
 is always a valid piece of some log. Every length has a limit, and the frame that carries a message has one
 too.
+
+A later release may add fields at the end of messages and of the arrays in them, which are ignored here; not
+of entries' payloads, positions and names, which are one value. A message with an unknown tag below 64 is
+refused, one with a higher tag is ignored.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 import cbor2
+from msgspec import Struct
 
 from attestation.canonical import decode_untrusted as decode_cbor_untrusted
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.raft.entries import ENTRY_BYTES_MAX, VOTERS_MAX, check_payload_untrusted
+from node.raft.features import levels_untrusted
 from node.raft.fields import (
     array,
     boolean,
@@ -63,6 +69,7 @@ from node.raft.types import COMMANDS, ORIGIN, Bootstrap, EntryKind
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 PROPOSALS_MAX: Final = 16_384
+IGNORABLE_TAG: Final = 64  # from here on a message that is not known is ignored
 VISIBLE_MAX: Final = 1024
 SIGNATURE_BYTES_MAX: Final = 1024
 
@@ -74,7 +81,13 @@ def encode(message: Message) -> bytes:
     return cbor2.dumps([tag, *encoder(message)])
 
 
-def decode_untrusted(data: bytes) -> Message:
+class Ignorable(Struct, frozen=True):
+    """A message of a later release that nobody has to understand."""
+
+    tag: int
+
+
+def decode_untrusted(data: bytes) -> Message | Ignorable:
     """Return the message in ``data``.
 
     Raises:
@@ -89,11 +102,11 @@ def decode_untrusted(data: bytes) -> Message:
         refuse("not an array")
     codec = _CODECS_BY_TAG.get(value[0]) if type(value[0]) is int else None
     if codec is None:
+        if type(value[0]) is int and value[0] >= IGNORABLE_TAG:
+            return Ignorable(value[0])
         refuse("unknown tag")
     _, fields, decoder = codec
-    if len(value) != fields + 1:
-        refuse("wrong number of fields")
-    return decoder(value[1:])
+    return decoder(fixed_array(value, fields + 1)[1:])
 
 
 # ---- messages ---------------------------------------------------------------
@@ -206,11 +219,11 @@ def _presence(f: list[Any]) -> Message:
 
 
 def _genesis_proposal(f: list[Any]) -> Message:
-    number, nonce, voters = f
+    number, nonce, voters, levels = f
     found = incarnations(voters, VOTERS_MAX)
     if not found:
         refuse("a genesis without voters")
-    return GenesisProposal(uint(number), nonce16(nonce), found)
+    return GenesisProposal(uint(number), nonce16(nonce), found, levels_untrusted(levels))
 
 
 def _genesis_signature(f: list[Any]) -> Message:
@@ -361,7 +374,13 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
         7,
         _presence,
     ),
-    (GenesisProposal, 15, lambda m: [m.round, m.nonce, put_incarnations(m.voters)], 3, _genesis_proposal),
+    (
+        GenesisProposal,
+        15,
+        lambda m: [m.round, m.nonce, put_incarnations(m.voters), m.levels.encode()],
+        4,
+        _genesis_proposal,
+    ),
     (GenesisSignature, 16, lambda m: [m.nonce, m.signature], 2, _genesis_signature),
     (Genesis, 17, lambda m: [put_entries((m.entry,))], 1, _genesis),
 )

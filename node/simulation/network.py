@@ -280,7 +280,7 @@ class Network(Postman):
     def _side_up(self, link: Link, epoch: int) -> None:
         if link.epoch == epoch and not link.up and link.sender.alive and link.receiver.alive:
             link.up = True
-            link.sender.feed(BondUp(link.receiver.inc, link.receiver.preference))
+            link.sender.feed(BondUp(link.receiver.inc, link.receiver.preference, link.receiver.member.build))
 
     def _side_down(self, link: Link, epoch: int, loss: BondLoss) -> None:
         if link.epoch != epoch or not link.up:

@@ -19,6 +19,14 @@ class Recorder(StateMachine):
     def signature(self) -> str:
         return self.inner.signature
 
+    @property
+    def family(self) -> str:
+        return self.inner.family
+
+    @property
+    def versions(self) -> range:
+        return self.inner.versions
+
     def apply(self, command: Any, context: ApplyContext) -> Any:
         call, position, unwrapped = command
         self._applied(call, position, unwrapped, context)

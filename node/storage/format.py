@@ -34,12 +34,12 @@ from enum import IntEnum
 from typing import Final
 
 from node.errors import CorruptStorageError
-from node.raft.entries import make_entry
+from node.raft.entries import ENTRY_LEVELS, make_entry
 from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.types import ORIGIN, Entry, EntryKind, Incarnation, Position
 
-MAGIC: Final = b"bondstone-log/4\n"
+MAGIC: Final = b"bondstone-log/5\n"
 SALT_BYTES: Final = 16
 SECTOR_BYTES: Final = 512
 
@@ -47,6 +47,7 @@ _DIGEST_BYTES: Final = 16
 _HEAD: Final = struct.Struct(">IQ16s")
 _CRC_BYTES: Final = 4
 _BODY: Final = _HEAD.size + _CRC_BYTES  # where it begins in a batch
+_KINDS: Final = frozenset(int(kind) for kind in ENTRY_LEVELS)
 _LENGTH: Final = struct.Struct(">H")
 _VOTE: Final = struct.Struct(">BQ?")
 _TRUNCATE: Final = struct.Struct(">BQ")
@@ -226,6 +227,7 @@ class _Replay:
         """Follow every record of ``body``.
 
         Raises:
+            CorruptStorageError: it holds what this release does not know.
             ValueError, struct.error: a record is malformed or contradicts those before.
         """
         at = 0
@@ -253,6 +255,12 @@ class _Replay:
         at += _ENTRY.size
         payload, end = _exactly(body, at, length)
         last = Position(self.log[-1].term, self.log[-1].index, self.log[-1].chain) if self.log else ORIGIN
+        if kind not in _KINDS:
+            # The batch is what was written: so it is no damage.
+            raise CorruptStorageError(
+                f"it holds an entry of kind {kind}, which a later release of bondstone wrote: "
+                "start the image that wrote it, or a later one"
+            )
         entry = make_entry(last, term=term, kind=EntryKind(kind), time_ms=time_ms, payload=payload)
         self.log.append(entry)
         return end

@@ -24,6 +24,7 @@ from node.bonds.messages import Message, decode_untrusted
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import TLSSession, bond_context
 from node.raft.events import BondLoss
+from node.raft.features import Build, Levels, Span
 from node.raft.types import Incarnation, Preference
 
 NETWORK = network_id_of_name("test")
@@ -117,6 +118,9 @@ class FakeValidator:
         return Expiration(at=at, appraisal={"image": claims["image"], "mock": True})
 
 
+BUILD = Build("bondstone test", Span(1, 1), "test", Span(1, 1))
+
+
 class Recorder:
     """A handler that keeps what it is told, and lets a test wait for it."""
 
@@ -198,6 +202,8 @@ class Node:
         self.bonds: GroupBonds | None = None
         self.cluster: Founded | None = None
         self.rivals_meet = False
+        self.build = BUILD
+        self.levels: Levels | None = None
 
     @property
     def address(self) -> str:
@@ -217,6 +223,8 @@ class Node:
             issuers=self.issuers,
             seeds=seeds,
             api_url=None,
+            build=self.build,
+            levels=lambda: self.levels,
             cluster=lambda: self.cluster,
             rivals_meet=self.rivals_meet,
         )

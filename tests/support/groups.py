@@ -16,6 +16,8 @@ from node.group.group import Group
 from node.group.identity import GroupKey
 from node.group.network import GroupBuilder, Network
 from node.machines.counter import Counter
+from node.raft.features import Features
+from node.raft.member import build_of
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
 from tests.support.bonds import QUICK, Clock, Node
 
@@ -180,6 +182,7 @@ class Site:
             issuers=(),
             preference=preference,
         )
+        node.build = build_of(Counter(), Features(), "intruder")
         try:
             await node.start(*seeds)
             await node.handler.until(lambda: {network.me.id for network in self.networks} <= node.peers())

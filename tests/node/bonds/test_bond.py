@@ -33,6 +33,7 @@ from node.bonds.settings import BondSettings
 from node.errors import RemoteProtocolError
 from node.raft.events import BondLoss
 from node.raft.types import Incarnation, Preference
+from tests.support.bonds import BUILD
 
 EXPORTER = b"e" * 32
 BOB = Incarnation("bob", b"\x02" * 32)
@@ -292,7 +293,14 @@ def test_fragments_cannot_be_abused(messages: list[Message], reason: str) -> Non
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(versions=(1,), network_id=b"n" * 32, group_id=b"g" * 32, nonce=b"x" * 32, name="bob"),
+        Hello(
+            versions=(2,),
+            network_id=b"n" * 32,
+            group_id=b"g" * 32,
+            nonce=b"x" * 32,
+            name="bob",
+            build=BUILD,
+        ),
         Prove(proof=b"p" * 32, entry=ENTRY),
         Attest(tickets={}),
         Admit(peers=()),

@@ -40,7 +40,9 @@ from node.bonds.messages import (
     Refuse,
 )
 from node.bonds.refusals import Refusal, RefusalCode
+from node.raft.features import Build
 from node.raft.types import Incarnation, Preference
+from tests.support.bonds import BUILD
 
 NETWORK, GROUP, SECRET = b"n" * 32, b"g" * 32, b"s" * 32
 ALICE, BOB = Incarnation("alice", b"\x01" * 32), Incarnation("bob", b"\x02" * 32)
@@ -49,6 +51,9 @@ TICKETS = {"fake": b"ticket"}
 
 def entry_of(peer: Incarnation) -> PeerEntry:
     return PeerEntry(peer=peer, preference=Preference.NORMAL, addresses=("h:1",), api_url=None)
+
+
+HELLO = Hello(versions=(2,), network_id=NETWORK, group_id=GROUP, nonce=b"x" * 32, name="bob", build=BUILD)
 
 
 def export(context: bytes) -> bytes:
@@ -62,7 +67,12 @@ class FakeGate:
     group_id: bytes = GROUP
     secret: bytes = SECRET
     objections: list[Refusal | None] = field(default_factory=list)
+    build: Build = BUILD
+    to_build: Refusal | None = None
     asked: list[bool] = field(default_factory=list)
+
+    def objection_to_build(self, build: Build) -> Refusal | None:
+        return self.to_build
 
     def objection(self, *, final: bool) -> Refusal | None:
         self.asked.append(final)
@@ -197,7 +207,7 @@ def test_a_proof_holds_for_one_role_peer_connection_and_key_only() -> None:
 def test_an_echoed_proof_is_refused() -> None:
     a = initiator()
     a.start()
-    hello = Hello(versions=(1,), network_id=NETWORK, group_id=GROUP, nonce=b"b" * 32, name="bob")
+    hello = HELLO
     (prove,) = sent(a.receive(hello))
     assert isinstance(prove, Prove)
     actions = a.receive(replace(prove, entry=entry_of(BOB)))
@@ -252,7 +262,7 @@ def test_a_refusal_code_of_the_future_is_still_a_refusal() -> None:
 
 
 SAMPLES: list[Message] = [
-    Hello(versions=(1,), network_id=NETWORK, group_id=GROUP, nonce=b"x" * 32, name="bob"),
+    HELLO,
     Prove(
         proof=proof_of(SECRET, exporter=export(GROUP), role=Role.RESPONDER, peer_id=BOB.id),
         entry=entry_of(BOB),

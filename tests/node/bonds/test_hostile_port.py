@@ -23,16 +23,17 @@ from node.bonds.handshake import Role, proof_of
 from node.bonds.messages import Hello, PeerEntry, Ping, Prove, Refuse
 from node.places import Places
 from node.raft.types import Incarnation, Preference
-from tests.support.bonds import GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer
+from tests.support.bonds import BUILD, GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer
 
 
 def hello(**changes: Any) -> Hello:
     fields: dict[str, Any] = {
-        "versions": (1,),
+        "versions": (2,),
         "network_id": NETWORK,
         "group_id": GROUP,
         "nonce": b"n" * 32,
         "name": "raw",
+        "build": BUILD,
     }
     return Hello(**(fields | changes))
 
@@ -128,7 +129,7 @@ def test_a_frame_over_the_limit_is_refused_by_its_length_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\xff", b"\x81\x18\x63", b"\x80", b"\xa0", b"\x81\x01"], ids=lambda b: b.hex()
+    "body", [b"", b"\xff", b"\x81\x18\x3f", b"\x80", b"\xa0", b"\x81\x01"], ids=lambda b: b.hex()
 )
 def test_a_malformed_message_is_refused(body: bytes) -> None:
     async def scenario() -> None:
@@ -228,7 +229,7 @@ def test_no_common_version_is_refused() -> None:
         async with Cluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
-            raw.send(hello(versions=(2, 3)))
+            raw.send(hello(versions=(1, 3)))
 
             assert await raw.receive() == Refuse(code=30400, reason="version-mismatch")
             await raw.close()

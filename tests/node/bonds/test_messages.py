@@ -34,6 +34,7 @@ from node.bonds.messages import (
 )
 from node.bonds.outbox import Lane, Outbox
 from node.errors import RemoteProtocolError
+from node.raft.features import Build, Span
 from node.raft.types import Incarnation, Preference
 
 ids = st.binary(min_size=32, max_size=32)
@@ -44,6 +45,8 @@ addresses = st.builds(
     st.sampled_from(["localhost", "127.0.0.1", "[::1]", "node-1.example.org"]),
     st.integers(1, 65535),
 )
+printable = st.text("abc /.-é", min_size=1, max_size=20)
+spans = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda ends: Span(*sorted(ends)))
 entries = st.builds(
     PeerEntry,
     peer=st.builds(Incarnation, names, ids),
@@ -55,11 +58,12 @@ tickets = st.dictionaries(codes, st.binary(max_size=64), max_size=8)
 messages = st.one_of(
     st.builds(
         Hello,
-        versions=st.lists(st.integers(1, 65535), max_size=16).map(tuple),
+        versions=st.lists(st.integers(1, 65535), max_size=15).map(lambda others: (*others, 2)),
         network_id=ids,
         group_id=ids,
         nonce=ids,
         name=names,
+        build=st.builds(Build, printable, spans, printable, spans),
     ),
     st.builds(Prove, proof=ids, entry=entries),
     st.builds(Attest, tickets=tickets),
@@ -148,7 +152,6 @@ ENTRY: list[Any] = [b"i" * 32, "bob", "normal", ["h:1"], None]
         [*ENTRY[:3], ["h:1"] * 9, None],
         [*ENTRY[:4], "http://plain"],
         [*ENTRY[:4], "https://x y"],
-        [*ENTRY, None],
         ENTRY[:4],
     ],
     ids=lambda entry: str(entry)[:60],

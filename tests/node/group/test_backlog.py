@@ -44,7 +44,7 @@ def test_a_flood_is_taken_as_fast_as_it_is_worked_off_and_all_of_it(message: Mes
         bonds = Bonds()
         driver = start(bonds)
         await lead(driver)
-        driver.bond_up(PEER, Preference.NORMAL)
+        driver.bond_up(PEER, Preference.NORMAL, driver.member.build)
         data = encode(message)
         left, peaks = 5 * most, set[int]()
         while left or waiting(driver, PEER):
@@ -71,7 +71,7 @@ def test_a_flood_keeps_the_others_waiting_for_no_longer_than_its_share() -> None
         driver = start(bonds)
         await lead(driver)
         for peer in (PEER, OTHER):
-            driver.bond_up(peer, Preference.NORMAL)
+            driver.bond_up(peer, Preference.NORMAL, driver.member.build)
         await execute(driver, 1)
         while PEER not in bonds.paused:
             driver.payload(PEER, encode(FETCH))

@@ -149,7 +149,7 @@ def test_commands_of_one_loop_turn_become_one_broadcast() -> None:
         bonds = Bonds()
         driver = start(bonds)
         await lead(driver)
-        driver.bond_up(PEER, Preference.OBSERVER)
+        driver.bond_up(PEER, Preference.OBSERVER, driver.member.build)
         await execute(driver, 1)
         before = len(bonds.of(Append))
         last = driver.member.status().last.index
@@ -169,7 +169,7 @@ def test_a_timer_ticks_the_member_when_nothing_else_happens() -> None:
         bonds = Bonds()
         driver = start(bonds)
         await lead(driver)
-        driver.bond_up(PEER, Preference.OBSERVER)
+        driver.bond_up(PEER, Preference.OBSERVER, driver.member.build)
         seen = len(bonds.of(Append))
 
         await until(lambda: len(bonds.of(Append)) >= seen + 3)  # heartbeats
@@ -183,13 +183,13 @@ def test_a_timer_ticks_the_member_when_nothing_else_happens() -> None:
 
 
 # ---- what others send -------------------------------------------------------
-@pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x81\x18\x63"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x81\x18\x3f"])
 def test_bytes_that_are_no_message_are_a_violation_and_nothing_else(data: bytes) -> None:
     async def scenario() -> None:
         bonds = Bonds()
         driver = start(bonds)
         await lead(driver)
-        driver.bond_up(PEER, Preference.NORMAL)
+        driver.bond_up(PEER, Preference.NORMAL, driver.member.build)
         await execute(driver, 1)
         status = driver.member.status()
 
@@ -319,7 +319,7 @@ def test_no_vote_leaves_before_it_is_durable() -> None:
         disk.gate.set()
         driver = start(bonds, settings=_trusting(), durable=disk)
         await lead(driver)
-        driver.bond_up(PEER, Preference.NORMAL)
+        driver.bond_up(PEER, Preference.NORMAL, driver.member.build)
         cluster = driver.member.cluster
         assert cluster is not None
         disk.gate.clear()
@@ -395,7 +395,7 @@ def test_a_member_that_halts_says_nothing_more_and_ends_every_future() -> None:
         bonds = Bonds()
         driver = start(bonds, machine=Broken())
         await lead(driver)
-        driver.bond_up(PEER, Preference.OBSERVER)
+        driver.bond_up(PEER, Preference.OBSERVER, driver.member.build)
         await execute(driver, 1)
         sent = len(bonds.sent)
 

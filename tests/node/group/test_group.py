@@ -16,6 +16,7 @@ from node.group.when import Conditions, CursorWatcher
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import VALUE_MAX, Counter
 from node.machines.system import EmptySystem
+from node.raft.features import Levels
 from node.raft.types import Consistency, Cursor, Preference
 from node.storage.file import FileStorage
 from tests.support.groups import (
@@ -239,6 +240,42 @@ def test_the_system_state_is_written_and_read_on_every_node_and_judges_callers_o
             assert (await within(group.query_system(["known"], credential=b"alice"))).value == [b"alice"]
             assert (await within(group.execute(add(1), credential=b"alice"))).result["value"]
         assert a.system.digest() == b.system.digest()
+
+    run(scenario)
+
+
+def test_a_machine_of_one_version_refuses_another_by_name() -> None:
+    async def scenario(site: Site) -> None:
+        a, b = await site.counters(2)
+        assert a.status.levels == b.status.levels == Levels(1, "bondstone/counter", 1)
+        with pytest.raises(NotExecutedError, match="machine-version-change-unsupported"):
+            await within(a.change_machine_version(2))
+        with pytest.raises(NotExecutedError, match="not-leader"):
+            await within(b.change_machine_version(2))
+        assert (await within(a.change_machine_version(1))).index > 0
+
+    run(scenario)
+
+
+class Twofold(Counter):
+    """Version 2 counts double, but there is no way from 1 to 2."""
+
+    versions = range(1, 3)
+
+    def apply(self, command: Any, context: ApplyContext) -> Any:
+        return super().apply(command | {"by": command["by"] * context.version}, context)
+
+
+def test_a_group_runs_the_highest_version_that_its_founders_have_and_none_joins_that_lacks_it() -> None:
+    async def scenario(site: Site) -> None:
+        (group,) = await site.counters(1, machine=Twofold())
+        assert (await within(group.execute(add(1)))).result == {"value": 2}
+        late = counter(await site.network("late", *site.networks), JOIN).join()
+
+        await until(lambda: bool(events(site.networks[0], "bond-refused", reason="machine-version-too-low")))
+        assert late.status.cluster_id is None
+        with pytest.raises(CommandFailedError, match="cannot turn its state"):
+            await within(group.change_machine_version(1))
 
     run(scenario)
 

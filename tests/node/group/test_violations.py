@@ -19,6 +19,7 @@ from node.raft.entries import (
     session_id,
 )
 from node.raft.events import BondLoss
+from node.raft.features import Levels
 from node.raft.messages import (
     Append,
     AppendReply,
@@ -105,9 +106,12 @@ def reply_beyond_log(scene: Scene) -> bytes:
     return encode(AppendReply(scene.cluster, scene.status.term, Verdict.ACK, beyond.index, 0, beyond))
 
 
+LEVELS = Levels(1, "bondstone/counter", 1)
+
+
 def forged_genesis(founder: Incarnation) -> Entry:
     config = Config(epoch=1, voters=(founder,), tie=None, reason="genesis")
-    payload = encode_config(config, Signatures(nonce=bytes(16), signatures=(b"s",)))
+    payload = encode_config(config, Signatures(nonce=bytes(16), signatures=(b"s",), levels=LEVELS))
     return make_entry(ORIGIN, term=1, kind=EntryKind.CONFIG, time_ms=0, payload=payload)
 
 
@@ -245,8 +249,8 @@ def breaks_the_protocol(to: Role, say: Callable[[Scene], bytes], reason: str, pr
     ("say", "reason"),
     [
         (lambda intruder, _: Genesis(forged_genesis(intruder)), "bad-genesis"),
-        (lambda _, founder: GenesisProposal(1, bytes(16), (founder,)), "bad-genesis-proposal"),
-        (lambda intruder, _: GenesisProposal(1, bytes(16), (intruder,)), "bad-genesis-proposal"),
+        (lambda _, founder: GenesisProposal(1, bytes(16), (founder,), LEVELS), "bad-genesis-proposal"),
+        (lambda intruder, _: GenesisProposal(1, bytes(16), (intruder,), LEVELS), "bad-genesis-proposal"),
     ],
     ids=["forged", "for another", "without us"],
 )

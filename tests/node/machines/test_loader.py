@@ -74,6 +74,52 @@ class NeedsAnArgument(StateMachine):
         raise NotImplementedError
 
 
+class Several(Counter):
+    family = "example.org/several"
+    versions = range(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("signature", "family", "version"),
+    [
+        ("bondstone/kv/v1", "bondstone/kv", 1),
+        ("example.org/ledger/v12", "example.org/ledger", 12),
+        ("example.org/ledger", "example.org/ledger", 1),
+        ("example.org/ledger/v0", "example.org/ledger/v0", 1),
+        ("/v3", "/v3", 1),
+        ("v3", "v3", 1),
+        ("ledger/v1/v2", "ledger/v1", 2),
+    ],
+)
+def test_a_signature_says_family_and_version(signature, family, version):
+    class Named(Counter):
+        pass
+
+    Named.signature = signature
+    assert (Named().family, Named().versions) == (family, range(version, version + 1))
+
+
+def test_a_machine_may_know_several_versions():
+    loaded = load_machine(f"{__name__}:Several", IMPORTABLE)
+    assert (loaded.family, loaded.versions) == ("example.org/several", range(2, 5))
+
+
+@pytest.mark.parametrize(
+    "versions", [range(0), range(2), range(1, 9, 2), range(3, 1, -1), range(1, 70_000), (1, 2), 1, None]
+)
+def test_versions_that_are_no_range_are_refused(versions, monkeypatch):
+    monkeypatch.setattr(Several, "versions", versions)
+    with pytest.raises(ConfigError, match="versions of"):
+        load_machine(f"{__name__}:Several", IMPORTABLE)
+
+
+@pytest.mark.parametrize("family", ["", "f" * 201, None])
+def test_a_family_that_is_no_text_is_refused(family, monkeypatch):
+    monkeypatch.setattr(Several, "family", family)
+    with pytest.raises(ConfigError, match="family of"):
+        load_machine(f"{__name__}:Several", IMPORTABLE)
+
+
 class Unsigned(Counter):
     signature = ""
 

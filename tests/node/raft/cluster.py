@@ -17,6 +17,7 @@ from node.raft.events import (
     Tick,
     Violation,
 )
+from node.raft.features import Build, Levels, Span
 from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.types import (
@@ -29,6 +30,8 @@ from node.raft.types import (
     Settings,
 )
 
+BUILD = Build("", Span(1, 1), "test/register", Span(1, 1))  # of a member of ``Cluster``
+LEVELS = Levels(1, "test/register", 1)  # of the group of such members
 GROUP = hashlib.sha256(b"group").digest()
 WALL_MS = 1_790_000_000_000
 
@@ -115,6 +118,8 @@ class Cluster:
         delay=3000,
         recovered=None,
         bond=True,
+        features=None,
+        machine=None,
     ):
         me = inc(name, life)
         node = self.member_class(
@@ -123,13 +128,14 @@ class Cluster:
             settings=self.settings,
             founding=Founding(bootstrap=bootstrap, expect=expect, bootstrap_delay_ms=delay),
             preference=preference,
-            machine=Register(),
+            machine=machine or Register(),
             system=self.system,
             log=MemoryLog(),
             credentials=FakeCredentials(me),
             randrange=self.random.randrange,
             now_ms=self.now,
             recovered=recovered,
+            features=features,
         )
         self.nodes[name] = node
         self.notices[name] = []
@@ -201,8 +207,8 @@ class Cluster:
         if frozenset((a, b)) in self.bonds:
             return
         self.bonds.add(frozenset((a, b)))
-        self.step(a, BondUp(self.nodes[b].me, self.nodes[b].preference))
-        self.step(b, BondUp(self.nodes[a].me, self.nodes[a].preference))
+        self.step(a, BondUp(self.nodes[b].me, self.nodes[b].preference, self.nodes[b].build))
+        self.step(b, BondUp(self.nodes[a].me, self.nodes[a].preference, self.nodes[a].build))
 
     def unbond(self, a, b, loss=BondLoss.LOST):
         if frozenset((a, b)) not in self.bonds:

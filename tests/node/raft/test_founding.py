@@ -39,7 +39,7 @@ from node.raft.messages import (
     TimeoutNow,
 )
 from node.raft.types import ORIGIN, Applied, Bootstrap, EntryKind, Ok, Preference, Role, Unknown
-from tests.node.raft.cluster import GROUP, Cluster, FakeCredentials, inc, three
+from tests.node.raft.cluster import BUILD, GROUP, LEVELS, Cluster, FakeCredentials, inc, three
 
 
 def clusters(cluster):
@@ -165,7 +165,7 @@ def test_a_proposal_that_is_not_the_senders_or_leaves_us_out_is_a_violation_and_
     asked, sender = cluster.nodes[names[2]], inc(names[says])
     stranger = next(one for one in map(inc, "defgh") if one > inc(names[1]))
     founders = [*map(inc, names), stranger]
-    proposal = GenesisProposal(1, b"n" * 16, tuple(founders[place] for place in voters))
+    proposal = GenesisProposal(1, b"n" * 16, tuple(founders[place] for place in voters), LEVELS)
     effects = cluster.step(names[2], Received(sender, proposal))
 
     assert effects.notices == [Violation(sender, "bad-genesis-proposal")]
@@ -181,7 +181,7 @@ def test_a_proposal_that_is_not_the_senders_or_leaves_us_out_is_a_violation_and_
 def test_a_genesis_signature_that_does_not_verify_is_a_violation_and_founds_nothing(forger):
     cluster, names = about_to_found()
     first = cluster.nodes[names[0]]
-    digest = genesis_digest(GROUP, first.birth.nonce, first.birth.voters)
+    digest = genesis_digest(GROUP, first.birth.nonce, first.birth.voters, LEVELS)
     honest = {name: FakeCredentials(inc(name)).sign(digest) for name in names}
     sender, other = inc(names[forger]), names[3 - forger]
 
@@ -213,7 +213,7 @@ def test_an_incarnation_signs_one_genesis_at_a_time():
     cluster.run(100)
     signed = cluster.nodes[c].birth.signed
     assert signed is not None
-    other = GenesisProposal(1, b"n" * 16, signed[1].voters)
+    other = GenesisProposal(1, b"n" * 16, signed[1].voters, LEVELS)
     effects = cluster.step(c, Received(cluster.nodes[a].me, other))
 
     assert not any(isinstance(s.message, GenesisSignature) for s in effects.sends)
@@ -521,7 +521,7 @@ def test_with_trust_disk_a_restart_does_not_forget_that_a_cluster_ended():
         yields, Bootstrap.AUTO, delay=60_000, recovered=Recovered(0, None, (), ended), bond=False
     )
     (other,) = {"a", "b"} - {yields}
-    told = cluster.step(yields, BondUp(cluster.nodes[other].me, Preference.NORMAL))
+    told = cluster.step(yields, BondUp(cluster.nodes[other].me, Preference.NORMAL, BUILD))
     stale = Presence(gone, 0, 3, Bootstrap.AUTO, (), (), 0)
     cluster.step(yields, Received(cluster.nodes[other].me, stale))
 
@@ -607,7 +607,7 @@ def signed_for_another(cluster, name, collector):
     """Let ``name`` have signed a genesis that ``collector`` proposed, before it came into its cluster."""
     node, peer = cluster.nodes[name], cluster.nodes[collector]
     voters = tuple(sorted((node.me, peer.me)))
-    node.birth.signed = (peer.me, GenesisProposal(1, bytes(16), voters))
+    node.birth.signed = (peer.me, GenesisProposal(1, bytes(16), voters, LEVELS))
     return node, peer
 
 
@@ -636,10 +636,10 @@ def test_who_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_anothe
     for name in "ac":
         cluster.step("b", BondDown(cluster.nodes[name].me, BondLoss.LOST))
     dead, living = inc("x"), inc("y")
-    cluster.step("b", BondUp(dead, Preference.NORMAL))
+    cluster.step("b", BondUp(dead, Preference.NORMAL, BUILD))
     cluster.step("b", Received(dead, Presence(b"X" * 32, 0, 0, Bootstrap.EXPECT, (), (), 0)))
     cluster.step("b", BondDown(dead, BondLoss.LOST))
-    cluster.step("b", BondUp(living, Preference.NORMAL))
+    cluster.step("b", BondUp(living, Preference.NORMAL, BUILD))
     cluster.step("b", Received(living, Presence(b"Y" * 32, 0, 5, Bootstrap.EXPECT, (), (), 0)))
 
     assert node.cluster == b"Y" * 32
@@ -652,7 +652,7 @@ def test_who_has_nothing_of_an_auto_cluster_believes_one_that_was_in_it():
     node = cluster.add("e", Bootstrap.EXPECT)
     joiner = inc("j")
     gone = b"X" * 32
-    cluster.step("e", BondUp(joiner, Preference.NORMAL))
+    cluster.step("e", BondUp(joiner, Preference.NORMAL, BUILD))
     cluster.step("e", Received(joiner, Presence(gone, 0, 5, Bootstrap.AUTO, (), (), 0)))
     assert node.cluster == gone
     cluster.step("e", Received(joiner, Presence(None, 0, 0, Bootstrap.JOIN, (), (gone,), 0)))

@@ -15,7 +15,7 @@ from node.raft.types import (
     Preference,
     Role,
 )
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import BUILD, Cluster, three
 
 WEAK, STRONG = Consistency.WEAK, Consistency.STRONG
 
@@ -437,7 +437,7 @@ def test_what_a_new_leader_says_before_its_own_commit_makes_no_state_current():
     cluster.run(500)
     age_ms = node.covered_age_ms(cluster.now)
     other = cluster.nodes[cluster.followers()[0]].me
-    cluster.step(follower, BondUp(other, Preference.NORMAL))
+    cluster.step(follower, BondUp(other, Preference.NORMAL, BUILD))
     cluster.step(follower, Received(other, Append(node.cluster, node.term + 1, last, (), node.commit, 1)))
 
     assert node.leader == other

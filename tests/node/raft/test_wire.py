@@ -1,5 +1,6 @@
 """Messages survive the wire, and no bytes do worse than RemoteProtocolError."""
 
+import contextlib
 import typing
 
 import cbor2
@@ -12,16 +13,19 @@ from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (
     EMPTY_PAYLOAD,
+    ENTRY_LEVELS,
     SessionChange,
     decode_commands_untrusted,
     encode_command_body,
     encode_commands,
     encode_config,
+    encode_number,
     encode_session,
     make_entries,
     make_entry,
     payload_prefix,
 )
+from node.raft.features import Levels
 from node.raft.messages import Append, Chunk, Forward, Proposal
 from node.raft.quorum import Config
 from node.raft.types import (
@@ -84,8 +88,10 @@ def test_a_number_takes_as_many_bytes_as_deterministic_cbor_gives_it(seq):
 
 @st.composite
 def payloads(draw):
-    kind = draw(st.sampled_from([EntryKind.NOOP, EntryKind.COMMAND, EntryKind.SESSION, EntryKind.CONFIG]))
-    if kind is EntryKind.COMMAND:
+    kind = draw(st.sampled_from(sorted(ENTRY_LEVELS)))
+    if kind in (EntryKind.FEATURE, EntryKind.MACHINE):
+        return kind, encode_number(draw(st.integers(1, 65_535)))
+    if kind in (EntryKind.COMMAND, EntryKind.SYSTEM):
         seq = draw(st.integers(1, 1000))
         key = draw(st.none() | st.builds(Key, st.just(b"key"), UINT))
         return kind, encode_commands(bytes(16), seq, 1, key, encode_command_body((draw(st.text()),)))
@@ -129,7 +135,7 @@ def forwards(draw):
     items = [
         Proposal(kind, draw(UINT), payload)
         for kind, payload in draw(st.lists(payloads(), max_size=4))
-        if kind in (EntryKind.COMMAND, EntryKind.SESSION)
+        if kind in (EntryKind.COMMAND, EntryKind.SYSTEM, EntryKind.SESSION)
     ]
     return Forward(draw(DIGEST), draw(UINT), draw(UINT), tuple(items))
 
@@ -152,6 +158,9 @@ def strategy(kind):
     special = {"refused": st.text(max_size=20), "nonce": st.binary(min_size=16, max_size=16)}
     special["signature"] = st.binary(max_size=100)
     special["voters"] = INCS.filter(bool)
+    special["levels"] = st.builds(
+        Levels, st.integers(1, 65_535), st.text(min_size=1, max_size=9), st.integers(1, 65_535)
+    )
     by_type = {
         int: UINT,
         bool: st.booleans(),
@@ -326,3 +335,54 @@ def test_every_message_has_a_codec():
     known = {cls for cls, *_ in wire._TABLE}
 
     assert known == set(KINDS)
+
+
+# ---- what a later release may add ---------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_fields_that_a_later_release_adds_at_the_end_are_ignored(kind, data):
+    message = data.draw(strategy(kind))
+    value = cbor2.loads(wire.encode(message))
+    added = data.draw(st.lists(PLAIN, min_size=1, max_size=3))
+
+    assert wire.decode_untrusted(cbor2.dumps([*value, *added])) == message
+
+
+def test_fields_that_a_later_release_adds_to_what_messages_hold_are_ignored():
+    columns = [[7], bytes([0]), [0], [EMPTY_PAYLOAD]]
+    prev = [5, 9, bytes(32)]
+    plain = wire.decode_untrusted(cbor2.dumps([4, bytes(32), 7, prev, columns, 0, 0]))
+    assert wire.decode_untrusted(cbor2.dumps([4, bytes(32), 7, prev, [*columns, "new"], 0, 0])) == plain
+
+    payload = encode_commands(bytes(16), 1, 1, None, encode_command_body((1,)))
+    proposal = [int(EntryKind.COMMAND), 1, payload]
+    plain = wire.decode_untrusted(cbor2.dumps([10, bytes(32), 0, 0, [proposal]]))
+    assert wire.decode_untrusted(cbor2.dumps([10, bytes(32), 0, 0, [[*proposal, 5]]])) == plain
+
+
+def test_more_fields_than_any_release_adds_are_refused():
+    with pytest.raises(RemoteProtocolError):
+        wire.decode_untrusted(cbor2.dumps([6, bytes(32), 1, *range(100)]))
+
+
+def test_entries_and_names_have_no_more_fields_than_this_release_knows():
+    """Every member must make the same of them; a later level is written after its FEATURE only."""
+    long = cbor2.dumps([bytes(16), 1, 1, None, None, [1], "new"])
+    entry = make_entry(ORIGIN, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=long)
+    assert decode_commands_untrusted([entry]) == [None]
+    for name in (["a", bytes(32)], ["a", bytes(32), 1]):
+        presence = cbor2.dumps([14, None, 0, 0, "init", [name], [], 0])
+        with contextlib.nullcontext() if len(name) == 2 else pytest.raises(RemoteProtocolError):
+            wire.decode_untrusted(presence)
+
+
+@pytest.mark.parametrize("tag", [64, 65, 1000, 2**40])
+def test_a_message_with_a_high_unknown_tag_is_for_whoever_knows_it(tag):
+    assert wire.decode_untrusted(cbor2.dumps([tag, "whatever"])) == wire.Ignorable(tag)
+
+
+@pytest.mark.parametrize("tag", [0, 18, 63, -1, True, "64", None])
+def test_a_message_with_a_low_unknown_tag_is_refused(tag):
+    with pytest.raises(RemoteProtocolError, match="unknown tag"):
+        wire.decode_untrusted(cbor2.dumps([tag, "whatever"]))

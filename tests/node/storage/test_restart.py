@@ -7,7 +7,7 @@ from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, 
 from node.raft.origin import Outbox
 from node.raft.types import Applied, Bootstrap, Ok, Position, Preference
 from node.storage.file import FileStorage
-from tests.node.raft.cluster import GROUP, Cluster, inc, three
+from tests.node.raft.cluster import BUILD, GROUP, Cluster, inc, three
 from tests.node.storage.test_file import entries
 
 
@@ -130,7 +130,7 @@ def test_who_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
     assert [send.to for _, send in node.held] == [(peer.me,)]
     for life in range(1, 100):
         stranger = inc("d", life)
-        cluster.step(follower, BondUp(stranger, Preference.NORMAL))
+        cluster.step(follower, BondUp(stranger, Preference.NORMAL, BUILD))
         assert [send.to for _, send in node.held] == [(peer.me,), (stranger,)]
         cluster.step(follower, BondDown(stranger, BondLoss.LOST))
     durable = cluster.unsynced[follower][-1][0]
@@ -155,7 +155,7 @@ def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whoever_comes
 
     for life in range(1, 20):
         stranger = inc("d", life)
-        cluster.step(founder, BondUp(stranger, Preference.NORMAL))
+        cluster.step(founder, BondUp(stranger, Preference.NORMAL, BUILD))
         cluster.now = max(cluster.now, node.election_due)
         cluster.step(founder, Tick())
         assert [stranger in send.to for send in asked()] == [True]

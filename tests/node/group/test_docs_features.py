@@ -1,0 +1,51 @@
+"""The table of docs/features.md names everything that this release writes, sends and keeps."""
+
+import re
+from pathlib import Path
+
+from node.bonds.messages import _DECODE as BOND_DECODERS
+from node.bonds.messages import IGNORABLE_TAG as BOND_IGNORABLE
+from node.raft.entries import ENTRY_LEVELS
+from node.raft.features import HIGHEST, LOWEST
+from node.raft.fields import FIELDS_MAX
+from node.raft.types import EntryKind
+from node.raft.wire import _CODECS_BY_TAG as CODECS
+from node.raft.wire import IGNORABLE_TAG
+from node.storage.format import RecordKind
+
+PAGE = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+
+
+def numbers(text: str) -> set[int]:
+    """Return what ``1 to 5, 16`` names."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = [int(end) for end in re.findall(r"\d+", part)]
+        found |= set(range(ends[0], ends[-1] + 1))
+    return found
+
+
+def test_the_table_of_levels_is_what_the_code_does() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    assert [int(level) for level, *_ in rows] == list(range(LOWEST, HIGHEST + 1))
+    ((_, entries, messages, bond_messages, records),) = rows
+    named = {EntryKind[name]: int(number) for name, number in re.findall(r"([A-Z]+) (\d+)", entries)}
+
+    assert named == {kind: int(kind) for kind in ENTRY_LEVELS}
+    assert set(ENTRY_LEVELS.values()) == {1}
+    assert numbers(messages) == set(CODECS)
+    assert numbers(bond_messages) == set(BOND_DECODERS)
+    assert numbers(records) == {int(kind) for kind in RecordKind}
+
+
+def test_what_is_reserved_is_named_and_known_to_nobody() -> None:
+    reserved = re.search(r"Reserved for later levels: entries (.*?)\.", PAGE)
+    assert reserved is not None
+    named = {EntryKind(int(number)) for number in re.findall(r"\d+", reserved[1])}
+    assert named == set(EntryKind) - set(ENTRY_LEVELS)
+
+
+def test_the_numbers_in_the_text_are_the_codes() -> None:
+    assert f"up to {FIELDS_MAX}" in PAGE
+    assert f"tags from {IGNORABLE_TAG} on" in PAGE
+    assert BOND_IGNORABLE == IGNORABLE_TAG
