@@ -130,7 +130,7 @@ def test_a_hello_of_a_release_before_feature_levels_is_refused_by_its_version() 
 
 
 def test_what_a_later_release_adds_to_a_hello_is_ignored() -> None:
-    value = canonical.decode_untrusted(encode(hello()), bytes_max=4096)
+    value = canonical.decode_untrusted(encode(hello()), bytes_max=4096, items_max=100)
     value[2] = [2, 3]
     value[-1] |= {"svn": 12, "machine": [*value[-1]["machine"], "more"], "features": [1, 2, 9]}
     decoded = decode_untrusted(canonical.encode([*value, "more"]))
