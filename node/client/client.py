@@ -4,9 +4,11 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -45,7 +47,15 @@ _DOUBTFUL_KEYS_MAX: Final = 10_000
 _BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 # It did not happen, and this or another node may do it now.
 _TRY_ELSEWHERE: Final = frozenset(
-    {"not-executed", "not-ready", "overloaded", "evidence-busy", "query-timeout"}
+    {
+        "not-executed",
+        "not-ready",
+        "overloaded",
+        "evidence-busy",
+        "credentials-busy",
+        "query-timeout",
+        "access-not-current",
+    }
 )
 CLUSTER_FIELD: Final = "bondstone-cluster"
 T = TypeVar("T")
@@ -228,6 +238,46 @@ class BondstoneClient:
 
     def audit_head(self) -> dict[str, Any]:
         return self._call("GET", "/v1/audit/head", dict[str, Any])
+
+    # ---- who may call (role ``admin``) ---------------------------------------------------
+    def access(self) -> schemas.AccessListing:
+        """Return everybody who may call the group."""
+        return self._call("GET", "/v1/access", schemas.AccessListing)
+
+    def grant(
+        self,
+        name: str,
+        roles: Sequence[str],
+        *,
+        token_sha256: str | None = None,
+        certificate_pem: str | None = None,
+        password: str | None = None,
+        prefixes: Sequence[str] = (),
+        expires_at: datetime | None = None,
+        idempotency_key: str | None = None,
+    ) -> schemas.AccessChanged:
+        """Let somebody call who shows a token with this digest, this certificate, or ``name`` and a password.
+
+        Exactly one of the three. Raises as ``execute``.
+        """
+        given = {
+            "token_sha256": token_sha256,
+            "certificate_pem": certificate_pem,
+            "password": password,
+            "prefixes": list(prefixes) or None,
+            "expires_at": expires_at,
+        }
+        body = {"name": name, "roles": list(roles)} | {k: v for k, v in given.items() if v is not None}
+        key = idempotency_key or secrets.token_urlsafe(18)
+        return self._call("POST", "/v1/access", schemas.AccessChanged, body=body, key=key)
+
+    def revoke(
+        self, name: str, *, force: bool = False, idempotency_key: str | None = None
+    ) -> schemas.AccessChanged:
+        """Let somebody call no more; ``force``: even the last admin. Raises as ``execute``."""
+        asked = urlencode({"name": name, "force": "true" if force else "false"})
+        key = idempotency_key or secrets.token_urlsafe(18)
+        return self._call("DELETE", f"/v1/access?{asked}", schemas.AccessChanged, key=key)
 
     # ---- sending ------------------------------------------------------------------
     def _write(self, body: dict[str, Any], key: str | None, answer_type: type[T]) -> T:

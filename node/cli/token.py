@@ -1,0 +1,175 @@
+"""``bondstone token new|list|revoke``: who may call the group."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from node.api import schemas
+from node.cli.common import connect, parse_time, print_json, visible
+from node.errors import ConfigError
+from node.machines.base import CommandError
+from node.system.forms import decode_grant_untrusted, encode_grant, roles_in_order
+from node.system.grants import Grant, Kind
+from node.tokens import AccessRole, hash_token, new_token, render_token_entry
+
+app = typer.Typer()
+Url = Annotated[list[str] | None, typer.Option(help="A node's API; may be given several times.")]
+Token = Annotated[str | None, typer.Option(help="An admin's bearer token.")]
+Ca = Annotated[Path | None, typer.Option(help="The nodes' API certificates, PEM.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+@app.callback()
+def token() -> None:
+    """Say who may call the group."""
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What the list calls it.")],
+    role: Annotated[
+        list[AccessRole], typer.Option(help="What it may do; may be given several times. admin: everything.")
+    ],
+    prefix: Annotated[
+        list[str] | None, typer.Option(help="read and write only for keys that begin so; may be repeated.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: after 30m, 12h or 90d, or at a time, ISO 8601.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option(help="Tell no group; print the table for a group document's founding list.")
+    ] = False,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and let it call the group. It is shown once; the group is told its digest alone."""
+    roles, prefixes = list(dict.fromkeys(role)), list(dict.fromkeys(prefix or ()))
+    expires_at = None if expires is None else _end(expires, datetime.now(UTC))
+    made = new_token()
+    _check(name, made, roles, prefixes, expires_at)
+    if offline:
+        end = None if expires_at is None else f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        table = render_token_entry(name, made, roles, prefixes=prefixes, expires_at=end)
+        if as_json:
+            print_json({"name": name, "token": made, "sha256": hash_token(made), "table": table})
+        else:
+            print(f"{table}\n# The token, shown only now; it does not belong into the document:\n# {made}")
+        return
+    with connect(url, token, ca) as client:
+        changed = client.grant(
+            name,
+            [one.value for one in roles],
+            token_sha256=hash_token(made),
+            prefixes=prefixes,
+            expires_at=expires_at,
+        )
+    if as_json:
+        print_json({"token": made, **_changed(changed)})
+    else:
+        print(made)
+
+
+@app.command("list")
+def list_access(url: Url = None, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
+    """Show everybody who may call the group."""
+    with connect(url, token, ca) as client:
+        listing = client.access()
+    if as_json:
+        print_json(
+            {
+                "access": [_described(grant) for grant in listing.access],
+                "at": {"term": listing.at.term, "index": listing.at.index},
+            }
+        )
+        return
+    table = Table()
+    for column in ("name", "kind", "roles", "key prefixes", "until", "credential"):
+        table.add_column(column, overflow="fold")
+    for grant in listing.access:
+        until = "" if grant.expires_at is None else f"{grant.expires_at:%Y-%m-%d %H:%M:%S}Z"
+        table.add_row(
+            visible(grant.name),
+            grant.kind,
+            " ".join(grant.roles),
+            visible("every key" if grant.prefixes is None else " ".join(grant.prefixes)),
+            f"{until} (expired)" if grant.expired else until,
+            grant.credential[:16],
+        )
+    Console().print(table)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="What the list calls it.")],
+    force: Annotated[
+        bool, typer.Option(help="Even the last admin: then nobody can change the list any more, for good.")
+    ] = False,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a credential call no more, on every node from the same index on."""
+    with connect(url, token, ca) as client:
+        changed = client.revoke(name, force=force)
+    if as_json:
+        print_json(_changed(changed))
+        return
+    print(f"revoked at index {changed.index}; {changed.admins} admin(s) left")
+    if not changed.admins:
+        print("nobody can change who may call any more; what the list lets in goes on (docs/access.md)")
+
+
+def _check(
+    name: str, made: str, roles: list[AccessRole], prefixes: list[str], expires_at: datetime | None
+) -> None:
+    """Raise ConfigError if no group would take this, before one is asked."""
+    grant = Grant(
+        name=name,
+        kind=Kind.TOKEN,
+        credential=bytes.fromhex(hash_token(made)),
+        roles=roles_in_order(roles),
+        prefixes=tuple(prefix.encode() for prefix in prefixes),
+        expires_ms=None if expires_at is None else int(expires_at.timestamp()) * 1000,
+    )
+    try:
+        decode_grant_untrusted(encode_grant(grant))
+    except CommandError as exc:
+        raise ConfigError(exc.message) from exc
+
+
+def _end(text: str, now: datetime) -> datetime:
+    """Return when a token ends, in whole seconds."""
+    lasting = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text, re.ASCII)
+    if lasting is None:
+        return parse_time(text).replace(microsecond=0)
+    return (now + timedelta(**{_UNITS[lasting[2]]: int(lasting[1])})).replace(microsecond=0)
+
+
+def _changed(changed: schemas.AccessChanged) -> dict[str, Any]:
+    return {
+        "name": changed.name,
+        "credential": changed.credential,
+        "admins": changed.admins,
+        "at": {"term": changed.term, "index": changed.index},
+    }
+
+
+def _described(grant: schemas.AccessGrant) -> dict[str, Any]:
+    return {
+        "name": grant.name,
+        "kind": grant.kind,
+        "credential": grant.credential,
+        "roles": list(grant.roles),
+        "prefixes": None if grant.prefixes is None else list(grant.prefixes),
+        "expires_at": None if grant.expires_at is None else grant.expires_at.isoformat(),
+        "expired": grant.expired,
+    }
