@@ -104,7 +104,7 @@ def group_id(
     *,
     key: GroupKey,
     settings: Settings,
-    machine_signature: str,
+    machine_family: str,
     sync_signature: str,
     validators: Sequence[TicketValidator],
 ) -> bytes:
@@ -113,7 +113,7 @@ def group_id(
         "protocol": PROTOCOL,
         "key": key.public_digest,
         "settings": _changed(settings),
-        "machine": machine_signature,
+        "machine": machine_family,
         "sync": sync_signature,
         "validators": [[v.ticket_class, v.signature] for v in validators],
     }

@@ -217,7 +217,7 @@ class GroupBuilder:
         return group_id(
             key=self.key,
             settings=self.settings,
-            machine_signature=machine.signature,
+            machine_family=machine.family,
             sync_signature=LOG_REPLAY_SIGNATURE,
             validators=self.validators,
         )

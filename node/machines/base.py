@@ -68,11 +68,11 @@ class StateMachine(ABC):
     @property
     @abstractmethod
     def signature(self) -> str:
-        """Stable name and version, such as ``example.org/ledger/v1``. Part of the GroupId."""
+        """Stable name and version, such as ``example.org/ledger/v1``; see ``family`` and ``versions``."""
 
     @property
     def family(self) -> str:
-        """What the machine is, whatever its version: the ``signature`` without its ``/v1``."""
+        """What it is, whatever its version: the ``signature`` without its ``/v1``. Part of the GroupId."""
         versioned = _VERSIONED.fullmatch(self.signature)
         return self.signature if versioned is None else versioned[1]
 

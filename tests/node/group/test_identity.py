@@ -26,7 +26,7 @@ def make(**changes):
     values = {
         "key": KEY,
         "settings": Settings(),
-        "machine_signature": "bondstone/kv/v1",
+        "machine_family": "bondstone/kv",
         "sync_signature": "bondstone/log-replay/v1",
         "validators": [Validator()],
     }
@@ -49,7 +49,7 @@ def test_every_consensus_setting_is_in_the_id(field):
     "changes",
     [
         {"key": GroupKey(bytes(32))},
-        {"machine_signature": "bondstone/counter/v1"},
+        {"machine_family": "bondstone/counter"},
         {"sync_signature": "other"},
         {"validators": []},
         {"validators": [Validator(b"t" * 32)]},

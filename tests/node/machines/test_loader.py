@@ -5,10 +5,11 @@ import sys
 import pytest
 
 from node.errors import ConfigError
+from node.group_document import FAMILIES
 from node.machines.base import StateMachine
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
-from node.machines.loader import BUILT_IN_ONLY, IMPORTABLE, Machines, load_machine
+from node.machines.loader import BUILT_IN, BUILT_IN_ONLY, IMPORTABLE, Machines, load_machine
 from node.machines.noop import NoOp
 
 
@@ -145,3 +146,8 @@ def test_a_wrong_name_is_a_configuration_error_that_names_the_key(name, says):
 
     assert str(caught.value).startswith("group.state_machine: ")
     assert says in str(caught.value)
+
+
+def test_a_group_document_names_the_families_that_the_machines_have():
+    """A later version of a machine is in the same group, so its family must never change."""
+    assert {name: load_machine(name, BUILT_IN_ONLY).family for name in BUILT_IN} == FAMILIES
