@@ -37,8 +37,9 @@ from node.machines.fields import Fields, plain_put, put_bytes
 from node.machines.keys import KeyRange, Touched
 from node.machines.sorted_keys import SortedKeys
 
-KEY_BYTES_MAX: Final = 4096
-VALUE_BYTES_MAX: Final = 1024 * 1024
+# Keys and values are limited by the command alone: its size is a setting of the group, at most this.
+KEY_BYTES_MAX: Final = 2 * 1024 * 1024
+VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
 # Of keys and values that live now. etcd's quota does the same; without one, a client fills the TD's memory.
 STORE_BYTES_MAX: Final = 256 * 1024 * 1024
 LIST_LIMIT_DEFAULT: Final = 1000

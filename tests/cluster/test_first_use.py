@@ -217,3 +217,19 @@ def test_no_token_and_a_wrong_token_are_refused(cluster):
         with cluster.http(0, token=token) as http:
             assert http.get("/v1/group").status_code == 401
             assert http.get("/healthz").status_code == 200
+
+
+def test_a_command_may_have_two_mebibytes_whatever_of_it_is_key_or_value(cluster):
+    """The request is the only limit of keys and values (``consensus.command_bytes_max``)."""
+    key, value = "k" * (512 * 1024), "v" * (1500 * 1024)
+    with cluster.client(0) as client:
+        client.put(key, value)
+    with cluster.client(2) as client:
+        assert client.get(key).value == value.encode()
+    with cluster.client(1) as client:
+        client.delete(key)
+
+    with cluster.http(0) as http:
+        large = {"command": {"op": "put", "key": "k", "value": "v" * (2 * 1024 * 1024)}}
+        refused = http.post("/v1/commands", json=large)
+    assert (refused.status_code, refused.json()["code"]) == (413, "body-too-large")

@@ -110,6 +110,7 @@ def commands_of(name):
     return {"kv": _kv, "counter": _counter, "noop": _noop}[name]()
 
 
+_LIMIT = 2 * 1024 * 1024
 _STRANGE = [None, True, 7, "put", [], {}, {"op": None}, {"op": "get"}, {"op": "x"}, {"op": "put", "op ": 1}]
 
 
@@ -126,8 +127,19 @@ def _counter():
 
 def _kv():
     rng = random.Random(20_240_601)
-    keys = ["a", "b", "ab", "", "é", "\x00", 5, None, {"$repeat": ["k", 4096]}, {"$repeat": ["k", 4097]}]
-    values = ["", "1", "ü", 7, None, {"$repeat": ["v", 1024 * 1024]}, {"$repeat": ["v", 1024 * 1024 + 1]}]
+    keys = [
+        "a",
+        "b",
+        "ab",
+        "",
+        "é",
+        "\x00",
+        5,
+        None,
+        {"$repeat": ["k", _LIMIT]},
+        {"$repeat": ["k", _LIMIT + 1]},
+    ]
+    values = ["", "1", "ü", 7, None, {"$repeat": ["v", _LIMIT]}, {"$repeat": ["v", _LIMIT + 1]}]
     commands = [{"op": "put", "key": key, "value": value} for key, value in itertools.product(keys, values)]
     commands += [{"op": "put", "key_b64": "/w==", "value_b64": text} for text in ("AAA=", "", "!", "AA")]
     for op, flag in itertools.product(("put", "delete"), (True, False, None, 1)):
