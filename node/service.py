@@ -36,6 +36,7 @@ from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
 from node.system.birth import CONFIRM, BirthState, birth_of
+from node.system.grants import Grant
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -260,6 +261,18 @@ class Daemon:
             raise UnavailableError("quote-unavailable", str(exc)) from exc
         except ConfigError as exc:  # a token's file that is not there yet, or no longer
             raise UnavailableError("token-unavailable", str(exc)) from exc
+
+    def access_changed(self, *, by: Grant, change: str, credential: bytes, name: str, at: Cursor) -> None:
+        self._audit.append(
+            "access-changed",
+            by=by.name,
+            by_credential=by.credential,
+            change=change,
+            name=name,
+            credential=credential,
+            term=at.term,
+            index=at.index,
+        )
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         return self._audit.events(after=after, limit=limit)

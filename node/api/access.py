@@ -41,6 +41,9 @@ class Standing(Enum):
     LAST_KNOWN = "last known"
 
 
+_JUDGED: Final = Standing.JUDGED
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     text: bytes
@@ -90,10 +93,17 @@ class Gate:
         authorization = _authorization(scope)
         grants = self._service.grants()
         grant = _known_here(scope["extensions"], authorization, grants)
+        if grant is not None and standing is _JUDGED and self._currency.ever:
+            return self._require(grant, roles)
         if grant is None:
             grant = await self._identify(scope, authorization, grants)
         await self._stand(standing)
-        return self._require(grant, roles)
+        latest = self._service.grants().of_credential(grant.credential)
+        if latest is None:
+            raise _refused(
+                "credentials-unknown", "this credential was revoked", reason=f"{grant.kind.value}-unknown"
+            )
+        return self._require(latest, roles)
 
     async def require_current(self) -> None:
         """Return if the list is current enough for what the log does not judge again.
@@ -130,24 +140,22 @@ class Gate:
         return grant
 
     def _require(self, grant: Grant, roles: tuple[AccessRole, ...]) -> Grant:
-        """Return the grant as the list has it now, if it carries one of the roles."""
-        latest = self._service.grants().of_credential(grant.credential)
-        if latest is None:
-            raise _refused(
-                "credentials-unknown", "this credential was revoked", reason=f"{grant.kind.value}-unknown"
-            )
-        if latest.expires_ms is not None and latest.expired(self._service.now_ms()):
-            raise _refused("credentials-unknown", f"{latest.name} has expired", reason="credential-expired")
-        if roles and not any(latest.carries(role) for role in roles):
-            wanted = " or ".join(f"`{role.value}`" for role in roles)
-            raise ProblemError(
-                "role-missing",
-                f"{latest.name} does not carry the role {wanted}",
-                headers={
-                    "www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{roles[0].value}"'
-                },
-            )
-        return latest
+        """Return the grant, as the list has it now, if it has not expired and carries one of the roles."""
+        if grant.expires_ms is not None and grant.expired(self._service.now_ms()):
+            raise _refused("credentials-unknown", f"{grant.name} has expired", reason="credential-expired")
+        for role in roles:
+            if grant.carries(role):
+                return grant
+        if not roles:
+            return grant
+        wanted = " or ".join(f"`{role.value}`" for role in roles)
+        raise ProblemError(
+            "role-missing",
+            f"{grant.name} does not carry the role {wanted}",
+            headers={
+                "www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{roles[0].value}"'
+            },
+        )
 
     def _shown(self, scope: Mapping[str, Any], authorization: bytes | None) -> _Shown:
         if authorization is not None:

@@ -122,6 +122,13 @@ class AccessRoutes:
             raise outcome_unknown(Unknown("group-closed")) from exc
         match outcome:
             case Ok((Applied(dict(value)),), at):
+                self._service.access_changed(
+                    by=caller,
+                    change=command[0],
+                    credential=value["credential"],
+                    name=value["name"],
+                    at=at,
+                )
                 changed = schemas.AccessChanged(
                     term=at.term,
                     index=at.index,

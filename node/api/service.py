@@ -9,6 +9,7 @@ from attestation.tickets import Cluster
 from node.errors import NodeError
 from node.raft.types import Consistency, Cursor, Incarnation, MemberStatus, Outcome, Preference
 from node.system.access_list import AccessList
+from node.system.grants import Grant
 
 
 class UnavailableError(NodeError):
@@ -225,6 +226,10 @@ class Service(Protocol):
             ConfirmationRefusedError: it does not verify, or confirms another cluster, or is not newer.
             UnavailableError: there is no group, or the node holds nothing of a cluster yet.
         """
+        ...
+
+    def access_changed(self, *, by: Grant, change: str, credential: bytes, name: str, at: Cursor) -> None:
+        """Write into the audit log that ``by`` has had the access list changed, at this place in the log."""
         ...
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:

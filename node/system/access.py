@@ -71,6 +71,8 @@ class AccessState(SystemPart):
             if request in _SYSTEM and name_of(value) in _NAMES - {CURRENT}:
                 raise not_permitted("who may call is changed by a caller with the role `admin` alone")
             return
+        if credential in self._grants.unlimited and request not in _SYSTEM:
+            return
         grant = self._grants.require(credential, now_ms)
         match request:
             case Request.COMMAND:

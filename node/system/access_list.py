@@ -15,7 +15,7 @@ _GRANT_BYTES: Final = 128  # beside its texts
 class AccessList:
     """Immutable: a change makes another one. Raises CommandError where two grants cannot be told apart."""
 
-    __slots__ = ("_by_credential", "_by_name", "size_bytes")
+    __slots__ = ("_by_credential", "_by_name", "size_bytes", "unlimited")
 
     def __init__(self, grants: Iterable[Grant] = ()) -> None:
         self._by_name: dict[str, Grant] = {}
@@ -23,6 +23,8 @@ class AccessList:
         self.size_bytes = 0
         for grant in grants:
             self._take(grant)
+        # Credentials that may give every command and query: of these nothing more needs to be asked.
+        self.unlimited = frozenset(grant.credential for grant in self if grant.unlimited)
 
     def __iter__(self) -> Iterator[Grant]:
         """In the order in which they were granted."""

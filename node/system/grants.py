@@ -26,6 +26,10 @@ class AccessRole(Enum):
 # What key prefixes limit: with any other role beside these, a limit would promise what it does not keep.
 LIMITED: Final = frozenset({AccessRole.READ, AccessRole.WRITE})
 LIMITED_BESIDE: Final = frozenset({AccessRole.AUDIT, AccessRole.METRICS})
+# Every request passes here: a global is found ten times as fast as a member of an enumeration (3.11).
+_ADMIN: Final = AccessRole.ADMIN
+_READ: Final = AccessRole.READ
+_WRITE: Final = AccessRole.WRITE
 
 
 class Kind(Enum):
@@ -61,11 +65,17 @@ class Grant(Struct, frozen=True, kw_only=True):
 
     @property
     def is_admin(self) -> bool:
-        return AccessRole.ADMIN in self.roles
+        return _ADMIN in self.roles
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether it permits every command and every query, of any machine, for ever."""
+        reads_and_writes = self.is_admin or (_READ in self.roles and _WRITE in self.roles)
+        return reads_and_writes and not self.prefixes and self.expires_ms is None
 
     def carries(self, role: AccessRole) -> bool:
         """Return whether this grant includes ``role``."""
-        return role in self.roles or self.is_admin
+        return role in self.roles or _ADMIN in self.roles
 
     def expired(self, now_ms: int) -> bool:
         """Return whether it opens nothing any more at this time."""
@@ -88,8 +98,8 @@ class Grant(Struct, frozen=True, kw_only=True):
         Raises:
             CommandError: ``not-permitted``; or the machine's own code for a command that is none.
         """
-        self.permit(AccessRole.WRITE)
-        if self.carries(AccessRole.READ) and not self.prefixes:
+        self.permit(_WRITE)
+        if self.carries(_READ) and not self.prefixes:
             return
         touched = machine.keys_of(command)
         if touched is None:
@@ -98,7 +108,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         for keys in touched.writes:
             self._require_within(keys)
         if touched.reads:
-            self.permit(AccessRole.READ)
+            self.permit(_READ)
         for keys in touched.reads:
             self._require_within(keys)
 
@@ -108,7 +118,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         Raises:
             CommandError: ``not-permitted``; or the machine's own code for a query that is none.
         """
-        self.permit(AccessRole.READ)
+        self.permit(_READ)
         if not self.prefixes:
             return
         touched = machine.keys_of_query(query)

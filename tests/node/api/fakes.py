@@ -97,6 +97,7 @@ class FakeService:
     leader_known: bool = True
     now: int = NOW_MS
     proofs: int = 0
+    noted: list = field(default_factory=list)
     background: Background = field(default_factory=Background)
 
     cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
@@ -245,6 +246,9 @@ class FakeService:
             return None
         self.certificate = certificate
         return Ok((Applied({"seq": 1}),), Cursor(3, 9))
+
+    def access_changed(self, *, by, change, credential, name, at):
+        self.noted.append((by.name, change, name, credential, at))
 
     def audit_events(self, *, after, limit):
         events = [{"seq": seq, "kind": "admission", "hash": "00"} for seq in range(1, 8)]

@@ -16,7 +16,7 @@ from node.api.currency import Currency
 from node.api.limits import ApiLimits
 from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC
 from node.api.problems import ProblemError
-from node.raft.types import NotExecuted
+from node.raft.types import Cursor, NotExecuted
 from node.system.access import AccessState
 from node.system.grants import AccessRole, Grant, Kind
 from node.system.passwords import hash_password
@@ -549,6 +549,19 @@ def test_a_token_that_is_granted_opens_what_it_may_until_it_is_revoked():
     assert token not in str(listed)
     assert access(service, "DELETE", "?name=ci").status == 200
     assert call(service, "GET", "/v1/group", headers=bearer(token)).status == 401
+
+
+def test_who_changed_the_list_is_in_the_audit_log_and_who_was_refused_is_not():
+    service = FakeService()
+    body = {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32}
+    access(service, "POST", json_body=body)
+    access(service, "POST", json_body=body)
+    access(service, "DELETE", "?name=ci")
+
+    assert service.noted == [
+        ("admin", change, "ci", b"\xab" * 32, Cursor(3, index))
+        for change, index in [("access-new", 1), ("access-revoke", 3)]
+    ]
 
 
 def test_a_certificate_that_is_granted_opens_what_it_may():

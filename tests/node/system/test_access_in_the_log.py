@@ -7,7 +7,7 @@ import pytest
 from node.machines.system import CombinedSystem
 from node.raft.events import BondLoss, Query
 from node.raft.messages import Forward
-from node.raft.types import Applied, Consistency, Failed, NotExecuted, Ok
+from node.raft.types import Applied, Bootstrap, Consistency, Failed, NotExecuted, Ok
 from node.system.access import CURRENT, PART, AccessState
 from node.system.forms import encode_grant
 from node.system.grants import AccessRole, Grant, Kind
@@ -184,5 +184,10 @@ def test_whatever_the_network_loses_members_agree_on_who_may_call_and_on_what_wa
     assert all(isinstance(one, Ok | NotExecuted) for one in told)
     assert executed > 3
     assert refused > 3
+    victim = cluster.followers()[0]
+    cluster.kill(victim)
+    cluster.add(victim, bootstrap=Bootstrap.JOIN, life=1)  # replays the log, and judges everybody again
+    cluster.run(5000)
+    assert len({node.replica.applied for node in cluster.nodes.values()}) == 1
     assert len({node.replica.system.digest() for node in cluster.nodes.values()}) == 1
     assert set(cluster.values().values()) == {executed}
