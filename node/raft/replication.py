@@ -239,11 +239,11 @@ class Replication(Promises):
         for entry, resolution in self.replica.apply(entries):
             if resolution is not None:
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
-            if self.replica.levels != self.told_levels:
-                self._announce_levels(Cursor(entry.term, entry.index))
             if entry.kind is EntryKind.CONFIG:
                 self._announce_config(entry)
-            elif entry.kind is EntryKind.DISSOLVE:
+            if self.replica.levels is not self.told_levels:
+                self._announce_levels(Cursor(entry.term, entry.index))
+            if entry.kind is EntryKind.DISSOLVE:
                 # Nothing after it is ever applied: the cluster ended here, on every node alike.
                 self._dissolve(Cursor(entry.term, entry.index))
                 return False
