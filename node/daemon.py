@@ -21,7 +21,7 @@ from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
 from node.api.limits import ApiLimits
-from node.api.metrics import BackgroundCollector
+from node.api.metrics import BackgroundCollector, PoolsCollector
 from node.api.server import ApiServer, ServerTls
 from node.audit import AuditLimits, AuditLog
 from node.bonds.addresses import split_address
@@ -304,8 +304,9 @@ def _api_server_of(
     )
     registry = CollectorRegistry()
     registry.register(BackgroundCollector(daemon.background))
-    return ApiServer(
-        create_app(daemon, limits, registry=registry),
+    app = create_app(daemon, limits, registry=registry)
+    server = ApiServer(
+        app,
         listen=split_address(config.api.listen),
         tls=ServerTls(
             certificate_der=identity.certificate_der,
@@ -315,6 +316,8 @@ def _api_server_of(
         limits=limits,
         background=daemon.background,
     )
+    registry.register(PoolsCollector(lambda: (*daemon.usages(), *server.usages(), *app.usages())))
+    return server
 
 
 def _write_certificate(path: Path, identity: Identity) -> None:

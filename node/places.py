@@ -120,6 +120,7 @@ class Places(Generic[T]):
         name: of the pool, for metrics.
         places_max: at a time.
         share_max: places of one share; by default as many as there are.
+        reserved: places of each standing that the other cannot take; an eighth by default.
         may_go: whether one of the known can be sent away now. Strangers always can.
     """
 
@@ -129,12 +130,12 @@ class Places(Generic[T]):
         places_max: int,
         *,
         share_max: int | None = None,
+        reserved: int | None = None,
         may_go: Callable[[T], bool] = lambda _: True,
     ) -> None:
         self._name = name
         self._places_max = places_max
-        # Room that the other standing cannot take; with a single place there is none to set aside.
-        self._standing_max = max(places_max - places_max // RESERVED_PART, 1)
+        self._standing_max = places_max - (places_max // RESERVED_PART if reserved is None else reserved)
         self._share_max = places_max if share_max is None else share_max
         self._may_go = may_go
         self._strangers: _Line[T] = _Line()
@@ -211,14 +212,14 @@ class Room:
     Args:
         name: for metrics.
         amount_max: all that there is.
-        caller_min: what one caller can have at least, if nobody else has anything: one request of his.
+        one_min: what one of them can have at least, if nobody else has anything: for a single request.
     """
 
-    def __init__(self, name: str, amount_max: int, *, caller_min: int = 1) -> None:
+    def __init__(self, name: str, amount_max: int, *, one_min: int = 1) -> None:
         self._name = name
         self._amount_max = amount_max
-        self._strangers_max = max(amount_max // RESERVED_PART, 1)
-        self._caller_max = max(amount_max - amount_max // RESERVED_PART, caller_min)
+        self._strangers_max = max(amount_max // RESERVED_PART, one_min)
+        self._caller_max = max(amount_max - amount_max // RESERVED_PART, one_min)
         self._strangers = 0
         self._of_caller: Counter[Share] = Counter()
         self._known = 0
@@ -237,6 +238,10 @@ class Room:
             known=self._known,
             sent_away=self._refused,
         )
+
+    def stay(self, caller: Share | None = None) -> "Stay":
+        """Return the holding of somebody who comes with nothing yet."""
+        return Stay(self, caller)
 
     def take(self, amount: int, caller: Share | None) -> bool:
         """Take ``amount`` for a caller, or for a stranger (None), if there is room for it."""
@@ -265,3 +270,41 @@ class Room:
         assert self._of_caller[caller] >= 0
         if not self._of_caller[caller]:
             del self._of_caller[caller]
+
+
+class Stay:
+    """What one has of a room: a stranger's at first, a caller's once there is one to vouch for it.
+
+    Attributes:
+        amount: taken.
+    """
+
+    __slots__ = ("_caller", "_room", "amount")
+
+    def __init__(self, room: Room, caller: Share | None) -> None:
+        self._room = room
+        self._caller = caller
+        self.amount = 0
+
+    def take(self, amount: int) -> bool:
+        """Take more, if there is room for it."""
+        if not self._room.take(amount, self._caller):
+            return False
+        self.amount += amount
+        return True
+
+    def vouch(self, caller: Share) -> bool:
+        """It is the caller's from now on; False if he cannot have so much: then nothing has changed."""
+        if caller == self._caller:
+            return True
+        self._room.give_back(self.amount, self._caller)
+        if not self._room.take(self.amount, caller):
+            assert self._room.take(self.amount, self._caller)
+            return False
+        self._caller = caller
+        return True
+
+    def end(self) -> None:
+        """Give all of it back."""
+        self._room.give_back(self.amount, self._caller)
+        self.amount = 0

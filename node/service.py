@@ -30,6 +30,7 @@ from node.group.network import GroupBuilder, Network
 from node.group_document import GroupDocument, grants_of
 from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
+from node.places import Usage
 from node.raft.events import Execute, Query
 from node.raft.types import Answer, Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
@@ -74,6 +75,10 @@ class Daemon:
         self._issuing = asyncio.Lock()
 
     # ---- the group ----------------------------------------------------------
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what is taken of the pools of the bonds."""
+        return self._network.endpoint.usages()
+
     def join(self, key: GroupKey) -> Group:
         """Join the group with this key.
 

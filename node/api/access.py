@@ -23,6 +23,10 @@ from node.tokens import TOKEN_CHARACTERS_MAX, spki_digest
 
 # Where ``node.api.protocol`` leaves the certificate with which TLS authenticated the client, DER.
 CLIENT_CERTIFICATE: Final = "bondstone.client_certificate"
+# In a request's state: who is told of its caller's credential (``node.places``), in this list of functions.
+VOUCHED: Final = "bondstone.vouched"
+# In a connection's extensions: the credential of the caller that it had last.
+CALLER: Final = "bondstone.caller"
 # The Authorization header field that was accepted last on this connection, and with which credential.
 _SHOWN: Final = "bondstone.shown"
 _CHALLENGE: Final = 'Bearer realm="bondstone"'
@@ -97,6 +101,8 @@ class Gate:
             return self._require(grant, roles)
         if grant is None:
             grant = await self._identify(scope, authorization, grants)
+        for told in scope["state"].get(VOUCHED, ()):
+            told(grant.credential)
         await self._stand(standing)
         latest = self._service.grants().of_credential(grant.credential)
         if latest is None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from node.api.access import Gate
+from node.api.access import CALLER, VOUCHED, Gate
 from node.api.access_routes import AccessRoutes
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
@@ -25,6 +25,7 @@ from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
 from node.group.errors import GroupClosedError
+from node.places import Room, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,13 @@ class Api:
         routes = Routes(service, gate, limits, self._metrics, access)
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
         self._router = Router(routes=routes.routes(), redirect_slashes=False)
-        self._in_flight = 0
+        self._requests = Room("api-requests", limits.concurrent_requests_max)
+        self._usages = routes.usages
         self._cluster = ClusterField(service)
+
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what is taken of the pools here."""
+        return (self._requests.usage, *self._usages())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,11 +97,15 @@ class Api:
             await self._router(scope, receive, answer)
             return
         self._cluster.require_named(scope)
-        if self._in_flight >= self._limits.concurrent_requests_max:
-            raise ProblemError(
-                "overloaded", f"{self._in_flight} requests are being served", headers={"connection": "close"}
-            )
-        self._in_flight += 1
+        stay = self._requests.stay(scope["extensions"].get(CALLER))
+        if not stay.take(1):
+            raise _too_many(self._requests.taken)
+
+        def vouched(credential: bytes) -> None:
+            if not stay.vouch(credential):
+                raise _too_many(self._requests.taken)
+
+        scope["state"].setdefault(VOUCHED, []).append(vouched)
         try:
             if path == _COMMANDS:
                 start = self._clock()
@@ -104,7 +114,7 @@ class Api:
             else:
                 await self._router(scope, receive, answer)
         finally:
-            self._in_flight -= 1
+            stay.end()
 
     async def _problem(self, scope: Scope, answer: "_Answer", problem: ProblemError) -> None:
         if answer.status:  # too late for another answer; the server closes the connection
@@ -132,6 +142,11 @@ class _Answer:
             self.status = message["status"]
             message["headers"] = [*message["headers"], *self._cluster.fields()]
         await self._send(message)
+
+
+def _too_many(count: int) -> ProblemError:
+    detail = f"{count} requests are being served, and nobody gets all places"
+    return ProblemError("overloaded", detail, headers={"connection": "close"})
 
 
 def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:

@@ -34,6 +34,7 @@ class ApiLimits:
         connections_max: with TLS established.
         handshakes_max: connections whose TLS handshake is not over, beside them.
         bodies_bytes_max: what the bodies of all requests in progress may have together.
+        evidence_waiting_max: requests for evidence that wait for one of ``concurrent_evidence_max`` turns.
         session_ttl_s: for how long the group remembers an idempotency key.
         access_lag_s: how long ago the access list here may have been the group's, for what the log does not
             judge again.
@@ -54,6 +55,8 @@ class ApiLimits:
     handshakes_max: int = 256
     bodies_bytes_max: int = 64 * 1024 * 1024
     concurrent_evidence_max: int = 4
+    evidence_waiting_max: int = 64
+    evidence_wait_s_max: float = 10.0
     session_ttl_s: float = 60.0
     access_lag_s: float = 10.0
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from attestation.background import Background
 from node.api.limits import ApiLimits
+from node.places import Places, share_of_address
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class TlsListener:
         established: how many connections there are beyond the handshake.
         tls: returns the server's context for the next handshake.
         limits: of the API.
+        places: of the handshakes.
         background: runs the handshakes.
     """
 
@@ -44,6 +46,7 @@ class TlsListener:
         *,
         tls: Callable[[], ssl.SSLContext],
         limits: ApiLimits,
+        places: Places[asyncio.Task[None]],
         background: Background,
     ) -> None:
         self._socket = listening
@@ -55,8 +58,9 @@ class TlsListener:
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._ending: list[asyncio.Task[None]] = []
-        # In the order of their arrival; with the socket of one that has not begun, and so does not own it.
+        # With the socket of one that has not begun, and so does not own it.
         self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
+        self._places = places
 
     def start(self, backlog: int) -> None:
         """Listen. Raises: OSError."""
@@ -79,7 +83,7 @@ class TlsListener:
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_PER_TURN):
             try:
-                connection, _ = self._socket.accept()
+                connection, address = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -89,24 +93,29 @@ class TlsListener:
                 self._loop.remove_reader(self._socket)
                 self._pause = self._loop.call_later(_EXHAUSTED_PAUSE_S, self._resume)
                 return
-            self._take(connection)
+            self._take(connection, address[0])
 
     def _resume(self) -> None:
         self._loop.add_reader(self._socket, self._accept)
 
-    def _take(self, connection: socket.socket) -> None:
+    def _take(self, connection: socket.socket, ip: str) -> None:
         limits = self._limits
         # A few over the limit are still told so (``ApiProtocol``), but not any number at a time.
         if self._established() >= limits.connections_max + limits.handshakes_max:
             connection.close()
             return
-        if len(self._handshakes) >= limits.handshakes_max:
-            # An honest handshake takes milliseconds: who has waited longest is the likeliest to be idle.
-            self._end(next(iter(self._handshakes)))
         connection.setblocking(False)
         handshake = self._background.once("api-handshake", self._shake_hands(connection))
         self._handshakes[handshake] = connection
-        handshake.add_done_callback(lambda done: self._handshakes.pop(done, None))
+        handshake.add_done_callback(self._forget)
+        # An honest handshake takes milliseconds: who has waited longest is the likeliest to be idle.
+        goes = self._places.enter(handshake, share_of_address(ip), known=False)
+        if goes is not None:
+            self._end(goes)
+
+    def _forget(self, handshake: asyncio.Task[None]) -> None:
+        self._handshakes.pop(handshake, None)
+        self._places.leave(handshake)
 
     def _end(self, handshake: asyncio.Task[None]) -> None:
         not_begun = self._handshakes.pop(handshake)

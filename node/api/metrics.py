@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from attestation.background import Background
 from node.api.operations import PATHS
 from node.api.service import Service, UnavailableError
+from node.places import Usage
 from node.raft.types import Role
 
 # Cuts from a local commit to a failover; seconds.
@@ -98,6 +99,36 @@ class BackgroundCollector(Collector):
             failures.add_metric((report.name,), report.failures)
         yield running
         yield failures
+
+
+class PoolsCollector(Collector):
+    """What is taken of every pool that strangers or callers can fill; registered by whoever has them all.
+
+    Args:
+        usages: returns them, for the moment.
+    """
+
+    def __init__(self, usages: Callable[[], Iterable[Usage]]) -> None:
+        self._usages = usages
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        limit = GaugeMetricFamily(
+            "bondstone_pool_limit", "Places, or bytes, that there are.", labels=("pool",)
+        )
+        taken = GaugeMetricFamily(
+            "bondstone_pool_taken", "Places, or bytes, that are taken.", labels=("pool", "standing")
+        )
+        sent_away = CounterMetricFamily(
+            "bondstone_pool_sent_away", "How often somebody had to go, or got nothing.", labels=("pool",)
+        )
+        for usage in self._usages():
+            limit.add_metric((usage.pool,), usage.limit)
+            taken.add_metric((usage.pool, "stranger"), usage.strangers)
+            taken.add_metric((usage.pool, "known"), usage.known)
+            sent_away.add_metric((usage.pool,), usage.sent_away)
+        yield limit
+        yield taken
+        yield sent_away
 
 
 class _GroupCollector(Collector):

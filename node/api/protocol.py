@@ -17,36 +17,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from node.api.access import CLIENT_CERTIFICATE
+from node.api.access import CALLER, CLIENT_CERTIFICATE, VOUCHED
 from node.api.answer import WholeAnswer
 from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.requests import BadRequestError, Piece, RequestReader
-
-
-class BodyRoom:
-    """The room for the bodies of all requests in progress, on whatever connection."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._taken = 0
-
-    @property
-    def taken(self) -> int:
-        """Bytes."""
-        return self._taken
-
-    def take(self, size: int) -> bool:
-        """Take ``size`` bytes if there is room for them."""
-        if self._taken + size > self._bytes_max:
-            return False
-        self._taken += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        self._taken -= size
-        assert self._taken >= 0
+from node.places import Places, Room, Share, Stay, share_of_address
 
 
 class TooManyPipelinedError(Exception):
@@ -71,14 +48,17 @@ class ApiProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         *,
         limits: ApiLimits,
-        room: BodyRoom,
+        places: Places["ApiProtocol"],
+        room: Room,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
         self._room = room
-        self._held: deque[int] = deque()  # bytes of the room, by request, oldest first
+        self._places = places
+        self._held: deque[Stay] = deque()  # bytes of the room, by request, oldest first
+        self._caller: bytes | None = None
         self._had_request = False
         self._between_requests = True
         self._head_begun = False
@@ -97,7 +77,8 @@ class ApiProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections_max:
+        ip = self.client[0] if self.client else "unknown"
+        if not self._sit(share_of_address(ip), known=False):
             self._refuse(ProblemError("overloaded", "too many connections"))
             return
         tls = transport.get_extra_info("ssl_object")
@@ -106,11 +87,45 @@ class ApiProtocol(HttpToolsProtocol):
             self._extensions[CLIENT_CERTIFICATE] = certificate
         self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
+    def may_go(self) -> bool:
+        """Return whether nobody waits for an answer here."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def crowded_out(self) -> None:
+        """Give the place up to somebody else, at once; a client may connect again."""
+        self.transport.abort()
+
+    def _sit(self, share: Share, *, known: bool) -> bool:
+        """Take a place, as one of a share, whoever has to go for it; False if that is this connection."""
+        goes = self._places.enter(self, share, known=known)
+        if goes is not None and goes is not self:
+            goes.crowded_out()
+        return goes is not self
+
+    def _vouched(self, credential: bytes) -> None:
+        """The caller of the request that is being answered has shown this credential.
+
+        Raises:
+            ProblemError: he has too much of the node already.
+        """
+        if credential != self._caller:
+            if not self._sit(credential, known=True):
+                raise ProblemError("overloaded", "too many connections", headers={"connection": "close"})
+            self._caller = self._extensions[CALLER] = credential
+        if self._held and not self._held[0].vouch(credential):
+            raise ProblemError(
+                "overloaded",
+                "the bodies of your other requests leave no room for this one",
+                headers={"connection": "close"},
+            )
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self._room.give_back(sum(self._held))
+        self._places.leave(self)
+        for stay in self._held:
+            stay.end()
         self._held.clear()
         super().connection_lost(exc)
 
@@ -163,6 +178,7 @@ class ApiProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # of the connection
         self.scope["state"][SENT_AFTER] = self._in_touch_at
+        self.scope["state"][VOUCHED] = [self._vouched]
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
@@ -170,7 +186,7 @@ class ApiProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         self._had_request = True
         self._head_begun = False
-        self._held.append(0)
+        self._held.append(self._room.stay(self._caller))
         self._disarm()
 
     def on_body(self, body: bytes) -> None:
@@ -190,18 +206,17 @@ class ApiProtocol(HttpToolsProtocol):
         if self.cycle.response_complete or self.transport.is_closing():
             return
         # What is over the limit of one body is thrown away (``node.api.body``), and takes no room.
-        size = min(len(body), self._limits.body_bytes_max - self._held[-1])
-        if not self._room.take(size):
+        size = min(len(body), self._limits.body_bytes_max - self._held[-1].amount)
+        if not self._held[-1].take(size):
             self._refuse(
                 ProblemError("overloaded", "the bodies of other requests leave no room for this one")
             )
             return
-        self._held[-1] += size
         super().on_body(body)
 
     def on_response_complete(self) -> None:
         if self._held:  # nothing is held any more if the connection was lost meanwhile
-            self._room.give_back(self._held.popleft())
+            self._held.popleft().end()
         self.server_state.total_requests += 1
         self._in_touch_at = self._clock()
         if self.transport.is_closing():

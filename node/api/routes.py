@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from node.api import schemas, views
-from node.api.access import Gate
+from node.api.access import CALLER, Gate
 from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
@@ -22,7 +22,9 @@ from node.api.operations import BY_NAME, PUBLIC, Operation
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
 from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
+from node.api.turns import CrowdedOutError, Turns
 from node.errors import CorruptStorageError
+from node.places import Usage, share_of_address
 from node.raft.types import Answer, Applied, Consistency, Cursor, Failed, NotExecuted, Ok, Unknown
 from node.system.grants import Grant
 
@@ -51,7 +53,16 @@ class Routes:
         self._limits = limits
         self._metrics = metrics
         self._openapi = _ENCODER.encode(openapi_document())
-        self._evidence_requests = 0
+        self._evidence_turns = Turns(
+            "api-evidence",
+            limits.concurrent_evidence_max,
+            waiting_max=limits.evidence_waiting_max,
+            wait_s_max=limits.evidence_wait_s_max,
+        )
+
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what is taken of the pools here."""
+        return (self._evidence_turns.usage,)
 
     def routes(self) -> list[Route]:
         """Return one route per operation, but for the commands'."""
@@ -158,13 +169,13 @@ class Routes:
     # ---- attestation ------------------------------------------------------------
     async def _evidence(self, request: Request) -> Response:
         nonce = _nonce_of(request)
-        if self._evidence_requests >= self._limits.concurrent_evidence_max:
-            raise ProblemError("evidence-busy", "a quote takes a while; ask again")
-        self._evidence_requests += 1
+        caller = request.scope["extensions"].get(CALLER)
+        share = share_of_address(request.scope["client"][0]) if caller is None else caller
         try:
-            evidence = await self._service.evidence(nonce)
-        finally:
-            self._evidence_requests -= 1
+            async with self._evidence_turns.turn(share, known=caller is not None):
+                evidence = await self._service.evidence(nonce)
+        except CrowdedOutError as exc:
+            raise ProblemError("evidence-busy", f"a quote takes a while, and {exc}; ask again") from exc
         return _json(
             schemas.OwnEvidence(
                 mock=self._service.mock,

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp
 from attestation.background import Background
 from node.api.limits import ApiLimits
 from node.api.listener import TlsListener
-from node.api.protocol import ApiProtocol, BodyRoom
+from node.api.protocol import ApiProtocol
 from node.errors import ConfigError
+from node.places import Places, Room, Usage
 
 _BACKLOG: Final = 1024
 
@@ -161,6 +162,10 @@ class ApiServer:
         host, port = self._socket.getsockname()[:2]
         return host, port
 
+    def usages(self) -> tuple[Usage, ...]:
+        """Return what is taken of the pools here."""
+        return self._server.usages()
+
     async def start(self) -> None:
         """Listen and serve.
 
@@ -211,6 +216,16 @@ class _Server(uvicorn.Server):
         self._tls = tls
         self._limits = limits
         self._background = background
+        self._connections: Places[ApiProtocol] = Places(
+            "api-connections", limits.connections_max, may_go=ApiProtocol.may_go
+        )
+        self._handshakes: Places[asyncio.Task[None]] = Places(
+            "api-handshakes", limits.handshakes_max, reserved=0
+        )
+        self._bodies = Room("api-bodies", limits.bodies_bytes_max, one_min=limits.body_bytes_max)
+
+    def usages(self) -> tuple[Usage, ...]:
+        return (self._connections.usage, self._handshakes.usage, self._bodies.usage)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening on the sockets, with our protocol and a bounded handshake."""
@@ -220,10 +235,16 @@ class _Server(uvicorn.Server):
         self.lifespan = self.config.lifespan_class(self.config)
         loop = asyncio.get_running_loop()
 
-        room = BodyRoom(self._limits.bodies_bytes_max)
-
         def connection() -> ApiProtocol:
-            return ApiProtocol(self.config, self.server_state, {}, limits=self._limits, room=room, loop=loop)
+            return ApiProtocol(
+                self.config,
+                self.server_state,
+                {},
+                limits=self._limits,
+                places=self._connections,
+                room=self._bodies,
+                loop=loop,
+            )
 
         listeners = [
             TlsListener(
@@ -232,6 +253,7 @@ class _Server(uvicorn.Server):
                 lambda: len(self.server_state.connections),
                 tls=self._tls,
                 limits=self._limits,
+                places=self._handshakes,
                 background=self._background,
             )
             for one in sockets

@@ -163,10 +163,25 @@ def test_nobody_gets_all_of_a_room():
     assert (room.usage.strangers, room.usage.known, room.usage.sent_away) == (0, 10, 3)
 
 
-def test_one_request_of_a_caller_always_fits_into_an_empty_room():
-    room = Room("test", 80, caller_min=80)
+@pytest.mark.parametrize("caller", [None, "a"], ids=["stranger", "caller"])
+def test_one_request_always_fits_into_an_empty_room(caller):
+    assert Room("test", 80, one_min=80).take(80, caller)
 
-    assert room.take(80, "a")
+
+def test_what_a_stranger_took_is_the_callers_once_there_is_one():
+    room = Room("test", 80)
+    stay, other = room.stay(), room.stay()
+    assert stay.take(10)
+    assert not other.take(1)
+    assert stay.vouch("a")
+    assert other.take(10)
+    assert stay.take(55)
+    assert not other.vouch("a")  # he would have more than he can have
+
+    assert (room.usage.strangers, room.usage.known) == (10, 65)
+    stay.end()
+    other.end()
+    assert room.taken == 0
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ class FakeService:
     readiness_answer: Readiness = field(default_factory=lambda: Readiness(ready=True))
     end_with: object = None
     gate: asyncio.Event | None = None
+    waiting: int = 0  # calls at the gate
     group_key: bytes | None = b"k" * 32
     executed: list = field(default_factory=list)
     queried: list = field(default_factory=list)
@@ -132,6 +133,23 @@ class FakeService:
             return Failed(exc.code, exc.message)
         return None
 
+    def usages(self):
+        return ()
+
+    async def _wait(self):
+        if self.gate is None:
+            return
+        self.loop = asyncio.get_running_loop()
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
+
+    def open_gate(self):
+        """From another thread."""
+        self.loop.call_soon_threadsafe(self.gate.set)
+
     def readiness(self):
         return self.readiness_answer
 
@@ -170,8 +188,7 @@ class FakeService:
 
     async def execute(self, commands, *, credential, key, feed, timeout_s, system=False):
         self.group()
-        if self.gate is not None:
-            await self.gate.wait()
+        await self._wait()
         if isinstance(self.end_with, Exception):
             raise self.end_with
         if self.end_with is not None:
@@ -220,8 +237,7 @@ class FakeService:
         return Answer(value, Cursor(3, self.index), age_ms=5)
 
     async def evidence(self, nonce):
-        if self.gate is not None:
-            await self.gate.wait()
+        await self._wait()
         return Evidence(
             peer_id=ME.id,
             network_id=bytes([7]) * 32,
@@ -275,7 +291,18 @@ class Reply:
         return json.loads(self.body)
 
 
-async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), extensions=None, sent_after=None):
+async def asgi(
+    app,
+    method,
+    path,
+    *,
+    role=None,
+    headers=(),
+    chunks=(b"",),
+    extensions=None,
+    sent_after=None,
+    client="127.0.0.1",
+):
     """Drive the application once; ``chunks`` is the body as it arrives."""
     raw_path, _, query = path.partition("?")
     fields = [(name.lower().encode(), value.encode()) for name, value in headers]
@@ -292,7 +319,7 @@ async def asgi(app, method, path, *, role=None, headers=(), chunks=(b"",), exten
         "root_path": "",
         "scheme": "https",
         "server": ("localhost", 443),
-        "client": ("127.0.0.1", 1),
+        "client": (client, 1),
         "headers": fields,
         "extensions": {} if extensions is None else extensions,
         "state": {SENT_AFTER: boot_time_s() if sent_after is None else sent_after},

@@ -172,23 +172,97 @@ def test_every_attestation_answer_says_whether_it_is_mock_refusals_too(mock, pat
     assert call(FakeService(mock=mock), "GET", path, role=role).json["mock"] is mock
 
 
-def test_too_many_evidence_requests_at_once_are_429():
+EVIDENCE = f"/v1/attestation/evidence?nonce={NONCE}"
+
+
+async def steps(count=10):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def served_one_by_one(app, service, crowd_from, *, crowd=12):
+    """A crowd asks for evidence again as soon as it is answered; return after how many answers an auditor is."""
+
+    async def scenario():
+        answered = []
+        service.gate = asyncio.Event()
+
+        async def ask(client):
+            while True:
+                reply = await asgi(app, "GET", EVIDENCE, client=client)
+                answered.append((client, reply.status))
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(ask(crowd_from(number))) for number in range(crowd)]
+        await steps()
+        auditor = asyncio.create_task(asgi(app, "GET", EVIDENCE, client="198.51.100.7"))
+        await steps()
+        while not auditor.done():
+            # One quote is ready: those at the gate are let through, and it is closed behind them.
+            gate, service.gate = service.gate, asyncio.Event()
+            gate.set()
+            await steps()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return auditor.result().status, answered
+
+    return asyncio.run(scenario())
+
+
+def test_a_crowd_that_asks_for_evidence_leaves_an_auditor_his_turn():
+    """Twelve strangers left him one in five: the newest lost."""
+    service = FakeService()
+    app = create_app(service, ApiLimits(concurrent_evidence_max=2))
+    status, answered = served_one_by_one(app, service, lambda _: "192.0.2.1")
+
+    assert status == 200
+    assert len(answered) <= 6  # those who were at it, and about a turn of the crowd
+    assert {status for _, status in answered} == {200}
+
+
+def test_a_crowd_of_many_addresses_leaves_him_his_turn_too():
+    service = FakeService()
+    app = create_app(service, ApiLimits(concurrent_evidence_max=2))
+    status, answered = served_one_by_one(app, service, lambda number: f"192.0.2.{number}")
+
+    assert status == 200
+    assert len(answered) <= 16
+
+
+def test_evidence_requests_beyond_the_waiting_room_are_429_for_whom_has_most_of_it():
     async def scenario():
         service = FakeService(gate=asyncio.Event())
-        app = create_app(service, ApiLimits(concurrent_evidence_max=2))
-        path = f"/v1/attestation/evidence?nonce={NONCE}"
-        held = [asyncio.create_task(asgi(app, "GET", path)) for _ in range(2)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        refused = await asgi(app, "GET", path)
+        app = create_app(service, ApiLimits(concurrent_evidence_max=2, evidence_waiting_max=4))
+        crowd = [asyncio.create_task(asgi(app, "GET", EVIDENCE, client="192.0.2.1")) for _ in range(6)]
+        await steps()
+        auditor = asyncio.create_task(asgi(app, "GET", EVIDENCE, client="198.51.100.7"))
+        await steps()
         service.gate.set()
-        answered = [await task for task in held]
-        return refused, answered, await asgi(app, "GET", path)
+        return [(await task) for task in crowd], await auditor, await asgi(app, "GET", EVIDENCE)
 
-    refused, answered, later = asyncio.run(scenario())
-    assert (refused.status, refused.json["code"]) == (429, "evidence-busy")
-    assert [reply.status for reply in answered] == [200, 200]
-    assert later.status == 200
+    crowd, auditor, later = asyncio.run(scenario())
+    assert [reply.status for reply in crowd] == [200, 200, 429, 200, 200, 200]
+    assert crowd[2].json["code"] == "evidence-busy"
+    assert auditor.status == later.status == 200
+
+
+def test_who_waits_for_evidence_too_long_is_told_so_and_takes_no_turn():
+    async def scenario():
+        service = FakeService(gate=asyncio.Event())
+        app = create_app(service, ApiLimits(concurrent_evidence_max=1, evidence_wait_s_max=0.01))
+        first = asyncio.create_task(asgi(app, "GET", EVIDENCE))
+        await steps()
+        second = await asgi(app, "GET", EVIDENCE)
+        given_up = asyncio.create_task(asgi(app, "GET", EVIDENCE))
+        await steps()
+        given_up.cancel()
+        service.gate.set()
+        return await first, second, await asgi(app, "GET", EVIDENCE)
+
+    first, second, third = asyncio.run(scenario())
+    assert (second.status, second.json["code"]) == (429, "evidence-busy")
+    assert first.status == third.status == 200
 
 
 # ---- audit ----------------------------------------------------------------------------------
@@ -245,6 +319,29 @@ def test_another_method_is_405(operation):
 
     assert (reply.status, reply.json["code"]) == (405, "method-not-allowed")
     assert operation.method in reply.headers["allow"]
+
+
+def test_requests_in_progress_of_one_caller_leave_others_room():
+    async def scenario():
+        service = FakeService(gate=asyncio.Event())
+        app = create_app(service, ApiLimits(concurrent_requests_max=16))
+        body = json.dumps({"command": {"op": "put", "key": "a", "value": "b"}}).encode()
+        headers = [("content-type", "application/json")]
+
+        def put(role):
+            return asgi(app, "POST", "/v1/commands", role=role, headers=headers, chunks=(body,))
+
+        held = [asyncio.create_task(put(AccessRole.WRITE)) for _ in range(14)]
+        await steps()
+        refused = await put(AccessRole.WRITE)
+        admin = await asgi(app, "GET", "/v1/group", role=ADMIN)
+        service.gate.set()
+        return refused, admin, [await task for task in held]
+
+    refused, admin, answered = asyncio.run(scenario())
+    assert (refused.status, refused.json["code"]) == (503, "overloaded")
+    assert admin.status == 200
+    assert [reply.status for reply in answered] == [200] * 14
 
 
 def test_over_the_limit_of_requests_the_rest_is_503_and_health_still_answers():

@@ -1,5 +1,6 @@
 """docs/api.md: its examples are run, its table of errors is compared."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,15 +8,20 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from node.api.limits import PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
+from node.api.limits import CHUNKS_MAX, FIELDS_MAX, PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
 from node.client.client import CONNECT_TIMEOUT_S
 from node.config import ApiTable
+from node.daemon import _api_server_of
+from node.places import Usage
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
+from tests.node.api.raw import AUTHORIZATION, client
+from tests.support import documents
 
 TEXT = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
 ANYTHING = "…"
@@ -112,6 +118,9 @@ def test_the_limits_shown_are_the_defaults():
     assert f"| requests at once | {limits.concurrent_requests_max} " in TEXT
     assert f"| connections | {limits.connections_max} (" in TEXT
     assert f"beside them | {limits.handshakes_max} (" in TEXT
+    assert f"chunks of a body | {FIELDS_MAX}; {CHUNKS_MAX:,} |" in TEXT
+    evidence = f"{limits.concurrent_evidence_max}; {limits.evidence_waiting_max}, for {limits.evidence_wait_s_max:g} s"
+    assert f"waiting for a turn | {evidence} |" in TEXT
     assert f"requests are answered | {limits.bodies_bytes_max // 2**20} MiB (" in TEXT
     assert f"on one connection | {PIPELINED_MAX} |" in TEXT
     assert {f"api.{key}" for key in ApiTable.__struct_fields__ if key.endswith("_max")} == set(
@@ -132,3 +141,32 @@ def test_the_limits_shown_are_the_defaults():
     assert f"| time for a command or a query | {limits.command_timeout_s:g} s |" in TEXT
     assert f"| body | {limits.body_bytes_max // 2**20} MiB " in TEXT
     assert f"| request line and header fields | {limits.head_bytes_max // 1024} KiB |" in TEXT
+
+
+def test_every_pool_is_in_the_metrics_and_in_the_docs():
+    service = FakeService()
+    bonds = Usage(pool="bond-handshakes", limit=64, strangers=3, known=1, sent_away=2)
+    service.usages = lambda: (bonds,)
+    api = msgspec.structs.replace(documents.node_config().api, listen="127.0.0.1:0")
+    config = msgspec.structs.replace(documents.node_config(), api=api)
+
+    async def scrape():
+        server = _api_server_of(documents.document(documents.MINIMAL), config, IDENTITY, service)
+        await server.start()
+        try:
+            return await asyncio.to_thread(scraped, server.address[1])
+        finally:
+            await server.close()
+
+    def scraped(port):
+        with client() as http:
+            return http.get(f"https://localhost:{port}/metrics", headers=AUTHORIZATION).text
+
+    text = asyncio.run(scrape())
+    pools = set(re.findall(r'bondstone_pool_limit{pool="([a-z-]+)"}', text))
+
+    assert len(pools) == 6
+    assert pools == set(re.findall(r"`((?:api|bond)-[a-z]+)`", TEXT))
+    assert 'bondstone_pool_taken{pool="bond-handshakes",standing="stranger"} 3.0' in text
+    assert 'bondstone_pool_taken{pool="api-connections",standing="known"} 1.0' in text
+    assert 'bondstone_pool_sent_away_total{pool="bond-handshakes"} 2.0' in text

@@ -14,8 +14,9 @@ from uvicorn.server import ServerState
 from node.api import commands
 from node.api.app import create_app
 from node.api.limits import AGE_OF_TTL, REPEATED_OF_TTL, ApiLimits
-from node.api.protocol import ApiProtocol, BodyRoom
+from node.api.protocol import ApiProtocol
 from node.daemon import _api_server_of
+from node.places import Places, Room
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 from tests.support import documents
@@ -98,7 +99,8 @@ class Connection:
             ServerState(),
             {},
             limits=LIMITS,
-            room=BodyRoom(LIMITS.bodies_bytes_max),
+            places=Places("connections", LIMITS.connections_max),
+            room=Room("bodies", LIMITS.bodies_bytes_max),
             loop=asyncio.get_running_loop(),
             clock=group.clock,
         )

@@ -11,7 +11,7 @@ import pytest
 
 from node.api import server
 from node.api.limits import PIPELINED_MAX, ApiLimits
-from node.api.protocol import BodyRoom
+from node.places import Room
 from node.tokens import AccessRole
 from tests.node.api.fakes import TOKENS, FakeService, served
 from tests.node.api.raw import AUTHORIZATION, PUT, begin_a_post, client, connection, problem_in, read_all
@@ -202,12 +202,12 @@ def until_taken(room, size):
 def rooms(monkeypatch):
     made = []
 
-    class Watched(BodyRoom):
-        def __init__(self, bytes_max):
-            super().__init__(bytes_max)
+    class Watched(Room):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
             made.append(self)
 
-    monkeypatch.setattr(server, "BodyRoom", Watched)
+    monkeypatch.setattr(server, "Room", Watched)
     return made
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import json
 import socket
 import ssl
 import threading
@@ -25,11 +26,12 @@ from node.api.metrics import BackgroundCollector
 from node.api.server import ApiServer, ServerTls, bind, server_tls_context
 from node.client.channel import client_tls_context
 from node.errors import ConfigError
+from node.places import Places
 from node.system.access import AccessState
 from node.system.grants import AccessRole, Grant, Kind
 from node.tokens import spki_digest
-from tests.node.api.fakes import IDENTITY, FakeService, served
-from tests.node.api.raw import AUTHORIZATION, PEM, PUT, client, connection, problem_in, read_all
+from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
+from tests.node.api.raw import AUTHORIZATION, PEM, PUT, begin_a_post, client, connection, problem_in, read_all
 
 
 # ---- TLS -----------------------------------------------------------------------------------
@@ -158,24 +160,117 @@ def test_a_certificate_that_tls_cannot_trust_takes_nobody_elses_way_in(tmp_path)
 
 
 # ---- connections -----------------------------------------------------------------------------
-def test_connections_over_the_limit_are_told_so():
-    limits = ApiLimits(connections_max=1, shutdown_timeout_s=1)
-    with served(FakeService(), limits=limits) as port, connection(port) as first:
-        with connection(port) as second:
-            assert problem_in(read_all(second)) == (503, "overloaded")
-        first.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        assert read_all(first).startswith(b"HTTP/1.1 200 OK")
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+GROUP = b"GET /v1/group HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %s\r\n\r\n"
+
+
+def asked(tls, request):
+    tls.sendall(request)
+    return tls.recv(65536)
+
+
+def hold(stack, port, address, count):
+    """Open connections from a loopback address, each with an answered /healthz."""
+    held = []
+    for _ in range(count):
+        plain = stack.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
+        )
+        tls = stack.enter_context(client_tls_context(PEM).wrap_socket(plain, server_hostname="localhost"))
+        assert asked(tls, HEALTH).startswith(b"HTTP/1.1 200 ")
+        held.append(tls)
+    return held
+
+
+def is_closed(tls):
+    try:
+        return tls.recv(1) == b""
+    except (ConnectionError, ssl.SSLError):
+        return True
+
+
+def until(condition):
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def test_all_connections_held_by_one_address_leave_the_admin_a_place():
+    """2,048 of them with /healthz gave the admin 503, fifteen times of fifteen."""
+    limits = ApiLimits(connections_max=16, shutdown_timeout_s=1)
+    admin = GROUP % TOKENS[AccessRole.ADMIN].encode()
+    with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
+        crowd = hold(stack, port, "127.0.0.2", 14)
+        (first,) = hold(stack, port, "127.0.0.3", 1)  # an address with one connection is not touched
+        assert is_closed(crowd[0])
+        (known,) = hold(stack, port, "127.0.0.4", 1)
+        assert asked(known, admin).startswith(b"HTTP/1.1 200 ")
+        hold(stack, port, "127.0.0.2", 40)
+
+        assert asked(known, admin).startswith(b"HTTP/1.1 200 ")
+        assert asked(first, HEALTH).startswith(b"HTTP/1.1 200 ")
+        with client() as http:
+            assert http.get(f"https://localhost:{port}/v1/group", headers=AUTHORIZATION).status_code == 200
+
+
+def test_they_would_not_if_the_newest_lost(monkeypatch):
+    enter = Places.enter
+
+    def newest_loses(places, item, share, *, known):
+        return item if item not in places and len(places) >= 14 else enter(places, item, share, known=known)
+
+    limits = ApiLimits(connections_max=16, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
+        hold(stack, port, "127.0.0.2", 14)
+        monkeypatch.setattr(Places, "enter", newest_loses)
+        with client() as http:
+            reply = http.get(f"https://localhost:{port}/v1/group", headers=AUTHORIZATION)
+            assert (reply.status_code, reply.json()["code"]) == (503, "overloaded")
+
+
+def test_a_caller_who_holds_all_connections_crowds_out_himself():
+    limits = ApiLimits(connections_max=16, shutdown_timeout_s=1)
+    with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
+        greedy = hold(stack, port, "127.0.0.2", 14)
+        for tls in greedy:
+            assert asked(tls, GROUP % TOKENS[AccessRole.READ].encode()).startswith(b"HTTP/1.1 200 ")
+        (other,) = hold(stack, port, "127.0.0.3", 1)
+        assert asked(other, GROUP % TOKENS[AccessRole.ADMIN].encode()).startswith(b"HTTP/1.1 200 ")
+
+        assert is_closed(greedy[0])
+        assert asked(greedy[1], HEALTH).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_with_a_request_in_progress_is_not_closed_for_another():
+    limits = ApiLimits(connections_max=2, shutdown_timeout_s=1)
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service, limits=limits) as port, contextlib.ExitStack() as stack:
+        busy = hold(stack, port, "127.0.0.2", 2)
+        for tls in busy:
+            begin_a_post(tls, len(body), body)
+        until(lambda: service.waiting == 2)
+        with connection(port) as third:
+            assert problem_in(read_all(third)) == (503, "overloaded")
+        service.open_gate()
+        for tls in busy:
+            assert tls.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_over_the_limit_by_more_than_can_be_told_is_closed_without_a_word():
     limits = ApiLimits(connections_max=1, handshakes_max=1, tls_shutdown_timeout_s=30, shutdown_timeout_s=1)
-    with served(FakeService(), limits=limits) as port, connection(port), connection(port) as told:
-        assert problem_in(told.recv(65536)) == (
-            503,
-            "overloaded",
-        )  # and it keeps its place: it does not close
+    service = FakeService(gate=asyncio.Event())
+    body = json.dumps(PUT).encode()
+    with served(service, limits=limits) as port, contextlib.ExitStack() as stack:
+        (busy,) = hold(stack, port, "127.0.0.2", 1)
+        begin_a_post(busy, len(body), body)
+        until(lambda: service.waiting == 1)
+        told = stack.enter_context(connection(port))
+        assert problem_in(told.recv(65536)) == (503, "overloaded")  # and it stays: it does not close
         with pytest.raises((ssl.SSLError, ConnectionError)), connection(port):
             pass
+        service.open_gate()
 
 
 def idle_strangers(stack, port, count):
