@@ -44,9 +44,9 @@ def as_shown(expected, actual):
     return expected == actual
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    ca = tmp_path_factory.mktemp("docs") / "ca.pem"
+@pytest.fixture
+def environment(tmp_path):
+    ca = tmp_path / "ca.pem"
     ca.write_bytes(IDENTITY.certificate_pem())
     with served(FakeService()) as port:
         yield {
