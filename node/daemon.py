@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import time
@@ -49,6 +50,8 @@ from node.trust import (
     witnesses_of,
 )
 
+_log = logging.getLogger(__name__)
+
 KEY_FILE_BYTES_MAX: Final = 1024
 FRESHNESS_SAVE_S: Final = 10.0
 OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
@@ -93,6 +96,8 @@ async def running(
         NotATrustDomainError: ``mode = "tdx"`` and this is none.
     """
     machine = load_machine(document.state_machine, machines)
+    for name in document.without_effect:
+        _log.warning("%s: %s has no effect in this release", document.where, name)
     Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())

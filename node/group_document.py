@@ -48,6 +48,14 @@ SYNC: Final = "bondstone/log-replay"
 FAMILIES: Final[Mapping[str, str]] = {name: f"bondstone/{name}" for name in ("kv", "counter", "noop")}
 """Families of the built-in machines. Another one is named as it is written, ``module:Class``."""
 
+WITHOUT_EFFECT: Final = (
+    "consensus.demote_to_two_after_ms",
+    "recovery.authorize",
+    "store.quota_bytes",
+    "store.compaction",
+)
+"""Keys that are checked and are part of the GroupId, and that no code reads yet."""
+
 MIB: Final = 1024 * 1024
 DAY_MS: Final = 24 * 3600 * 1000
 PREFIXES_MAX: Final = 64
@@ -318,6 +326,13 @@ class GroupDocument:
     demote_to_two_after_ms: int
     value: Mapping[str, Any]
     canonical: bytes
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Return what this document says differently from the defaults and this release does not act on."""
+        tables = {name: item for name, item in self.value.items() if isinstance(item, Mapping)}
+        tables["consensus"] = tables.get("settings", {})
+        return tuple(key for key in WITHOUT_EFFECT if key.split(".")[1] in tables.get(key.split(".")[0], {}))
 
     @property
     def network_id(self) -> bytes:

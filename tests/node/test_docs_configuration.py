@@ -117,6 +117,12 @@ def test_of_every_node_key_it_is_said_why_a_hostile_value_costs_no_more_than_ava
     assert "TODO" not in reason
 
 
+def test_the_keys_without_effect_are_marked():
+    marked = {key for key, _, meaning in GROUP_ROWS if meaning.endswith("†")}
+
+    assert marked == set(group_document.WITHOUT_EFFECT)
+
+
 def test_the_example_is_a_group_document():
     (example,) = re.findall(r"```toml\n(.*?)```", GROUP, re.DOTALL)
 

@@ -249,6 +249,16 @@ def test_intels_own_root_may_be_written_out():
     assert document(MINIMAL + f'[trust]\nroot = "{root}"\n').canonical == document().canonical
 
 
+def test_what_has_no_effect_yet_is_named_if_it_is_set():
+    assert document().without_effect == ()
+    assert document(MINIMAL + MORE).without_effect == (
+        "recovery.authorize", "store.quota_bytes", "store.compaction",
+    )  # fmt: skip
+    assert document(MINIMAL + "[consensus]\ndemote_to_two_after_ms = 1000\n").without_effect == (
+        "consensus.demote_to_two_after_ms",
+    )
+
+
 # ---- what is refused ------------------------------------------------------------------------------------
 
 REFUSED = [
