@@ -181,6 +181,18 @@ def make_directory(path: Path, *, mode: int = 0o777) -> None:
         raise FileError(f"cannot make the directory {path}: {_why(exc)}", errno=exc.errno) from exc
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it is there.
+
+    Raises:
+        FileError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise _error("remove", path, exc) from exc
+
+
 def sync_directory(path: Path) -> None:
     """Return when the names in a directory are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

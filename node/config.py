@@ -14,6 +14,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from attestation import files
+from attestation.client.session import proxy_address
+from attestation.files import FileError
 from node.bonds.addresses import split_address
 from node.errors import ConfigError
 from node.group_document import (
@@ -113,12 +116,15 @@ class CollateralTable(_Table, frozen=True):
 
     ``file`` is a fixed set, which the group document must allow; otherwise ``source``, a PCCS (Intel's PCS by
     default), is asked and kept fresh.
-    ``tls_ca`` (PEM) is trusted for that source's TLS besides the system's authorities.
+    ``tls_ca`` (PEM) is trusted for that source's TLS besides Mozilla's list, ``tls_roots`` instead of it.
+    ``proxy``, ``http://HOST:PORT``, is asked through; the process' environment names none.
     """
 
     source: str | None = None
     file: str | None = None
     tls_ca: str | None = None
+    tls_roots: str | None = None
+    proxy: str | None = None
 
 
 class JwtTable(_Table, frozen=True):
@@ -176,10 +182,9 @@ def load_config(path: Path) -> NodeConfig:
         ConfigError: naming the file, the key and what is wrong with it.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(CONFIG_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+        data = files.read_bytes(path, bytes_max=CONFIG_BYTES_MAX)
+    except FileError as exc:
+        raise ConfigError(f"the node file: {exc}") from exc
     return parse_config(data, where=str(path), base=path.resolve().parent)
 
 
@@ -213,6 +218,11 @@ def _check(config: NodeConfig, where: str) -> None:
             split_address(address)
         except ValueError as exc:
             raise ConfigError(f"{where}: [{key}] {exc}") from exc
+    if (proxy := config.attestation.collateral.proxy) is not None:
+        try:
+            proxy_address(proxy)
+        except ValueError as exc:
+            raise ConfigError(f"{where}: [attestation.collateral] proxy: {exc}") from exc
     if config.attestation.mode == "mock" and config.attestation.mock is None:
         raise ConfigError(f'{where}: [attestation] mode = "mock" needs the table [attestation.mock]')
     if config.attestation.mode == "tdx" and config.attestation.mock is not None:
@@ -274,7 +284,7 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
             located(attestation, "tsm_root"),
             mock=attestation.mock and located(attestation.mock, "authority"),
             jwt=attestation.jwt and located(attestation.jwt, "token_file"),
-            collateral=located(attestation.collateral, "file", "tls_ca"),
+            collateral=located(attestation.collateral, "file", "tls_ca", "tls_roots"),
         ),
     )
 

@@ -1,7 +1,6 @@
 """The composition root of a node: builds every object from the configuration."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import resource
@@ -15,7 +14,9 @@ from typing import Final, Never
 
 from prometheus_client import CollectorRegistry
 
+from attestation import files
 from attestation.background import Background
+from attestation.files import FileError
 from attestation.ticket_tdx import TdxValidator
 from attestation.tickets import TicketIssuer
 from enclave.identity import Identity
@@ -29,6 +30,7 @@ from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
 from node.clock import RELEASED, NodeClock
 from node.config import NodeConfig
+from node.environment import read_environment
 from node.errors import ConfigError
 from node.group.identity import GroupKey, require_key
 from node.group.network import Network
@@ -50,8 +52,9 @@ from node.trust import (
     witnesses_of,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
+PROBE_BYTES: Final = 4096
 KEY_FILE_BYTES_MAX: Final = 1024
 FRESHNESS_SAVE_S: Final = 10.0
 OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
@@ -70,12 +73,9 @@ def group_key_of(document: GroupDocument, config: NodeConfig) -> GroupKey | None
     assert config.group.key_file is not None
     path = Path(config.group.key_file)
     try:
-        with path.open("rb") as file:
-            text = file.read(KEY_FILE_BYTES_MAX).decode("ascii")
-    except OSError as exc:
-        raise ConfigError(f"group.key_file: cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"group.key_file: {path} is not text") from exc
+        text = files.read_text(path, bytes_max=KEY_FILE_BYTES_MAX, secret=True)
+    except FileError as exc:
+        raise ConfigError(f"group.key_file: {exc}") from exc
     return require_key(document, GroupKey.from_hex(text), source=f"group.key_file {path}")
 
 
@@ -97,8 +97,8 @@ async def running(
     """
     machine = load_machine(document.state_machine, machines)
     for name in document.without_effect:
-        _log.warning("%s: %s has no effect in this release", document.where, name)
-    Path(config.node.data_dir).mkdir(parents=True, exist_ok=True)
+        logger.warning("%s: %s has no effect in this release", document.where, name)
+    make_data_directory(config)
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())
     attester = attester_of(document, config)
@@ -127,7 +127,7 @@ async def running(
         members = members_of(document, clock, lambda: parts[0].log_time if parts else None)
         tdx = tdx_validator_of(document, source, seen, members, witnesses_of(source, clock, members))
         clock.follow(lambda: tdx.freshness.newest_issue)
-        stack.callback(lambda: save_freshness(config, tdx.freshness))
+        stack.callback(lambda: _save_freshness_at_the_end(config, tdx))
         validators = validators_of(document, tdx)
         key = group_key_of(document, config)
         identity, storage = _identity_of(document, config, clock.now())
@@ -245,6 +245,22 @@ def _identity_of(
     return disk.identity, disk.storage
 
 
+def make_data_directory(config: NodeConfig) -> None:
+    """Make the directory that the node writes to, and see that it can.
+
+    Raises:
+        ConfigError: it cannot, for example because the disk is full.
+    """
+    directory = Path(config.node.data_dir)
+    probe = directory / f".write-probe-{os.getpid()}"
+    try:
+        files.make_directory(directory)
+        files.replace(probe, b"\0" * PROBE_BYTES)
+        files.remove(probe)
+    except FileError as exc:
+        raise ConfigError(f"node.data_dir: {exc}") from exc
+
+
 def _rejudge(parts: Sequence[Daemon]) -> None:
     for daemon in parts:
         daemon.collateral_changed()
@@ -256,12 +272,15 @@ def _wall() -> datetime:
 
 def _build_date() -> datetime:
     """Return when the image was built, as its PID 1 says, or when this version was released."""
-    text = os.environ.get("BONDSTONE_BUILD_DATE")
-    if text is None:
-        return RELEASED
-    if not text.isascii() or not text.isdigit():
-        raise ConfigError(f"BONDSTONE_BUILD_DATE is {text!r}, not Unix seconds")
-    return datetime.fromtimestamp(int(text), UTC)
+    return read_environment().build_date or RELEASED
+
+
+def _save_freshness_at_the_end(config: NodeConfig, tdx: TdxValidator) -> None:
+    """A clean stop stays one: what could not be saved is missing in the next life, and the log says so."""
+    try:
+        save_freshness(config, tdx.freshness)
+    except FileError as exc:
+        logger.error("what collateral was seen is not saved: %s", exc)  # noqa: TRY400 - it says all
 
 
 async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
@@ -327,8 +346,7 @@ def _api_server_of(
 
 def _write_certificate(path: Path, identity: Identity) -> None:
     """Leave the certificate where clients on this machine find it; it is public."""
-    staged = path.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        staged.unlink()
-    staged.write_bytes(identity.certificate_pem())
-    staged.replace(path)
+    try:
+        files.replace(path, identity.certificate_pem())
+    except FileError as exc:
+        raise ConfigError(f"node.data_dir: {exc}") from exc

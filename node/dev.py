@@ -25,7 +25,9 @@ from typing import Any, Final
 
 import uvicorn
 
+from attestation import files
 from attestation.background import Background
+from attestation.files import FileError
 from attestation.policy_rules import REGISTERS
 from enclave.mock.authority import TRUST_ROOT_FILE, MockAuthority
 from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
@@ -37,6 +39,7 @@ from node.tokens import AccessRole, new_token, render_token_entry
 NODES_MAX: Final = 15
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 10.0
+FILE_BYTES_MAX: Final = 1024 * 1024
 CERTIFICATE_POLL_S: Final = 0.3
 SEPT_VE_DISABLE: Final = "0000001000000000"
 
@@ -143,11 +146,11 @@ class DevCluster:
     # ---- preparing ----------------------------------------------------------
     def prepare(self) -> None:
         """Write everything that the nodes need; keep the secrets of an earlier run in this directory."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        files.make_directory(self.directory)
         authority_dir = self.directory / "authority"
         if not authority_dir.exists():
             MockAuthority.create(datetime.now(UTC)).save(authority_dir)
-        root = (authority_dir / TRUST_ROOT_FILE).read_bytes()
+        root = files.read_bytes(authority_dir / TRUST_ROOT_FILE, bytes_max=FILE_BYTES_MAX)
         key_file = self.directory / "group.key"
         if not key_file.exists():
             _write_secret(key_file, GroupKey.generate().secret.hex() + "\n")
@@ -155,16 +158,17 @@ class DevCluster:
             _write_secret(self.token_file, new_token() + "\n")
         network_file = self.directory / "network"
         if not network_file.exists():
-            network_file.write_text(f"dev-{secrets.token_hex(8)}\n")
-        self.document_file.write_text(
+            _write(network_file, f"dev-{secrets.token_hex(8)}\n")
+        _write(
+            self.document_file,
             group_document_text(
-                network=network_file.read_text().strip(),
-                key=GroupKey.from_hex(key_file.read_text()).public_digest.hex(),
+                network=_read(network_file),
+                key=GroupKey.from_hex(_read(key_file, secret=True)).public_digest.hex(),
                 root=root.hex(),
                 nodes=self._count,
-                token=self.token_file.read_text().strip(),
+                token=_read(self.token_file, secret=True),
             )
-            + self._authority_text()
+            + self._authority_text(),
         )
         ports = [self._api_port + i for i in range(self._count)]
         for port in ports:
@@ -173,14 +177,15 @@ class DevCluster:
         seeds = [f"127.0.0.1:{port}" for port in bond_ports]
         for i, (port, seed) in enumerate(zip(ports, seeds, strict=True)):
             node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
-            (node.directory / "data").mkdir(parents=True, exist_ok=True)
-            node.certificate_file.unlink(missing_ok=True)
+            files.make_directory(node.directory / "data")
+            files.remove(node.certificate_file)
             text = _node_text(node, seeds)
             if self._pccs:
                 text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
-            node.config_file.write_text(text)
+            _write(node.config_file, text)
             self.nodes.append(node)
-        (self.directory / "client.json").write_text(
+        _write(
+            self.directory / "client.json",
             json.dumps(
                 {
                     "urls": [f"https://{node.api}" for node in self.nodes],
@@ -189,7 +194,7 @@ class DevCluster:
                 },
                 indent=2,
             )
-            + "\n"
+            + "\n",
         )
 
     def _authority_text(self) -> str:
@@ -198,7 +203,9 @@ class DevCluster:
         if not self.authority_key_file.exists():
             _, pem = new_private_key_pem()
             _write_secret(self.authority_key_file, pem.decode())
-        key = load_private_key(self.authority_key_file.read_bytes())
+        key = load_private_key(
+            files.read_bytes(self.authority_key_file, bytes_max=FILE_BYTES_MAX, secret=True)
+        )
         return "\n" + render_authority("dev", key)
 
     # ---- running ------------------------------------------------------------
@@ -226,8 +233,8 @@ class DevCluster:
                     await self._stop()
 
     async def _start(self, node: DevNode, tasks: asyncio.TaskGroup) -> None:
-        log = node.log_file.open("ab")
-        with log:
+        log = files.open_own(node.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=0o644)
+        try:
             node.process = await asyncio.create_subprocess_exec(
                 *node.command,
                 "--json",
@@ -237,6 +244,8 @@ class DevCluster:
                 stderr=log,
                 start_new_session=True,
             )
+        finally:
+            os.close(log)
         self._emit({"event": "node-started", "name": node.name, "pid": node.process.pid})
         tasks.create_task(self._follow(node, node.process))
 
@@ -291,7 +300,7 @@ class DevCluster:
                 "event": "ready",
                 "group_id": self.nodes[0].group_id,
                 "nodes": [node.describe() for node in self.nodes],
-                "token": self.token_file.read_text().strip(),
+                "token": _read(self.token_file, secret=True),
                 "ca": str(self.ca_file),
             }
         )
@@ -303,12 +312,9 @@ class DevCluster:
             self._write_ca()
 
     def _write_ca(self) -> None:
-        parts = [n.certificate_file.read_text() for n in self.nodes if n.certificate_file.exists()]
-        bundle = "".join(parts)
-        if not self.ca_file.exists() or self.ca_file.read_text() != bundle:
-            staged = self.ca_file.with_suffix(".new")
-            staged.write_text(bundle)
-            staged.replace(self.ca_file)
+        bundle = "".join(_read_if_there(node.certificate_file) for node in self.nodes)
+        if _read_if_there(self.ca_file) != bundle:
+            _write(self.ca_file, bundle)
 
     async def _serve_collateral(self) -> None:
         """Serve the mock authority's collateral as a PCCS would, so that the nodes fetch it over HTTP."""
@@ -414,9 +420,24 @@ attributes = "{SEPT_VE_DISABLE}"
 
 
 def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    files.create(path, text.encode())
+
+
+def _write(path: Path, text: str) -> None:
+    files.replace(path, text.encode())
+
+
+def _read(path: Path, *, secret: bool = False) -> str:
+    return files.read_text(path, bytes_max=FILE_BYTES_MAX, secret=secret).strip()
+
+
+def _read_if_there(path: Path) -> str:
+    try:
+        return files.read_text(path, bytes_max=FILE_BYTES_MAX)
+    except FileError as exc:
+        if exc.absent:
+            return ""
+        raise
 
 
 class _QuietServer(uvicorn.Server):
@@ -434,18 +455,18 @@ class _Locked:
         self._path = path
 
     def __enter__(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w")
+        files.make_directory(self._path.parent)
+        self._file = files.open_own(self._path, os.O_WRONLY | os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.close()
+            os.close(self._file)
             raise ConfigError(
                 f"another cluster runs in {self._path.parent}; stop it, or choose another --dir"
             ) from None
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._file)
 
 
 def _require_free(port: int) -> None:
@@ -470,4 +491,6 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    with files.open_to_read(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - FILE_BYTES_MAX))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])

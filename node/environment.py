@@ -20,8 +20,10 @@ VARIABLES: Final = {
     "BONDSTONE_TOKEN": "the bearer token (as --token)",
     "BONDSTONE_CA": "the file with the nodes' API certificates, PEM (as --ca)",
     "BONDSTONE_CLUSTER": "a file client.json, as `bondstone dev` writes it, for what the others leave out",
+    "BONDSTONE_PINS": "the file in which `verify` remembers verified clusters (as --pins)",
     "BONDSTONE_LOG": "what `node run` logs: DEBUG, INFO (the default), WARNING, ERROR or CRITICAL",
     "BONDSTONE_BUILD_DATE": "when the image was built, Unix seconds: no earlier time is believed",
+    "XDG_STATE_HOME": "where `verify` keeps its own file of them, if it is an absolute path",
 }
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 TOKEN_CHARACTERS_MAX: Final = 512
@@ -35,6 +37,8 @@ class ProcessEnvironment:
     token: str | None = None
     ca: Path | None = None
     cluster: Path | None = None
+    pins: Path | None = None
+    state_home: Path | None = None
     log_level: int = logging.INFO
     build_date: datetime | None = None
 
@@ -52,6 +56,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> ProcessEnviro
         token=None if token is None else checked_token(token, where="BONDSTONE_TOKEN"),
         ca=_path(given.get("BONDSTONE_CA")),
         cluster=_path(given.get("BONDSTONE_CLUSTER")),
+        pins=_path(given.get("BONDSTONE_PINS")),
+        state_home=_absolute(given.get("XDG_STATE_HOME")),
         log_level=_log_level(given.get("BONDSTONE_LOG", "INFO")),
         build_date=_build_date(given.get("BONDSTONE_BUILD_DATE")),
     )
@@ -68,6 +74,11 @@ def checked_token(token: str, *, where: str) -> str:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
+
+
+def _absolute(text: str | None) -> Path | None:
+    """Return a path; a relative one is to be ignored (XDG base directory specification)."""
+    return None if text is None or not text.startswith("/") else Path(text)
 
 
 def _urls(text: str | None) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation import files
 from attestation.canonical import digest, encode
 from attestation.errors import MalformedError
+from attestation.files import FileError
 from attestation.ids import network_id_of_name
 from attestation.policy_rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolicy
 from attestation.policy_toml import policy_from_table_untrusted
@@ -376,10 +378,9 @@ def load_group_document(path: Path) -> GroupDocument:
         ConfigError: naming the file, the key and what is wrong with it.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(DOCUMENT_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read the group document {path}: {exc.strerror}") from exc
+        data = files.read_bytes(path, bytes_max=DOCUMENT_BYTES_MAX)
+    except FileError as exc:
+        raise ConfigError(f"the group document: {exc}") from exc
     return parse_group_document_untrusted(data, where=str(path))
 
 

@@ -3,6 +3,7 @@ a real TD and a mock one.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from attestation import files
 from attestation.background import Background
 from attestation.client.client import CollateralClient, Rank
 from attestation.client.collateral_set import Collateral
@@ -20,6 +22,7 @@ from attestation.client.session import open_collateral_client
 from attestation.client.source import ClientSource
 from attestation.collateral import Endorsements
 from attestation.errors import AttestationError, MalformedError
+from attestation.files import FileError
 from attestation.freshness import FreshnessState
 from attestation.quote import parse_quote_untrusted
 from attestation.standing import Members, MemberTable, Moment
@@ -114,6 +117,8 @@ async def open_source(
         update=UpdateMode(document.update),
         cache_directory=Path(config.node.data_dir) / "collateral",
         tls_ca=None if table.tls_ca is None else Path(table.tls_ca),
+        tls_roots=None if table.tls_roots is None else Path(table.tls_roots),
+        proxy=table.proxy,
         seen=seen,
         clock=clock.now,
         on_change=changed,
@@ -204,7 +209,7 @@ class TokenFile:
         binding: bytes | None,  # noqa: ARG002
         now: datetime,  # noqa: ARG002
     ) -> bytes:
-        return _read(self.path, key="attestation.jwt.token_file").strip()
+        return _read(self.path, key="attestation.jwt.token_file", secret=True).strip()
 
 
 def further_issuers_of(config: NodeConfig) -> tuple[TicketIssuer, ...]:
@@ -220,35 +225,38 @@ def load_freshness(config: NodeConfig) -> FreshnessState:
         ConfigError: the file is there and damaged; deleting it is the operator's decision.
     """
     path = Path(config.node.data_dir) / FRESHNESS_FILE
-    if not path.exists():
-        return FreshnessState()
     try:
-        return FreshnessState.from_bytes_untrusted(_read(path, key="node.data_dir"))
+        data = files.read_bytes(path, bytes_max=FILE_BYTES_MAX)
+    except FileError as exc:
+        if exc.absent:
+            return FreshnessState()
+        raise ConfigError(f"node.data_dir: {exc}") from exc
+    try:
+        return FreshnessState.from_bytes_untrusted(data)
     except MalformedError as exc:
         raise ConfigError(f"{path}: {exc}; delete it to forget what collateral was seen") from exc
 
 
 def save_freshness(config: NodeConfig, state: FreshnessState) -> None:
-    """Keep what was seen for the next life."""
+    """Keep what was seen for the next life.
+
+    Raises:
+        FileError: it cannot be written.
+    """
     path = Path(config.node.data_dir) / FRESHNESS_FILE
     data = state.to_bytes()
-    if path.exists() and path.read_bytes() == data:
-        return
-    staged = path.with_suffix(".new")
-    staged.write_bytes(data)
-    staged.replace(path)
+    with contextlib.suppress(FileError):
+        if files.read_bytes(path, bytes_max=FILE_BYTES_MAX) == data:
+            return
+    files.replace(path, data)
 
 
 def ticket_lifetime(config: NodeConfig) -> timedelta:
     return timedelta(seconds=config.attestation.ticket_lifetime_s)
 
 
-def _read(path: Path, *, key: str) -> bytes:
+def _read(path: Path, *, key: str, secret: bool = False) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigError(f"{key}: cannot read {path}: {exc.strerror}") from exc
-    if len(data) > FILE_BYTES_MAX:
-        raise ConfigError(f"{key}: {path} is larger than {FILE_BYTES_MAX} bytes")
-    return data
+        return files.read_bytes(path, bytes_max=FILE_BYTES_MAX, secret=secret)
+    except FileError as exc:
+        raise ConfigError(f"{key}: {exc}") from exc

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from node.audit import AuditChain, AuditChainError, lines_of_log, verify_kept_untrusted
-from node.cli.common import connect, print_json
+from node.cli.common import connect
+from node.cli.output import print_json, say
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -37,7 +38,7 @@ def list_events(
         shown = " ".join(
             f"{key}={_short(value)}" for key, value in rest.items() if value not in (None, {}, [])
         )
-        print(f"{event['seq']:>6}  {event['at']}  {event['kind']:<16}  {shown}")
+        say(f"{event['seq']:>6}  {event['at']}  {event['kind']:<16}  {shown}")
 
 
 @app.command()
@@ -60,12 +61,12 @@ def verify(
     try:
         chain = verify_kept_untrusted(lines)
     except AuditChainError as exc:
-        print_json({"intact": False, "problem": str(exc)}) if as_json else print(f"broken: {exc}")
+        print_json({"intact": False, "problem": str(exc)}) if as_json else say(f"broken: {exc}")
         raise typer.Exit(1) from exc
     if as_json:
         print_json({"intact": True, "seq": chain.head.seq, "hash": chain.head.hash, "after": chain.after.seq})
     else:
-        print(_intact(chain))
+        say(_intact(chain))
 
 
 def _intact(chain: AuditChain) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attestation.client.client import CollateralClient
 from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
@@ -33,7 +30,8 @@ from attestation.tcb_info import (
 )
 from attestation.trust import TrustRoot
 from attestation.values import timestamp
-from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible, write_file
+from node.cli.common import load_trust_root, parse_time, read_file, write_file
+from node.cli.output import pairs, print_json, say
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -100,7 +98,7 @@ def fetch(
     )
     data = collateral.endorsements.to_json()
     if output is None:
-        sys.stdout.write(f"{data.decode()}\n")
+        say(data.decode())
         return
     write_file(output, data)
     value = {
@@ -147,7 +145,7 @@ def verify(
         if as_json:
             print_json(value)
         else:
-            print(f"refused: {exc}")
+            say(f"refused: {exc}")
         raise typer.Exit(1) from exc
     value |= {"verified": True, "reason": None, **_summary(endorsements)}
     kind = "mock collateral, proves nothing about hardware" if root.mock else "collateral of Intel's"
@@ -374,12 +372,9 @@ def _print(value: dict[str, Any], *, as_json: bool, title: str) -> None:
     if as_json:
         print_json(value)
         return
-    table = Table(show_header=False, title=title, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    rows = []
     for name, item in value.items():
-        rows = item.items() if isinstance(item, dict) else [("", item)]
-        for inner, content in rows:
+        for inner, content in item.items() if isinstance(item, dict) else [("", item)]:
             text = content if isinstance(content, str) else json.dumps(content)
-            table.add_row(visible(f"{name}.{inner}" if inner else name), visible(text))
-    Console().print(table)
+            rows.append((f"{name}.{inner}" if inner else name, text))
+    pairs(rows, title=title)

@@ -1,20 +1,23 @@
 """What several commands share: reading files with limits, finding the cluster, printing."""
 
-import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
-from rich.text import Text
 
 from attestation import files
+from attestation.errors import MalformedError
 from attestation.files import FileError
+from attestation.policy_rules import AppraisalPolicy
+from attestation.policy_toml import load_policy_untrusted
 from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from node.cli.output import print_json
 from node.client import BondstoneClient
 from node.environment import checked_token, read_environment
 from node.errors import ConfigError
+
+__all__ = ["print_json"]
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 SETTINGS_BYTES_MAX: Final = 64 * 1024
@@ -56,11 +59,26 @@ def parse_time(text: str) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def load_policy(path: Path) -> AppraisalPolicy:
+    """Read an appraisal policy.
+
+    Raises:
+        ConfigError: it cannot be read, or is malformed; exit code 2.
+    """
+    try:
+        return load_policy_untrusted(read_file(path, what="policy"))
+    except MalformedError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+
+
 def load_trust_root(text: str) -> TrustRoot:
     """``intel``, or the file of another root: an explicit, visible choice."""
     if text == "intel":
         return INTEL_SGX_ROOT
-    return TrustRoot.from_bytes_untrusted(read_file(Path(text), what="trust root"))
+    try:
+        return TrustRoot.from_bytes_untrusted(read_file(Path(text), what="trust root"))
+    except MalformedError as exc:
+        raise ConfigError(f"{text}: {exc}") from exc
 
 
 class _ClientSettings(msgspec.Struct, frozen=True):
@@ -126,20 +144,3 @@ def _token_of(settings: _ClientSettings) -> str | None:
     except FileError as exc:
         raise ConfigError(f"the token: {exc}") from exc
     return checked_token(text.strip(), where=settings.token_file)
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
-    json.dump(value, sys.stdout, indent=2, default=_hexed)
-    sys.stdout.write("\n")
-
-
-def _hexed(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(type(value).__name__)
-
-
-def visible(text: str) -> Text:
-    """Return foreign text for a terminal: its control characters are escaped, and nothing in it is markup."""
-    return Text("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text))

@@ -1,16 +1,16 @@
 """``bondstone dev``."""
 
 import asyncio
-import json
 import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from attestation.files import FileError
 from node.cli.common import DEV_DIRECTORY
+from node.cli.output import print_event, say, say_lines, table
 from node.dev import DevCluster, bondstone_command
 from node.errors import ConfigError
 
@@ -28,11 +28,11 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
     """Run a local cluster of mock TDs until Ctrl-C."""
-    emit = _emit_json if as_json else _Printer(directory).emit
+    emit = print_event if as_json else _Printer(directory).emit
     cluster = DevCluster(directory, nodes=nodes, api_port=api_port, emit=emit, pccs=pccs, authority=authority)
     try:
         asyncio.run(_run(cluster))
-    except* ConfigError as group:
+    except* (ConfigError, FileError) as group:
         raise group.exceptions[0] from None
     emit({"event": "stopped"})
 
@@ -60,11 +60,6 @@ async def _run(cluster: DevCluster) -> None:
             raise
 
 
-def _emit_json(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
-
-
 class _Printer:
     """Tells a person what happens."""
 
@@ -74,45 +69,50 @@ class _Printer:
     def emit(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "node-started":
-                print(f"starting {event['name']} (pid {event['pid']})")
+                say(f"starting {event['name']} (pid {event['pid']})")
             case "node-exited":
-                print(f"{event['name']} (pid {event['pid']}) ended with code {event['code']}")
+                say(f"{event['name']} (pid {event['pid']}) ended with code {event['code']}")
                 if not event["expected"]:
-                    print(f"  its log: {event['log']}")
-                    print(f"  start it again: {event['restart']}")
+                    say(f"  its log: {event['log']}")
+                    say(f"  start it again: {event['restart']}")
             case "ready":
                 self._ready(event)
             case "stopped":
-                print("stopped")
+                say("stopped")
             case _:
                 pass
-        sys.stdout.flush()
 
     def _ready(self, event: dict[str, Any]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"group {event['group_id'][:16]}… is ready (mock TDs: no hardware trust)")
-        for column in ("node", "pid", "api", "bond", "peer id"):
-            table.add_column(column, no_wrap=True)
-        for node in event["nodes"]:
-            table.add_row(
-                node["name"], str(node["pid"]), node["api"], node["bond"], node["peer_id"][:16] + "…"
-            )
-        Console().print(table)
+        table(
+            ("node", "pid", "api", "bond", "peer id"),
+            (
+                (node["name"], str(node["pid"]), node["api"], node["bond"], node["peer_id"][:16] + "…")
+                for node in event["nodes"]
+            ),
+            title=f"group {event['group_id'][:16]}… is ready (mock TDs: no hardware trust)",
+        )
         cli = _shown(bondstone_command())
         url = event["nodes"][0]["api"]
-        print(
-            f"""
-talk to it from another terminal:
-  {cli} status
-  {cli} kv put greeting hello
-  {cli} kv get greeting
-  {cli} verify {url} --group-document {self._directory}/group.toml
-  curl --cacert {event["ca"]} -H "Authorization: Bearer $(cat {self._directory}/token)" {url}/v1/group
-
-Ctrl-C stops it."""
-        )
+        folder = shlex.quote(str(self._directory))
+        # Only the default directory is found by itself, and only from where this runs.
+        found = self._directory == DEV_DIRECTORY
+        settings = shlex.quote(str(self._directory.resolve() / "client.json"))
+        lines = [
+            "",
+            "talk to it from another terminal:",
+            *([] if found else [f"  export BONDSTONE_CLUSTER={settings}"]),
+            f"  {cli} status",
+            f"  {cli} kv put greeting hello",
+            f"  {cli} kv get greeting",
+            f"  {cli} verify {url} --group-document {folder}/group.toml",
+            (
+                f"  curl --cacert {shlex.quote(event['ca'])}"
+                f' -H "Authorization: Bearer $(cat {folder}/token)" {url}/v1/group'
+            ),
+            "",
+            "Ctrl-C stops it, and it forgets all that was written.",
+        ]
+        say_lines("\n".join(lines))
 
 
 def _shown(command: list[str]) -> str:

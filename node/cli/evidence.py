@@ -1,7 +1,6 @@
 """Checking a live node: shared by ``bondstone verify`` and ``bondstone provision``."""
 
 import base64
-import binascii
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.collateral import Endorsements
 from attestation.errors import AppraisalError, MalformedError, UndecidedError
 from attestation.ids import peer_id_of_spki
 from attestation.policy_rules import AppraisalPolicy
-from attestation.policy_toml import load_policy_untrusted
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
 from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
 from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
 from attestation.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.authority import Authority, AuthorityError
-from node.cli.common import load_trust_root, read_file
+from node.cli.common import load_policy, load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
 from node.errors import ConfigError
 from node.group_document import load_group_document
@@ -84,10 +83,7 @@ def appraiser_of(
     """
     document = None if group_document is None else load_group_document(group_document)
     if policy is not None:
-        try:
-            rules = load_policy_untrusted(read_file(policy, what="policy"))
-        except MalformedError as exc:
-            raise ConfigError(f"{policy}: {exc}") from exc
+        rules = load_policy(policy)
     elif document is not None:
         rules = document.policy
     else:
@@ -129,18 +125,18 @@ def verify_node(url: str, *, appraiser: Appraiser, collateral: Path | None) -> V
     ticket = live.document.tickets.get(TICKET_CLASS)
     if ticket is None:
         raise MalformedError("ticket-missing", f"{url} shows no evidence of class {TICKET_CLASS}")
-    spki = (
-        x509.load_der_x509_certificate(live.certificate_der)
-        .public_key()
-        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    )
+    try:
+        certificate = x509.load_der_x509_certificate(live.certificate_der)
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise MalformedError("certificate-malformed", f"the TLS certificate of {url} cannot be read") from exc
     peer_id = peer_id_of_spki(spki)
     claimed = live.document.group_id
     if group_id is not None and claimed != group_id.lower():
         raise MalformedError("claims-group", f"{url} is in group {claimed}, not in {group_id}")
     try:
         raw = base64.b64decode(ticket, validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:  # no base64, or no ASCII
         raise MalformedError("ticket-malformed", f"{url} sent a ticket that is not base64") from exc
     # Network and group are what the node says they are; its quote covers both, so it cannot say one thing
     # here and another to its peers. Who expects a certain group names it.
@@ -185,7 +181,7 @@ def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedClus
         certificate = birth_certificate_untrusted(base64.b64decode(text, validate=True))
         confirmed = certificate.verified(authority, group_id=bytes.fromhex(group_id))
         confirmed.require_cluster(node.cluster)
-    except binascii.Error as exc:
+    except ValueError as exc:  # no base64, or no ASCII
         raise MalformedError("birth-certificate-malformed", "the birth certificate is not base64") from exc
     except AuthorityError as exc:
         raise AppraisalError(exc.reason, exc.message) from exc

@@ -19,7 +19,7 @@ from node.authority import (
     render_authority,
     spki_of,
 )
-from node.cli.common import print_json, read_file
+from node.cli.common import read_file
 from node.cli.confirmation import (
     certificate_to_sign,
     is_complete,
@@ -28,6 +28,7 @@ from node.cli.confirmation import (
     verified_untrusted,
 )
 from node.cli.evidence import VerifiedNode, appraiser_of, verify_node
+from node.cli.output import print_json, say, say_lines
 from node.client import submit_birth_certificate
 from node.errors import ConfigError
 from node.group_document import GroupDocument, load_group_document
@@ -70,7 +71,7 @@ def authority_key(
     if as_json:
         print_json({"key_file": str(out), "id": key_id, "key": spki_of(key)})
         return
-    print(render_authority(key_id, key), end="")
+    say_lines(render_authority(key_id, key))
 
 
 @app.command()
@@ -255,11 +256,11 @@ def _report(
         )
         return
     if complete:
-        print(
+        say(
             f"confirmed: cluster {statement.cluster} is the group (number {statement.seq}, kept in {kept_at})"
         )
         return
-    print(
+    say(
         f"{len(by)} of {authority.threshold} signatures are in {kept_at}."
         f" hint: `bondstone group sign {kept_at}` with the other keys, then `bondstone group submit`"
     )

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from node.cli.common import print_json, read_file
+from node.cli.common import read_file
+from node.cli.output import print_json, say
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.group_document import GroupDocument, load_group_document
@@ -29,8 +30,8 @@ def command(
 ) -> None:
     """Print the GroupId that a group document leads to; equal ids are the condition of a bond."""
     if key_file is not None:
-        text = read_file(key_file, what="group key", bytes_max=1024).decode("ascii", "replace")
-        print(GroupKey.from_hex(text).public_digest.hex())
+        text = read_file(key_file, what="group key", bytes_max=1024, secret=True).decode("ascii", "replace")
+        say(GroupKey.from_hex(text).public_digest.hex())
         return
     if document is None:
         raise ConfigError("which group document? hint: bondstone group-id group.toml")
@@ -65,23 +66,29 @@ def _json(ours: GroupDocument, theirs: GroupDocument | None) -> dict[str, Any]:
 
 def _print(ours: GroupDocument, theirs: GroupDocument | None, *, explain: bool) -> None:
     if not explain:
-        print(ours.group_id.hex())
+        say(ours.group_id.hex())
         return
-    print(f"GroupId     {ours.group_id.hex()}")
-    print(f"MRCONFIGID  {ours.mrconfigid.hex()}")
+    say(f"GroupId     {ours.group_id.hex()}")
+    say(f"MRCONFIGID  {ours.mrconfigid.hex()}")
     if theirs is None:
-        print("\nThe document, as it is hashed (what is not here has its default's meaning):\n")
+        say()
+        say("The document, as it is hashed (what is not here has its default's meaning):")
+        say()
         for key, value in flattened(ours.value):
-            print(f"  {key} = {_shown(value)}")
-        print("\nChanging any of it, or adding a key that is not at its default, makes another group.")
+            say(f"  {key} = {_shown(value)}")
+        say()
+        say("Changing any of it, or adding a key that is not at its default, makes another group.")
         return
     found = list(differences(ours, theirs))
     if not found:
-        print(f"\n{theirs.where} means the same: it is the same group.")
+        say()
+        say(f"{theirs.where} means the same: it is the same group.")
         return
-    print(f"\n{theirs.where} is another group, {theirs.group_id.hex()}:\n")
+    say()
+    say(f"{theirs.where} is another group, {theirs.group_id.hex()}:")
+    say()
     for key, mine, other in found:
-        print(f"  {key}: {_shown(mine)} -> {_shown(other)}")
+        say(f"  {key}: {_shown(mine)} -> {_shown(other)}")
 
 
 def flattened(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

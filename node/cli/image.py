@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attestation.eventlog import Event, replay
 from attestation.eventlog_ccel import parse_ccel_untrusted
@@ -36,7 +34,8 @@ from enclave.image.rtmr import Boot
 from enclave.image.rtmr0 import AcpiBlobs
 from enclave.image.tpm_log import parse_tpm_log_untrusted
 from enclave.image.verify import first_difference, require_registers
-from node.cli.common import print_json, read_file, write_file
+from node.cli.common import read_file, write_file
+from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
 
 SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
@@ -113,7 +112,7 @@ def measure(
     value = measured.to_value()
     if policy:
         _require_one_choice(acpi, waive_rtmr0=waive_rtmr0)
-        sys.stdout.write(
+        say_lines(
             policy_fragment(
                 value,
                 boot=boot,
@@ -151,7 +150,9 @@ def config(
     if as_json:
         print_json({"file": str(out), "mrconfigid": parsed.digest.hex(), "mrconfigid_base64": encoded})
     else:
-        print(f"{out}\nMRCONFIGID {parsed.digest.hex()}\nfor QEMU   {encoded}")
+        say(str(out))
+        say(f"MRCONFIGID {parsed.digest.hex()}")
+        say(f"for QEMU   {encoded}")
 
 
 @app.command()
@@ -201,7 +202,7 @@ def gcp(
 ) -> None:
     """Pack an image's disk as Google Cloud imports it; its measurements stay the same."""
     _script("build.py", "gcp", "--image", str(folder), "--out", str(out))
-    print(out)
+    say(str(out))
 
 
 @app.command()
@@ -251,12 +252,12 @@ def verify(
             }
         )
     elif difference is None:
-        print("RTMR[1] and RTMR[2]: every event is as predicted")
-        print(f"not checked: {', '.join(unchecked)}")
+        say("RTMR[1] and RTMR[2]: every event is as predicted")
+        say(f"not checked: {', '.join(unchecked)}")
         if rtmr0 is not None:
-            print(f"RTMR[0] of this machine's shape, to pin if you trust this boot: {rtmr0}")
+            say(f"RTMR[0] of this machine's shape, to pin if you trust this boot: {rtmr0}")
         if quote is None:
-            print("the log alone is the host's word: pass --quote to compare the registers too")
+            say("the log alone is the host's word: pass --quote to compare the registers too")
     if difference is not None:
         raise ImageError("event-differs", str(difference))
 
@@ -360,7 +361,7 @@ def _follow(arguments: Sequence[str]) -> None:
 def _tell(event: dict[str, Any]) -> None:
     match event["event"]:
         case "group":
-            print(
+            say_lines(
                 "starting emulated guests with mock TDs: no hardware trust, and slow. When one is ready:\n"
                 f"  bondstone verify {event['urls'][0]} --policy {event['policy']} "
                 f"--trust-root {event['trust_root']}\n"
@@ -368,41 +369,36 @@ def _tell(event: dict[str, Any]) -> None:
                 f"{event['urls'][0]}/v1/group"
             )
         case "guest-started":
-            print(f"guest {event['number']} (pid {event['pid']}): {event['api']}, console {event['console']}")
+            say(f"guest {event['number']} (pid {event['pid']}): {event['api']}, console {event['console']}")
         case "guest-ended":
-            print(f"guest {event['number']} ended")
+            say(f"guest {event['number']} ended")
         case "console":
             _tell_line(event["number"], event["line"])
         case _:
             pass
-    sys.stdout.flush()
 
 
 def _tell_line(number: int, line: dict[str, Any]) -> None:
     """Tell what a guest's node said, and why a guest stopped; the rest stays in its console."""
     if line.get("source") == "node" and line.get("event") != "log":
         details = (f"{key}={value}" for key, value in line.items() if key not in _LINE_FRAME)
-        print(f"guest {number}: {line.get('event')} {' '.join(details)}".rstrip())
+        say(f"guest {number}: {line.get('event')} {' '.join(details)}".rstrip())
     elif line.get("event") in {"configuration-refused", "init-failed", "DEBUG-IMAGE", "node"}:
-        print(f"guest {number}: {line.get('message') or line.get('error') or line.get('text')}")
+        say(f"guest {number}: {line.get('message') or line.get('error') or line.get('text')}")
 
 
 def _show(value: dict[str, Any], built: BuiltImage, *, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(built.folder), **value})
         return
-    table = Table(title=f"{value['name']} ({value['profile']}), predicted, in {built.folder}")
-    table.add_column("register", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_row("mrtd", value["mrtd"])
-    table.add_row("mrtd two-pass", value["mrtd_twopass"])
+    rows = [("mrtd", value["mrtd"]), ("mrtd two-pass", value["mrtd_twopass"])]
     for name, boot in value["boots"].items():
-        table.add_row(f"rtmr1 {name}", boot["rtmr1"])
-        table.add_row(f"rtmr2 {name}", boot["rtmr2"])
+        rows += [(f"rtmr1 {name}", boot["rtmr1"]), (f"rtmr2 {name}", boot["rtmr2"])]
     if "rtmr0" in value:
-        table.add_row("rtmr0", value["rtmr0"])
-    Console().print(table)
+        rows.append(("rtmr0", value["rtmr0"]))
+    title = f"{value['name']} ({value['profile']}), predicted, in {built.folder}"
+    table(("register", "value"), rows, title=title)
     if value["debug"]:
-        print("A DEBUG IMAGE: it takes secrets from its host.", file=sys.stderr)
+        say("A DEBUG IMAGE: it takes secrets from its host.", error=True)
     if value["profile"] == Profile.EMULATION.value:
-        print("an image for emulation: its node can be a mock TD", file=sys.stderr)
+        say("an image for emulation: its node can be a mock TD", error=True)

@@ -1,16 +1,23 @@
-"""``bondstone kv get|put|del|list``."""
+"""``bondstone kv get|put|del|list``.
+
+Keys and values are bytes. On the command line they are text, or ``--hex`` or ``--base64``; a value can also
+come from a file or from standard input.
+"""
 
 import base64
+import binascii
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from node.cli.common import connect, print_json
+from node.cli.common import connect, read_file
+from node.cli.output import print_json, say, table, value_bytes, visible_bytes
 from node.client import Item
+from node.errors import ConfigError
+from node.machines.kv import VALUE_BYTES_MAX
 
 app = typer.Typer()
 Url = Annotated[list[str] | None, typer.Option(help="A node's API; may be given several times.")]
@@ -18,63 +25,73 @@ Token = Annotated[str | None, typer.Option(help="Bearer token.")]
 Ca = Annotated[Path | None, typer.Option(help="The nodes' API certificates, PEM.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Weak = Annotated[bool, typer.Option("--weak", help="Read one node's state, which may be old.")]
-
-
-def _value(item: Item) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, data in (("key", item.key), ("value", item.value)):
-        try:
-            out[name] = data.decode()
-        except UnicodeDecodeError:
-            out[f"{name}_b64"] = base64.b64encode(data).decode()
-    return out | {
-        "create_revision": item.create_revision,
-        "mod_revision": item.mod_revision,
-        "version": item.version,
-    }
+Hex = Annotated[bool, typer.Option("--hex", help="What is given as key or value is hex.")]
+Base64 = Annotated[bool, typer.Option("--base64", help="What is given as key or value is base64.")]
 
 
 @app.command()
 def put(
-    key: str, value: str, url: Url = None, token: Token = None, ca: Ca = None, as_json: AsJson = False
+    key: str,
+    value: Annotated[str | None, typer.Argument(help="`-` reads it from standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the value from this file, as it is.")] = None,
+    as_hex: Hex = False,
+    as_base64: Base64 = False,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a value. `-` reads it from standard input."""
-    data: str | bytes = sys.stdin.buffer.read() if value == "-" else value
+    """Write a value. Exit code 0 written, 1 refused, 3 could not be written, or nobody knows."""
+    data = _given_value(value, file, as_hex=as_hex, as_base64=as_base64)
+    name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
-        revision = client.put(key, data)
-    print_json({"revision": revision}) if as_json else print(f"revision {revision}")
+        revision = client.put(_field(name), _field(data))
+    print_json({"revision": revision}) if as_json else say(f"revision {revision}")
 
 
 @app.command()
 def get(
     key: str,
+    as_hex: Hex = False,
+    as_base64: Base64 = False,
     url: Url = None,
     token: Token = None,
     ca: Ca = None,
     weak: Weak = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a value; exit code 1 if there is none."""
+    """Print a value, exactly its bytes unless on a terminal. Exit code 1: there is none, 3: unknown."""
+    name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
-        item = client.get(key, consistency="weak" if weak else "strong")
+        item = client.get(_field(name), consistency="weak" if weak else "strong")
     if as_json:
         print_json(None if item is None else _value(item))
     elif item is None:
-        print(f"no such key: {key}", file=sys.stderr)
+        say(f"no such key: {visible_bytes(name)}", error=True)
     else:
-        sys.stdout.buffer.write(item.value)
-        if sys.stdout.isatty() or not item.value.endswith(b"\n"):
-            sys.stdout.buffer.write(b"\n")
+        value_bytes(item.value)
     if item is None:
         raise typer.Exit(1)
 
 
 @app.command("del")
-def delete(key: str, url: Url = None, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
-    """Delete a key; exit code 1 if there was none."""
+def delete(
+    key: str,
+    as_hex: Hex = False,
+    as_base64: Base64 = False,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a key. Exit code 1 if there was none, 3 if nobody can say."""
+    name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
-        deleted = client.delete(key)
-    print_json({"deleted": deleted}) if as_json else print("deleted" if deleted else f"no such key: {key}")
+        deleted = client.delete(_field(name))
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        say("deleted" if deleted else f"no such key: {visible_bytes(name)}", error=not deleted)
     if not deleted:
         raise typer.Exit(1)
 
@@ -82,27 +99,81 @@ def delete(key: str, url: Url = None, token: Token = None, ca: Ca = None, as_jso
 @app.command("list")
 def list_keys(
     prefix: Annotated[str, typer.Argument()] = "",
+    as_hex: Hex = False,
+    as_base64: Base64 = False,
     url: Url = None,
     token: Token = None,
     ca: Ca = None,
     weak: Weak = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the keys with a prefix."""
+    r"""List the keys with a prefix: what is no printable text as ``\xNN``, a backslash as ``\\``."""
+    name = _given(prefix, what="prefix", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
-        items = list(client.list(prefix, consistency="weak" if weak else "strong"))
+        items = list(client.list(_field(name), consistency="weak" if weak else "strong"))
     if as_json:
         print_json([_value(item) for item in items])
         return
-    table = Table()
-    for column in ("key", "value", "revision", "version"):
-        table.add_column(column, overflow="fold")
-    for item in items:
-        shown = _value(item)
-        table.add_row(
-            shown.get("key") or shown.get("key_b64"),
-            shown["value"] if "value" in shown else shown["value_b64"],
-            str(item.mod_revision),
-            str(item.version),
-        )
-    Console().print(table)
+    table(
+        ("key", "value", "revision", "version"),
+        (
+            (visible_bytes(item.key), visible_bytes(item.value), str(item.mod_revision), str(item.version))
+            for item in items
+        ),
+    )
+
+
+def _value(item: Item) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, data in (("key", item.key), ("value", item.value)):
+        field = _field(data)
+        if isinstance(field, str):
+            out[name] = field
+        else:
+            out[f"{name}_b64"] = base64.b64encode(field).decode()
+    return out | {
+        "create_revision": item.create_revision,
+        "mod_revision": item.mod_revision,
+        "version": item.version,
+    }
+
+
+def _field(data: bytes) -> str | bytes:
+    """Return text as text: that is how the API has it, and how others' programs show it."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _given(text: str, *, what: str, as_hex: bool, as_base64: bool) -> bytes:
+    """Return the bytes that an argument stands for; as text, the very bytes that the shell has passed.
+
+    Raises:
+        ConfigError: it is not what the flags say.
+    """
+    if as_hex and as_base64:
+        raise ConfigError("--hex or --base64, not both")
+    data = os.fsencode(text)
+    try:
+        if as_hex:
+            return binascii.unhexlify(data)
+        if as_base64:
+            return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ConfigError(f"the {what} is not {'hex' if as_hex else 'base64'}: {exc}") from exc
+    return data
+
+
+def _given_value(text: str | None, file: Path | None, *, as_hex: bool, as_base64: bool) -> bytes:
+    if (text is None) == (file is None):
+        raise ConfigError("which value? hint: give it as an argument, `-` for standard input, or --file FILE")
+    if file is not None:
+        return read_file(file, what="value", bytes_max=VALUE_BYTES_MAX)
+    assert text is not None
+    if text != "-":
+        return _given(text, what="value", as_hex=as_hex, as_base64=as_base64)
+    data = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
+    if len(data) > VALUE_BYTES_MAX:
+        raise ConfigError(f"the value from standard input is larger than {VALUE_BYTES_MAX} bytes")
+    return data

@@ -1,6 +1,6 @@
 """Entry point of ``bondstone``: finds the command, maps errors to exit codes.
 
-Exit codes: 0 yes, 1 no (refused, failed), 2 usage or configuration, 3 could not decide.
+Exit codes (``node.cli.exits``): 0 yes, 1 no (refused, failed), 2 usage or configuration, 3 could not decide.
 """
 
 import importlib
@@ -9,10 +9,11 @@ from typing import Annotated, Final
 
 import typer
 
-from attestation.errors import AttestationError
-from enclave.errors import EnclaveError
+from node.cli.output import prepare, say, say_lines
 from node.environment import read_environment
-from node.errors import ConfigError, NodeError
+from node.errors import ConfigError
+
+UNDECIDED: Final = 3
 
 # Command -> (module, help). A module is imported only for its own command: `node run` starts faster so.
 COMMANDS: Final = {
@@ -37,7 +38,7 @@ def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        print(version("bondstone"))
+        say(version("bondstone"))
         raise typer.Exit
 
 
@@ -73,25 +74,36 @@ def build_app(wanted: str | None) -> typer.Typer:
 def main() -> None:
     """Run the command line."""
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    prepare()
     try:
         read_environment()
         build_app(wanted)()
-    except ConfigError as exc:
-        fail(str(exc), 2)
-    except AttestationError as exc:
-        fail(str(exc), 3 if exc.undecided else 1)
-    except (NodeError, EnclaveError) as exc:
-        fail(str(exc), 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(1)
+        sys.exit(UNDECIDED)
+    except Exception as exc:
+        from node.cli.exits import (  # only now: `node run` starts faster without clients
+            EXPECTED,
+            exit_code_of,
+        )
+
+        if not isinstance(exc, EXPECTED):
+            raise
+        fail(exc, exit_code_of(exc))
 
 
-def fail(message: str, code: int) -> None:
-    """Say on stderr what went wrong, and end."""
-    print(f"error: {message}", file=sys.stderr)
+def fail(exc: Exception, code: int) -> None:
+    """Print on stderr what went wrong, and end.
+
+    Only what we say of the user's own files may have several lines: another line of foreign text would look
+    like one of ours.
+    """
+    if isinstance(exc, ConfigError):
+        say_lines(f"error: {exc}", error=True)
+    else:
+        say(f"error: {exc}", error=True)
     sys.exit(code)
 
 

@@ -1,7 +1,6 @@
 """``bondstone node run``."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ import typer
 import uvloop
 
 from attestation.background import FatalWorkError
+from node.cli.output import VisibleFormatter, print_event, say
 from node.config import NodeFiles, load_node
 from node.daemon import running, tell_progress
 from node.environment import read_environment
@@ -39,11 +39,9 @@ def run(
     """Run one node until SIGTERM or Ctrl-C."""
     if not __debug__:
         raise ConfigError("bondstone does not run under `python -O`: its assertions are part of its safety")
-    logging.basicConfig(
-        level=read_environment().log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=read_environment().log_level, handlers=[handler])
     loaded = load_node(config)
     uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))
 
@@ -81,12 +79,11 @@ class _UntilEnd(asyncio.Protocol):
 
 def _tell_json(event: dict[str, Any]) -> None:
     try:
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+        print_event(event)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more
 
 
 def _tell_text(event: dict[str, Any]) -> None:
     details = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "name"))
-    print(f"{event['event']} {details}".rstrip(), flush=True)
+    say(f"{event['event']} {details}".rstrip())

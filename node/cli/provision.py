@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from node.cli.common import print_json, read_file
+from node.cli.common import read_file
 from node.cli.evidence import appraiser_of, verify_node
+from node.cli.output import print_json, say
 from node.client import provision_group_key
 from node.group.identity import GroupKey
 
@@ -36,4 +37,4 @@ def command(
     if as_json:
         print_json({"provisioned": True, "peer_id": node.peer_id.hex(), "group_id": group_id.hex()})
     else:
-        print(f"provisioned {node.peer_id.hex()}; it joins group {group_id.hex()}")
+        say(f"provisioned {node.peer_id.hex()}; it joins group {group_id.hex()}")

@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attestation.eventlog import compare
 from attestation.eventlog_dstack import import_dstack_log_untrusted
 from attestation.eventlog_evidence import event_log_to_json_value, parse_event_log_untrusted
-from attestation.policy_toml import load_policy_untrusted
 from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
 from attestation.report import verify_report
 from attestation.result import body_value
-from node.cli.common import load_trust_root, parse_time, print_json, read_file, visible, write_file
+from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
+from node.cli.exits import word_of
+from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, table
 from node.config import load_node
 from node.errors import ConfigError
 
@@ -42,7 +41,7 @@ def get(
     files = load_node(config)
     quote = attester_of(files.document, files.config).quote(data.ljust(64, b"\0"))
     write_file(output, quote)
-    print(f"{len(quote)} bytes in {output}")
+    say(f"{len(quote)} bytes in {output}")
 
 
 @app.command()
@@ -65,11 +64,10 @@ def show(
     if as_json:
         print_json(value)
         return
-    console = Console()
-    console.print("what these bytes claim; [bold]nothing here is verified[/bold]")
-    console.print(_table({k: v for k, v in value.items() if k != "event_log"}))
+    say("what these bytes claim; ", ("nothing here is verified", STRONG))
+    pairs(_rows({k: v for k, v in value.items() if k != "event_log"}))
     if "event_log" in value:
-        _print_event_log(console, value["event_log"])
+        _print_event_log(value["event_log"])
 
 
 @app.command()
@@ -88,7 +86,7 @@ def verify(
         read_file(file, what="quote"),
         None if collateral is None else read_file(collateral, what="collateral"),
         root=load_trust_root(trust_root),
-        policy=None if policy is None else load_policy_untrusted(read_file(policy, what="policy")),
+        policy=None if policy is None else load_policy(policy),
         now=parse_time(at),
         event_log=None if event_log is None else read_file(event_log, what="event log"),
         pck_chain=None if pck_chain is None else read_file(pck_chain, what="PCK chain"),
@@ -96,7 +94,7 @@ def verify(
     if as_json:
         print_json(report.value)
     else:
-        _print_verdict(report.value)
+        _print_verdict(report.value, report.exit_code)
     raise typer.Exit(report.exit_code)
 
 
@@ -108,16 +106,7 @@ def _shown(quote: Quote) -> dict[str, Any]:
     return value
 
 
-def _table(value: dict[str, Any], prefix: str = "") -> Table:
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, item in _rows(value, prefix):
-        table.add_row(visible(key), visible(item))
-    return table
-
-
-def _rows(value: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
+def _rows(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
@@ -130,22 +119,21 @@ def _rows(value: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _print_verdict(value: dict[str, Any]) -> None:
-    console = Console()
+def _print_verdict(value: dict[str, Any], exit_code: int) -> None:
     if value["accepted"]:
-        console.print(f"[green bold]accepted[/green bold], TCB status {value['status']}")
+        say(("accepted", GOOD), f", TCB status {value['status']}")
     else:
-        console.print(
-            "[red bold]refused[/red bold]: ", visible(f"{value['message']} ({value['reason']})"), sep=""
-        )
+        say((word_of(exit_code), BAD), f": {value['message']} ({value['reason']})")
         for finding in value["findings"][1:]:
-            console.print("and: ", visible(f"{finding['message']} ({finding['reason']})"), sep="")
+            say(f"and: {finding['message']} ({finding['reason']})")
+        if value["reason"] == "collateral-missing":
+            say("hint: bondstone collateral fetch --quote FILE -o collateral.json, then --collateral FILE")
     for line in _shortfall_lines(value["tcb"]):
-        console.print(visible(line))
+        say(line)
     if value["mock"]:
-        console.print("[yellow]the trust root is not Intel's: this proves nothing about hardware[/yellow]")
+        say(("the trust root is not Intel's: this proves nothing about hardware", CAUTION))
     hidden = ("accepted", "message", "findings", "event_log")
-    console.print(_table({k: v for k, v in value.items() if k not in hidden}))
+    pairs(_rows({k: v for k, v in value.items() if k not in hidden}))
 
 
 def _shortfall_lines(tcb: dict[str, Any] | None) -> list[str]:
@@ -173,22 +161,26 @@ def _need(item: dict[str, Any]) -> str:
     return f"{item['component']}{label} {item['needed']}, is {item['actual']}"
 
 
-def _print_event_log(console: Console, log: dict[str, Any]) -> None:
-    registers = Table(title="registers")
-    for column in ("register", "state", "events", "quoted", "replayed"):
-        registers.add_column(column, overflow="fold")
-    for item in log["registers"]:
-        registers.add_row(
-            item["register"], item["state"], str(item["events"]), item["quoted"], item["replayed"]
-        )
-    console.print(registers)
-    events = Table(title="events")
-    for column in ("register", "type", "digest", "coverage", "data"):
-        events.add_column(column, overflow="fold")
-    for item in log["events"]:
-        shown = item["name"] or item["text"] or f"{len(item['data']) // 2} bytes"
-        # What an event says comes from whoever booted the machine.
-        events.add_row(
-            item["register"], item["type"], item["digest"][:16] + "…", item["coverage"], visible(shown)
-        )
-    console.print(events)
+def _print_event_log(log: dict[str, Any]) -> None:
+    table(
+        ("register", "state", "events", "quoted", "replayed"),
+        (
+            (item["register"], item["state"], str(item["events"]), item["quoted"], item["replayed"])
+            for item in log["registers"]
+        ),
+        title="registers",
+    )
+    table(
+        ("register", "type", "digest", "coverage", "data"),
+        (
+            (
+                item["register"],
+                item["type"],
+                item["digest"][:16] + "…",
+                item["coverage"],
+                item["name"] or item["text"] or f"{len(item['data']) // 2} bytes",
+            )
+            for item in log["events"]
+        ),
+        title="events",
+    )

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from node.api import schemas
-from node.cli.common import connect, print_json, visible
+from node.cli.common import connect
+from node.cli.output import BAD, CAUTION, print_json, say, table
 
 
 def command(
@@ -36,30 +35,27 @@ def command(
 
 
 def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds) -> None:
-    console = Console()
-    console.print(f"group    {group.group_id}")
-    console.print(f"machine  {group.state_machine}")
-    console.print(
-        f"answered by {group.me.name}, {group.role}, term {group.term}, commit {group.commit_index}"
-    )
+    say(f"group    {group.group_id}")
+    say(f"machine  {group.state_machine}")
+    say(f"answered by {group.me.name}, {group.role}, term {group.term}, commit {group.commit_index}")
     if group.mock:
-        console.print("[yellow]mock attestation: no hardware trust[/yellow]")
+        say(("mock attestation: no hardware trust", CAUTION))
     if group.halted:
-        console.print(f"[red bold]halted: {group.halted}[/red bold]")
+        say((f"halted: {group.halted}", BAD))
     for warning in group.warnings:
-        console.print(visible(f"{warning.message} ({warning.code})"), style="yellow")
+        say((f"{warning.message} ({warning.code})", CAUTION))
     expiry = {bond.peer_id: bond.expires_at for bond in bonds.bonds}
-    table = Table()
-    for column in ("name", "role", "bond", "admitted until", "api", "peer id"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for member in members.members:
         until = expiry.get(member.peer_id)
-        table.add_row(
-            member.name,
-            member.role,
-            "self" if member.self else "up" if member.bonded else "[red]down[/red]",
-            "-" if until is None else f"{until:%m-%d %H:%M}Z",
-            member.api or "-",
-            member.peer_id[:8],
+        rows.append(
+            (
+                member.name,
+                member.role,
+                "self" if member.self else "up" if member.bonded else ("down", BAD),
+                "-" if until is None else f"{until:%m-%d %H:%M}Z",
+                member.api or "-",
+                member.peer_id[:8],
+            )
         )
-    console.print(table)
+    table(("name", "role", "bond", "admitted until", "api", "peer id"), rows)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from node.api import schemas
-from node.cli.common import connect, parse_time, print_json, visible
+from node.cli.common import connect, parse_time
+from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
 from node.machines.base import CommandError
 from node.system.forms import decode_grant_untrusted, encode_grant, roles_in_order
@@ -57,11 +56,13 @@ def new(
     _check(name, made, roles, prefixes, expires_at)
     if offline:
         end = None if expires_at is None else f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"
-        table = render_token_entry(name, made, roles, prefixes=prefixes, expires_at=end)
+        entry = render_token_entry(name, made, roles, prefixes=prefixes, expires_at=end)
         if as_json:
-            print_json({"name": name, "token": made, "sha256": hash_token(made), "table": table})
+            print_json({"name": name, "token": made, "sha256": hash_token(made), "table": entry})
         else:
-            print(f"{table}\n# The token, shown only now; it does not belong into the document:\n# {made}")
+            say_lines(
+                f"{entry}\n# The token, shown only now; it does not belong into the document:\n# {made}"
+            )
         return
     with connect(url, token, ca) as client:
         changed = client.grant(
@@ -74,7 +75,7 @@ def new(
     if as_json:
         print_json({"token": made, **_changed(changed)})
     else:
-        print(made)
+        say(made)
 
 
 @app.command("list")
@@ -90,20 +91,20 @@ def list_access(url: Url = None, token: Token = None, ca: Ca = None, as_json: As
             }
         )
         return
-    table = Table()
-    for column in ("name", "kind", "roles", "key prefixes", "until", "credential"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for grant in listing.access:
         until = "" if grant.expires_at is None else f"{grant.expires_at:%Y-%m-%d %H:%M:%S}Z"
-        table.add_row(
-            visible(grant.name),
-            grant.kind,
-            " ".join(grant.roles),
-            visible("every key" if grant.prefixes is None else " ".join(grant.prefixes)),
-            f"{until} (expired)" if grant.expired else until,
-            grant.credential[:16],
+        rows.append(
+            (
+                grant.name,
+                grant.kind,
+                " ".join(grant.roles),
+                "every key" if grant.prefixes is None else " ".join(grant.prefixes),
+                f"{until} (expired)" if grant.expired else until,
+                grant.credential[:16],
+            )
         )
-    Console().print(table)
+    table(("name", "kind", "roles", "key prefixes", "until", "credential"), rows)
 
 
 @app.command()
@@ -123,9 +124,9 @@ def revoke(
     if as_json:
         print_json(_changed(changed))
         return
-    print(f"revoked at index {changed.index}; {changed.admins} admin(s) left")
+    say(f"revoked at index {changed.index}; {changed.admins} admin(s) left")
     if not changed.admins:
-        print("nobody can change who may call any more; what the list lets in goes on (docs/access.md)")
+        say("nobody can change who may call any more; what the list lets in goes on (docs/access.md)")
 
 
 def _check(

@@ -1,21 +1,29 @@
 """``bondstone verify``."""
 
+import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation import files
 from attestation.errors import AppraisalError, AttestationError
+from attestation.files import FileError
 from attestation.values import timestamp
-from node.cli.common import print_json
 from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node
-from node.client import UnreachableError
+from node.cli.exits import exit_code_of, word_of
+from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say
+from node.client import AnswerInvalidError, ClientError, RefusedError
 from node.client.pins import PinError, Pins, default_pins
+from node.environment import read_environment
+from node.errors import ConfigError
 from node.system.birth import ConfirmedCluster
 
+NO_COLLATERAL: Final = frozenset({"collateral-missing", "endorsements-missing"})
 RTMR0_WAIVED: Final = (
     "RTMR[0] is not checked: the host made this node's ACPI tables, and their code can touch its memory"
 )
@@ -37,14 +45,15 @@ def command(
     ] = None,
     pins: Annotated[
         Path | None,
-        typer.Option(
-            envvar="BONDSTONE_PINS",
-            help="Where verified clusters are remembered; else in ~/.local/state, and no mock ones.",
-        ),
+        typer.Option(help="File of verified clusters; else one in ~/.local/state, without mock ones."),
     ] = None,
     forget_pin: Annotated[
         bool, typer.Option("--forget-pin", help="Forget what was verified of this group before.")
     ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the verified certificate and client.json, for `kv` and others."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a live node: fresh nonce, evidence, TLS key, policy.
@@ -60,23 +69,54 @@ def command(
         if cluster is not None:
             require_cluster(node, cluster)
         confirmed = None if appraiser.authority is None else require_confirmed(node, appraiser.authority)
-        _remember(node, confirmed, pins=pins, forget=forget_pin)
-    except AttestationError as exc:
-        undecided = exc.undecided
-        if as_json:
-            print_json({"accepted": False, "reason": exc.reason, "message": exc.message, **_values(exc)})
-        else:
-            word = "undecided" if undecided else "refused"
-            Console(stderr=True).print(f"[red bold]{word}[/red bold]: {exc.message} ({exc.reason})")
-        raise typer.Exit(3 if undecided else 1) from exc
-    except UnreachableError as exc:
-        if as_json:
-            print_json({"accepted": False, "reason": "unreachable", "message": str(exc)})
-        else:
-            Console(stderr=True).print(f"[red bold]undecided[/red bold]: {exc}")
-        raise typer.Exit(3) from exc
+        _remember(node, confirmed, pins=pins or read_environment().pins, forget=forget_pin)
+    except (AttestationError, ClientError) as exc:
+        code = exit_code_of(exc)
+        _print_failure(exc, word_of(code), as_json=as_json)
+        raise typer.Exit(code) from exc
     value = node.to_json_value() | {"confirmed": _confirmed_value(confirmed)}
+    if save is not None:
+        value["saved"] = str(_save(save, url, node))
     print_json(value) if as_json else _print(value)
+
+
+def _print_failure(exc: AttestationError | ClientError, word: str, *, as_json: bool) -> None:
+    if isinstance(exc, AttestationError):
+        reason, message = exc.reason, exc.message
+        more: dict[str, Any] = {"step": exc.step, "values": dict(exc.values)}
+    else:
+        reason, message, more = _reason_of(exc), str(exc), {}
+    if as_json:
+        print_json({"accepted": False, "verdict": word, "reason": reason, "message": message, **more})
+        return
+    say((word, BAD), f": {message} ({reason})", error=True)
+    if reason in NO_COLLATERAL:
+        say("hint: bondstone collateral fetch … -o collateral.json, then --collateral FILE", error=True)
+
+
+def _reason_of(exc: ClientError) -> str:
+    match exc:
+        case RefusedError():
+            return exc.code
+        case AnswerInvalidError():
+            return "answer-invalid"
+        case _:
+            return "unreachable"
+
+
+def _save(directory: Path, url: str, node: VerifiedNode) -> Path:
+    """Leave the verified certificate, and the settings by which other commands find and trust this node."""
+    certificate = x509.load_der_x509_certificate(node.live.certificate_der)
+    ca, settings = directory / "api-ca.pem", directory / "client.json"
+    try:
+        files.make_directory(directory)
+        files.replace(ca, certificate.public_bytes(Encoding.PEM))
+        files.replace(
+            settings, json.dumps({"urls": [url], "ca": str(ca.resolve())}, indent=2).encode() + b"\n"
+        )
+    except FileError as exc:
+        raise ConfigError(f"--save: {exc}") from exc
+    return settings
 
 
 def _remember(
@@ -116,34 +156,29 @@ def _confirmed_value(confirmed: ConfirmedCluster | None) -> dict[str, Any] | Non
     }
 
 
-def _values(exc: AttestationError) -> dict[str, Any]:
-    return {"step": exc.step, "values": dict(exc.values)}
-
-
 def _print(value: dict[str, Any]) -> None:
-    console = Console()
     appraisal = value["appraisal"]
-    console.print(f"[green bold]accepted[/green bold], TCB status {appraisal['status']}")
+    say(("accepted", GOOD), f", TCB status {appraisal['status']}")
     if value["mock"]:
-        console.print("[yellow]mock evidence: this proves nothing about hardware[/yellow]")
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key in ("peer_id", "group_id", "network_id", "expires_at"):
-        table.add_row(key, str(value[key]))
+        say(("mock evidence: this proves nothing about hardware", CAUTION))
     held = value["cluster"]
-    table.add_row("cluster", "none yet" if held is None else f"{held['id']}/{held['generation']}")
     confirmed = value["confirmed"]
-    table.add_row(
-        "confirmed",
+    said = (
         "the group document names no authority, or none was given"
         if confirmed is None
-        else f"by the authority, number {confirmed['seq']}, {confirmed['signed_at']}",
+        else f"by the authority, number {confirmed['seq']}, {confirmed['signed_at']}"
     )
-    for name, measurement in appraisal["measurements"].items():
-        table.add_row(name, measurement)
-    table.add_row("advisories", ", ".join(appraisal["advisory_ids"]) or "-")
-    table.add_row("not checked", ", ".join(appraisal["not_checked"]) or "-")
-    console.print(table)
+    pairs(
+        [
+            *((key, str(value[key])) for key in ("peer_id", "group_id", "network_id", "expires_at")),
+            ("cluster", "none yet" if held is None else f"{held['id']}/{held['generation']}"),
+            ("confirmed", said),
+            *appraisal["measurements"].items(),
+            ("advisories", ", ".join(appraisal["advisory_ids"]) or "-"),
+            ("not checked", ", ".join(appraisal["not_checked"]) or "-"),
+        ]
+    )
     if "rtmr0" in appraisal["not_checked"]:
-        console.print(f"[yellow]{RTMR0_WAIVED}[/yellow]", highlight=False)
+        say((RTMR0_WAIVED, CAUTION))
+    if "saved" in value:
+        say(f"to talk to the node that was verified: export BONDSTONE_CLUSTER={shlex.quote(value['saved'])}")

@@ -36,6 +36,23 @@ def client_tls_context(ca_pem: bytes) -> ssl.SSLContext:
     return context
 
 
+def checked_url(url: str) -> str:
+    """Return the base address of a node's API, without a slash at its end.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise ConfigError(f"{url} is no address of a node, https://HOST:PORT: {exc}") from exc
+    if parsed.scheme != "https" or not url.startswith("https://") or not parsed.host:
+        raise ConfigError(f"{url} is no address of a node: it must begin with https://")
+    if parsed.query or parsed.fragment or parsed.userinfo:
+        raise ConfigError(f"{url} is no address of a node, https://HOST:PORT")
+    return url.rstrip("/")
+
+
 def load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Authenticate with a certificate and its key, from PEM files.
 

@@ -18,6 +18,7 @@ from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.api.limits import REPEATED_OF_TTL
 from node.client.channel import (
+    checked_url,
     client_tls_context,
     decode_answer,
     decode_problem,
@@ -26,6 +27,7 @@ from node.client.channel import (
     read_ca,
 )
 from node.client.confirmed import ConfirmedBy
+from node.client.deadline import OVER, Deadline, bounded_client
 from node.client.errors import (
     AnswerInvalidError,
     ClientError,
@@ -44,6 +46,7 @@ CONNECT_TIMEOUT_S: Final = 3.0
 SESSION_TTL_S_DEFAULT: Final = 60.0
 # Keys of writes that may have happened, with the time of the first copy; beyond it the oldest is forgotten.
 _DOUBTFUL_KEYS_MAX: Final = 10_000
+_SHARE_OF_FIRST: Final = 0.8
 _BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 # It did not happen, and this or another node may do it now.
 _TRY_ELSEWHERE: Final = frozenset(
@@ -70,7 +73,8 @@ class BondstoneClient:
         ca: PEM file with the nodes' self-signed certificates; read again when it changes, because a
             restarted node has a new one.
         client_certificate: PEM files of certificate and key, instead of a token.
-        deadline_s: when to give up on one call, with all its repetitions.
+        deadline_s: when to give up on one call, with all its repetitions at all nodes, whatever they do. Only
+            looking up a host's name is not bounded by it.
         attempt_timeout_s: when to give up on one node's answer.
         cluster: the cluster that must answer, as ``ID/GENERATION`` or ``ID``; None takes the first one that
             answers over a channel that ``ca`` authenticates. Every later request names it, so that no other
@@ -98,9 +102,9 @@ class BondstoneClient:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
-        if not urls or any(not url.startswith("https://") for url in urls):
+        if not urls:
             raise ConfigError("give at least one URL, each beginning with https://")
-        self._urls = [url.rstrip("/") for url in urls]
+        self._urls = [checked_url(url) for url in urls]
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._cluster = None if cluster is None else _cluster_of(cluster)
         self._unconfirmed = confirmed_by
@@ -113,6 +117,7 @@ class BondstoneClient:
         self._doubtful: OrderedDict[str, float] = OrderedDict()
         self._sleep = sleep
         self._clock = clock
+        self._deadline = Deadline(clock)
         self._ca_pem = read_ca(ca)
         self._http = self._new_http()
 
@@ -335,16 +340,20 @@ class BondstoneClient:
     ) -> bytes:
         """Return the body of a success."""
         give_up = self._clock() + self._deadline_s
-        for url, pause_s in self._order():
+        for number, (url, pause_s) in enumerate(self._order()):
             at = self._clock() + pause_s
-            if (pause_s and at >= give_up) or attempts.too_old(at - self._repeat_s):
+            if (number and at >= give_up) or attempts.too_old(at - self._repeat_s):
                 break
             if pause_s:
                 self._sleep(pause_s)
             attempts.begin(at)
+            left_s = give_up - at
+            if number + 1 < len(self._urls):
+                left_s *= _SHARE_OF_FIRST  # one that does not answer leaves time to ask the others
+            self._deadline.set(at + left_s)
             try:
                 status, answer = self._send(method, url + path, headers, content)
-            except httpx.ConnectError as exc:
+            except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
                 attempts.failed(exc, sent=False)
                 self._reload_ca()
                 continue
@@ -416,7 +425,7 @@ class BondstoneClient:
         context = client_tls_context(self._ca_pem)
         if self._client_certificate is not None:
             load_client_certificate(context, *self._client_certificate)
-        return httpx.Client(verify=context, timeout=self._timeout, trust_env=False)
+        return bounded_client(context, self._deadline, self._timeout)
 
     def _reload_ca(self) -> None:
         pem = read_ca(self._ca)
@@ -464,7 +473,10 @@ class _Attempts:
             self.doubtful_since = at
 
     def failed(self, exc: Exception, *, sent: bool) -> None:
-        self._last_error = exc
+        if (
+            self._last_error is None or str(exc) != OVER
+        ):  # that the time was over says less than what came before
+            self._last_error = exc
         if not sent:
             self.doubtful_since = self._before
 

@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from node.api import schemas
-from node.client.channel import client_tls_context, decode_answer, decode_problem, read_bounded
+from node.client.channel import checked_url, client_tls_context, decode_answer, decode_problem, read_bounded
+from node.client.deadline import Deadline, bounded_client
 from node.client.errors import AnswerInvalidError, RefusedError, UnreachableError
-from node.errors import ConfigError
 
 TIMEOUT_S: Final = 15.0  # a quote takes up to a few seconds
 
@@ -33,13 +34,13 @@ def fetch_evidence_unauthenticated(url: str, nonce: bytes, *, timeout_s: float =
         ConfigError: not an https URL.
         UnreachableError, RefusedError, AnswerInvalidError.
     """
-    _require_https(url)
+    base, deadline = checked_url(url), _deadline_in(timeout_s)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    path = f"{url.rstrip('/')}/v1/attestation/evidence?nonce={nonce.hex()}"
-    with httpx.Client(verify=context, timeout=timeout_s, trust_env=False) as http:
+    path = f"{base}/v1/attestation/evidence?nonce={nonce.hex()}"
+    with bounded_client(context, deadline, httpx.Timeout(timeout_s)) as http:
         try:
             with http.stream("GET", path) as response:
                 tls = response.extensions["network_stream"].get_extra_info("ssl_object")
@@ -109,13 +110,13 @@ def _put_pinned(
     timeout_s: float,
 ) -> bytes:
     """Return the body of a success."""
-    _require_https(url)
+    base, deadline = checked_url(url), _deadline_in(timeout_s)
     pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     context = client_tls_context(pem)
     context.check_hostname = False  # the pinned key, not a name, is what was verified
-    with httpx.Client(verify=context, timeout=timeout_s, trust_env=False) as http:
+    with bounded_client(context, deadline, httpx.Timeout(timeout_s)) as http:
         try:
-            with http.stream("PUT", url.rstrip("/") + path, json=body) as response:
+            with http.stream("PUT", base + path, json=body) as response:
                 status, answer = response.status_code, read_bounded(response)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"{url}: {exc}") from exc
@@ -124,6 +125,7 @@ def _put_pinned(
     return answer
 
 
-def _require_https(url: str) -> None:
-    if not url.startswith("https://"):
-        raise ConfigError(f"{url} does not begin with https://")
+def _deadline_in(seconds: float) -> Deadline:
+    deadline = Deadline(time.monotonic)
+    deadline.set(time.monotonic() + seconds)
+    return deadline

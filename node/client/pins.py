@@ -5,7 +5,6 @@ file is JSON, ``{"groups": {GROUP_ID: {"cluster": "ID/GENERATION", "seq": n or n
 that only forgets.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -14,6 +13,7 @@ import msgspec
 
 from attestation import files
 from attestation.tickets import Cluster
+from node.environment import read_environment
 from node.errors import ConfigError, NodeError
 
 BYTES_MAX: Final = 1024 * 1024
@@ -21,9 +21,7 @@ BYTES_MAX: Final = 1024 * 1024
 
 def default_pins() -> Path:
     """Return the file of this user, after the XDG base directory specification."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "bondstone" / "pins.json"
+    return (read_environment().state_home or Path.home() / ".local" / "state") / "bondstone" / "pins.json"
 
 
 class PinError(NodeError):

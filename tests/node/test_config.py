@@ -106,7 +106,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_missing_group_document_is_named(tmp_path):
     (tmp_path / "node.toml").write_text(NODE)
-    with pytest.raises(ConfigError, match=r"cannot read the group document .*/group\.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"the group document: cannot read .*/group\.toml: No such file"):
         load_node(tmp_path / "node.toml")
 
 
