@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from attestation.tickets import Cluster
 from node.api.freshness import boot_time_s
 from node.api.problems import ProblemError
 
@@ -20,6 +21,15 @@ ATTEMPTS_MAX: Final = 3
 
 class Proof(Protocol):
     """What makes the list current; the node's service does."""
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster whose list this is; another one is another group's history."""
+        ...
+
+    def leaderless(self) -> bool:
+        """Return whether no leader is known here: then there is nobody to ask."""
+        ...
 
     async def prove_access_current(self, *, timeout_s: float) -> bool:
         """Return whether all that was committed when this was called is applied here now.
@@ -44,13 +54,14 @@ class Currency:
         self._lag_s = lag_s
         self._clock = clock
         self._proven_s: float | None = None
+        self._proven_in: Cluster | None = None
         self._proving: asyncio.Future[None] | None = None
         self._proving_ended: float | None = None
 
     @property
     def ever(self) -> bool:
         """Whether it ever was, in this life of the node: otherwise nobody is known here."""
-        return self._proven_s is not None
+        return self._known_s() is not None
 
     async def within_lag(self) -> None:
         """Return if the list is current enough to answer by it.
@@ -58,7 +69,8 @@ class Currency:
         Raises:
             ProblemError: 503 ``access-not-current``.
         """
-        if self._proven_s is None or self._clock() - self._proven_s > self._lag_s:
+        known_s = self._known_s()
+        if known_s is None or self._clock() - known_s > self._lag_s:
             await self.now()
 
     async def once(self) -> None:
@@ -79,8 +91,11 @@ class Currency:
         asked_s = self._clock()
         # A proof that is under way may have begun too early, and whoever makes it may go away.
         for _ in range(ATTEMPTS_MAX):
+            if self._proof.leaderless():
+                break  # at once: strangers must not hold requests open while nobody can be asked
             ended = await self._prove()
-            if self._proven_s is not None and self._proven_s >= asked_s:
+            known_s = self._known_s()
+            if known_s is not None and known_s >= asked_s:
                 return
             if ended is not None and ended >= asked_s:
                 break
@@ -88,6 +103,10 @@ class Currency:
             "access-not-current",
             "this node cannot tell who may call now: it has not covered what the group has committed",
         )
+
+    def _known_s(self) -> float | None:
+        """Return when the list was certainly the group's; a node that left its cluster knows nobody of it."""
+        return self._proven_s if self._proof.cluster == self._proven_in else None
 
     async def _prove(self) -> float | None:
         """Prove it, or wait for the proof that is under way: all who ask at a time share one.
@@ -102,7 +121,7 @@ class Currency:
         self._proving_ended = None
         try:
             if await self._proof.prove_access_current(timeout_s=PROOF_S_MAX):
-                self._proven_s = began_s
+                self._proven_s, self._proven_in = began_s, self._proof.cluster
             self._proving_ended = began_s
         finally:
             self._proving = None
