@@ -162,6 +162,8 @@ class Daemon:
             state_machine=self._machine.signature,
             status=group.status,
             min_voters=self._document.settings.min_voters,
+            covered_age_ms=group.covered_age_ms,
+            key_use=group.key_use,
         )
 
     def bonds(self) -> Sequence[BondView]:

@@ -7,6 +7,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from attestation.canonical import digest
+from node.api import schemas
 from node.api.access import Gate
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.freshness import time_left_s
@@ -14,15 +15,21 @@ from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
 from node.api.operations import BY_NAME
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
-from node.api.schemas import Accepted, CommandRequest, CommandResult, CommandResults
 from node.api.service import Service
 from node.api.stalls import StallWatch
 from node.group.errors import GroupClosedError
-from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
+from node.raft.types import AlreadyExecuted, Applied, Cursor, Failed, NotExecuted, Ok, Unknown
 from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
 _OPERATION: Final = BY_NAME["commands"]
+Answers = schemas.CommandResult | schemas.CommandResults | schemas.Accepted | schemas.AlreadyExecuted
+_STATUS: Final[dict[type[Answers], int]] = {
+    schemas.CommandResult: 200,
+    schemas.CommandResults: 200,
+    schemas.Accepted: 202,
+    schemas.AlreadyExecuted: 208,
+}
 
 
 class HandOver:
@@ -68,7 +75,7 @@ class CommandsEndpoint:
         grant = await self._gate.admit(scope, _OPERATION.roles, _OPERATION.standing)
         key = idempotency_key(scope, grant)
         body = await read_json_body(scope, receive, self._limits)
-        request = decode_untrusted(body, CommandRequest)
+        request = decode_untrusted(body, schemas.CommandRequest)
         commands, single = _commands_of(request)
         feed = request.wait == "accepted"
         timeout_s = self._hand_over.timeout_s(scope, keyed=key is not None)
@@ -78,9 +85,12 @@ class CommandsEndpoint:
             )
         except GroupClosedError as exc:  # what was handed in may be on its way through the peers
             raise outcome_unknown(Unknown("group-closed")) from exc
+        answer: Answers
         match outcome:
             case Ok():
-                answer = _accepted(outcome) if feed else _committed(outcome, single=single)
+                answer = _accepted(outcome.at) if feed else _committed(outcome, single=single)
+            case AlreadyExecuted():
+                answer = _accepted(outcome.at) if feed else _already(outcome)
             case NotExecuted():
                 raise not_executed(outcome)
             case Unknown():
@@ -91,7 +101,7 @@ class CommandsEndpoint:
         await send(
             {
                 "type": "http.response.start",
-                "status": 202 if feed else 200,
+                "status": _STATUS[type(answer)],
                 "headers": [
                     (b"content-type", b"application/json"),
                     (b"content-length", b"%d" % len(content)),
@@ -125,7 +135,7 @@ def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempot
     return digest(domain, grant.credential, given)
 
 
-def _commands_of(request: CommandRequest) -> tuple[tuple[Any, ...], bool]:
+def _commands_of(request: schemas.CommandRequest) -> tuple[tuple[Any, ...], bool]:
     """Return the commands, and whether they came as a single ``command``."""
     if (request.command is msgspec.UNSET) == (request.commands is msgspec.UNSET):
         raise ProblemError("request-invalid", "give exactly one of `command` and `commands`")
@@ -136,11 +146,16 @@ def _commands_of(request: CommandRequest) -> tuple[tuple[Any, ...], bool]:
     return tuple(request.commands), False
 
 
-def _accepted(outcome: Ok) -> Accepted:
-    return Accepted(term=outcome.at.term, index=outcome.at.index)
+def _accepted(at: Cursor) -> schemas.Accepted:
+    return schemas.Accepted(term=at.term, index=at.index)
 
 
-def _committed(outcome: Ok, *, single: bool) -> CommandResult | CommandResults:
+def _already(outcome: AlreadyExecuted) -> schemas.AlreadyExecuted:
+    term, index = outcome.at
+    return schemas.AlreadyExecuted(term=term, index=index, digest=outcome.digest.hex(), size=outcome.size)
+
+
+def _committed(outcome: Ok, *, single: bool) -> schemas.CommandResult | schemas.CommandResults:
     values: list[object] = []
     for result in outcome.results:
         match result:
@@ -150,5 +165,5 @@ def _committed(outcome: Ok, *, single: bool) -> CommandResult | CommandResults:
                 raise state_machine_refused("command-failed", outcome.results, outcome.at)
     term, index = outcome.at
     if single:
-        return CommandResult(term=term, index=index, result=values[0])
-    return CommandResults(term=term, index=index, results=values)
+        return schemas.CommandResult(term=term, index=index, result=values[0])
+    return schemas.CommandResults(term=term, index=index, results=values)

@@ -16,6 +16,7 @@ from attestation.background import Background
 from node.api.operations import PATHS
 from node.api.service import Service, UnavailableError
 from node.places import Usage
+from node.raft.keys import KEYS_MAX
 from node.raft.types import Role
 
 # Cuts from a local commit to a failover; seconds.
@@ -145,9 +146,10 @@ class _GroupCollector(Collector):
         yield _gauge("mock", "1 if attestation here is not rooted in real hardware.", service.mock)
         yield _gauge("bonds", "Living bonds.", len(service.bonds()))
         try:
-            status = service.group().status
+            view = service.group()
         except UnavailableError:
             return
+        status = view.status
         yield _gauge("leader", "1 if this node leads.", status.role is Role.LEADER)
         yield _gauge("leader_known", "1 if this node knows a leader.", status.leader is not None)
         yield _gauge("term", "Raft term.", status.term)
@@ -157,6 +159,17 @@ class _GroupCollector(Collector):
         yield _gauge("config_epoch", "Number of the group's configuration.", status.config_epoch)
         yield _gauge("voters", "Members that vote.", len(status.voters))
         yield _gauge("learners", "Members that do not vote.", len(status.learners))
+        if view.covered_age_ms is not None:
+            yield _gauge(
+                "state_age_seconds",
+                "Time since the state here covered all that a leader had committed; absent if it never did.",
+                view.covered_age_ms / 1000,
+            )
+        use = view.key_use
+        yield _gauge("idempotency_keys", "Idempotency keys that are remembered.", use.keys)
+        yield _gauge("idempotency_keys_max", "Past so many, commands with a key are refused.", KEYS_MAX)
+        yield _gauge("kept_result_bytes", "What is kept of the results of these keys.", use.kept_bytes)
+        yield _gauge("brief_results", "Of how many only digest and size are kept.", use.brief)
         yield _gauge("halted", "1 if this member has stopped for good.", status.halted is not None)
 
 

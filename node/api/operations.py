@@ -71,7 +71,8 @@ _IDEMPOTENCY_KEY: Final = Parameter(
         "pattern": "^[!-~]+$",
     },
     description="The same key, sent again with the same credentials to any node while the group "
-    "remembers it (its session_ttl_ms), never executes twice: the first result comes again. "
+    "remembers it (its session_ttl_ms), never executes twice: the first result comes again, "
+    "or, if it was large, that it was executed (208). "
     "Send the last copy within half of that time.",
 )
 
@@ -166,7 +167,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         standing=Standing.JUDGED,
         request=schemas.CommandRequest,
         answers=(schemas.CommandResult, schemas.CommandResults),
-        more_answers={202: schemas.Accepted},
+        more_answers={202: schemas.Accepted, 208: schemas.AlreadyExecuted},
         parameters=(_IDEMPOTENCY_KEY,),
         problems=(
             *_BODY_PROBLEMS,

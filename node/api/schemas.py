@@ -150,6 +150,19 @@ class CommandResults(_Response, frozen=True):
     results: Annotated[Sequence[Any], Meta(description="One per command.")]
 
 
+class AlreadyExecuted(_Response, frozen=True):
+    """A copy with this Idempotency-Key came before and was executed, once. What it returned is not kept."""
+
+    term: Unsigned
+    index: Unsigned
+    digest: Annotated[
+        Hex32, Meta(description="SHA-256 of the deterministic CBOR of the array of its results.")
+    ]
+    size: Annotated[Unsigned, Meta(description="Bytes of that array.")]
+    code: Literal["already-executed"] = "already-executed"
+    result: None = None
+
+
 class Accepted(_Response, frozen=True):
     """The entry has this place in the log; it counts once an entry of this term is committed there."""
 

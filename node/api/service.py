@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attestation.tickets import Cluster
 from node.errors import NodeError
-from node.raft.types import Consistency, Cursor, Incarnation, MemberStatus, Outcome, Preference
+from node.raft.types import Consistency, Cursor, Incarnation, KeyUse, MemberStatus, Outcome, Preference
 from node.system.access_list import AccessList
 from node.system.grants import Grant
 
@@ -59,6 +59,8 @@ class GroupView:
         state_machine: the machine's signature.
         status: the member's own view.
         min_voters: how many voters the group wants at least.
+        covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
+        key_use: what the idempotency keys take.
     """
 
     network_id: bytes
@@ -67,6 +69,8 @@ class GroupView:
     state_machine: str
     status: MemberStatus
     min_voters: int = 1
+    covered_age_ms: int | None = None
+    key_use: KeyUse = KeyUse(0, 0, 0)
 
 
 class BondView(Protocol):

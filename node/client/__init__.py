@@ -19,6 +19,7 @@ which cluster is the group, and only that one is spoken with.
 from node.client.client import BondstoneClient
 from node.client.confirmed import ConfirmedBy
 from node.client.errors import (
+    AlreadyExecutedError,
     AnswerInvalidError,
     ClientError,
     ClusterChangedError,
@@ -37,6 +38,7 @@ from node.client.evidence import (
 from node.client.items import Item
 
 __all__ = [
+    "AlreadyExecutedError",
     "AnswerInvalidError",
     "BondstoneClient",
     "ClientError",

@@ -29,6 +29,7 @@ from node.client.channel import (
 from node.client.confirmed import ConfirmedBy
 from node.client.deadline import OVER, Deadline, bounded_client
 from node.client.errors import (
+    AlreadyExecutedError,
     AnswerInvalidError,
     ClientError,
     ClusterChangedError,
@@ -149,6 +150,7 @@ class BondstoneClient:
 
         Raises:
             RefusedError, NotExecutedError, UnreachableError, AnswerInvalidError, ClusterChangedError.
+            AlreadyExecutedError: an earlier copy was executed, and what it returned is not kept.
             OutcomeUnknownError: also, with nothing sent, if the earlier try was too long ago.
         """
         return self._write({"command": command}, idempotency_key, schemas.CommandResult)
@@ -362,6 +364,8 @@ class BondstoneClient:
                 continue
             if 200 <= status < 300:
                 self._prefer(url)
+                if status == httpx.codes.ALREADY_REPORTED:
+                    raise AlreadyExecutedError(decode_answer(answer, schemas.AlreadyExecuted))
                 return answer
             try:
                 problem = decode_problem(status, answer)

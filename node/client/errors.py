@@ -4,6 +4,7 @@ ClientError
 ├─ UnreachableError      no node could be reached, or none answered
 ├─ NotExecutedError      it did not happen and never will
 ├─ OutcomeUnknownError   it may or may not have happened
+├─ AlreadyExecutedError  it was executed once, and what it returned is not kept any more
 ├─ ClusterChangedError   the answer is another cluster's: what was written before is not in it
 ├─ ClusterNotConfirmedError  the group's authority has not signed that this cluster is the group
 ├─ RefusedError          a node refused it (problem document): trying again does not help
@@ -41,6 +42,17 @@ class OutcomeUnknownError(ClientError):
     def __init__(self, message: str, idempotency_key: str) -> None:
         super().__init__(message)
         self.idempotency_key = idempotency_key
+
+
+class AlreadyExecutedError(ClientError):
+    """An earlier copy of the write was executed, and its answer was lost. ``answer`` says where it is.
+
+    Its results were large: the group keeps their digest and size. Ask for the state.
+    """
+
+    def __init__(self, answer: schemas.AlreadyExecuted) -> None:
+        super().__init__(f"executed at {answer.term}:{answer.index}; what it returned is not kept any more")
+        self.answer = answer
 
 
 class ClusterChangedError(ClientError):

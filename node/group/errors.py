@@ -3,6 +3,7 @@
 GroupError
 ├─ NotExecutedError    it did not happen and never will: safe to try again
 ├─ OutcomeUnknownError it may or may not have happened: ask, or retry with the same idempotency key
+├─ AlreadyExecutedError  it was executed when it came before; its results are not kept any more
 ├─ CommandFailedError  it was committed, and the state machine refused it, the same way everywhere
 ├─ SupersededError     another term's entry was committed at that index
 └─ GroupClosedError    this handle's group has ended
@@ -31,6 +32,22 @@ class OutcomeUnknownError(GroupError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"outcome unknown: {reason}")
         self.reason = reason
+
+
+class AlreadyExecutedError(GroupError):
+    """The command was executed exactly once, when it came before with the same key.
+
+    Attributes:
+        at: where.
+        digest: SHA-256 of the deterministic CBOR of the list of its results, which are not kept any more.
+        size: bytes of that list.
+    """
+
+    def __init__(self, at: Cursor, digest: bytes, size: int) -> None:
+        super().__init__(f"executed at {tuple(at)}, and its {size} bytes of results are not kept any more")
+        self.at = at
+        self.digest = digest
+        self.size = size
 
 
 class CommandFailedError(GroupError):

@@ -13,6 +13,7 @@ from attestation.tickets import Cluster
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
 from node.group.errors import (
+    AlreadyExecutedError,
     CommandFailedError,
     NotExecutedError,
     OutcomeUnknownError,
@@ -23,12 +24,14 @@ from node.raft.events import ChangeVersion, Event, Execute, Query, TransferLeade
 from node.raft.member import Member
 from node.raft.types import (
     BATCH_ABORTED,
+    AlreadyExecuted,
     Answer,
     Applied,
     Consistency,
     Cursor,
     Failed,
     Incarnation,
+    KeyUse,
     MemberStatus,
     NotExecuted,
     Ok,
@@ -122,6 +125,11 @@ class Group:
         return self._driver.member.replica.system
 
     @property
+    def key_use(self) -> KeyUse:
+        """How much of what is limited the idempotency keys take: the same on every node at the same index."""
+        return self._driver.member.replica.table.key_use()
+
+    @property
     def covered_age_ms(self) -> int | None:
         """How long ago the state here covered all that a leader had committed; None if it never did."""
         return self._driver.covered_age_ms()
@@ -150,6 +158,7 @@ class Group:
 
         Raises:
             CommandFailedError, NotExecutedError, OutcomeUnknownError, GroupClosedError.
+            AlreadyExecutedError: it came before with this key, and its results are not kept any more.
         """
         (executed,) = await self.execute_many((command,), key=key, timeout_s=timeout_s, credential=credential)
         return executed
@@ -166,7 +175,7 @@ class Group:
 
         Raises:
             CommandFailedError: of the command that was refused; then none has had any effect.
-            NotExecutedError, OutcomeUnknownError, GroupClosedError: as from ``execute``.
+            NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
         event = Execute(0, tuple(commands), key, credential=credential)
         return await self._executed(event, timeout_s=timeout_s)
@@ -183,7 +192,7 @@ class Group:
 
         Raises:
             CommandFailedError: of the command that was refused; then none has had any effect.
-            NotExecutedError, OutcomeUnknownError, GroupClosedError: as from ``execute``.
+            NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
         event = Execute(0, tuple(commands), key, credential=credential, system=True)
         return await self._executed(event, timeout_s=timeout_s)
@@ -362,6 +371,8 @@ def _error_of(outcome: Outcome) -> Exception:
             return NotExecutedError(reason, leader)
         case Unknown(reason):
             return OutcomeUnknownError(reason)
+        case AlreadyExecuted(at, digest, size):
+            return AlreadyExecutedError(at, digest, size)
         case Ok() | Answer():
             return AssertionError(f"unexpected outcome {outcome!r}")
         case _:

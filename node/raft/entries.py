@@ -387,24 +387,40 @@ def is_plain(value: object, depth: int = 4) -> bool:
     return isinstance(value, list | tuple) and all(is_plain(item, depth + 1) for item in value)
 
 
+class NotPlainError(ValueError):
+    """A machine returned what is not plain data."""
+
+
 def plain_bytes(value: Any, depth: int = 0) -> int:
-    """Return about how many bytes plain data takes; the same on every node."""
+    """Return about how many bytes plain data takes; the same on every node.
+
+    Raises:
+        NotPlainError: it is none: what cannot be kept cannot be told twice.
+    """
     kind = type(value)
     size = _ITEM_BYTES
-    if kind is str or kind is bytes:
+    if kind is str:
+        if not (value.isascii() or _is_text(value)):
+            raise NotPlainError("a lone surrogate")
+        size += len(value)
+    elif kind is bytes:
         size += len(value)
     elif kind is int:
         size += value.bit_length() // 8
     elif depth < DEPTH_MAX and kind is dict:
         for key, item in value.items():
             # Of every result there is: what nearly all of them are made of is not asked for by a call.
-            size += _ITEM_BYTES + len(key) if type(key) is str else plain_bytes(key, depth + 1)
+            if type(key) is not str:
+                raise NotPlainError("a map key that is not text")
+            size += _ITEM_BYTES + len(key) if key.isascii() else plain_bytes(key, depth + 1)
             size += (
                 _ITEM_BYTES + item.bit_length() // 8 if type(item) is int else plain_bytes(item, depth + 1)
             )
     elif depth < DEPTH_MAX and (kind is list or kind is tuple):
         for item in value:
             size += plain_bytes(item, depth + 1)
+    elif value is not None and kind is not bool:
+        raise NotPlainError(kind.__name__ if depth < DEPTH_MAX else "too deep")
     return size
 
 

@@ -83,7 +83,7 @@ class Leader(Follower):
         if proposal.kind in COMMANDS:
             known = self.replica.table.outcome_of(session, proposal.seq)
             if known is not None:
-                return known.at if isinstance(known, Ok) else None
+                return None if isinstance(known, NotExecuted) else known.at
         elif session in self.replica.table and is_open(proposal.payload):
             return None
         entry = self._write(proposal.kind, proposal.payload)

@@ -8,6 +8,7 @@ from typing import Final
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import Request, SystemState
 from node.raft.entries import (
+    NotPlainError,
     counts_as_command,
     decode_commands_untrusted,
     decode_config_untrusted,
@@ -17,9 +18,9 @@ from node.raft.entries import (
 )
 from node.raft.events import Query
 from node.raft.features import Levels
-from node.raft.sessions import SessionTable
+from node.raft.kept import aborted
+from node.raft.sessions import Decided, SessionTable
 from node.raft.types import (
-    BATCH_ABORTED,
     COMMANDS,
     Applied,
     CommandBatch,
@@ -27,7 +28,6 @@ from node.raft.types import (
     Entry,
     EntryKind,
     Failed,
-    NotExecuted,
     Ok,
     Resolution,
     Result,
@@ -152,7 +152,7 @@ class Replica:
         self.table.record(batch, outcome, entry.time_ms, size=size)
         return Resolution(batch.session, batch.seq, outcome)
 
-    def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
+    def admit(self, batch: CommandBatch, time_ms: int) -> Decided | None:
         """Return None to execute ``batch``, or the outcome that it already has (3.8)."""
         return self.table.admit(batch, time_ms)
 
@@ -164,7 +164,7 @@ class Replica:
         for sub, command in enumerate(batch.commands):
             refusal = self._refusal(batch, command, entry.time_ms)
             if refusal is not None:
-                return _aborted(batch, sub, refusal), len(refusal.message)
+                return aborted(len(batch.commands), sub, refusal), len(refusal.message)
         target = self.system if batch.system else self.machine
         savepoint = self._savepoint(target)
         results: list[Result] = []
@@ -180,12 +180,15 @@ class Replica:
                 self._version,
             )
             result = self._apply_one(target, command, context)
-            size += plain_bytes(result.value) if type(result) is Applied else 0
+            try:
+                size += plain_bytes(result.value) if type(result) is Applied else 0
+            except NotPlainError as exc:
+                result = Failed("result-not-plain", f"the machine returned {exc}, which is not plain data")
             if size > RESULTS_BYTES_MAX:
                 result = Failed("results-too-large", f"more than {RESULTS_BYTES_MAX} bytes of results")
             if type(result) is Failed:
                 self._rollback(target, savepoint)
-                return _aborted(batch, sub, result), len(result.message)
+                return aborted(len(batch.commands), sub, result), len(result.message)
             results.append(result)
         return tuple(results), size
 
@@ -251,9 +254,3 @@ class Replica:
             raise
         except BaseException as exc:  # noqa: BLE001 - a bad query must not stop the member
             return Failed("query-raised", type(exc).__name__)
-
-
-def _aborted(batch: CommandBatch, sub: int, refused: Failed) -> tuple[Result, ...]:
-    """Return the results of a batch whose command ``sub`` was ``refused``, so that none had an effect."""
-    aborted = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
-    return tuple(refused if position == sub else aborted for position in range(len(batch.commands)))

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from attestation.canonical import digest, encode
+from attestation.canonical import encode
 from node.raft.entries import SessionChange
-from node.raft.types import CommandBatch, Key, NotExecuted, Ok, Settings
-
-KEYS_MAX: Final = 262_144
-RETAINED_BYTES_MAX: Final = 128 * 1024 * 1024  # of results; passed by those of one entry
+from node.raft.fingerprint import fingerprint
+from node.raft.kept import WHOLE_BYTES_MAX
+from node.raft.keys import KeyTable
+from node.raft.types import AlreadyExecuted, CommandBatch, Key, KeyUse, NotExecuted, Ok, Settings
 
 # Before caller and commands: the digest of a keyed batch is
 # ``digest("bondstone/idempotent-commands/v2", system, credential, [command...])``. A key is one caller's, and
@@ -22,7 +22,7 @@ RETAINED_BYTES_MAX: Final = 128 * 1024 * 1024  # of results; passed by those of 
 _KEYED: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(False)
 _KEYED_SYSTEM: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(True)
 
-Decided = Ok | NotExecuted
+Decided = Ok | AlreadyExecuted | NotExecuted
 
 
 @dataclass(slots=True)
@@ -34,48 +34,36 @@ class Session:
         active_ms: time of the last entry of this session.
         opened_ms: time of the entry that opened it.
         low: the origin has its answer to every sequence number below.
-        outcomes: of the others that were decided (executed, or refused for their key), each with about how
-            many bytes its results take.
+        outcomes: of the others that were decided (executed, or refused for their key); at most a window of
+            them, and without results that are large.
     """
 
     owner: bytes
     active_ms: int
     opened_ms: int
     low: int = 1
-    outcomes: dict[int, tuple[Decided, int]] = field(default_factory=dict)
+    outcomes: dict[int, Decided] = field(default_factory=dict)
 
-    def acknowledge(self, below: int) -> int:
-        """Forget the outcomes of the sequence numbers up to ``below``, exclusive; return their bytes."""
+    def acknowledge(self, below: int) -> None:
+        """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
         outcomes = self.outcomes
-        freed = 0
         # Numbers that were never executed cost a look each, unless there are more of them than outcomes.
         numbers = range(self.low, below) if below - self.low <= len(outcomes) else tuple(outcomes)
         for seq in numbers:
-            if seq < below and (forgotten := outcomes.pop(seq, None)) is not None:
-                freed += forgotten[1]
+            if seq < below:
+                outcomes.pop(seq, None)
         self.low = below
-        return freed
-
-
-@dataclass(slots=True)
-class _KeyRecord:
-    command_digest: bytes
-    outcome: Ok
-    time_ms: int
-    size: int
 
 
 class SessionTable:
     """Who has been answered what."""
 
-    _bytes = 0  # of all results that are kept
-
     def __init__(self, settings: Settings) -> None:
         self._ttl_ms = settings.session_ttl_ms
         self._window = settings.session_window
-        # Both in the order of their last entry's time_ms, which is monotone in the log.
+        # In the order of their last entry's time_ms, which is monotone in the log.
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
-        self._keys: OrderedDict[bytes, _KeyRecord] = OrderedDict()
+        self._keys = KeyTable(self._ttl_ms)
         self._expiry_ms = 0  # nothing expires at a time up to this
 
     def __contains__(self, session: bytes) -> bool:
@@ -94,14 +82,11 @@ class SessionTable:
             if first.active_ms + self._ttl_ms >= time_ms:
                 oldest_ms = first.active_ms
                 break
-            self._end(session)
-        while self._keys:
-            key, record = next(iter(self._keys.items()))
-            if record.time_ms + self._ttl_ms >= time_ms:
-                oldest_ms = min(oldest_ms, record.time_ms)
-                break
-            del self._keys[key]
-            self._bytes -= record.size
+            del self._sessions[session]
+        self._keys.expire(time_ms)
+        used_ms = self._keys.oldest_ms()
+        if used_ms is not None:
+            oldest_ms = min(oldest_ms, used_ms)
         # What comes or is touched later is younger than what is oldest now.
         self._expiry_ms = oldest_ms + self._ttl_ms
 
@@ -120,23 +105,17 @@ class SessionTable:
                 if any(change.base_ms <= opened_ms for _, opened_ms in others):
                     return
                 for session, _ in others:
-                    self._end(session)
+                    del self._sessions[session]
                 self._sessions[change.session] = Session(change.owner, time_ms, time_ms)
             case "keepalive":
                 self._touch(change.session, time_ms)
-            case _ if change.session in self._sessions:
-                self._end(change.session)
             case _:
-                pass
-
-    def _end(self, session: bytes) -> None:
-        self._bytes -= sum(size for _, size in self._sessions.pop(session).outcomes.values())
+                self._sessions.pop(change.session, None)
 
     def outcome_of(self, session: bytes, seq: int) -> Decided | None:
         """Return the stored outcome, if that command was decided and is not yet forgotten."""
         known = self._sessions.get(session)
-        kept = None if known is None else known.outcomes.get(seq)
-        return None if kept is None else kept[0]
+        return None if known is None else known.outcomes.get(seq)
 
     def active_ms(self, session: bytes) -> int:
         """Return the time of the last entry of an open session."""
@@ -147,7 +126,11 @@ class SessionTable:
         known = self._sessions.get(session)
         return known is not None and (seq < known.low or seq in known.outcomes)
 
-    def admit(self, batch: CommandBatch, time_ms: int) -> Ok | NotExecuted | None:
+    def key_use(self) -> KeyUse:
+        """Return how many keys are remembered, and what is kept of their results."""
+        return self._keys.use()
+
+    def admit(self, batch: CommandBatch, time_ms: int) -> Decided | None:
         """Decide whether to execute ``batch``: None is yes, else the outcome it already has."""
         session = self._sessions.get(batch.session)
         if session is None:
@@ -155,39 +138,46 @@ class SessionTable:
         session.active_ms = time_ms
         self._sessions.move_to_end(batch.session)
         if batch.ack_below > session.low:
-            self._bytes -= session.acknowledge(batch.ack_below)
+            session.acknowledge(batch.ack_below)
         stored = session.outcomes.get(batch.seq)
         if stored is not None:
-            return stored[0]
+            return stored
         if batch.seq < session.low:
             return NotExecuted("already-answered")
         if len(session.outcomes) >= self._window:
             return NotExecuted("overloaded")
         known = None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
-        if known is None and self._bytes >= RETAINED_BYTES_MAX:
-            known = NotExecuted("overloaded")
         if known is not None:
             # A copy of this entry may come when the key is forgotten, or there is room: it hears the same.
-            session.outcomes[batch.seq] = known, 0
+            session.outcomes[batch.seq] = known
         return known
 
-    def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Ok | NotExecuted | None:
-        record = self._keys.get(key.name)
-        if record is not None:
-            if record.command_digest != _digest_of(batch):
-                return NotExecuted("idempotency-key-reused")
-            return record.outcome
+    def _admit_key(self, batch: CommandBatch, key: Key, time_ms: int) -> Decided | None:
+        used = self._keys.find(key.name)
+        if used is not None:
+            return used.outcome() if used.is_of(_digest_of(batch)) else NotExecuted("idempotency-key-reused")
         if time_ms > key.not_after_ms:
             return NotExecuted("stale")  # a copy may have been executed, and be forgotten by now
-        return NotExecuted("overloaded") if len(self._keys) >= KEYS_MAX else None
+        return NotExecuted("overloaded") if self._keys.is_full else None
 
     def record(self, batch: CommandBatch, outcome: Ok, time_ms: int, *, size: int) -> None:
-        """Remember the outcome of a batch that was admitted and executed, with ``size`` bytes of results."""
-        self._sessions[batch.session].outcomes[batch.seq] = outcome, size
-        self._bytes += size
+        """Remember the outcome of a batch that was admitted and executed, with ``size`` bytes of results.
+
+        Its origin hears of it when it is applied there, so large results are not kept for its number. Whoever
+        comes again with its key may be told the results only if they are kept.
+        """
+        brief = outcome if size <= WHOLE_BYTES_MAX else AlreadyExecuted(outcome.at, b"", size)
+        self._sessions[batch.session].outcomes[batch.seq] = brief
         if batch.key is not None:
-            self._keys[batch.key.name] = _KeyRecord(_digest_of(batch), outcome, time_ms, size)
-            self._bytes += size
+            self._keys.add(
+                batch.key.name,
+                _digest_of(batch),
+                outcome.at,
+                outcome.results,
+                size=size,
+                session=batch.session,
+                time_ms=time_ms,
+            )
 
     def _touch(self, session: bytes, time_ms: int) -> None:
         known = self._sessions.get(session)
@@ -196,15 +186,8 @@ class SessionTable:
             self._sessions.move_to_end(session)
 
     def snapshot_digest(self) -> bytes:
-        """Return a digest of the whole table: equal on every node at the same index."""
-        return digest(
-            "bondstone/session-table/v1",
-            [
-                [session, value.owner, value.active_ms, value.low, sorted(value.outcomes)]
-                for session, value in self._sessions.items()
-            ],
-            [[key, record.command_digest, record.time_ms] for key, record in self._keys.items()],
-        )
+        """Return a digest of the whole table, by all its fields: equal on every node at the same index."""
+        return fingerprint(self)
 
 
 def _digest_of(batch: CommandBatch) -> bytes:

@@ -188,6 +188,19 @@ class Ok(Struct, frozen=True):
     at: Cursor
 
 
+class AlreadyExecuted(Struct, frozen=True):
+    """Executed exactly once, at ``at``, when it came before; the results are not kept any more.
+
+    Attributes:
+        digest: SHA-256 of the deterministic CBOR of the list of results; empty if it had no key.
+        size: bytes of that list.
+    """
+
+    at: Cursor
+    digest: bytes
+    size: int
+
+
 class Answer(Struct, frozen=True):
     """A query's result and the state it speaks of.
 
@@ -213,7 +226,7 @@ class Unknown(Struct, frozen=True):
     reason: str
 
 
-Outcome = Ok | Answer | NotExecuted | Unknown
+Outcome = Ok | AlreadyExecuted | Answer | NotExecuted | Unknown
 
 
 class Key(Struct, frozen=True):
@@ -255,7 +268,21 @@ class Resolution(Struct, frozen=True):
 
     session: bytes
     seq: int
-    outcome: Ok | NotExecuted
+    outcome: Ok | AlreadyExecuted | NotExecuted
+
+
+class KeyUse(NamedTuple):
+    """How much of what is limited is taken by idempotency keys.
+
+    Attributes:
+        keys: that are remembered.
+        kept_bytes: what is kept of their results.
+        brief: of how many only digest and size.
+    """
+
+    keys: int
+    kept_bytes: int
+    brief: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

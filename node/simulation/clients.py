@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from node.raft.events import Cancel, Execute, Query
-from node.raft.types import Answer, Applied, Consistency, Cursor, NotExecuted, Ok, Outcome
+from node.raft.types import AlreadyExecuted, Answer, Applied, Consistency, Cursor, NotExecuted, Ok, Outcome
 from node.simulation.linearizability import Operation
 from node.simulation.process import Process
 from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
@@ -271,6 +271,10 @@ class Clients:
                 call.returned, call.outcome, call.fate = self._moment, outcome, Fate.DONE
                 self._seen[call.client] = max(outcome.at, self._seen.get(call.client, Cursor(0, 0)))
                 self._judge(call, process)
+                self._rest(call, then)
+            case AlreadyExecuted():
+                # It was executed, and nobody knows any more what came of it.
+                call.doubt, call.fate = True, Fate.UNKNOWN
                 self._rest(call, then)
             case NotExecuted():
                 call.refusal = outcome

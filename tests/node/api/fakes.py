@@ -34,6 +34,7 @@ from node.raft.types import (
     Cursor,
     Failed,
     Incarnation,
+    KeyUse,
     MemberStatus,
     Ok,
     Preference,
@@ -181,6 +182,8 @@ class FakeService:
             state_machine=self.machine.signature,
             status=status,
             min_voters=2,
+            covered_age_ms=250,
+            key_use=KeyUse(3, 99, 1),
         )
 
     def bonds(self):

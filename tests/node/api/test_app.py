@@ -14,7 +14,7 @@ from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.service import Readiness
 from node.audit import AuditChainError
-from node.raft.types import NotExecuted, Unknown
+from node.raft.types import AlreadyExecuted, Cursor, NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import ME, OTHER, PEER, FakeService, asgi, call
 
@@ -50,6 +50,11 @@ def test_metrics_tell_the_groups_state_and_the_requests():
     assert "bondstone_term 3.0" in text
     assert "bondstone_voters 2.0" in text
     assert "bondstone_mock 1.0" in text
+    assert "bondstone_idempotency_keys 3.0" in text
+    assert "bondstone_idempotency_keys_max 2.097152e+06" in text
+    assert "bondstone_kept_result_bytes 99.0" in text
+    assert "bondstone_brief_results 1.0" in text
+    assert "bondstone_state_age_seconds 0.25" in text
 
 
 def test_metrics_count_successful_commands_by_the_time_they_took():
@@ -409,6 +414,7 @@ ANSWERS = [
     ("GET", "/v1/bonds", None, {}),
     ("GET", "/v1/bonds", None, {"group_key": None, "bonded": []}),
     ("POST", "/v1/commands", PUT_BODY, {}),
+    ("POST", "/v1/commands", PUT_BODY, {"end_with": AlreadyExecuted(Cursor(1, 2), bytes(32), 5000)}),
     ("POST", "/v1/commands", {"commands": [PUT_BODY["command"]]}, {}),
     ("POST", "/v1/commands", {**PUT_BODY, "wait": "accepted"}, {}),
     ("POST", "/v1/commands", {"command": {"op": "frob"}}, {}),

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 
 import httpx
+import msgspec
 import pytest
 
 from enclave.identity import Identity
 from node.api import schemas
 from node.api.evidence import binding_of_nonce
 from node.client import (
+    AlreadyExecutedError,
     AnswerInvalidError,
     BondstoneClient,
     NotExecutedError,
@@ -339,3 +341,14 @@ def test_a_missing_or_empty_ca_file_is_a_configuration_error(tmp_path):
         BondstoneClient(["https://a"], token=None, ca=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no PEM certificate"):
         BondstoneClient(["https://a"], token=None, ca=tmp_path / "empty")
+
+
+def test_a_write_that_was_executed_and_whose_results_are_not_kept_is_told_as_that(scripted):
+    kept = schemas.AlreadyExecuted(term=3, index=7, digest="ab" * 32, size=5000)
+    answer = httpx.Response(208, content=msgspec.json.encode(kept))
+    client, script, _ = scripted(httpx.ReadError("reset"), answer)
+    with pytest.raises(AlreadyExecutedError, match="executed at 3:7") as caught:
+        client.execute({"op": "put", "key": "k", "value": "v", "prev": True})
+
+    assert caught.value.answer == kept
+    assert len({request.headers["idempotency-key"] for request in script.asked}) == 1

@@ -7,7 +7,7 @@ import pytest
 from node.api.limits import ApiLimits
 from node.api.service import UnavailableError
 from node.group.errors import GroupClosedError
-from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
+from node.raft.types import AlreadyExecuted, Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import ME, FakeService, call
 
@@ -50,6 +50,23 @@ def test_accepted_answers_202_with_the_place_alone():
     assert reply.status == 202
     assert reply.json == {"term": 3, "index": 1}
     assert service.executed[0][2] is True
+
+
+def test_a_copy_whose_results_are_not_kept_is_told_that_it_was_executed():
+    kept = AlreadyExecuted(Cursor(3, 7), b"d" * 32, 5000)
+    reply = command(FakeService(end_with=kept), {"command": PUT})
+
+    assert reply.status == 208
+    assert reply.json == {
+        "code": "already-executed",
+        "term": 3,
+        "index": 7,
+        "result": None,
+        "digest": "64" * 32,
+        "size": 5000,
+    }
+    fed = command(FakeService(end_with=kept), {"command": PUT, "wait": "accepted"})
+    assert (fed.status, fed.json) == (202, {"term": 3, "index": 7})
 
 
 def test_the_same_idempotency_key_gives_the_first_result_again():

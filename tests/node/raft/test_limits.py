@@ -34,22 +34,6 @@ def test_an_entry_whose_results_are_too_large_is_refused_and_undone(monkeypatch)
     assert all(isinstance(r, Applied) for r in cluster.outcome(cluster.execute(leader, 400, 500)).results)
 
 
-def test_past_so_many_bytes_of_kept_results_commands_are_refused_until_there_is_room(monkeypatch):
-    monkeypatch.setattr("node.raft.sessions.RETAINED_BYTES_MAX", 1500)
-    cluster = three(session_ttl_ms=8000)
-    fat(cluster)
-    leader = cluster.leader()
-    for number in range(3):
-        assert isinstance(cluster.outcome(cluster.execute(leader, 500, key=bytes([number + 1]))), Ok)
-    refused = cluster.outcome(cluster.execute(leader, 500, key=b"k"))
-    assert refused.reason == "overloaded"
-    assert cluster.outcome(cluster.execute(leader, 500, key=b"\x01")).results == (Applied(b"x" * 500),)
-
-    cluster.run(9000)
-    assert isinstance(cluster.outcome(cluster.execute(leader, 1)), Ok)
-    assert isinstance(cluster.outcome(cluster.execute(leader, 500, key=b"k")), Ok)
-
-
 def test_a_long_log_is_applied_in_several_steps(monkeypatch):
     """A restart in one step was silent for longer than an election timeout, and lost its leader by that."""
     monkeypatch.setattr("node.raft.member.APPLY_ENTRIES_MAX", 3)

@@ -1,12 +1,19 @@
 """The table of sessions does what its documentation says, told in the slowest and plainest way."""
 
+from collections import deque
+from enum import Enum
+from types import NoneType
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from node.raft.entries import SessionChange, encode_command_body
+from node.raft.fingerprint import field_names, fingerprint
 from node.raft.sessions import SessionTable
-from node.raft.types import CommandBatch, Cursor, Key, NotExecuted, Ok, Settings
+from node.raft.types import Applied, CommandBatch, Cursor, Failed, Key, NotExecuted, Ok, Settings
 
 TTL_MS = 10
 OWNERS = [bytes([n]) * 32 for n in range(3)]
@@ -78,7 +85,6 @@ def test_sessions_live_and_commands_run_exactly_as_in_the_plain_table(steps):
             plain.change(operation, session, owner, base_ms, time_ms)
 
         assert {s for s in SESSIONS if s in table} == plain.sessions.keys()
-        assert table._bytes == sum(len(executed) for _, _, _, executed, _ in plain.sessions.values())
         for known, (_, _, low, executed, _) in plain.sessions.items():
             assert {n for n in (*range(1, 7), 2**62) if table.is_answered(known, n)} == {
                 n for n in (*range(1, 7), 2**62) if n < low or n in executed
@@ -97,7 +103,7 @@ class Told:
     def open(self, session, owner=OWNERS[0], *, base_ms=1, time_ms=1):
         self.table.change(SessionChange("open", session, owner, base_ms), time_ms)
 
-    def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x", size=0):
+    def execute(self, seq, *, ack_below=1, key=None, time_ms=1, command="x", results=(), size=0):
         """Return what became of the command: None if it was executed just now."""
         key = None if key is None else Key(key, 2**62)
         keyed = b"" if key is None else encode_command_body((command,))
@@ -105,7 +111,7 @@ class Told:
         self.table.expire(time_ms)
         known = self.table.admit(batch, time_ms)
         if known is None:
-            self.table.record(batch, Ok((), Cursor(1, seq)), time_ms, size=size)
+            self.table.record(batch, Ok(results, Cursor(1, seq)), time_ms, size=size)
         return known
 
 
@@ -158,37 +164,8 @@ def test_what_was_decided_by_a_key_stays_decided_when_the_key_is_forgotten(comma
     assert told.execute(3, key=b"k", command=command, time_ms=2 + TTL_MS) is None
 
 
-def test_past_so_many_bytes_of_results_commands_are_refused_until_some_are_forgotten(monkeypatch):
-    monkeypatch.setattr("node.raft.sessions.RETAINED_BYTES_MAX", 100)
-    told = Told(session_ttl_ms=TTL_MS)
-    assert told.execute(1, size=60) is None
-    assert told.execute(2, key=b"k", size=30) is None  # kept twice: as the command's, and as the key's
-
-    assert told.execute(3) == NotExecuted("overloaded")
-    assert told.execute(4, key=b"k") == Ok((), Cursor(1, 2))
-    assert told.execute(5, ack_below=2) is None
-    assert told.execute(3) == NotExecuted("overloaded")  # a copy of what was refused
-    assert told.execute(6, ack_below=6, size=200) is None
-    assert told.execute(7, ack_below=6) == NotExecuted("overloaded")
-    assert told.execute(8, ack_below=8) is None
-
-
-def test_what_is_kept_is_counted_down_to_nothing_when_all_is_forgotten():
-    told = Told(session_ttl_ms=TTL_MS)
-    for seq in range(1, 5):
-        told.execute(seq, key=bytes([seq]), size=10 * seq)
-    assert told.table._bytes == 200
-    told.execute(5, ack_below=3, size=7)
-    assert told.table._bytes == 177
-
-    told.open(SESSIONS[1], base_ms=2, time_ms=3)
-    assert told.table._bytes == 100
-    told.table.expire(2 + TTL_MS)
-    assert told.table._bytes == 0
-
-
 def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(monkeypatch):
-    monkeypatch.setattr("node.raft.sessions.KEYS_MAX", 2)
+    monkeypatch.setattr("node.raft.keys.KEYS_MAX", 2)
     told = Told(session_ttl_ms=TTL_MS)
     told.execute(1, key=b"first", time_ms=1)
     told.execute(2, key=b"second", time_ms=TTL_MS)
@@ -198,3 +175,85 @@ def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(mon
     assert told.execute(5, time_ms=TTL_MS) is None
     # Now the first is older than the TTL.
     assert told.execute(6, key=b"third", time_ms=TTL_MS + 2) is None
+
+
+# ---- everything counts -----------------------------------------------------------
+def fields_within(value):
+    """Yield (object, name) for every field of every object that ``value`` holds, itself included."""
+    if isinstance(value, dict):
+        for item in (*value.keys(), *value.values()):
+            yield from fields_within(item)
+    elif isinstance(value, list | tuple | deque):
+        for item in value:
+            yield from fields_within(item)
+    elif type(value) not in (NoneType, bool, int, str, bytes, bytearray) and not isinstance(value, Enum):
+        for name in field_names(value):
+            yield value, name
+            yield from fields_within(getattr(value, name))
+
+
+def changed(value):
+    """Return something else of the same kind."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case str():
+            return value + "x"
+        case bytes() | bytearray():
+            return value + b"x"
+        case dict():
+            return {**value, b"another": 1}
+        case tuple():
+            return (*value, 1)
+        case list() | deque():
+            return type(value)([*value, 1])
+        case None:
+            return 1
+        case _:
+            return None
+
+
+def test_two_tables_that_differ_in_any_field_have_different_digests():
+    """``opened_ms`` and the stored outcomes were left out: members could differ in them unseen."""
+    told = Told()
+    told.execute(1, key=b"k", results=(Applied({"n": 1}),))
+    told.execute(2, results=(Failed("no", "as asked"),))
+    told.execute(3, results=(Applied(b"x" * 5000),), size=5000)
+    told.execute(4, key=b"large", results=(Applied(b"x" * 5000),), size=5000)
+    told.execute(5, key=b"k", command="y")
+    table = told.table
+    before = table.snapshot_digest()
+    seen = set()
+    for value, name in list(fields_within(table)):
+        was = getattr(value, name)
+        seen.add(f"{type(value).__name__}.{name}")
+        put(value, name, changed(was))
+        assert table.snapshot_digest() != before, f"{type(value).__name__}.{name} does not count"
+        put(value, name, was)
+
+    assert table.snapshot_digest() == before
+    assert {"Session.opened_ms", "Session.outcomes", "Session.owner", "Session.low"} <= seen
+    assert {"Ok.results", "Ok.at", "NotExecuted.reason", "AlreadyExecuted.size", "_Shard.kept"} <= seen
+
+
+def put(value, name, content):
+    if isinstance(value, Struct):
+        force_setattr(value, name, content)
+    else:
+        object.__setattr__(value, name, content)
+
+
+def test_what_has_no_fields_that_could_be_told_is_not_passed_over():
+    with pytest.raises(TypeError):
+        fingerprint([object()])
+
+
+def test_the_order_in_which_sessions_expire_counts():
+    one, other = SessionTable(Settings()), SessionTable(Settings())
+    for table, order in ((one, (0, 1)), (other, (1, 0))):
+        for number in order:
+            table.change(SessionChange("open", SESSIONS[number], OWNERS[number], 1), 1)
+
+    assert one.snapshot_digest() != other.snapshot_digest()
