@@ -397,6 +397,11 @@ def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{where}: not TOML: {exc}") from exc
     _refuse_node_keys(tables, where)
+    if "schema" not in tables and {"version", "tcb", "reference_values"} <= tables.keys():
+        raise ConfigError(
+            f"{where}: this is an appraisal policy, not a group document: "
+            "its tables stand there with `policy.` before their names, such as [policy.tcb]"
+        )
     try:
         file = msgspec.convert(tables, _File)
     except msgspec.ValidationError as exc:

@@ -91,6 +91,16 @@ def test_an_empty_variant_is_a_difference_that_is_shown(file):
     assert "policy.reference_values.variants.a: (default) -> {}" in invoke(file, "--against", other, code=1)
 
 
+def test_control_characters_of_a_document_do_not_reach_the_terminal(file):
+    name = '[policy.reference_values.variants."\\u001b[2J\\u202e"]\n[policy.ticket]'
+    other = changed(file, "[policy.ticket]", name)
+    other.write_text(other.read_text().replace('name = "n"', 'name = "\\u001b[31m"'))
+
+    for text in (invoke(other, "--explain"), invoke(file, "--against", other, code=1)):
+        assert "[2J" in text
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+
 def test_the_public_digest_of_a_key_is_what_the_document_takes(file, tmp_path):
     key = GroupKey.generate()
     (tmp_path / "group.key").write_text(key.secret.hex() + "\n")

@@ -27,6 +27,7 @@ from node.group_document import (
     mrconfigid_of,
     parse_group_document_untrusted,
 )
+from node.machines.loader import BUILT_IN
 from node.raft.types import Bootstrap, Settings
 from node.tokens import AccessRole
 from tests.support import evidence
@@ -256,6 +257,19 @@ def test_what_has_no_effect_yet_is_named_if_it_is_set():
     )  # fmt: skip
     assert document(MINIMAL + "[consensus]\ndemote_to_two_after_ms = 1000\n").without_effect == (
         "consensus.demote_to_two_after_ms",
+    )
+
+
+def test_the_families_in_the_id_are_those_of_the_built_in_machines():
+    assert {name: machine().family for name, machine in BUILT_IN.items()} == dict(group_document.FAMILIES)
+
+
+def test_a_policy_file_given_as_a_group_document_is_told_where_it_belongs():
+    text = refusal('version = 1\n[tcb]\naccepted_statuses = ["UpToDate"]\n[ticket]\n[reference_values]\n')
+
+    assert text == (
+        "group.toml: this is an appraisal policy, not a group document: "
+        "its tables stand there with `policy.` before their names, such as [policy.tcb]"
     )
 
 
