@@ -413,7 +413,7 @@ def test_a_huge_document_is_refused_before_it_is_parsed(tmp_path):
 
 
 def test_a_missing_document_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot read the group document .*nowhere\.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"the group document: cannot read .*nowhere\.toml: No such file"):
         load_group_document(tmp_path / "nowhere.toml")
 
 
