@@ -119,6 +119,14 @@ class Gate:
         """
         await self._currency.within_lag()
 
+    def require_still_current(self) -> None:
+        """The same, when it was answered: it may have waited for long.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        self._currency.still_within_lag()
+
     async def _stand(self, standing: Standing) -> None:
         currency = self._currency
         match standing:

@@ -26,7 +26,7 @@ from node.machines.base import CommandError
 from node.raft.types import Answer, Applied, Consistency, Failed, NotExecuted, Ok, Unknown
 from node.system.forms import decode_grant_untrusted, encode_grant, roles_of
 from node.system.grants import Grant, Kind
-from node.system.passwords import SALT_BYTES
+from node.system.passwords import PASSWORD_BYTES_MAX, SALT_BYTES
 from node.tokens import spki_digest
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -174,6 +174,10 @@ class AccessRoutes:
             raise ProblemError("request-invalid", exc.message) from exc
 
     async def _password(self, name: str, password: str, key: bytes | None) -> dict[str, Any]:
+        if len(password.encode()) > PASSWORD_BYTES_MAX:
+            raise ProblemError(
+                "request-invalid", f"`password` has at most {PASSWORD_BYTES_MAX} bytes in UTF-8"
+            )
         # A repeated request is the same command on whichever node, so it has the same salt.
         salt = secrets.token_bytes(SALT_BYTES)
         if key is not None:

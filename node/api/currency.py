@@ -73,6 +73,16 @@ class Currency:
         if known_s is None or self._clock() - known_s > self._lag_s:
             await self.now()
 
+    def still_within_lag(self) -> None:
+        """Return if what was answered just now was answered within the lag, however long it waited.
+
+        Raises:
+            ProblemError: 503 ``access-not-current``.
+        """
+        known_s = self._known_s()
+        if known_s is None or self._clock() - known_s > self._lag_s:
+            raise _not_current()
+
     async def once(self) -> None:
         """Return if the list was current at any time of this life.
 
@@ -99,10 +109,7 @@ class Currency:
                 return
             if ended is not None and ended >= asked_s:
                 break
-        raise ProblemError(
-            "access-not-current",
-            "this node cannot tell who may call now: it has not covered what the group has committed",
-        )
+        raise _not_current()
 
     def _known_s(self) -> float | None:
         """Return when the list was certainly the group's; a node that left its cluster knows nobody of it."""
@@ -127,3 +134,10 @@ class Currency:
             self._proving = None
             proving.set_result(None)
         return began_s
+
+
+def _not_current() -> ProblemError:
+    return ProblemError(
+        "access-not-current",
+        "this node cannot tell who may call now: it has not covered what the group has committed",
+    )

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -65,10 +66,15 @@ class PasswordJudge:
         loop = asyncio.get_running_loop()
         future = self._threads.submit(work, password, other)
         # When the work is over, not when whoever asked for it has gone: that frees no thread.
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
+        future.add_done_callback(lambda _: self._over(loop))
         return await asyncio.wrap_future(future)
 
-    def _done(self) -> None:
+    def _over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work is over; called in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._give_back)
+
+    def _give_back(self) -> None:
         self._working -= 1
 
 

@@ -153,6 +153,8 @@ class Routes:
             max_age_ms=asked.max_age_ms,
             timeout_s=self._limits.query_timeout_s,
         )
+        if consistency is Consistency.WEAK:
+            self._gate.require_still_current()
         match outcome:
             case Answer(Failed() as failed, at):
                 raise state_machine_refused("query-failed", (failed,), at)

@@ -397,6 +397,27 @@ def test_a_weak_query_needs_a_list_within_the_lag_and_a_strong_one_is_judged_by_
     assert (status("weak"), status("strong")) == (503, 200)
 
 
+def test_a_weak_query_that_waited_beyond_the_lag_is_not_answered():
+    clock, service = Clock(), FakeService()
+    app = create_app(service, ApiLimits(access_lag_s=10), age_clock=clock)
+    real = service.query
+
+    async def waits(*given, **more):
+        clock.now += waited_s
+        return await real(*given, **more)
+
+    service.query = waits
+    body = {"query": {"op": "get", "key": "a"}, "consistency": "weak", "min_at": {"term": 3, "index": 1}}
+
+    def ask_weakly():
+        return call(None, "POST", "/v1/queries", app=app, json_body=body, role=AccessRole.READ)
+
+    waited_s = 10
+    assert ask_weakly().status == 200
+    waited_s = 10.1
+    assert ask_weakly().json["code"] == "access-not-current"
+
+
 def test_what_was_proven_counts_from_when_the_question_was_asked_not_from_the_answer():
     """Whoever holds the answer back must not make an old list young."""
     clock = Clock()
@@ -673,7 +694,15 @@ def test_what_is_no_grant_is_refused_and_named(change, says):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"certificate_pem": "none"}, {"password": ""}, {"password": "x" * 257}], ids=range(4)
+    "given",
+    [
+        {},
+        {"certificate_pem": "none"},
+        {"password": ""},
+        {"password": "x" * 257},
+        {"password": "é" * 129},
+    ],
+    ids=range(5),
 )
 def test_a_grant_shows_exactly_one_thing(given):
     reply = access(FakeService(), "POST", json_body={"name": "ci", "roles": ["read"], **given})
