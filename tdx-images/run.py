@@ -6,7 +6,6 @@ until all guests have ended.
 """
 
 import argparse
-import hashlib
 import json
 import shlex
 import signal
@@ -28,6 +27,10 @@ from imagelib.group import EmulatedGroup  # noqa: E402
 from enclave.image.config import CONFIG_BYTES_MAX, Profile, parse_guest_config_untrusted  # noqa: E402
 from enclave.image.errors import ImageError  # noqa: E402
 from enclave.image.folder import BuiltImage, load_image  # noqa: E402
+from node.errors import NodeError  # noqa: E402
+from node.group_document import GroupDocument  # noqa: E402
+from node.guest import files_of_guest  # noqa: E402
+from node.machines.loader import Machines  # noqa: E402
 
 GUESTS_MAX = 7
 STOP_SECONDS = 10
@@ -98,13 +101,14 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
     )
     segment = free_port(socket.SOCK_DGRAM)
     emit(
-        "group", mock=True, policy=str(group.policy_file), trust_root=str(group.trust_root_file),
+        "group", mock=True, group_document=str(group.document_file), policy=str(group.policy_file),
+        trust_root=str(group.trust_root_file),
         token_file=str(group.token_file),
         urls=[f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))],
     )  # fmt: skip
     prepared = []
     for number, image in enumerate(images):
-        config, digest = group.config_of(number)
+        config = group.config_of(number)
         guest = qemu.Guest(
             image=image.folder,
             command_line=image.command_line,
@@ -117,7 +121,7 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
             number=number,
             segment_port=segment,
         )
-        prepared.append((guest, qemu.emulated(guest, measured_config=digest)))
+        prepared.append((guest, qemu.emulated(guest, mr_config_id=group.document.mrconfigid)))
     guests = Guests()
     for guest, command in prepared:
         guests.start(
@@ -134,7 +138,7 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
             f"{image.folder} is for emulation: a TD runs a production image",
             hint="bondstone image build --profile prod",
         )
-    digest = hashlib.sha384(checked_config(arguments.config, image)).digest()
+    digest = checked_config(arguments.config, image).mrconfigid
     guest = qemu.Guest(
         image=image.folder,
         command_line=image.command_line,
@@ -148,9 +152,9 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
         segment_port=0,
     )
     if arguments.libvirt:
-        print(libvirt.domain(guest, name=image.name, config_sha384=digest), end="")
+        print(libvirt.domain(guest, name=image.name, mr_config_id=digest), end="")
         return 0
-    command = qemu.trust_domain(guest, config_sha384=digest)
+    command = qemu.trust_domain(guest, mr_config_id=digest)
     if arguments.print:
         print(shlex.join(command))
         return 0
@@ -166,12 +170,13 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
     return guests.follow()
 
 
-def checked_config(path: Path, image: BuiltImage) -> bytes:
-    """Return a document that the guest will take: what it would refuse is refused here, before it boots."""
+def checked_config(path: Path, image: BuiltImage) -> GroupDocument:
+    """Return the group document of a configuration, and refuse what the guest would refuse."""
     with path.open("rb") as file:
         document = file.read(CONFIG_BYTES_MAX + 1)
-    parse_guest_config_untrusted(document, profile=image.profile)
-    return document
+    config = parse_guest_config_untrusted(document, profile=image.profile)
+    machines = Machines(named=frozenset(image.machines))
+    return files_of_guest(config, profile=image.profile, machines=machines).document
 
 
 def free_port(kind: int) -> int:
@@ -212,7 +217,7 @@ def main() -> int:
         if not 1 <= len(images) <= GUESTS_MAX:
             raise BuildError(f"{len(images)} guests; 1 to {GUESTS_MAX} can run here", hint="--count")
         return emulate(arguments, images)
-    except (BuildError, ImageError, OSError) as exc:
+    except (BuildError, ImageError, NodeError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
 

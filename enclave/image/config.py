@@ -3,15 +3,14 @@
 One JSON document, through fw_cfg (``opt/bondstone/config``) or at the start of a small read-only disk::
 
     {"version": 1,
-     "files": {"node.toml": "...", "policy.toml": "...", "mock-authority/root.pem": "..."},
+     "files": {"node.toml": "...", "group.toml": "..."},
      "addresses": {"eth1": "10.77.0.1/24"}}
 
-Nothing in it is trusted for being there: what matters is folded into the GroupId, and MRCONFIGID,
-when the host sets it, is SHA-384 over the exact bytes of the document and is compared before a
-single file is written.
+Nothing in it is trusted for being there. What decides is the group document, one of the files: it is in the
+GroupId, and MRCONFIGID, when the host sets it, is SHA-384 of its canonical form, which the guest compares
+before its node does anything. The rest can only cost availability.
 """
 
-import hashlib
 import json
 import re
 import tomllib
@@ -38,11 +37,12 @@ MR_CONFIG_ID_BYTES: Final = 48
 
 # What a node reads, and no ending that an interpreter, a loader or a shell would take for its own.
 _ENDINGS: Final = ("toml", "pem", "json", "jwt")
+_SECRET_ENDINGS: Final = ("key",)
 _NAME: Final = "[a-z0-9][a-z0-9_-]{0,30}"
-_FILE_NAME: Final = re.compile(rf"(?:{_NAME}/)?{_NAME}\.(?:{'|'.join(_ENDINGS)})")
+_FILE_NAME: Final = re.compile(rf"(?:{_NAME}/)?{_NAME}\.({'|'.join((*_ENDINGS, *_SECRET_ENDINGS))})")
 _INTERFACE: Final = re.compile(r"eth[0-9]")
 _MEMBERS: Final = frozenset({"version", "files", "addresses"})
-_NODE_FILE: Final = "node.toml"
+NODE_FILE: Final = "node.toml"
 _SECRET_KEYS: Final = ("key", "key_file")
 
 
@@ -73,8 +73,6 @@ class GuestConfig:
     """Relative name to contents; ``node.toml`` is always among them."""
     addresses: Mapping[str, IPv4Interface]
     """Interface to static address, for links without DHCP."""
-    digest: bytes
-    """SHA-384 of the document's exact bytes: what MRCONFIGID must be."""
 
 
 def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfig:
@@ -90,8 +88,8 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
     document = _json_untrusted(data)
     if not isinstance(document, dict) or set(document) - _MEMBERS or document.get("version") != 1:
         raise GuestConfigError("config-members", "the configuration is not an object of version 1 with files")
-    files = _files(document.get("files"))
-    node = _node_table(files[_NODE_FILE])
+    files = _files(document.get("files"), _ENDINGS + (_SECRET_ENDINGS if profile.takes_secrets else ()))
+    node = _node_table(files[NODE_FILE])
     if not profile.takes_secrets:
         _refuse_secrets(node)
     if not profile.has_mock:
@@ -99,26 +97,25 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
     return GuestConfig(
         files=MappingProxyType(files),
         addresses=MappingProxyType(_addresses(document.get("addresses", {}))),
-        digest=hashlib.sha384(data).digest(),
     )
 
 
-def require_measured(config: GuestConfig, mr_config_id: bytes) -> None:
-    """Raise unless MRCONFIGID is unset (all zeros), or is this configuration's digest.
+def require_measured(own: bytes, mr_config_id: bytes) -> None:
+    """Raise unless MRCONFIGID is unset (all zeros), or is ``own``, the digest of the loaded group document.
 
-    That it *is* set can be required only by whoever appraises the quote: a host that leaves it out
-    is not caught in here.
+    That it *is* set can be required only by whoever appraises the quote (``mrconfigid = "own"`` in its
+    policy): a host that leaves it out is not caught in here.
 
     Raises:
-        GuestConfigError: this is not the configuration that was measured into the TD.
+        GuestConfigError: this is not the group document that was measured into the TD.
     """
     if len(mr_config_id) != MR_CONFIG_ID_BYTES:
         raise GuestConfigError("mrconfigid-length", f"MRCONFIGID has {len(mr_config_id)} bytes")
-    if any(mr_config_id) and mr_config_id != config.digest:
+    if any(mr_config_id) and mr_config_id != own:
         raise GuestConfigError(
             "mrconfigid-mismatch",
-            f"the configuration's SHA-384 is {config.digest.hex()}, but MRCONFIGID is "
-            f"{mr_config_id.hex()}: the host handed over another configuration than it declared",
+            f"the group document's SHA-384 is {own.hex()}, but MRCONFIGID is "
+            f"{mr_config_id.hex()}: the host handed over another document than it declared",
         )
 
 
@@ -170,20 +167,21 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _files(value: Any) -> dict[str, str]:
+def _files(value: Any, endings: tuple[str, ...]) -> dict[str, str]:
     if not isinstance(value, dict) or not 1 <= len(value) <= FILES_MAX:
         raise GuestConfigError("config-files", f"files must be an object of 1 to {FILES_MAX}")
     for name, contents in value.items():
-        if not _FILE_NAME.fullmatch(name):
+        named = _FILE_NAME.fullmatch(name)
+        if named is None or named[1] not in endings:
             raise GuestConfigError(
                 "config-file-name",
                 f"{name!r} cannot be the name of a configuration's file: it takes lower-case letters, "
-                f"digits, _ and -, at most one folder, and an ending out of {', '.join(_ENDINGS)}",
+                f"digits, _ and -, at most one folder, and an ending out of {', '.join(endings)}",
             )
         if not isinstance(contents, str) or len(contents) > FILE_CHARACTERS_MAX:
             raise GuestConfigError("config-file-contents", f"{name} is not a text, or too long")
-    if _NODE_FILE not in value:
-        raise GuestConfigError("config-node-missing", f"there is no {_NODE_FILE} among the files")
+    if NODE_FILE not in value:
+        raise GuestConfigError("config-node-missing", f"there is no {NODE_FILE} among the files")
     return dict(value)
 
 
@@ -207,7 +205,7 @@ def _node_table(node_toml: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(node_toml)
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise GuestConfigError("config-node-toml", f"{_NODE_FILE} is not TOML: {exc}") from exc
+        raise GuestConfigError("config-node-toml", f"{NODE_FILE} is not TOML: {exc}") from exc
 
 
 def _refuse_secrets(node: Mapping[str, Any]) -> None:
@@ -217,9 +215,9 @@ def _refuse_secrets(node: Mapping[str, Any]) -> None:
     if named or not isinstance(group, dict):
         raise GuestConfigError(
             "config-group-key",
-            f"{_NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which only a "
-            "debug image takes from its host: derive it (derive_key = true) or send it "
-            "with `bondstone provision`",
+            f"{NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which only a "
+            'debug image takes from its host: derive it (key = "derived" in the group document), or wait '
+            "for it (await_key = true) and send it with `bondstone provision`",
         )
 
 
@@ -228,6 +226,6 @@ def _refuse_mock(node: Mapping[str, Any]) -> None:
     if not isinstance(attestation, dict) or attestation.get("mode", "tdx") != "tdx" or "mock" in attestation:
         raise GuestConfigError(
             "config-mock",
-            f"{_NODE_FILE} wants a mock TD, and a production image holds none: guests without TDX are "
+            f"{NODE_FILE} wants a mock TD, and a production image holds none: guests without TDX are "
             "started from an image of the profile emulation",
         )

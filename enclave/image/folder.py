@@ -33,6 +33,11 @@ class BuiltImage:
         return Profile(self.manifest["profile"])
 
     @property
+    def machines(self) -> tuple[str, ...]:
+        """The state machines that the image holds besides the built-in ones, as ``module:Class``."""
+        return tuple(str(name) for name in self.manifest.get("machines", ()))
+
+    @property
     def command_line(self) -> str:
         return str(self.manifest["command_line"])
 
@@ -88,7 +93,7 @@ def load_image(folder: Path) -> BuiltImage:
     try:
         manifest = json.loads(read_bytes(folder / "image.json", bytes_max=JSON_BYTES_MAX))
         image = BuiltImage(folder=folder, manifest=manifest)
-        _ = image.name, image.profile, image.command_line, int(manifest["edk2"])
+        _ = image.name, image.profile, image.machines, image.command_line, int(manifest["edk2"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise MalformedImageError(
             "image-folder", f"{folder} holds no image ({exc}): bondstone image build --out {folder}"

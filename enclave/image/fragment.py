@@ -23,20 +23,26 @@ _RTMR0_WAIVED: Final = (
     "# `bondstone image verify --quote` prints of a boot that you trust.",
 )
 
+_MRCONFIGID_WAIVED: Final = (
+    "# MRCONFIGID is not checked: a cloud that boots a disk does not set it. The GroupId covers this file.",
+)
+
 
 def policy_fragment(
     value: Mapping[str, Any],
     *,
     boot: Boot,
     waive_rtmr0: bool = False,
+    in_group_document: bool = False,
     allowed: AbstractSet[Profile] = _PRODUCTION,
 ) -> str:
-    """Return TOML to paste into an appraisal policy, so that it admits exactly this image.
+    """Return TOML to paste into a group document or an appraisal policy, so that it admits just this image.
 
     Args:
         value: the JSON value of ``measurements.json``.
         boot: the way in which the image is started.
         waive_rtmr0: go without RTMR[0] where it was not predicted; the fragment says what that means.
+        in_group_document: as tables of a group document, which MRCONFIGID can bind; else of a policy file.
         allowed: the profiles whose images may be admitted.
 
     Raises:
@@ -67,15 +73,19 @@ def policy_fragment(
     }
     if "rtmr0" in value:
         pinned["rtmr0"] = [value["rtmr0"]]
-    waived = [name for name in REGISTERS if name not in pinned]
+    own = in_group_document and boot is not Boot.UKI_DISK
+    waived = [name for name in REGISTERS if name not in pinned and not (own and name == "mrconfigid")]
+    table = "policy.reference_values" if in_group_document else "reference_values"
     lines = [
         f"# {value['name']}, {boot.value} boot, predicted for edk2 {value['edk2']}.",
         *_WARNINGS[profile],
         *(_RTMR0_WAIVED if "rtmr0" in waived else ()),
-        "[reference_values]",
+        *(_MRCONFIGID_WAIVED if in_group_document and not own else ()),
+        f"[{table}]",
         f"not_checked = {json.dumps(waived)}",
         "",
-        f'[reference_values.variants."{value["name"]}-{boot.value}"]',
+        *([f"[{table}.baseline]", 'mrconfigid = "own"', ""] if own else ()),
+        f'[{table}.variants."{value["name"]}-{boot.value}"]',
         *(f"{name} = {json.dumps(pinned[name])}" for name in sorted(pinned)),
     ]
     return "\n".join(lines) + "\n"

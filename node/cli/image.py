@@ -37,6 +37,8 @@ from enclave.image.verify import first_difference, require_registers
 from node.cli.common import read_file, write_file
 from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
+from node.guest import files_of_guest
+from node.machines.loader import BUILT_IN_ONLY, Machines
 
 SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
 DEFAULT_OUT: Final = SCRIPTS / "out"
@@ -83,7 +85,12 @@ def build(
 def measure(
     folder: Folder,
     boot: BootOption = Boot.DIRECT,
-    policy: Annotated[bool, typer.Option("--policy", help="Print the policy fragment only.")] = False,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Print the fragment of a policy file only.")
+    ] = False,
+    group_document: Annotated[
+        bool, typer.Option("--group-document", help="Print the fragment of a group document only.")
+    ] = False,
     allow_debug: Annotated[bool, typer.Option(help="Make a policy for a debug image too.")] = False,
     allow_emulation: Annotated[
         bool, typer.Option(help="Make a policy for an image of the emulation profile too.")
@@ -110,13 +117,14 @@ def measure(
     built = load_image(folder)
     measured = built.measure(host=HostShape(memory_bytes=memory * MIB), acpi=_acpi(acpi))
     value = measured.to_value()
-    if policy:
+    if policy or group_document:
         _require_one_choice(acpi, waive_rtmr0=waive_rtmr0)
         say_lines(
             policy_fragment(
                 value,
                 boot=boot,
                 waive_rtmr0=waive_rtmr0,
+                in_group_document=group_document,
                 allowed={
                     Profile.PROD,
                     *([Profile.DEBUG] if allow_debug else []),
@@ -131,28 +139,72 @@ def measure(
 
 @app.command()
 def config(
-    files: Annotated[list[Path], typer.Argument(help="node.toml, policy.toml and what they name.")],
+    files: Annotated[list[Path], typer.Argument(help="node.toml, group.toml and what node.toml names.")],
     out: Annotated[Path, typer.Option(help="Where to write the document.")],
     address: Annotated[list[str] | None, typer.Option(help="Static address: eth1=10.0.0.1/24.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Write a configuration disk.")] = False,
-    profile: Annotated[Profile, typer.Option(help="The image that it is for.")] = Profile.PROD,
+    image: Annotated[
+        Path | None, typer.Option(help="The image that it is for: gives its profile and its state machines.")
+    ] = None,
+    profile: Annotated[
+        Profile | None, typer.Option(help="The profile of the image that it is for; prod by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pack a guest's configuration into one document, and print the MRCONFIGID that goes with it."""
+    """Pack a guest's configuration into one document, and print the MRCONFIGID that goes with it.
+
+    What the guest or its node would refuse is refused here.
+    """
+    profile, machines = _image_of(image, profile)
     pairs = [item.split("=", 1) for item in address or []]
     if any(len(pair) != 2 for pair in pairs):
         raise ConfigError("--address wants INTERFACE=ADDRESS/PREFIX")
-    named = {file.name: _text(file) for file in files}
-    document = encode_guest_config(named, addresses={pair[0]: pair[1] for pair in pairs})
-    parsed = parse_guest_config_untrusted(document, profile=profile)
-    write_file(out, encode_config_disk(document) if disk else document)
-    encoded = base64.b64encode(parsed.digest).decode()
+    packed = encode_guest_config(_named(files), addresses=_named_addresses(pairs))
+    parsed = parse_guest_config_untrusted(packed, profile=profile)
+    document = files_of_guest(parsed, profile=profile, machines=machines).document
+    write_file(out, encode_config_disk(packed) if disk else packed)
+    encoded = base64.b64encode(document.mrconfigid).decode()
     if as_json:
-        print_json({"file": str(out), "mrconfigid": parsed.digest.hex(), "mrconfigid_base64": encoded})
+        print_json(
+            {
+                "file": str(out),
+                "group_id": document.group_id.hex(),
+                "mrconfigid": document.mrconfigid.hex(),
+                "mrconfigid_base64": encoded,
+            }
+        )
     else:
         say(str(out))
-        say(f"MRCONFIGID {parsed.digest.hex()}")
+        say(f"GroupId    {document.group_id.hex()}")
+        say(f"MRCONFIGID {document.mrconfigid.hex()}")
         say(f"for QEMU   {encoded}")
+
+
+def _image_of(image: Path | None, profile: Profile | None) -> tuple[Profile, Machines]:
+    if image is None:
+        return profile or Profile.PROD, BUILT_IN_ONLY
+    built = load_image(image)
+    if profile not in {None, built.profile}:
+        raise ConfigError(f"{image} is an image of the profile {built.profile.value}: leave out --profile")
+    return built.profile, Machines(named=frozenset(built.machines))
+
+
+def _named(files: Sequence[Path]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for file in files:
+        if file.name in named:
+            raise ConfigError(f"two files are named {file.name}: a configuration has one folder")
+        named[file.name] = _text(file)
+    return named
+
+
+def _named_addresses(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for interface, address in pairs:
+        if interface in named:
+            raise ConfigError(f"--address names {interface} twice")
+        named[interface] = address
+    return named
 
 
 @app.command()
@@ -266,7 +318,7 @@ def _require_one_choice(acpi: Path | None, *, waive_rtmr0: bool) -> None:
     """Have RTMR[0] predicted or waived by whoever makes the policy: it is never left out by omission."""
     if acpi is None and not waive_rtmr0:
         raise ConfigError(
-            "--policy wants RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
+            "a policy wants RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
             "leaves it out, and then ACPI code of the host's can read and write the guest's memory"
         )
     if acpi is not None and waive_rtmr0:
@@ -363,8 +415,7 @@ def _tell(event: dict[str, Any]) -> None:
         case "group":
             say_lines(
                 "starting emulated guests with mock TDs: no hardware trust, and slow. When one is ready:\n"
-                f"  bondstone verify {event['urls'][0]} --policy {event['policy']} "
-                f"--trust-root {event['trust_root']}\n"
+                f"  bondstone verify {event['urls'][0]} --group-document {event['group_document']}\n"
                 f'  curl -k -H "Authorization: Bearer $(cat {event["token_file"]})" '
                 f"{event['urls'][0]}/v1/group"
             )

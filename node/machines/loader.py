@@ -66,6 +66,21 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
     return machine
 
 
+def require_loadable(name: str, machines: Machines) -> None:
+    """Raise unless a machine of this name may be loaded. Nothing is imported for it.
+
+    Raises:
+        ConfigError: naming what may be.
+    """
+    if name in BUILT_IN or machines.importable or name in machines.named:
+        return
+    loadable = ", ".join(sorted({*BUILT_IN, *machines.named}))
+    raise ConfigError(
+        f"{_KEY}: {name!r} may not be loaded here, where no code runs that was not measured with"
+        f" the image: it is one of {loadable}, or is named in the recipe of the image"
+    )
+
+
 def is_built_in(name: str) -> bool:
     """Return whether a name is one of bondstone's own machines, and not code that is imported for it."""
     return name in BUILT_IN
@@ -77,12 +92,7 @@ def _import_class(name: str, machines: Machines) -> type[StateMachine]:
         raise ConfigError(
             f"{_KEY}: {name!r} is neither one of {', '.join(sorted(BUILT_IN))} nor of the form module:Class"
         )
-    if not machines.importable and name not in machines.named:
-        loadable = ", ".join(sorted({*BUILT_IN, *machines.named}))
-        raise ConfigError(
-            f"{_KEY}: {name!r} may not be loaded here, where no code runs that was not measured with"
-            f" the image: it is one of {loadable}, or is named in the recipe of the image"
-        )
+    require_loadable(name, machines)
     try:
         module = importlib.import_module(module_name)
     except ImportError as exc:

@@ -18,12 +18,17 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import uvloop  # noqa: E402
+from msgspec.structs import replace  # noqa: E402
 
 from attestation.errors import AttestationError  # noqa: E402
 from enclave.errors import EnclaveError  # noqa: E402
-from node.config import NodeFiles, load_node  # noqa: E402
+from enclave.image.config import Profile, require_measured  # noqa: E402
+from enclave.image.errors import GuestConfigError  # noqa: E402
+from guest import intake  # noqa: E402
+from node.config import NodeConfig, NodeFiles, load_node  # noqa: E402
 from node.daemon import running, tell_progress  # noqa: E402
 from node.errors import NodeError  # noqa: E402
+from node.guest import require_for_image  # noqa: E402
 from node.machines.loader import Machines  # noqa: E402
 
 REFUSED = 2
@@ -47,7 +52,10 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     gc.enable()
     try:
-        uvloop.run(_serve(load_node(Path(sys.argv[1])), measured_machines()))
+        uvloop.run(_serve(*_checked(load_node(Path(sys.argv[1])))))
+    except GuestConfigError as exc:
+        tell({"event": "configuration-refused", "reason": exc.reason, "message": exc.message})
+        return REFUSED
     except (NodeError, AttestationError, EnclaveError) as exc:
         tell({"event": "refused", "error": type(exc).__name__, "message": str(exc)})
         return REFUSED
@@ -59,9 +67,29 @@ def tell(event: dict[str, Any]) -> None:
     print(_line(fields.pop("event"), fields), flush=True)
 
 
-def measured_machines() -> Machines:
-    """Return the machines that the recipe of this image names: their code is measured with it."""
-    return Machines(named=frozenset(json.loads(IMAGE.read_bytes())["machines"]))
+def _checked(files: NodeFiles) -> tuple[NodeFiles, Machines]:
+    """Return what a guest of this image may run, with its machines: their code is measured with the image.
+
+    Raises:
+        GuestConfigError: MRCONFIGID is set, and not to this group document.
+        ConfigError: the document is not for such an image.
+    """
+    image = json.loads(IMAGE.read_bytes())
+    machines = Machines(named=frozenset(image["machines"]))
+    measured = intake.mr_config_id()
+    require_measured(files.document.mrconfigid, measured)
+    require_for_image(files.document, profile=Profile(image["profile"]), machines=machines)
+    tell({"event": "group-document", "sha384": files.document.mrconfigid.hex(), "measured": any(measured)})
+    return NodeFiles(document=files.document, config=_as_started(files.config, measured)), machines
+
+
+def _as_started(config: NodeConfig, measured: bytes) -> NodeConfig:
+    """Have a mock TD report the MRCONFIGID that its host has set, as a real one does."""
+    mock = config.attestation.mock
+    if mock is None:
+        return config
+    mock = replace(mock, mrconfigid=measured.hex())
+    return replace(config, attestation=replace(config.attestation, mock=mock))
 
 
 async def _serve(files: NodeFiles, machines: Machines) -> None:

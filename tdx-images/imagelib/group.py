@@ -1,6 +1,6 @@
 """The files of a group of emulated guests: one mock authority, one group document, one node file each."""
 
-import hashlib
+import functools
 import json
 import secrets
 from datetime import UTC, datetime
@@ -16,18 +16,17 @@ from enclave.mock.authority import MockAuthority
 from imagelib.errors import BuildError
 from imagelib.qemu import API_PORT, BOND_PORT
 from node.group.identity import GroupKey
+from node.group_document import GroupDocument, load_group_document
 from node.tokens import AccessRole, new_token, render_token_entry
 
 GUEST_CONFIG = "/run/bondstone/config"
 GUEST_DATA = "/run/bondstone/data"
 
 _RULES = """\
-version = 1
-
-[tcb]
+[{0}tcb]
 accepted_statuses = ["UpToDate"]
 
-[ticket]
+[{0}ticket]
 max_age_seconds = 3600
 max_lifetime_seconds = 3600
 
@@ -59,13 +58,14 @@ class EmulatedGroup:
             self.key_file.write_text(GroupKey.generate().secret.hex() + "\n")
         self.policy_file = folder / "policy.toml"
         # Emulation has no RTMR[0] of its own: the mock TD says what it is configured to say.
-        fragment = policy_fragment(
+        fragment = functools.partial(
+            policy_fragment,
             images[0].published(),
             boot=Boot.DIRECT,
             waive_rtmr0=True,
             allowed={Profile.EMULATION, Profile.DEBUG} if allow_debug else {Profile.EMULATION},
         )
-        self.policy_file.write_text(_RULES + fragment)
+        self.policy_file.write_text("version = 1\n\n" + _RULES.format("") + fragment())
         self.document_file = folder / "group.toml"
         self.document_file.write_text(
             _group_toml(
@@ -75,7 +75,7 @@ class EmulatedGroup:
                 else "derived",
                 count=len(images),
                 root=self.trust_root_file.read_bytes().hex(),
-                policy=self.policy_file.read_text(),
+                policy=_RULES.format("policy.") + fragment(in_group_document=True),
             )
             + render_token_entry("operator", self.token_file.read_text().strip(), [AccessRole.ADMIN])
         )
@@ -85,8 +85,12 @@ class EmulatedGroup:
     def trust_root_file(self) -> Path:
         return self._authority / "trust-root.der"
 
-    def config_of(self, number: int) -> tuple[Path, bytes]:
-        """Write the document of a node; return its file and its SHA-384."""
+    @property
+    def document(self) -> GroupDocument:
+        return load_group_document(self.document_file)
+
+    def config_of(self, number: int) -> Path:
+        """Write the configuration of a guest; return its file."""
         image = self._images[number]
         if image.folder not in self._measured:
             self._measured[image.folder] = image.measure()
@@ -100,7 +104,7 @@ class EmulatedGroup:
         document = encode_guest_config(files, addresses={"eth1": f"{_address(number)}/24"})
         path = self.folder / f"node-{number}.config"
         path.write_bytes(document)
-        return path, hashlib.sha384(document).digest()
+        return path
 
 
 def _require_mock(image: BuiltImage) -> None:
@@ -116,11 +120,6 @@ def _address(number: int) -> str:
 
 
 def _group_toml(*, network: str, key: str, count: int, root: str, policy: str) -> str:
-    tables = "\n".join(
-        f"[policy.{line[1:]}" if line.startswith("[") else line
-        for line in policy.splitlines()
-        if line != "version = 1"
-    )
     return f"""\
 schema = 1
 
@@ -144,8 +143,7 @@ min_voters = {min(2, count)}
 [trust]
 root = "{root}"
 
-{tables}
-
+{policy}
 """
 
 

@@ -10,7 +10,7 @@ BRIDGE = "br0"
 ATTRIBUTES = 1 << 28
 
 
-def domain(guest: Guest, *, name: str, config_sha384: bytes) -> str:
+def domain(guest: Guest, *, name: str, mr_config_id: bytes) -> str:
     """Return the XML of a domain that boots as ``qemu.trust_domain`` does, with its network on a bridge."""
     root = ET.Element("domain", type="kvm")
     _text(root, "name", name)
@@ -36,7 +36,7 @@ def domain(guest: Guest, *, name: str, config_sha384: bytes) -> str:
     _text(root, "on_crash", "destroy")
     security = ET.SubElement(root, "launchSecurity", type="tdx")
     _text(security, "policy", hex(ATTRIBUTES))
-    _text(security, "mrConfigId", base64.b64encode(config_sha384).decode())
+    _text(security, "mrConfigId", base64.b64encode(mr_config_id).decode())
     ET.SubElement(security, "quoteGenerationService", path=QGS_SOCKET)
     devices = ET.SubElement(root, "devices")
     ET.SubElement(devices, "controller", type="usb", model="none")

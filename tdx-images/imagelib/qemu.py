@@ -39,7 +39,7 @@ def require_qemu() -> str:
     return found
 
 
-def emulated(guest: Guest, *, measured_config: bytes | None = None) -> list[str]:
+def emulated(guest: Guest, *, mr_config_id: bytes | None = None) -> list[str]:
     """Return the command for software emulation: no TDX, so quotes can only be the mock's."""
     command = [
         require_qemu(), "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
@@ -48,14 +48,14 @@ def emulated(guest: Guest, *, measured_config: bytes | None = None) -> list[str]
         "-device", f"virtio-net-pci,netdev=n1,romfile=,mac=52:54:00:77:00:{guest.number + 1:02x}",
         *_direct(guest),
     ]  # fmt: skip
-    if measured_config is not None:
+    if mr_config_id is not None:
         file = guest.config.with_suffix(".mrconfigid")
-        file.write_bytes(measured_config)
+        file.write_bytes(mr_config_id)
         command += ["-fw_cfg", f"name=opt/bondstone/mrconfigid,file={file}"]
     return command
 
 
-def trust_domain(guest: Guest, *, config_sha384: bytes, qgs_socket: str = QGS_SOCKET) -> list[str]:
+def trust_domain(guest: Guest, *, mr_config_id: bytes, qgs_socket: str = QGS_SOCKET) -> list[str]:
     """Return the command for a TD on a host with TDX: QEMU 10.1 or newer, Linux 6.16 or newer.
 
     It can be made where neither is: for looking at it, or for taking it to such a host.
@@ -64,7 +64,7 @@ def trust_domain(guest: Guest, *, config_sha384: bytes, qgs_socket: str = QGS_SO
         "qom-type": "tdx-guest",
         "id": "tdx0",
         "sept-ve-disable": True,
-        "mrconfigid": base64.b64encode(config_sha384).decode(),
+        "mrconfigid": base64.b64encode(mr_config_id).decode(),
         "quote-generation-socket": {"type": "unix", "path": qgs_socket},
     }
     return [

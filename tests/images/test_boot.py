@@ -1,3 +1,4 @@
+import importlib
 import json
 import socket
 import ssl
@@ -6,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +16,14 @@ from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot
 from node.bonds.tls import ALPN
 from tests.images import harness
+from tests.support import documents
 
 TOOLS = ("qemu-system-x86_64", "gpgv")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 
-NODE = "[node]\nname = 'x'\n[group]\nderive_key = true\n"
+# Files that a production guest takes: its node then finds that it is in no TD.
+GROUP = documents.MINIMAL
+NODE = documents.NODE.partition("[attestation]")[0] + '[attestation]\nmode = "tdx"\n'
 
 
 def call(url, path, token, body=None):
@@ -65,17 +70,76 @@ def refusal(console):
     )
 
 
-def test_a_configuration_that_is_not_the_measured_one_stops_the_guest_which_says_so(prod_image, tmp_path):
-    document = encode_guest_config({"node.toml": NODE})
+HOSTS_TOKEN = f"""
+[[access.token]]
+name = "host"
+sha256 = "{"5a" * 32}"
+roles = ["admin"]
+"""
+
+
+def test_a_production_guest_does_not_take_a_group_document_to_which_its_host_added_a_token(
+    prod_image, tmp_path
+):
+    document = encode_guest_config({"node.toml": NODE, "group.toml": GROUP + HOSTS_TOKEN})
+    measured = documents.document(GROUP).mrconfigid
     console = harness.boot(
         prod_image,
         tmp_path,
         *harness.direct(prod_image),
-        *harness.config(tmp_path, document, mrconfigid=b"\x01" * 48),
+        *harness.config(tmp_path, document, mrconfigid=measured),
     )
 
-    assert refusal(console)["reason"] == "mrconfigid-mismatch"
+    refused = refusal(console)
+    assert refused["reason"] == "mrconfigid-mismatch"
+    assert measured.hex() in refused["message"]
+    assert not [event for event in harness.console_events(console) if event["event"] == "listening"]
+
+
+EVIL = """
+from node.machines.counter import Counter as Machine
+print('{"event": "EVIL CODE RAN"}', flush=True)
+"""
+EVIL_GROUP = GROUP.replace("[policy.tcb]", 'state_machine = "bondstone.config.evil:Machine"\n[policy.tcb]')
+
+
+def test_a_file_of_code_in_the_hosts_document_stops_the_production_guest(prod_image, tmp_path):
+    files = {"node.toml": NODE, "group.toml": EVIL_GROUP, "evil.py": EVIL}
+    console = harness.boot(
+        prod_image,
+        tmp_path,
+        *harness.direct(prod_image),
+        *harness.config(tmp_path, encode_guest_config(files)),
+    )
+
+    assert refusal(console)["reason"] == "config-file-name"
     assert not [event for event in harness.console_events(console) if event["event"] == "node-started"]
+    assert b"EVIL CODE RAN" not in console
+
+
+def test_a_guest_loads_no_machine_that_its_image_does_not_hold(emulation_image, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(harness.SCRIPTS))
+    group = importlib.import_module("imagelib.group").EmulatedGroup(
+        tmp_path / "group", [load_image(emulation_image)], allow_debug=False
+    )
+    config = json.loads(group.config_of(0).read_bytes())
+    files = config["files"]
+    files["group.toml"] = files["group.toml"].replace(
+        'state_machine = "kv"', 'state_machine = "bondstone.config.evil:Machine"'
+    )
+    document = encode_guest_config(files)
+    measured = documents.document(files["group.toml"]).mrconfigid
+    console = harness.boot(
+        emulation_image,
+        tmp_path,
+        *harness.direct(emulation_image),
+        *harness.config(tmp_path, document, mrconfigid=measured),
+    )
+
+    events = {event["event"]: event for event in harness.console_events(console)}
+    assert events["configuration"]["files"] == sorted(files)
+    assert "'bondstone.config.evil:Machine' may not be loaded here" in events["refused"]["message"]
+    assert events["node-ended"]["exit_code"] == 2
 
 
 def test_a_configuration_disk_is_read_and_a_group_key_on_it_is_refused(prod_image, tmp_path):
@@ -192,13 +256,18 @@ def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_
         # The same policy for another image: the key must not be sent.
         other.write_text(policy.read_text().replace('rtmr2 = ["', f'rtmr2 = ["{"11" * 48}"] #'))
         refused = bondstone("provision", *arguments, "--policy", other)
+        # The same document with one more token: the guest was started with another one.
+        added = tmp_path / "added.toml"
+        added.write_text(Path(group["group_document"]).read_text() + HOSTS_TOKEN)
+        differs = bondstone("provision", *arguments, "--group-document", added)
         still = problem(url, "/readyz")
-        taken = bondstone("provision", *arguments, "--policy", policy)
+        taken = bondstone("provision", *arguments, "--group-document", group["group_document"])
         guests.until(harness.said(0, "ready"), seconds=harness.BOOT_SECONDS)
         again = bondstone("provision", *arguments, "--policy", policy)
 
     assert waiting["reason"] == "waiting-for-key"
     assert refused.returncode == 1, refused.stderr
+    assert (differs.returncode, "mrconfigid-differs" in differs.stderr) == (1, True), differs.stderr
     assert still["reason"] == "waiting-for-key"
     assert taken.returncode == 0, taken.stderr
     assert again.returncode == 1, again.stdout

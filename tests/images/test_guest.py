@@ -1,5 +1,6 @@
 """The guest's own code, as far as it needs no guest."""
 
+import hashlib
 import importlib
 import json
 import struct
@@ -24,10 +25,13 @@ from enclave.image.config import (
 from enclave.image.errors import GuestConfigError
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot
+from enclave.mock.authority import MockAuthority
 from node.cli.image import app
+from node.config import load_node
 from node.daemon import _build_date
 from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
+from tests.support import documents
 from tests.support.netns import unavailable
 
 
@@ -183,19 +187,10 @@ from pathlib import Path
 from node.machines.counter import Counter as Machine
 Path(__file__).with_name("ran").touch()
 """
-EVIL_NODE = """\
-[node]
-name = "n"
-data_dir = "data"
-[network]
-name = "n"
-[group]
-derive_key = true
-state_machine = "bondstone.config.evil:Machine"
-[attestation]
-mode = "tdx"
-policy = "policy.toml"
-"""
+EVIL_GROUP = documents.MINIMAL.replace(
+    "[policy.tcb]", 'state_machine = "bondstone.config.evil:Machine"\n[policy.tcb]'
+)
+NODE = documents.NODE.partition("[attestation]")[0] + '[attestation]\nmode = "tdx"\n'
 
 
 @pytest.fixture
@@ -204,36 +199,122 @@ def hosts_file(tmp_path):
     folder = tmp_path / "run" / "bondstone" / "config"
     folder.mkdir(parents=True)
     (folder / "evil.py").write_text(EVIL)
-    (folder / "node.toml").write_text(EVIL_NODE)
-    (folder / "policy.toml").write_text("version = 1\n")
+    (folder / "node.toml").write_text(NODE)
+    (folder / "group.toml").write_text(EVIL_GROUP)
     return folder / "evil.py"
 
 
 def test_a_document_with_a_file_of_code_is_refused():
+    files = {"node.toml": NODE, "group.toml": EVIL_GROUP, "evil.py": EVIL}
     with pytest.raises(GuestConfigError) as caught:
-        parse_guest_config_untrusted(
-            encode_guest_config({"node.toml": EVIL_NODE, "evil.py": EVIL}), profile=Profile.PROD
-        )
+        parse_guest_config_untrusted(encode_guest_config(files), profile=Profile.PROD)
 
     assert caught.value.reason == "config-file-name"
 
 
 def test_a_text_file_in_the_hosts_document_does_not_run_as_the_guests_state_machine(hosts_file):
     # As if the file had been taken, and the interpreter had found it: the node itself loads no such machine.
-    measured = hosts_file.parents[2] / "image.json"
-    measured.write_text('{"machines": []}')
-    start = f"import sys; sys.path[:0] = {[str(harness.SCRIPTS), str(hosts_file.parents[2])]}"
-    start += f"; from guest import node; node.IMAGE = node.Path({str(measured)!r}); sys.exit(node.main())"
-    done = subprocess.run(
-        [sys.executable, "-c", start, str(hosts_file.with_name("node.toml"))],
-        capture_output=True, text=True, check=False, timeout=60, cwd=harness.PROJECT,
-    )  # fmt: skip
+    done = guest_node(hosts_file.parent, path=hosts_file.parents[2])
 
-    assert done.returncode == 2, done.stderr
     refused = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 2, done.stderr
     assert (refused["event"], refused["error"]) == ("refused", "ConfigError")
     assert "may not be loaded here" in refused["message"]
     assert not hosts_file.with_name("ran").exists()
+
+
+def guest_node(folder, *, path, profile="prod", mrconfigid=None):
+    """Run the guest's node on the files in ``folder``, as in an image of this profile and with this MRCONFIGID."""
+    image = path / "image.json"
+    image.write_text(json.dumps({"machines": [], "profile": profile}))
+    if mrconfigid is not None:
+        (path / "fw_cfg" / "mrconfigid").mkdir(parents=True)
+        (path / "fw_cfg" / "mrconfigid" / "raw").write_bytes(mrconfigid)
+    start = f"import sys; sys.path[:0] = {[str(harness.SCRIPTS), str(path)]}; from pathlib import Path\n"
+    start += "from guest import intake, node\n"
+    start += f"node.IMAGE, intake.FW_CFG = Path({str(image)!r}), Path({str(path / 'fw_cfg')!r})\n"
+    start += "sys.exit(node.main())"
+    return subprocess.run(
+        [sys.executable, "-c", start, str(folder / "node.toml")],
+        capture_output=True, text=True, check=False, timeout=100, cwd=harness.PROJECT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files of a node whose configuration is in order, but which is in no TD."""
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "node.toml").write_text(NODE)
+    (folder / "group.toml").write_text(documents.MINIMAL)
+    return folder
+
+
+def told(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+OWN = documents.document(documents.MINIMAL).mrconfigid
+
+
+@pytest.mark.parametrize(
+    "mrconfigid", [bytes(47) + b"\1", OWN[::-1], hashlib.sha384(documents.MINIMAL.encode()).digest()]
+)
+def test_the_node_of_a_guest_does_nothing_by_a_group_document_that_was_not_measured(
+    files, tmp_path, mrconfigid
+):
+    done = guest_node(files, path=tmp_path, mrconfigid=mrconfigid)
+
+    assert done.returncode == 2, done.stderr
+    (event,) = told(done)
+    assert (event["event"], event["reason"]) == ("configuration-refused", "mrconfigid-mismatch")
+    assert OWN.hex() in event["message"]
+    assert not (files / "data").exists()
+
+
+@pytest.mark.parametrize(("mrconfigid", "measured"), [(OWN, True), (bytes(48), False), (None, False)])
+def test_the_node_of_a_guest_says_whether_its_group_document_was_measured(
+    files, tmp_path, mrconfigid, measured
+):
+    # Other comments and another order of keys are the same document.
+    group = (files / "group.toml").read_text()
+    (files / "group.toml").write_text("# a comment\n" + group.replace('name = "n"', 'name="n" # the same'))
+    done = guest_node(files, path=tmp_path, mrconfigid=mrconfigid)
+
+    first, last = told(done)[0], told(done)[-1]
+    assert (first["event"], first["sha384"], first["measured"]) == ("group-document", OWN.hex(), measured)
+    # It got as far as asking for its quote, in no TD.
+    assert (last["event"], last["error"]) == ("refused", "NotATrustDomainError")
+
+
+def test_an_mrconfigid_of_another_length_is_refused(files, tmp_path):
+    done = guest_node(files, path=tmp_path, mrconfigid=b"\1")
+
+    assert told(done)[-1]["reason"] == "mrconfigid-length"
+
+
+@pytest.mark.parametrize("measured", [OWN, None])
+def test_a_mock_td_reports_the_mrconfigid_that_its_host_has_set(files, tmp_path, monkeypatch, measured):
+    node, intake = importlib.import_module("guest.node"), importlib.import_module("guest.intake")
+    (tmp_path / "image.json").write_text('{"machines": [], "profile": "emulation"}')
+    (files / "node.toml").write_text(documents.NODE + f'mrconfigid = "{"ab" * 48}"\n')
+    monkeypatch.setattr(node, "IMAGE", tmp_path / "image.json")
+    monkeypatch.setattr(intake, "mr_config_id", lambda: measured or bytes(48))
+    monkeypatch.setattr(node, "tell", lambda _: None)
+    checked, _ = node._checked(load_node(files / "node.toml"))
+
+    assert checked.config.attestation.mock.mrconfigid == (measured or bytes(48)).hex()
+
+
+def test_a_production_guest_takes_no_mock_root_from_its_host(files, tmp_path):
+    root = MockAuthority.create(datetime(2026, 11, 22, tzinfo=UTC)).root.certificate_der.hex()
+    (files / "group.toml").write_text(documents.MINIMAL + f'[trust]\nroot = "{root}"\n')
+    refused = told(guest_node(files, path=tmp_path))[-1]
+
+    assert (refused["event"], refused["error"]) == ("refused", "ConfigError")
+    assert "[trust] root" in refused["message"]
+    emulated = told(guest_node(files, path=tmp_path, profile="emulation"))[-1]
+    assert emulated["error"] == "NotATrustDomainError"
 
 
 def test_the_guests_interpreter_finds_nothing_that_the_host_wrote(hosts_file):

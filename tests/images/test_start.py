@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import gzip
-import hashlib
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -22,11 +22,16 @@ import pytest
 from typer.testing import CliRunner
 
 from enclave.image.config import CONFIG_BYTES_MAX, encode_guest_config
+from enclave.mock.authority import MockAuthority
 from node.cli.image import app
 from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
+from tests.support import documents
 
-NODE = "[group]\nderive_key = true\n"
+GROUP = documents.MINIMAL
+NODE = documents.NODE.partition("[attestation]")[0] + '[attestation]\nmode = "tdx"\n'
+MRCONFIGID = documents.document(GROUP).mrconfigid
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 COMMAND = [sys.executable, "-m", "node.cli.main", "image"]
 
@@ -39,7 +44,7 @@ def image(tmp_path):
 @pytest.fixture
 def config(tmp_path):
     file = tmp_path / "node-0.config"
-    file.write_bytes(encode_guest_config({"node.toml": NODE, "policy.toml": ""}))
+    file.write_bytes(encode_guest_config({"node.toml": NODE, "group.toml": GROUP}))
     return file
 
 
@@ -61,10 +66,9 @@ def test_the_command_of_a_td_is_printed_without_hardware_and_names_the_images_fi
     command = shlex.split(done.stdout)
 
     td = json.loads(option(command, "-object"))
-    digest = hashlib.sha384(config.read_bytes()).digest()
     assert td["qom-type"] == "tdx-guest"
     assert td["sept-ve-disable"] is True
-    assert base64.b64decode(td["mrconfigid"]) == digest
+    assert base64.b64decode(td["mrconfigid"]) == MRCONFIGID
     assert td["quote-generation-socket"]["type"] == "unix"
     assert f"confidential-guest-support={td['id']}" in option(command, "-machine")
     assert option(command, "-accel") == "kvm"
@@ -88,10 +92,36 @@ def test_a_td_is_not_started_where_there_is_none(image, config):
     assert "hint:" in done.stderr
 
 
+def packed(node=NODE, group=GROUP, **files):
+    return encode_guest_config({"node.toml": node, "group.toml": group, **files})
+
+
+OWN_MACHINE = GROUP.replace("[policy.tcb]", 'state_machine = "ledger:Ledger"\n[policy.tcb]')
+MOCK_ROOT = f'[trust]\nroot = "{MockAuthority.create(NOW).root.certificate_der.hex()}"\n'
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        (encode_guest_config({"node.toml": "[group]\nkey_file = 'k'\n"}), "group's key"),
+        (packed(node=NODE + "[group]\nkey_file = 'k'\n"), "node.toml is not TOML"),
+        (packed(node=NODE.replace("document =", "key_file = 'k'\ndocument =")), "group's key"),
+        (packed(node=documents.NODE), "wants a mock TD"),
+        (packed(node=NODE + "[api]\nlisten = 'x'\n"), "[api.listen]"),
+        (packed(node=NODE.replace("group.toml", "other.toml")), "other.toml, which is not among"),
+        (
+            packed(node=NODE + "[attestation.collateral]\ntls_ca = 'ca.pem'\n"),
+            "[attestation.collateral.tls_ca]",
+        ),
+        (
+            packed(node=NODE + "[attestation.jwt]\ntoken_file = 'own.jwt'\n", **{"own.jwt": ""}),
+            "has no [jwt]",
+        ),
+        (packed(node=NODE + "nonsense = 1\n"), "unknown key"),
+        (packed(group=GROUP + "[consensus]\nmin_voters = 9\n"), "[consensus]"),
+        (packed(group=GROUP + "[consensus]\nfast = true\n"), "unknown key"),
+        (packed(group=GROUP.replace('"own"', f'"{"00" * 48}"')), "mrconfigid"),
+        (packed(group=OWN_MACHINE), "'ledger:Ledger' may not be loaded"),
+        (packed(group=GROUP + MOCK_ROOT), "[trust] root is a mock"),
         (b"{", "not JSON"),
         (b" " * (CONFIG_BYTES_MAX + 1), "at most"),
     ],
@@ -126,8 +156,7 @@ def test_the_libvirt_domain_starts_the_same_td(image, config):
     assert security.get("type") == "tdx"
     # SEPT_VE_DISABLE and no DEBUG.
     assert int(security.findtext("policy"), 16) == 1 << 28
-    digest = hashlib.sha384(config.read_bytes()).digest()
-    assert base64.b64decode(security.findtext("mrConfigId")) == digest
+    assert base64.b64decode(security.findtext("mrConfigId")) == MRCONFIGID
     assert domain.find("sysinfo[@type='fwcfg']/entry").attrib == {
         "name": "opt/bondstone/config",
         "file": str(config),

@@ -19,7 +19,7 @@ from enclave.image.config import (
 )
 from enclave.image.errors import GuestConfigError
 
-FILES = {"node.toml": "[group]\nderive_key = true\n", "policy.toml": "", "authority/root.pem": "x"}
+FILES = {"node.toml": "[group]\ndocument = 'group.toml'\n", "group.toml": "", "authority/root.pem": "x"}
 
 
 def parse(data, profile=Profile.PROD):
@@ -32,21 +32,21 @@ def test_a_configuration_survives_its_document():
 
     assert dict(config.files) == FILES
     assert str(config.addresses["eth1"]) == "10.77.0.1/24"
-    assert config.digest == hashlib.sha384(document).digest()
 
 
-def test_the_measured_digest_is_over_the_exact_bytes():
-    document = encode_guest_config(FILES)
-    config = parse(document)
+def test_a_document_that_was_not_measured_is_refused_unless_nothing_was():
+    own = hashlib.sha384(b"the group document").digest()
 
-    require_measured(config, config.digest)
-    require_measured(config, bytes(48))
-    other = parse(document.replace(b'"files"', b' "files"'))
-    with pytest.raises(GuestConfigError) as caught:
-        require_measured(other, config.digest)
-    assert caught.value.reason == "mrconfigid-mismatch"
-    with pytest.raises(GuestConfigError):
-        require_measured(config, b"")
+    require_measured(own, own)
+    require_measured(own, bytes(48))
+    for other in (own[::-1], bytes(47) + b"\1"):
+        with pytest.raises(GuestConfigError) as caught:
+            require_measured(own, other)
+        assert caught.value.reason == "mrconfigid-mismatch"
+    for length in (b"", own[:32], own + b"\0"):
+        with pytest.raises(GuestConfigError) as caught:
+            require_measured(own, length)
+        assert caught.value.reason == "mrconfigid-length"
 
 
 @pytest.mark.parametrize("setting", ['key = "aa"', 'key_file = "/run/bondstone/config/k"'])

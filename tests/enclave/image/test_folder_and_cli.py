@@ -8,14 +8,16 @@ from typer.testing import CliRunner
 
 from attestation.eventlog import Event, Origin, replay
 from attestation.eventlog_ccel import encode_ccel
-from enclave.image.config import parse_guest_config_untrusted
+from enclave.image.config import Profile, parse_guest_config_untrusted
 from enclave.image.errors import ImageError, MalformedImageError, MeasurementMismatchError
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot, MeasuredEvent
 from enclave.mock.authority import MockAuthority
 from node.cli.image import app
+from node.config import load_node
 from node.errors import ConfigError
 from tests.enclave.image.test_predict import image
+from tests.support import documents
 
 
 def write_image(folder, *, profile="prod"):
@@ -184,24 +186,90 @@ def test_a_folder_without_an_image_is_refused(tmp_path):
     assert "image build" in caught.value.message
 
 
-def test_a_configuration_is_packed_with_its_mrconfigid(tmp_path):
-    (tmp_path / "node.toml").write_text("[group]\nderive_key = true\n")
+NODE = documents.NODE.partition("[attestation]")[0] + '[attestation]\nmode = "tdx"\n'
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "node.toml").write_text(NODE)
+    (tmp_path / "group.toml").write_text(documents.MINIMAL)
+    return [tmp_path / "node.toml", tmp_path / "group.toml"]
+
+
+def test_a_configuration_is_packed_with_the_mrconfigid_of_its_group_document(files, tmp_path):
     out = tmp_path / "document"
-    done = run("config", tmp_path / "node.toml", "--out", out, "--address", "eth1=10.0.0.1/24", "--json")
+    done = run("config", *files, "--out", out, "--address", "eth1=10.0.0.1/24", "--json")
 
-    assert done.exit_code == 0
+    assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
-    assert shown["mrconfigid"] == hashlib.sha384(out.read_bytes()).hexdigest()
-    config = parse_guest_config_untrusted(out.read_bytes(), profile=load_profile())
+    document = documents.document()
+    assert shown["mrconfigid"] == document.mrconfigid.hex()
+    assert base64.b64decode(shown["mrconfigid_base64"]) == document.mrconfigid
+    assert shown["group_id"] == document.group_id.hex()
+    config = parse_guest_config_untrusted(out.read_bytes(), profile=Profile.PROD)
     assert str(config.addresses["eth1"]) == "10.0.0.1/24"
+    # Of another node of the group it is the same: what differs is not in it.
+    files[0].write_text(NODE.replace('name = "a"', 'name = "b"'))
+    other = run("config", *files, "--out", out, "--address", "eth1=10.0.0.2/24", "--json")
+    assert json.loads(other.stdout)["mrconfigid"] == shown["mrconfigid"]
 
 
-def load_profile():
-    return image().profile
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda node, group: (node + "[consensus]\nheartbeat_ms = 1\n", group), "[consensus]"),
+        (lambda node, group: (node.replace('name = "a"', 'name = "-"'), group), "[node.name]"),
+        (lambda node, group: (node, group.replace("expect 3", "expect 99")), "[group.bootstrap]"),
+        (lambda node, group: (node, group + "[node]\n"), "belongs in the node file"),
+        (lambda node, group: (node, group.replace("schema = 1", "schema = 2")), "[schema]"),
+        (lambda node, group: (node, group.replace('"derived"', f'"{"c0" * 32}"')), "await_key"),
+        (lambda node, group: (node, group.replace("UpToDate", "Fine")), "accepted_statuses"),
+    ],
+)
+def test_a_configuration_that_the_node_would_refuse_is_not_packed(files, tmp_path, change, says):
+    node, group = change(NODE, documents.MINIMAL)
+    files[0].write_text(node)
+    files[1].write_text(group)
+    done = run("config", *files, "--out", tmp_path / "document")
+
+    assert isinstance(done.exception, ConfigError)
+    assert says in str(done.exception)
+    assert not (tmp_path / "document").exists()
+    # The node says the same of the same files.
+    with pytest.raises(ConfigError) as caught:
+        load_node(files[0])
+    assert says in str(caught.value)
+
+
+def test_a_file_that_the_node_file_names_is_packed_with_it_or_missed(files, tmp_path):
+    files[0].write_text(NODE + "[attestation.collateral]\ntls_ca = 'ca.pem'\n")
+    done = run("config", *files, "--out", tmp_path / "document")
+    assert "[attestation.collateral.tls_ca] names ca.pem" in str(done.exception)
+
+    (tmp_path / "ca.pem").write_text("")
+    assert run("config", *files, tmp_path / "ca.pem", "--out", tmp_path / "document").exit_code == 0
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "ca.pem").write_text("")
+    twice = run("config", *files, tmp_path / "ca.pem", tmp_path / "again" / "ca.pem", "--out", tmp_path / "d")
+    assert "two files are named ca.pem" in str(twice.exception)
+
+
+def test_a_configuration_is_packed_for_the_profile_and_the_machines_of_its_image(files, tmp_path):
+    image = write_image(tmp_path / "image")
+    manifest = json.loads((image / "image.json").read_text())
+    (image / "image.json").write_text(json.dumps({**manifest, "machines": ["ledger:Ledger"]}))
+    files[1].write_text(
+        documents.MINIMAL.replace("[policy.tcb]", 'state_machine = "ledger:Ledger"\n[policy.tcb]')
+    )
+    arguments = ["config", *files, "--out", tmp_path / "document"]
+
+    assert "'ledger:Ledger' may not be loaded" in str(run(*arguments).exception)
+    assert run(*arguments, "--image", image).exit_code == 0
+    assert isinstance(run(*arguments, "--image", image, "--profile", "debug").exception, ConfigError)
 
 
 def test_a_group_key_is_not_packed_for_a_production_image(tmp_path):
-    (tmp_path / "node.toml").write_text("[group]\nkey_file = 'k'\n")
+    (tmp_path / "node.toml").write_text(NODE.replace("[bond]", "key_file = 'k'\n[bond]"))
 
     done = run("config", tmp_path / "node.toml", "--out", tmp_path / "document")
     assert isinstance(done.exception, ImageError)

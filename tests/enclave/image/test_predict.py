@@ -30,6 +30,7 @@ from enclave.image.uki import build_uki
 from enclave.image.verify import first_difference, require_predicted, require_registers
 from tests.enclave.image import blobs
 from tests.enclave.image.test_pe_uki_gpt import ESP, UKI_SECTIONS, stub
+from tests.support import documents
 from tests.support.vectors import VECTORS, needs_vectors
 
 EDK2 = Edk2(tag=202502)
@@ -255,6 +256,20 @@ max_lifetime_seconds = 60
     assert variant["rtmr2"] == {measured.boots[boot].rtmr2}
     assert variant["rtmr3"] == {bytes(48)}
     assert values.not_checked == ("rtmr0", "mrseam", "mrconfigid", "mrowner", "mrownerconfig")
+
+
+@pytest.mark.parametrize("boot", list(Boot))
+def test_the_fragment_of_a_group_document_binds_the_document_itself_where_a_platform_can_set_it(boot):
+    text = policy_fragment(
+        json.loads(measure(image()).to_json()), boot=boot, waive_rtmr0=True, in_group_document=True
+    )
+    rest = documents.MINIMAL.partition("[policy.reference_values]")[0]
+
+    values = documents.document(rest + text).policy.reference_values
+    assert values.own_mrconfigid is (boot is not Boot.UKI_DISK)
+    assert ("mrconfigid" in values.not_checked) is (boot is Boot.UKI_DISK)
+    assert ("# MRCONFIGID is not checked" in text) is (boot is Boot.UKI_DISK)
+    assert len(values.variants) == 1
 
 
 GIB = 1 << 30
