@@ -98,6 +98,16 @@ async def running(
     machine = load_machine(document.state_machine, machines)
     for name in document.without_effect:
         logger.warning("%s: %s has no effect in this release", document.where, name)
+    if config.attestation.mode == "tdx" and not machines.measured(document.state_machine):
+        tell(
+            {
+                "event": "machine-not-measured",
+                "name": config.node.name,
+                "state_machine": document.state_machine,
+                "message": "this state machine is imported from outside of any image: no quote shows "
+                "what it is, and whoever can write its files decides what this node does",
+            }
+        )
     make_data_directory(config)
     allow_open_files(config)
     clock = NodeClock(wall=_wall, monotonic_s=time.monotonic, build_date=_build_date())

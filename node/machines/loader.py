@@ -29,6 +29,10 @@ class Machines:
     importable: bool = False
     """Whatever the process can import: what runs is then whatever the configuration's author chose."""
 
+    def measured(self, name: str) -> bool:
+        """Return whether a machine comes with bondstone or with the image, not from wherever it is found."""
+        return name in BUILT_IN or name in self.named
+
 
 BUILT_IN_ONLY: Final = Machines()
 IMPORTABLE: Final = Machines(importable=True)
@@ -72,18 +76,13 @@ def require_loadable(name: str, machines: Machines) -> None:
     Raises:
         ConfigError: naming what may be.
     """
-    if name in BUILT_IN or machines.importable or name in machines.named:
+    if machines.importable or machines.measured(name):
         return
     loadable = ", ".join(sorted({*BUILT_IN, *machines.named}))
     raise ConfigError(
         f"{_KEY}: {name!r} may not be loaded here, where no code runs that was not measured with"
         f" the image: it is one of {loadable}, or is named in the recipe of the image"
     )
-
-
-def is_built_in(name: str) -> bool:
-    """Return whether a name is one of bondstone's own machines, and not code that is imported for it."""
-    return name in BUILT_IN
 
 
 def _import_class(name: str, machines: Machines) -> type[StateMachine]:

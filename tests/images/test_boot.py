@@ -265,6 +265,11 @@ def test_a_guest_waits_for_its_group_key_and_takes_it_over_the_attested_channel_
         guests.until(harness.said(0, "ready"), seconds=harness.BOOT_SECONDS)
         again = bondstone("provision", *arguments, "--policy", policy)
 
+    # The console is the host's to read: neither the key nor a token is on it.
+    console = (folder / "node-0.console").read_text()
+    assert key.read_text().strip() not in console
+    assert (folder / "token").read_text().strip() not in console
+    assert '"event": "ready"' in console
     assert waiting["reason"] == "waiting-for-key"
     assert refused.returncode == 1, refused.stderr
     assert (differs.returncode, "mrconfigid-differs" in differs.stderr) == (1, True), differs.stderr

@@ -223,6 +223,26 @@ def test_a_td_does_not_run_an_image_that_was_built_for_emulation(config, tmp_pat
     assert done.stdout == ""
 
 
+def test_a_production_image_takes_no_entropy_from_its_host():
+    profile = json.loads((harness.SCRIPTS / "profiles" / "prod.json").read_text())
+
+    # The processor's is trusted, and no boot loader's; there is no driver for the device that a host fills.
+    assert {"random.trust_cpu=on", "random.trust_bootloader=off"} <= set(profile["command_line"].split())
+    assert not [name for name in profile["modules"] if "rng" in name]
+    assert "virtio-rng" in json.loads((harness.SCRIPTS / "profiles" / "debug.json").read_text())["modules"]
+
+
+def test_a_guest_reads_nothing_from_its_serial_line():
+    sources = {path.name: path.read_text() for path in (harness.SCRIPTS / "guest").glob("*.py")}
+
+    consoles = [
+        (name, line) for name, text in sources.items() for line in text.splitlines() if "/dev/console" in line
+    ]
+    assert [(name, "wb" in line) for name, line in consoles] == [("main.py", True)]
+    assert "stdin=subprocess.DEVNULL" in sources["main.py"]
+    assert not [name for name, text in sources.items() if "sys.stdin" in text or "input(" in text]
+
+
 def test_a_missing_emulator_is_named_with_the_command_that_installs_it(image, tmp_path):
     done = bondstone("run", image, "--dir", tmp_path / "run", PATH="/nonexistent")
 
