@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
+from attestation.enforcement import Enforcement, UnknownEnforcement
 from attestation.errors import AppraisalError, AttestationError, UndecidedError
 from attestation.eventlog_evidence import (
     VerifiedEventLog,
@@ -66,6 +67,8 @@ _ATTRIBUTE_REASONS: Final = {
 }
 
 
+UNKNOWN_ENFORCEMENT: Final = UnknownEnforcement()
+
 TCB_FALLS: Final = frozenset(
     {"tcb-status-not-accepted", "tcb-advisory-not-accepted", "tcb-evaluation-data-number"}
 )
@@ -95,6 +98,7 @@ def appraise(
     report_data: bytes | ReportData,
     event_log: bytes | None = None,
     own_config_id: bytes | None = None,
+    enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult:
     """Accept a verified quote, or report everything that the policy has against it.
 
@@ -106,6 +110,7 @@ def appraise(
         event_log: the attester's log, if it sent one. Ignored unless the policy relies on it.
         own_config_id: SHA-384 of the group document that this process has loaded, 48 bytes; a policy that
             says ``mrconfigid = "own"`` accepts nothing without it.
+        enforcement: since when sets are enforced, for the policy's grace period; unknown: no grace.
 
     Raises:
         StaleEndorsementsError: ``now`` is outside the endorsements' windows.
@@ -120,6 +125,7 @@ def appraise(
         report_data=report_data,
         event_log=event_log,
         own_config_id=own_config_id,
+        enforcement=enforcement,
     )
     if isinstance(outcome, FallenBack):
         raise outcome.refusal
@@ -134,6 +140,7 @@ def appraise_member(
     report_data: bytes | ReportData,
     event_log: bytes | None = None,
     own_config_id: bytes | None = None,
+    enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult | FallenBack:
     """Appraise as :func:`appraise` does, and tell evidence that only fell back by its TCB from the rest.
 
@@ -142,7 +149,10 @@ def appraise_member(
     """
     now = whole_seconds(now)
     verified.endorsements.require_current(now)
-    findings = [*_td_findings(verified.body, policy.td), *tcb_findings(verified, policy.tcb, now)]
+    findings = [
+        *_td_findings(verified.body, policy.td),
+        *tcb_findings(verified, policy.tcb, now, enforcement),
+    ]
     variant, mismatches = _match(verified.body, policy.reference_values)
     findings += mismatches
     findings += _own_config_findings(verified.body, policy.reference_values, own_config_id)
@@ -161,7 +171,7 @@ def appraise_member(
         verified=verified,
         policy=policy,
         variant=variant,
-        grace_until=grace_until(verified.tcb, policy.tcb),
+        grace_until=None if findings else grace_until(verified, policy.tcb, enforcement),
         event_log=log,
         not_checked=not_checked(policy, report_data),
         appraised_at=now,

@@ -55,7 +55,8 @@ class TcbRules:
         accepted_statuses: never contains Revoked.
         accepted_advisories: ids that a platform may be affected by; None accepts any (``"any"`` in a file).
         refused_advisories: ids that refuse, whatever else is accepted.
-        grace_period: how long after a newer level's tcbDate an outdated part is still accepted; zero: not.
+        grace_period: how long an outdated part is still accepted, from when a set with a better level was
+            first enforced (``attestation.enforcement``); zero: not.
         minimum_tee_tcb_svn: 16 bytes, compared one by one, for launch and current; zeros: no minimum.
         max_collateral_age: of TCB info, QE identity and PCK CRL; None leaves it to their own windows.
         standing_days: how long a member that was accepted, and falls back by its TCB alone, keeps its bonds.

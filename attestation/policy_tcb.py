@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from attestation.enforcement import Enforcement
 from attestation.errors import AppraisalError
 from attestation.policy_rules import TcbRules
 from attestation.quote import TDReport
 from attestation.steps import Step
-from attestation.tcb import Evaluation, TcbEvaluation
+from attestation.tcb import Evaluation
 from attestation.values import OUT_OF_DATE_STATUSES, RELAUNCH_STATUSES, TcbStatus, timestamp
 from attestation.verifier import VerifiedQuote
 
@@ -18,9 +19,11 @@ _FORGIVEN: Final = {
 }
 
 
-def tcb_findings(verified: VerifiedQuote, rules: TcbRules, now: datetime) -> Iterator[AppraisalError]:
+def tcb_findings(
+    verified: VerifiedQuote, rules: TcbRules, now: datetime, enforcement: Enforcement
+) -> Iterator[AppraisalError]:
     """Yield everything that the TCB rules have against a verified quote at ``now``."""
-    yield from _status_findings(verified.tcb, rules, now)
+    yield from _status_findings(verified, rules, now, enforcement)
     advisories = set(verified.tcb.advisory_ids)
     if refused := sorted(advisories & rules.refused_advisories):
         yield AppraisalError(
@@ -52,10 +55,13 @@ def tcb_findings(verified: VerifiedQuote, rules: TcbRules, now: datetime) -> Ite
     yield from _age_findings(verified, rules, now)
 
 
-def _status_findings(tcb: TcbEvaluation, rules: TcbRules, now: datetime) -> Iterator[AppraisalError]:
+def _status_findings(
+    verified: VerifiedQuote, rules: TcbRules, now: datetime, enforcement: Enforcement
+) -> Iterator[AppraisalError]:
+    tcb = verified.tcb
     if tcb.status in rules.accepted_statuses:
         return
-    until = grace_until(tcb, rules)
+    until = grace_until(verified, rules, enforcement)
     if until is None or now > until:
         yield AppraisalError(
             "tcb-status-not-accepted",
@@ -71,12 +77,14 @@ def _status_findings(tcb: TcbEvaluation, rules: TcbRules, now: datetime) -> Iter
         )
 
 
-def grace_until(tcb: TcbEvaluation, rules: TcbRules) -> datetime | None:
+def grace_until(verified: VerifiedQuote, rules: TcbRules, enforcement: Enforcement) -> datetime | None:
     """Return until when the grace period covers this status; None if it does not, or need not.
 
-    It forgives being out of date, and nothing else: what remains must be accepted by itself. It starts when
-    the first level that is not out of date was dated, for each outdated part; the earliest counts.
+    It forgives being out of date, and nothing else: what remains must be accepted by itself. It starts, for
+    each outdated part, when a set with a better level was first enforced; the earliest counts. Where that is
+    not known there is no grace.
     """
+    tcb, fmspc = verified.tcb, verified.endorsements.tcb_info.fmspc
     forgivable = OUT_OF_DATE_STATUSES | RELAUNCH_STATUSES
     if not rules.grace_period or tcb.status in rules.accepted_statuses or tcb.status not in forgivable:
         return None
@@ -89,7 +97,11 @@ def grace_until(tcb: TcbEvaluation, rules: TcbRules) -> datetime | None:
         superseded = _superseded(evaluation)
         if residual not in rules.accepted_statuses or superseded is None:
             return None
-        starts += superseded
+        for superseded_at in superseded:
+            since = enforcement.since(fmspc, superseded_at)
+            if since is None:
+                return None
+            starts.append(since)
     return min(starts) + rules.grace_period
 
 

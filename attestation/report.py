@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attestation.collateral import Endorsements, authenticate_endorsements, verify_endorsements
+from attestation.enforcement import Enforcement
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,
@@ -16,6 +17,7 @@ from attestation.errors import (
 )
 from attestation.policy import (
     REPORT_DATA_UNCHECKED,
+    UNKNOWN_ENFORCEMENT,
     AppraisalPolicy,
     ReportData,
     appraise,
@@ -67,6 +69,7 @@ def verify_report(
     report_data: bytes | ReportData = REPORT_DATA_UNCHECKED,
     event_log: bytes | None = None,
     pck_chain: bytes | None = None,
+    enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> VerificationReport:
     """Verify and appraise a quote from raw bytes. Never raises for anything in them.
 
@@ -79,6 +82,7 @@ def verify_report(
         report_data: the 64 bytes that the quote must carry.
         event_log: the attester's event log, for policies that rely on one.
         pck_chain: PEM, for quotes without a chain of their own.
+        enforcement: since when sets are enforced, for the policy's grace period.
     """
     now = whole_seconds(now)
     applied = default_policy() if policy is None else policy
@@ -91,7 +95,14 @@ def verify_report(
             )
         endorsements = verify_endorsements(Endorsements.from_json_untrusted(collateral), root=root, now=now)
         verified = verify_quote(quote, endorsements, now=now, pck_chain=pck_chain)
-        result = appraise(verified, applied, now=now, report_data=report_data, event_log=event_log)
+        result = appraise(
+            verified,
+            applied,
+            now=now,
+            report_data=report_data,
+            event_log=event_log,
+            enforcement=enforcement,
+        )
     except AttestationError as exc:
         value = {
             **_claimed_value(quote, now),

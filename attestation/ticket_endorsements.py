@@ -15,7 +15,7 @@ that serves us an old set of the number does not decide either as long as one ho
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from attestation.collateral import (
     VerifiedEndorsements,
     authenticate_endorsements,
 )
+from attestation.enforcement import CollateralSet
 from attestation.errors import AttestationError, EndorsementsUnavailableError
 from attestation.freshness import ClockFloor, FreshnessState, Observation, effective_now
 from attestation.quote import Quote
@@ -60,10 +61,16 @@ class FixedEndorsements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The endorsements to judge by, and whose they are: ``stapled``, ``own`` or ``remembered``."""
+    """The endorsements to judge by.
+
+    Attributes:
+        origin: whose they are: ``stapled``, ``own`` or ``remembered``.
+        enforced: our own source has a good set of this number, so it is the one that we enforce.
+    """
 
     endorsements: VerifiedEndorsements
     origin: str
+    enforced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,18 @@ class AcceptedEvidence:
         """What Intel certifies as one physical platform, whichever TDs run on it and whatever they say."""
         extension = self.result.verified.pck.extension
         return extension.ppid + (extension.platform_instance_id or b"")
+
+
+def set_of(verified: VerifiedEndorsements) -> CollateralSet:
+    """Return which of Intel's sets this is."""
+    dates = [level.tcb_date for level in verified.tcb_info.tcb_levels]
+    dates += [level.tcb_date for module in verified.tcb_info.tdx_module_identities for level in module.levels]
+    dates += [level.tcb_date for level in verified.qe_identity.tcb_levels]
+    return CollateralSet(
+        fmspc=verified.tcb_info.fmspc,
+        number=verified.tcb_evaluation_data_number,
+        newest_level=max(dates),
+    )
 
 
 class EndorsementsStore:
@@ -157,7 +176,7 @@ class EndorsementsStore:
         for other in (theirs, None if remembered is None else self._remembered(remembered, now)):
             if other is not None and self._supersedes(other, best):
                 best = other
-        return best
+        return replace(best, enforced=own is not None)
 
     def witness(self, accepted: AcceptedEvidence) -> None:
         """Remember the endorsements under which this evidence was accepted.

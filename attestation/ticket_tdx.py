@@ -20,14 +20,27 @@ from typing import Any, Final
 
 from attestation.canonical import decode_untrusted, digest, encode
 from attestation.collateral import Endorsements
+from attestation.enforcement import CollateralSet, Enforcement
 from attestation.errors import AppraisalError, AttestationError, MalformedError
 from attestation.freshness import FreshnessState
-from attestation.policy import AppraisalPolicy, FallenBack, appraise_member, finding_value
+from attestation.policy import (
+    UNKNOWN_ENFORCEMENT,
+    AppraisalPolicy,
+    FallenBack,
+    appraise_member,
+    finding_value,
+)
 from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from attestation.result import AttestationResult
 from attestation.standing import Members, NoMembers
-from attestation.ticket_endorsements import AcceptedEvidence, Choice, EndorsementsSource, EndorsementsStore
+from attestation.ticket_endorsements import (
+    AcceptedEvidence,
+    Choice,
+    EndorsementsSource,
+    EndorsementsStore,
+    set_of,
+)
 from attestation.tickets import (
     CLOCK_AHEAD_MAX,
     CLUSTER_ID_BYTES,
@@ -225,6 +238,10 @@ def _time(value: dict[str, Any], name: str) -> datetime:
 # ---- judging ----------------------------------------------------------------------------------------
 
 
+def ignore_set(_seen: CollateralSet) -> None:
+    """Do nothing: for whoever counts no grace period."""
+
+
 class TdxValidator:
     """Admits a peer whose quote is genuine, acceptable, and made for this peer, group and connection.
 
@@ -235,6 +252,9 @@ class TdxValidator:
         freshness: what was seen before, never to go back behind it.
         update: the mode in which the source asks for endorsements: whose floors count.
         members: who may stand when it falls back by its TCB alone.
+        enforcement: since when sets are enforced, for the policy's grace period.
+        saw: called with each set of our own by which genuine evidence was judged, before it is appraised.
+            From any thread.
         witnesses: called with what was accepted in full, when it is remembered. From any thread.
         own_config_id: SHA-384 of the group document that this process has loaded, for
             ``mrconfigid = "own"``; None if it has none.
@@ -249,10 +269,14 @@ class TdxValidator:
         freshness: FreshnessState | None = None,
         update: str = "standard",
         members: Members | None = None,
+        enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
+        saw: Callable[[CollateralSet], None] = ignore_set,
         witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
         own_config_id: bytes | None = None,
     ) -> None:
         self._members = members or NoMembers()
+        self._enforcement = enforcement
+        self._saw = saw
         self._witnesses = tuple(witnesses)
         self._policy = policy
         self._own_config_id = own_config_id
@@ -301,6 +325,8 @@ class TdxValidator:
         claims = ticket.claims
         choice = self._store.choose(parse_quote_untrusted(ticket.quote), ticket.endorsements, now)
         verified = verify_quote(ticket.quote, choice.endorsements, now=now)
+        if choice.enforced:
+            self._saw(set_of(choice.endorsements))
         outcome = appraise_member(
             verified,
             self._policy,
@@ -308,6 +334,7 @@ class TdxValidator:
             report_data=claims.report_data(),
             event_log=ticket.event_log,
             own_config_id=self._own_config_id,
+            enforcement=self._enforcement,
         )
         require_claims(claims, peer)
         at = ticket_expiry(claims, self._policy.ticket, now)

@@ -32,14 +32,17 @@ from node.clock import RELEASED, NodeClock
 from node.config import NodeConfig
 from node.environment import read_environment
 from node.errors import ConfigError
+from node.group.group import Group
 from node.group.identity import GroupKey, require_key
 from node.group.network import Network
 from node.group_document import Derived, GroupDocument, Storage
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
+from node.recovery import GroupEnforcement, RecoveryWatch
 from node.service import Daemon, Tell
 from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
 from node.trust import (
+    JudgesMemory,
     attester_of,
     further_issuers_of,
     load_freshness,
@@ -135,7 +138,14 @@ async def running(
             )
         )
         members = members_of(document, clock, lambda: parts[0].log_time if parts else None)
-        tdx = tdx_validator_of(document, source, seen, members, witnesses_of(source, clock, members))
+        enforcement = GroupEnforcement(now=clock.now, group=lambda: _joined(parts))
+        memory = JudgesMemory(
+            members=members,
+            enforcement=enforcement,
+            saw=enforcement.saw,
+            witnesses=witnesses_of(source, clock, members),
+        )
+        tdx = tdx_validator_of(document, source, seen, memory)
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: _save_freshness_at_the_end(config, tdx))
         validators = validators_of(document, tdx)
@@ -180,6 +190,8 @@ async def running(
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(daemon.close)
+        watch = RecoveryWatch(enforcement, group=lambda: _joined(parts))
+        background.keep("tcb-watch", watch.run)
         background.keep("freshness-save", lambda: _keep_freshness(config, tdx))
         group_id = None if key is None else daemon.join(key).id
         _write_certificate(Path(config.node.data_dir) / "api-certificate.pem", identity)
@@ -274,6 +286,10 @@ def make_data_directory(config: NodeConfig) -> None:
 def _rejudge(parts: Sequence[Daemon]) -> None:
     for daemon in parts:
         daemon.collateral_changed()
+
+
+def _joined(parts: Sequence[Daemon]) -> Group | None:
+    return parts[0].joined if parts else None
 
 
 def _wall() -> datetime:

@@ -38,6 +38,7 @@ from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
 from node.system.birth import CONFIRM, BirthState, birth_of
 from node.system.grants import Grant
+from node.system.tcb import TcbState
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -109,8 +110,15 @@ class Daemon:
         """Return the group's own state as it begins: equal on all nodes."""
         document = self._document
         return CombinedSystem(
-            AccessState(grants_of(document.access)), BirthState(document.authority, document.group_id)
+            AccessState(grants_of(document.access)),
+            BirthState(document.authority, document.group_id),
+            TcbState(),
         )
+
+    @property
+    def joined(self) -> Group | None:
+        """The group, once the node has its key."""
+        return self._group
 
     @property
     def log_time(self) -> datetime | None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -21,15 +21,16 @@ from attestation.client.requests import INTEL_PCS, Source, UpdateMode
 from attestation.client.session import open_collateral_client
 from attestation.client.source import ClientSource
 from attestation.collateral import Endorsements
+from attestation.enforcement import CollateralSet, Enforcement, UnknownEnforcement
 from attestation.errors import AttestationError, MalformedError
 from attestation.files import FileError
 from attestation.freshness import FreshnessState
 from attestation.quote import parse_quote_untrusted
-from attestation.standing import Members, MemberTable, Moment
+from attestation.standing import Members, MemberTable, Moment, NoMembers
 from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, FixedEndorsements
 from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
 from attestation.ticket_jwt import JwtValidator
-from attestation.ticket_tdx import TdxValidator
+from attestation.ticket_tdx import TdxValidator, ignore_set
 from attestation.tickets import Cluster, TicketIssuer, TicketValidator
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.tsm import TsmAttester
@@ -165,12 +166,31 @@ def members_of(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgesMemory:
+    """What the judge of a running node keeps, beside what collateral was seen.
+
+    Attributes:
+        members: who was accepted in this life.
+        enforcement: since when sets of collateral are enforced.
+        saw: who learns by which sets genuine evidence was judged.
+        witnesses: who learns from evidence that was accepted in full.
+    """
+
+    members: Members = field(default_factory=NoMembers)
+    enforcement: Enforcement = field(default_factory=UnknownEnforcement)
+    saw: Callable[[CollateralSet], None] = ignore_set
+    witnesses: Sequence[Callable[[AcceptedEvidence], None]] = ()
+
+
+NOTHING_KEPT: Final = JudgesMemory()
+
+
 def tdx_validator_of(
     document: GroupDocument,
     source: EndorsementsSource | None,
     seen: FreshnessState,
-    members: Members | None = None,
-    witnesses: Sequence[Callable[[AcceptedEvidence], None]] = (),
+    memory: JudgesMemory = NOTHING_KEPT,
 ) -> TdxValidator:
     """Return the judge of TDX tickets, who never goes back behind what was seen."""
     return TdxValidator(
@@ -179,8 +199,10 @@ def tdx_validator_of(
         endorsements_source=source,
         freshness=seen,
         update=document.update,
-        members=members,
-        witnesses=witnesses,
+        members=memory.members,
+        enforcement=memory.enforcement,
+        saw=memory.saw,
+        witnesses=memory.witnesses,
         own_config_id=document.mrconfigid,
     )
 

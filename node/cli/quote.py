@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from attestation.enforcement import EnforcedSince
 from attestation.eventlog import compare
 from attestation.eventlog_dstack import import_dstack_log_untrusted
 from attestation.eventlog_evidence import event_log_to_json_value, parse_event_log_untrusted
+from attestation.policy import UNKNOWN_ENFORCEMENT
 from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
 from attestation.report import verify_report
 from attestation.result import body_value
@@ -79,6 +81,10 @@ def verify(
     policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML.")] = None,
     event_log: EventLog = None,
     pck_chain: Annotated[Path | None, typer.Option(help="PEM, for quotes without a chain.")] = None,
+    enforced_since: Annotated[
+        str | None,
+        typer.Option(help="Since when it is enforced, for a grace period."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a quote to its trust root and appraise it. Exit code 0 accepted, 1 refused, 3 undecided."""
@@ -90,6 +96,9 @@ def verify(
         now=parse_time(at),
         event_log=None if event_log is None else read_file(event_log, what="event log"),
         pck_chain=None if pck_chain is None else read_file(pck_chain, what="PCK chain"),
+        enforcement=(
+            UNKNOWN_ENFORCEMENT if enforced_since is None else EnforcedSince(parse_time(enforced_since))
+        ),
     )
     if as_json:
         print_json(report.value)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attestation.canonical import encode
 from attestation.collateral import verify_endorsements
+from attestation.enforcement import CollateralSet, EnforcedSince, OwnSights
 from attestation.errors import AppraisalError, MalformedError, StaleEndorsementsError
 from attestation.eventlog_evidence import encode_event_log
 from attestation.eventlog_runtime import runtime_event
@@ -74,7 +75,21 @@ def _policy(**parts: str) -> AppraisalPolicy:
 
 def _appraise(policy, settings=None, statement=None, now=NOW, report_data=REPORT_DATA, event_log=None):
     verified = evidence.verified(settings, statement, now)
-    return appraise(verified, policy, now=now, report_data=report_data, event_log=event_log)
+    return appraise(
+        verified,
+        policy,
+        now=now,
+        report_data=report_data,
+        event_log=event_log,
+        enforcement=SeenAtTheirDates(),
+    )
+
+
+class SeenAtTheirDates:
+    """Every set was first seen on the date of its newest level."""
+
+    def since(self, _fmspc, superseded_at):
+        return superseded_at
 
 
 def _findings(*args, **kwargs) -> list[str]:
@@ -304,6 +319,37 @@ def test_grace_counts_from_when_the_level_was_superseded():
     assert _findings(_policy(tcb="grace_period_days = 9"), statement=_outdated()) == [
         "tcb-status-not-accepted"
     ]
+
+
+def test_grace_counts_from_first_sight_and_not_from_the_levels_date():
+    """Intel promotes a set about a year after its levels' dates: 30 days from those are over before they begin."""
+    verified = evidence.verified(None, _outdated(), NOW)
+    policy = _policy(tcb="grace_period_days = 9")
+    seen = EnforcedSince(NOW - days(8))
+    judged = {"now": NOW, "report_data": REPORT_DATA}
+
+    assert appraise(verified, policy, **judged, enforcement=seen).grace_until == NOW + days(1)
+    with pytest.raises(AppraisalError, match="its grace period ended"):
+        appraise(verified, policy, **judged, enforcement=EnforcedSince(NOW - days(10)))
+
+
+def test_who_does_not_know_since_when_a_set_is_enforced_gives_no_grace():
+    verified = evidence.verified(None, _outdated(), NOW)
+    with pytest.raises(AppraisalError):
+        appraise(verified, _policy(tcb="grace_period_days = 3650"), now=NOW, report_data=REPORT_DATA)
+
+
+def test_a_later_set_does_not_begin_the_grace_of_an_earlier_one_again():
+    sights = OwnSights()
+    for number, newest, at in ((20, 30, 20), (21, 10, 8), (22, 10, 2), (23, 1, 1)):
+        found = CollateralSet(fmspc=bytes(6), number=number, newest_level=NOW - days(newest))
+        sights.saw(found, NOW - days(at))
+        sights.saw(found, NOW)
+
+    assert sights.since(bytes(6), NOW - days(10)) == NOW - days(8)
+    assert sights.since(bytes(6), NOW - days(5)) == NOW - days(1)
+    assert sights.since(bytes(6), NOW) is None
+    assert sights.since(b"other!", NOW - days(10)) is None
 
 
 def test_a_status_that_is_accepted_needs_no_grace():

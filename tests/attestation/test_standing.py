@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from attestation.enforcement import EnforcedSince
 from attestation.errors import MalformedError
 from attestation.policy_toml import load_policy_untrusted
 from attestation.standing import MEMBERS_MAX, MemberTable, Moment
@@ -239,6 +240,21 @@ def test_a_platform_that_was_out_of_date_before_it_came_is_never_a_member() -> N
     life = Life()
 
     assert life.verdict(peer) == "tcb-status-not-accepted"
+    assert life.verdict(peer) == "tcb-status-not-accepted"
+
+
+def test_a_member_stands_when_its_grace_is_over() -> None:
+    """The end of the grace is no end of the standing: that begins with it."""
+    peer = member()
+    life = Life(statement=RECOVERED, rules=policy(tcb__grace_period=10 * DAY))
+    life.validator = Bench(policy=life.rules, own=life).validator(
+        members=life.table, witnesses=[life.table.witness], enforcement=EnforcedSince(NOW)
+    )
+    assert life.verdict(peer) == "accepted"
+    life.pass_days(11)
+
+    assert life.verdict(peer) == "standing"
+    life.pass_days(14)
     assert life.verdict(peer) == "tcb-status-not-accepted"
 
 

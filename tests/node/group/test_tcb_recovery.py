@@ -25,7 +25,11 @@ from enclave.mock.statement import PLATFORM_OUT_OF_DATE, PLATFORM_UP_TO_DATE, St
 from node.group.errors import NotExecutedError, OutcomeUnknownError
 from node.group.group import Group
 from node.group.network import Network
+from node.machines.system import CombinedSystem
 from node.raft.types import Consistency
+from node.recovery import GroupEnforcement, RecoveryWatch
+from node.system.tcb import TcbState, tcb_of
+from tests.support.bonds import Clock
 from tests.support.groups import GET, INIT, JOIN, NAME, PATIENCE_S, Site, add, counter, until_voters, within
 from tests.support.tickets import FIRMWARE, REGISTERS, policy
 
@@ -59,22 +63,30 @@ class Member:
     group: Group
     source: Source
     table: MemberTable
+    enforcement: GroupEnforcement
+    clock: Clock
     ahead: timedelta = timedelta(0)
 
     def moment(self) -> Moment:
         return Moment(
-            wall=datetime.now(UTC) + self.ahead, monotonic_s=time.monotonic(), log=self.group.log_time
+            wall=datetime.now(UTC) + self.clock.shift + self.ahead,
+            monotonic_s=time.monotonic(),
+            log=self.group.log_time,
         )
 
 
 class Day:
     """A site of members on one platform, and a client that writes all the while."""
 
-    def __init__(self, site: Site, *, standing: bool = True) -> None:
+    def __init__(self, site: Site, *, standing: bool = True, grace_days: int = 0) -> None:
         self.site = site
         self.authority = MockAuthority.create(datetime.now(UTC))
         self.members: list[Member] = []
-        self.rules = policy(tcb__standing_days=14 if standing else 0)
+        self.ahead = timedelta(0)
+        self.watching: list[asyncio.Task[None]] = []
+        self.rules = policy(
+            tcb__standing_days=14 if standing else 0, tcb__grace_period=timedelta(days=grace_days)
+        )
 
     async def start(self, name: str, statement: Statement | None = None) -> Member:
         now = datetime.now(UTC)
@@ -89,8 +101,12 @@ class Day:
             lifetime=timedelta(hours=1),
         )
         others = [member.network for member in self.members]
-        network = await self.site.network(name, *others, identity=identity, issuers=[issuer])
+        clock = Clock(shift=self.ahead)
+        network = await self.site.network(name, *others, identity=identity, issuers=[issuer], clock=clock)
         made: list[Member] = []
+        enforcement = GroupEnforcement(
+            now=lambda: clock.environment().now(), group=lambda: made[0].group if made else None
+        )
         table = MemberTable(
             period=timedelta(days=self.rules.tcb.standing_days), moment=lambda: made[0].moment()
         )
@@ -99,11 +115,16 @@ class Day:
             root=self.authority.trust_root,
             endorsements_source=source,
             members=table,
+            enforcement=enforcement,
+            saw=enforcement.saw,
             witnesses=[table.witness],
         )
         founding = JOIN if self.members else INIT
-        group = counter(network, founding).require_ticket(validator).join()
-        made.append(Member(network, group, source, table))
+        builder = counter(network, founding).with_system_state(lambda: CombinedSystem(TcbState()))
+        group = builder.require_ticket(validator).join()
+        made.append(Member(network, group, source, table, enforcement, clock))
+        watch = RecoveryWatch(enforcement, group=lambda: group, sleep=lambda _: asyncio.sleep(0.02))
+        self.watching.append(asyncio.create_task(watch.run()))
         if not self.members:
             await within(group.when().is_leader())
         self.members.append(made[0])
@@ -121,12 +142,23 @@ class Day:
         for member in self.members:
             member.group.rejudge()
 
+    def pass_days(self, days: int) -> None:
+        """Have every host's wall clock go on, and all bonds judged again."""
+        self.ahead += timedelta(days=days)
+        for member in self.members:
+            member.clock.shift = self.ahead
+        for member in self.members:
+            member.group.rejudge()
+
     def verdicts(self) -> set[str]:
         return {bond.appraisals["tdx"]["verdict"] for member in self.members for bond in member.group.bonds}
 
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not condition():
+                for task in self.watching:
+                    if task.done():
+                        task.result()
                 await asyncio.sleep(0.02)
 
     async def write(self, number: int) -> None:
@@ -253,7 +285,7 @@ def test_the_bonds_of_standing_members_end_with_their_days() -> None:
             day.recover()
             await day.until(lambda: day.verdicts() == {"standing"})
             for member in day.members:
-                member.ahead = timedelta(days=14)
+                member.ahead = timedelta(days=14)  # the table's clock alone: their tickets are young
             for member in day.members:
                 member.group.rejudge()
             await day.until(lambda: not any(member.group.bonds for member in day.members))
@@ -265,5 +297,85 @@ def test_the_bonds_of_standing_members_end_with_their_days() -> None:
                 if event["kind"] == "ticket-rejected"
             ]
             assert set(ended) == {"tcb-status-not-accepted"}
+
+    asyncio.run(scenario())
+
+
+# ---- the grace period, counted from a replicated first sight ----------------------------------------
+
+
+def sights(member: Member) -> dict[int, datetime]:
+    return {sight.seen.number: sight.at for sight in tcb_of(member.group.system).sights}
+
+
+def ends(day: Day) -> set[Any]:
+    return {
+        bond.appraisals["tdx"]["policy"]["grace_until"]
+        for member in day.members
+        for bond in member.group.bonds
+    }
+
+
+async def in_grace(day: Day) -> datetime:
+    """Found a group, let the recovery come, and return when the group has first seen the new set."""
+    await day.found()
+    day.recover()
+    await day.until(lambda: all(21 in sights(member) for member in day.members))
+    (first,) = {sights(member)[21] for member in day.members}
+    until = (first + timedelta(days=10)).replace(microsecond=0)
+    await day.until(lambda: ends(day) == {f"{until:%Y-%m-%dT%H:%M:%SZ}"})
+    return first
+
+
+def test_all_members_count_the_grace_from_one_entry_of_the_log() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site, standing=False, grace_days=10)
+            first = await in_grace(day)
+            assert abs(first - datetime.now(UTC)) < timedelta(minutes=5)
+            assert [len(member.group.bonds) for member in day.members] == [2, 2, 2]
+            await day.write(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_lost_its_disk_during_the_grace_counts_from_the_groups_first_sight() -> None:
+    """Its own first sight is days later; once it has caught up, it goes by the log like everybody else."""
+
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site, standing=False, grace_days=10)
+            first = await in_grace(day)
+            day.pass_days(5)
+            ended = day.members.pop()
+            await ended.network.close()
+            again = await day.start("c", RECOVERY)
+            await day.until(lambda: sights(again) == {20: sights(day.members[0])[20], 21: first})
+            until = (first + timedelta(days=10)).replace(microsecond=0)
+            await day.until(lambda: len(again.group.bonds) == 2)
+            await day.until(lambda: ends(day) == {f"{until:%Y-%m-%dT%H:%M:%SZ}"})
+
+            day.pass_days(5)
+            await day.until(lambda: not any(member.group.bonds for member in day.members))
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_lost_its_disk_after_the_grace_gets_in_nowhere_and_lets_nobody_in_longer() -> None:
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site, grace_days=10)  # members stand, so that there still is a group
+            await in_grace(day)
+            day.pass_days(11)
+            await day.until(lambda: day.verdicts() == {"standing"})
+            ended = day.members.pop()
+            await ended.network.close()
+            again = await day.start("c", RECOVERY)
+            day.members.remove(again)
+            await day.until(lambda: len(refusals(again)) >= 2)
+
+            assert again.group.bonds == []
+            assert set(refusals(again)) == {"tcb-status-not-accepted"}
+            await day.write(0)
 
     asyncio.run(scenario())

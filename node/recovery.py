@@ -1,0 +1,123 @@
+"""A TCB recovery, as one node lives through it: since when sets are enforced, and who would fall back next.
+
+Grace periods count from the group's log, once this node has caught up with it; before that, without a group,
+and for what is news to the log, from this process's own first sights. The leader writes first sights to the
+log, and every node judges its bonds again when new ones are applied.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, Never, Protocol
+
+from attestation.enforcement import CollateralSet, OwnSights, Sight, first_sight
+from node.group.errors import GroupError
+from node.machines.system import SystemState
+from node.system.tcb import TcbState, command_of, tcb_of
+
+WATCH_S: Final = 5.0
+WRITE_S: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Group(Protocol):
+    """What is asked of the group; ``node.group.group.Group`` is one."""
+
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def system(self) -> SystemState: ...
+    @property
+    def covered_age_ms(self) -> int | None: ...
+    async def execute_system(self, commands: list[object], *, timeout_s: float) -> object: ...
+    def rejudge(self) -> None: ...
+
+
+class GroupEnforcement:
+    """Since when sets are enforced, as this node knows it. An ``attestation.enforcement.Enforcement``.
+
+    Args:
+        now: the node's clock.
+        group: the group, once there is one.
+    """
+
+    def __init__(self, *, now: Callable[[], datetime], group: Callable[[], Group | None]) -> None:
+        self._own = OwnSights()
+        self._now = now
+        self._group = group
+
+    def saw(self, seen: CollateralSet) -> None:
+        """Genuine evidence was judged by this set of our own."""
+        self._own.saw(seen, self._now())
+
+    def since(self, fmspc: bytes, superseded_at: datetime) -> datetime | None:
+        """Return since when a set is enforced that has levels of this date. From any thread.
+
+        A node that has caught up with its group goes by the log. Its own sights count beside that only while
+        they are news: on the day of a recovery every member has the new set before the leader could write so,
+        and if that ended all bonds nothing could be written any more.
+        """
+        state = self.state()
+        if state is None:
+            return self._own.since(fmspc, superseded_at)
+        news = [sight for sight in self._own.sights if state.is_news(sight.seen)]
+        return first_sight((*state.sights, *news), fmspc, superseded_at)
+
+    def state(self) -> TcbState | None:
+        """Return the group's own record; None for a node that never held all of its group's state."""
+        group = self._group()
+        if group is None or group.covered_age_ms is None:
+            return None
+        return tcb_of(group.system)
+
+    def unwritten(self) -> list[CollateralSet]:
+        """Return what this node has seen and the group's log has not."""
+        state = self.state()
+        if state is None:
+            return []
+        return [sight.seen for sight in self._own.sights if state.is_news(sight.seen)]
+
+
+class RecoveryWatch:
+    """Keeps the group's record of sights, and has bonds judged again when it changes."""
+
+    def __init__(
+        self,
+        enforcement: GroupEnforcement,
+        *,
+        group: Callable[[], Group | None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._enforcement = enforcement
+        self._group = group
+        self._sleep = sleep
+        self._judged_by: tuple[Sight, ...] | None = None
+
+    async def run(self) -> Never:
+        """Look every few seconds, for as long as the owner lets this run."""
+        while True:
+            await self.look()
+            await self._sleep(WATCH_S)
+
+    async def look(self) -> None:
+        """Do what is to be done now."""
+        group = self._group()
+        if group is None:
+            return
+        state = self._enforcement.state()
+        sights = None if state is None else state.sights
+        if sights != self._judged_by:
+            # The node has caught up, or the log has brought a sight: grace counts otherwise now.
+            self._judged_by = sights
+            group.rejudge()
+        if not group.is_leader:
+            return
+        for seen in self._enforcement.unwritten():
+            try:
+                await group.execute_system([command_of(seen)], timeout_s=WRITE_S)
+            except GroupError as exc:
+                # Another leader, or none: whoever leads then has the same to write.
+                _log.info("the sight of evaluation data %d is not written yet: %s", seen.number, exc)
+                return
