@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
@@ -39,7 +38,7 @@ from node.machines.base import CommandError
 from node.raft.types import Bootstrap, Founding, Settings
 from node.system.forms import checked, roles_in_order
 from node.system.grants import Grant, Kind
-from node.tokens import PRINCIPALS_MAX, AccessRole, spki_digest
+from node.tokens import PRINCIPALS_MAX, AccessRole, certificate_of_pem, spki_digest
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
 SCHEMA: Final = 1
@@ -703,7 +702,7 @@ def _time_of(table: TokenTable) -> datetime | None:
 
 def _certificate_of(table: CertificateTable) -> FoundingCertificate:
     try:
-        certificate = x509.load_pem_x509_certificate(table.pem.encode())
+        certificate = certificate_of_pem(table.pem)
         credential = spki_digest(certificate)
     except ValueError as exc:
         raise _WrongKeyError("access.certificate", f"{table.name}: pem is not a PEM certificate") from exc

@@ -13,6 +13,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestation.certificates import split_pem_untrusted
+from attestation.errors import MalformedError
 from node.system.grants import AccessRole as AccessRole  # noqa: PLC0414 - also a word of documents
 
 PRINCIPALS_MAX: Final = 256
@@ -25,6 +27,19 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
     """Return SHA-256 over the DER SubjectPublicKeyInfo."""
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
+
+
+def certificate_of_pem(text: str) -> x509.Certificate:
+    """Return the one certificate that a PEM text holds: of several, readers would take different ones.
+
+    Raises:
+        ValueError: there is none, or more than one, or it cannot be parsed.
+    """
+    try:
+        (der,) = split_pem_untrusted(text.encode(), role="client", count_max=1)
+    except MalformedError as exc:
+        raise ValueError(exc.message) from exc
+    return x509.load_der_x509_certificate(der)
 
 
 def new_token() -> str:

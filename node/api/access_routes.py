@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +26,7 @@ from node.raft.types import Answer, Applied, Consistency, Failed, NotExecuted, O
 from node.system.forms import decode_grant_untrusted, encode_grant, roles_of
 from node.system.grants import Grant, Kind
 from node.system.passwords import PASSWORD_BYTES_MAX, SALT_BYTES
-from node.tokens import spki_digest
+from node.tokens import certificate_of_pem, spki_digest
 
 _ENCODER: Final = msgspec.json.Encoder()
 _KEY_DOMAIN: Final = "bondstone/access-idempotency-key/v1"
@@ -192,7 +191,7 @@ def _is_given(asked: schemas.AccessRequest, name: str) -> bool:
 
 def _certificate(pem: str) -> dict[str, Any]:
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate = certificate_of_pem(pem)
         credential, der = spki_digest(certificate), certificate.public_bytes(Encoding.DER)
     except ValueError as exc:
         raise ProblemError("request-invalid", "`certificate_pem` is not a PEM certificate") from exc

@@ -426,6 +426,8 @@ def test_a_certificate_is_pinned_whole_and_what_is_none_is_refused():
     documents = [document(with_certificate(pem)) for pem in (one, one, two)]
     assert documents[0].canonical == documents[1].canonical != documents[2].canonical
     assert "laptop: pem is not a PEM certificate" in refusal(with_certificate("-----BEGIN"))
+    # Of two certificates in one text, readers would take different ones.
+    assert "laptop: pem is not a PEM certificate" in refusal(with_certificate(one + two))
 
 
 # ---- frozen ---------------------------------------------------------------------------------------------
