@@ -16,6 +16,8 @@ class Agreement:
         sequence: by (index, position in the entry): call, position in the call, command, context.
         where: by (call, position in the call): index.
         again: the same, of what was executed once more because its idempotency key was forgotten by then.
+        systems: the indices of entries for the system state.
+        refused: (call, index) of what its caller was not permitted.
         floor: the highest log index that any client has seen acknowledged.
         dissolved: the cluster gave itself up.
     """
@@ -25,6 +27,8 @@ class Agreement:
         self.sequence: dict[tuple[int, int], tuple[int, int, Any, ApplyContext]] = {}
         self.where: dict[tuple[int, int], int] = {}
         self.again: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self.systems: set[int] = set()
+        self.refused: set[tuple[int, int]] = set()
         self.floor = 0
         self.dissolved = False
 

@@ -62,6 +62,7 @@ class Totals:
             "elections": self.counts["elections"],
             "commits": self.counts["commits"],
             "configuration_changes": self.counts["configurations"],
+            "feature_levels_raised": self.counts["features"],
             "reboots": self.reboots,
             "faults": self.faults,
             "writes_checked": self.counts["writes"],

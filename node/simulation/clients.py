@@ -7,7 +7,18 @@ from random import Random
 from typing import Any, Final
 
 from node.raft.events import Cancel, Execute, Query
-from node.raft.types import AlreadyExecuted, Answer, Applied, Consistency, Cursor, NotExecuted, Ok, Outcome
+from node.raft.types import (
+    AlreadyExecuted,
+    Answer,
+    Applied,
+    Consistency,
+    Cursor,
+    Failed,
+    NotExecuted,
+    Ok,
+    Outcome,
+)
+from node.simulation.callers import NAMES, NOT_PERMITTED, draw_system_command, draw_system_query
 from node.simulation.linearizability import Operation
 from node.simulation.process import Process
 from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
@@ -36,6 +47,8 @@ class Call:
 
     Attributes:
         number: unique in the run; the commands travel as ``[number, position, command]``.
+        system: it asks the system state, not the machine.
+        credential: of whom it is asked; None: of the member itself.
         outstanding: attempts that wait for an answer.
         floors: by cluster, the highest log index that any client had seen acknowledged when this one asked.
         cluster: of the member that answered.
@@ -48,6 +61,8 @@ class Call:
     commands: tuple[object, ...] = ()
     query: Any = None
     min_at: Cursor | None = None
+    system: bool = False
+    credential: bytes | None = None
     invoked: int = 0
     returned: int | None = None
     floors: dict[bytes, int] = field(default_factory=dict)
@@ -68,7 +83,12 @@ class Call:
         return tuple([self.number, n, command] for n, command in enumerate(self.commands))
 
     def operations(self, key: Callable[[Any], str]) -> list[Operation]:
-        """Return what the linearizability checker is to see of this call, which was answered."""
+        """Return what the linearizability checker is to see of this call, which was answered.
+
+        What the system state said, or did not let anybody ask, is compared with the agreed sequence only.
+        """
+        if self.system or self._was_refused():
+            return []
         if self.ask is Ask.STRONG and isinstance(self.outcome, Answer):
             return [self._operation(key, self.query, ("ok", self.outcome.value))]
         if self.outcome is None:
@@ -83,6 +103,15 @@ class Call:
                 for command, answer in zip(self.commands, answers, strict=True)
             ]
         return self.executed(key) if self.ask is Ask.FEED else []
+
+    def _was_refused(self) -> bool:
+        match self.outcome:
+            case Answer(Failed(code=code)):
+                return code == NOT_PERMITTED
+            case Ok(results):
+                return any(type(r) is Failed and r.code == NOT_PERMITTED for r in results)
+            case _:
+                return False
 
     def executed(self, key: Callable[[Any], str]) -> list[Operation]:
         """Return what an execution of this call that nobody was told of is to the checker."""
@@ -103,7 +132,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """How the clients of one run behave; times in microseconds."""
+    """How the clients of one run behave; times in microseconds.
+
+    ``callers``: which part of them has a credential, or asks the system state.
+    """
 
     clients: int = 2
     think_us: int = 200 * MS_US
@@ -112,6 +144,7 @@ class Habits:
     storm: float = 0.0
     reads: float = 0.4
     feeds: float = 0.05
+    callers: float = 0.0
 
 
 def draw_habits(rng: Random) -> Habits:
@@ -139,6 +172,7 @@ class Clients:
         *,
         scheduler: Scheduler,
         rng: Random,
+        callers: Random,
         workload: Workload,
         habits: Habits,
         alive: Callable[[], list[Process]],
@@ -150,6 +184,7 @@ class Clients:
         self.active = True
         self._scheduler = scheduler
         self._rng = rng
+        self._callers = callers
         self._workload = workload
         self._habits = habits
         self._alive = alive
@@ -178,7 +213,20 @@ class Clients:
 
     def _begin(self, client: int) -> None:
         if self.active:
-            self.submit(self._draw(client), then=self._begin)
+            self.submit(self._with_caller(self._draw(client)), then=self._begin)
+
+    def _with_caller(self, call: Call) -> Call:
+        """From a stream of its own: without callers a run is the same as it was before there were any."""
+        rng, habits = self._callers, self._habits
+        if habits.callers and rng.random() < habits.callers:
+            call.credential = rng.choice(NAMES)
+        if habits.callers and call.ask is not Ask.FEED and rng.random() < habits.callers / 2:
+            call.system = True
+            if call.ask is Ask.WRITE:
+                call.commands = draw_system_command(rng)
+            else:
+                call.query = draw_system_query(rng)
+        return call
 
     def _draw(self, client: int) -> Call:
         rng, habits, number = self._rng, self._habits, len(self.calls) + 1
@@ -227,11 +275,25 @@ class Clients:
         event: Execute | Query
         if call.ask in (Ask.WRITE, Ask.FEED):
             key = None if call.ask is Ask.FEED else call.number.to_bytes(8)
-            event = Execute(token, call.envelope(), key=key, feed=call.ask is Ask.FEED)
+            event = Execute(
+                token,
+                call.envelope(),
+                key=key,
+                feed=call.ask is Ask.FEED,
+                credential=call.credential,
+                system=call.system,
+            )
         else:
             strong = call.ask is Ask.STRONG
             level = Consistency.STRONG if strong else Consistency.WEAK
-            event = Query(token, call.query, level, min_at=call.min_at)
+            event = Query(
+                token,
+                call.query,
+                level,
+                min_at=call.min_at,
+                credential=call.credential,
+                system=call.system,
+            )
         if self._trace.on:
             self._trace.note(f"c{call.client}", f"asks {process.label}: {describe(event)}")
         answered = False

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from node.machines.base import StateMachine
+from node.machines.base import ApplyContext, StateMachine
+from node.machines.system import Request
 from node.raft.events import BondLoss, TransferLeadership
+from node.raft.features import Features
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Role, Settings
+from node.simulation.callers import Callers, SystemRecorder
 from node.simulation.chance import stream
 from node.simulation.disk import Credentials, Disk
 from node.simulation.faults import CALM, Weather
@@ -32,6 +35,8 @@ class Shape:
         names: the nodes that are started at the beginning.
         founders: they found it together (``expect``); the others join.
         member: the class under test; ablations give a subclass with one rule off.
+        features: which feature levels the software of a node knows; level 1 if nothing is said.
+        upgrades: how likely a node's software is the newest of them all from a reboot on.
         same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
     """
 
@@ -45,6 +50,8 @@ class Shape:
     bootstrap_delay_ms: int = 3000
     member: type[Member] = Member
     same_identity: bool = False
+    features: dict[str, Features] = field(default_factory=dict)
+    upgrades: float = 0.0
 
 
 class Cluster:
@@ -78,6 +85,7 @@ class Cluster:
         self._processes: dict[str, Process] = {}
         self._alive: list[Process] = []  # replaced, never changed: who goes through it may kill
         self._disks: dict[str, Disk] = {}
+        self._features = dict(shape.features)
         self._admin_token = _ADMIN_TOKENS
 
     # ---- who is there -----------------------------------------------------------
@@ -203,8 +211,8 @@ class Cluster:
         )
         process.late_us = int(weather.late_tick_us * self.rng.random())
         process.gather_us = weather.gather_us
-        process.machine = Recorder(self.shape.machine(), self._applied(process))
-        arguments: dict[str, Any] = {}
+        process.machine = Recorder(self.shape.machine(), self._executed(process))
+        arguments: dict[str, Any] = {"system": self._system(process), "features": self._software(name)}
         if self.shape.settings.trust_disk:
             if place not in self._disks:
                 rng = stream(self._seed, f"disk of {place}")
@@ -253,11 +261,38 @@ class Cluster:
             bootstrap_delay_ms=shape.bootstrap_delay_ms,
         )
 
-    def _applied(self, process: Process) -> Callable[..., None]:
-        def applied(*arguments: Any) -> None:
-            self.oracles.applied(process, *arguments)
+    def _software(self, name: str) -> Features:
+        """Return what the software of ``name`` knows in this life; it never becomes older."""
+        if self.shape.upgrades and self.boots > len(self.places):
+            rng = stream(self._seed, f"software of {self.boots}")
+            if rng.random() < self.shape.upgrades:
+                self._features[name] = max(self._features.values(), key=lambda known: known.high)
+        return self._features.get(name, Features())
 
-        return applied
+    def _executed(self, process: Process) -> Callable[..., None]:
+        def executed(*arguments: Any) -> None:
+            self.oracles.executed(process, *arguments)
+
+        return executed
+
+    def _system(self, process: Process) -> Callable[[], SystemRecorder]:
+        def judged(request: Request, credential: bytes | None, value: Any, now_ms: int) -> tuple[int, int]:
+            call, position, command = value
+            replica = process.member.replica
+            index = replica.applied.index + 1
+            version = 1 if replica.levels is None else replica.levels.version
+            term = process.log.position(index).term
+            # A command's number within its call is that within its entry.
+            context = ApplyContext(term, index, position, now_ms, self.group_id, credential, version)
+            self.oracles.applied(process, call, position, command, context)
+            if request is Request.SYSTEM_COMMAND:
+                self.oracles.of_system(process, index)
+            return call, index
+
+        def refused(call: int, index: int) -> None:
+            self.oracles.refused(process, call, index)
+
+        return lambda: SystemRecorder(Callers(), judged, self._executed(process), refused)
 
     def kill(self, process: Process, loss: BondLoss) -> None:
         """End a life: at once, and whatever it was about to say stays unsaid."""

@@ -33,6 +33,8 @@ _SOURCES: Final = (
     "node/errors.py",
     "node/machines/__init__.py",
     "node/machines/base.py",
+    "node/machines/keys.py",
+    "node/machines/system.py",
     "node/raft/*.py",
     "node/simulation/*.py",
 )

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Final
 
 from node.raft.events import BondDown, BondLoss, BondUp, Received
+from node.raft.features import objection, objection_to_peer
 from node.raft.types import Incarnation
 from node.simulation.faults import Weather
 from node.simulation.process import Postman, Process
@@ -244,6 +245,12 @@ class Network(Postman):
             self._side_down(link, link.epoch, loss)
             self._side_down(link.back, link.epoch, loss)
 
+    def part(self, process: Process, peer: Incarnation) -> None:
+        link = self._links.get(process, {}).get(peer)
+        if link is not None:
+            self._scheduler.after(0, self._side_down, link, link.epoch, BondLoss.LOST)
+            self._scheduler.after(self._delay_us(), self._side_down, link.back, link.epoch, BondLoss.LOST)
+
     def is_bonded(self, first: Process, second: Process) -> bool:
         """Return whether both sides believe in their bond."""
         link = self._links.get(first, {}).get(second.inc)
@@ -269,6 +276,8 @@ class Network(Postman):
             return
         if self._is_blocked(link) or self._is_blocked(back):
             return
+        if not (_lets_in(first, second) and _lets_in(second, first)):
+            return
         # A side that has not noticed the end of the old bond notices it by the new one.
         self._side_down(link, epoch, BondLoss.LOST)
         self._side_down(back, epoch, BondLoss.LOST)
@@ -291,3 +300,11 @@ class Network(Postman):
         link.sender.feed(BondDown(link.receiver.inc, loss))
         if link.receiver.alive:
             self._reconnect(link)
+
+
+def _lets_in(member: Process, stranger: Process) -> bool:
+    """Return whether ``member`` takes the Hello of ``stranger``, by what its software is and knows."""
+    build, levels = stranger.member.build, member.member.replica.levels
+    if levels is None:
+        return not objection_to_peer(member.member.build, build)
+    return not objection(build, levels)

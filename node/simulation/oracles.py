@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from node.machines.base import ApplyContext
-from node.raft.entries import counts_as_command
+from node.raft.entries import ENTRY_LEVELS, counts_as_command, decode_number_untrusted
 from node.raft.events import (
     Advanced,
     Effects,
     Halted,
     LeaderChanged,
+    LevelsChanged,
     Notice,
     RivalCluster,
     RoleChanged,
     Violation,
 )
+from node.raft.features import NUMBER_MAX
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
 from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation, Position
@@ -42,6 +44,7 @@ class Oracles(Watcher):
     Attributes:
         agreements: by cluster, what it agreed on.
         counts: leaders elected, commits, configuration changes, answers judged.
+        entry_levels: which feature level each kind of entry belongs to.
         is_split: two clusters were founded that may never be one; only an operator can choose.
     """
 
@@ -57,9 +60,10 @@ class Oracles(Watcher):
         self.tree = LogTree()
         self.agreements = defaultdict[bytes, Agreement](lambda: Agreement(session_ttl_ms))
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
-        names = ("elections", "commits", "configurations", "reads", "writes", "undecided")
+        names = ("elections", "commits", "configurations", "features", "reads", "writes", "undecided")
         self.counts = dict.fromkeys(names, 0)
         self.is_split = False
+        self.entry_levels = dict(ENTRY_LEVELS)
         self._geneses: set[int] = set()
         self._swallowed: InvariantError | None = None
         self._min_voters = min_voters
@@ -72,6 +76,7 @@ class Oracles(Watcher):
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks = Acks(self.tree, self._leader_logs, rules=rules)
         self._dead: set[Incarnation] = set()
+        self._knows: dict[Incarnation, int] = {}  # the highest feature level of everybody who ever lived
         self._living: list[Process] = []
 
     # ---- the log, as it changes -------------------------------------------------
@@ -81,6 +86,8 @@ class Oracles(Watcher):
         for entry in entries:
             if entry.index != len(view.nodes):
                 raise InvariantError("gapless-log", f"{process} has a gap before {entry.index}")
+            if view.leads and self._rules:
+                self._check_level(process, entry, commit)
             view.nodes.append(self.tree.extend(view.nodes[-1], entry))
             if entry.kind is EntryKind.CONFIG:
                 config = self.tree.config_at(view.nodes[-1])
@@ -92,6 +99,22 @@ class Oracles(Watcher):
         log = self._leader_logs.get((self.tree.genesis[view.nodes[-1]], view.term))
         if view.leads and log is not None:
             log.extend(view.nodes[len(log) :])
+
+    def _check_level(self, process: Process, entry: Entry, commit: int) -> None:
+        """U8, U9: a level only rises, to what all members know, and what belongs to it comes after that."""
+        view = process.view
+        applied = self.tree.levels[view.nodes[min(commit, len(view.nodes) - 1)]]
+        if self.entry_levels.get(entry.kind, NUMBER_MAX) > applied:
+            kind = entry.kind.name
+            raise InvariantError("entry-above-level", f"{process} writes {kind} at level {applied}")
+        if entry.kind is not EntryKind.FEATURE:
+            return
+        level = decode_number_untrusted(entry.payload)
+        if level <= self.tree.levels[view.nodes[-1]]:
+            raise InvariantError("monotone-feature", f"{process} writes FEATURE {level} again")
+        members = {*process.member.members, *process.member.audience}
+        if any(self._knows.get(member, 0) < level for member in members):
+            raise InvariantError("feature-unknown", f"{process} writes FEATURE {level}, not known to all")
 
     def _truncated(self, process: Process, index: int) -> None:
         """Note that everything above ``index`` is gone."""
@@ -144,6 +167,7 @@ class Oracles(Watcher):
         if self._rules and process.disk is None and process.inc in self._dead:
             raise InvariantError("dead-incarnation", f"{process} lives as {process.inc}, which is dead")
         self._living.append(process)
+        self._knows[process.inc] = process.member.build.features.high
 
     def died(self, process: Process) -> None:
         """Note the end of a life."""
@@ -212,12 +236,22 @@ class Oracles(Watcher):
                 process.view.role = notice.role
             case LeaderChanged():
                 self._check_term(process, notice.term)
+            case LevelsChanged(levels):
+                known = (peer.build.features.high for peer in process.member.peers.values())
+                if self._rules and any(high < levels.level for high in known):
+                    raise InvariantError("unfit-peer", f"{process} keeps a peer that does not know {levels}")
+            case Halted("feature-level-too-low") if self._is_behind(process):
+                pass
             case Halted():
                 raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
             case Violation():
                 raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case _:
                 pass
+
+    def _is_behind(self, process: Process) -> bool:
+        """Whether a FEATURE was ever written that ``process`` does not know: then it stops before that."""
+        return max(self.tree.levels) > process.member.build.features.high
 
     def _log_changed(self, process: Process, commit: int) -> None:
         view = process.view
@@ -334,6 +368,7 @@ class Oracles(Watcher):
             self.counts["commits"] += 1
             entry = self.tree.entries[node]
             self.counts["configurations"] += entry is not None and entry.kind is EntryKind.CONFIG
+            self.counts["features"] += entry is not None and entry.kind is EntryKind.FEATURE
         view.commit = commit
 
     def _check_quorum(self, process: Process, reached: int, commit: int) -> None:
@@ -417,7 +452,7 @@ class Oracles(Watcher):
     def applied(
         self, process: Process, call: int, position: int, command: Any, context: ApplyContext
     ) -> None:
-        """Note that ``process`` applies a command.
+        """Note that ``process`` comes to a command, and judges its caller.
 
         The core takes whatever ``apply`` raises for the machine's refusal, so what is wrong is said after the
         step.
@@ -431,6 +466,28 @@ class Oracles(Watcher):
             self._agreement(process).applied(str(process), call, position, command, context)
         except InvariantError as exc:
             self._swallowed = self._swallowed or exc
+
+    def executed(
+        self, process: Process, call: int, position: int, command: Any, context: ApplyContext
+    ) -> None:
+        """Note that ``process`` applies a command whose caller it has judged."""
+        if (context.index, context.sub) > process.view.applied:
+            if self._rules:
+                self._swallowed = InvariantError("judged-first", f"{process} applies call {call} unjudged")
+            self.applied(process, call, position, command, context)
+            return
+        try:
+            self._agreement(process).applied(str(process), call, position, command, context)
+        except InvariantError as exc:
+            self._swallowed = self._swallowed or exc
+
+    def refused(self, process: Process, call: int, index: int) -> None:
+        """Note that the caller of a command at ``index`` may not ask it."""
+        self._agreement(process).refused.add((call, index))
+
+    def of_system(self, process: Process, index: int) -> None:
+        """Note that the entry at ``index`` is for the system state."""
+        self._agreement(process).systems.add(index)
 
     def _agreement(self, process: Process) -> Agreement:
         """Return what the cluster of ``process`` agreed on; a cluster is named by its genesis."""

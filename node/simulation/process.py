@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from node.raft.events import Effects, Event, Tick
+from node.raft.events import Effects, Event, Tick, Unfit
 from node.raft.member import Member
 from node.raft.types import Incarnation, Outcome, Preference
 from node.simulation.disk import Disk
@@ -22,6 +22,10 @@ class Postman(ABC):
 
     @abstractmethod
     def send(self, sender: "Process", to: tuple[Incarnation, ...], message: Any) -> None: ...
+
+    @abstractmethod
+    def part(self, process: "Process", peer: Incarnation) -> None:
+        """``process`` closes its bond with ``peer``."""
 
 
 class Watcher(ABC):
@@ -188,6 +192,12 @@ class Process:
         if effects.persist:
             assert self.disk is not None  # only trust_disk members write
             self.disk.write(self, effects.persist, effects.serial)
+        if self.member.halted is not None:
+            self._on_death(self)  # the driver closes it, and the process ends
+            return
+        for notice in effects.notices:
+            if type(notice) is Unfit:
+                self._postman.part(self, notice.peer)
         if self.tear_after is not None and effects.sends:
             self._tear(effects)
             return

@@ -162,6 +162,7 @@ class Scenario:
         self._clients = Clients(
             scheduler=cluster.scheduler,
             rng=cluster.rng,
+            callers=cluster.rng,
             workload=REGISTERS,
             habits=Habits(attempts_max=1, patience_us=600 * SECOND_US),
             alive=cluster.alive,

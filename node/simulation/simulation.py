@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
+from node.raft.features import Features
 from node.raft.member import Member
 from node.raft.types import Answer, Bootstrap, Ok, Preference, Role, Settings
 from node.simulation.chance import stream
@@ -134,6 +135,11 @@ def draw_schedule(
         machine=workload.machine,
         member=member,
     )
+    software = _draw_software(stream(str(seed), "software"), shape.settings, names)
+    if shape.bootstrap is Bootstrap.EXPECT and not (rare.shape.keys() & {"bootstrap", "expect"}):
+        shape = replace(shape, **software)
+    callers = stream(str(seed), "habits of callers")
+    habits = replace(draw_habits(rng), callers=0.5 if callers.random() < 0.25 else 0.0)
     changes = rare.shape | {k: v for k, v in overrides.items() if hasattr(shape, k)}
     shape = replace(shape, **changes)
     shape = replace(shape, expect=min(shape.expect, len(shape.founders)))
@@ -141,13 +147,26 @@ def draw_schedule(
         seed=str(seed),
         shape=shape,
         weather=weather,
-        habits=draw_habits(rng),
+        habits=habits,
         plan=Plan(seed=str(seed), places=names, pace_us=pace_us, length_us=_PLAN_US, rare=rare.plan),
         merciful=rng.random() < 0.8,
         workload=workload,
         events=events,
         rules=rules,
     )
+
+
+def _draw_software(rng: Random, settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
+    """Draw the feature levels that the software of each node knows; in most runs that is the first alone."""
+    if rng.random() >= 0.25:
+        return {}
+    after_ms = rng.choice((0, 1, 4)) * settings.election_timeout_ms
+    high = {name: rng.choice((1, 2, 3)) for name in names}
+    if rng.random() < 0.7:
+        # One keeps the level down, until it starts again with newer software or is missed for long enough.
+        high = dict.fromkeys(names, rng.choice((2, 3))) | {rng.choice(names): 1}
+    features = {name: Features(1, known, after_ms) for name, known in high.items()}
+    return {"features": features, "upgrades": rng.choice((0.0, 1.0, 1.0))}
 
 
 class Simulation:
@@ -174,6 +193,7 @@ class Simulation:
         self.clients = Clients(
             scheduler=self.cluster.scheduler,
             rng=stream(schedule.seed, "clients"),
+            callers=stream(schedule.seed, "callers"),
             workload=schedule.workload,
             habits=schedule.habits,
             alive=self.cluster.alive,
@@ -252,7 +272,7 @@ class Simulation:
     def _require_health(self, deadline_us: int) -> None:
         """Require one leader whom all follow, and that every member takes a write and a strong read."""
         self._require_settled(deadline_us)
-        for process in self.cluster.alive():
+        for process in self._members():
             self._probe(process, deadline_us)
         self._require_settled(deadline_us)
 
@@ -274,11 +294,17 @@ class Simulation:
         # A rival whose members went to the other side keeps dead voters, if it is as small as it may be.
         return len(clusters) > 1 or self._membership_settled(clusters[0])
 
+    def _members(self) -> list[Process]:
+        """Return the living whose software knows the feature level of the group: nobody bonds with others."""
+        alive = self.cluster.alive()
+        level = max((self.oracles.tree.levels[process.view.nodes[-1]] for process in alive), default=1)
+        return [process for process in alive if process.member.build.features.high >= level]
+
     def _clusters(self) -> list[list[Process]]:
         """Return the living, by cluster."""
         genesis = self.oracles.tree.genesis
         clusters: dict[int, list[Process]] = {}
-        for process in self.cluster.alive():
+        for process in self._members():
             clusters.setdefault(genesis[process.view.nodes[-1]], []).append(process)
         return list(clusters.values())
 
@@ -298,6 +324,9 @@ class Simulation:
         view = leaders[0].view
         if view.commit + 1 != len(view.nodes):
             return False
+        known = min(process.member.build.features.high for process in processes)
+        if self.oracles.tree.levels[view.nodes[-1]] != known:
+            return False  # U9: what all know is written, in a while
         return all(p.view.nodes == view.nodes and p.view.commit == view.commit for p in processes)
 
     def _membership_settled(self, processes: list[Process]) -> bool:
@@ -348,13 +377,14 @@ class Simulation:
 
     def _check_states(self) -> None:
         """Equal logs gave equal states, and equal tables of sessions."""
-        reached: dict[int, tuple[Process, object, bytes]] = {}
+        reached: dict[int, tuple[Process, object, bytes, bytes]] = {}
         for process in self.cluster.alive():
             replica = process.member.replica
             node = process.view.nodes[replica.applied.index]
             state, sessions = process.machine.snapshot(), replica.table.snapshot_digest()
-            first = reached.setdefault(node, (process, state, sessions))
-            if first[1:] != (state, sessions):
+            system = replica.system.digest()
+            first = reached.setdefault(node, (process, state, sessions, system))
+            if first[1:] != (state, sessions, system):
                 raise InvariantError("equal-states", f"{first[0]} and {process} differ")
 
 

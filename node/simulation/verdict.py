@@ -4,8 +4,10 @@ from collections import defaultdict
 from typing import Any
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.machines.system import Request
 from node.raft.types import BATCH_ABORTED, Applied, Failed, Ok, Result
 from node.simulation.agreement import Agreement
+from node.simulation.callers import Callers
 from node.simulation.clients import Ask, Call, Fate
 from node.simulation.errors import InvariantError
 from node.simulation.linearizability import NotLinearizableError, UndecidedError, check_linearizable
@@ -38,10 +40,14 @@ def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workl
     # What nobody ever applied changed no answer; leaving it out keeps the search small.
     answered = {call.number for call in told if call.outcome is not None}
     for call in calls:
+        if call.system:
+            continue
         place = (call.number, 0)
         untold = place in agreement.where and call.number not in answered
-        for _ in range(untold + len(agreement.again.get(place, ()))):
-            history += call.executed(workload.key)
+        executed = [agreement.where[place]] if untold else []
+        for index in (*executed, *agreement.again.get(place, ())):
+            if (call.number, index) not in agreement.refused:
+                history += call.executed(workload.key)
     try:
         check_linearizable(history, workload.model)
     except UndecidedError:
@@ -71,10 +77,12 @@ def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
 
 
 class _Replay:
-    """A fresh machine that is given the agreed sequence, entry by entry."""
+    """A fresh machine and a fresh system state that are given the agreed sequence, entry by entry."""
 
     def __init__(self, agreement: Agreement, machine: StateMachine) -> None:
         self.machine = machine
+        self.system = Callers()
+        self._systems = agreement.systems
         self._entries: defaultdict[int, list[tuple[Any, ApplyContext]]] = defaultdict(list)
         for place in sorted(agreement.sequence):
             _, _, command, context = agreement.sequence[place]
@@ -86,28 +94,45 @@ class _Replay:
         """Apply everything up to ``index`` that is not yet applied; remember each entry's results."""
         while self._waiting and self._waiting[-1] <= index:
             now = self._waiting.pop()
-            self.results[now] = self._apply(self._entries[now])
+            self.results[now] = self._apply(self._entries[now], system=now in self._systems)
 
-    def _apply(self, entry: list[tuple[Any, ApplyContext]]) -> tuple[Result, ...]:
+    def _apply(self, entry: list[tuple[Any, ApplyContext]], *, system: bool) -> tuple[Result, ...]:
         """All commands, or none: the first refusal undoes the others."""
-        savepoint = self.machine.savepoint()
+        request = Request.SYSTEM_COMMAND if system else Request.COMMAND
+        for command, context in entry:
+            refusal = self._judge(context.credential, request, command)
+            if refusal is not None:
+                return (refusal,)
+        target = self.system if system else self.machine
+        savepoint = target.savepoint()
         results: list[Result] = []
         for sub, (command, context) in enumerate(entry):
             try:
-                results.append(Applied(self.machine.apply(command, context)))
+                results.append(Applied(target.apply(command, context)))
             except CommandError as exc:
                 failed = Failed(exc.code, exc.message)
             except Exception as exc:  # noqa: BLE001 - whatever a user's machine raises is its answer
                 failed = Failed("apply-raised", type(exc).__name__)
             else:
                 continue
-            self.machine.rollback(savepoint)
+            target.rollback(savepoint)
             return (*results[:sub], failed)
         return tuple(results)
 
-    def query(self, query: object) -> object:
+    def _judge(self, credential: bytes | None, request: Request, value: object) -> Failed | None:
         try:
-            return self.machine.query(query)
+            self.system.judge(credential, request, value, now_ms=0, machine=self.machine)
+        except CommandError as exc:
+            return Failed(exc.code, exc.message)
+        return None
+
+    def query(self, call: Call) -> object:
+        request = Request.SYSTEM_QUERY if call.system else Request.QUERY
+        refusal = self._judge(call.credential, request, call.query)
+        if refusal is not None:
+            return refusal
+        try:
+            return (self.system if call.system else self.machine).query(call.query)
         except CommandError as exc:
             return Failed(exc.code, exc.message)
 
@@ -123,7 +148,7 @@ def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) 
             told, agreed = _comparable(outcome.results), replay.results[outcome.at.index]
             if told != _comparable(agreed):
                 raise InvariantError("agreed-answer", f"{call.name} was told {told}, agreed is {agreed}")
-        elif (value := replay.query(call.query)) != outcome.value:
+        elif (value := replay.query(call)) != outcome.value:
             raise InvariantError(
                 "agreed-answer",
                 f"{call.name} read {outcome.value!r} at {outcome.at}, which is {value!r}",

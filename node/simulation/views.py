@@ -6,11 +6,12 @@ Equal prefixes of logs are the same node of the tree, so every comparison is of 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from node.raft.entries import decode_config_untrusted
+from node.raft.entries import decode_config_untrusted, decode_number_untrusted
+from node.raft.features import LOWEST
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply
 from node.raft.quorum import Config
-from node.raft.types import Entry, Role
+from node.raft.types import Entry, EntryKind, Role
 from node.simulation.errors import InvariantError
 
 ROOT: Final = 0  # the empty log
@@ -24,6 +25,7 @@ class LogTree:
         self._by_place: dict[tuple[int, int, int], int] = {}
         self._configs: dict[int, Config] = {}
         self.genesis = [ROOT]  # by node: the first entry of its log
+        self.levels = [LOWEST]  # by node: the feature level of a group that has applied its log
         self.entries: list[Entry | None] = [None]
 
     def config_at(self, node: int) -> Config:
@@ -55,10 +57,20 @@ class LogTree:
         genesis = node if prefix == ROOT else self.genesis[prefix]
         self.entries.append(entry)
         self.genesis.append(genesis)
+        self.levels.append(self._level(self.levels[prefix], entry))
         place = (genesis, entry.index, entry.term)
         if self._by_place.setdefault(place, node) != node:
             raise InvariantError("log-matching", f"two histories end in the entry {entry.term}:{entry.index}")
         return node
+
+    @staticmethod
+    def _level(before: int, entry: Entry) -> int:
+        if entry.kind is EntryKind.FEATURE:
+            return max(before, decode_number_untrusted(entry.payload))
+        if entry.index == 1 and entry.kind is EntryKind.CONFIG:
+            _, founding = decode_config_untrusted(entry.payload)
+            return before if founding is None else founding.levels.level
+        return before
 
     def cluster_of(self, node: int) -> bytes:
         """Return the name of the cluster of a log that ends in ``node``; empty for the empty log."""

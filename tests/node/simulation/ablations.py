@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from msgspec import structs
 
+from node.machines.system import Request
 from node.raft.election import Vote
+from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.member import Member
 from node.raft.reads import LeaseAnswer
 from node.raft.replica import Replica
-from node.raft.types import Answer, Key, NotExecuted, Role
+from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
 
 
 class RollIsWhoIsBonded(Member):
@@ -188,6 +190,49 @@ class NoSessionDedupe(Member):
 
     def _make_replica(self, machine):
         return _NoDedupe(machine, self.make_system(), self.settings, self.group_id)
+
+
+class _NobodyJudges(Replica):
+    def _judge(self, credential, request, value, now_ms):
+        return None
+
+
+class NobodyJudges(Member):
+    """A caller is judged, if at all, by the member that it asks: what is in the log is applied."""
+
+    def _make_replica(self, machine):
+        return _NobodyJudges(machine, self.make_system(), self.settings, self.group_id)
+
+
+class JudgesByItself(Member):
+    """A strong query is judged when it is asked, not by the state that answers it."""
+
+    def _on_query(self, query):
+        request = Request.SYSTEM_QUERY if query.system else Request.QUERY
+        refusal = self.replica._judge(query.credential, request, query.query, 0)
+        if refusal is not None:
+            self._complete(query.token, Answer(refusal, self.replica.applied))
+        else:
+            super()._on_query(structs.replace(query, credential=None))
+
+
+class LevelOfTheLeaderAlone(Member):
+    """The leader raises the level to what it knows itself (U9)."""
+
+    def _builds(self):
+        return [self.build]
+
+
+class WritesAboveItsLevel(Member):
+    """A leader that knows level 2 writes what belongs to it before FEATURE 2 is applied (U8)."""
+
+    def _level_of(self, kind):
+        return 1
+
+    def _open_term(self):
+        super()._open_term()
+        if self.features.high > 1:
+            self._write(EntryKind.POLICY, EMPTY_PAYLOAD)
 
 
 class LeaseNotRechecked(Member):

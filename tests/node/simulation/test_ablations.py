@@ -48,6 +48,8 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.NoSessionDedupe, 3, {}),
         (ablations.LeaseBindsNobody, 440, {"lease_reads": True}),
         (ablations.PromisesBeforeDurable, 100, {"trust_disk": True}),
+        (ablations.NobodyJudges, 1, {}),
+        (ablations.JudgesByItself, 1, {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -196,6 +198,9 @@ def test_without_pre_votes_a_lonely_follower_comes_back_with_a_high_term():
     ("member", "first", "oracle", "overrides"),
     [
         (ablations.ManyPendingConfigs, 30, "one-pending-configuration", {}),
+        (ablations.NobodyJudges, 0, "judged-first", {}),
+        (ablations.LevelOfTheLeaderAlone, 17, "feature-unknown", {}),
+        (ablations.WritesAboveItsLevel, 8, "entry-above-level", {}),
         (ablations.SingleCopies, 0, "commit-quorum", {"min_voters": 2, "tie_break": True}),
         (ablations.NoPreflight, 0, "min-voters", {"min_voters": 2}),
         (ablations.PromisesBeforeDurable, 0, "durable-promise", {"trust_disk": True}),

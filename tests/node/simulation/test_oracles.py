@@ -14,11 +14,12 @@ import pytest
 
 from node.machines.base import ApplyContext
 from node.machines.counter import Counter
-from node.raft.entries import EMPTY_PAYLOAD, encode_config, make_entry
+from node.raft.entries import EMPTY_PAYLOAD, encode_config, encode_number, make_entry
 from node.raft.events import (
     Advanced,
     Effects,
     Halted,
+    LevelsChanged,
     Query,
     RivalCluster,
     RoleChanged,
@@ -29,6 +30,7 @@ from node.raft.events import (
     Tick,
     Violation,
 )
+from node.raft.features import Levels
 from node.raft.member import Member
 from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
 from node.raft.pull import PullState
@@ -388,6 +390,34 @@ def executed_twice(group: Group) -> None:
     group.see(group.b)
 
 
+def applied_unjudged(group: Group) -> None:
+    group.oracles.executed(group.a, 7, 0, {}, group.context(group.last + 1))
+    group.see(group.a)
+
+
+def of_a_level_that_was_never_written(group: Group) -> None:
+    group.append(group.a, group.entry(group.a, EntryKind.POLICY))
+    group.see(group.a)
+
+
+def level_written_again(group: Group) -> None:
+    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(1)))
+    group.see(group.a)
+
+
+def level_that_a_member_does_not_know(group: Group) -> None:
+    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(2)))
+    group.see(group.a)
+
+
+def peer_kept_that_does_not_know_the_level(group: Group) -> None:
+    group.see(group.b, LevelsChanged(Levels(2, "m", 1), Cursor(group.term, group.last)))
+
+
+def halted_before_a_level_that_nobody_wrote(group: Group) -> None:
+    group.see(group.b, Halted("feature-level-too-low"))
+
+
 def halted(group: Group) -> None:
     group.see(group.b, Halted("log-divergence"))
 
@@ -439,6 +469,12 @@ def rival_met(group: Group) -> None:
         (answered_by_an_old_lease, "lease", "lease_reads=true"),
         (applied_twice, "monotone-apply", ""),
         (executed_twice, "exactly-once", ""),
+        (applied_unjudged, "judged-first", ""),
+        (of_a_level_that_was_never_written, "entry-above-level", ""),
+        (level_written_again, "monotone-feature", ""),
+        (level_that_a_member_does_not_know, "feature-unknown", ""),
+        (peer_kept_that_does_not_know_the_level, "unfit-peer", ""),
+        (halted_before_a_level_that_nobody_wrote, "halted", ""),
         (halted, "halted", ""),
         (honest_peer_accused, "honest-peer-accused", ""),
         (rival_met, "one-genesis", ""),

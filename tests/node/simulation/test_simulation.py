@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 DIGEST_PROGRAM = """
 import json, sys
-from node.simulation.simulation import Simulation, draw_schedule
+from node.simulation.simulation import Simulation, Simulation, draw_schedule
 digests = []
 for seed in json.loads(sys.argv[1]):
     simulation = Simulation(draw_schedule(seed), traced=True)
@@ -279,3 +279,23 @@ def test_ctrl_c_ends_a_campaign_with_its_totals_and_leaves_no_process():
     assert totals.interrupted
     assert totals.schedules
     assert multiprocessing.active_children() == []
+
+
+def test_some_runs_raise_the_feature_level_and_refuse_callers():
+    """Else the oracles of both would look at nothing."""
+    raised = refused = outside = systems = 0
+    for seed in range(120):
+        schedule = draw_schedule(seed)
+        if not schedule.shape.features and not schedule.habits.callers:
+            continue
+        simulation = Simulation(schedule)
+        simulation.run()
+        raised += simulation.oracles.counts["features"]
+        refused += sum(len(agreed.refused) for agreed in simulation.oracles.agreements.values())
+        systems += sum(len(agreed.systems) for agreed in simulation.oracles.agreements.values())
+        outside += len(simulation.cluster.alive()) - len(simulation._members())
+
+    assert raised
+    assert refused
+    assert systems
+    assert outside  # who does not know the level that the others came to
