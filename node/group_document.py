@@ -137,7 +137,7 @@ class JwtTable(_Table, frozen=True):
 
     issuer: Text
     audience: Text
-    keys: Annotated[tuple[dict[str, str], ...], msgspec.Meta(min_length=1, max_length=16)]
+    keys: Annotated[tuple[dict[str, str | tuple[str, ...]], ...], msgspec.Meta(min_length=1, max_length=16)]
     subject: Text | None = None
     required_claims: Annotated[dict[str, str | int | bool], msgspec.Meta(max_length=CLAIMS_MAX)] = {}
     max_age_s: Annotated[int, msgspec.Meta(ge=1, le=366 * 86400)] | None = None

@@ -10,7 +10,8 @@ from node.cli.common import read_file
 from node.cli.evidence import appraiser_of, verify_node
 from node.cli.output import print_json, say
 from node.client import provision_group_key
-from node.group.identity import GroupKey
+from node.group.identity import GroupKey, require_key
+from node.group_document import load_group_document
 
 
 def command(
@@ -28,6 +29,8 @@ def command(
 ) -> None:
     """Verify a node's fresh evidence; only then send it the group key, to the very key that was verified."""
     key = GroupKey.from_hex(read_file(group_key, what="group key", secret=True).decode("ascii", "replace"))
+    if group_document is not None:  # never give another group's key away, not even to a verified node
+        require_key(load_group_document(group_document), key, source=str(group_key))
     appraiser = appraiser_of(
         group_document=group_document, policy=policy, trust_root=trust_root, group_id=None
     )

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from attestation.canonical import digest
+from attestation.ticket_jwt import JwtValidator
+from attestation.ticket_tdx import TdxValidator
 from attestation.tickets import TicketValidator
 from node.errors import ConfigError
 from node.group_document import PROTOCOL, Derived, GroupDocument, group_id_of_lineage, lineage_of
@@ -98,6 +100,16 @@ def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> Group
             "(group-key-differs)"
         )
     return key
+
+
+def validators_named_by(document: GroupDocument) -> list[tuple[str, bytes]]:
+    """Return class and signature of the ticket validators that a group document asks for, in order."""
+    validators: list[TicketValidator] = [
+        TdxValidator(policy=document.policy, root=document.root, endorsements_source=None)
+    ]
+    if document.jwt is not None:
+        validators.append(JwtValidator(keys=document.jwt.keys, rules=document.jwt.rules))
+    return [(one.ticket_class, one.signature) for one in validators]
 
 
 def group_id(

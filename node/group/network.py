@@ -33,8 +33,8 @@ from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.group.group import Group, cluster_of
-from node.group.identity import GroupKey, group_id, require_key
-from node.group_document import GroupDocument
+from node.group.identity import GroupKey, group_id, require_key, validators_named_by
+from node.group_document import FAMILIES, GroupDocument
 from node.machines.base import StateMachine
 from node.machines.noop import NoOp
 from node.machines.system import EmptySystem, SystemState
@@ -173,6 +173,8 @@ class GroupBuilder:
     def with_document(self, document: GroupDocument) -> "GroupBuilder":
         """Take settings, founding and the GroupId from a group document.
 
+        Machine and validators have to be the document's too; ``join`` refuses any others.
+
         Raises:
             GroupKeyDiffersError: the key is not the document's.
         """
@@ -222,6 +224,21 @@ class GroupBuilder:
             validators=self.validators,
         )
 
+    def _require_as_in(self, document: GroupDocument) -> None:
+        """Require that all that the document's GroupId promises to the peers is so."""
+        validators = [(one.ticket_class, one.signature) for one in self.validators]
+        family = FAMILIES.get(document.state_machine)
+        machine = self.machine or NoOp()
+        for what, same in (
+            ("network", self.network.id == document.network_id),
+            ("settings", self.settings == document.settings),
+            ("founding", self.founding in (document.founding, Founding(bootstrap=Bootstrap.JOIN))),
+            ("state machine", family is None or machine.family == family),
+            ("ticket validators", validators == validators_named_by(document)),
+        ):
+            if not same:
+                raise ConfigError(f"{document.where}: a group's {what} must be as in its document")
+
     def join(self) -> Group:
         """Join the group: begin to look for its members, and to found it if that is what ``founding`` says.
 
@@ -229,11 +246,12 @@ class GroupBuilder:
         things that are not in the GroupId.
 
         Raises:
-            ConfigError: the settings contradict each other, or ``trust_disk`` and the storage do.
+            ConfigError: the settings contradict each other, or ``trust_disk`` and the storage do; or the
+                builder contradicts the group document.
             GroupClosedError: this node was a member before, and has left.
         """
-        if self.document is not None and self.settings != self.document.settings:
-            raise ConfigError(f"{self.document.where}: a group's settings are those of its document")
+        if self.document is not None:
+            self._require_as_in(self.document)
         if self.settings.trust_disk != (self.durable is not None):
             raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
         if contradiction := self.settings.contradiction():

@@ -153,6 +153,7 @@ def test_reordering_tables_and_keys_changes_no_id(turn):
 
 
 SPELLINGS = [
+    ('kid = "k"', 'use = "sig", key_ops = ["verify"], kid = "k"'),
     ("heartbeat_ms = 200", "heartbeat_ms = 0xC8  # a comment"),
     ('update = "early"', "update = 'early'"),
     ("[recovery]\nauthorize", "recovery.authorize"),
@@ -188,6 +189,11 @@ def test_admin_stands_for_every_role_also_those_to_come():
 
 
 MEANINGS = [
+    (
+        "[authority]",
+        f"[[access.token]]\nname = 'evil'\nsha256 = '{'ee' * 32}'\nroles = ['admin']\n[authority]",
+    ),
+    (f'[[access.token]]\nname = "scrape"\nsha256 = "{"22" * 32}"\nroles = ["metrics"]\n', ""),
     ('name = "n"', 'name = "m"'),
     ('key = "derived"', f'key = "{KEY_DIGEST}"'),
     ('key = "derived"', 'key = "derived"\nstate_machine = "counter"'),
@@ -228,7 +234,7 @@ MEANINGS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), MEANINGS, ids=[new.splitlines()[-1][:40] for _, new in MEANINGS])
+@pytest.mark.parametrize(("old", "new"), MEANINGS, ids=[f"{i}" for i in range(len(MEANINGS))])
 def test_any_other_meaning_is_another_group_and_another_mrconfigid(old, new):
     before, after = document(MINIMAL + MORE), changed(old, new)
 

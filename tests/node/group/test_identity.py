@@ -4,12 +4,20 @@ import dataclasses
 
 import pytest
 
+from attestation.freshness import FreshnessState
 from node.errors import ConfigError
 from node.group import identity
-from node.group.identity import GroupKey, GroupKeyDiffersError, group_id, require_key
+from node.group.identity import GroupKey, GroupKeyDiffersError, group_id, require_key, validators_named_by
 from node.raft.types import Settings
+from node.trust import tdx_validator_of, validators_of
 from tests.support import documents
 
+JWT = """
+[jwt]
+issuer = "i"
+audience = "a"
+keys = [{kty = "OKP", crv = "Ed25519", alg = "EdDSA", x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]
+"""
 KEY = GroupKey(bytes(range(32)))
 
 
@@ -111,6 +119,14 @@ def test_only_the_key_whose_digest_the_document_names_is_taken():
         with pytest.raises(GroupKeyDiffersError, match="group-key-differs") as caught:
             require_key(named, other, source="key file")
         assert other.secret.hex() not in str(caught.value)
+
+
+@pytest.mark.parametrize("jwt", ["", JWT], ids=["tdx", "jwt"])
+def test_the_validators_of_a_document_are_those_that_a_daemon_makes_of_it(jwt):
+    document = documents.document(documents.MINIMAL + jwt)
+    made = validators_of(document, tdx_validator_of(document, None, FreshnessState()))
+
+    assert validators_named_by(document) == [(one.ticket_class, one.signature) for one in made]
 
 
 def test_of_a_derived_key_too():
