@@ -32,6 +32,7 @@ from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
 from node.places import Usage
 from node.raft.events import Execute, Query
+from node.raft.outlook import Quorum, describe
 from node.raft.types import Answer, Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
@@ -155,6 +156,10 @@ class Daemon:
             return Readiness(
                 ready=False, reason="no-cluster", message="no cluster was founded or found yet: see /v1/bonds"
             )
+        outlook = self._group.outlook
+        if outlook.quorum in (Quorum.LOST, Quorum.GONE):
+            reason = f"quorum-{outlook.quorum.value}"
+            return Readiness(ready=False, reason=reason, message=describe(outlook))
         if not status.online:
             return Readiness(
                 ready=False, reason="not-online", message="no leader is known, or the log is behind it"
@@ -172,6 +177,7 @@ class Daemon:
             min_voters=self._document.settings.min_voters,
             covered_age_ms=group.covered_age_ms,
             key_use=group.key_use,
+            outlook=group.outlook,
         )
 
     def bonds(self) -> Sequence[BondView]:
@@ -210,7 +216,7 @@ class Daemon:
         timeout_s: float,
         system: bool = False,
     ) -> Awaitable[Outcome]:
-        return self._require_group().outcome(
+        return self._require_open_group().outcome(
             lambda token: Execute(token, commands, key, feed, credential, system), timeout_s=timeout_s
         )
 
@@ -225,7 +231,7 @@ class Daemon:
         timeout_s: float,
         system: bool = False,
     ) -> Awaitable[Outcome]:
-        return self._require_group().outcome(
+        return self._require_open_group().outcome(
             lambda token: Query(token, query, consistency, min_at, max_age_ms, credential, system),
             timeout_s=timeout_s,
         )
@@ -311,3 +317,10 @@ class Daemon:
         if self._group is None:
             raise UnavailableError("waiting-for-key", "this node waits to be given the group key")
         return self._group
+
+    def _require_open_group(self) -> Group:
+        """Nothing is handed to a member that has stopped: then it is certain that it was not executed."""
+        group = self._require_group()
+        if group.closed is not None:
+            raise UnavailableError("halted", f"this node has stopped for good ({group.closed}): use another")
+        return group

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.routing import Router
@@ -24,11 +25,17 @@ from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
+from node.api.views import is_ill, quorum_schema
 from node.group.errors import GroupClosedError
 from node.places import Room, Usage
+from node.raft.outlook import describe
 
 logger = logging.getLogger(__name__)
 
+# What these say may have the same cause: there is no quorum.
+_FOR_WANT_OF_A_QUORUM: Final = frozenset(
+    {"access-not-current", "not-executed", "not-ready", "outcome-unknown", "query-timeout"}
+)
 _COMMANDS: Final = BY_NAME["commands"].path
 _HEALTH: Final = BY_NAME["health"].path
 _ATTESTATION: Final = "/v1/attestation/"
@@ -121,10 +128,23 @@ class Api:
             raise problem
         if scope["path"].startswith(_ATTESTATION):
             problem.extensions["mock"] = self._service.mock
+        if problem.code in _FOR_WANT_OF_A_QUORUM:
+            self._name_the_missing(problem)
         content = problem.body()
         headers = [*problem.raw_headers(), (b"content-length", b"%d" % len(content))]
         await answer({"type": "http.response.start", "status": problem.status, "headers": headers})
         await answer({"type": "http.response.body", "body": content})
+
+    def _name_the_missing(self, problem: ProblemError) -> None:
+        """Say who is missing and whether waiting can help, if that is what this request died of."""
+        try:
+            outlook = self._service.group().outlook
+        except UnavailableError:
+            return
+        if is_ill(outlook):
+            problem.extensions["quorum"] = msgspec.to_builtins(quorum_schema(outlook))
+            if problem.detail != (text := describe(outlook)):
+                problem.detail += f"; {text}"
 
 
 class _Answer:

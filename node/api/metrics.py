@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from attestation.background import Background
 from node.api.operations import PATHS
 from node.api.service import Service, UnavailableError
+from node.api.views import is_ill
 from node.places import Usage
 from node.raft.keys import KEYS_MAX
 from node.raft.types import Role
@@ -150,7 +151,12 @@ class _GroupCollector(Collector):
         except UnavailableError:
             return
         status = view.status
-        yield _gauge("leader", "1 if this node leads.", status.role is Role.LEADER)
+        leads = status.role is Role.LEADER and status.halted is None
+        yield _gauge("leader", "1 if this node leads.", leads)
+        outlook = view.outlook
+        yield _gauge("quorum_missing", "1 if no quorum, or too few copies, are here.", is_ill(outlook))
+        yield _gauge("quorum_gone", "1 if it will not come back by waiting.", not outlook.waiting_helps)
+        yield _gauge("voters_missing", "Voters that this node knows to be away.", len(outlook.absent))
         yield _gauge("leader_known", "1 if this node knows a leader.", status.leader is not None)
         yield _gauge("term", "Raft term.", status.term)
         yield _gauge("commit_index", "Index of the newest committed entry.", status.commit.index)

@@ -53,6 +53,27 @@ class Node(_Response, frozen=True):
     peer_id: Annotated[Hex32, Meta(description="The incarnation: digest of the key born at this start.")]
 
 
+class MissingVoter(_Response, frozen=True):
+    name: str
+    peer_id: Hex32
+    why: Annotated[
+        Literal["unreachable", "expired", "departed", "restarted"],
+        Meta(description="restarted: its node is here as another incarnation, which is not a voter."),
+    ]
+
+
+class Quorum(_Response, frozen=True):
+    """Whether there is a quorum, who is missing, and whether waiting can help."""
+
+    state: Annotated[
+        Literal["held", "electing", "short", "lost", "gone", "unknown"],
+        Meta(description="held and electing are well; short: there are too few copies to commit anything."),
+    ]
+    waiting_helps: Annotated[bool, Meta(description="False: a quorum of the voters ended for good.")]
+    missing: Sequence[MissingVoter]
+    message: Annotated[str, Meta(description="For people; may change.")]
+
+
 class StatusWarning(_Response, frozen=True):
     """Something that an operator should look at."""
 
@@ -68,7 +89,7 @@ class Group(_Response, frozen=True):
     cluster_id: Annotated[Hex32 | None, Meta(description="Digest of the genesis entry; null before it.")]
     generation: Annotated[Unsigned, Meta(description="Of the cluster; 0 for what founders began.")]
     me: Node
-    role: Literal["learner", "follower", "pre-candidate", "candidate", "leader"]
+    role: Literal["learner", "follower", "pre-candidate", "candidate", "leader", "halted"]
     leader: Annotated[Hex32 | None, Meta(description="Peer id of the leader, if one is known.")]
     term: Unsigned
     commit_index: Unsigned
@@ -82,6 +103,7 @@ class Group(_Response, frozen=True):
     halted: Annotated[str | None, Meta(description="Why this member stopped for good, if it did.")]
     state_machine: Annotated[str, Meta(description="The machine's signature.")]
     mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
+    quorum: Annotated[Quorum, Meta(description="As this node sees it.")]
     warnings: Annotated[Sequence[StatusWarning], Meta(description="What an operator should look at.")] = ()
 
 
@@ -353,6 +375,7 @@ class Problem(_Response, frozen=True):
     mock: bool | UnsetType = UNSET
     reason: Annotated[str, Meta(description="A finer stable code.")] | UnsetType = UNSET
     leader: Node | UnsetType | None = UNSET
+    quorum: Annotated[Quorum, Meta(description="If the group cannot go on.")] | UnsetType = UNSET
     failures: Sequence[Failure] | UnsetType = UNSET
     term: Unsigned | UnsetType = UNSET
     index: Unsigned | UnsetType = UNSET

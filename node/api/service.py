@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from attestation.tickets import Cluster
 from node.errors import NodeError
+from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.types import Consistency, Cursor, Incarnation, KeyUse, MemberStatus, Outcome, Preference
 from node.system.access_list import AccessList
 from node.system.grants import Grant
@@ -61,6 +62,7 @@ class GroupView:
         min_voters: how many voters the group wants at least.
         covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
         key_use: what the idempotency keys take.
+        outlook: what the member knows of the quorum.
     """
 
     network_id: bytes
@@ -71,6 +73,7 @@ class GroupView:
     min_voters: int = 1
     covered_age_ms: int | None = None
     key_use: KeyUse = KeyUse(0, 0, 0)
+    outlook: Outlook = UNKNOWN
 
 
 class BondView(Protocol):

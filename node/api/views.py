@@ -7,6 +7,7 @@ from typing import Literal
 from attestation.tickets import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
+from node.raft.outlook import Outlook, Quorum, describe
 from node.raft.types import Incarnation, MemberStatus
 
 
@@ -18,7 +19,7 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         cluster_id=None if status.cluster_id is None else status.cluster_id.hex(),
         generation=0 if view.cluster is None else view.cluster.generation,
         me=schemas.Node(name=status.me.name, peer_id=status.me.id.hex()),
-        role=status.role.value,
+        role="halted" if status.halted is not None else status.role.value,
         leader=_peer_id(status.leader),
         term=status.term,
         commit_index=status.commit.index,
@@ -33,10 +34,35 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         state_machine=view.state_machine,
         mock=mock,
         warnings=_warnings(view),
+        quorum=quorum_schema(view.outlook),
     )
 
 
+def quorum_schema(outlook: Outlook) -> schemas.Quorum:
+    return schemas.Quorum(
+        state=outlook.quorum.value,
+        waiting_helps=outlook.waiting_helps,
+        missing=[
+            schemas.MissingVoter(name=one.voter.name, peer_id=one.voter.id.hex(), why=one.why.value)
+            for one in outlook.absent
+        ],
+        message=describe(outlook),
+    )
+
+
+def is_ill(outlook: Outlook) -> bool:
+    """Return whether the group cannot go on, or not with everything, as far as this node sees."""
+    return outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
+
+
 def _warnings(view: GroupView) -> list[schemas.StatusWarning]:
+    if is_ill(view.outlook):
+        code = f"quorum-{view.outlook.quorum.value}"
+        return [schemas.StatusWarning(code=code, message=describe(view.outlook)), *_few_electable(view)]
+    return _few_electable(view)
+
+
+def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:
     electable = view.status.electable
     if len(electable) >= view.min_voters:
         return []

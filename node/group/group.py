@@ -22,6 +22,7 @@ from node.group.when import Conditions, When
 from node.machines.system import SystemState
 from node.raft.events import ChangeVersion, Event, Execute, Query, TransferLeadership
 from node.raft.member import Member
+from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.types import (
     BATCH_ABORTED,
     AlreadyExecuted,
@@ -82,7 +83,9 @@ class Group:
         status = self._driver.member.status()
         if self.closed is None:
             return status
-        return replace(status, online=False, halted=status.halted or self.closed)
+        # It is a part of the group no more, whatever it was when it ended.
+        halted = status.halted or self.closed
+        return replace(status, role=Role.FOLLOWER, leader=None, online=False, halted=halted, match={})
 
     @property
     def cluster(self) -> Cluster | None:
@@ -123,6 +126,11 @@ class Group:
         Another object after this node's cluster gave itself up.
         """
         return self._driver.member.replica.system
+
+    @property
+    def outlook(self) -> Outlook:
+        """What this node knows of the quorum: who is missing, and whether waiting can help."""
+        return UNKNOWN if self.closed is not None else self._driver.member.outlook()
 
     @property
     def key_use(self) -> KeyUse:

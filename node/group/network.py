@@ -13,6 +13,7 @@ await group.when().online()
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ from node.raft.events import (
     LeaderChanged,
     LevelsChanged,
     Notice,
+    QuorumChanged,
     RivalCluster,
     Unfit,
     Violation,
@@ -53,9 +55,13 @@ from node.raft.events import (
 from node.raft.features import Features
 from node.raft.log import LogStore, MemoryLog
 from node.raft.member import Member
+from node.raft.outlook import Quorum, describe
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
 
 LOG_REPLAY_SIGNATURE: Final = "bondstone/log-replay/v1"
+
+
+logger = logging.getLogger(__name__)
 
 
 def software() -> str:
@@ -352,6 +358,7 @@ class _Wiring:
     def halted(self, reason: str) -> None:
         if self._group is not None:
             self._group.end(f"halted: {reason}")
+        logger.error("this member has stopped for good: %s", reason)
         self._network.audit.append("member-halted", reason=reason)
 
     def noticed(self, notice: Notice) -> None:
@@ -373,6 +380,9 @@ class _Wiring:
                     version=levels.version,
                     index=at.index,
                 )
+            case QuorumChanged(outlook):
+                level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
+                logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))
             case DataDiscarded(cursor):
                 audit.append("data-discarded", term=cursor.term, index=cursor.index)
             case FoundingStalled(collector):

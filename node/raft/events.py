@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from node.raft.features import Build, Levels
+from node.raft.outlook import Outlook
 from node.raft.types import Consistency, Cursor, Entry, Incarnation, Outcome, Preference, Role
 
 
@@ -215,6 +216,12 @@ class LevelsChanged(Struct, frozen=True):
     at: Cursor
 
 
+class QuorumChanged(Struct, frozen=True):
+    """The quorum is not there (any more), or others of it are missing now; or it is back: ``HELD``."""
+
+    outlook: Outlook
+
+
 class Halted(Struct, frozen=True):
     """Divergence or a broken invariant: this member has stopped and must not be used."""
 
@@ -233,6 +240,7 @@ Notice = (
     | Violation
     | Unfit
     | LevelsChanged
+    | QuorumChanged
     | Halted
 )
 

@@ -169,7 +169,7 @@ class Leader(Follower):
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
         return self.log.get(index).term == self.term
 
-    def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
+    def _copies_needed(self) -> int:
         """With the tie-break one of two voters is a quorum: it goes on leading and may take in a replacement.
 
         But nothing that only one machine holds is committed, unless ``min_voters`` is 1: a group of
@@ -177,8 +177,10 @@ class Leader(Follower):
         here: the replacement must get the no-op of a re-elected leader committed to become a voter.
         """
         smallest = min(len(config.voters) for config in self.active)
-        needed = min(2, self.settings.min_voters, smallest)
-        return len(holders) >= needed
+        return min(2, self.settings.min_voters, smallest)
+
+    def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
+        return len(holders) >= self._copies_needed()
 
     def _try_commit(self, lead: Leadership) -> None:
         """The largest index of our term that a quorum of EVERY active Cfg holds (I4)."""

@@ -11,12 +11,14 @@ from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
 from node.raft.entries import session_id
 from node.raft.events import (
+    BondLoss,
     ChangeVersion,
     Effects,
     Event,
     Execute,
     Halted,
     Query,
+    QuorumChanged,
     Received,
     Recovered,
     TransferLeadership,
@@ -26,10 +28,12 @@ from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.origin import Outbox
+from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, look_out
 from node.raft.reads import ReadQueues
 from node.raft.signing import Birth
 from node.raft.state import Credentials, HaltError, Leadership
 from node.raft.types import (
+    FOLLOWER,
     LEADER,
     Cursor,
     Founding,
@@ -107,6 +111,8 @@ class Member(Inbox):
             now_ms=now_ms,
         )
         self.gone = {}
+        self.replaced: set[Incarnation] = set()  # voters whose nodes were here as other incarnations
+        self.told_outlook: Outlook | None = None  # what was told of a quorum that is not there
         # An earlier process of this incarnation may have used any small number, also one whose
         # opening its disk has lost: going on in its session would answer new commands with old results,
         # and an answer to its ReadIndex that comes late would be taken for one to ours.
@@ -189,6 +195,9 @@ class Member(Inbox):
             return
         if self.now >= self.election_due and self.role is not LEADER:
             self._tick_election()
+            self._watch_quorum()
+        elif self.told_outlook is not None and self.leader is not None:
+            self._watch_quorum()  # somebody leads again
         if self.pull is not None:
             self._tick_pull()
         if self.box.flying:
@@ -204,6 +213,7 @@ class Member(Inbox):
             self._check_quorum(lead)
             if self.lead is not None:
                 self._count_rounds(lead)
+            self._watch_quorum()
 
     def _settle(self) -> None:
         """Commit, apply, answer, write, broadcast: until nothing more follows from anything."""
@@ -294,7 +304,8 @@ class Member(Inbox):
         if lead is not None and lead.version_change is not None:
             unsaid.append(lead.version_change[0])
         self.out = Effects()
-        self.lead = self.handed = None
+        self.lead = self.handed = self.leader = None
+        self.role = FOLLOWER  # it leads nobody and hears nobody, whatever it was
         self._notice(Halted(reason))
         for token in unsaid:
             self._complete(token, Unknown("halted"))
@@ -338,6 +349,51 @@ class Member(Inbox):
     def _electable(self) -> tuple[Incarnation, ...]:
         mine = () if self.preference is Preference.OBSERVER else (self.me,)
         return tuple(sorted((*mine, *(peer for peer in self.peers if not self._is_observer(peer)))))
+
+    def outlook(self) -> Outlook:
+        """Return what can be known here of the quorum, of who is missing and of whether waiting can help."""
+        if self.halted is not None or not self.active:
+            return UNKNOWN
+        if self.lead is None and self.leader is not None:
+            return HELD  # it would step down without one
+        here = self._responsive(self.lead) if self.lead is not None else {*self.audience, self.me}
+        present = {peer for peer in here if peer == self.me or peer in self.peers}
+        for voter in self.members:
+            if any(peer.name == voter.name and peer != voter for peer in self.audience):
+                self.replaced.add(voter)
+        self.replaced.intersection_update(self.members)
+        absent = [Absent(voter, self._absence(voter)) for voter in self.members if voter not in present]
+        return look_out(
+            self.active,
+            present,
+            absent,
+            led=self.lead is not None,
+            copies_needed=self._copies_needed(),
+            durable=self.settings.trust_disk,
+        )
+
+    def _absence(self, voter: Incarnation) -> Absence:
+        if voter in self.replaced:
+            return Absence.RESTARTED
+        match self.gone.get(voter):
+            case BondLoss.DEPARTED:
+                return Absence.DEPARTED
+            case BondLoss.EXPIRED:
+                return Absence.EXPIRED
+            case _:
+                return Absence.UNREACHABLE
+
+    def _watch_quorum(self) -> None:
+        """Tell when the quorum is lost, or is another one that is missing, and when it is back."""
+        outlook = self.outlook()
+        ill = outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
+        if not ill:
+            if self.told_outlook is None or outlook.quorum is Quorum.UNKNOWN:
+                return
+            outlook = HELD
+        if outlook != self.told_outlook:
+            self.told_outlook = outlook if ill else None
+            self._notice(QuorumChanged(outlook))
 
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""

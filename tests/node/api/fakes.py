@@ -28,6 +28,7 @@ from node.api.service import (
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
 from node.machines.system import Request
+from node.raft.outlook import Outlook, Quorum
 from node.raft.types import (
     Answer,
     Applied,
@@ -93,6 +94,8 @@ class FakeService:
     by_key: dict = field(default_factory=dict)
     machine: KeyValue = field(default_factory=KeyValue)
     index: int = 0
+    halted: str | None = None
+    outlook: Outlook = Outlook(Quorum.HELD)
     state: AccessState = field(default_factory=lambda: AccessState(ACCESS))
     behind: AccessState | None = None
     current: bool = True
@@ -171,7 +174,7 @@ class FakeService:
             learners=(OTHER,),
             tie=ME,
             online=True,
-            halted=None,
+            halted=self.halted,
             match={PEER: self.index},
             electable=self.electable,
         )
@@ -184,6 +187,7 @@ class FakeService:
             min_voters=2,
             covered_age_ms=250,
             key_use=KeyUse(3, 99, 1),
+            outlook=self.outlook,
         )
 
     def bonds(self):

@@ -12,8 +12,9 @@ from node.api.limits import ApiLimits
 from node.api.openapi import openapi_document, problems_of
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE, ProblemError
-from node.api.service import Readiness
+from node.api.service import Readiness, UnavailableError
 from node.audit import AuditChainError
+from node.raft.outlook import Absence, Absent, Outlook, Quorum, describe
 from node.raft.types import AlreadyExecuted, Cursor, NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import ME, OTHER, PEER, FakeService, asgi, call
@@ -80,6 +81,80 @@ def test_before_there_is_a_group_nobody_is_known():
     reply = call(FakeService(group_key=None), "GET", "/metrics", role=ADMIN)
 
     assert (reply.status, reply.json["code"]) == (503, "not-ready")
+
+
+# ---- who is missing, and who has stopped -------------------------------------------------
+LOST = Outlook(Quorum.LOST, (Absent(PEER, Absence.UNREACHABLE),))
+GONE = Outlook(Quorum.GONE, (Absent(PEER, Absence.RESTARTED), Absent(OTHER, Absence.DEPARTED)))
+SHORT = Outlook(Quorum.SHORT, (Absent(PEER, Absence.UNREACHABLE),))
+
+
+@pytest.mark.parametrize(("outlook", "helps"), [(LOST, True), (GONE, False), (SHORT, True)])
+def test_status_names_who_is_missing_and_whether_waiting_can_help(outlook, helps):
+    group = call(FakeService(outlook=outlook), "GET", "/v1/group", role=ADMIN).json
+
+    assert group["quorum"]["state"] == outlook.quorum.value
+    assert group["quorum"]["waiting_helps"] is helps
+    assert [one["peer_id"] for one in group["quorum"]["missing"]] == [
+        one.voter.id.hex() for one in outlook.absent
+    ]
+    assert [one["why"] for one in group["quorum"]["missing"]] == [one.why.value for one in outlook.absent]
+    assert group["warnings"][0]["code"] == f"quorum-{outlook.quorum.value}"
+    assert PEER.name in group["warnings"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "ending", [NotExecuted("deadline"), Unknown("deadline"), UnavailableError("no", "unavailable")]
+)
+@pytest.mark.parametrize("path", ["/v1/commands", "/v1/queries"])
+def test_what_fails_for_want_of_a_quorum_says_so(ending, path):
+    body = PUT_BODY if path == "/v1/commands" else {"query": {"op": "get", "key": "a"}}
+    reply = call(FakeService(end_with=ending, outlook=GONE), "POST", path, role=ADMIN, json_body=body)
+
+    published("POST", path, reply)
+    assert reply.status >= 500
+    assert reply.json["quorum"]["state"] == "gone"
+    assert reply.json["quorum"]["waiting_helps"] is False
+    assert "waiting does not help" in reply.json["detail"]
+    well = call(FakeService(end_with=ending), "POST", path, role=ADMIN, json_body=body)
+    assert "quorum" not in well.json
+
+
+def test_readyz_names_who_is_missing():
+    down = Readiness(ready=False, reason="quorum-lost", message=describe(LOST))
+    reply = call(FakeService(readiness_answer=down, outlook=LOST), "GET", "/readyz")
+
+    published("GET", "/readyz", reply)
+    assert reply.json["reason"] == "quorum-lost"
+    assert reply.json["detail"].count(f"{PEER.name} (unreachable)") == 1
+    assert reply.json["quorum"]["missing"][0]["name"] == PEER.name
+
+
+def test_metrics_tell_a_quorum_that_is_lost_and_one_that_is_gone():
+    def gauges(outlook):
+        text = call(FakeService(outlook=outlook), "GET", "/metrics", role=ADMIN).body.decode()
+        return [
+            line.split()[1]
+            for line in text.splitlines()
+            if line.startswith(
+                ("bondstone_quorum_missing ", "bondstone_quorum_gone ", "bondstone_voters_missing ")
+            )
+        ]
+
+    assert gauges(LOST) == ["1.0", "0.0", "1.0"]
+    assert gauges(GONE) == ["1.0", "1.0", "2.0"]
+    assert gauges(Outlook(Quorum.HELD, LOST.absent)) == ["0.0", "0.0", "1.0"]
+
+
+def test_a_halted_node_is_no_leader():
+    service = FakeService(halted="log-divergence")
+    group = call(service, "GET", "/v1/group", role=ADMIN).json
+    metrics = call(service, "GET", "/metrics", role=ADMIN).body.decode()
+
+    assert group["role"] == "halted"
+    assert group["halted"] == "log-divergence"
+    assert "bondstone_leader 0.0" in metrics
+    assert "bondstone_halted 1.0" in metrics
 
 
 # ---- group ------------------------------------------------------------------------------
