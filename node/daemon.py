@@ -117,10 +117,15 @@ async def running(
     attester = attester_of(document, config)
     seen = load_freshness(config)
     async with AsyncExitStack() as stack:
+        key = group_key_of(document, config)
+        identity, storage = _identity_of(document, config, clock.now())
+        if storage is not None:
+            stack.callback(storage.close)
         audit = AuditLog(
             Path(config.node.data_dir) / "audit.jsonl",
             _wall,
             AuditLimits(segment_bytes=config.audit.segment_bytes, segments_max=config.audit.segments_max),
+            life=identity,
         )
         stack.callback(audit.close)
         background = Background()
@@ -149,10 +154,6 @@ async def running(
         clock.follow(lambda: tdx.freshness.newest_issue)
         stack.callback(lambda: _save_freshness_at_the_end(config, tdx))
         validators = validators_of(document, tdx)
-        key = group_key_of(document, config)
-        identity, storage = _identity_of(document, config, clock.now())
-        if storage is not None:
-            stack.callback(storage.close)
         issuer = TdxTicketIssuer(
             attester=attester,
             identity=identity,

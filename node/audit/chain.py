@@ -21,6 +21,7 @@ from typing import Any, Final
 from attestation.canonical import digest
 from attestation.errors import MalformedError
 from attestation.strict_json import parse_strict_untrusted
+from node.audit.life import Life, LifeError, life_untrusted
 from node.errors import CorruptStorageError
 
 DOMAIN: Final = "bondstone/audit-event/v1"
@@ -67,10 +68,13 @@ class AuditChain:
     Attributes:
         after: the place after which it begins: the very start, or where deleted events ended.
         head: its end.
+        lives: those that begin in it, each signed by its incarnation. Events before the first are of a life
+            whose beginning is deleted, or of nobody.
     """
 
     after: AuditHead
     head: AuditHead
+    lives: tuple[Life, ...] = ()
 
 
 def hash_of(event: dict[str, Any]) -> str:
@@ -113,6 +117,10 @@ def event_untrusted(line: bytes, *, after: AuditHead | None) -> dict[str, Any]:
         raise AuditChainError(found, "hash-mismatch", "was changed after it was written")
     if (after is not None and prev != after.hash) or (found == 1 and prev != HASH_START):
         raise AuditChainError(found, "chain-broken", "does not follow the event before")
+    try:
+        life_untrusted(event)
+    except LifeError as exc:
+        raise AuditChainError(found, "life-forged", str(exc)) from exc
     return event
 
 
@@ -142,31 +150,60 @@ def verify_untrusted(lines: Iterable[bytes], *, after: AuditHead = EMPTY) -> Aud
     return head
 
 
-def verify_kept_untrusted(lines: Iterable[bytes]) -> AuditChain:
+class HeadGoneError(Exception):
+    """The event of a kept head was deleted, as the log says: nothing can be said of it any more."""
+
+
+def verify_kept_untrusted(lines: Iterable[bytes], *, kept: AuditHead | None = None) -> AuditChain:
     """Check all that is left of a log whose oldest events may have been deleted.
 
     Deleting leaves an event with ``gone_to_seq``. A beginning that is missing without one was taken away by
     somebody else.
 
+    Args:
+        lines: of the log.
+        kept: a head of this log that somebody outside has kept: it must be in the chain.
+
     Raises:
-        AuditChainError: the first event that does not fit; ``start-missing``.
+        AuditChainError: the first event that does not fit; ``start-missing``, ``emptied``, ``head-mismatch``,
+            ``cut-off``.
+        HeadGoneError: the kept head is before the first event that is left.
     """
     after, head = EMPTY, EMPTY
     gone = 0
     begun = False
+    lives: list[Life] = []
     for line in lines:
         event = event_untrusted(line, after=head if begun else None)
         if not begun:
             after, begun = place_before(event), True
+            _require_kept(after, kept)
         gone = max(gone, gone_to(event))
         head = head_of(event)
+        _require_kept(head, kept)
+        life = life_untrusted(event)
+        if life is not None:
+            lives.append(life)
+    if not begun:
+        raise AuditChainError(1, "emptied", "is missing: there are no events at all")
     if after.seq > gone:
         raise AuditChainError(
             gone + 1,
             "start-missing",
             f"and those up to {after.seq} are missing, and no event says that they were deleted",
         )
-    return AuditChain(after=after, head=head)
+    if kept is not None and head.seq < kept.seq:
+        raise AuditChainError(
+            head.seq + 1, "cut-off", f"is missing, and so are those up to the kept {kept.seq}"
+        )
+    if kept is not None and kept.seq < after.seq:
+        raise HeadGoneError(f"the events up to {after.seq} are deleted, and with them the kept {kept.seq}")
+    return AuditChain(after=after, head=head, lives=tuple(lives))
+
+
+def _require_kept(place: AuditHead, kept: AuditHead | None) -> None:
+    if kept is not None and place.seq == kept.seq and place.hash != kept.hash:
+        raise AuditChainError(place.seq, "head-mismatch", "is not the event whose hash was kept")
 
 
 def gone_to(event: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ on from there with an event that says so. At start only the file that is being w
 follows the one before; ``verify`` checks everything.
 """
 
+import errno
 import logging
 import os
 from collections import deque
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attestation.files import FileError, make_directory
+from enclave.identity import Identity
 from node.audit.chain import (
     EMPTY,
     GONE_TO_SEQ,
@@ -32,6 +34,7 @@ from node.audit.chain import (
     place_before,
     verify_kept_untrusted,
 )
+from node.audit.life import KIND, signed_fields
 from node.audit.segments import Segment, SegmentFiles, end_of_untrusted, lines_of, lines_of_log
 from node.errors import ConfigError
 
@@ -64,16 +67,23 @@ class AuditLog:
         path: the file that is written, made with mode 0600; None keeps only the recent window, in memory.
         now: the clock.
         limits: of the files.
+        life: whose events are written: its first one is signed. None, for tests and tools: nobody's.
 
     Raises:
         ConfigError: the files cannot be used, or another process uses them.
     """
 
     def __init__(
-        self, path: Path | None, now: Callable[[], datetime], limits: AuditLimits | None = None
+        self,
+        path: Path | None,
+        now: Callable[[], datetime],
+        limits: AuditLimits | None = None,
+        *,
+        life: Identity | None = None,
     ) -> None:
         self._now = now
         self._limits = limits or AuditLimits()
+        self._life = life
         self._head = EMPTY
         self._window: deque[dict[str, Any]] = deque(maxlen=WINDOW_EVENTS)
         self._files = None if path is None else SegmentFiles(path)
@@ -89,9 +99,13 @@ class AuditLog:
                 make_directory(self._files.path.parent)
                 self._lock = self._files.lock()
                 self._recover(self._files)
+                if self._lost:
+                    raise OSError(errno.ENOSPC, "the first event of this life cannot be written")
             except OSError as exc:
                 self.close()
                 raise ConfigError(f"the audit log {path}: {exc.strerror or exc}") from exc
+        else:
+            self._begin_life()
 
     def append(self, kind: str, **fields: Any) -> dict[str, Any] | None:
         """Add one event and return it; None if the disk did not take it.
@@ -140,6 +154,8 @@ class AuditLog:
         Raises:
             AuditChainError: the first event that does not fit.
         """
+        if self._head == EMPTY:
+            return AuditChain(after=EMPTY, head=EMPTY)
         if self._files is not None:
             return verify_kept_untrusted(lines_of_log(self._files.path))
         head = after = place_before(self._window[0]) if self._window else EMPTY
@@ -154,10 +170,10 @@ class AuditLog:
         self._descriptor = self._lock = -1
 
     # ---- writing ----------------------------------------------------------------------
-    def _add(self, kind: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+    def _add(self, kind: str, fields: dict[str, Any], *, at: str | None = None) -> dict[str, Any] | None:
         event: dict[str, Any] = {
             "seq": self._head.seq + 1,
-            "at": _plain(self._now()),
+            "at": at or _plain(self._now()),
             "kind": kind,
             **_plain(fields),
             "prev": self._head.hash,
@@ -262,6 +278,8 @@ class AuditLog:
         self._first_seq = start.seq + 1
         if self._size == 0:
             self._head = start
+        last_good = self._head.hash
+        self._begin_life()
         if broken is None:
             return
         self._add(
@@ -270,11 +288,20 @@ class AuditLog:
                 "reason": broken.reason,
                 "message": str(broken),
                 "first_bad_seq": broken.seq,
-                "last_good_hash": self._head.hash,
+                "last_good_hash": last_good,
                 "put_aside": aside,
                 GONE_TO_SEQ: (self._full[0].first_seq if self._full else self._first_seq) - 1,
             },
         )
+
+    def _begin_life(self) -> None:
+        """Write the first event of this life, signed for its place in the chain."""
+        if self._life is None:
+            return
+        at = _plain(self._now())
+        place = {"seq": self._head.seq + 1, "prev": self._head.hash, "at": at}
+        if self._add(KIND, signed_fields(self._life, **place), at=at) is None:
+            self._lost += 1
 
     def _load(self, path: Path, link: AuditHead | None) -> tuple[AuditHead | None, AuditChainError | None]:
         """Follow the chain in ``path`` to its end; return where it starts, and where it breaks.
@@ -285,6 +312,9 @@ class AuditLog:
         """
         start: AuditHead | None = None
         try:
+            if path.exists() and path.stat().st_size == 0:
+                # A file is begun with its first event: this one was emptied, or a crash came in between.
+                raise AuditChainError(0, "emptied", "is missing: the file is empty")
             for line in lines_of(path) if path.exists() else ():
                 event = event_untrusted(line, after=None if start is None else self._head)
                 if not line.endswith(b"\n"):

@@ -85,7 +85,7 @@ class SegmentFiles:
 
     def reopen_last(self) -> None:
         """Undo a change of segments that did not come to its end: there must be a file that is written."""
-        if self.path.exists() and self.path.stat().st_size > 0:
+        if self.path.exists():
             return
         full = self.full()
         if full:

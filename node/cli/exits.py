@@ -25,6 +25,8 @@ UNDECIDED: Final = 3
 _ANSWERS: Final = frozenset(
     {
         "command-failed",
+        "access-refused",
+        "birth-certificate-refused",
         "query-failed",
         "provision-refused",
         "superseded",

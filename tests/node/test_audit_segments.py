@@ -215,17 +215,20 @@ def test_a_page_that_would_begin_elsewhere_is_refused(path: Path) -> None:
 def test_a_crash_between_the_old_file_and_the_new_one_loses_nothing(path: Path) -> None:
     head = closed(path)
     path.rename(path.with_name(f"audit-{json.loads(path.read_bytes().splitlines()[0])['seq']:012}.jsonl"))
-    for new_file in (None, b""):
-        if new_file is not None:
-            last = segments(path)[-1] if not path.exists() else path
-            last.rename(
-                path.with_name(f"audit-{json.loads(last.read_bytes().splitlines()[0])['seq']:012}.jsonl")
-            )
-            path.write_bytes(new_file)
-        log = opened(path)
-        assert log.head() == head
-        assert log.verify().head == head
-        log.close()
+    log = opened(path)
+    assert log.head() == head
+    assert log.verify().head == head
+
+
+def test_an_emptied_file_behind_full_ones_is_a_broken_chain_that_loses_no_other_event(path: Path) -> None:
+    head = closed(path)
+    path.rename(path.with_name(f"audit-{json.loads(path.read_bytes().splitlines()[0])['seq']:012}.jsonl"))
+    path.write_bytes(b"")
+    log = opened(path)
+    assert log.verify().head == log.head()
+    broken = everything(log)[-1]
+    assert (broken["kind"], broken["reason"]) == ("audit-chain-broken", "emptied")
+    assert (broken["seq"], broken["prev"]) == (head.seq + 1, head.hash)
 
 
 def test_a_tail_torn_by_a_crash_costs_that_event_only_and_all_others_are_served(

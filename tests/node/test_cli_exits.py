@@ -52,6 +52,8 @@ def test_each_kind_of_failure_has_its_exit_code(failure, code):
 DECIDED = {
     1: {
         "command-failed",
+        "access-refused",
+        "birth-certificate-refused",
         "query-failed",
         "provision-refused",
         "superseded",
