@@ -35,7 +35,7 @@ from node.errors import ConfigError
 from node.group.group import Group
 from node.group.identity import GroupKey, require_key
 from node.group.network import Network
-from node.group_document import Derived, GroupDocument, Storage
+from node.group_document import Derived, GroupDocument, Storage, grants_of
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.recovery import GroupEnforcement, RecoveryWatch
 from node.service import Daemon, Tell
@@ -101,6 +101,8 @@ async def running(
     machine = load_machine(document.state_machine, machines)
     for name in document.without_effect:
         logger.warning("%s: %s has no effect in this release", document.where, name)
+    if not any(grant.is_admin for grant in grants_of(document.access)):
+        logger.warning("%s: [access] has no admin: nobody can ever change who may call", document.where)
     if config.attestation.mode == "tdx" and not machines.measured(document.state_machine):
         tell(
             {

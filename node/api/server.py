@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from node.api.listener import TlsListener
 from node.api.protocol import ApiProtocol
 from node.errors import ConfigError
 from node.places import Places, Room, Usage
+from node.system.access_list import CERTIFICATES_MAX
 
 _BACKLOG: Final = 1024
 
@@ -86,6 +88,7 @@ class ServerTls:
         return self._context
 
 
+@lru_cache(maxsize=2 * CERTIFICATES_MAX)
 def can_be_anchor(certificate_der: bytes) -> bool:
     """Return whether TLS can trust this certificate: with another one, its holder has no way in."""
     try:

@@ -9,18 +9,21 @@ from node.system.grants import Grant, Kind, not_permitted
 
 GRANTS_MAX: Final = 1024
 LIST_BYTES_MAX: Final = 1024 * 1024
+# Every change of the list has each node's TLS take them all as anchors, on its event loop.
+CERTIFICATES_MAX: Final = 256
 _GRANT_BYTES: Final = 128  # beside its texts
 
 
 class AccessList:
     """Immutable: a change makes another one. Raises CommandError where two grants cannot be told apart."""
 
-    __slots__ = ("_by_credential", "_by_name", "size_bytes", "unlimited")
+    __slots__ = ("_by_credential", "_by_name", "_certificates", "size_bytes", "unlimited")
 
     def __init__(self, grants: Iterable[Grant] = ()) -> None:
         self._by_name: dict[str, Grant] = {}
         self._by_credential: dict[bytes, Grant] = {}
         self.size_bytes = 0
+        self._certificates = 0
         for grant in grants:
             self._take(grant)
         # Credentials that may give every command and query: of these nothing more needs to be asked.
@@ -101,10 +104,16 @@ class AccessList:
                 "access-credential-known", f"{same.name} and {grant.name} are the same credential"
             )
         self.size_bytes += _size(grant)
-        if len(self._by_name) >= GRANTS_MAX or self.size_bytes > LIST_BYTES_MAX:
+        self._certificates += grant.kind is Kind.CERTIFICATE
+        if (
+            len(self._by_name) >= GRANTS_MAX
+            or self._certificates > CERTIFICATES_MAX
+            or self.size_bytes > LIST_BYTES_MAX
+        ):
             raise CommandError(
                 "access-list-full",
-                f"the access list has at most {GRANTS_MAX} credentials of {LIST_BYTES_MAX} bytes together",
+                f"the access list has at most {GRANTS_MAX} credentials of {LIST_BYTES_MAX} bytes together,"
+                f" and {CERTIFICATES_MAX} certificates among them",
             )
         self._by_name[grant.name] = grant
         self._by_credential[grant.credential] = grant

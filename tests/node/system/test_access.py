@@ -237,6 +237,24 @@ def test_the_list_is_bounded_in_bytes():
     assert state.grants.size_bytes <= access_list.LIST_BYTES_MAX
 
 
+def test_the_list_is_bounded_in_certificates(monkeypatch):
+    monkeypatch.setattr(access_list, "CERTIFICATES_MAX", 2)
+    pinned = [
+        Grant(
+            name=f"c{number}",
+            kind=Kind.CERTIFICATE,
+            credential=credential(f"c{number}"),
+            roles=(AccessRole.READ,),
+            certificate=b"DER",
+        )
+        for number in range(3)
+    ]
+    state = AccessState([ROOT])
+
+    assert refused_among(state, pinned) == "access-list-full"
+    assert len(state.grants) == 3
+
+
 # ---- who may do what -----------------------------------------------------------------------
 PUT = {"op": "put", "key": "app/a", "value": "1"}
 GET = {"op": "get", "key": "app/a"}
