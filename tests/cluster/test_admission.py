@@ -173,7 +173,19 @@ def test_an_unknown_key_in_the_configuration_is_named(cluster):
 
 
 def test_an_honest_fourth_node_is_admitted_and_becomes_a_voter(cluster):
-    config = intruder(cluster, "fourth", ("[group]", '[group]\nbootstrap = "join"'))
+    reordered = (
+        "schema = 1\n",
+        "# its own copy, spelled otherwise\nconsensus.tie_break = true\nschema = 0x1\n",
+    )
+    text = (cluster.directory / "group.toml").read_text()
+    assert "[consensus]\nmin_voters = 2\n" in text
+    config = intruder(cluster, "fourth", ("[group]", '[group]\nbootstrap = "join"'), document=reordered)
+    copy = config.parent / "group.toml"
+    copy.write_text(
+        copy.read_text()
+        .replace("[consensus]\nmin_voters = 2\n", "")
+        .replace("consensus.tie", "consensus.min_voters = 2\nconsensus.tie")
+    )
     process = cluster.run_node(config)
     process.event("ready")
 
