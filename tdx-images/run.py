@@ -97,7 +97,11 @@ class Guests:
 def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
     """Start one emulated guest per image, with one authority and the first image's policy."""
     group = EmulatedGroup(
-        arguments.dir, images, allow_debug=arguments.allow_debug, await_key=arguments.await_key
+        arguments.dir,
+        images,
+        allow_debug=arguments.allow_debug,
+        await_key=arguments.await_key,
+        founders=arguments.founders,
     )
     segment = free_port(socket.SOCK_DGRAM)
     emit(
@@ -192,6 +196,7 @@ def main() -> int:
         "--image", type=Path, action="append", required=True, help="one per guest, or one for all"
     )
     parser.add_argument("--count", type=int, default=1, help="how many guests, if one image is given")
+    parser.add_argument("--founders", type=int, help="how many guests found the group; all, by default")
     parser.add_argument("--dir", type=Path, required=True, help="authority, policy, configurations, consoles")
     parser.add_argument("--api-port", type=int, default=8440, help="guest i answers on this port + i")
     parser.add_argument("--bond-port", type=int, default=7443, help="of a TD")

@@ -12,6 +12,7 @@ from typing import Final
 from attestation.errors import AttestationError
 from attestation.files import FileError
 from enclave.errors import EnclaveError, MockAuthorityError, QuoteUnavailableError
+from enclave.image.errors import GuestConfigError
 from node.client import ClientError, RefusedError
 from node.errors import ConfigError, NodeError
 
@@ -41,7 +42,7 @@ EXPECTED: Final = (NodeError, AttestationError, EnclaveError, FileError)
 def exit_code_of(failure: Exception) -> int:
     """Return the exit code for an error that ends a command."""
     match failure:
-        case ConfigError() | FileError() | MockAuthorityError():
+        case ConfigError() | FileError() | GuestConfigError() | MockAuthorityError():
             return USAGE
         case RefusedError():
             if failure.code in _ANSWERS:

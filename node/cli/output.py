@@ -19,6 +19,9 @@ GOOD: Final = "green bold"
 BAD: Final = "red bold"
 CAUTION: Final = "yellow"
 STRONG: Final = "bold"
+RTMR0_WAIVED: Final = (
+    "RTMR[0] is not checked: the host makes the ACPI tables, and their code can touch the TD's memory"
+)
 
 # A text, or a text and its style.
 Part = str | tuple[str, str]
@@ -82,6 +85,12 @@ def pairs(rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
     _print(shown, rows)
+
+
+def say_unchecked(not_checked: Sequence[str]) -> None:
+    """Warn of what a policy waived, where that gives the host a hold on what was accepted."""
+    if "rtmr0" in not_checked:
+        say((RTMR0_WAIVED, CAUTION))
 
 
 def print_json(value: Any) -> None:

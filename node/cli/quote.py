@@ -15,7 +15,7 @@ from attestation.report import verify_report
 from attestation.result import body_value
 from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.exits import word_of
-from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, table
+from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
 from node.config import load_node
 from node.errors import ConfigError
 
@@ -143,6 +143,8 @@ def _print_verdict(value: dict[str, Any], exit_code: int) -> None:
         say(("the trust root is not Intel's: this proves nothing about hardware", CAUTION))
     hidden = ("accepted", "message", "findings", "event_log")
     pairs(_rows({k: v for k, v in value.items() if k not in hidden}))
+    if value["accepted"]:
+        say_unchecked(value["not_checked"])
 
 
 def _shortfall_lines(tcb: dict[str, Any] | None) -> list[str]:

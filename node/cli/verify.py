@@ -16,7 +16,7 @@ from attestation.files import FileError
 from attestation.values import timestamp
 from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node
 from node.cli.exits import exit_code_of, word_of
-from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say
+from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
 from node.client import AnswerInvalidError, ClientError, RefusedError
 from node.client.pins import PinError, Pins, default_pins
 from node.environment import read_environment
@@ -24,9 +24,6 @@ from node.errors import ConfigError
 from node.system.birth import ConfirmedCluster
 
 NO_COLLATERAL: Final = frozenset({"collateral-missing", "endorsements-missing"})
-RTMR0_WAIVED: Final = (
-    "RTMR[0] is not checked: the host made this node's ACPI tables, and their code can touch its memory"
-)
 
 
 def command(
@@ -178,7 +175,6 @@ def _print(value: dict[str, Any]) -> None:
             ("not checked", ", ".join(appraisal["not_checked"]) or "-"),
         ]
     )
-    if "rtmr0" in appraisal["not_checked"]:
-        say((RTMR0_WAIVED, CAUTION))
+    say_unchecked(appraisal["not_checked"])
     if "saved" in value:
         say(f"to talk to the node that was verified: export BONDSTONE_CLUSTER={shlex.quote(value['saved'])}")

@@ -160,6 +160,7 @@ def _take_configuration(profile: Profile) -> GuestConfig:
     for name, contents in config.files.items():
         target = CONFIG / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.touch(mode=0o600)
         target.write_text(contents)
     DATA.mkdir(mode=0o700)
     log("configuration", origin=origin, files=sorted(config.files))

@@ -37,7 +37,13 @@ class EmulatedGroup:
     """Writes what the guests of one run need below ``folder``; keeps authority and token between runs."""
 
     def __init__(
-        self, folder: Path, images: list[BuiltImage], *, allow_debug: bool, await_key: bool = False
+        self,
+        folder: Path,
+        images: list[BuiltImage],
+        *,
+        allow_debug: bool,
+        await_key: bool = False,
+        founders: int | None = None,
     ) -> None:
         for image in images:
             _require_mock(image)
@@ -73,7 +79,7 @@ class EmulatedGroup:
                 key=GroupKey.from_hex(self.key_file.read_text()).public_digest.hex()
                 if await_key
                 else "derived",
-                count=len(images),
+                founders=len(images) if founders is None else founders,
                 root=self.trust_root_file.read_bytes().hex(),
                 policy=_RULES.format("policy.") + fragment(in_group_document=True),
             )
@@ -119,7 +125,7 @@ def _address(number: int) -> str:
     return f"10.77.0.{number + 1}"
 
 
-def _group_toml(*, network: str, key: str, count: int, root: str, policy: str) -> str:
+def _group_toml(*, network: str, key: str, founders: int, root: str, policy: str) -> str:
     return f"""\
 schema = 1
 
@@ -129,7 +135,7 @@ name = "{network}"
 [group]
 key = "{key}"
 state_machine = "kv"
-bootstrap = "expect {count}"
+bootstrap = "expect {founders}"
 
 [consensus]
 # Emulated processors are slow and share the host's: be patient before calling an election.
@@ -138,7 +144,7 @@ election_timeout_ms = 5000
 election_jitter_ms = 2500
 demote_after_ms = 15000
 demote_lag_ms = 20000
-min_voters = {min(2, count)}
+min_voters = {min(2, founders)}
 
 [trust]
 root = "{root}"

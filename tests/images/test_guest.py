@@ -172,6 +172,22 @@ def test_a_bad_configuration_stops_the_guest_which_says_why_and_writes_nothing(
     assert not (tmp_path / "written").exists()
 
 
+def test_the_files_of_a_configuration_are_for_the_node_alone(monkeypatch, tmp_path):
+    main, intake = guest_main(), importlib.import_module("guest.intake")
+    document = encode_guest_config({"node.toml": NODE, "group.toml": "", "authority/root.pem": "key"})
+    monkeypatch.setattr(intake, "read_config", lambda: (document, "disk"))
+    monkeypatch.setattr(main, "CONFIG", tmp_path / "config")
+    monkeypatch.setattr(main, "DATA", tmp_path / "data")
+    monkeypatch.setattr(main, "_write", lambda _: None)
+    main._take_configuration(Profile.PROD)
+
+    written = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*")}
+    files = {name for name, path in written.items() if path.is_file()}
+    assert files == {"config/node.toml", "config/group.toml", "config/authority/root.pem"}
+    assert {written[name].stat().st_mode & 0o777 for name in files} == {0o600}
+    assert {written[name].stat().st_mode & 0o777 for name in ("data", "config/authority")} == {0o700}
+
+
 def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_alone(monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "from-the-kernels-command-line")
     environment = guest_main().node_environment({"built": 1795132800})

@@ -13,6 +13,7 @@ from enclave.image.errors import ImageError, MalformedImageError, MeasurementMis
 from enclave.image.folder import load_image
 from enclave.image.rtmr import Boot, MeasuredEvent
 from enclave.mock.authority import MockAuthority
+from node.cli.exits import USAGE, exit_code_of
 from node.cli.image import app
 from node.config import load_node
 from node.errors import ConfigError
@@ -273,4 +274,6 @@ def test_a_group_key_is_not_packed_for_a_production_image(tmp_path):
 
     done = run("config", tmp_path / "node.toml", "--out", tmp_path / "document")
     assert isinstance(done.exception, ImageError)
+    # A file is wrong: that is a mistake of whoever wrote it, not a verdict.
+    assert exit_code_of(done.exception) == USAGE
     assert not (tmp_path / "document").exists()
