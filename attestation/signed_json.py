@@ -14,6 +14,7 @@ from attestation.strict_json import DECODER, parse_strict_untrusted
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
 DEPTH_MAX: Final = 16
+VALUES_MAX: Final = 65_536  # some ten times what Intel's largest TCB info has
 ARRAY_ITEMS_MAX: Final = 1024
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
@@ -35,7 +36,7 @@ def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BY
     if len(data) > bytes_max:
         raise MalformedError(f"{code}-malformed", f"the {code} has {len(data)} bytes, at most {bytes_max}")
     try:
-        return parse_strict_untrusted(data, depth_max=DEPTH_MAX)
+        return parse_strict_untrusted(data, depth_max=DEPTH_MAX, values_max=VALUES_MAX)
     except MalformedError as exc:
         raise MalformedError(f"{code}-malformed", f"the {code} is not strict JSON: {exc.message}") from exc
 

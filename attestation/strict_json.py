@@ -17,6 +17,7 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE: Final = " \t\n\r"
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
+_NO_PARTS: Final = bytes(set(range(256)) - set(b",[{"))
 
 
 class _RepeatedMemberError(ValueError):
@@ -40,16 +41,20 @@ def _refuse_constant(name: str) -> NoReturn:
 DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
-def parse_strict_untrusted(data: bytes, *, depth_max: int) -> Any:
+def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> Any:
     """Return the one JSON value that fills ``data``. How large ``data`` may be is the caller's to judge.
 
     Args:
         data: UTF-8 without a byte order mark.
         depth_max: how deep containers may nest; 1 is a container of scalars.
+        values_max: commas and opening brackets outside of text, so about how many values there are. Counted
+            before any is built: an empty list is two bytes, and costs as much as a hundred.
 
     Raises:
-        MalformedError: ``json-invalid``, ``json-member-repeated``, ``json-too-deep``.
+        MalformedError: ``json-invalid``, ``json-member-repeated``, ``json-too-deep``,
+            ``json-too-many-values``.
     """
+    _require_few_values(data, values_max)
     # Few brackets cannot nest deep, whatever stands between them.
     if data.count(b"[") + data.count(b"{") > depth_max and _depth_of(data) > depth_max:
         raise MalformedError("json-too-deep", f"nested deeper than {depth_max} levels")
@@ -69,12 +74,33 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int) -> Any:
     return value
 
 
+def _require_few_values(data: bytes, values_max: int) -> None:
+    """Raise ``MalformedError`` if there are more of them in ``data``."""
+    # Few separators cannot part many values, whatever stands between them.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
+        return
+    plain = _without_escapes(data)
+    # Each value is at most one text, with a name before it: with more quotes there are more values, or it is
+    # no JSON. What is left cannot be cut into many pieces.
+    many = plain.count(b'"') > 4 * (values_max + 1)
+    if many or len(_outside_text(plain).translate(None, _NO_PARTS)) > values_max:
+        raise MalformedError("json-too-many-values", f"more than {values_max} values")
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """Return ``data`` in which every quote begins or ends a text."""
+    # Escaped backslashes first, from the left, as escapes are read: then one before a quote escapes it.
+    return data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
+
+
+def _outside_text(plain: bytes) -> bytes:
+    return b"".join(plain.split(b'"')[::2])
+
+
 def _depth_of(data: bytes) -> int:
     """Return how deep containers nest, by the brackets alone: the decoder answers depth with its stack.
 
     Where ``data`` stops being JSON this may be wrong; the decoder stops there, no deeper than was counted.
     """
-    # Escaped backslashes first, from the left, as escapes are read: then one before a quote escapes it.
-    plain = data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
-    brackets = b"".join(plain.split(b'"')[::2]).translate(None, _NO_BRACKETS)
+    brackets = _outside_text(_without_escapes(data)).translate(None, _NO_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)

@@ -10,6 +10,7 @@ from attestation.errors import MalformedError
 from attestation.strict_json import parse_strict_untrusted
 from node.api.limits import (
     BODY_DEPTH_MAX,
+    BODY_VALUES_MAX,
     DISCARD_BYTES_MAX,
     INTEGER_MAX,
     INTEGER_MIN,
@@ -96,10 +97,14 @@ def decode_untrusted(body: bytes, kind: type[T]) -> T:
         ProblemError: 400 if it is not strict JSON, 422 if it has another shape; the detail names the member.
     """
     try:
-        return msgspec.convert(parse_strict_untrusted(body, depth_max=BODY_DEPTH_MAX), kind)
+        return msgspec.convert(
+            parse_strict_untrusted(body, depth_max=BODY_DEPTH_MAX, values_max=BODY_VALUES_MAX), kind
+        )
     except MalformedError as exc:
         if exc.reason == "json-too-deep":
             raise _too_deep() from exc
+        if exc.reason == "json-too-many-values":
+            raise ProblemError("request-invalid", f"more than {BODY_VALUES_MAX} values") from exc
         raise ProblemError("json-invalid", exc.message, extensions={"reason": exc.reason}) from exc
     except msgspec.ValidationError as exc:
         raise ProblemError("request-invalid", _named(str(exc))) from exc

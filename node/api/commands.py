@@ -88,7 +88,9 @@ class CommandsEndpoint:
         answer: Answers
         match outcome:
             case Ok():
-                answer = _accepted(outcome.at) if feed else _committed(outcome, single=single)
+                # Without results it has its place only; with them it was refused before it got one.
+                placed = feed and not outcome.results
+                answer = _accepted(outcome.at) if placed else _committed(outcome, single=single)
             case AlreadyExecuted():
                 answer = _accepted(outcome.at) if feed else _already(outcome)
             case NotExecuted():

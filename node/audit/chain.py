@@ -102,7 +102,7 @@ def event_untrusted(line: bytes, *, after: AuditHead | None) -> dict[str, Any]:
     if len(line) > LINE_BYTES_MAX:
         raise AuditChainError(seq, "line-too-long", f"over {LINE_BYTES_MAX} bytes")
     try:
-        event = parse_strict_untrusted(line, depth_max=DEPTH_MAX)
+        event = parse_strict_untrusted(line, depth_max=DEPTH_MAX, values_max=LINE_BYTES_MAX)
     except MalformedError as exc:
         raise AuditChainError(seq, "not-json", f"is not a line of JSON: {exc.message}") from exc
     if not isinstance(event, dict) or not event.keys() >= RESERVED:

@@ -24,6 +24,7 @@ from node.errors import RemoteProtocolError
 from node.group.backlog import Backlog, Source
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
+from node.group.precheck import refused_beforehand
 from node.group.standing import Standing
 from node.raft.events import (
     BondDown,
@@ -42,7 +43,7 @@ from node.raft.events import (
 from node.raft.features import Build
 from node.raft.member import Member
 from node.raft.messages import Append, Chunk, Fetch
-from node.raft.types import Incarnation, NotExecuted, Outcome, Preference, Unknown
+from node.raft.types import Incarnation, NotExecuted, Ok, Outcome, Preference, Unknown
 from node.raft.wire import Ignorable, decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512
@@ -132,9 +133,13 @@ class MemberDriver:
             raise GroupClosedError(self._closed)
         self._next_token += 1
         token = self._next_token
+        event = make_event(token)
+        refused = refused_beforehand(self.member.replica.machine, event)
+        if refused is not None:
+            return Ok(refused, self.member.status().commit)
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._futures[token] = future
-        self.submit(make_event(token))
+        self.submit(event)
         deadline = None if timeout_s is None else self._loop.call_later(timeout_s, self._expire, token)
         try:
             return await future

@@ -211,11 +211,7 @@ class Group:
         )
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
-        refused = [result for result in outcome.results if isinstance(result, Failed)]
-        if refused:
-            # The others of its batch only say that they were aborted.
-            cause = next((result for result in refused if result.code != BATCH_ABORTED), refused[0])
-            raise CommandFailedError(cause.code, cause.message, outcome.at)
+        _require_accepted(outcome)
         return [Executed(r.value, outcome.at) for r in outcome.results if isinstance(r, Applied)]
 
     async def feed(
@@ -226,6 +222,7 @@ class Group:
         ``when().committed().reaches(cursor)`` tells what became of it.
 
         Raises:
+            CommandFailedError: no state of the machine would take it.
             NotExecutedError, OutcomeUnknownError, GroupClosedError.
         """
         return await self.feed_many((command,), timeout_s=timeout_s, credential=credential)
@@ -244,6 +241,7 @@ class Group:
         )
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
+        _require_accepted(outcome)  # before the log
         return outcome.at
 
     async def query(
@@ -371,6 +369,15 @@ class Group:
     def changed(self) -> None:
         """Something about the member changed: look at what waits."""
         self._conditions.changed()
+
+
+def _require_accepted(outcome: Ok) -> None:
+    """Raise CommandFailedError if a command was refused."""
+    refused = [result for result in outcome.results if isinstance(result, Failed)]
+    if refused:
+        # The others of its batch only say that they were aborted.
+        cause = next((result for result in refused if result.code != BATCH_ABORTED), refused[0])
+        raise CommandFailedError(cause.code, cause.message, outcome.at)
 
 
 def _error_of(outcome: Outcome) -> Exception:

@@ -102,6 +102,17 @@ class StateMachine(ABC):
                 ``apply-raised``; either way the state is rolled back to before the entry.
         """
 
+    # Not abstract: a machine need not know beforehand.
+    def check(self, command: Any) -> None:  # noqa: B027
+        """Return unless ``apply`` refuses ``command`` in every state, and as every one of ``versions``.
+
+        The node that a caller asks does so before the log: what no machine takes costs an answer there, and
+        no place in every member's log. It never replaces what ``apply`` checks, and never looks at the state.
+
+        Raises:
+            CommandError: the one that ``apply`` would raise.
+        """
+
     @abstractmethod
     def query(self, query: Any) -> Any:
         """Answer from the current state without changing it.

@@ -37,8 +37,19 @@ class Counter(StateMachine):
                 fields.done()
                 self._value = 0
             case _:
-                raise CommandError("op-unknown", "the counter's commands are `add` and `reset`")
+                raise _unknown_command()
         return {"value": self._value}
+
+    def check(self, command: Any) -> None:
+        fields = Fields(command)
+        match fields.op():
+            case "add":
+                fields.integer("by", default=1, low=VALUE_MIN, high=VALUE_MAX)
+            case "reset":
+                pass
+            case _:
+                raise _unknown_command()
+        fields.done()
 
     def query(self, query: Any) -> dict[str, int]:
         fields = Fields(query)
@@ -60,3 +71,7 @@ class Counter(StateMachine):
         if not isinstance(snapshot, int) or isinstance(snapshot, bool):
             raise ValueError("a Counter snapshot is one integer")  # noqa: TRY004 - foreign data
         self._value = snapshot
+
+
+def _unknown_command() -> CommandError:
+    return CommandError("op-unknown", "the counter's commands are `add` and `reset`")

@@ -130,11 +130,22 @@ class KeyValue(StateMachine):
             case _:
                 raise _unknown_command()
 
+    def check(self, command: Any) -> None:
+        if plain_put(command, key_bytes_max=KEY_BYTES_MAX, value_bytes_max=VALUE_BYTES_MAX) is not None:
+            return
+        fields = Fields(command)
+        match fields.op():
+            case "put":
+                _put_of(fields)
+            case "delete":
+                _delete_of(fields)
+            case "cas":
+                _cas_of(fields)
+            case _:
+                raise _unknown_command()
+
     def _put(self, fields: Fields) -> dict[str, Any]:
-        key = _key_of(fields)
-        value = fields.bytes_of("value", bytes_max=VALUE_BYTES_MAX)
-        wants_previous = fields.boolean("prev")
-        fields.done()
+        key, value, wants_previous = _put_of(fields)
         before = self._live.get(key)
         after = self._write(key, value, before)
         result: dict[str, Any] = {
@@ -147,9 +158,7 @@ class KeyValue(StateMachine):
         return result
 
     def _delete(self, fields: Fields) -> dict[str, Any]:
-        key = _key_of(fields)
-        wants_previous = fields.boolean("prev")
-        fields.done()
+        key, wants_previous = _delete_of(fields)
         before = self._live.get(key)
         if before is not None:
             self._remove(key, before)
@@ -159,10 +168,7 @@ class KeyValue(StateMachine):
         return result
 
     def _cas(self, fields: Fields) -> dict[str, Any]:
-        key = _key_of(fields)
-        expect = fields.nullable_bytes_of("expect", bytes_max=VALUE_BYTES_MAX)
-        value = fields.nullable_bytes_of("value", bytes_max=VALUE_BYTES_MAX)
-        fields.done()
+        key, expect, value = _cas_of(fields)
         before = self._live.get(key)
         swapped = expect == (None if before is None else before.value)
         if swapped and value is not None:
@@ -412,6 +418,32 @@ def _unknown_command() -> CommandError:
 
 def _unknown_query() -> CommandError:
     return CommandError("op-unknown", "the queries are `get` and `list`")
+
+
+def _put_of(fields: Fields) -> tuple[bytes, bytes, bool]:
+    """Return key, value, and whether the item before is asked for."""
+    key = _key_of(fields)
+    value = fields.bytes_of("value", bytes_max=VALUE_BYTES_MAX)
+    wants_previous = fields.boolean("prev")
+    fields.done()
+    return key, value, wants_previous
+
+
+def _delete_of(fields: Fields) -> tuple[bytes, bool]:
+    """Return key, and whether the item before is asked for."""
+    key = _key_of(fields)
+    wants_previous = fields.boolean("prev")
+    fields.done()
+    return key, wants_previous
+
+
+def _cas_of(fields: Fields) -> tuple[bytes, bytes | None, bytes | None]:
+    """Return key, the expected value, and the new one."""
+    key = _key_of(fields)
+    expect = fields.nullable_bytes_of("expect", bytes_max=VALUE_BYTES_MAX)
+    value = fields.nullable_bytes_of("value", bytes_max=VALUE_BYTES_MAX)
+    fields.done()
+    return key, expect, value
 
 
 def _size(past: Past) -> int:

@@ -152,10 +152,10 @@ def test_no_spelling_hides_depth(text):
 def test_depth_is_that_of_the_value(value):
     depth = _depth(value)
     for data in (json.dumps(value).encode(), json.dumps(value, ensure_ascii=False, indent=1).encode()):
-        assert parse_strict_untrusted(data, depth_max=depth) == value
+        assert parse_strict_untrusted(data, depth_max=depth, values_max=10**6) == value
         if depth > 0:
             with pytest.raises(MalformedError, match="json-too-deep"):
-                parse_strict_untrusted(data, depth_max=depth - 1)
+                parse_strict_untrusted(data, depth_max=depth - 1, values_max=10**6)
 
 
 @given(st.binary(max_size=300))

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.api.limits import CHUNKS_MAX, FIELDS_MAX, PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
+from node.api.limits import BODY_VALUES_MAX, CHUNKS_MAX, FIELDS_MAX, PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
 from node.client.client import CONNECT_TIMEOUT_S
@@ -119,6 +119,7 @@ def test_the_limits_shown_are_the_defaults():
     assert f"| connections | {limits.connections_max} (" in TEXT
     assert f"beside them | {limits.handshakes_max} (" in TEXT
     assert f"chunks of a body | {FIELDS_MAX}; {CHUNKS_MAX:,} |" in TEXT
+    assert f"outside of text | {BODY_VALUES_MAX:,} |" in TEXT
     evidence = f"{limits.concurrent_evidence_max}; {limits.evidence_waiting_max}, for {limits.evidence_wait_s_max:g} s"
     assert f"waiting for a turn | {evidence} |" in TEXT
     assert f"requests are answered | {limits.bodies_bytes_max // 2**20} MiB (" in TEXT

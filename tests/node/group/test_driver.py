@@ -13,7 +13,8 @@ import uvloop
 from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
-from node.machines.base import ApplyContext
+from node.group.precheck import refused_beforehand
+from node.machines.base import ApplyContext, StateMachine
 from node.machines.counter import Counter
 from node.raft.events import Cancel, Effects, Execute, Notice, Query, Record, Recovered, Tick
 from node.raft.log import MemoryLog
@@ -24,6 +25,7 @@ from node.raft.types import (
     Applied,
     Bootstrap,
     Consistency,
+    Failed,
     Founding,
     Incarnation,
     NotExecuted,
@@ -162,6 +164,62 @@ def test_commands_of_one_loop_turn_become_one_broadcast() -> None:
         driver.close("done")
 
     run(scenario)
+
+
+@pytest.mark.parametrize("feed", [False, True])
+def test_what_no_state_takes_is_refused_before_the_log(feed: bool) -> None:
+    """1 MiB of refused junk was an entry of every member's log for ever."""
+
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        before = driver.member.status().last
+        good, junk = {"op": "add", "by": 1}, {"op": "nonsense", "junk": [[]] * 1000}
+        outcome = await driver.request(lambda token: Execute(token, (good, junk), None, feed), timeout_s=None)
+        driver.close("done")
+
+        assert isinstance(outcome, Ok)
+        aborted, refused = outcome.results
+        assert isinstance(aborted, Failed)
+        assert isinstance(refused, Failed)
+        assert (aborted.code, refused.code) == ("batch-aborted", "op-unknown")
+        assert driver.member.status().last == before
+
+    run(scenario)
+
+
+def test_it_would_be_an_entry_if_the_machine_did_not_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counter, "check", StateMachine.check)
+
+    async def scenario() -> None:
+        bonds = Bonds()
+        driver = start(bonds)
+        await lead(driver)
+        before = driver.member.status().last
+        outcome = await driver.request(
+            lambda token: Execute(token, ({"op": "nonsense"},), None), timeout_s=None
+        )
+        driver.close("done")
+
+        assert isinstance(outcome, Ok)
+        assert [type(result) for result in outcome.results] == [Failed]
+        assert outcome.at.index > before.index
+
+    run(scenario)
+
+
+def test_a_check_that_raises_refuses_and_the_member_lives(caplog: pytest.LogCaptureFixture) -> None:
+    class Raises(Counter):
+        def check(self, command: Any) -> None:
+            raise ZeroDivisionError
+
+    results = refused_beforehand(Raises(), Execute(0, ({"op": "add"},), None))
+
+    assert results == (
+        Failed("check-raised", "the machine raised ZeroDivisionError instead of judging the command"),
+    )
+    assert "check failed" in caplog.text
 
 
 def test_a_timer_ticks_the_member_when_nothing_else_happens() -> None:
