@@ -19,14 +19,21 @@ from functools import partial
 from typing import Any, Final
 
 from attestation.canonical import decode_untrusted, digest, encode
-from attestation.collateral import Endorsements
+from attestation.collateral import Endorsements, authenticate_endorsements
 from attestation.enforcement import CollateralSet, Enforcement
-from attestation.errors import AppraisalError, AttestationError, MalformedError
+from attestation.errors import (
+    AppraisalError,
+    AttestationError,
+    MalformedError,
+    RevokedError,
+    VerificationError,
+)
 from attestation.freshness import FreshnessState
 from attestation.policy import (
     UNKNOWN_ENFORCEMENT,
     AppraisalPolicy,
     FallenBack,
+    appraise,
     appraise_member,
     finding_value,
 )
@@ -34,6 +41,7 @@ from attestation.policy_rules import TicketRules
 from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
 from attestation.result import AttestationResult
 from attestation.standing import Members, NoMembers
+from attestation.tcb import TcbEvaluation
 from attestation.ticket_endorsements import (
     AcceptedEvidence,
     Choice,
@@ -52,7 +60,7 @@ from attestation.tickets import (
     TicketRejectedError,
 )
 from attestation.trust import TrustRoot
-from attestation.values import timestamp, whole_seconds
+from attestation.values import OUT_OF_DATE_STATUSES, timestamp, whole_seconds
 from attestation.verifier import verify_quote
 
 TICKET_CLASS: Final = "tdx"
@@ -242,6 +250,34 @@ def ignore_set(_seen: CollateralSet) -> None:
     """Do nothing: for whoever counts no grace period."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """How evidence would be judged by another set.
+
+    Attributes:
+        fmspc: the platform model, 6 bytes.
+        number: the set's evaluation data number.
+        reason: why it would be refused; None if it would be accepted.
+        status: the TCB status by that set.
+        short: what is short of the next better level, for people.
+    """
+
+    fmspc: bytes
+    number: int
+    reason: str | None
+    status: str
+    short: tuple[str, ...]
+
+
+def _short(tcb: TcbEvaluation) -> tuple[str, ...]:
+    return tuple(
+        f"{item.component} is {item.actual}, needs {item.needed}" + (f" ({item.label})" if item.label else "")
+        for part in tcb.launch.parts
+        if part.status in OUT_OF_DATE_STATUSES and part.better is not None
+        for item in part.better.shortfalls
+    )
+
+
 class TdxValidator:
     """Admits a peer whose quote is genuine, acceptable, and made for this peer, group and connection.
 
@@ -319,6 +355,43 @@ class TdxValidator:
             return self._validate(ticket, peer, self._store.not_before_seen(whole_seconds(now)))
         except AttestationError as exc:
             raise TicketRejectedError.of(exc) from exc
+
+    def foresee(self, ticket: bytes, endorsements: Endorsements, now: datetime) -> Foresight:
+        """Return how this ticket's evidence would be judged by another set, such as the early one.
+
+        Nothing comes of it: the set is not remembered, and no grace or standing is counted.
+
+        Raises:
+            AttestationError: the set itself is not good, or not of this platform.
+        """
+        now = self._store.not_before_seen(whole_seconds(now))
+        parsed = parse_ticket_untrusted(ticket)
+        verified_set = authenticate_endorsements(endorsements, root=self._root).require_current(now)
+        number, fmspc = verified_set.tcb_evaluation_data_number, verified_set.tcb_info.fmspc
+        try:
+            verified = verify_quote(parsed.quote, verified_set, now=now)
+        except VerificationError as exc:
+            status = "Revoked" if isinstance(exc, RevokedError) else "none"
+            return Foresight(fmspc=fmspc, number=number, reason=exc.reason, status=status, short=())
+        reason: str | None = None
+        try:
+            appraise(
+                verified,
+                self._policy,
+                now=now,
+                report_data=parsed.claims.report_data(),
+                event_log=parsed.event_log,
+                own_config_id=self._own_config_id,
+            )
+        except AppraisalError as exc:
+            reason = exc.reason
+        return Foresight(
+            fmspc=fmspc,
+            number=number,
+            reason=reason,
+            status=str(verified.tcb.status),
+            short=_short(verified.tcb),
+        )
 
     def _validate(self, data: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
         ticket = parse_ticket_untrusted(data)

@@ -16,9 +16,11 @@ from prometheus_client import CollectorRegistry
 
 from attestation import files
 from attestation.background import Background
+from attestation.client.source import ClientSource
 from attestation.files import FileError
+from attestation.ticket_endorsements import EndorsementsSource
 from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketIssuer
+from attestation.tickets import ANY_CLUSTER, ExpectedClaims, TicketIssuer
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app
@@ -41,6 +43,7 @@ from node.recovery import GroupEnforcement, RecoveryWatch
 from node.service import Daemon, Tell
 from node.storage.file import FileStorage
 from node.storage.member import open_member_disk
+from node.tcb_outlook import TcbOutlook, TcbOutlookCollector
 from node.trust import (
     JudgesMemory,
     attester_of,
@@ -186,6 +189,7 @@ async def running(
             storage=storage,
             background=background,
         )
+        daemon.tcb_outlook = _tcb_outlook_of(document, daemon, issuer, tdx, source)
         parts.append(daemon)
         await network.start()
         stack.push_async_callback(network.close)
@@ -195,6 +199,7 @@ async def running(
         stack.push_async_callback(daemon.close)
         watch = RecoveryWatch(enforcement, group=lambda: _joined(parts))
         background.keep("tcb-watch", watch.run)
+        background.keep("tcb-outlook", daemon.tcb_outlook.run)
         background.keep("freshness-save", lambda: _keep_freshness(config, tdx))
         group_id = None if key is None else daemon.join(key).id
         _write_certificate(Path(config.node.data_dir) / "api-certificate.pem", identity)
@@ -291,6 +296,39 @@ def _rejudge(parts: Sequence[Daemon]) -> None:
         daemon.collateral_changed()
 
 
+def _tcb_outlook_of(
+    document: GroupDocument,
+    daemon: Daemon,
+    issuer: TdxTicketIssuer,
+    judge: TdxValidator,
+    source: EndorsementsSource,
+) -> TcbOutlook:
+    async def own_ticket() -> tuple[bytes, ExpectedClaims]:
+        group, cluster, now = daemon.joined, daemon.cluster, daemon.now()
+        group_id = None if group is None else group.id
+        ticket = await asyncio.to_thread(
+            issuer.issue, group_id=group_id, cluster=cluster, binding=None, now=now
+        )
+        claims = ExpectedClaims(
+            peer_id=daemon.me.id,
+            network_id=document.network_id,
+            group_id=group_id,
+            binding=None,
+            cluster=ANY_CLUSTER if cluster is None else cluster,
+        )
+        return ticket, claims
+
+    return TcbOutlook(
+        me=daemon.me,
+        validator=judge,
+        source=source if isinstance(source, ClientSource) else None,
+        early=document.update != "early",
+        bonds=lambda: () if daemon.joined is None else daemon.joined.bonds,
+        own_ticket=own_ticket,
+        now=daemon.now,
+    )
+
+
 def _joined(parts: Sequence[Daemon]) -> Group | None:
     return parts[0].joined if parts else None
 
@@ -357,6 +395,8 @@ def _api_server_of(
     )
     registry = CollectorRegistry()
     registry.register(BackgroundCollector(daemon.background))
+    if daemon.tcb_outlook is not None:
+        registry.register(TcbOutlookCollector(daemon.tcb_outlook))
     app = create_app(daemon, limits, registry=registry)
     server = ApiServer(
         app,

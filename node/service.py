@@ -33,13 +33,14 @@ from node.machines.system import CombinedSystem
 from node.places import Usage
 from node.raft.events import Execute, Query
 from node.raft.outlook import Quorum, describe
-from node.raft.types import Answer, Consistency, Cursor, Outcome
+from node.raft.types import Answer, Consistency, Cursor, Incarnation, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
 from node.system.birth import CONFIRM, BirthState, birth_of
 from node.system.grants import Grant
 from node.system.tcb import TcbState
+from node.tcb_outlook import TcbOutlook
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -75,6 +76,7 @@ class Daemon:
         self._machine = machine
         self._group: Group | None = None
         self._issuing = asyncio.Lock()
+        self.tcb_outlook: TcbOutlook | None = None
 
     # ---- the group ----------------------------------------------------------
     def usages(self) -> tuple[Usage, ...]:
@@ -122,12 +124,22 @@ class Daemon:
         return self._group
 
     @property
+    def me(self) -> Incarnation:
+        return self._network.me
+
+    def now(self) -> datetime:
+        """The node's clock."""
+        return self._clock.now()
+
+    @property
     def log_time(self) -> datetime | None:
         """The time in the group's log, as far as it was applied here; None without group state."""
         return None if self._group is None else self._group.log_time
 
     def collateral_changed(self) -> None:
-        """Judge every bond again: new collateral may have changed a verdict."""
+        """Judge every bond again, and ourselves: new collateral may have changed a verdict."""
+        if self.tcb_outlook is not None:
+            self.tcb_outlook.collateral_changed()
         if self._group is not None:
             self._group.rejudge()
 
@@ -175,6 +187,7 @@ class Daemon:
             state_machine=self._machine.signature,
             status=group.status,
             min_voters=self._document.settings.min_voters,
+            notices=() if self.tcb_outlook is None else self.tcb_outlook.notices(),
             covered_age_ms=group.covered_age_ms,
             key_use=group.key_use,
             outlook=group.outlook,

@@ -45,7 +45,7 @@ from attestation.client.requests import (
 )
 from attestation.client.responses import assemble, assemble_numbers
 from attestation.client.retry import ATTEMPTS_MAX
-from attestation.collateral import VerifiedEndorsements
+from attestation.collateral import Endorsements, VerifiedEndorsements
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,
@@ -145,6 +145,7 @@ class CollateralClient:
         self._failures: OrderedDict[Platform, _Failure] = OrderedDict()
         self._flights: dict[Platform, asyncio.Future[Collateral]] = {}
         self._ranks: OrderedDict[Platform, Rank] = OrderedDict()
+        self._own_problem: AttestationError | None = None
         self._slots = asyncio.Semaphore(FETCHES_MAX)
         self._stranger_slots = asyncio.Semaphore(STRANGER_FETCHES_MAX)
 
@@ -234,6 +235,30 @@ class CollateralClient:
             return collateral
         finally:
             del self._flights[platform]
+
+    async def look_at(self, platform: Platform, update: TcbUpdate) -> Endorsements:
+        """Fetch and verify the set that another mode gives, without effect: neither kept nor remembered.
+
+        Raises:
+            AttestationError: as ``endorsements``.
+        """
+        errors: list[tuple[Source, AttestationError]] = []
+        for source in self._sources:
+            try:
+                parts = await self._fetcher.fetch_all(requests_for(source, platform, update))
+                endorsements = assemble(parts)
+                now = self._clock()
+                await asyncio.to_thread(verify_set, platform, endorsements, root=self._root, now=now)
+            except AttestationError as exc:
+                errors.append((source, exc))
+                continue
+            return endorsements
+        raise _of_all_sources(errors)
+
+    @property
+    def own_problem(self) -> AttestationError | None:
+        """Why the newest attempt to fetch our own platform's set failed; None if it did not."""
+        return self._own_problem
 
     async def evaluation_numbers(self) -> PublishedNumbers:
         """Return which evaluation data numbers are published, from the first source that can say. Not kept.
@@ -407,6 +432,8 @@ class CollateralClient:
         before = self._held.get(collateral.platform)
         self._keep(collateral)
         self._failures.pop(collateral.platform, None)
+        if self.rank_of(collateral.platform) is Rank.OWN:
+            self._own_problem = None
         if self._disk is not None:
             key = cache_key(self._root, collateral.platform, self._update)
             try:
@@ -440,6 +467,8 @@ class CollateralClient:
         return next(each for rank in Rank for each in self._held if self.rank_of(each) is rank)
 
     def _remember_failure(self, platform: Platform, error: AttestationError) -> None:
+        if self.rank_of(platform) is Rank.OWN:
+            self._own_problem = error
         unknown = error.reason == "platform-unknown"
         if not unknown and platform not in self._held and self.rank_of(platform) is not Rank.STRANGER:
             return  # whoever needs it may try again at once

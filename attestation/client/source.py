@@ -15,7 +15,7 @@ from typing import Final, Never
 
 from attestation.client.client import CollateralClient, Rank
 from attestation.client.platform import platform_of_quote_untrusted
-from attestation.client.requests import PckCa, Platform
+from attestation.client.requests import PckCa, Platform, UpdateMode
 from attestation.collateral import Endorsements
 from attestation.errors import AttestationError, MalformedError
 from attestation.quote import Quote
@@ -60,6 +60,19 @@ class ClientSource:
         pck = accepted.result.verified.pck
         platform = Platform(fmspc=pck.extension.fmspc, ca=PckCa(pck.ca))
         self._loop.call_soon_threadsafe(self._client.raise_rank, platform, Rank.KNOWN)
+
+    async def early_for(self, quote: Quote) -> Endorsements:
+        """Return the early set of the quote's platform, fetched and verified now; it has no effect.
+
+        Raises:
+            AttestationError: there is none, or it is not good.
+        """
+        return await self._client.look_at(platform_of_quote_untrusted(quote), UpdateMode.EARLY)
+
+    @property
+    def own_problem(self) -> AttestationError | None:
+        """Why the newest attempt to fetch our own platform's set failed; None if it did not."""
+        return self._client.own_problem
 
     def wish(self, platform: Platform) -> None:
         """Have this platform's set fetched soon. In the event loop only."""

@@ -50,6 +50,14 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that an operator should look at. ``code`` is a stable kebab-case code."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
     """The group as this node sees it.
 
@@ -60,6 +68,7 @@ class GroupView:
         state_machine: the machine's signature.
         status: the member's own view.
         min_voters: how many voters the group wants at least.
+        notices: what else an operator should look at.
         covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
         key_use: what the idempotency keys take.
         outlook: what the member knows of the quorum.
@@ -71,6 +80,7 @@ class GroupView:
     state_machine: str
     status: MemberStatus
     min_voters: int = 1
+    notices: Sequence[Notice] = ()
     covered_age_ms: int | None = None
     key_use: KeyUse = KeyUse(0, 0, 0)
     outlook: Outlook = UNKNOWN

@@ -56,10 +56,12 @@ def is_ill(outlook: Outlook) -> bool:
 
 
 def _warnings(view: GroupView) -> list[schemas.StatusWarning]:
+    noticed = [schemas.StatusWarning(code=one.code, message=one.message) for one in view.notices]
+    quorum = []
     if is_ill(view.outlook):
         code = f"quorum-{view.outlook.quorum.value}"
-        return [schemas.StatusWarning(code=code, message=describe(view.outlook)), *_few_electable(view)]
-    return _few_electable(view)
+        quorum = [schemas.StatusWarning(code=code, message=describe(view.outlook))]
+    return [*quorum, *_few_electable(view), *noticed]
 
 
 def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:
@@ -74,7 +76,7 @@ def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:
                 f"the group wants at least {view.min_voters} voters, and this node sees only "
                 f"{len(electable)} that may vote ({names}): the others are down or observers"
             ),
-        )
+        ),
     ]
 
 

@@ -16,7 +16,8 @@ from attestation.client.fetcher import CHUNKS_AT_ONCE, CHUNKS_MAX
 from attestation.client.requests import PckCa, Platform, Source, UpdateMode, requests_for
 from attestation.errors import MalformedError
 from enclave.mock.pki import PCKValues
-from tests.support.collateral import AUTHORITY, NOW, PLATFORM, SET, fetcher, get, rig, run
+from enclave.mock.statement import Statement
+from tests.support.collateral import AUTHORITY, NOW, PLATFORM, SET, fetcher, get, rig, run, sets_with_numbers
 from tests.support.pccs import BASE_URL, ClientRig
 
 
@@ -231,3 +232,35 @@ def test_answers_are_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatc
 
     assert threads
     assert threading.get_ident() not in threads
+
+
+# ---- looking ahead, and at our own trouble ----------------------------------------------------------
+
+
+def test_looking_at_the_early_set_has_no_effect(tmp_path: Path) -> None:
+    r = rig(directory=tmp_path)
+    get(r)
+    kept, seen = sorted(tmp_path.iterdir()), r.client.seen
+    early = AUTHORITY.endorsements(NOW, Statement(tcb_evaluation_data_number=21))
+    r.serve(early)
+
+    assert run(r.client.look_at(PLATFORM, UpdateMode.EARLY)) == early
+    assert r.client.held(PLATFORM).endorsements == SET
+    assert (r.client.seen, sorted(tmp_path.iterdir()), len(r.changes)) == (seen, kept, 1)
+
+
+def test_why_our_own_platforms_set_is_not_renewed_is_known_until_it_is() -> None:
+    old, new = sets_with_numbers(17, 18)
+    r = rig(endorsements=new)
+    run(r.client.endorsements(PLATFORM, least=Rank.OWN))
+    assert r.client.own_problem is None
+    r.serve(old)
+    r.clock.now += AGE_MAX
+    get(r)
+    assert r.client.own_problem is not None
+    assert r.client.own_problem.reason == "endorsements-rolled-back"
+
+    r.serve(new)
+    r.clock.now += RETRY_TTL
+    get(r)
+    assert r.client.own_problem is None
