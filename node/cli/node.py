@@ -17,6 +17,7 @@ from node.config import NodeFiles, load_node
 from node.daemon import running, tell_progress
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
+from node.installation import require_own_packages
 from node.machines.loader import IMPORTABLE
 from node.service import Tell
 
@@ -42,6 +43,7 @@ def run(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=read_environment().log_level, handlers=[handler])
+    require_own_packages()
     loaded = load_node(config)
     uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))
 
