@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_BYTES: Final = 4096
 KEY_FILE_BYTES_MAX: Final = 1024
+STARTING_S: Final = 0.02
+READINESS_S: Final = 0.2
 FRESHNESS_SAVE_S: Final = 10.0
 OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
 
@@ -247,17 +249,26 @@ def allow_open_files(config: NodeConfig) -> None:
         ) from exc
 
 
-async def tell_progress(daemon: Daemon, tell: Tell) -> None:
-    """Tell when the first bond has formed, and when the node is ready."""
-    told_bond = False
-    while not daemon.readiness().ready:
+async def tell_progress(daemon: Daemon, tell: Tell) -> Never:
+    """Tell when the first bond has formed, when the node is ready, and later when it is not, or is again."""
+    told_bond = was_ready = False
+    told = ""
+    while True:
         if not told_bond and daemon.bonds():
             told_bond = True
             tell({"event": "bonded"})
-        await asyncio.sleep(0.02)
-    if not told_bond and daemon.bonds():
-        tell({"event": "bonded"})
-    tell({"event": "ready"})
+        now = daemon.readiness()
+        if now.ready and not was_ready:
+            was_ready = True
+            tell({"event": "ready"})
+        elif now.ready and told:
+            tell({"event": "ready-again"})
+            told = ""
+        elif not now.ready and now.reason != told and (was_ready or now.reason == "halted"):
+            told = now.reason
+            logger.warning("not ready (%s): %s", told, now.message)
+            tell({"event": "not-ready", "reason": told, "message": now.message})
+        await asyncio.sleep(READINESS_S if was_ready else STARTING_S)
 
 
 def _identity_of(

@@ -264,6 +264,8 @@ class DevCluster:
                 self._emit({"event": "node-bonded", "name": node.name})
             elif event.get("event") == "ready":
                 node.ready.set()
+            elif event.get("event") in {"not-ready", "ready-again"}:
+                self._emit({**event, "event": f"node-{event['event']}", "name": node.name})
         code = await process.wait()
         self._emit(
             {

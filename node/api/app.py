@@ -1,8 +1,10 @@
 """The ASGI application: the hot path first, then Starlette; every error a problem document."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 _FOR_WANT_OF_A_QUORUM: Final = frozenset(
     {"access-not-current", "not-executed", "not-ready", "outcome-unknown", "query-timeout"}
 )
+# On every answer; the node's log names it where something went wrong.
+REQUEST_FIELD: Final = b"bondstone-request"
 _COMMANDS: Final = BY_NAME["commands"].path
 _HEALTH: Final = BY_NAME["health"].path
 _ATTESTATION: Final = "/v1/attestation/"
@@ -68,6 +72,8 @@ class Api:
         self._requests = Room("api-requests", limits.concurrent_requests_max)
         self._usages = routes.usages
         self._cluster = ClusterField(service)
+        self._life = secrets.token_hex(4).encode()
+        self._asked = 0
 
     def usages(self) -> tuple[Usage, ...]:
         """Return what is taken of the pools here."""
@@ -78,7 +84,7 @@ class Api:
             await self._router(scope, receive, send)
             return
         scope["app"] = self  # asks the router to raise its 404 and 405 instead of answering in plain text
-        answer = _Answer(send, self._cluster)
+        answer = _Answer(send, self._cluster, self._next_id())
         try:
             await self._dispatch(scope, receive, answer)
         except ClientGoneError:
@@ -94,9 +100,14 @@ class Api:
         except HTTPException as exc:
             await self._problem(scope, answer, _of_router(scope, exc))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %s failed, request %s", scope["method"], scope["path"], answer.id.decode())
             await self._problem(scope, answer, ProblemError("internal-error", "this is a bug of the node"))
         self._metrics.request_answered(scope["path"], answer.status)
+
+    def _next_id(self) -> bytes:
+        """Return an id by which one request is found in the log: of this life, and its number."""
+        self._asked += 1
+        return b"%b-%d" % (self._life, self._asked)
 
     async def _dispatch(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]
@@ -130,6 +141,8 @@ class Api:
             problem.extensions["mock"] = self._service.mock
         if problem.code in _FOR_WANT_OF_A_QUORUM:
             self._name_the_missing(problem)
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.info("answered %s: request %s, %s", problem.code, answer.id.decode(), problem.detail)
         content = problem.body()
         headers = [*problem.raw_headers(), (b"content-length", b"%d" % len(content))]
         await answer({"type": "http.response.start", "status": problem.status, "headers": headers})
@@ -148,19 +161,20 @@ class Api:
 
 
 class _Answer:
-    """ASGI's ``send``, remembering the status that went out (0: none yet), and naming the cluster."""
+    """ASGI's ``send``, remembering the status that went out (0: none); names the cluster and the request."""
 
-    __slots__ = ("_cluster", "_send", "status")
+    __slots__ = ("_cluster", "_send", "id", "status")
 
-    def __init__(self, send: Send, cluster: ClusterField) -> None:
+    def __init__(self, send: Send, cluster: ClusterField, request_id: bytes) -> None:
         self._send = send
         self._cluster = cluster
+        self.id = request_id
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *self._cluster.fields()]
+            message["headers"] = [*message["headers"], *self._cluster.fields(), (REQUEST_FIELD, self.id)]
         await self._send(message)
 
 

@@ -41,6 +41,7 @@ from node.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 TEXT_CHARS_MAX: Final = 4096
+LOGGED_CHARS_MAX: Final = 512
 WINDOW_EVENTS: Final = 4096
 LIMIT_MAX: Final = 1000
 
@@ -125,6 +126,8 @@ class AuditLog:
         event = self._add(kind, fields)
         if event is None:
             self._lost += 1
+        else:
+            _log_event(event)
         return event
 
     def head(self) -> AuditHead:
@@ -351,6 +354,18 @@ class AuditLog:
                 yield from islice(lines_of(file.path), max(0, seq - file.first_seq), None)
             except FileError as exc:
                 raise AuditChainError(file.first_seq, "segment-missing", f"was in {file.path.name}") from exc
+
+
+def _log_event(event: dict[str, Any]) -> None:
+    """Log what matters of what the node does: elections, demotions, admissions, refusals, halts."""
+    if logger.isEnabledFor(logging.INFO):
+        texts = [f"{key}={value}" for key, value in event.items() if key not in RESERVED and _is_short(value)]
+        # The kind is part of what rations are made for, what is in it is not.
+        logger.info(f"{event['kind']} %s", " ".join(texts))  # noqa: G004
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, int | str) and len(str(value)) <= LOGGED_CHARS_MAX
 
 
 def _plain(value: Any) -> Any:

@@ -75,6 +75,10 @@ class _Printer:
                 if not event["expected"]:
                     say(f"  its log: {event['log']}")
                     say(f"  start it again: {event['restart']}")
+            case "node-not-ready":
+                say(f"{event['name']} is not ready ({event['reason']}): {event['message']}")
+            case "node-ready-again":
+                say(f"{event['name']} is ready again")
             case "ready":
                 self._ready(event)
             case "stopped":

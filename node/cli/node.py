@@ -1,7 +1,6 @@
 """``bondstone node run``."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -12,7 +11,8 @@ import typer
 import uvloop
 
 from attestation.background import FatalWorkError
-from node.cli.output import VisibleFormatter, print_event, say
+from node.cli.logs import log_to_stderr
+from node.cli.output import print_event, say
 from node.config import NodeFiles, load_node
 from node.daemon import running, tell_progress
 from node.environment import read_environment
@@ -40,9 +40,7 @@ def run(
     """Run one node until SIGTERM or Ctrl-C."""
     if not __debug__:
         raise ConfigError("bondstone does not run under `python -O`: its assertions are part of its safety")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=read_environment().log_level, handlers=[handler])
+    log_to_stderr(read_environment().log_level)
     require_own_packages()
     loaded = load_node(config)
     uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))

@@ -80,6 +80,7 @@ class MemberDriver:
         self, member: Member, *, outbox: Outbox, listener: Listener, durable: DurableLog | None
     ) -> None:
         self.member = member
+        member.on_raised = _log_raised
         self._outbox = outbox
         self._listener = listener
         self._loop = asyncio.get_running_loop()
@@ -333,6 +334,11 @@ class MemberDriver:
         """After ``close``: wait for a write under way, so that the storage can be closed."""
         if self._disk is not None:
             await self._disk.wait_ended()
+
+
+def _log_raised(what: str, raised: BaseException) -> None:
+    """A state machine has a bug: each node refuses the same, and its author needs the traceback."""
+    logger.error("the state machine's %s raised", what, exc_info=raised)
 
 
 def _takes_a_turn(message: object) -> bool:

@@ -2,7 +2,7 @@
 same on every node.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
@@ -49,6 +49,10 @@ class BrokenMachineError(Exception):
     """
 
 
+def told_to_nobody(_what: str, _raised: BaseException) -> None:
+    """Do nothing with an exception out of a machine: for whoever has no log to put it in."""
+
+
 class Replica:
     """Applies entries in order.
 
@@ -69,6 +73,8 @@ class Replica:
         self.applied_ms = 0
         self.commands = 0
         self.levels: Levels | None = None
+        # Told of every exception out of the machine that is no refusal: whoever wrote it wants its traceback.
+        self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
         self._version = 1  # of the machine
         self._group_id = group_id
 
@@ -137,6 +143,7 @@ class Replica:
         except CommandError as exc:
             result = Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
         except BaseException as exc:  # noqa: BLE001 - the group goes on as it was
+            self.on_raised("migrate", exc)
             result = Failed("migrate-raised", type(exc).__name__)
         else:
             return Applied(None)
@@ -205,6 +212,7 @@ class Replica:
         except OF_THE_HOST:
             raise
         except BaseException as exc:  # noqa: BLE001 - whoever cannot be judged is refused, everywhere alike
+            self.on_raised("judge", exc)
             return Failed("judge-raised", type(exc).__name__)
         return None
 
@@ -234,6 +242,7 @@ class Replica:
         except OF_THE_HOST:
             raise  # better stop than diverge
         except BaseException as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
+            self.on_raised("apply", exc)
             # The text of a foreign exception may differ between nodes (addresses); its type does not.
             return Failed("apply-raised", type(exc).__name__)
 
@@ -253,4 +262,5 @@ class Replica:
         except OF_THE_HOST:
             raise
         except BaseException as exc:  # noqa: BLE001 - a bad query must not stop the member
+            self.on_raised("query", exc)
             return Failed("query-raised", type(exc).__name__)

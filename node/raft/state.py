@@ -31,7 +31,7 @@ from node.raft.features import Build
 from node.raft.log import LogStore
 from node.raft.messages import Message, Presence
 from node.raft.quorum import Config, is_quorum_of_all
-from node.raft.replica import Replica
+from node.raft.replica import Replica, told_to_nobody
 from node.raft.types import (
     FOLLOWER,
     LEADER,
@@ -204,6 +204,8 @@ class State(ABC):
         self.credentials = credentials
         self.randrange = randrange
         self.make_system = system
+        # Whoever drives this may want to log what comes out of the machine; it changes nothing here.
+        self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
         self.replica = self._make_replica(machine)
 
         self.now = now_ms
@@ -297,7 +299,12 @@ class State(ABC):
         return self.configs[-1][1] if self.configs else None
 
     def _make_replica(self, machine: StateMachine) -> Replica:
-        return Replica(machine, self.make_system(), self.settings, self.group_id)
+        replica = Replica(machine, self.make_system(), self.settings, self.group_id)
+        replica.on_raised = self._machine_raised
+        return replica
+
+    def _machine_raised(self, what: str, raised: BaseException) -> None:
+        self.on_raised(what, raised)
 
     # ---- terms and roles ----------------------------------------------------
     def _set_vote(self, term: int, voted_for: Incarnation | None) -> None:

@@ -85,6 +85,16 @@ def test_only_the_peers_heard_last_count():
     assert clock.now() == TRUE
 
 
+def test_platforms_of_long_ago_do_not_add_up_however_many_there_were():
+    clock = Machine().clock()
+    for i in range(3 * PLATFORMS_MAX):
+        clock.reported(b"early-%d" % i, TRUE + timedelta(days=300))
+    for i in range(PLATFORMS_MAX):
+        clock.reported(b"late-%d" % i, TRUE)
+
+    assert clock.now() == TRUE, "a majority of all that were ever heard would lie"
+
+
 def test_the_time_of_a_peer_that_another_validator_refuses_is_not_taken():
     machine = Machine()
     machine.wall = NOW - timedelta(hours=2)

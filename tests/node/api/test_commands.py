@@ -313,6 +313,30 @@ def test_a_body_of_exactly_the_limit_is_taken_also_in_pieces():
     assert reply.status == 200
 
 
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("way", ["declared", "undeclared", "in pieces", "the last byte alone"])
+def test_one_byte_over_the_limit_of_a_body_is_one_too_many(way, over):
+    body = json.dumps({"command": PUT}).encode()
+    body += b" " * (1000 + over - len(body))
+    chunks = {"in pieces": [body[:500], body[500:]], "the last byte alone": [body[:-1], body[-1:]]}
+    headers = (
+        [("content-length", str(len(body)))] if way == "declared" else [("transfer-encoding", "chunked")]
+    )
+    service = FakeService()
+    reply = call(
+        service,
+        "POST",
+        "/v1/commands",
+        role=AccessRole.WRITE,
+        headers=[("content-type", "application/json"), *headers],
+        chunks=chunks.get(way, [body]),
+        limits=ApiLimits(body_bytes_max=1000),
+    )
+
+    assert reply.status == (413 if over else 200)
+    assert len(service.executed) == 1 - over
+
+
 def test_a_client_that_goes_away_in_its_body_gets_nothing_executed():
     service = FakeService()
     reply = call(

@@ -295,6 +295,15 @@ def test_execute_many_is_one_entry_and_all_or_nothing():
     assert set(cluster.values().values()) == {6}
 
 
+def test_whoever_drives_a_member_is_told_of_every_exception_out_of_its_machine():
+    cluster, told = three(), []
+    for name, node in cluster.nodes.items():
+        node.on_raised = lambda what, raised, name=name: told.append((name, what, type(raised)))
+    assert cluster.outcome(cluster.execute(cluster.leader(), "crash")).results[0].code == "apply-raised"
+    cluster.run(300)
+    assert sorted(told) == [(name, "apply", ZeroDivisionError) for name in sorted(cluster.nodes)]
+
+
 def test_apply_that_raises_is_a_recorded_failure_and_never_a_wedge():
     cluster = three()
     outcome = cluster.outcome(cluster.execute(cluster.leader(), "crash"))
