@@ -30,7 +30,7 @@ from typing import Any, Final, Self
 from attestation.canonical import decode_untrusted, encode
 from attestation.collateral import AuthenticEndorsements, VerifiedEndorsements
 from attestation.errors import MalformedError, StaleEndorsementsError
-from attestation.values import timestamp
+from attestation.values import TIME_MAX, timestamp
 
 FLOORS_MAX: Final = 256
 STATE_BYTES_MAX: Final = 256 * 1024
@@ -327,7 +327,8 @@ def effective_now(host_clock: datetime, floor: ClockFloor) -> datetime:
     """Return the ``now`` for every check: the host's clock, but never before the floor.
 
     A clock set back to revive expired collateral or tickets is thereby set forward again; a clock that is
-    set forward only shortens trust.
+    set forward only shortens trust. One at the end of time is taken for a little less, so that no sum with it
+    fails instead of refusing.
     """
     assert host_clock.tzinfo is not None, "a time without a zone"
-    return max(host_clock, floor.at)
+    return min(max(host_clock, floor.at), TIME_MAX)

@@ -8,6 +8,10 @@ DURATION_MAX: Final = timedelta(days=100 * 366)
 """No rule speaks of longer. Added to a time that is not far in the future it is still a time."""
 
 
+TIME_MAX: Final = datetime(9800, 1, 1, tzinfo=UTC)
+"""No clock is taken to show a later time, so that a sum with it (``DURATION_MAX`` at most) is a time."""
+
+
 class TcbStatus(StrEnum):
     """A TCB status, in Intel's spelling. The last two exist only after the relaunch rule."""
 

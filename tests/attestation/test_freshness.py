@@ -14,6 +14,8 @@ from attestation.freshness import (
     clock_floor,
     effective_now,
 )
+from attestation.tickets import CLOCK_AHEAD_MAX
+from attestation.values import DURATION_MAX, TIME_MAX
 
 T = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -219,6 +221,16 @@ def test_a_clock_set_back_does_not_revive_an_expired_set() -> None:
     assert set_back < expires
     assert now_with(set_back, issue=T + 31 * DAY) > expires
     assert now_with(set_back, peers=(T + 31 * DAY,) * 2) > expires
+
+
+@pytest.mark.parametrize("host", [datetime.max.replace(tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)])
+def test_a_clock_at_the_end_of_time_can_be_added_to(host: datetime) -> None:
+    with pytest.raises(OverflowError):
+        _ = host + DURATION_MAX
+    now = now_with(host)
+
+    assert now == TIME_MAX
+    assert now + DURATION_MAX + CLOCK_AHEAD_MAX > now
 
 
 def test_unless_told_otherwise_a_clock_may_be_five_minutes_behind_its_peers() -> None:

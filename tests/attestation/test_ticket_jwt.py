@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey
 
 from attestation import ticket_jwt
 from attestation.errors import MalformedError
+from attestation.freshness import ClockFloor, effective_now
 from attestation.ticket_jwt import (
     KEYS_MAX,
     TOKEN_BYTES_MAX,
@@ -348,6 +349,13 @@ def test_a_limit_too_long_to_be_meant_is_refused_and_the_longest_one_admits(limi
             validator(**{limit: wrong})
 
     assert validator(**{limit: DURATION_MAX}).validate(token(claims()), PEER, NOW).appraisal["accepted"]
+
+
+def test_a_token_is_refused_by_name_when_the_clock_is_at_the_end_of_time() -> None:
+    floor = ClockFloor(at=NOW, source="build-date")
+    now = effective_now(datetime.max.replace(tzinfo=UTC), floor)
+
+    assert reason(validator(max_age=DURATION_MAX), token(claims()), now) == "jwt-expired"
 
 
 def test_critical_headers_are_refused() -> None:
