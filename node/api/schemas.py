@@ -81,6 +81,23 @@ class StatusWarning(_Response, frozen=True):
     message: Annotated[str, Meta(description="For people; may change.")]
 
 
+class Levels(_Response, frozen=True):
+    """What the group runs at; see docs/features.md."""
+
+    feature_level: Unsigned
+    machine: Annotated[str, Meta(description="The state machine's family.")]
+    machine_version: Unsigned
+
+
+class Software(_Response, frozen=True):
+    """What a node says that its software is and knows; see docs/features.md."""
+
+    image: str
+    feature_levels: Annotated[Sequence[Unsigned], Meta(description="The lowest and the highest.")]
+    machine: Annotated[str, Meta(description="The state machine's family.")]
+    machine_versions: Annotated[Sequence[Unsigned], Meta(description="The lowest and the highest.")]
+
+
 class Group(_Response, frozen=True):
     """The group as this node sees it."""
 
@@ -104,6 +121,7 @@ class Group(_Response, frozen=True):
     state_machine: Annotated[str, Meta(description="The machine's signature.")]
     mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
     quorum: Annotated[Quorum, Meta(description="As this node sees it.")]
+    levels: Annotated[Levels | None, Meta(description="Null until the genesis is applied here.")]
     warnings: Annotated[Sequence[StatusWarning], Meta(description="What an operator should look at.")] = ()
 
 
@@ -135,6 +153,7 @@ class Bond(_Response, frozen=True):
     appraisals: Annotated[
         Mapping[str, Mapping[str, Any]], Meta(description="By ticket class: what was established.")
     ]
+    software: Software
 
 
 class Bonds(_Response, frozen=True):

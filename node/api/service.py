@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from attestation.tickets import Cluster
 from node.errors import NodeError
+from node.raft.features import Build
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.types import Consistency, Cursor, Incarnation, KeyUse, MemberStatus, Outcome, Preference
 from node.system.access_list import AccessList
@@ -101,6 +102,8 @@ class BondView(Protocol):
     def since(self) -> datetime: ...
     @property
     def expires_at(self) -> datetime | None: ...
+    @property
+    def build(self) -> Build: ...
     @property
     def tickets(self) -> Mapping[str, bytes]:
         """Each ticket as it was received, by class."""

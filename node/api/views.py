@@ -7,6 +7,7 @@ from typing import Literal
 from attestation.tickets import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
+from node.raft.features import Build, Levels
 from node.raft.outlook import Outlook, Quorum, describe
 from node.raft.types import Incarnation, MemberStatus
 
@@ -33,6 +34,7 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         halted=status.halted,
         state_machine=view.state_machine,
         mock=mock,
+        levels=_levels(status.levels),
         warnings=_warnings(view),
         quorum=quorum_schema(view.outlook),
     )
@@ -53,6 +55,21 @@ def quorum_schema(outlook: Outlook) -> schemas.Quorum:
 def is_ill(outlook: Outlook) -> bool:
     """Return whether the group cannot go on, or not with everything, as far as this node sees."""
     return outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
+
+
+def _levels(levels: Levels | None) -> schemas.Levels | None:
+    if levels is None:
+        return None
+    return schemas.Levels(feature_level=levels.level, machine=levels.family, machine_version=levels.version)
+
+
+def _software(build: Build) -> schemas.Software:
+    return schemas.Software(
+        image=build.image,
+        feature_levels=list(build.features),
+        machine=build.family,
+        machine_versions=list(build.versions),
+    )
 
 
 def _warnings(view: GroupView) -> list[schemas.StatusWarning]:
@@ -122,6 +139,7 @@ def bonds_response(bonds: Iterable[BondView], *, mock: bool) -> schemas.Bonds:
                 expires_at=bond.expires_at,
                 mock=bond.mock,
                 appraisals=bond.appraisals,
+                software=_software(bond.build),
             )
             for bond in _in_order(bonds)
         ],

@@ -42,9 +42,9 @@ from node.raft.events import (
 )
 from node.raft.features import Build
 from node.raft.member import Member
-from node.raft.messages import Append, Chunk, Fetch
+from node.raft.messages import Append, Chunk, Fetch, Ignorable
 from node.raft.types import Incarnation, NotExecuted, Ok, Outcome, Preference, Unknown
-from node.raft.wire import Ignorable, decode_untrusted, encode
+from node.raft.wire import decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512
 # A follower's readers may see a commit so much later than the leader's; nobody who waits for it is kept.

@@ -250,6 +250,12 @@ class Genesis(Struct, frozen=True):
     entry: Entry
 
 
+class Ignorable(Struct, frozen=True):
+    """A message of a later release that nobody has to understand. Never sent."""
+
+    tag: int
+
+
 ClusterMessage = (
     VoteRequest
     | VoteReply

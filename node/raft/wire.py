@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import cbor2
-from msgspec import Struct
 
 from attestation.canonical import decode_untrusted as decode_cbor_untrusted
 from attestation.errors import MalformedError
@@ -53,6 +52,7 @@ from node.raft.messages import (
     Genesis,
     GenesisProposal,
     GenesisSignature,
+    Ignorable,
     Message,
     Presence,
     Proposal,
@@ -79,12 +79,6 @@ def encode(message: Message) -> bytes:
     tag, encoder, _ = _CODECS_BY_TYPE[type(message)]
     # Ints, bytes, text, null, booleans and arrays: cbor2's plain encoding of these is deterministic.
     return cbor2.dumps([tag, *encoder(message)])
-
-
-class Ignorable(Struct, frozen=True):
-    """A message of a later release that nobody has to understand."""
-
-    tag: int
 
 
 def decode_untrusted(data: bytes) -> Message | Ignorable:

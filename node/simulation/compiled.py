@@ -43,6 +43,7 @@ _INTERPRETED: Final = frozenset(
     {
         "node/machines/base.py",
         "node/raft/events.py",
+        "node/raft/features.py",
         "node/raft/messages.py",
         "node/raft/types.py",
         "node/simulation/__main__.py",

@@ -28,6 +28,7 @@ from node.api.service import (
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
 from node.machines.system import Request
+from node.raft.features import Build, Levels, Span
 from node.raft.outlook import Outlook, Quorum
 from node.raft.types import (
     Answer,
@@ -71,6 +72,7 @@ BOND = SimpleNamespace(
     appraisals={"tdx": {"status": "UpToDate", "mock": True, "advisory_ids": []}},
     mock=True,
     outgoing=False,
+    build=Build("bondstone 1.0", Span(1, 2), "bondstone/kv", Span(1, 1)),
 )
 
 
@@ -176,6 +178,7 @@ class FakeService:
             online=True,
             halted=self.halted,
             match={PEER: self.index},
+            levels=Levels(1, "bondstone/kv", 1),
             electable=self.electable,
         )
         return GroupView(

@@ -181,6 +181,7 @@ def test_the_group_names_leader_voters_and_learners_by_peer_id():
     assert group["learners"] == [OTHER.id.hex()]
     assert (group["term"], group["commit_index"], group["role"]) == (3, 0, "leader")
     assert group["mock"] is True
+    assert group["levels"] == {"feature_level": 1, "machine": "bondstone/kv", "machine_version": 1}
 
 
 def test_members_tell_role_and_bond():
@@ -199,6 +200,12 @@ def test_bonds_tell_appraisal_and_expiry():
     assert answer["mock"] is True
     assert answer["bonds"][0]["appraisals"]["tdx"]["status"] == "UpToDate"
     assert answer["bonds"][0]["expires_at"] == "2026-01-02T04:04:05Z"
+    assert answer["bonds"][0]["software"] == {
+        "image": "bondstone 1.0",
+        "feature_levels": [1, 2],
+        "machine": "bondstone/kv",
+        "machine_versions": [1, 1],
+    }
 
 
 # ---- attestation --------------------------------------------------------------------------
