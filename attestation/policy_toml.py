@@ -276,7 +276,10 @@ def _ticket_rules(table: _Table) -> TicketRules:
         not_before = table.get("not_before")
         if not isinstance(not_before, datetime) or not_before.tzinfo is None:
             table.refuse("not_before", "must be a date and time with its offset, such as …T00:00:00Z")
-        not_before = not_before.astimezone(UTC).replace(microsecond=0)
+        try:
+            not_before = not_before.astimezone(UTC).replace(microsecond=0)
+        except OverflowError:
+            table.refuse("not_before", "is beyond all calendars")
     rules = TicketRules(
         max_age=table.duration("max_age_seconds", timedelta(seconds=1)),
         max_lifetime=table.duration("max_lifetime_seconds", timedelta(seconds=1)),

@@ -697,7 +697,10 @@ def _time_of(table: TokenTable) -> datetime | None:
             "access.token",
             f"{table.name}: expires_at must be whole seconds with their offset, such as …T00:00:00Z",
         )
-    return table.expires_at.astimezone(UTC)
+    try:
+        return table.expires_at.astimezone(UTC)
+    except OverflowError as exc:
+        raise _WrongKeyError("access.token", f"{table.name}: expires_at is beyond all calendars") from exc
 
 
 def _certificate_of(table: CertificateTable) -> FoundingCertificate:

@@ -54,9 +54,9 @@ def parse_time(text: str) -> datetime:
         if text.isascii() and text.isdigit():
             return datetime.fromtimestamp(int(text), UTC)
         moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError) as exc:
         raise ConfigError(f"{text!r} is neither Unix seconds nor an ISO 8601 time") from exc
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def load_policy(path: Path) -> AppraisalPolicy:

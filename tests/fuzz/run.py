@@ -42,7 +42,11 @@ with atheris.instrument_imports(include=["attestation"]):
     from attestation.ticket_tdx import parse_ticket_untrusted
     from attestation.trust import TrustRoot
     from enclave.mock.pki import PCKValues, encode_sgx_extension
+    from node.errors import ConfigError
+    from node.group_document import parse_group_document_untrusted
+    from tests.node.test_group_document import MORE
     from tests.support import eventlogs, evidence, tickets
+    from tests.support.documents import MINIMAL
 
 POLICY = b"""
 version = 1
@@ -95,6 +99,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "jwt_keys": [b'{"keys":[{"kty":"oct","alg":"HS256","kid":"a","k":"%s"}]}' % (b"A" * 43)],
         "cbor": [encode({"a": [1, b"2", "3", None, True, -4]})],
         "policy": [POLICY],
+        "group_document": [(MINIMAL + MORE).encode()],
     }  # fmt: skip
 
 
@@ -124,6 +129,11 @@ def _root_and_certificate(data: bytes) -> None:
     TrustRoot.from_bytes_untrusted(data)
 
 
+def _group_document(data: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        parse_group_document_untrusted(data, where="group.toml")
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "quote": parse_quote_untrusted,
     "pck_extension": parse_pck_extension_untrusted,
@@ -145,6 +155,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "jwt_keys": load_keys_untrusted,
     "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX, items_max=INPUT_BYTES_MAX),
     "policy": load_policy_untrusted,
+    "group_document": _group_document,
 }
 
 

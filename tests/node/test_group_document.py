@@ -282,6 +282,13 @@ def test_a_policy_file_given_as_a_group_document_is_told_where_it_belongs():
 # ---- what is refused ------------------------------------------------------------------------------------
 
 REFUSED = [
+    ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "[access.token] ops: expires_at"),
+    ("2027-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "[access.token] ops: expires_at"),
+    (
+        "[policy.ticket]",
+        "[policy.ticket]\nnot_before = 9999-12-31T23:59:59-23:59",
+        "policy.ticket.not_before",
+    ),
     ("schema = 1", "schema = 2", "[schema]"),
     ("schema = 1", "", "missing key `schema`"),
     ("schema = 1", "schema = 1.0", "[schema]"),
