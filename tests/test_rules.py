@@ -145,3 +145,26 @@ def test_the_environment_is_read_in_one_place_that_checks_it():
         if dotted(node) in {"os.environ", "os.getenv", "os.environb"}
     ]
     assert found == [], "add the variable to node.environment.VARIABLES, where it is checked and documented"
+
+
+# Who may make code of a name, and of whose.
+RUNS_CODE = (
+    "node/machines/loader.py",  # the place: only machines that are allowed, and in an image only measured ones
+    "node/cli/main.py",  # its own subcommands
+    "node/simulation/",  # a tool for developers
+)
+RUNNING = {
+    "eval", "exec", "compile", "__import__", "import_module", "run_module", "run_path",
+    "spec_from_file_location", "load_module",
+}  # fmt: skip
+OBJECTS = {"pickle", "marshal", "shelve", "dill", "runpy"}
+
+
+def test_no_code_and_no_object_is_made_of_what_others_wrote():
+    found = [
+        f"{name}:{line}: {call}"
+        for name, tree in sources(without=RUNS_CODE)
+        for line, call in calls(tree)
+        if (call.rsplit(".")[-1] in RUNNING and not call.startswith("re.")) or call.split(".")[0] in OBJECTS
+    ]
+    assert found == [], "use node.machines.loader: in an image nothing runs that was not measured with it"
