@@ -1,4 +1,4 @@
-"""A system state for simulated groups: who may call. And what tells the oracles of all that is judged."""
+"""Who may call a simulated group: the real access list, and what tells the oracles of all that is judged."""
 
 from collections.abc import Callable
 from random import Random
@@ -6,72 +6,50 @@ from typing import Any, Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import Request, SystemState
+from node.system.access import CURRENT, AccessState
+from node.system.forms import encode_grant
+from node.system.grants import AccessRole, Grant, Kind
 
-NAMES: Final = (b"ann", b"bob", b"eve")
-NOT_PERMITTED: Final = "not-permitted"
+_NAMES: Final = ("ann", "bob", "eve")
+NAMES: Final = tuple(name.encode().ljust(32, b".") for name in _NAMES)
+_ROLES: Final = (
+    (AccessRole.ADMIN,),
+    (AccessRole.READ, AccessRole.WRITE),
+    (AccessRole.READ,),
+    (AccessRole.WRITE,),
+)
 Judged = Callable[[Request, bytes | None, Any, int], tuple[int, int]]
 Executed = Callable[[int, int, Any, ApplyContext], None]
 Refused = Callable[[int, int], None]
 
 
-class Callers(SystemState):
-    """Lets in whom it was told to let in, and not to put out since.
+def callers() -> AccessState:
+    """Return the access list that every member of a simulated group begins with; eve is not in it."""
+    return AccessState(_grant(name, (AccessRole.ADMIN,)) for name in _NAMES[:2])
 
-    Commands are ``["let-in", name]`` and ``["put-out", name]``; the result is whether the name was known.
-    """
 
-    def __init__(self) -> None:
-        self._known = {NAMES[0]: 0, NAMES[1]: 0}  # name -> index of the entry that let it in
-
-    def judge(
-        self,
-        credential: bytes | None,
-        request: Request,
-        value: Any,  # noqa: ARG002 - the interface's
-        *,
-        now_ms: int,  # noqa: ARG002
-        machine: StateMachine,  # noqa: ARG002
-    ) -> None:
-        if credential is not None and credential not in self._known:
-            raise CommandError(NOT_PERMITTED, f"this caller may make no {request.value}")
-
-    def apply(self, command: Any, context: ApplyContext) -> Any:
-        what, name = command
-        was = name in self._known
-        if what == "let-in":
-            self._known[name] = context.index
-        elif not was:
-            raise CommandError("not-in", "it was not let in")
-        else:
-            del self._known[name]
-        return was
-
-    def query(self, query: Any) -> Any:
-        return self._known.get(query[1])
-
-    def savepoint(self) -> Any:
-        return dict(self._known)
-
-    def rollback(self, savepoint: Any) -> None:
-        self._known = savepoint
-
-    def snapshot(self) -> Any:
-        return [[name, index] for name, index in sorted(self._known.items())]
-
-    def restore(self, snapshot: Any) -> None:
-        self._known = dict(snapshot)
+def _grant(name: str, roles: tuple[AccessRole, ...]) -> Grant:
+    return Grant(name=name, kind=Kind.TOKEN, credential=name.encode().ljust(32, b"."), roles=roles)
 
 
 def draw_system_command(rng: Random) -> tuple[object, ...]:
     """Draw who is let in or put out by one entry."""
     if rng.random() < 0.2:
-        return tuple(["let-in", name] for name in NAMES)
-    return ([rng.choice(("let-in", "put-out")), rng.choice(NAMES)],)
+        # All of them, or nobody if one is in already.
+        return tuple(_let_in(rng, name) for name in _NAMES)
+    name = rng.choice(_NAMES)
+    if rng.random() < 0.5:
+        return (_let_in(rng, name),)
+    return (["access-revoke", {"name": name, "force": rng.random() < 0.1}],)
+
+
+def _let_in(rng: Random, name: str) -> object:
+    return ["access-new", encode_grant(_grant(name, rng.choice(_ROLES)))]
 
 
 def draw_system_query(rng: Random) -> object:
-    """Draw a question about one caller."""
-    return ["known", rng.choice(NAMES)]
+    """Draw a question about the list."""
+    return [rng.choice(("access-list", CURRENT))]
 
 
 class SystemRecorder(SystemState):

@@ -18,12 +18,13 @@ from node.raft.types import (
     Ok,
     Outcome,
 )
-from node.simulation.callers import NAMES, NOT_PERMITTED, draw_system_command, draw_system_query
+from node.simulation.callers import NAMES, draw_system_command, draw_system_query
 from node.simulation.linearizability import Operation
 from node.simulation.process import Process
 from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
 from node.simulation.trace import Trace, describe
 from node.simulation.workload import Workload
+from node.system.grants import NOT_PERMITTED
 
 
 class Ask(Enum):
@@ -222,6 +223,7 @@ class Clients:
             call.credential = rng.choice(NAMES)
         if habits.callers and call.ask is not Ask.FEED and rng.random() < habits.callers / 2:
             call.system = True
+            call.credential = call.credential or rng.choice(NAMES)  # a member by itself may not
             if call.ask is Ask.WRITE:
                 call.commands = draw_system_command(rng)
             else:

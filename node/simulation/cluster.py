@@ -13,7 +13,7 @@ from node.raft.features import Features
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
 from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Role, Settings
-from node.simulation.callers import Callers, SystemRecorder
+from node.simulation.callers import SystemRecorder, callers
 from node.simulation.chance import stream
 from node.simulation.disk import Credentials, Disk
 from node.simulation.faults import CALM, Weather
@@ -292,7 +292,7 @@ class Cluster:
         def refused(call: int, index: int) -> None:
             self.oracles.refused(process, call, index)
 
-        return lambda: SystemRecorder(Callers(), judged, self._executed(process), refused)
+        return lambda: SystemRecorder(callers(), judged, self._executed(process), refused)
 
     def kill(self, process: Process, loss: BondLoss) -> None:
         """End a life: at once, and whatever it was about to say stays unsaid."""

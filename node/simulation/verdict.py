@@ -7,7 +7,7 @@ from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import Request
 from node.raft.types import BATCH_ABORTED, Applied, Failed, Ok, Result
 from node.simulation.agreement import Agreement
-from node.simulation.callers import Callers
+from node.simulation.callers import callers
 from node.simulation.clients import Ask, Call, Fate
 from node.simulation.errors import InvariantError
 from node.simulation.linearizability import NotLinearizableError, UndecidedError, check_linearizable
@@ -81,7 +81,7 @@ class _Replay:
 
     def __init__(self, agreement: Agreement, machine: StateMachine) -> None:
         self.machine = machine
-        self.system = Callers()
+        self.system = callers()
         self._systems = agreement.systems
         self._entries: defaultdict[int, list[tuple[Any, ApplyContext]]] = defaultdict(list)
         for place in sorted(agreement.sequence):
