@@ -12,8 +12,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.collateral import Endorsements
+from attestation.enforcement import Enforcement
 from attestation.errors import AppraisalError, MalformedError, UndecidedError
 from attestation.ids import peer_id_of_spki
+from attestation.policy import UNKNOWN_ENFORCEMENT
 from attestation.policy_rules import AppraisalPolicy
 from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
 from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
@@ -101,8 +103,16 @@ def appraiser_of(
     )
 
 
-def verify_node(url: str, *, appraiser: Appraiser, collateral: Path | None) -> VerifiedNode:
+def verify_node(
+    url: str,
+    *,
+    appraiser: Appraiser,
+    collateral: Path | None,
+    enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
+) -> VerifiedNode:
     """Ask a node for evidence bound to a fresh nonce and to the TLS key of the same connection; judge it.
+
+    ``enforcement``: since when the collateral is enforced, for the policy's grace period; unknown: no grace.
 
     Raises:
         ConfigError: a file is missing or malformed.
@@ -117,6 +127,7 @@ def verify_node(url: str, *, appraiser: Appraiser, collateral: Path | None) -> V
         policy=appraiser.policy,
         root=appraiser.root,
         endorsements_source=source,
+        enforcement=enforcement,
         own_config_id=appraiser.own_config_id,
     )
     group_id = appraiser.group_id

@@ -11,9 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
+from attestation.enforcement import EnforcedSince
 from attestation.errors import AppraisalError, AttestationError
 from attestation.files import FileError
+from attestation.policy import UNKNOWN_ENFORCEMENT
 from attestation.values import timestamp
+from node.cli.common import parse_time
 from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node
 from node.cli.exits import exit_code_of, word_of
 from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
@@ -51,6 +54,9 @@ def command(
         Path | None,
         typer.Option(help="Directory for the verified certificate and client.json, for `kv` and others."),
     ] = None,
+    enforced_since: Annotated[
+        str | None, typer.Option(help="Since when the collateral is enforced, for a grace period.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a live node: fresh nonce, evidence, TLS key, policy.
@@ -62,7 +68,14 @@ def command(
         group_document=group_document, policy=policy, trust_root=trust_root, group_id=group_id
     )
     try:
-        node = verify_node(url, appraiser=appraiser, collateral=collateral)
+        node = verify_node(
+            url,
+            appraiser=appraiser,
+            collateral=collateral,
+            enforcement=(
+                UNKNOWN_ENFORCEMENT if enforced_since is None else EnforcedSince(parse_time(enforced_since))
+            ),
+        )
         if cluster is not None:
             require_cluster(node, cluster)
         confirmed = None if appraiser.authority is None else require_confirmed(node, appraiser.authority)

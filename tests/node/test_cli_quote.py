@@ -1,9 +1,13 @@
 """`bondstone quote` on the command line: verdicts on real quotes, and clear errors for what is none."""
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from attestation.values import TcbStatus
+from enclave.mock.statement import PLATFORM_UP_TO_DATE, Statement
 from tests.support import evidence
 from tests.support.certificates import make, usage
 from tests.support.cluster import cli
@@ -132,3 +136,29 @@ def test_names_in_a_foreign_chain_drive_neither_the_terminal_nor_the_markup(tmp_
     assert "\x1b" not in run.stdout
     assert "[/bold][red]x" in run.stdout
     assert "(pck-role)" in run.stdout
+
+
+def test_a_grace_period_counts_from_the_date_that_is_given_and_without_one_there_is_none(tmp_path):
+    levels = (
+        replace(PLATFORM_UP_TO_DATE, sgx_svns=(8,) * 8 + (0,) * 8, date=evidence.NOW - timedelta(days=400)),
+        replace(PLATFORM_UP_TO_DATE, status=TcbStatus.OUT_OF_DATE, date=evidence.NOW - timedelta(days=700)),
+    )
+    (tmp_path / "quote.bin").write_bytes(evidence.quote())
+    (tmp_path / "set.json").write_bytes(evidence.endorsements(Statement(platform_levels=levels)).to_json())
+    (tmp_path / "root.der").write_bytes(evidence.authority().trust_root.certificate_der)
+    (tmp_path / "policy.toml").write_text(
+        'version = 1\n[tcb]\naccepted_statuses = ["UpToDate"]\ngrace_period_days = 10\n'
+        "[reference_values]\naccept_any_td = true\n[ticket]\nmax_age_seconds = 60\nmax_lifetime_seconds = 60\n"
+    )
+
+    def verdict(*more: str) -> tuple[int, str | None]:
+        run = cli(
+            "quote", "verify", tmp_path / "quote.bin", "--collateral", tmp_path / "set.json",
+            "--trust-root", tmp_path / "root.der", "--policy", tmp_path / "policy.toml",
+            "--at", "2026-09-01T12:00:00Z", "--json", *more,
+        )  # fmt: skip
+        return run.returncode, json.loads(run.stdout)["reason"]
+
+    assert verdict() == (1, "tcb-status-not-accepted")
+    assert verdict("--enforced-since", "2026-08-25T00:00:00Z") == (0, None)
+    assert verdict("--enforced-since", "2026-08-21T00:00:00Z") == (1, "tcb-status-not-accepted")
