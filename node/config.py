@@ -303,7 +303,7 @@ def preference_of(config: NodeConfig) -> Preference | None:
 # ---- keys that are not a node file's --------------------------------------------------------------------
 
 _MOVED_TABLES: Final = ("schema", "network", "consensus", "trust", "collateral", "policy", "jwt", "access",
-                        "authority", "recovery", "store")  # fmt: skip
+                        "authority", "recovery", "store", "ca")  # fmt: skip
 _MOVED_KEYS: Final = {
     "group": ("key", "derive_key", "state_machine", "storage"),
     "api": ("tokens_file",),

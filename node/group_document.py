@@ -11,11 +11,13 @@ their bytes, and with them their GroupId and MRCONFIGID (frozen vectors: tests/n
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -54,6 +56,7 @@ WITHOUT_EFFECT: Final = (
     "recovery.authorize",
     "store.quota_bytes",
     "store.compaction",
+    "ca.names",
 )
 """Keys that are checked and are part of the GroupId, and that no code reads yet."""
 
@@ -62,6 +65,7 @@ DAY_MS: Final = 24 * 3600 * 1000
 PREFIXES_MAX: Final = 64
 PREFIX_CHARACTERS_MAX: Final = 256
 CLAIMS_MAX: Final = 32
+CA_NAMES_MAX: Final = 64
 _INTEGER_MAX: Final = 2**63 - 1
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*\Z")]
@@ -217,6 +221,12 @@ class StoreTable(_Table, frozen=True):
     compaction: Compaction = NoCompaction()
 
 
+class CaTable(_Table, frozen=True):
+    """``[ca]``: which names the group's own authority may certify for its members' APIs; none by default."""
+
+    names: Annotated[tuple[Text, ...], msgspec.Meta(max_length=CA_NAMES_MAX)] = ()
+
+
 class _File(_Table, frozen=True):
     schema: Literal[1]
     network: NetworkTable
@@ -230,6 +240,7 @@ class _File(_Table, frozen=True):
     authority: AuthorityTable | None = None
     recovery: RecoveryTable = RecoveryTable()
     store: StoreTable = StoreTable()
+    ca: CaTable = CaTable()
 
 
 # ---- the document, checked ------------------------------------------------------------------------------
@@ -303,6 +314,7 @@ class GroupDocument:
         root: what quotes lead to.
         update: which TCB evaluation is asked for, ``standard`` or ``early``.
         fixed_collateral: a node may use a fixed file of collateral.
+        ca_names: DNS names, ``*.`` before some, and IP networks, sorted.
         value: the canonical document as plain data.
         canonical: its bytes.
     """
@@ -325,6 +337,7 @@ class GroupDocument:
     quota_bytes: int
     compaction: Compaction
     demote_to_two_after_ms: int
+    ca_names: tuple[str, ...]
     value: Mapping[str, Any]
     canonical: bytes
 
@@ -453,6 +466,7 @@ def _document_of(file: _File, where: str) -> GroupDocument:
     jwt = None if file.jwt is None else _jwt_of(file.jwt)
     access = _access_of(file.access)
     authority = None if file.authority is None else _authority_of(file.authority)
+    ca_names = tuple(sorted({_ca_name(name) for name in file.ca.names}))
     key = Derived.DERIVED if file.group.key == DERIVED else bytes.fromhex(file.group.key)
     value: dict[str, Any] = {
         "schema": SCHEMA,
@@ -475,6 +489,7 @@ def _document_of(file: _File, where: str) -> GroupDocument:
         "authority": None if authority is None else _canonical_authority(authority),
         "recovery": _changed(file.recovery),
         "store": _changed(file.store),
+        "ca": {"names": list(ca_names)} if ca_names else {},
     }
     value |= {name: item for name, item in written.items() if item is not None and item != {}}
     return GroupDocument(
@@ -496,6 +511,7 @@ def _document_of(file: _File, where: str) -> GroupDocument:
         quota_bytes=file.store.quota_bytes,
         compaction=file.store.compaction,
         demote_to_two_after_ms=file.consensus.demote_to_two_after_ms,
+        ca_names=ca_names,
         value=value,
         canonical=encode(value),
     )
@@ -560,6 +576,23 @@ def _policy_of(file: _File) -> AppraisalPolicy:
         )
     assert set(values.not_checked) <= set(REGISTERS)
     return policy
+
+
+def _ca_name(text: str) -> str:
+    """Return a DNS name in lower case, or an IP network in its one form."""
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        if not _DNS_NAME.fullmatch(text.lower()):
+            raise _WrongKeyError(
+                "ca.names", f"{text!r} is neither a DNS name (`*.` may be before it) nor an IP network"
+            ) from None
+        return text.lower()
+
+
+_DNS_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# A name that ends in a number would be an address in another spelling.
+_DNS_NAME: Final = re.compile(rf"(?:\*\.)?(?:{_DNS_LABEL}\.)*(?![0-9]+\Z){_DNS_LABEL}")
 
 
 def _root_of(table: TrustTable) -> TrustRoot:

@@ -33,6 +33,8 @@ WORDS = {
         "attestation.collateral.source": ("Intel's PCS", None),
         "attestation.collateral.file": ("none", None),
         "attestation.collateral.tls_ca": ("none", None),
+        "attestation.collateral.tls_roots": ("none", None),
+        "attestation.collateral.proxy": ("none", None),
         "attestation.mock.mrconfigid": ("the group document's", None),
         **{
             f"attestation.mock.{name}": ("zeros", config.ZERO48)
@@ -159,6 +161,8 @@ HOSTILE = {
     "attestation.collateral.source": "http://evil.example",
     "attestation.collateral.file": "forged.json",
     "attestation.collateral.tls_ca": "evil.pem",
+    "attestation.collateral.tls_roots": "evil.pem",
+    "attestation.collateral.proxy": "http://evil.example:1",
     "attestation.jwt.token_file": "/etc/shadow",
     "attestation.mock.authority": "/tmp/forged",
     "attestation.mock.mrtd": "ff" * 48,

@@ -443,6 +443,39 @@ def test_a_certificate_is_pinned_whole_and_what_is_none_is_refused():
     assert "laptop: pem is not a PEM certificate" in refusal(with_certificate(one + two))
 
 
+def test_names_for_the_groups_own_authority_have_one_form():
+    names = ["*.Group.Internal", "10.0.0.0/8", "group.internal", "FD00::/8", "fd00::/8", "10.0.0.7"]
+    one = document(MINIMAL + f"[ca]\nnames = {json.dumps(names)}\n")
+    other = document(MINIMAL + f"[ca]\nnames = {json.dumps([*names[::-1], *names])}\n")
+
+    assert one.ca_names == ("*.group.internal", "10.0.0.0/8", "10.0.0.7/32", "fd00::/8", "group.internal")
+    assert one.canonical == other.canonical != document().canonical
+    assert document(MINIMAL + "[ca]\nnames = []\n").canonical == document().canonical
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "*",
+        "a b",
+        "a..b",
+        "-a",
+        "a-",
+        "*.*.a",
+        "a.*",
+        "10.0.0.1/8",
+        "010.0.0.1",
+        "1.2.3",
+        "a\\n",
+        "ä",
+        "a" * 64,
+    ],
+)
+def test_a_name_that_is_none_is_refused(name):
+    assert "[ca.names" in refusal(MINIMAL + f'[ca]\nnames = ["{name}"]\n')
+
+
 # ---- frozen ---------------------------------------------------------------------------------------------
 
 
