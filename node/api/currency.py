@@ -7,7 +7,7 @@ the member.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from attestation.tickets import Cluster
@@ -17,6 +17,9 @@ from node.api.problems import ProblemError
 # Long enough for an election; who asks waits so long at most.
 PROOF_S_MAX: Final = 3.0
 ATTEMPTS_MAX: Final = 3
+# Between the beginnings of two proofs, each a round to a quorum: strangers with credentials that nobody knows
+# could have one after the other.
+PAUSE_S: Final = 0.01
 
 
 class Proof(Protocol):
@@ -47,9 +50,17 @@ class Currency:
         proof: makes it current.
         lag_s: how long ago that may be, for what is not judged again by the log.
         clock: seconds that go on while the machine sleeps.
+        sleep: waits that many seconds.
     """
 
-    def __init__(self, proof: Proof, lag_s: float, clock: Callable[[], float] = boot_time_s) -> None:
+    def __init__(
+        self,
+        proof: Proof,
+        lag_s: float,
+        clock: Callable[[], float] = boot_time_s,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._sleep = sleep
         self._proof = proof
         self._lag_s = lag_s
         self._clock = clock
@@ -57,6 +68,7 @@ class Currency:
         self._proven_in: Cluster | None = None
         self._proving: asyncio.Future[None] | None = None
         self._proving_ended: float | None = None
+        self._began_s: float | None = None
 
     @property
     def ever(self) -> bool:
@@ -124,9 +136,10 @@ class Currency:
             await asyncio.wait((self._proving,))
             return self._proving_ended
         proving = self._proving = asyncio.get_running_loop().create_future()
-        began_s = self._clock()
         self._proving_ended = None
         try:
+            await self._pause()
+            began_s = self._began_s = self._clock()
             if await self._proof.prove_access_current(timeout_s=PROOF_S_MAX):
                 self._proven_s, self._proven_in = began_s, self._proof.cluster
             self._proving_ended = began_s
@@ -134,6 +147,13 @@ class Currency:
             self._proving = None
             proving.set_result(None)
         return began_s
+
+    async def _pause(self) -> None:
+        if self._began_s is None:
+            return
+        left_s = self._began_s + PAUSE_S - self._clock()
+        if left_s > 0:
+            await self._sleep(min(left_s, PAUSE_S))
 
 
 def _not_current() -> ProblemError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import threading
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from enclave.identity import Identity
 from node.api import passwords
 from node.api.access import CLIENT_CERTIFICATE, Standing
 from node.api.app import create_app
-from node.api.currency import Currency
+from node.api.currency import PAUSE_S, Currency
 from node.api.limits import ApiLimits
 from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC
 from node.api.problems import ProblemError
@@ -483,6 +484,32 @@ def test_all_who_ask_at_a_time_share_one_proof_and_an_earlier_one_is_none():
         assert proof.proofs == 2
 
     asyncio.run(main())
+
+
+def test_strangers_cannot_have_one_round_to_the_quorum_after_the_other():
+    class Counted(Asked):
+        began = ()
+
+        async def prove_access_current(self, *, timeout_s):
+            self.began += (clock.now,)
+            await asyncio.sleep(0)
+            return True
+
+    async def sleep(seconds):
+        clock.now += seconds
+
+    clock, proof = Clock(), Counted()
+    currency = Currency(proof, 10.0, clock, sleep)
+
+    async def main():
+        for _ in range(10):
+            await asyncio.gather(*(currency.now() for _ in range(10)))
+
+    asyncio.run(main())
+
+    assert 10 <= len(proof.began) <= 20
+    gaps = [after - before for before, after in itertools.pairwise(proof.began)]
+    assert gaps == pytest.approx([PAUSE_S] * len(gaps))
 
 
 def test_who_shares_a_proof_does_not_suffer_when_its_maker_goes_away():
