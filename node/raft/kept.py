@@ -50,7 +50,7 @@ def _brief(values: list[object]) -> bytes:
 
 def is_brief(kept: bytes) -> bool:
     """Return whether only digest and size were kept."""
-    return kept[:1] == _BRIEF
+    return kept[0] == _BRIEF[0]
 
 
 def outcome_of(kept: bytes, at: Cursor) -> Ok | AlreadyExecuted:

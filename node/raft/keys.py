@@ -96,12 +96,13 @@ class _Slice(Struct):
     taken: dict[bytes, int] = {}
     shards: dict[int, list[int]] = {}
 
-    def note(self, shard_number: int, session: bytes, what: bytes) -> None:
+    def note(self, shard_number: int, session: bytes, taken: int, what: bytes) -> None:
+        """Count a key of ``session``, which had ``taken`` so much."""
         size = len(what)
         self.count += 1
         self.kept_bytes += size
         self.brief += kept.is_brief(what)
-        self.taken[session] = self.taken.get(session, 0) + size
+        self.taken[session] = taken + size
         share = self.shards.get(shard_number)
         if share is None:
             self.shards[shard_number] = [1, size]
@@ -192,9 +193,10 @@ class KeyTable:
         shard = self._shards.get(number)
         if shard is None:
             shard = self._shards[number] = _Shard()
-        what = kept.keep(results, size, whole=current.taken.get(session, 0) < KEPT_BYTES_MAX)
+        taken = current.taken.get(session, 0)
+        what = kept.keep(results, size, whole=taken < KEPT_BYTES_MAX)
         shard.add(known, commands_digest, at.index, what)
-        current.note(number, session, what)
+        current.note(number, session, taken, what)
         self._count += 1
 
 

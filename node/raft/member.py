@@ -45,6 +45,7 @@ from node.raft.types import (
     Unknown,
 )
 
+SHORT_VOTERS_MAX: Final = 2  # one of so many can be a quorum, and too few to commit anything
 SETTLE_ROUNDS_MAX: Final = 8
 # So many entries are applied in one step, and about a chunk more: all else waits for it to end.
 APPLY_ENTRIES_MAX: Final = 4096
@@ -385,6 +386,8 @@ class Member(Inbox):
 
     def _watch_quorum(self) -> None:
         """Tell when the quorum is lost, or is another one that is missing, and when it is back."""
+        if self.lead is not None and self.told_outlook is None and len(self.members) > SHORT_VOTERS_MAX:
+            return  # it has a quorum, and that is more than one
         outlook = self.outlook()
         ill = outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
         if not ill:

@@ -19,7 +19,7 @@ from node.raft.events import Advanced, ConfigCommitted, LevelsChanged, SaveEntri
 from node.raft.features import LOWEST, Levels, objection
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
-from node.raft.state import Awaited, HaltError
+from node.raft.state import NOTHING_AWAITED, HaltError
 from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
 # The log's time runs so much faster or slower than the monotonic clock, at most, to be the wall's time again.
@@ -252,23 +252,25 @@ class Replication(Promises):
     # ---- how current the applied state is (3.7) -----------------------------
     def _cover(self) -> None:
         """Note that what we waited for to be applied is."""
-        awaited = self.awaited
-        if awaited is None or self.replica.applied.index < awaited.index:
+        applied = self.replica.applied
+        if self.awaited_index > applied.index:
             return
-        self.awaited = None
+        same = self.awaited_index == applied.index
+        term = applied.term if same else self.log.position(self.awaited_index).term
         # A new leader may not know yet what its predecessors committed: then its word is worth nothing.
-        if self.log.position(awaited.index).term == awaited.term:
-            self.covered_ms = awaited.ms if self.covered_ms is None else max(self.covered_ms, awaited.ms)
+        if term == self.awaited_term and (self.covered_ms is None or self.covered_ms < self.awaited_ms):
+            self.covered_ms = self.awaited_ms
+        self.awaited_index = NOTHING_AWAITED
 
     def _await_commit(self, index: int, term: int, ms: int) -> None:
         """At ``ms`` the leader of ``term`` had committed ``index`` and no more: one such mark at a time."""
         self._cover()
-        if self.awaited is None:
-            self.awaited = Awaited(index, term, ms)
+        if self.awaited_index == NOTHING_AWAITED:
+            self.awaited_index, self.awaited_term, self.awaited_ms = index, term, ms
 
     def _forget_coverage(self) -> None:
         """Our cluster ended, and what is applied with it."""
-        self.covered_ms = self.awaited = None
+        self.covered_ms, self.awaited_index = None, NOTHING_AWAITED
 
     def _announce_levels(self, at: Cursor) -> None:
         levels = self.told_levels = self.replica.levels

@@ -46,6 +46,7 @@ from node.raft.types import (
 )
 
 UNECHOED_MAX: Final = 4096  # broadcasts to time a lease by; what is older ends sooner
+NOTHING_AWAITED: Final = 1 << 62
 MARKS_MAX: Final = 1024  # of a leader, one in ``MARK_MS`` at most; those that a quorum has not answered yet
 CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before who catches up stands
 
@@ -95,20 +96,6 @@ class Transfer:
     target: Incarnation
     until_ms: int
     told: bool = False
-
-
-class Awaited(NamedTuple):
-    """What to have applied to cover all that a leader had committed at ``ms`` (3.7).
-
-    Attributes:
-        index: its commit index.
-        term: its term. Only if the entry there is of it did that leader know all that was committed.
-        ms: when it said so.
-    """
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
-    term: int
-    ms: int
 
 
 class Mark(NamedTuple):
@@ -237,7 +224,8 @@ class State(ABC):
         self.heard_ms: int | None = None  # when the current leader was last heard
         # At ``covered_ms`` a leader had committed no more than what is applied here; None: never known.
         self.covered_ms: int | None = None
-        self.awaited: Awaited | None = None
+        # What to have applied to cover all that the leader of a term had committed at some time (3.7).
+        self.awaited_index, self.awaited_term, self.awaited_ms = NOTHING_AWAITED, 0, 0
         self.bound_ms = now_ms  # until when lease reads bind our vote
         self.in_step = False  # the last Append matched
         self.online = False
