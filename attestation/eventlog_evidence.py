@@ -34,6 +34,8 @@ from attestation.eventlog_runtime import (
 
 EVENT_LOG_BYTES_MAX: Final = 2 * 1024 * 1024
 _EVENT_LOG_ITEMS_MAX: Final = 8 * RUNTIME_EVENTS_MAX  # a map of three members each, and what is around them
+# A log as an attester attaches it, or the events of one that was imported from another form.
+EventLogEvidence = bytes | tuple[Event, ...]
 _CCEL_TYPE: Final = EV_NO_ACTION.to_bytes(4, "little")
 
 

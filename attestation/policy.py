@@ -14,6 +14,7 @@ from typing import Any, Final
 from attestation.enforcement import Enforcement, UnknownEnforcement
 from attestation.errors import AppraisalError, AttestationError, UndecidedError
 from attestation.eventlog_evidence import (
+    EventLogEvidence,
     VerifiedEventLog,
     parse_event_log_untrusted,
     verify_event_log,
@@ -96,7 +97,7 @@ def appraise(
     *,
     now: datetime,
     report_data: bytes | ReportData,
-    event_log: bytes | None = None,
+    event_log: EventLogEvidence | None = None,
     own_config_id: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult:
@@ -107,7 +108,8 @@ def appraise(
         policy: from ``load_policy_untrusted``.
         now: aware; the endorsements' windows are checked again.
         report_data: the 64 bytes that the quote must carry, or ``REPORT_DATA_UNCHECKED``.
-        event_log: the attester's log, if it sent one. Ignored unless the policy relies on it.
+        event_log: the attester's log, if it sent one: bytes, or imported events. Ignored unless the policy
+            relies on it.
         own_config_id: SHA-384 of the group document that this process has loaded, 48 bytes; a policy that
             says ``mrconfigid = "own"`` accepts nothing without it.
         enforcement: since when sets are enforced, for the policy's grace period; unknown: no grace.
@@ -138,7 +140,7 @@ def appraise_member(
     *,
     now: datetime,
     report_data: bytes | ReportData,
-    event_log: bytes | None = None,
+    event_log: EventLogEvidence | None = None,
     own_config_id: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult | FallenBack:
@@ -381,7 +383,7 @@ def _report_data_findings(body: TDReport, expected: bytes | ReportData) -> Itera
 
 
 def _event_log(
-    body: TDReport, policy: AppraisalPolicy, data: bytes | None
+    body: TDReport, policy: AppraisalPolicy, data: EventLogEvidence | None
 ) -> tuple[VerifiedEventLog | None, list[AppraisalError]]:
     registers = policy.event_log.registers
     if not registers:
@@ -396,7 +398,7 @@ def _event_log(
             )
         ]
     try:
-        events = parse_event_log_untrusted(data)
+        events = data if isinstance(data, tuple) else parse_event_log_untrusted(data)
         return verify_event_log(events, body.rtmrs, relied_on=registers), []
     except AppraisalError as exc:
         exc.step = exc.step or Step.EVENT_LOG

@@ -19,6 +19,7 @@ from attestation.policy_rules import (
     TdRules,
     TicketRules,
     Values,
+    default_policy,
 )
 from attestation.values import DURATION_MAX, TD_ATTRIBUTE_BITS, TcbStatus, mask_of
 
@@ -29,8 +30,12 @@ _TCB_ABSENT: Final = ABSENT[TcbRules]
 _TD_ABSENT: Final = ABSENT[TdRules]
 
 
-def load_policy_untrusted(data: bytes) -> AppraisalPolicy:
+def load_policy_untrusted(data: bytes, *, tickets: bool = True) -> AppraisalPolicy:
     """Read a policy file (docs/attestation.md describes every key).
+
+    Args:
+        data: TOML.
+        tickets: it is for tickets, so ``[ticket]`` must say how old they may be. A bare quote has no age.
 
     Raises:
         MalformedError: ``policy-malformed``, with the key's name; ``policy-accepts-any-td``;
@@ -45,7 +50,7 @@ def load_policy_untrusted(data: bytes) -> AppraisalPolicy:
     top = _Table(value, "")
     if top.integer("version", maximum=0xFFFF) != 1:
         top.refuse("version", "must be 1")
-    return _policy_untrusted(top)
+    return _policy_untrusted(top, tickets=tickets)
 
 
 def policy_from_table_untrusted(value: Any, *, path: str) -> AppraisalPolicy:
@@ -54,15 +59,16 @@ def policy_from_table_untrusted(value: Any, *, path: str) -> AppraisalPolicy:
     Raises:
         MalformedError: as from :func:`load_policy_untrusted`; keys are named below ``path``.
     """
-    return _policy_untrusted(_Table(value, path))
+    return _policy_untrusted(_Table(value, path), tickets=True)
 
 
-def _policy_untrusted(top: "_Table") -> AppraisalPolicy:
+def _policy_untrusted(top: "_Table", *, tickets: bool) -> AppraisalPolicy:
+    has_ticket_rules = tickets or top.has("ticket")
     policy = AppraisalPolicy(
         tcb=_tcb_rules(top.table("tcb")),
         td=_td_rules(top.table("td", optional=True)),
         reference_values=_reference_values(top.table("reference_values")),
-        ticket=_ticket_rules(top.table("ticket")),
+        ticket=_ticket_rules(top.table("ticket")) if has_ticket_rules else default_policy().ticket,
         event_log=_event_log_rules(top.table("event_log", optional=True)),
     )
     top.require_all_read()

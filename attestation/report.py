@@ -4,17 +4,19 @@ A refusal is reported as completely as an acceptance: the same members, always. 
 did not verify is what its bytes *claim*; ``verified`` says which it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from attestation.collateral import Endorsements, authenticate_endorsements, verify_endorsements
 from attestation.enforcement import Enforcement
 from attestation.errors import (
+    AppraisalError,
     AttestationError,
     EndorsementsUnavailableError,
     VerificationError,
 )
+from attestation.eventlog_evidence import EventLogEvidence, parse_event_log_untrusted
 from attestation.policy import (
     REPORT_DATA_UNCHECKED,
     UNKNOWN_ENFORCEMENT,
@@ -26,9 +28,10 @@ from attestation.policy import (
     not_checked,
     td_findings,
 )
-from attestation.policy_rules import REGISTERS
+from attestation.policy_rules import REGISTERS, EventLogRules
 from attestation.quote import TDReport, parse_quote_untrusted
 from attestation.result import body_value, pck_value, policy_value, tcb_value, verified_value
+from attestation.steps import Step
 from attestation.tcb import TcbEvaluation
 from attestation.trust import TrustRoot
 from attestation.values import timestamp, whole_seconds
@@ -67,7 +70,7 @@ def verify_report(
     policy: AppraisalPolicy | None,
     now: datetime,
     report_data: bytes | ReportData = REPORT_DATA_UNCHECKED,
-    event_log: bytes | None = None,
+    event_log: EventLogEvidence | None = None,
     pck_chain: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> VerificationReport:
@@ -80,7 +83,8 @@ def verify_report(
         policy: None stands for ``default_policy()``, and the result lists what that does not check.
         now: aware.
         report_data: the 64 bytes that the quote must carry.
-        event_log: the attester's event log, for policies that rely on one.
+        event_log: the attester's event log. If the policy relies on none, every register that it extends must
+            still be explained by it: what was given is never passed over.
         pck_chain: PEM, for quotes without a chain of their own.
         enforcement: since when sets are enforced, for the policy's grace period.
     """
@@ -97,12 +101,13 @@ def verify_report(
         verified = verify_quote(quote, endorsements, now=now, pck_chain=pck_chain)
         result = appraise(
             verified,
-            applied,
+            applied if event_log is None else _relying_on(event_log, applied),
             now=now,
             report_data=report_data,
             event_log=event_log,
             enforcement=enforcement,
         )
+        result = replace(result, policy=applied)
     except AttestationError as exc:
         value = {
             **_claimed_value(quote, now),
@@ -128,6 +133,26 @@ def verify_report(
             exit_code=EXIT_UNDECIDED if undecided else EXIT_REFUSED,
         )
     return VerificationReport(value=result.to_json_value(), exit_code=EXIT_ACCEPTED)
+
+
+def _relying_on(event_log: EventLogEvidence, policy: AppraisalPolicy) -> AppraisalPolicy:
+    """Return the policy, relying on a log that was given although the policy does not need one.
+
+    Raises:
+        MalformedError: it is no event log.
+        AppraisalError: ``event-log-empty``: it extends no register, so the quote says nothing of it.
+    """
+    if policy.event_log.registers:
+        return policy
+    events = event_log if isinstance(event_log, tuple) else parse_event_log_untrusted(event_log)
+    registers = frozenset(item.register for item in events if item.extends and item.register is not None)
+    if not registers:
+        raise AppraisalError(
+            "event-log-empty",
+            "the event log extends no register, so the quote confirms nothing of it",
+            step=Step.EVENT_LOG,
+        )
+    return replace(policy, event_log=EventLogRules(registers=registers))
 
 
 def _refusal_value(exc: AttestationError) -> dict[str, Any]:

@@ -59,14 +59,14 @@ def parse_time(text: str) -> datetime:
         raise ConfigError(f"{text!r} is neither Unix seconds nor an ISO 8601 time") from exc
 
 
-def load_policy(path: Path) -> AppraisalPolicy:
-    """Read an appraisal policy.
+def load_policy(path: Path, *, tickets: bool = True) -> AppraisalPolicy:
+    """Read an appraisal policy; without ``tickets`` it is for a bare quote.
 
     Raises:
         ConfigError: it cannot be read, or is malformed; exit code 2.
     """
     try:
-        return load_policy_untrusted(read_file(path, what="policy"))
+        return load_policy_untrusted(read_file(path, what="policy"), tickets=tickets)
     except MalformedError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
 

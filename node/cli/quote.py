@@ -1,27 +1,46 @@
 """``bondstone quote get|show|verify``."""
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
 from attestation.enforcement import EnforcedSince
+from attestation.errors import AttestationError
 from attestation.eventlog import compare
 from attestation.eventlog_dstack import import_dstack_log_untrusted
-from attestation.eventlog_evidence import event_log_to_json_value, parse_event_log_untrusted
-from attestation.policy import UNKNOWN_ENFORCEMENT
-from attestation.quote import QUOTE_BYTES_MAX, Quote, TDReport, parse_quote_untrusted
+from attestation.eventlog_evidence import (
+    EventLogEvidence,
+    event_log_to_json_value,
+    parse_event_log_untrusted,
+)
+from attestation.pck import parse_pck_extension_untrusted
+from attestation.policy import REPORT_DATA_UNCHECKED, UNKNOWN_ENFORCEMENT, ReportData
+from attestation.quote import Quote, TDReport, parse_quote_untrusted
+from attestation.quote_layout import CERTIFICATION_PCK_CHAIN
 from attestation.report import verify_report
 from attestation.result import body_value
+from attestation.values import timestamp
+from enclave.attester import REPORT_DATA_BYTES
 from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.exits import word_of
 from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
+from node.cli.quote_file import read_quote
 from node.config import load_node
 from node.errors import ConfigError
+
+ANY_TD: Final = (
+    "without --policy any TD in the world would be accepted, whatever runs in it:"
+    " only the platform was judged"
+)
+ADVISORIES: Final = "https://www.intel.com/content/www/us/en/security-center/advisory/"
 
 app = typer.Typer()
 File = Annotated[Path, typer.Argument(help="The quote's bytes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Dstack = Annotated[bool, typer.Option(help="The event log is dstack's JSON.")]
 EventLog = Annotated[Path | None, typer.Option(help="The attester's event log: CCEL bytes or our CBOR form.")]
 
 
@@ -34,14 +53,11 @@ def get(
     """Take a quote from the TD that this runs in."""
     from node.trust import attester_of
 
-    try:
-        data = bytes.fromhex(report_data)
-    except ValueError as exc:
-        raise ConfigError("--report-data is not hex") from exc
-    if len(data) > 64:
-        raise ConfigError(f"--report-data has {len(data)} bytes, at most 64")
+    data = _hex(report_data, what="--report-data")
+    if len(data) > REPORT_DATA_BYTES:
+        raise ConfigError(f"--report-data has {len(data)} bytes, at most {REPORT_DATA_BYTES}")
     files = load_node(config)
-    quote = attester_of(files.document, files.config).quote(data.ljust(64, b"\0"))
+    quote = attester_of(files.document, files.config).quote(data.ljust(REPORT_DATA_BYTES, b"\0"))
     write_file(output, quote)
     say(f"{len(quote)} bytes in {output}")
 
@@ -50,15 +66,15 @@ def get(
 def show(
     file: File,
     event_log: EventLog = None,
-    dstack: Annotated[bool, typer.Option(help="The event log is dstack's JSON.")] = False,
+    dstack: Dstack = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a quote says. Nothing is verified: use `quote verify` for that."""
-    quote = parse_quote_untrusted(read_file(file, what="quote", bytes_max=QUOTE_BYTES_MAX))
+    quote = parse_quote_untrusted(read_quote(file))
     value = _shown(quote)
     if event_log is not None:
-        data = read_file(event_log, what="event log")
-        events = import_dstack_log_untrusted(data) if dstack else parse_event_log_untrusted(data)
+        evidence = _event_log(event_log, dstack=dstack)
+        events = evidence if isinstance(evidence, tuple) else parse_event_log_untrusted(evidence)
         if not isinstance(quote.body, TDReport):
             raise ConfigError("only a TD quote has registers that an event log could explain")
         rtmrs = quote.body.rtmrs
@@ -75,11 +91,18 @@ def show(
 @app.command()
 def verify(
     file: File,
-    at: Annotated[str, typer.Option(help="When: Unix seconds or ISO 8601.")],
+    at: Annotated[str | None, typer.Option(help="When: Unix seconds or ISO 8601; default: now.")] = None,
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral, JSON.")] = None,
     trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
     policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML.")] = None,
     event_log: EventLog = None,
+    dstack: Dstack = False,
+    report_data: Annotated[
+        str | None, typer.Option(help="REPORTDATA that it must carry: all 64 bytes, hex.")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(help="REPORTDATA must be this, hex, zero-padded to 64 bytes.")
+    ] = None,
     pck_chain: Annotated[Path | None, typer.Option(help="PEM, for quotes without a chain.")] = None,
     enforced_since: Annotated[
         str | None,
@@ -89,17 +112,19 @@ def verify(
 ) -> None:
     """Verify a quote to its trust root and appraise it. Exit code 0 accepted, 1 refused, 3 undecided."""
     report = verify_report(
-        read_file(file, what="quote"),
+        read_quote(file),
         None if collateral is None else read_file(collateral, what="collateral"),
         root=load_trust_root(trust_root),
-        policy=None if policy is None else load_policy(policy),
-        now=parse_time(at),
-        event_log=None if event_log is None else read_file(event_log, what="event log"),
+        policy=None if policy is None else load_policy(policy, tickets=False),
+        now=datetime.now(UTC) if at is None else parse_time(at),
+        report_data=_expected_report_data(report_data, nonce),
+        event_log=None if event_log is None else _event_log(event_log, dstack=dstack),
         pck_chain=None if pck_chain is None else read_file(pck_chain, what="PCK chain"),
         enforcement=(
             UNKNOWN_ENFORCEMENT if enforced_since is None else EnforcedSince(parse_time(enforced_since))
         ),
     )
+    report.value["any_td"] = policy is None
     if as_json:
         print_json(report.value)
     else:
@@ -112,7 +137,63 @@ def _shown(quote: Quote) -> dict[str, Any]:
     if isinstance(quote.body, TDReport):
         value |= body_value(quote.body)
     value["certification_type"] = quote.signature_data.certification_type
+    value["pck"] = _claimed_pck(quote)
     return value
+
+
+def _claimed_pck(quote: Quote) -> dict[str, Any] | None:
+    """Return what the PCK certificate in the quote says of the platform; None if there is none."""
+    data = quote.signature_data
+    if data.certification_type != CERTIFICATION_PCK_CHAIN:
+        return None
+    try:
+        blocks = split_pem_untrusted(data.certification_data, role="pck", count_max=4)
+        leaf = load_certificate_untrusted(blocks[0], role="pck") if blocks else None
+        if leaf is None or leaf.sgx_extension is None:
+            return None
+        extension = parse_pck_extension_untrusted(leaf.sgx_extension)
+    except AttestationError:
+        return None
+    certificate = leaf.parsed
+    return {
+        "fmspc": extension.fmspc.hex(),
+        "ca": certificate.issuer.rfc4514_string(),
+        "ppid": extension.ppid.hex(),
+        "pceid": extension.pce_id.hex(),
+        "serial": f"{certificate.serial_number:x}",
+        "valid_from": timestamp(certificate.not_valid_before_utc),
+        "valid_until": timestamp(certificate.not_valid_after_utc),
+    }
+
+
+def _event_log(path: Path, *, dstack: bool) -> EventLogEvidence:
+    data = read_file(path, what="event log")
+    return import_dstack_log_untrusted(data) if dstack else data
+
+
+def _expected_report_data(report_data: str | None, nonce: str | None) -> bytes | ReportData:
+    if report_data is not None and nonce is not None:
+        raise ConfigError("--report-data or --nonce, not both")
+    if report_data is not None:
+        data = _hex(report_data, what="--report-data")
+        if len(data) != REPORT_DATA_BYTES:
+            raise ConfigError(
+                f"--report-data has {len(data)} bytes, not {REPORT_DATA_BYTES}; a shorter one: --nonce"
+            )
+        return data
+    if nonce is None:
+        return REPORT_DATA_UNCHECKED
+    data = _hex(nonce, what="--nonce")
+    if not 0 < len(data) <= REPORT_DATA_BYTES:
+        raise ConfigError(f"--nonce has {len(data)} bytes, and REPORTDATA {REPORT_DATA_BYTES}")
+    return data.ljust(REPORT_DATA_BYTES, b"\0")
+
+
+def _hex(text: str, *, what: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as exc:
+        raise ConfigError(f"{what} is not hex") from exc
 
 
 def _rows(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -131,6 +212,8 @@ def _rows(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _print_verdict(value: dict[str, Any], exit_code: int) -> None:
     if value["accepted"]:
         say(("accepted", GOOD), f", TCB status {value['status']}")
+        if value.get("any_td"):
+            say((ANY_TD, CAUTION))
     else:
         say((word_of(exit_code), BAD), f": {value['message']} ({value['reason']})")
         for finding in value["findings"][1:]:
@@ -139,9 +222,11 @@ def _print_verdict(value: dict[str, Any], exit_code: int) -> None:
             say("hint: bondstone collateral fetch --quote FILE -o collateral.json, then --collateral FILE")
     for line in _shortfall_lines(value["tcb"]):
         say(line)
+    for advisory in value["advisory_ids"]:
+        say(f"advisory {advisory}: {ADVISORIES}{advisory.lower()}.html")
     if value["mock"]:
         say(("the trust root is not Intel's: this proves nothing about hardware", CAUTION))
-    hidden = ("accepted", "message", "findings", "event_log")
+    hidden = ("accepted", "message", "findings", "event_log", "any_td")
     pairs(_rows({k: v for k, v in value.items() if k not in hidden}))
     if value["accepted"]:
         say_unchecked(value["not_checked"])

@@ -97,9 +97,12 @@ def test_a_refusal_says_at_once_what_is_short_and_by_how_much():
         "quote", "verify", REAL / "quote.bin", "--collateral", REAL / "case02" / "collateral.json",
         "--at", "2026-08-28T05:21:24Z", env={"COLUMNS": "400"},
     )  # fmt: skip
-    head = run.stdout.split("┌")[0].splitlines()
+    lines = run.stdout.split("┌")[0].splitlines()
+    head = [line for line in lines if not line.startswith("advisory ")]
 
     assert run.returncode == 1
+    assert lines[-1].startswith("advisory INTEL-SA-")
+    assert lines[-1].endswith(".html")
     assert head == [
         "refused: the TCB status is OutOfDate; the policy accepts UpToDate (tcb-status-not-accepted)",
         (
