@@ -168,3 +168,27 @@ def test_no_code_and_no_object_is_made_of_what_others_wrote():
         if (call.rsplit(".")[-1] in RUNNING and not call.startswith("re.")) or call.split(".")[0] in OBJECTS
     ]
     assert found == [], "use node.machines.loader: in an image nothing runs that was not measured with it"
+
+
+# What a verifier's memory takes, and the one place where each is made or called: after the last verdict.
+AFTER_THE_VERDICT = {
+    "AcceptedEvidence": {"attestation/ticket_tdx.py"},
+    "AttestationResult": {"attestation/policy.py"},
+    # What keeps it: a group's judge, and a node that judges itself.
+    "remember": {"node/bonds/admission.py", "node/tcb_outlook.py"},
+    # Only our own client's sets raise floors.
+    "fetched": {"attestation/client/client.py", "attestation/ticket_endorsements.py"},
+}
+
+
+def test_nothing_is_remembered_of_evidence_before_the_verdict_on_it():
+    found = [
+        f"{name}:{line}: {call}"
+        for name, tree in sources()
+        for line, call in calls(tree)
+        if name not in AFTER_THE_VERDICT.get(call.rsplit(".")[-1], {name})
+    ]
+    assert found == [], "make AcceptedEvidence where nothing is left to refuse for; see attestation/DESIGN.md"
+    for call, places in AFTER_THE_VERDICT.items():
+        called = {name for name, tree in sources() for _, each in calls(tree) if each.rsplit(".")[-1] == call}
+        assert called == places, f"the rule for {call} names places where it is not called"
