@@ -2,7 +2,9 @@
 
 Grace periods count from the group's log, once this node has caught up with it; before that, without a group,
 and for what is news to the log, from this process's own first sights. The leader writes first sights to the
-log, and every node judges its bonds again when new ones are applied.
+log, and any other member a moment later what the leader has not seen: otherwise a platform that shows itself
+to one member alone would be in grace anew with each restart of that one. Every node judges its bonds again
+when new sights are applied.
 """
 
 import asyncio
@@ -94,6 +96,7 @@ class RecoveryWatch:
         self._group = group
         self._sleep = sleep
         self._judged_by: tuple[Sight, ...] | None = None
+        self._waiting: frozenset[CollateralSet] = frozenset()
 
     async def run(self) -> Never:
         """Look every few seconds, for as long as the owner lets this run."""
@@ -112,9 +115,10 @@ class RecoveryWatch:
             # The node has caught up, or the log has brought a sight: grace counts otherwise now.
             self._judged_by = sights
             group.rejudge()
-        if not group.is_leader:
-            return
-        for seen in self._enforcement.unwritten():
+        unwritten = self._enforcement.unwritten()
+        due = unwritten if group.is_leader else [seen for seen in unwritten if seen in self._waiting]
+        self._waiting = frozenset(unwritten)
+        for seen in due:
             try:
                 await group.execute_system([command_of(seen)], timeout_s=WRITE_S)
             except GroupError as exc:

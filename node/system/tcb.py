@@ -5,8 +5,8 @@ alone:
 
     ["tcb-seen", fmspc, number, newest level]     -> true if it is new       6 bytes, a number, Unix seconds
 
-The leader writes it when its own fetch first brings a number. The time of the sight is the entry's. A number
-that is not above all others of its platform model is no news.
+A member writes it when its own fetch first brings a number, the leader at once, others a moment later. The
+time of the sight is the entry's. A number that is not above all others of its platform model is no news.
 """
 
 from collections.abc import Mapping
