@@ -32,7 +32,8 @@ def field_names(value: Any) -> tuple[str, ...]:
         return value.__struct_fields__
     if is_dataclass(value):
         return tuple(field.name for field in fields(value))
-    slots = getattr(type(value), "__slots__", None)
+    # A class that mypyc has compiled (the simulator's copy) has neither slots nor a dictionary.
+    slots = getattr(type(value), "__slots__", getattr(type(value), "__mypyc_attrs__", None))
     names = tuple(slots) if slots is not None else tuple(getattr(value, "__dict__", ()))
     if not names:
         raise TypeError(f"{type(value).__name__} has no fields")
