@@ -26,6 +26,8 @@ from node.raft.features import Levels, is_number, levels_untrusted
 from node.raft.quorum import Config
 from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Position
 
+_COMMAND: Final = EntryKind.COMMAND
+_SYSTEM: Final = EntryKind.SYSTEM
 EMPTY_PAYLOAD: Final = encode([])
 ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and what is around it
 NAME_CHARS_MAX: Final = 128
@@ -242,7 +244,7 @@ def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
             and type(commands) is list
             and commands
         ):
-            system = entry.kind is EntryKind.SYSTEM
+            system = entry.kind is _SYSTEM
             if key is None:
                 return CommandBatch(session, seq, ack_below, None, tuple(commands), b"", credential, system)
             name, not_after_ms = key
@@ -268,8 +270,8 @@ def counts_as_command(entry: Entry) -> bool:
 
     What a member writes into the system state by itself it can find out again in another cluster.
     """
-    if entry.kind is not EntryKind.SYSTEM:
-        return entry.kind is EntryKind.COMMAND
+    if entry.kind is not _SYSTEM:
+        return entry.kind is _COMMAND
     try:
         value = decode_untrusted(entry.payload, bytes_max=ENTRY_BYTES_MAX, items_max=ENTRY_BYTES_MAX)
     except MalformedError:

@@ -21,7 +21,6 @@ from node.raft.features import Levels
 from node.raft.kept import aborted
 from node.raft.sessions import Decided, SessionTable
 from node.raft.types import (
-    COMMANDS,
     Applied,
     CommandBatch,
     Cursor,
@@ -37,6 +36,8 @@ from node.raft.types import (
 # Of one entry: what it makes every node keep must not be a thousand times what it says.
 RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
 REFUSAL_CHARS_MAX: Final = 4096
+_COMMAND: Final = EntryKind.COMMAND
+_SYSTEM: Final = EntryKind.SYSTEM
 _OF_LEVELS: Final = frozenset((EntryKind.CONFIG, EntryKind.FEATURE, EntryKind.MACHINE))
 # Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
@@ -85,14 +86,14 @@ class Replica:
             MemoryError: the host starves us; the state is not to be trusted any more.
             BrokenMachineError: the machine failed where it must not.
         """
-        commands = [entry for entry in entries if entry.kind in COMMANDS]
+        commands = [entry for entry in entries if entry.kind is _COMMAND or entry.kind is _SYSTEM]
         batches = iter(decode_commands_untrusted(commands))
         for entry in entries:
             assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
             self.table.expire(entry.time_ms)
             resolution = None
-            if entry.kind is EntryKind.COMMAND or entry.kind is EntryKind.SYSTEM:
+            if entry.kind is _COMMAND or entry.kind is _SYSTEM:
                 self.commands += counts_as_command(entry)
                 batch = next(batches)
                 # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
@@ -168,8 +169,10 @@ class Replica:
 
         Returns the results, and about how many bytes they take.
         """
+        # The caller is judged by the state before the entry.
+        request = Request.SYSTEM_COMMAND if batch.system else Request.COMMAND
         for sub, command in enumerate(batch.commands):
-            refusal = self._refusal(batch, command, entry.time_ms)
+            refusal = self._judge(batch.credential, request, command, entry.time_ms)
             if refusal is not None:
                 return aborted(len(batch.commands), sub, refusal), len(refusal.message)
         target = self.system if batch.system else self.machine
@@ -199,12 +202,8 @@ class Replica:
             results.append(result)
         return tuple(results), size
 
-    def _refusal(self, batch: CommandBatch, command: object, time_ms: int) -> Failed | None:
-        """Return why the caller may not ask this, judged by the state before the entry; None: it may."""
-        request = Request.SYSTEM_COMMAND if batch.system else Request.COMMAND
-        return self._judge(batch.credential, request, command, time_ms)
-
     def _judge(self, credential: bytes | None, request: Request, value: object, now_ms: int) -> Failed | None:
+        """Return why the caller may not ask this; None: it may."""
         try:
             self.system.judge(credential, request, value, now_ms=now_ms, machine=self.machine)
         except CommandError as exc:

@@ -16,7 +16,7 @@ from node.group.when import Conditions, CursorWatcher
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import VALUE_MAX, Counter
 from node.machines.system import EmptySystem
-from node.raft.features import Levels
+from node.raft.features import Features, Levels
 from node.raft.types import Consistency, Cursor, Preference
 from node.storage.file import FileStorage
 from tests.support.groups import (
@@ -101,6 +101,31 @@ def test_a_trust_disk_member_comes_back_with_its_log(tmp_path: Path) -> None:
         storage = FileStorage(tmp_path / "log", again.me)
         group = counter(again, INIT, settings=settings).with_log_storage(durable=storage).join()
         assert (await within(group.query(GET))).value == {"value": 5}
+        await again.close()
+        storage.close()
+
+    run(scenario)
+
+
+def test_an_older_image_on_a_kept_log_stops_by_name_before_it_says_a_word(tmp_path: Path) -> None:
+    async def scenario(site: Site) -> None:
+        network = await site.network("a")
+        settings = replace(FAST, trust_disk=True)
+        storage = FileStorage(tmp_path / "log", network.me)
+        newer = counter(network, INIT, settings=settings, features=Features(1, 2))
+        group = newer.with_log_storage(durable=storage).join()
+        await within(group.execute(add(5)))
+        assert group.status.levels == Levels(2, "bondstone/counter", 1)
+        await network.close()
+        storage.close()
+
+        again = await site.network("a", identity=network.identity)
+        storage = FileStorage(tmp_path / "log", again.me)
+        older = counter(again, INIT, settings=settings).with_log_storage(durable=storage)
+        group = older.join()
+        with pytest.raises(GroupClosedError, match="feature-level-too-low"):
+            await within(group.query(GET))
+        assert events(again, "member-halted", reason="feature-level-too-low")
         await again.close()
         storage.close()
 
