@@ -22,7 +22,7 @@ from node.api.currency import Currency
 from node.api.freshness import boot_time_s
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
-from node.api.operations import BY_NAME, OPERATIONS
+from node.api.operations import BY_NAME, METHODS
 from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
 from node.api.routes import Routes
@@ -114,6 +114,7 @@ class Api:
         if path == _HEALTH:  # answers however busy the node is
             await self._router(scope, receive, answer)
             return
+        _require_method(scope)
         self._cluster.require_named(scope)
         stay = self._requests.stay(scope["extensions"].get(CALLER))
         if not stay.take(1):
@@ -178,6 +179,22 @@ class _Answer:
         await self._send(message)
 
 
+def _require_method(scope: Scope) -> None:
+    """Refuse a method that the path does not have, whatever else the request has. HEAD is GET's."""
+    methods = METHODS.get(scope["path"])
+    if methods is None or scope["method"] in methods:
+        return
+    if scope["method"] != "HEAD" or "GET" not in methods:
+        raise _no_method(scope)
+
+
+def _no_method(scope: Scope) -> ProblemError:
+    allowed = ", ".join(sorted(METHODS[scope["path"]]))
+    return ProblemError(
+        "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers={"allow": allowed}
+    )
+
+
 def _too_many(count: int) -> ProblemError:
     detail = f"{count} requests are being served, and nobody gets all places"
     return ProblemError("overloaded", detail, headers={"connection": "close"})
@@ -185,11 +202,7 @@ def _too_many(count: int) -> ProblemError:
 
 def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:
     if exc.status_code == 405:
-        methods = sorted(one.method for one in OPERATIONS if one.path == scope["path"])
-        headers = {"allow": ", ".join(methods)} if methods else exc.headers
-        return ProblemError(
-            "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers=headers
-        )
+        return _no_method(scope)
     return ProblemError("not-found", "see /openapi.json for what there is")
 
 

@@ -5,6 +5,7 @@ loss, or by a host that starts the image elsewhere. Only the cluster tells the t
 names it, and a request that names one is refused before anything of it is executed in another.
 """
 
+import re
 from typing import Final
 
 from starlette.types import Scope
@@ -14,6 +15,8 @@ from node.api.problems import ProblemError
 from node.api.service import Service
 
 FIELD: Final = b"bondstone-cluster"
+PATTERN: Final = "^[0-9a-f]{64}/[0-9]{1,10}$"
+_FORM: Final = re.compile(PATTERN.encode("ascii").removesuffix(b"$") + rb"\Z")
 
 
 class ClusterField:
@@ -39,13 +42,13 @@ class ClusterField:
 
         Raises:
             ProblemError: 412 ``cluster-changed``; 503 ``not-ready`` while the node is in none; 422 if the
-                field is repeated.
+                field is repeated or malformed.
         """
         named = [value for name, value in scope["headers"] if name == FIELD]
         if not named:
             return
-        if len(named) > 1:
-            raise ProblemError("request-invalid", "Bondstone-Cluster: one value")
+        if len(named) > 1 or not _FORM.match(named[0]):
+            raise ProblemError("request-invalid", "Bondstone-Cluster: one value, of the form ID/GENERATION")
         fields = self.fields()
         if not fields:
             raise ProblemError(

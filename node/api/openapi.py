@@ -14,7 +14,7 @@ API_VERSION: Final = "1.0"
 _REF: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
 # Of every operation but the health check, which answers however the node is.
-_CLUSTER_PROBLEMS: Final = ("cluster-changed",)
+_CLUSTER_PROBLEMS: Final = ("cluster-changed", "request-invalid")
 _ACCESS_PROBLEMS: Final = (
     "credentials-missing",
     "credentials-unknown",
@@ -29,6 +29,8 @@ def openapi_document() -> dict[str, Any]:
     types = [kind for operation in OPERATIONS for kind in _types_of(operation)]
     types = list(dict.fromkeys([*types, schemas.Problem]))
     outer, components = msgspec.json.schema_components(types, ref_template=_REF)
+    for kind, rules in schemas.RULES.items():
+        components[kind.__name__] |= rules
     schema_of = dict(zip(types, outer, strict=True))
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:

@@ -1,12 +1,14 @@
 """Every operation of the API, once: the routes enforce it, ``/openapi.json`` publishes it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from node.api import schemas
 from node.api.access import Standing
+from node.api.cluster_field import PATTERN
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
-from node.api.limits import AUDIT_EVENTS_MAX, IDEMPOTENCY_KEY_CHARACTERS_MAX
+from node.api.limits import AUDIT_EVENTS_MAX, IDEMPOTENCY_KEY_CHARACTERS_MAX, INTEGER_MAX
 from node.system.grants import AccessRole
 
 PUBLIC: Final = "public"
@@ -79,7 +81,7 @@ _IDEMPOTENCY_KEY: Final = Parameter(
 CLUSTER: Final = Parameter(
     name="Bondstone-Cluster",
     place="header",
-    schema={"type": "string", "pattern": "^[0-9a-f]{64}/[0-9]{1,10}$"},
+    schema={"type": "string", "pattern": PATTERN},
     description="The cluster that must answer, as the same field of an earlier answer named it: a node of "
     "another one refuses, and executes nothing.",
 )
@@ -235,7 +237,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             Parameter(
                 name="after",
                 place="query",
-                schema={"type": "integer", "minimum": 0, "default": 0},
+                schema={"type": "integer", "minimum": 0, "maximum": INTEGER_MAX, "default": 0},
                 description="Only records with a larger sequence number.",
             ),
             Parameter(
@@ -356,3 +358,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 
 BY_NAME: Final[dict[str, Operation]] = {operation.name: operation for operation in OPERATIONS}
 PATHS: Final[frozenset[str]] = frozenset(operation.path for operation in OPERATIONS)
+METHODS: Final[Mapping[str, frozenset[str]]] = {
+    path: frozenset(operation.method for operation in OPERATIONS if operation.path == path) for path in PATHS
+}

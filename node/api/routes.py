@@ -15,7 +15,7 @@ from node.api.access import CALLER, Gate
 from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
-from node.api.limits import AUDIT_EVENTS_MAX, ApiLimits
+from node.api.limits import AUDIT_EVENTS_MAX, INTEGER_MAX, ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
@@ -198,7 +198,7 @@ class Routes:
     # ---- audit ----------------------------------------------------------------
     async def _audit_events(self, request: Request) -> Response:
         _refuse_unknown_parameters(request, {"after", "limit"})
-        after = _integer_of(request, "after", default=0, low=0, high=2**63 - 1)
+        after = _integer_of(request, "after", default=0, low=0, high=INTEGER_MAX)
         limit = _integer_of(request, "limit", default=AUDIT_EVENTS_DEFAULT, low=1, high=AUDIT_EVENTS_MAX)
         try:
             events = self._service.audit_events(after=after, limit=limit)

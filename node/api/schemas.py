@@ -6,7 +6,7 @@ digests and ids are lower-case hex; times are RFC 3339 in UTC.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from node.system.forms import NAME_PATTERN
 
 Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+BASE64_PATTERN: Final = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 Base64 = Annotated[str, Meta(description="Base64, RFC 4648 section 4.")]
 Unsigned = Annotated[int, Meta(ge=0)]
 
@@ -303,7 +304,9 @@ class BirthCertificate(_Response, frozen=True):
 
 
 class ConfirmRequest(_Request, frozen=True):
-    birth_certificate: Annotated[str, Meta(min_length=1, max_length=8192, description="Base64.")]
+    birth_certificate: Annotated[
+        str, Meta(min_length=1, max_length=8192, pattern=BASE64_PATTERN, description="Base64.")
+    ]
 
 
 # ---- access -----------------------------------------------------------------------
@@ -398,3 +401,20 @@ class Problem(_Response, frozen=True):
     failures: Sequence[Failure] | UnsetType = UNSET
     term: Unsigned | UnsetType = UNSET
     index: Unsigned | UnsetType = UNSET
+
+
+# What the handlers also require, and no type can say: in the words of JSON Schema, for ``/openapi.json``.
+RULES: Final[Mapping[type[_Request], Mapping[str, Any]]] = {
+    CommandRequest: {"oneOf": [{"required": ["command"]}, {"required": ["commands"]}]},
+    AccessRequest: {
+        "oneOf": [
+            {"required": ["token_sha256"]},
+            {"required": ["certificate_pem"]},
+            {"required": ["password"]},
+        ]
+    },
+    QueryRequest: {
+        "if": {"required": ["max_age_ms"], "properties": {"max_age_ms": {"type": "integer"}}},
+        "then": {"required": ["consistency"], "properties": {"consistency": {"const": "weak"}}},
+    },
+}

@@ -582,6 +582,59 @@ def test_request_schemas_are_as_strict_as_the_decoder():
             validate(bad, whole)
 
 
+TOKEN = {"name": "n", "roles": ["read"], "token_sha256": "0" * 64}
+LOOSE = [
+    ("POST", "/v1/commands", {"command": 1}, {"command": 1, "commands": [1]}),
+    ("POST", "/v1/commands", {"commands": [1]}, {"wait": "accepted"}),
+    (
+        "POST",
+        "/v1/queries",
+        {"query": 1, "consistency": "weak", "max_age_ms": 5},
+        {"query": 1, "max_age_ms": 5},
+    ),
+    (
+        "POST",
+        "/v1/queries",
+        {"query": 1, "consistency": "strong", "max_age_ms": None},
+        {"query": 1, "consistency": "strong", "max_age_ms": 5},
+    ),
+    ("POST", "/v1/access", TOKEN, {**TOKEN, "password": "x"}),
+    ("POST", "/v1/access", TOKEN, {"name": "n", "roles": ["read"]}),
+    ("PUT", "/v1/birth-certificate", {"birth_certificate": "YQ=="}, {"birth_certificate": "YQ"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "good", "bad"), LOOSE, ids=range(len(LOOSE)))
+def test_what_the_handlers_refuse_together_the_published_schemas_refuse_too(method, path, good, bad):
+    """``command`` with ``commands``, and ``max_age_ms`` with ``strong``, were right by the document."""
+    body = DOCUMENT["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
+    schema = {**body, "components": DOCUMENT["components"]}
+    validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(bad, schema)
+
+    reply = call(FakeService(), method, path, role=ADMIN, json_body=bad)
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+
+
+def test_an_audit_cursor_beyond_the_published_maximum_is_refused_and_the_maximum_is_not():
+    parameters = DOCUMENT["paths"]["/v1/audit/events"]["get"]["parameters"]
+    (after,) = [one["schema"] for one in parameters if one["name"] == "after"]
+    path = "/v1/audit/events?after={}"
+
+    assert call(FakeService(), "GET", path.format(after["maximum"]), role=ADMIN).status == 200
+    assert call(FakeService(), "GET", path.format(after["maximum"] + 1), role=ADMIN).status == 422
+
+
+def test_a_method_that_a_path_does_not_have_is_405_whatever_else_is_wrong():
+    headers = [("bondstone-cluster", "nonsense")]
+    reply = call(FakeService(), "TRACE", "/v1/group", headers=headers)
+
+    assert (reply.status, reply.headers["allow"]) == (405, "GET")
+    reply = call(FakeService(), "GET", "/v1/group", headers=headers)
+    assert (reply.status, reply.json["code"]) == (422, "request-invalid")
+
+
 def test_every_code_of_the_catalogue_belongs_to_an_operation_or_to_all():
     used = {code for operation in OPERATIONS for code in problems_of(operation)}
 
