@@ -89,6 +89,7 @@ class FakeService:
     end_with: object = None
     gate: asyncio.Event | None = None
     waiting: int = 0  # calls at the gate
+    tcb_outlook: object = None
     group_key: bytes | None = b"k" * 32
     executed: list = field(default_factory=list)
     queried: list = field(default_factory=list)
