@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -579,3 +580,101 @@ def test_a_key_that_a_later_release_adds_changes_no_id_of_today(monkeypatch):
 
 def test_an_older_release_refuses_a_key_that_it_does_not_know_instead_of_guessing():
     assert "unknown key `brand_new_ms`" in refusal(MINIMAL + "[consensus]\nbrand_new_ms = 5\n")
+
+
+# ---- every key, set to something hostile ----------------------------------------------------------------
+
+
+def inline(value) -> str:
+    """A value in TOML, all of it in one line."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case dict():
+            return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(inline, value)) + "]"
+        case datetime():
+            return value.isoformat()
+        case str():
+            return json.dumps(value)
+        case _:
+            return str(value)
+
+
+def written(tables: dict) -> str:
+    return "\n".join(f"{json.dumps(key)} = {inline(value)}" for key, value in tables.items())
+
+
+FULL_TABLES = tomllib.loads(MINIMAL + MORE)
+
+
+def places(value, path=()):
+    """Every key of the full document, also of those in lists, with the way to it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield (*path, key)
+            yield from places(item, (*path, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from places(item, (*path, i))
+
+
+PLACES = list(places(FULL_TABLES))
+JUNK = [
+    True, False, -1, 0, 1, 2**31, 2**63 - 1, -(2**63), 1.5, float("inf"), float("nan"), "", "own", "any", "derived",
+    "intel", "../../etc/passwd", "\x00", "\n", "é" * 300, "00" * 32, "ff" * 48, [], [[]], {}, {"a": {}}, [1], ["x"],
+    datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59),  # noqa: DTZ001
+]  # fmt: skip
+
+
+def at(place, value) -> str:
+    """The full document with this value at this place."""
+    import copy
+
+    tables = copy.deepcopy(FULL_TABLES)
+    *way, key = place
+    table = tables
+    for step in way:
+        table = table[step]
+    table[key] = value
+    return written(tables)
+
+
+def outcome(text: str) -> GroupDocument | str:
+    """The document, or why it is refused."""
+    try:
+        return document(text)
+    except ConfigError as exc:
+        return str(exc)
+
+
+def test_the_document_in_one_line_each_is_the_same_document():
+    assert document(written(FULL_TABLES)).canonical == document(MINIMAL + MORE).canonical
+
+
+@pytest.mark.parametrize("place", PLACES, ids=[".".join(map(str, place)) for place in PLACES])
+def test_a_hostile_value_at_any_key_is_refused_or_makes_another_group(place):
+    """Never the same id with another meaning, and never anything but one sentence that names the file."""
+    before = document(MINIMAL + MORE)
+    for junk in JUNK:
+        after = outcome(at(place, junk))
+        if isinstance(after, str):
+            assert after.startswith("group.toml: "), junk
+            assert "\n" not in after, junk
+            continue
+        same = {item.name for item in dataclasses.fields(after)} - {"where", "value", "canonical"}
+        unchanged = all(getattr(after, name) == getattr(before, name) for name in same)
+        assert (after.group_id == before.group_id) is unchanged, junk
+
+
+@pytest.mark.parametrize("place", PLACES, ids=[".".join(map(str, place)) for place in PLACES])
+def test_an_unknown_key_beside_any_key_is_refused(place):
+    *way, _ = place
+    table = FULL_TABLES
+    for step in way:
+        table = table[step]
+    if way and (way[-1] == "required_claims" or (way[:1] == ["jwt"] and way[1:2] == ["keys"])):
+        return  # names of claims, and members of a JWK, are free
+    with pytest.raises(ConfigError, match=r"^group\.toml: "):
+        document(at((*way, "unheard_of"), 1))
