@@ -37,8 +37,15 @@ _SOURCES: Final = (
     "node/machines/system.py",
     "node/raft/*.py",
     "node/simulation/*.py",
+    "node/system/__init__.py",
+    "node/system/access.py",
+    "node/system/access_list.py",
+    "node/system/forms.py",
+    "node/system/grants.py",
+    "node/system/passwords.py",
 )
-# Of these not: what only defines ``msgspec.Struct``, which are C already, and what no campaign runs.
+# Of these not: what only defines ``msgspec.Struct``, which are C already, what no campaign runs, and what few
+# of its steps pass through.
 _INTERPRETED: Final = frozenset(
     {
         "node/machines/base.py",
@@ -50,6 +57,11 @@ _INTERPRETED: Final = frozenset(
         "node/simulation/compiled.py",
         "node/simulation/scenario.py",
         "node/simulation/scenario_file.py",
+        "node/system/access.py",
+        "node/system/access_list.py",
+        "node/system/forms.py",
+        "node/system/grants.py",
+        "node/system/passwords.py",
     }
 )
 _OPTIMISATION: Final = "3"

@@ -182,6 +182,25 @@ class TestLastWord:
         assert self.run(monkeypatch, capsys, []) == (0, "")
 
 
+def test_a_copy_has_all_that_a_campaign_imports():
+    """What it lacks would be missing, for its packages hide the source's."""
+    code = (
+        "import json, sys, node.simulation.campaign, node.simulation.__main__;"
+        "print(json.dumps([str(getattr(m, '__file__', None)) for m in list(sys.modules.values())]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages = [ROOT / name for name in ("attestation", "enclave", "node")]
+    files = [Path(name).resolve() for name in json.loads(found.stdout)]
+    imported = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if any(path.is_relative_to(package) for package in packages)
+    }
+
+    assert imported - set(compiled._sources()) == set()
+    assert "node/simulation/campaign.py" in imported
+
+
 @pytest.mark.long
 @pytest.mark.timeout(880)
 def test_a_compiled_campaign_is_proven_and_says_that_it_is_compiled(tmp_path):
