@@ -235,21 +235,30 @@ class TcbOutlook:
                 message=f"this node's own evidence is refused, so nobody lets it in: {verdict.message}",
             )
 
+    def standing(self) -> Mapping[Incarnation, Mapping[str, Any]]:
+        """Return the bonded peers that stand, and what was established of each."""
+        return {
+            bond.peer: told
+            for bond in self._bonds()
+            for told in (bond.appraisals.get(TICKET_CLASS, {}),)
+            if told.get("verdict") == "standing"
+        }
+
     def _about_standing(self) -> Iterator[Notice]:
-        for bond in self._bonds():
-            told = bond.appraisals.get(TICKET_CLASS, {})
-            if told.get("verdict") == "standing":
-                yield Notice(
-                    code="member-standing",
-                    message=(
-                        f"{bond.peer.name} stands until {told['standing_until']}: {told['message']};"
-                        f" {_NO_RESTART}"
-                    ),
-                )
+        for peer, told in sorted(self.standing().items()):
+            yield Notice(
+                code="member-standing",
+                message=(
+                    f"{peer.name} stands until {told['standing_until']}: {told['message']}; {_NO_RESTART}"
+                ),
+            )
 
     def _about_next(self) -> Iterator[Notice]:
+        fallen = set(self.standing())
+        if self._verdict is not None and self._verdict.verdict != "accepted":
+            fallen.add(self._me)
         for member, (foresight, since) in sorted(self._foresights.items()):
-            if foresight.reason is None:
+            if foresight.reason is None or member in fallen:
                 continue
             days = (self._now() - since).days
             short = f"; short: {', '.join(foresight.short)}" if foresight.short else ""
@@ -285,6 +294,11 @@ class TcbOutlookCollector(Collector):
                 "1 if this node's own evidence is accepted, 0 if it stands or is refused.",
                 value=float(verdict.verdict == "accepted"),
             )
+        yield GaugeMetricFamily(
+            "bondstone_tcb_standing_members",
+            "Bonded peers that stand: their platforms fell back by their TCB.",
+            value=float(len(self._outlook.standing())),
+        )
         family = GaugeMetricFamily(
             "bondstone_tcb_next_verdict",
             "1 if the member would be accepted by the early set, 0 if it would fall back.",

@@ -138,7 +138,13 @@ def test_a_standing_peer_is_named_with_the_warning_not_to_restart_it():
     told = {"verdict": "standing", "standing_until": "2026-12-06T12:00:00Z", "message": "OutOfDate"}
     site.bonds = [replace(site.bonds[0], appraisals={"tdx": told})]
 
-    assert site.look()["member-standing"].startswith(
+    site.early = RECOVERED
+    notices = site.look()
+    assert [notice.message[:7] for notice in site.outlook.notices() if notice.code == "tcb-next"] == [
+        "node-a:"
+    ]
+    assert "bondstone_tcb_standing_members 1.0" in site.metrics()
+    assert notices["member-standing"].startswith(
         "node-b stands until 2026-12-06T12:00:00Z: OutOfDate; update"
     )
 
