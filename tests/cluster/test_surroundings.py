@@ -1,0 +1,152 @@
+"""What a user gets to see when files, disks and names are not what they should be: one sentence, never a traceback."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from attestation.files import FileError
+from node.config import load_node
+from node.daemon import make_data_directory
+from node.errors import ConfigError
+from tests.node.api.test_client_deadline import listening
+from tests.support.cluster import COMMAND, PROJECT, cli
+
+pytestmark = pytest.mark.cluster
+
+
+@contextlib.contextmanager
+def started(*arguments, cwd):
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def copied(cluster, tmp_path):
+    """Return a copy of the files of a cluster, which nothing runs on."""
+    here = tmp_path / "copy"
+    shutil.copytree(cluster.directory, here, ignore=shutil.ignore_patterns("data", "*.log", "lock"))
+    return here
+
+
+@pytest.mark.parametrize("named", ["node-0/node.toml", "group.key", "group.toml"])
+def test_a_fifo_in_the_place_of_a_file_neither_hangs_a_node_nor_makes_it_deaf_to_sigterm(
+    cluster, tmp_path, named
+):
+    """The process ends by itself, at once; if it hung, SIGTERM would have to end it."""
+    here = copied(cluster, tmp_path)
+    path = here / named
+    path.unlink()
+    os.mkfifo(path)
+    done = cli("node", "run", "--config", here / "node-0" / "node.toml")
+    assert done.returncode == 2, done.stderr
+    assert f"{path.name}: it is a FIFO, not a regular file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("directory", ["/proc/foo", "/dev/null/x"])
+def test_a_directory_that_cannot_be_made_ends_dev_in_one_sentence(tmp_path, directory):
+    done = cli("dev", "--dir", directory, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot make the directory {directory}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_node_does_not_start_on_a_disk_that_takes_nothing(cluster, tmp_path, monkeypatch):
+    config = load_node(copied(cluster, tmp_path) / "node-0" / "node.toml").config
+
+    def full(path, _data, **_):
+        raise FileError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("node.daemon.files.replace", full)
+    with pytest.raises(ConfigError, match=r"node.data_dir: cannot write .*: No space left on device"):
+        make_data_directory(config)
+
+
+def test_what_dev_prints_for_another_directory_talks_to_that_cluster(tmp_path):
+    with started(
+        "dev", "--nodes", "1", "--dir", tmp_path / "else where", "--api-port", "8790", cwd=tmp_path
+    ) as dev:
+        printed = []
+        for line in dev.stdout:
+            printed.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+        script = "\n".join(
+            line
+            for line in printed
+            if line.startswith("export") or " kv put " in line or line.endswith(" status")
+        )
+        assert "BONDSTONE_CLUSTER" in script
+        run = subprocess.run(
+            ["sh", "-ec", script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        dev.send_signal(signal.SIGTERM)
+        assert dev.wait(30) == 0
+
+
+def test_what_verify_has_verified_is_what_kv_then_trusts(cluster, tmp_path):
+    url = cluster.nodes[0]["api"]
+    saved = tmp_path / "saved"
+    done = cli(
+        "verify",
+        url,
+        "--group-document",
+        cluster.directory / "group.toml",
+        "--save",
+        saved,
+        "--json",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["saved"]
+    token = (cluster.directory / "token").read_text().strip()
+    put = cli("kv", "put", "k", "v", "--token", token, env={"BONDSTONE_CLUSTER": settings}, cwd=tmp_path)
+    assert put.returncode == 0, put.stderr
+
+
+def test_a_malicious_servers_words_are_shown_and_do_nothing(tmp_path):
+    body = json.dumps(
+        {
+            "type": "urn:x",
+            "title": "x",
+            "status": 403,
+            "code": "\u001b[2K\u001b[1Gaccepted",
+            "detail": "\u001b[32maccepted\u001b[0m, TCB status UpToDate\n[/nope]",
+        }
+    ).encode()
+
+    def answer(connection):
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    (tmp_path / "policy.toml").write_text(
+        'version = 1\n[tcb]\naccepted_statuses = ["UpToDate"]\n[ticket]\nmax_age_seconds = 9\n'
+        "max_lifetime_seconds = 9\n[reference_values]\naccept_any_td = true\n"
+    )
+    with listening(answer) as port:
+        done = cli("verify", f"https://127.0.0.1:{port}", "--policy", tmp_path / "policy.toml", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    assert done.stderr.startswith("undecided: \\x1b[32maccepted\\x1b[0m, TCB status UpToDate\\x0a[/nope]")
+    assert "refused" not in done.stderr
