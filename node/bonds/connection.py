@@ -83,6 +83,7 @@ class BondConnection(asyncio.Protocol):
             network_id=host.network_id,
             issuing=host.issuing,
             judging=host.judging,
+            standing=lambda: host.standing_of(self),
         )
         self._channel = Channel(
             host.context,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -12,6 +11,8 @@ from attestation.tickets import AnyCluster, Cluster, ExpectedClaims, TicketIssue
 from node.bonds.admission import Admission, judge
 from node.bonds.refusals import Refusal, RefusalCode
 from node.bonds.settings import Environment
+from node.bonds.turns import TurnThread
+from node.places import Share
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +55,25 @@ class Shown:
 class TicketDesk:
     """The ticket work of one connection; all of it is dropped when the connection ends.
 
+    Args:
+        environment: clocks.
+        network_id: 32 bytes.
+        issuing, judging: where tickets are made and judged, in turns.
+        standing: whose turn it is, and whether one of the known (``node.places``).
+
     Attributes:
         tickets: the newest that the peer has shown, judged or not.
         shown_cluster: the cluster that our own newest tickets name.
     """
 
     def __init__(
-        self, *, environment: Environment, network_id: bytes, issuing: Executor, judging: Executor
+        self,
+        *,
+        environment: Environment,
+        network_id: bytes,
+        issuing: TurnThread,
+        judging: TurnThread,
+        standing: Callable[[], tuple[Share, bool]],
     ) -> None:
         self.tickets: dict[str, bytes] = {}
         self.shown_cluster: Cluster | None = None
@@ -68,6 +81,7 @@ class TicketDesk:
         self._network_id = network_id
         self._issuing = issuing
         self._judging = judging
+        self._standing = standing
         self._jobs: set[asyncio.Future[Any]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self._closed = False
@@ -137,11 +151,12 @@ class TicketDesk:
 
     def _run(
         self,
-        executor: Executor,
+        thread: TurnThread,
         work: Callable[[], Any],
         done: Callable[["asyncio.Future[Any]"], None],
     ) -> None:
-        job = asyncio.get_running_loop().run_in_executor(executor, work)
+        share, known = self._standing()
+        job = thread.run(work, share, known=known)
         self._jobs.add(job)
 
         def finish(future: "asyncio.Future[Any]") -> None:

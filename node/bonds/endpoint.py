@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 from collections import OrderedDict
-from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final
 
 from OpenSSL import SSL
@@ -22,8 +21,9 @@ from node.bonds.messages import ADDRESSES_MAX, is_name
 from node.bonds.record import BondRecorder
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import bond_context
+from node.bonds.turns import TurnThread
 from node.errors import ConfigError, LocalProtocolError
-from node.places import Places, Usage, share_of_address
+from node.places import Places, Share, Usage, share_of_address
 from node.raft.types import Incarnation
 
 __all__ = ["BondEndpoint", "BondHandler", "BondInfo", "GroupBonds", "GroupSpec"]
@@ -75,10 +75,9 @@ class BondEndpoint:
         self._advertised = advertise
         self._context = bond_context(identity.private_key, identity.certificate_der)
         self._recorder = BondRecorder(audit, self._environment.monotonic_ms)
-        # One thread each: a quote that takes seconds must not hold up verdicts, and neither issuers nor
-        # validators need to be safe for several threads.
-        self._issuing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bond-issue")
-        self._judging = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bond-judge")
+        # A thread each: a quote that takes seconds must not hold up verdicts.
+        self._issuing = TurnThread("bond-quotes")
+        self._judging = TurnThread("bond-verdicts")
         self._groups: dict[bytes, GroupBonds] = {}
         self._connections: set[BondConnection] = set()
         self._knocking: Places[BondConnection] = Places(
@@ -159,8 +158,8 @@ class BondEndpoint:
             await self._server.wait_closed()
             self._server = None
         loop = asyncio.get_running_loop()
-        for executor in (self._issuing, self._judging):
-            await loop.run_in_executor(None, executor.shutdown)
+        for thread in (self._issuing, self._judging):
+            await loop.run_in_executor(None, thread.shutdown)
         self._recorder.flush()
 
     # ---- for groups and connections ---------------------------------------------
@@ -189,11 +188,11 @@ class BondEndpoint:
         return self._network_id
 
     @property
-    def issuing(self) -> Executor:
+    def issuing(self) -> TurnThread:
         return self._issuing
 
     @property
-    def judging(self) -> Executor:
+    def judging(self) -> TurnThread:
         return self._judging
 
     @property
@@ -238,14 +237,24 @@ class BondEndpoint:
 
     def usages(self) -> tuple[Usage, ...]:
         """Return what is taken of the pools here."""
-        return (self._knocking.usage,)
+        return (self._knocking.usage, self._issuing.usage, self._judging.usage)
+
+    def standing_of(self, connection: BondConnection) -> tuple[Share, bool]:
+        """Return the share of a connection, and whether it is one of the known.
+
+        Known is whom we dialled, who is bonded, and who comes from where a member is or was.
+        """
+        known = (
+            connection.role is Role.INITIATOR
+            or connection.bond is not None
+            or connection.ip in self._bonded_from
+            or any(group.knows(connection.ip) for group in self._groups.values())
+        )
+        return share_of_address(connection.ip), known
 
     def _seat(self, connection: BondConnection) -> BondConnection | None:
-        share = share_of_address(connection.ip)
-        return self._knocking.enter(connection, share, known=self._is_known(connection.ip))
-
-    def _is_known(self, ip: str) -> bool:
-        return ip in self._bonded_from or any(group.knows(ip) for group in self._groups.values())
+        share, known = self.standing_of(connection)
+        return self._knocking.enter(connection, share, known=known)
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
         self._recorder.ended(connection, ending)

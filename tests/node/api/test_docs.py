@@ -147,7 +147,11 @@ def test_the_limits_shown_are_the_defaults():
 def test_every_pool_is_in_the_metrics_and_in_the_docs():
     service = FakeService()
     bonds = Usage(pool="bond-handshakes", limit=64, strangers=3, known=1, sent_away=2)
-    service.usages = lambda: (bonds,)
+    queues = [
+        Usage(pool=name, limit=1, strangers=0, known=0, sent_away=0)
+        for name in ("bond-quotes", "bond-verdicts")
+    ]
+    service.usages = lambda: (bonds, *queues)
     api = msgspec.structs.replace(documents.node_config().api, listen="127.0.0.1:0")
     config = msgspec.structs.replace(documents.node_config(), api=api)
 
@@ -166,7 +170,7 @@ def test_every_pool_is_in_the_metrics_and_in_the_docs():
     text = asyncio.run(scrape())
     pools = set(re.findall(r'bondstone_pool_limit{pool="([a-z-]+)"}', text))
 
-    assert len(pools) == 6
+    assert len(pools) == 8
     assert pools == set(re.findall(r"`((?:api|bond)-[a-z]+)`", TEXT))
     assert 'bondstone_pool_taken{pool="bond-handshakes",standing="stranger"} 3.0' in text
     assert 'bondstone_pool_taken{pool="api-connections",standing="known"} 1.0' in text

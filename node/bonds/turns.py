@@ -1,0 +1,79 @@
+"""A thread for work that takes long, whose jobs come in turns: nobody waits for the jobs of a crowd.
+
+Whoever has the group key may ask for a quote before it is admitted, and with a derived key that is anybody.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from node.places import Places, Share, Usage
+
+JOBS_MAX: Final = 2048  # of every bond that there can be, and every handshake
+
+_Job = tuple[asyncio.Future[Any], Callable[[], Any]]
+
+
+class TurnThread:
+    """Runs one job at a time. Of those that wait, the shares take turns (``node.places``).
+
+    Args:
+        name: of what waits, for metrics; of the thread too.
+    """
+
+    def __init__(self, name: str) -> None:
+        # One thread: neither issuers nor validators need to be safe for several.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._waiting: Places[_Job] = Places(name, JOBS_MAX)
+        self._running = False
+        self._closed = False
+
+    @property
+    def usage(self) -> Usage:
+        """Of the jobs that wait."""
+        return self._waiting.usage
+
+    def run(self, work: Callable[[], Any], share: Share, *, known: bool) -> "asyncio.Future[Any]":
+        """Return what ``work`` returns or raises, once it had its turn. Cancelled before, it never runs."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        goes = self._waiting.enter((future, work), share, known=known)
+        if goes is not None:
+            goes[0].cancel()
+        self._next()
+        return future
+
+    def shutdown(self) -> None:
+        """Wait for the job that runs; none begins any more."""
+        self._closed = True
+        self._thread.shutdown()
+
+    def _next(self) -> None:
+        job = None if self._running or self._closed else self._waiting.take_next()
+        while job is not None and job[0].done():  # nobody waits for it any more
+            job = self._waiting.take_next()
+        if job is None:
+            return
+        future, work = job
+        self._running = True
+        running = asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+        def ended(done: "asyncio.Future[Any]") -> None:
+            self._running = False
+            _hand_on(done, future)
+            self._next()
+
+        running.add_done_callback(ended)
+
+
+def _hand_on(done: "asyncio.Future[Any]", future: "asyncio.Future[Any]") -> None:
+    if done.cancelled():
+        future.cancel()
+        return
+    failure = done.exception()
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(done.result())
+    else:
+        future.set_exception(failure)
