@@ -72,6 +72,7 @@ def verify_report(
     report_data: bytes | ReportData = REPORT_DATA_UNCHECKED,
     event_log: EventLogEvidence | None = None,
     pck_chain: bytes | None = None,
+    own_config_id: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> VerificationReport:
     """Verify and appraise a quote from raw bytes. Never raises for anything in them.
@@ -86,6 +87,7 @@ def verify_report(
         event_log: the attester's event log. If the policy relies on none, every register that it extends must
             still be explained by it: what was given is never passed over.
         pck_chain: PEM, for quotes without a chain of their own.
+        own_config_id: SHA-384 of the group document, for a policy that says ``mrconfigid = "own"``.
         enforcement: since when sets are enforced, for the policy's grace period.
     """
     now = whole_seconds(now)
@@ -105,6 +107,7 @@ def verify_report(
             now=now,
             report_data=report_data,
             event_log=event_log,
+            own_config_id=own_config_id,
             enforcement=enforcement,
         )
         result = replace(result, policy=applied)

@@ -30,6 +30,7 @@ from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, 
 from node.cli.quote_file import read_quote
 from node.config import load_node
 from node.errors import ConfigError
+from node.group_document import load_group_document
 
 ANY_TD: Final = (
     "without --policy any TD in the world would be accepted, whatever runs in it:"
@@ -93,8 +94,13 @@ def verify(
     file: File,
     at: Annotated[str | None, typer.Option(help="When: Unix seconds or ISO 8601; default: now.")] = None,
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral, JSON.")] = None,
-    trust_root: Annotated[str, typer.Option(help="`intel`, or the file of another root.")] = "intel",
-    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML.")] = None,
+    trust_root: Annotated[
+        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
+    group_document: Annotated[
+        Path | None, typer.Option(help="Group document: gives policy, root and MRCONFIGID.")
+    ] = None,
     event_log: EventLog = None,
     dstack: Dstack = False,
     report_data: Annotated[
@@ -111,11 +117,14 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify a quote to its trust root and appraise it. Exit code 0 accepted, 1 refused, 3 undecided."""
+    document = None if group_document is None else load_group_document(group_document)
+    rules = None if document is None else document.policy
     report = verify_report(
         read_quote(file),
         None if collateral is None else read_file(collateral, what="collateral"),
-        root=load_trust_root(trust_root),
-        policy=None if policy is None else load_policy(policy, tickets=False),
+        root=load_trust_root(trust_root or "intel") if document is None or trust_root else document.root,
+        policy=rules if policy is None else load_policy(policy, tickets=False),
+        own_config_id=None if document is None else document.mrconfigid,
         now=datetime.now(UTC) if at is None else parse_time(at),
         report_data=_expected_report_data(report_data, nonce),
         event_log=None if event_log is None else _event_log(event_log, dstack=dstack),
@@ -124,7 +133,7 @@ def verify(
             UNKNOWN_ENFORCEMENT if enforced_since is None else EnforcedSince(parse_time(enforced_since))
         ),
     )
-    report.value["any_td"] = policy is None
+    report.value["any_td"] = policy is None and rules is None
     if as_json:
         print_json(report.value)
     else:

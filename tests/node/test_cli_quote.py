@@ -8,7 +8,8 @@ import pytest
 
 from attestation.values import TcbStatus
 from enclave.mock.statement import PLATFORM_UP_TO_DATE, Statement
-from tests.support import evidence
+from enclave.mock.td import TDSettings
+from tests.support import documents, evidence
 from tests.support.certificates import make, usage
 from tests.support.cluster import cli
 from tests.support.vectors import VECTORS, needs_vectors, vector
@@ -165,3 +166,31 @@ def test_a_grace_period_counts_from_the_date_that_is_given_and_without_one_there
     assert verdict() == (1, "tcb-status-not-accepted")
     assert verdict("--enforced-since", "2026-08-25T00:00:00Z") == (0, None)
     assert verdict("--enforced-since", "2026-08-21T00:00:00Z") == (1, "tcb-status-not-accepted")
+
+
+def test_a_quote_is_compared_with_the_group_document_that_is_given(tmp_path):
+    authority = evidence.authority()
+    text = documents.MINIMAL.replace(documents.MRTD, TDSettings().mrtd.hex())
+    text += f'[trust]\nroot = "{authority.trust_root.certificate_der.hex()}"\n'
+    ours, other = documents.document(text), text.replace('"expect 3"', '"expect 5"')
+    (tmp_path / "quote.bin").write_bytes(evidence.quote(TDSettings(mr_config_id=ours.mrconfigid)))
+    (tmp_path / "set.json").write_bytes(evidence.endorsements().to_json())
+    (tmp_path / "ours.toml").write_text(text)
+    (tmp_path / "other.toml").write_text(other)
+    policy = text[text.index("[policy.tcb]") : text.index("[trust]")].replace("[policy.", "[")
+    (tmp_path / "policy.toml").write_text(f"version = 1\n{policy}")
+    (tmp_path / "root.der").write_bytes(authority.trust_root.certificate_der)
+
+    def verdict(*more: str) -> tuple[int, str | None]:
+        run = cli(
+            "quote", "verify", tmp_path / "quote.bin", "--collateral", tmp_path / "set.json",
+            "--at", evidence.NOW.isoformat(), "--json", *more,
+        )  # fmt: skip
+        return run.returncode, json.loads(run.stdout)["reason"]
+
+    by_policy = ("--policy", tmp_path / "policy.toml", "--trust-root", tmp_path / "root.der")
+    assert verdict("--group-document", tmp_path / "ours.toml") == (0, None)
+    assert verdict("--group-document", tmp_path / "other.toml") == (1, "mrconfigid-differs")
+    assert verdict(*by_policy) == (3, "mrconfigid-own-unknown")
+    assert verdict(*by_policy, "--group-document", tmp_path / "ours.toml") == (0, None)
+    assert verdict("--group-document", tmp_path / "ours.toml", "--trust-root", "intel")[0] == 1
