@@ -1,6 +1,7 @@
 """``bondstone quote get|show|verify``."""
 
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,6 +26,7 @@ from attestation.result import body_value
 from attestation.values import timestamp
 from enclave.attester import REPORT_DATA_BYTES
 from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
+from node.cli.eat import ear_claims, signed
 from node.cli.exits import word_of
 from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
 from node.cli.quote_file import read_quote
@@ -43,6 +45,14 @@ File = Annotated[Path, typer.Argument(help="The quote's bytes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dstack = Annotated[bool, typer.Option(help="The event log is dstack's JSON.")]
 EventLog = Annotated[Path | None, typer.Option(help="The attester's event log: CCEL bytes or our CBOR form.")]
+
+
+class Form(Enum):
+    """How a verdict is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    EAT = "eat"
 
 
 @app.command()
@@ -114,9 +124,17 @@ def verify(
         str | None,
         typer.Option(help="Since when it is enforced, for a grace period."),
     ] = None,
+    form: Annotated[
+        Form, typer.Option("--format", help="`eat`: claims for a relying party's program (EAR).")
+    ] = Form.TEXT,
+    sign_key: Annotated[
+        Path | None, typer.Option(help="With --format eat: a JWT, signed with this P-256 key, PEM.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a quote to its trust root and appraise it. Exit code 0 accepted, 1 refused, 3 undecided."""
+    if sign_key is not None and form is not Form.EAT:
+        raise ConfigError("--sign-key goes with --format eat")
     document = None if group_document is None else load_group_document(group_document)
     rules = None if document is None else document.policy
     report = verify_report(
@@ -134,7 +152,12 @@ def verify(
         ),
     )
     report.value["any_td"] = policy is None and rules is None
-    if as_json:
+    if form is Form.EAT:
+        claims = ear_claims(
+            report, nonce=None if nonce is None else bytes.fromhex(nonce), issued_at=datetime.now(UTC)
+        )
+        print_json(claims) if sign_key is None else say(signed(claims, sign_key))
+    elif as_json or form is Form.JSON:
         print_json(report.value)
     else:
         _print_verdict(report.value, report.exit_code)

@@ -17,6 +17,16 @@ from tests.node.api.test_client_deadline import listening
 from tests.support.cluster import COMMAND, PROJECT, cli
 
 pytestmark = pytest.mark.cluster
+POLICY = """
+version = 1
+[tcb]
+accepted_statuses = ["UpToDate"]
+[ticket]
+max_age_seconds = 9
+max_lifetime_seconds = 9
+[reference_values]
+accept_any_td = true
+"""
 
 
 @contextlib.contextmanager
@@ -140,13 +150,39 @@ def test_a_malicious_servers_words_are_shown_and_do_nothing(tmp_path):
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
 
-    (tmp_path / "policy.toml").write_text(
-        'version = 1\n[tcb]\naccepted_statuses = ["UpToDate"]\n[ticket]\nmax_age_seconds = 9\n'
-        "max_lifetime_seconds = 9\n[reference_values]\naccept_any_td = true\n"
-    )
+    (tmp_path / "policy.toml").write_text(POLICY)
     with listening(answer) as port:
         done = cli("verify", f"https://127.0.0.1:{port}", "--policy", tmp_path / "policy.toml", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "\x1b" not in done.stderr + done.stdout
     assert done.stderr.startswith("undecided: \\x1b[32maccepted\\x1b[0m, TCB status UpToDate\\x0a[/nope]")
     assert "refused" not in done.stderr
+
+
+@pytest.mark.parametrize("ticket", ["é", "=", "AAA"])
+def test_a_ticket_that_is_no_base64_is_refused_and_no_traceback(tmp_path, ticket):
+    zero = "00" * 32
+
+    def answer(connection):
+        head = connection.recv(65536)
+        nonce = head.split(b"nonce=")[1].split(b" ")[0].decode()
+        evidence = {
+            "mock": True,
+            "nonce": nonce,
+            "peer_id": zero,
+            "network_id": zero,
+            "group_id": None,
+            "cluster": None,
+            "birth_certificate": None,
+            "binding": zero,
+            "tickets": {"tdx": ticket},
+        }
+        body = json.dumps(evidence, ensure_ascii=False).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    (tmp_path / "policy.toml").write_text(POLICY)
+    with listening(answer) as port:
+        done = cli("verify", f"https://127.0.0.1:{port}", "--policy", tmp_path / "policy.toml", cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in {1, 3}, done.stderr
+    assert done.stderr.startswith(("refused: ", "undecided: "))

@@ -5,6 +5,9 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey
 from typer.testing import CliRunner
 
 from attestation.eventlog_evidence import encode_event_log
@@ -49,7 +52,10 @@ def run(tmp_path):
             if isinstance(result.exception, SystemExit | None)
             else exit_code_of(result.exception)
         )
-        return code, f"{result.stdout}{'' if result.exception is None else result.exception}"
+        return (
+            code,
+            f"{result.stdout}{'' if isinstance(result.exception, SystemExit | None) else result.exception}",
+        )
 
     return command
 
@@ -180,3 +186,69 @@ def test_what_cannot_be_decided_is_not_called_refused_and_the_hint_names_the_com
     assert result.stdout.startswith("undecided")
     assert "refused" not in result.stdout
     assert "bondstone collateral fetch" in result.stdout
+
+
+# ---- a result for a program -----------------------------------------------------------------------
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "sign.pem"
+    path.write_bytes(ECKey.generate_key("P-256").as_pem(private=True))
+    path.chmod(0o600)
+    return path
+
+
+def test_an_eat_result_says_the_verdict_by_which_policy_over_what(run):
+    code, said = run("--format", "eat", "--nonce", NONCE.hex())
+    claims = json.loads(said)
+    result = claims["submods"]["tdx"]
+    assert code == 0
+    assert claims["eat_profile"] == "tag:github.com,2023:veraison/ear"
+    assert claims["eat_nonce"] == NONCE.hex()
+    assert result["ear.status"] == "affirming"
+    assert result["ear.appraisal-policy-id"].startswith("bondstone:")
+    assert result["bondstone.any_td"] is True
+    assert claims["exp"] > NOW.timestamp()
+
+
+@pytest.mark.parametrize(("arguments", "status", "code"), [(["--nonce", "00"], "contraindicated", 1)])
+def test_an_eat_result_of_a_refusal_is_no_affirmation_and_never_valid_until_anything(
+    run, arguments, status, code
+):
+    exit_code, said = run("--format", "eat", *arguments)
+    claims = json.loads(said)
+    assert (exit_code, claims["submods"]["tdx"]["ear.status"]) == (code, status)
+    assert "exp" not in claims
+
+
+def test_an_undecided_eat_result_is_neither(tmp_path):
+    (tmp_path / "quote").write_bytes(QUOTE)
+    result = CliRunner().invoke(
+        app, ["verify", str(tmp_path / "quote"), "--at", NOW.isoformat(), "--format", "eat"]
+    )
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["submods"]["tdx"]["ear.status"] == "none"
+
+
+def test_an_eat_result_is_signed_only_with_a_key_and_verifies_under_it(run, key_file):
+    code, token = run("--format", "eat", "--sign-key", key_file)
+    assert code == 0
+    key = ECKey.import_key(key_file.read_bytes())
+    decoded = jwt.decode(token.strip(), key, algorithms=["ES256"])
+    assert decoded.header == {"alg": "ES256", "typ": "eat+jwt", "kid": key.thumbprint()}
+    assert decoded.claims["submods"]["tdx"]["ear.status"] == "affirming"
+    with pytest.raises(JoseError):
+        jwt.decode(token.strip(), ECKey.generate_key("P-256"), algorithms=["ES256"])
+
+
+def test_a_key_that_cannot_sign_is_2(run, tmp_path, key_file):
+    for number, data in enumerate(
+        (
+            b"",
+            b"no key",
+            ECKey.generate_key("P-384").as_pem(private=True),
+            ECKey.import_key(key_file.read_bytes()).as_pem(private=False),
+        )
+    ):
+        (tmp_path / f"key-{number}").write_bytes(data)
+        assert run("--format", "eat", "--sign-key", tmp_path / f"key-{number}")[0] == 2
+    assert run("--sign-key", key_file)[0] == 2, "a signature that nobody asked for is not made"
