@@ -95,6 +95,25 @@ def test_a_command_that_its_callers_revocation_overtakes_changes_nothing_anywher
     assert set(cluster.values().values()) == {0}
 
 
+def test_an_admin_whose_revocation_overtakes_his_grant_lets_nobody_in():
+    cluster = group()
+    second, late = token("second", AccessRole.ADMIN), token("late", AccessRole.ADMIN)
+    grant(cluster, "a", second)
+    leader, (name, _) = cluster.leader(), cluster.followers()
+    held = []
+    cluster.drop = lambda sender, to, m: isinstance(m, Forward) and not held.append((sender, to, m))
+    ticket = change(cluster, name, ["access-new", encode_grant(late)], by=second)
+    cluster.deliver()
+    cluster.drop = lambda sender, to, m: False
+    revoke(cluster, leader, second)
+    cluster.wire += held
+
+    assert held
+    assert codes(cluster.outcome(ticket)) == ["not-permitted"]
+    cluster.run(500)
+    assert set(map(tuple, lists(cluster).values())) == {("root",)}
+
+
 def test_a_change_is_made_once_however_often_it_is_asked():
     cluster = group()
     first = grant(cluster, "a", key=b"new")
