@@ -13,7 +13,6 @@ taken back once it is given (memory, requests being executed): there nobody gets
 """
 
 import ipaddress
-from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -221,7 +220,7 @@ class Room:
         self._strangers_max = max(amount_max // RESERVED_PART, one_min)
         self._caller_max = max(amount_max - amount_max // RESERVED_PART, one_min)
         self._strangers = 0
-        self._of_caller: Counter[Share] = Counter()
+        self._of_caller: dict[Share, int] = {}
         self._known = 0
         self._refused = 0
 
@@ -245,18 +244,21 @@ class Room:
 
     def take(self, amount: int, caller: Share | None) -> bool:
         """Take ``amount`` for a caller, or for a stranger (None), if there is room for it."""
-        if caller is None:
-            fits = self._strangers + amount <= self._strangers_max
-        else:
-            fits = self._of_caller[caller] + amount <= self._caller_max
-        if not fits or self.taken + amount > self._amount_max:
+        if self._strangers + self._known + amount > self._amount_max:
             self._refused += 1
             return False
         if caller is None:
+            if self._strangers + amount > self._strangers_max:
+                self._refused += 1
+                return False
             self._strangers += amount
-        else:
-            self._known += amount
-            self._of_caller[caller] += amount
+            return True
+        of_caller = self._of_caller.get(caller, 0) + amount
+        if of_caller > self._caller_max:
+            self._refused += 1
+            return False
+        self._known += amount
+        self._of_caller[caller] = of_caller
         return True
 
     def give_back(self, amount: int, caller: Share | None) -> None:
@@ -266,10 +268,12 @@ class Room:
             assert self._strangers >= 0
             return
         self._known -= amount
-        self._of_caller[caller] -= amount
-        assert self._of_caller[caller] >= 0
-        if not self._of_caller[caller]:
-            del self._of_caller[caller]
+        left = self._of_caller.get(caller, 0) - amount
+        assert left >= 0
+        if left:
+            self._of_caller[caller] = left
+        else:
+            self._of_caller.pop(caller, None)
 
 
 class Stay:

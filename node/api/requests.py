@@ -12,8 +12,9 @@ without folding, a body by Content-Length or chunked without extensions and trai
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from node.api.limits import CHUNKS_MAX, FIELDS_MAX
 
@@ -29,9 +30,10 @@ _HEAD: Final = re.compile(
 )
 # The fields that say where a message ends or for whom it is, and those that must not be there twice.
 _DECISIVE: Final = re.compile(
-    rb"\r\n(host|content-length|content-type|transfer-encoding|upgrade|expect|connection):([^\r]*+)"
+    rb"\n(host|con(?:tent-(?:length|type)|nection)|transfer-encoding|upgrade|expect):([^\r]*+)"
 )
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_CLOSE: Final = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|\Z)")  # of a list, RFC 9110 5.6.1
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _CHUNK_LINE_BYTES_MAX: Final = 10
@@ -51,8 +53,8 @@ class BadRequestError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+# Structs: every request has some made for it.
+class Head(Struct, frozen=True, gc=False):
     """What a head says of the message.
 
     Attributes:
@@ -66,8 +68,7 @@ class Head:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True, gc=False):
     """Bytes of one request, in order.
 
     Attributes:
@@ -107,7 +108,7 @@ def read_head_untrusted(data: bytes) -> Head:
         raise BadRequestError("this server speaks HTTP/1.1 only: do not send Upgrade")
     if fields.get(b"expect", b"100-continue") != b"100-continue":
         raise BadRequestError("Expect can only be 100-continue")
-    last = old or b"close" in [item.strip(b" \t") for item in fields.get(b"connection", b"").split(b",")]
+    last = old or _CLOSE.search(fields.get(b"connection", b"")) is not None
     length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
     if coding is not None:
         if old or length is not None or coding != b"chunked":
