@@ -243,3 +243,39 @@ def test_the_floor_names_its_source() -> None:
     floor = clock_floor(build_date=T, newest_issue=T + DAY, peer_clocks=(T,))
 
     assert (floor.source, floor.at) == ("newest-issue-date", T + DAY)
+
+
+# ---- which of two sets is the newer one -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name.endswith("issued")])
+def test_a_set_supersedes_another_of_its_number_if_a_part_is_newer_and_none_is_older(name: str) -> None:
+    newer = moved(name, 1)
+    assert newer.supersedes(SEEN)
+    assert not SEEN.supersedes(newer)
+    assert not SEEN.supersedes(SEEN)
+
+    for older in FIELDS:
+        if older.endswith("issued") and older != name:
+            mixed = replace(newer, **{older: getattr(SEEN, older) - DAY})
+            assert not mixed.supersedes(SEEN)
+            assert not SEEN.supersedes(mixed)
+
+
+@pytest.mark.parametrize("step", [-1, 1])
+@pytest.mark.parametrize("name", ["tcb_info_number", "qe_identity_number"])
+def test_no_set_supersedes_one_of_another_number(name: str, step: int) -> None:
+    other = replace(moved(name, step), pck_crl_issued=SEEN.pck_crl_issued + DAY)
+
+    assert not other.supersedes(SEEN)
+    assert not SEEN.supersedes(other)
+
+
+def test_issue_dates_are_compared_within_one_number() -> None:
+    """Each number has a series of its own: a later number may have been issued earlier."""
+    state = FreshnessState().fetched(SEEN)
+    later = replace(SEEN, tcb_info_number=21, tcb_info_issued=T - 9 * DAY)
+
+    assert state.fetched(later).floors[later.key] == later
+    with pytest.raises(StaleEndorsementsError):
+        state.fetched(replace(later, pck_crl_issued=T - 9 * DAY))

@@ -521,8 +521,13 @@ def test_a_set_of_new_parts_and_an_old_crl_displaces_nothing() -> None:
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_another_number_that_a_peer_staples_decides_nothing(accepted: bool) -> None:
-    """Not for itself, not for others, not for later; whether its evidence is accepted or refused."""
-    judged = Judged(own=fixed(), policy=OUT_OF_DATE_TOO if accepted else policy())
+    """Not for itself, not for others, not for later; whether its evidence is accepted or refused.
+
+    Though it is newer than ours in every date.
+    """
+    judged = Judged(
+        own=fixed(issued_before=timedelta(days=3)), policy=OUT_OF_DATE_TOO if accepted else policy()
+    )
     assert judged.outcome(endorsements()) == "UpToDate"
     before = judged.validator.freshness
 
