@@ -166,7 +166,9 @@ class Daemon:
             return Readiness(ready=False, reason="halted", message=status.halted)
         if status.cluster_id is None:
             return Readiness(
-                ready=False, reason="no-cluster", message="no cluster was founded or found yet: see /v1/bonds"
+                ready=False,
+                reason="no-cluster",
+                message="no cluster was founded or found yet: see the log and audit.jsonl of this node",
             )
         outlook = self._group.outlook
         if outlook.quorum in (Quorum.LOST, Quorum.GONE):
