@@ -1,4 +1,4 @@
-"""``bondstone collateral fetch|show|verify|numbers``."""
+"""``bondstone collateral fetch|show|verify|compare|numbers``."""
 
 import asyncio
 import json
@@ -21,7 +21,8 @@ from attestation.crl import RevocationList, parse_crl_untrusted
 from attestation.errors import AttestationError, MalformedError
 from attestation.files import FileError
 from attestation.freshness import FreshnessState
-from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
+from attestation.quote import parse_quote_untrusted
+from attestation.report import VerificationReport, verify_report
 from attestation.tcb_info import (
     QeIdentity,
     TcbInfo,
@@ -30,8 +31,10 @@ from attestation.tcb_info import (
 )
 from attestation.trust import TrustRoot
 from attestation.values import timestamp
-from node.cli.common import load_trust_root, parse_time, read_file, write_file
-from node.cli.output import pairs, print_json, say
+from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
+from node.cli.exits import word_of
+from node.cli.output import pairs, print_json, say, table
+from node.cli.quote_file import read_quote
 from node.errors import ConfigError
 
 app = typer.Typer()
@@ -182,6 +185,61 @@ def numbers(
     _print(value, as_json=as_json, title=f"verified, from {value['source']}")
 
 
+@app.command()
+def compare(
+    quote: Annotated[Path, typer.Argument(help="The quote: bytes, hex or base64.")],
+    *,
+    pccs: Pccs = None,
+    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the default one.")] = None,
+    trust_root: Root = "intel",
+    tls_ca: TlsCa = None,
+    tls_roots: TlsRoots = None,
+    proxy: Proxy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a quote under the standard and under the early set: what will become of it when that is standard.
+
+    Exit code 0 accepted under both, 1 refused under one of them, 3 a set is not to be had now.
+    """
+    data = read_quote(quote)
+    root = load_trust_root(trust_root)
+    rules = None if policy is None else load_policy(policy, tickets=False)
+    platform = platform_of_quote_untrusted(parse_quote_untrusted(data))
+    net, sources = _net(tls_ca, tls_roots, proxy), _sources(pccs)
+    now = datetime.now(UTC)
+    reports = {}
+    for update in UpdateMode:
+        collateral = asyncio.run(
+            _fetch(platform, sources=sources, root=root, update=update, net=net, cache=None)
+        )
+        reports[str(update)] = verify_report(
+            data, collateral.endorsements.to_json(), root=root, policy=rules, now=now
+        )
+    if as_json:
+        print_json({update: report.value for update, report in reports.items()})
+    else:
+        _print_comparison(reports)
+    raise typer.Exit(max(report.exit_code for report in reports.values()))
+
+
+def _print_comparison(reports: dict[str, VerificationReport]) -> None:
+    rows = []
+    for update, report in reports.items():
+        value = report.value
+        collateral = value["collateral"] or {}
+        rows.append(
+            (
+                update,
+                str(collateral.get("tcb_evaluation_data_number", "-")),
+                word_of(report.exit_code),
+                str(value["status"]),
+                value["message"] or "-",
+                ", ".join(value["advisory_ids"]) or "-",
+            )
+        )
+    table(("set", "number", "verdict", "TCB status", "why", "advisories"), rows)
+
+
 async def _numbers(
     platform: Platform | None, *, sources: tuple[Source, ...], root: TrustRoot, net: Net
 ) -> dict[str, Any]:
@@ -263,8 +321,7 @@ def _platform(quote: Path | None, fmspc: str | None, ca: str) -> Platform:
     if (quote is None) == (fmspc is None):
         raise ConfigError("which platform? hint: give either --quote FILE or --fmspc HEX")
     if quote is not None:
-        data = read_file(quote, what="quote", bytes_max=QUOTE_BYTES_MAX)
-        return platform_of_quote_untrusted(parse_quote_untrusted(data))
+        return platform_of_quote_untrusted(parse_quote_untrusted(read_quote(quote)))
     assert fmspc is not None
     try:
         return Platform.from_text_untrusted(fmspc, ca)

@@ -26,6 +26,7 @@ from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
 from enclave.mock.statement import Statement
 from node.cli.collateral import app
+from node.cli.exits import exit_code_of
 from node.cli.main import main
 from node.errors import ConfigError
 from tests.support.pccs import FaultScript, platform_of
@@ -373,3 +374,34 @@ def test_the_exit_code_says_yes_no_usage_or_undecided(
     assert (caught.value.code or 0) == code
     assert bool(printed.out) == (code == 0 or (arguments[0] == "verify" and code == 1))
     assert "Traceback" not in printed.err
+
+
+# ---- compare ------------------------------------------------------------------------------------
+
+
+def test_compare_says_what_becomes_of_a_quote_when_the_early_set_is_standard(
+    root_file: Path, tmp_path: Path
+) -> None:
+    quote = tmp_path / "quote.hex"
+    quote.write_bytes(AUTHORITY.create_td().quote(bytes(64)).hex().encode())
+    with serving(FaultScript(), endorsements=lambda: OLD_SET, early=lambda: SET) as url:
+        given = ("compare", quote, "--pccs", url, "--trust-root", root_file)
+        result, printed = invoke(*given, "--json"), invoke(*given)
+
+    assert result.exit_code == 0, result.output
+    reports = json.loads(result.stdout)
+    numbers = {
+        update: report["collateral"]["tcb_evaluation_data_number"] for update, report in reports.items()
+    }
+    assert numbers == {"standard": 18, "early": 20}
+    assert {report["accepted"] for report in reports.values()} == {True}
+    assert "standard" in printed.stdout
+    assert "accepted" in printed.stdout
+
+
+def test_compare_without_the_sets_decides_nothing(root_file: Path, tmp_path: Path) -> None:
+    quote = tmp_path / "quote"
+    quote.write_bytes(AUTHORITY.create_td().quote(bytes(64)))
+    with serving(FaultScript(always={"tcb-info": Fault.NOT_FOUND})) as url:
+        result = invoke("compare", quote, "--pccs", url, "--trust-root", root_file)
+    assert exit_code_of(raised(result, EndorsementsUnavailableError)) == 3
