@@ -17,6 +17,7 @@ from node.api.currency import Currency
 from node.api.passwords import PasswordJudge, basic_credentials
 from node.api.problems import ProblemError
 from node.api.service import Service
+from node.api.turns import Asking
 from node.system.access_list import AccessList
 from node.system.grants import AccessRole, Grant
 from node.tokens import TOKEN_CHARACTERS_MAX, spki_digest
@@ -25,8 +26,6 @@ from node.tokens import TOKEN_CHARACTERS_MAX, spki_digest
 CLIENT_CERTIFICATE: Final = "bondstone.client_certificate"
 # In a request's state: who is told of its caller's credential (``node.places``), in this list of functions.
 VOUCHED: Final = "bondstone.vouched"
-# In a connection's extensions: the credential of the caller that it had last.
-CALLER: Final = "bondstone.caller"
 # The Authorization header field that was accepted last on this connection, and with which credential.
 _SHOWN: Final = "bondstone.shown"
 _CHALLENGE: Final = 'Bearer realm="bondstone"'
@@ -61,9 +60,10 @@ class _Password:
     name: str
     password: bytes
     judge: PasswordJudge
+    who: Asking
 
     async def holder(self, grants: AccessList) -> Grant | None:
-        return await self.judge.holder(grants, self.name, self.password)
+        return await self.judge.holder(grants, self.name, self.password, self.who)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Gate:
                     "credentials-missing",
                     "the Authorization header field must be `Bearer TOKEN`, or `Basic` credentials",
                 )
-            return _Password(*basic, self._passwords)
+            return _Password(*basic, self._passwords, Asking.of(scope))
         certificate = scope["extensions"].get(CLIENT_CERTIFICATE)
         if certificate is None:
             raise _refused(

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from node.api.access import CALLER, VOUCHED, Gate
+from node.api.access import VOUCHED, Gate
 from node.api.access_routes import AccessRoutes
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
@@ -27,6 +27,7 @@ from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
+from node.api.turns import CALLER
 from node.api.views import is_ill, quorum_schema
 from node.group.errors import GroupClosedError
 from node.places import Room, Usage
@@ -70,14 +71,14 @@ class Api:
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
         self._router = Router(routes=routes.routes(), redirect_slashes=False)
         self._requests = Room("api-requests", limits.concurrent_requests_max)
-        self._usages = routes.usages
+        self._routes, self._passwords = routes, passwords
         self._cluster = ClusterField(service)
         self._life = secrets.token_hex(4).encode()
         self._asked = 0
 
     def usages(self) -> tuple[Usage, ...]:
         """Return what is taken of the pools here."""
-        return (self._requests.usage, *self._usages())
+        return (self._requests.usage, *self._routes.usages(), self._passwords.usage)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import binascii
-import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from node.api.problems import ProblemError
+from node.api.turns import Asking, CrowdedOutError, Turns
+from node.places import Usage
 from node.system.access_list import AccessList
 from node.system.grants import Grant, Kind
 from node.system.passwords import (
@@ -26,18 +27,25 @@ _R = TypeVar("_R")
 
 THREADS: Final = 2
 WAITING_MAX: Final = 16
+WAIT_S_MAX: Final = 10.0
+_ADMIN: Final = Asking("admin", known=True)
 # What a name that is not known is compared with: it costs as much, and matches nothing.
 _NOBODY: Final = Password(VERSION, bytes(SALT_BYTES), bytes(HASH_BYTES))
 
 
 class PasswordJudge:
-    """Two threads, and a bounded queue before them."""
+    """Two threads, and a bounded waiting room before them, in which the shares take turns."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="password")
-        self._working = 0
+        self._turns = Turns("api-passwords", THREADS, waiting_max=WAITING_MAX, wait_s_max=WAIT_S_MAX)
 
-    async def holder(self, grants: AccessList, name: str, password: bytes) -> Grant | None:
+    @property
+    def usage(self) -> Usage:
+        """Of the waiting room."""
+        return self._turns.usage
+
+    async def holder(self, grants: AccessList, name: str, password: bytes, who: Asking) -> Grant | None:
         """Return the grant of the user ``name``, if this is the password.
 
         A name that is not known costs the same.
@@ -47,35 +55,27 @@ class PasswordJudge:
         """
         grant = grants.of_name(name)
         if grant is None or grant.kind is not Kind.USER or grant.password is None:
-            await self._run(matches, password, _NOBODY)
+            await self._run(who, matches, password, _NOBODY)
             return None
-        return grant if await self._run(matches, password, grant.password) else None
+        return grant if await self._run(who, matches, password, grant.password) else None
 
     async def hashed(self, password: bytes, salt: bytes) -> Password:
-        """Return what is kept of a password.
+        """Return what is kept of a password, for an admin who was let in.
 
         Raises:
             ProblemError: 429, too many wait.
         """
-        return await self._run(hash_password, password, salt)
+        return await self._run(_ADMIN, hash_password, password, salt)
 
-    async def _run(self, work: Callable[[bytes, _T], _R], password: bytes, other: _T) -> _R:
-        if self._working >= THREADS + WAITING_MAX:
-            raise ProblemError("credentials-busy", "too many passwords wait to be judged; ask again")
-        self._working += 1
+    async def _run(self, who: Asking, work: Callable[[bytes, _T], _R], password: bytes, other: _T) -> _R:
         loop = asyncio.get_running_loop()
-        future = self._threads.submit(work, password, other)
-        # When the work is over, not when whoever asked for it has gone: that frees no thread.
-        future.add_done_callback(lambda _: self._over(loop))
-        return await asyncio.wrap_future(future)
-
-    def _over(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Work is over; called in any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._give_back)
-
-    def _give_back(self) -> None:
-        self._working -= 1
+        try:
+            async with self._turns.turn(who.share, known=who.known):
+                return await loop.run_in_executor(self._threads, work, password, other)
+        except CrowdedOutError as exc:
+            raise ProblemError(
+                "credentials-busy", f"passwords take a while to judge, and {exc}; ask again"
+            ) from exc
 
 
 def basic_credentials(parameter: bytes) -> tuple[str, bytes] | None:

@@ -17,12 +17,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from node.api.access import CALLER, CLIENT_CERTIFICATE, VOUCHED
+from node.api.access import CLIENT_CERTIFICATE, VOUCHED
 from node.api.answer import WholeAnswer
 from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.requests import BadRequestError, Piece, RequestReader
+from node.api.turns import CALLER
 from node.places import Places, Room, Share, Stay, share_of_address
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from node.api import schemas, views
-from node.api.access import CALLER, Gate
+from node.api.access import Gate
 from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
@@ -22,9 +22,9 @@ from node.api.operations import BY_NAME, PUBLIC, Operation
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
 from node.api.problems import ProblemError
 from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
-from node.api.turns import CrowdedOutError, Turns
+from node.api.turns import Asking, CrowdedOutError, Turns
 from node.errors import CorruptStorageError
-from node.places import Usage, share_of_address
+from node.places import Usage
 from node.raft.types import Answer, Applied, Consistency, Cursor, Failed, NotExecuted, Ok, Unknown
 from node.system.grants import Grant
 
@@ -171,10 +171,9 @@ class Routes:
     # ---- attestation ------------------------------------------------------------
     async def _evidence(self, request: Request) -> Response:
         nonce = _nonce_of(request)
-        caller = request.scope["extensions"].get(CALLER)
-        share = share_of_address(request.scope["client"][0]) if caller is None else caller
+        who = Asking.of(request.scope)
         try:
-            async with self._evidence_turns.turn(share, known=caller is not None):
+            async with self._evidence_turns.turn(who.share, known=who.known):
                 evidence = await self._service.evidence(nonce)
         except CrowdedOutError as exc:
             raise ProblemError("evidence-busy", f"a quote takes a while, and {exc}; ask again") from exc

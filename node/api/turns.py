@@ -1,10 +1,32 @@
 """Turns at something that takes a while: a few at once, the others wait, and nobody waits for a crowd."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
 
-from node.places import Places, Share, Usage
+from node.places import Places, Share, Usage, share_of_address
+
+# In a connection's extensions: the credential of the caller that it had last (``node.api.access``).
+CALLER: Final = "bondstone.caller"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whose turn it would be, and whether one of the known (``node.places``)."""
+
+    share: Share
+    known: bool
+
+    @classmethod
+    def of(cls, scope: Mapping[str, Any]) -> "Asking":
+        """Return who asks on this connection: the caller that it had last, or else its address."""
+        caller = scope["extensions"].get(CALLER)
+        if caller is not None:
+            return cls(caller, known=True)
+        client = scope["client"]
+        return cls(share_of_address(client[0]) if client else "unknown", known=False)
 
 
 class CrowdedOutError(Exception):

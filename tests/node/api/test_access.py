@@ -286,25 +286,31 @@ def test_passwords_are_judged_off_the_loop_and_only_so_many_wait(monkeypatch):
 
     monkeypatch.setattr(passwords, "matches", slow)
     most = passwords.THREADS + passwords.WAITING_MAX
+    strangers = most - passwords.WAITING_MAX // 8  # an eighth of the waiting room is for the known
     app = create_app(FakeService(state=AccessState([ALICE])), ApiLimits())
 
-    def request():
-        return asyncio.ensure_future(asgi(app, "GET", "/v1/group", headers=basic("alice", "secret")))
+    def request(client="192.0.2.1"):
+        headers = basic("alice", "secret")
+        return asyncio.ensure_future(asgi(app, "GET", "/v1/group", headers=headers, client=client))
 
     async def flood():
-        waiting = [request() for _ in range(most)]
-        for _ in range(10):
-            await asyncio.sleep(0)
-        gone = waiting.pop()
-        gone.cancel()  # frees no thread, and no room either while it is under way
-        busy = await request()
+        crowd = [request() for _ in range(strangers)]
+        await turn_over()
+        other = request("198.51.100.7")  # the newest gets in, and one of the crowd has to go
+        await turn_over()
         release.set()
-        return busy, await asyncio.gather(*waiting)
+        return await asyncio.gather(*crowd), await other
 
-    busy, served = asyncio.run(flood())
+    async def turn_over():
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    crowd, other = asyncio.run(flood())
+    (busy,) = [reply for reply in crowd if reply.status != 200]
 
     assert (busy.status, busy.json["code"]) == (429, "credentials-busy")
-    assert {reply.status for reply in served} == {200}
+    assert busy is crowd[passwords.THREADS]  # who had waited longest
+    assert other.status == 200
     assert len(threads) == passwords.THREADS
     assert threading.main_thread() not in threads
 
