@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from attestation.collateral import Endorsements
+from attestation.freshness import FreshnessState
 from attestation.ids import network_id_of_name
 from attestation.standing import MemberTable, Moment
 from attestation.ticket_tdx import TdxValidator
@@ -65,6 +66,7 @@ class Member:
     table: MemberTable
     enforcement: GroupEnforcement
     clock: Clock
+    validator: TdxValidator
     ahead: timedelta = timedelta(0)
 
     def moment(self) -> Moment:
@@ -88,12 +90,19 @@ class Day:
             tcb__standing_days=14 if standing else 0, tcb__grace_period=timedelta(days=grace_days)
         )
 
-    async def start(self, name: str, statement: Statement | None = None) -> Member:
+    async def start(
+        self,
+        name: str,
+        statement: Statement | None = None,
+        *,
+        firmware: bytes = FIRMWARE,
+        freshness: FreshnessState | None = None,
+    ) -> Member:
         now = datetime.now(UTC)
         identity = Identity.generate(name, now)
         source = Source(self.authority, statement or Statement())
         issuer = TdxTicketIssuer(
-            attester=self.authority.create_td(mrtd=FIRMWARE, rtmrs=REGISTERS),
+            attester=self.authority.create_td(mrtd=firmware, rtmrs=REGISTERS),
             identity=identity,
             network_id=network_id_of_name(NAME),
             endorsements_source=source,
@@ -114,6 +123,7 @@ class Day:
             policy=self.rules,
             root=self.authority.trust_root,
             endorsements_source=source,
+            freshness=freshness,
             members=table,
             enforcement=enforcement,
             saw=enforcement.saw,
@@ -122,7 +132,7 @@ class Day:
         founding = JOIN if self.members else INIT
         builder = counter(network, founding).with_system_state(lambda: CombinedSystem(TcbState()))
         group = builder.require_ticket(validator).join()
-        made.append(Member(network, group, source, table, enforcement, clock))
+        made.append(Member(network, group, source, table, enforcement, clock, validator))
         watch = RecoveryWatch(enforcement, group=lambda: group, sleep=lambda _: asyncio.sleep(0.02))
         self.watching.append(asyncio.create_task(watch.run()))
         if not self.members:
@@ -297,6 +307,32 @@ def test_the_bonds_of_standing_members_end_with_their_days() -> None:
                 if event["kind"] == "ticket-rejected"
             ]
             assert set(ended) == {"tcb-status-not-accepted"}
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_peer_with_a_newer_set_and_two_restarts_leave_the_group_its_quorum() -> None:
+    """Each member keeps what collateral it has seen; of the refused peer's set it has seen nothing."""
+
+    async def scenario() -> None:
+        async with Site() as site:
+            day = Day(site)
+            await day.found()
+            rogue = await day.start("rogue", RECOVERY, firmware=b"\x78" * 48)
+            day.members.remove(rogue)
+            await day.until(lambda: refusals(rogue).count("measurement-mismatch") >= 3)
+            assert rogue.group.bonds == []
+
+            for _ in range(2):
+                ended = day.members.pop()
+                kept = ended.validator.freshness.to_bytes()
+                assert {floor.tcb_info_number for floor in ended.validator.freshness.floors.values()} == {20}
+                await ended.network.close()
+                await day.start(ended.group.me.name, freshness=FreshnessState.from_bytes_untrusted(kept))
+                await until_voters([member.group for member in day.members], 3)
+                day.members.insert(0, day.members.pop())
+                await day.write(len(site.networks))
+            assert day.verdicts() == {"accepted"}
 
     asyncio.run(scenario())
 
