@@ -1,4 +1,4 @@
-"""Certificates: bounded parsing, one link of a path at a time, roles (RFC 5280 6.1; ATTESTATION.md 6).
+"""Certificates: bounded parsing, one link of a path at a time, roles (RFC 5280 6.1; A6).
 
 Every path of DCAP has a fixed length and fixed roles, so there is no path building: each link is checked by
 name. Not used, and why: policies and name constraints (no DCAP certificate has them; a critical extension
@@ -247,7 +247,7 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
 def require_role(certificate: Certificate, *common_names: str) -> None:
     """Require that the common name contains one of these texts.
 
-    The name is what separates a TCB Signing certificate from any other leaf (ATTESTATION.md 15.1).
+    The name is what separates a TCB Signing certificate from any other leaf (A15.1).
 
     Raises:
         CertificatePathError: ``<role>-role``.

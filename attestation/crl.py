@@ -1,4 +1,4 @@
-"""Certificate revocation lists (RFC 5280 5 and 6.3; ATTESTATION.md 6.3, 6.4)."""
+"""Certificate revocation lists (RFC 5280 5 and 6.3; A6.3 and A6.4)."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

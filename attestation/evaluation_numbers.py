@@ -1,4 +1,4 @@
-"""Which TCB evaluation data numbers Intel publishes (ATTESTATION.md 8.1 and 12; PCS API v4).
+"""Which TCB evaluation data numbers Intel publishes (A8.1 and A12; PCS API v4).
 
 Several TCB infos of one platform are valid at the same time; each TCB recovery adds one, with the next
 number. This signed statement says which there are, so that an operator can choose a number, or see that a

@@ -1,4 +1,4 @@
-"""The SGX extension of a PCK certificate (Intel PCK certificate profile 1.5; ATTESTATION.md 4)."""
+"""The SGX extension of a PCK certificate (Intel PCK certificate profile 1.5; A4)."""
 
 from dataclasses import dataclass
 from enum import IntEnum

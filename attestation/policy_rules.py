@@ -27,7 +27,7 @@ REGISTERS: Final = (
 )
 """The measurements that a policy pins or waives by name."""
 
-# ATTESTATION.md 9. What is neither here nor allowed by a policy is refused, reserved bits always.
+# A9. What is neither here nor allowed by a policy is refused, reserved bits always.
 DEFAULT_ALLOWED_ATTRIBUTES: Final = frozenset(TD_ATTRIBUTE_BITS) - {
     "DEBUG",
     "HGS_PLUS_PROF",
@@ -234,7 +234,7 @@ def _plain(value: Any) -> Any:
 def default_policy() -> AppraisalPolicy:
     """Return the policy of ``quote verify`` without a policy file.
 
-    Genuineness, TCB status UpToDate, and the default TD rules of ATTESTATION.md 9. It accepts *any* TD: what
+    Genuineness, TCB status UpToDate, and the default TD rules of A9. It accepts *any* TD: what
     it does not check is listed in every result.
     """
     return AppraisalPolicy(
@@ -258,5 +258,5 @@ def default_policy() -> AppraisalPolicy:
 
 
 def default_td_rules() -> TdRules:
-    """Return the default TD rules of ATTESTATION.md 9."""
+    """Return the default TD rules of A9."""
     return TdRules(**ABSENT[TdRules])

@@ -1,4 +1,4 @@
-"""Step 20 of an appraisal: which TCB the policy accepts, and for how long (ATTESTATION.md 8.7, 9, 10)."""
+"""Step 20 of an appraisal: which TCB the policy accepts, and for how long (A8, A9 and A10)."""
 
 from collections.abc import Iterator
 from datetime import datetime

@@ -124,7 +124,7 @@ def _parse_header(data: bytes) -> QuoteHeader:
         _truncated("the header", HEADER_STRUCT.size, len(data))
     (version,) = U16.unpack_from(data)
     if version not in {3, 4, 5}:
-        # Kernels may hand out a CBOR Web Token where the platform attests by DICE (ATTESTATION.md 13.1).
+        # Kernels may hand out a CBOR Web Token where the platform attests by DICE (A13.1).
         if data.startswith(_CBOR_TAG_HEADS):
             raise MalformedError(
                 "evidence-dice-unsupported",
@@ -178,7 +178,7 @@ def _parse_header(data: bytes) -> QuoteHeader:
 
 
 def _locate_body(data: bytes, header: QuoteHeader) -> tuple[int, int]:
-    """Return the body's type and offset (ATTESTATION.md 1.2)."""
+    """Return the body's type and offset (A1.2)."""
     if header.version != 5:
         return (BODY_TD_10 if header.tee_type == TEE_TDX else BODY_SGX), HEADER_STRUCT.size
     start = HEADER_STRUCT.size + DESCRIPTOR.size
@@ -262,7 +262,7 @@ def _parse_enclave_report(data: bytes) -> EnclaveReport:
 
 
 def _parse_signature_data(data: bytes, version: int) -> SignatureData:
-    """Parse the signature data. Every size must be consumed exactly (ATTESTATION.md 3)."""
+    """Parse the signature data. Every size must be consumed exactly (A3)."""
     start = SIGNATURE_BYTES + KEY_BYTES
     block = data[start:]
     if version != 3:

@@ -1,6 +1,6 @@
 """The byte layout of DCAP quotes, versions 3, 4 and 5: one table per structure, for both directions.
 
-Integers are little-endian unsigned; ECDSA values are raw big-endian. Source: ATTESTATION.md 1 to 3 (Intel TDX
+Integers are little-endian unsigned; ECDSA values are raw big-endian. Source: A1 to A3 (Intel TDX
 DCAP Quote Generation Library, appendix A).
 """
 
@@ -127,7 +127,7 @@ class TDReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureData:
-    """What follows the signed range (ATTESTATION.md 3)."""
+    """What follows the signed range (A3)."""
 
     signature: bytes
     attestation_key: bytes

@@ -1,4 +1,4 @@
-"""Strict JSON for documents whose exact bytes are signed (ATTESTATION.md 5.3).
+"""Strict JSON for documents whose exact bytes are signed (A5.3).
 
 What ``strict_json`` refuses, deep nesting and wrong types are refused; unknown members are ignored, because
 Intel adds fields.

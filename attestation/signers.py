@@ -1,6 +1,6 @@
 """Who may sign Intel's JSON documents: a TCB Signing certificate right below the pinned root.
 
-One set of rules for TCB info, QE identity and the evaluation data numbers (ATTESTATION.md 6.1, 6.3, 15.1).
+One set of rules for TCB info, QE identity and the evaluation data numbers (A6.1, A6.3 and A15.1).
 Time is not judged here.
 """
 

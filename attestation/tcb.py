@@ -1,4 +1,4 @@
-"""TCB evaluation: which levels a platform reaches, and what they come to (ATTESTATION.md 7.7 and 8).
+"""TCB evaluation: which levels a platform reaches, and what they come to (A7 and A8).
 
 Pure arithmetic over signed documents. It also says what is short of the next better level, and by how much,
 because that is what an operator has to act on.
@@ -149,7 +149,7 @@ def evaluate_tcb(
 
 
 def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
-    """Fold the module's and the QE's status into the platform's (ATTESTATION.md 8, step 5).
+    """Fold the module's and the QE's status into the platform's (A8.4).
 
     Not "the most severe": an out-of-date part keeps a need for configuration, and drops one for hardening.
     """
@@ -163,7 +163,7 @@ def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
 
 
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
-    """Compare the status at launch with the one of the running module (ATTESTATION.md 8, step 6).
+    """Compare the status at launch with the one of the running module (A8.5).
 
     A revoked running module is Revoked whatever it was at launch; Intel's library overlooks that.
     """

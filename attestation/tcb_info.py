@@ -1,6 +1,6 @@
 """Intel's signed statements about TCB levels: TCB info (version 3) and QE identity (version 2).
 
-ATTESTATION.md 5.1 and 5.2. Parsed only after the signature over the same bytes has been checked.
+A5.1 and A5.2. Parsed only after the signature over the same bytes has been checked.
 """
 
 from collections.abc import Mapping

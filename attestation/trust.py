@@ -17,7 +17,7 @@ from attestation.certificates import (
 from attestation.errors import MalformedError, VerificationError
 
 # Intel SGX Root CA, valid 2018-05-21 to 2049-12-31, SHA-256 of the DER
-# 44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3 (ATTESTATION.md 5.4).
+# 44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3 (A5.4).
 _INTEL_SGX_ROOT_DER: Final = base64.b64decode(
     b"MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwg"
     b"U0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkG"

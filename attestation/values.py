@@ -33,7 +33,7 @@ RELAUNCH_STATUSES: Final = frozenset(
 
 OUT_OF_DATE_STATUSES: Final = frozenset({TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED})
 
-# TDATTRIBUTES (ATTESTATION.md section 9; TDX Module ABI). Bits that are not named are reserved.
+# TDATTRIBUTES (A9; TDX Module ABI). Bits that are not named are reserved.
 TD_ATTRIBUTE_BITS: Final[dict[str, int]] = {
     "DEBUG": 0,
     "HGS_PLUS_PROF": 4,

@@ -358,7 +358,7 @@ def _require_platform(quote: Quote, pck: PckExtension, endorsements: AuthenticEn
 
 
 def _require_binding(quote: Quote) -> None:
-    """REPORTDATA of the QE report is SHA-256(AK || authentication data), then zeros (ATTESTATION.md 3)."""
+    """REPORTDATA of the QE report is SHA-256(AK || authentication data), then zeros (A3)."""
     data = quote.signature_data
     expected = hashlib.sha256(data.attestation_key + data.qe_auth_data).digest() + bytes(32)
     if not hmac.compare_digest(expected, data.qe_report.report_data):
@@ -382,7 +382,7 @@ def _require_quote_signature(quote: Quote) -> None:
 
 
 def require_qe_identity(report: EnclaveReport, identity: QeIdentity) -> None:
-    """Require that the quoting enclave is the one that Intel describes (ATTESTATION.md 7, 4 to 6).
+    """Require that the quoting enclave is the one that Intel describes (A7).
 
     Raises:
         VerificationError: ``qe-miscselect``, ``qe-attributes``, ``qe-mrsigner`` or ``qe-isvprodid``.

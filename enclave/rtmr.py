@@ -1,4 +1,4 @@
-"""Measurement registers in sysfs (Linux 6.16 and newer; ATTESTATION.md 13.2).
+"""Measurement registers in sysfs (Linux 6.16 and newer; A13.2).
 
 RTMR0 and RTMR1 belong to firmware and boot loader; the running system extends RTMR2 and RTMR3. Whoever
 extends keeps the log, because no CCEL has it.

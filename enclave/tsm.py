@@ -1,4 +1,4 @@
-"""Quotes from configfs-tsm (Linux 6.7 and newer; ATTESTATION.md 13.1).
+"""Quotes from configfs-tsm (Linux 6.7 and newer; A13.1).
 
     mkdir <root>/<name>          ENOENT: no configfs-tsm; ENXIO: no provider. Either way: no TD
     read provider                "tdx_guest", or we are not where we think

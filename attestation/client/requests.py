@@ -1,4 +1,4 @@
-"""Which requests yield the collateral of one platform (ATTESTATION.md 12; Intel PCS API v4).
+"""Which requests yield the collateral of one platform (A12; Intel PCS API v4).
 
 Addresses come from configuration alone. From a quote come two things, FMSPC and CA, and both are
 closed types before they get near a URL; the CRL distribution points in certificates are never followed.
@@ -29,7 +29,7 @@ class PckCa(StrEnum):
 
 
 class UpdateMode(StrEnum):
-    """Which of the TCB infos that are valid at the same time (ATTESTATION.md 8.1)."""
+    """Which of the TCB infos that are valid at the same time (A8.1)."""
 
     STANDARD = "standard"
     EARLY = "early"

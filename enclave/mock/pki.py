@@ -1,4 +1,4 @@
-"""The mock authority's certificates and CRLs, in the shapes of Intel's (ATTESTATION.md 4 and 6).
+"""The mock authority's certificates and CRLs, in the shapes of Intel's (A4 and A6).
 
 Signatures are deterministic (RFC 6979), so that two nodes which make the collateral of one authority for
 one day get the same bytes, and thereby one cache entry and one digest.
@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from attestation import der
 from attestation.pck import SGX_EXTENSION_OID
 
-# The role words of ATTESTATION.md 6.1 are in them, the maker's name is not.
+# The role words of A6.1 are in them, the maker's name is not.
 ROOT_NAME: Final = "Mock SGX Root CA"
 PLATFORM_CA_NAME: Final = "Mock SGX PCK Platform CA"
 PCK_NAME: Final = "Mock SGX PCK Certificate"
@@ -70,7 +70,7 @@ class PCKValues:
 
     def __post_init__(self) -> None:
         lengths = [len(v) for v in (self.ppid, self.pce_id, self.fmspc, self.platform_instance_id)]
-        assert lengths == [16, 2, 6, 16], "lengths of ATTESTATION.md 4"
+        assert lengths == [16, 2, 6, 16], "lengths of A4"
         assert len(self.sgx_svns) == 16, "sixteen components"
 
 
@@ -194,7 +194,7 @@ def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
     )
 
 
-# ---- the SGX extension (ATTESTATION.md 4), in DER (X.690) -------------------------------------------
+# ---- the SGX extension (A4), in DER (X.690) -------------------------------------------
 
 _SCALABLE: Final = 1
 _TRUE: Final = b"\xff"

@@ -1,7 +1,7 @@
 """What a quoting authority says of its platforms at one moment: TCB info and QE identity.
 
 A :class:`Statement` holds everything that a test may want to be otherwise (levels, statuses, dates,
-evaluation numbers, revocations). The documents are PCS v4's JSON (ATTESTATION.md 5), minified, in a fixed
+evaluation numbers, revocations). The documents are PCS v4's JSON (A5), minified, in a fixed
 member order: the signature covers exactly these bytes.
 """
 

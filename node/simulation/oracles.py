@@ -1,7 +1,7 @@
 """What must hold after every single event, whatever happened before.
 
 Properties are what users are promised: election safety, log matching, leader completeness, state machine
-safety, exactly once, linearizable answers. Rules are what the proof of CONSENSUS.md 3.12 leans on (I1-I6):
+safety, exactly once, linearizable answers. Rules are what the proof of 3.12 leans on (I1-I6):
 truthful ACKs, quorums in every active configuration, one pending configuration. A broken rule is reported
 before it does harm; with ``rules`` off only harm counts, which is how ablations show that a rule is needed.
 

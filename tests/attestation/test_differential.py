@@ -1,7 +1,7 @@
 """The verifier beside the PyPI package dcap-qvl 0.7.0, over mutated quotes, collateral and times.
 
 Wherever the two differ, the difference is one of the two short lists below, each with its reason in the
-specification. Anything else is a defect of one of them, and fails here.
+design. Anything else is a defect of one of them, and fails here.
 """
 
 import json
@@ -18,37 +18,37 @@ from tests.support.vectors import VectorCase, needs_vectors, real_cases, synthet
 
 pytestmark = needs_vectors
 
-# We refuse, dcap-qvl accepts. Sections are the specification's (ATTESTATION.md).
+# We refuse, dcap-qvl accepts. Numbers like A6.3 stand in docs/design/attestation.md.
 STRICTER = {
-    "quote-signature-data-trailing": "3: inner sizes consume the block exactly",
-    "quote-certification-type": "15.1.6: the unauthenticated outer type must be 6",
-    "quote-certification-data-type": "3: only the types that exist",
-    "pck-chain-malformed": "3: PEM bodies hold base64 and line ends only",
-    "pck-chain-length": "3: exactly three certificates",
-    "tcb-info-signer-chain-malformed": "3: PEM bodies hold base64 and line ends only",
-    "qe-identity-signer-chain-malformed": "3: PEM bodies hold base64 and line ends only",
-    "tcb-info-signer-chain-length": "6.1: the signer is directly below the root",
-    "qe-identity-signer-chain-length": "6.1: the signer is directly below the root",
-    "untrusted-root": "6.1: a root in a chain is the pinned one, byte for byte",
-    "tcb-info-signer-role": "6.1, 15.1.1: only the TCB Signing certificate signs TCB info",
-    "pck-crl-not-yet-valid": "6.4: thisUpdate is checked",
-    "root-crl-not-yet-valid": "6.3: thisUpdate is checked",
-    "root-not-yet-valid": "6.2: the root has a window too",
-    "tcb-info-malformed": "5.1: form, ranges and dates of the document",
-    "qe-identity-malformed": "5.1, 5.2: form and statuses of the document",
-    "qe-identity-version": "7.3: TD_QE has version 2",
-    "tdx-module-attributes": "8.1: SEAMATTRIBUTES are all zero on both sides",
-    "td-xfam": "9: XFAM has its fixed bits",
-    "sgx-evidence-unsupported": "title: TDX evidence only",
+    "quote-signature-data-trailing": "A3: inner sizes consume the block exactly",
+    "quote-certification-type": "A3: the unauthenticated outer type must be 6",
+    "quote-certification-data-type": "A3: only the types that exist",
+    "pck-chain-malformed": "A3: PEM bodies hold base64 and line ends only",
+    "pck-chain-length": "A3: exactly three certificates",
+    "tcb-info-signer-chain-malformed": "A3: PEM bodies hold base64 and line ends only",
+    "qe-identity-signer-chain-malformed": "A3: PEM bodies hold base64 and line ends only",
+    "tcb-info-signer-chain-length": "A6.1: the signer is directly below the root",
+    "qe-identity-signer-chain-length": "A6.1: the signer is directly below the root",
+    "untrusted-root": "A6.1: a root in a chain is the pinned one, byte for byte",
+    "tcb-info-signer-role": "A6.1, A15.1: only the TCB Signing certificate signs TCB info",
+    "pck-crl-not-yet-valid": "A6.4: thisUpdate is checked",
+    "root-crl-not-yet-valid": "A6.3: thisUpdate is checked",
+    "root-not-yet-valid": "A6.2: the root has a window too",
+    "tcb-info-malformed": "A5.1: form, ranges and dates of the document",
+    "qe-identity-malformed": "A5.1, A5.2: form and statuses of the document",
+    "qe-identity-version": "A7: TD_QE has version 2",
+    "tdx-module-attributes": "A8.2: SEAMATTRIBUTES are all zero on both sides",
+    "td-xfam": "A9: XFAM has its fixed bits",
+    "sgx-evidence-unsupported": "A1: TDX evidence only",
 }
 
 # dcap-qvl refuses, we accept: a part of its message, and why ours is right.
 MORE_LENIENT = {
-    "Invalid QE auth data length": "3: Intel's own samples have none",
-    "Failed to parse PCK CRL issuer chain": "6.5: that chain adds nothing",
+    "Invalid QE auth data length": "A3: Intel's own samples have none",
+    "Failed to parse PCK CRL issuer chain": "A6.5: that chain adds nothing",
 }
 # Both give a status, another one.
-OTHER_STATUS = {"qe-levels-unsorted_ascending_": "7.7: sort, do not trust the order"}
+OTHER_STATUS = {"qe-levels-unsorted_ascending_": "A7: sort, do not trust the order"}
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _bit(bit: int) -> TDSettings:
     return TDSettings(td_attributes=SEPT | 1 << bit)
 
 
-# ATTESTATION.md 9, bit by bit.
+# A9, bit by bit.
 ALLOWED_BITS = {16, 18, 19, 20, 21, 22, 27, 28, 30, 31, 62, 63}
 BIT_REASONS = {
     0: "td-debug",

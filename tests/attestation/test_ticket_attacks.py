@@ -385,7 +385,7 @@ def test_endorsements_altered_by_the_attester_are_refused() -> None:
 
 
 def test_endorsements_signed_by_a_pck_key_are_refused() -> None:
-    """A leaked PCK key must not be able to declare its own platform up to date (ATTESTATION.md 15.1)."""
+    """A leaked PCK key must not be able to declare its own platform up to date (A15.1)."""
     good = endorsements()
     pck = AUTHORITY.platform.pck
     forged = replace(

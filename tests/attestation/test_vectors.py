@@ -17,7 +17,7 @@ from tests.support.vectors import VectorCase, needs_vectors, real_cases, synthet
 pytestmark = needs_vectors
 
 # The index's own run left thisUpdate of the PCK CRL unchecked in this one case; Intel's library refuses it as
-# well, and ATTESTATION.md 6.4 demands the check. The status is still given.
+# well, and A6.4 demands the check. The status is still given.
 _CRL_OF_THE_FUTURE = "oasis-quote_v4_tdx_ecdsa_p256-case01"
 
 _POLICY_REASONS = {
@@ -62,7 +62,7 @@ _REASONS = {
     "qe-outofdate+platform-Revoked": "tcb-revoked",
     "qe-report-debug": "qe-attributes",
     "qe-revoked": "tcb-revoked",
-    # Version 3 of TD_QE exists only in dcap-qvl; Intel's library refuses it (ATTESTATION.md 7.3).
+    # Version 3 of TD_QE exists only in dcap-qvl; Intel's library refuses it (A7).
     "qe-version-3": "qe-identity-version",
     "qeid-issue-future": "qe-identity-not-yet-valid",
     "relaunch-launch-OutOfDateConfigurationNeeded-current-Revoked": "tcb-revoked",
@@ -73,7 +73,7 @@ _REASONS = {
     "svn-float": "tcb-info-malformed",
     "tcb-signed-by-evil-key": "tcb-info-signature",
     "tcbinfo+qeid-signed-by-PlatformCA-key": "tcb-info-signer-role",
-    # Intel's documents say YYYY-MM-DDTHH:MM:SSZ (ATTESTATION.md 5.1), and so does Intel's parser.
+    # Intel's documents say YYYY-MM-DDTHH:MM:SSZ (A5.1), and so does Intel's parser.
     "tcbinfo-date-offset-format": "tcb-info-malformed",
     "tcbinfo-expired": "tcb-info-expired",
     "tcbinfo-id-SGX-for-TDX": "tcb-info-not-tdx",

@@ -9,7 +9,7 @@
 What it keeps of the kernel: attributes appear with mkdir and go with rmdir; a binary write is buffered,
 takes effect when the file is closed, and its error is lost then; every effective write counts up
 ``generation``; outblob is made when it is read, under one lock, and cached until the next write; inblob of
-another size than 64 makes outblob EINVAL; errors arise where the documents say (ATTESTATION.md 13.1).
+another size than 64 makes outblob EINVAL; errors arise where the documents say (A13.1).
 """
 
 import contextlib

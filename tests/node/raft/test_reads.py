@@ -55,7 +55,7 @@ def test_without_the_quorum_round_a_cut_off_leader_answers_from_the_past():
 
 
 def test_read_after_crash_sees_what_the_dead_leader_acknowledged():
-    """C9, named schedule 20."""
+    """C9, scenario 20."""
     cluster = three()
     old = cluster.leader()
     cluster.outcome(cluster.execute(old, 7))

@@ -397,7 +397,7 @@ def test_feed_answers_with_the_cursor_before_the_commit():
 
 
 def test_index_theft_another_command_at_the_promised_index_completes_nobody_else():
-    """C8, named schedule 18."""
+    """C8, scenario 18."""
     cluster = three()
     old, (thief, victim) = cluster.leader(), cluster.followers()
     cluster.drop = lambda s, t, m: isinstance(m, Append)

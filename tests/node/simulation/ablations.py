@@ -15,7 +15,7 @@ from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
 
 
 class RollIsWhoIsBonded(Member):
-    """mosaik: the roll of an election is whom the candidate can see (CONSENSUS C2)."""
+    """mosaik: the roll of an election is whom the candidate can see (C2)."""
 
     def _roll(self):
         return tuple(sorted({self.me, *self.peers}))
