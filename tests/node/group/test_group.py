@@ -282,6 +282,30 @@ def test_a_machine_of_one_version_refuses_another_by_name() -> None:
     run(scenario)
 
 
+def test_a_group_rises_when_its_last_old_member_has_gone_and_lets_no_old_one_in_again() -> None:
+    async def scenario(site: Site) -> None:
+        old, new = Features(1, 1), Features(1, 2, after_ms=50)
+        a = counter(await site.network("a"), INIT, features=old).join()
+        await within(a.when().is_leader())
+        b = counter(await site.network("b", *site.networks), JOIN, features=new).join()
+        c = counter(await site.network("c", *site.networks), JOIN, features=new).join()
+        await until_voters([a, b, c], 3)
+        await within(a.execute(add(1)))
+        assert {group.status.levels for group in (a, b, c)} == {Levels(1, "bondstone/counter", 1)}
+        await a.close()
+        risen = {Levels(2, "bondstone/counter", 1)}
+        await until(lambda: {group.status.levels for group in (b, c)} == risen)
+
+        again = await site.network("late", site.networks[1])
+        late = counter(again, JOIN, features=old).join()
+        await until(lambda: bool(events(site.networks[1], "bond-refused", reason="feature-level-too-low")))
+        assert late.status.cluster_id is None
+        (event,) = events(site.networks[1], "group-levels", level=2)
+        assert event["index"] <= b.committed.index
+
+    run(scenario)
+
+
 class Twofold(Counter):
     """Version 2 counts double, but there is no way from 1 to 2."""
 
