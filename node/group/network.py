@@ -37,6 +37,7 @@ from node.group.group import Group, cluster_of
 from node.group.identity import GroupKey, group_id, require_key, validators_named_by
 from node.group_document import FAMILIES, GroupDocument
 from node.machines.base import StateMachine
+from node.machines.loader import require_named
 from node.machines.noop import NoOp
 from node.machines.system import EmptySystem, SystemState
 from node.raft.events import (
@@ -267,6 +268,7 @@ class GroupBuilder:
         if present is not None:
             return present
         machine = self.machine or NoOp()
+        require_named(machine, "the %s of the state machine")
         preference = self.preference or machine.leadership_preference
         member = Member(
             me=self.network.me,

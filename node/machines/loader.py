@@ -50,24 +50,35 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
         machine_class = _import_class(name, machines)
     try:
         machine = machine_class()
-        signature, family, versions = machine.signature, machine.family, machine.versions
+        _ = machine.signature, machine.family, machine.versions
     except Exception as exc:
         raise ConfigError(f"{_KEY}: {name} cannot be made without arguments: {exc}") from exc
-    if not isinstance(signature, str) or not 0 < len(signature) <= SIGNATURE_CHARACTERS_MAX:
-        raise ConfigError(
-            f"{_KEY}: the signature of {name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters"
-        )
-    if not isinstance(family, str) or not 0 < len(family) <= SIGNATURE_CHARACTERS_MAX:
-        raise ConfigError(
-            f"{_KEY}: the family of {name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters"
-        )
+    require_named(machine, f"{_KEY}: the %s of {name}")
+    return machine
+
+
+def require_named(machine: StateMachine, what: str) -> None:
+    """Raise unless peers can be told what the machine is.
+
+    Args:
+        machine: in any state.
+        what: how messages begin, with ``%s`` for ``signature``, ``family`` or ``versions``.
+
+    Raises:
+        ConfigError: the machine's signature, family or versions are none.
+    """
+    for name, text in (("signature", machine.signature), ("family", machine.family)):
+        if not isinstance(text, str) or not 0 < len(text) <= SIGNATURE_CHARACTERS_MAX:
+            raise ConfigError(f"{what % name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters")
+        if any(character < " " or character == "\x7f" for character in text):
+            raise ConfigError(f"{what % name} must have no control characters")
+    versions = machine.versions
     known = isinstance(versions, range) and versions.step == 1 and len(versions) > 0
     if not known or not 1 <= versions[0] <= versions[-1] <= VERSION_MAX:
         raise ConfigError(
-            f"{_KEY}: the versions of {name} must be a range of numbers from 1 to {VERSION_MAX}, "
+            f"{what % 'versions'} must be a range of numbers from 1 to {VERSION_MAX}, "
             "such as range(1, 2) for version 1 alone"
         )
-    return machine
 
 
 def require_loadable(name: str, machines: Machines) -> None:

@@ -306,6 +306,17 @@ def test_a_group_rises_when_its_last_old_member_has_gone_and_lets_no_old_one_in_
     run(scenario)
 
 
+@pytest.mark.parametrize("wrong", [{"versions": range(0)}, {"family": ""}, {"signature": "a\nb"}])
+def test_a_machine_that_peers_cannot_be_told_of_joins_no_group(wrong: dict[str, Any]) -> None:
+    async def scenario(site: Site) -> None:
+        machine = type("Nameless", (Counter,), wrong)()
+        network = await site.network("a")
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            counter(network, INIT, machine=machine).join()
+
+    run(scenario)
+
+
 class Twofold(Counter):
     """Version 2 counts double, but there is no way from 1 to 2."""
 

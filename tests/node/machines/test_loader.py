@@ -114,7 +114,7 @@ def test_versions_that_are_no_range_are_refused(versions, monkeypatch):
         load_machine(f"{__name__}:Several", IMPORTABLE)
 
 
-@pytest.mark.parametrize("family", ["", "f" * 201, None])
+@pytest.mark.parametrize("family", ["", "f" * 201, None, "example.org/\n"])
 def test_a_family_that_is_no_text_is_refused(family, monkeypatch):
     monkeypatch.setattr(Several, "family", family)
     with pytest.raises(ConfigError, match="family of"):
