@@ -3,12 +3,14 @@
 import asyncio
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import uvloop
 
 from node.group.driver import MemberDriver
+from node.machines.noop import NoOp
 from node.raft.events import Cancel, Effects, Event, Execute, Received
 from node.raft.member import Member
 from node.raft.messages import TimeoutNow
@@ -24,6 +26,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.steps: list[list[Event]] = []
+        self.replica = SimpleNamespace(machine=NoOp())
 
     def step_many(self, now_ms: int, events: list[Event], **_: Any) -> Effects:
         self.steps.append(events)
