@@ -23,7 +23,7 @@ SLICES_OF_TTL: Final = 8
 # Of the results of one session in one slice.
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 
-_SHARDS: Final = 4096
+_SHARDS: Final = 1024
 # Of the digest of a key's name: which shard, and by what it is found and known there.
 _TAG_BYTES: Final = 4
 _NAME_END: Final = 16
@@ -48,35 +48,39 @@ class Remembered(NamedTuple):
 
 
 class _Shard:
-    """Keys in the order of their use."""
+    """Keys in the order of their use: their tags, and for each its place with what is kept behind it."""
 
-    __slots__ = ("kept", "places", "tags")
+    __slots__ = ("body", "tags")
 
     def __init__(self) -> None:
         self.tags = bytearray()
-        self.places = bytearray()
-        self.kept = bytearray()
+        self.body = bytearray()
 
-    def place_of(self, name: bytes) -> int | None:
-        """Return where the key is whose digest begins with ``name``; None: nowhere."""
-        tag, rest = name[:_TAG_BYTES], name[_TAG_BYTES:_NAME_END]
+    def find(self, known: bytes) -> tuple[bytes, int, bytes] | None:
+        """Return commands, index and what is kept of the key whose digest is ``known``; None: not here."""
+        tag, name = known[:_TAG_BYTES], known[_TAG_BYTES:_NAME_END]
         at = self.tags.find(tag)
         while at >= 0:
             number, beside = divmod(at, _TAG_BYTES)
-            if not beside and self.places.startswith(rest, number * _PLACE.size):
-                return number
+            if not beside:
+                found, commands, index, what = self._at(number)
+                if found == name:
+                    return commands, index, what
             at = self.tags.find(tag, at + 1)
         return None
 
-    def add(self, name: bytes, commands: bytes, index: int, what: bytes) -> None:
-        self.tags += name[:_TAG_BYTES]
-        self.places += _PLACE.pack(name[_TAG_BYTES:_NAME_END], commands[:_COMMANDS_BYTES], index, len(what))
-        self.kept += what
+    def _at(self, number: int) -> tuple[bytes, bytes, int, bytes]:
+        """Only whoever comes again, or two equal tags, cost a walk."""
+        body, start = self.body, 0
+        for _ in range(number):
+            start += _PLACE.size + _PLACE.unpack_from(body, start)[3]
+        name, commands, index, size = _PLACE.unpack_from(body, start)
+        start += _PLACE.size
+        return name, commands, index, bytes(body[start : start + size])
 
-    def drop_oldest(self, count: int, kept_bytes: int) -> None:
+    def drop_oldest(self, count: int, size: int) -> None:
         del self.tags[: count * _TAG_BYTES]
-        del self.places[: count * _PLACE.size]
-        del self.kept[:kept_bytes]
+        del self.body[:size]
 
 
 class _Slice(Struct):
@@ -84,7 +88,7 @@ class _Slice(Struct):
 
     Attributes:
         taken: by session: bytes that are kept of its results.
-        shards: by shard: how many keys, and how many bytes are kept for them.
+        shards: by shard: how many keys, and how many bytes of its body.
     """
 
     first_ms: int
@@ -95,20 +99,6 @@ class _Slice(Struct):
     kept_bytes: int = 0
     taken: dict[bytes, int] = {}
     shards: dict[int, list[int]] = {}
-
-    def note(self, shard_number: int, session: bytes, taken: int, what: bytes) -> None:
-        """Count a key of ``session``, which had ``taken`` so much."""
-        size = len(what)
-        self.count += 1
-        self.kept_bytes += size
-        self.brief += kept.is_brief(what)
-        self.taken[session] = taken + size
-        share = self.shards.get(shard_number)
-        if share is None:
-            self.shards[shard_number] = [1, size]
-        else:
-            share[0] += 1
-            share[1] += size
 
 
 class KeyTable:
@@ -144,9 +134,9 @@ class KeyTable:
 
     def _forget(self, oldest: _Slice) -> None:
         self._count -= oldest.count
-        for number, (count, kept_bytes) in oldest.shards.items():
+        for number, (count, size) in oldest.shards.items():
             shard = self._shards[number]
-            shard.drop_oldest(count, kept_bytes)
+            shard.drop_oldest(count, size)
             if not shard.tags:
                 del self._shards[number]
         first = self._slices[0].first_index if self._slices else None
@@ -157,17 +147,12 @@ class KeyTable:
         """Return what is remembered of a key."""
         known = sha256(name).digest()
         shard = self._shards.get(_shard_of(known))
-        place = None if shard is None else shard.place_of(known)
-        return None if shard is None or place is None else self._remembered(shard, place)
-
-    def _remembered(self, shard: _Shard, place: int) -> Remembered:
-        start = 0
-        for number, (_, commands, index, size) in enumerate(_PLACE.iter_unpack(shard.places)):
-            if number == place:
-                term = next(term for first, term in reversed(self._terms) if first <= index)
-                return Remembered(commands, Cursor(term, index), bytes(shard.kept[start : start + size]))
-            start += size
-        raise AssertionError("a place beyond the shard")
+        found = None if shard is None else shard.find(known)
+        if found is None:
+            return None
+        commands, index, what = found
+        term = next(term for first, term in reversed(self._terms) if first <= index)
+        return Remembered(commands, Cursor(term, index), what)
 
     def add(
         self,
@@ -195,8 +180,19 @@ class KeyTable:
             shard = self._shards[number] = _Shard()
         taken = current.taken.get(session, 0)
         what = kept.keep(results, size, whole=taken < KEPT_BYTES_MAX)
-        shard.add(known, commands_digest, at.index, what)
-        current.note(number, session, taken, what)
+        kept_bytes = len(what)
+        shard.tags += known[:_TAG_BYTES]
+        shard.body += _PLACE.pack(known[_TAG_BYTES:], commands_digest, at.index, kept_bytes) + what
+        share = current.shards.get(number)
+        if share is None:
+            current.shards[number] = [1, _PLACE.size + kept_bytes]
+        else:
+            share[0] += 1
+            share[1] += _PLACE.size + kept_bytes
+        current.taken[session] = taken + kept_bytes
+        current.kept_bytes += kept_bytes
+        current.brief += kept.is_brief(what)
+        current.count += 1
         self._count += 1
 
 
