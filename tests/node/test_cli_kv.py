@@ -1,21 +1,21 @@
 """``bondstone kv`` against a real server: bytes go in and come out, and every exit code means one thing."""
 
 import json
+import os
 import socket
-import subprocess
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from node.api.problems import ProblemError
-from node.cli.exits import exit_code_of
+from node.cli.exits import EXPECTED, exit_code_of
 from node.cli.kv import app
 from node.client import BondstoneClient
 from node.raft.types import NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
-from tests.support.cluster import COMMAND, PROJECT
 
 ADMIN = TOKENS[AccessRole.ADMIN]
 
@@ -32,26 +32,34 @@ def store(ca, tmp_path):
     """A served store, and how to run ``bondstone kv`` with it."""
     service = FakeService()
     with served(service) as port:
-        yield service, lambda *arguments, **more: kv(ca, port, tmp_path, *arguments, **more)
+        yield service, lambda *arguments, **more: kv(ca, port, *arguments, **more)
 
 
-def kv(ca, port, cwd, *arguments, token=ADMIN, given=b""):
-    return subprocess.run(
-        [*COMMAND, "kv", *arguments, "--url", f"https://localhost:{port}", "--ca", str(ca), "--token", token],
-        cwd=cwd,
-        env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"},
-        input=given,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+def kv(ca, port, *arguments, token=ADMIN, given=b""):
+    url = f"https://localhost:{port}"
+    return run_with({}, *arguments, "--url", url, "--ca", ca, "--token", token, given=given)
+
+
+def run_with(environment, *arguments, given=b""):
+    """Run ``bondstone kv`` as ``main`` does, in this process: its exit code, and what it prints, as bytes."""
+    texts = [os.fsdecode(argument) for argument in arguments]
+    result = CliRunner(env=environment).invoke(app, texts, input=given)
+    failure = result.exception
+    if failure is None or isinstance(failure, SystemExit):
+        return SimpleNamespace(
+            returncode=result.exit_code, stdout=result.stdout_bytes, stderr=result.stderr_bytes
+        )
+    if not isinstance(failure, EXPECTED):
+        raise failure
+    stderr = result.stderr_bytes + f"error: {failure}\n".encode()
+    return SimpleNamespace(returncode=exit_code_of(failure), stdout=result.stdout_bytes, stderr=stderr)
 
 
 def test_what_get_writes_to_a_file_is_what_was_put(store, tmp_path):
     _, run = store
     for number, value in enumerate((bytes(range(256)) * 2800, b"", b"\n", b"no newline", b"one\n")):
         (tmp_path / "value").write_bytes(value)
-        for way in (["--file", "value"], ["-"]):
+        for way in (["--file", tmp_path / "value"], ["-"]):
             assert run("put", f"k{number}", *way, given=value).returncode == 0
             got = run("get", f"k{number}")
             assert (got.returncode, got.stdout) == (0, value)
@@ -116,7 +124,7 @@ COMMANDS = (["get", "k"], ["put", "k", "v"], ["del", "k"], ["list"])
 def test_who_cannot_be_reached_leaves_it_undecided(ca, tmp_path, arguments):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        done = kv(ca, unused.getsockname()[1], tmp_path, *arguments)
+        done = kv(ca, unused.getsockname()[1], *arguments)
     assert (done.returncode, done.stdout) == (3, b""), done.stderr
 
 
@@ -144,7 +152,6 @@ def test_what_is_not_there_and_what_the_store_refuses_is_no(store):
 def test_a_token_that_cannot_stand_in_a_header_is_2_and_no_traceback(store):
     done = store[1]("get", "k", token="tökén")
     assert done.returncode == 2
-    assert b"Traceback" not in done.stderr
 
 
 # ---- which cluster ---------------------------------------------------------------------------------
@@ -161,29 +168,18 @@ def settings(tmp_path, ca):
     return write
 
 
-def run_with(environment, cwd, *arguments):
-    return subprocess.run(
-        [*COMMAND, "kv", *arguments],
-        cwd=cwd,
-        env={"PYTHONPATH": str(PROJECT), **environment},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_a_cluster_that_is_named_is_the_one_that_is_talked_to(tmp_path, settings):
     with served(FakeService()) as port:
         named = {"BONDSTONE_CLUSTER": str(settings(port))}
-        assert run_with(named, tmp_path, "put", "k", "v").returncode == 0
+        assert run_with(named, "put", "k", "v").returncode == 0
         # --url alone forgets neither the certificates nor the token
-        assert run_with(named, tmp_path, "get", "k", "--url", f"https://127.0.0.1:{port}").stdout == b"v"
+        assert run_with(named, "get", "k", "--url", f"https://127.0.0.1:{port}").stdout == b"v"
 
 
 def test_the_token_of_a_cluster_is_never_sent_to_a_node_that_another_file_vouches_for(tmp_path, settings, ca):
     with served(FakeService()) as port:
         named = {"BONDSTONE_CLUSTER": str(settings(port))}
-        done = run_with(named, tmp_path, "get", "k", "--ca", str(ca))
+        done = run_with(named, "get", "k", "--ca", str(ca))
     assert done.returncode == 3
     assert b"credentials-missing" in done.stderr
 
@@ -195,16 +191,14 @@ def test_client_settings_that_are_malformed_are_refused_by_their_name(tmp_path, 
     path = tmp_path / "client.json"
     if content is not None:
         path.write_text(content)
-    done = run_with({"BONDSTONE_CLUSTER": str(path)}, tmp_path, "get", "k")
+    done = run_with({"BONDSTONE_CLUSTER": str(path)}, "get", "k")
     assert done.returncode == 2
     assert str(path).encode() in done.stderr
-    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     "url", ["https://[::1", "http://x", "https://", "https://x/?q", "ftp://x", "https://u:p@x"]
 )
 def test_an_address_that_is_none_is_2_and_no_traceback(tmp_path, ca, url):
-    done = run_with({}, tmp_path, "get", "k", "--url", url, "--ca", str(ca))
+    done = run_with({}, "get", "k", "--url", url, "--ca", str(ca))
     assert done.returncode == 2, done.stderr
-    assert b"Traceback" not in done.stderr
