@@ -60,7 +60,9 @@ class Membership(Leader):
 
     def _raise_level(self, lead: Leadership) -> None:
         """Write FEATURE n when all have known n for a while: who comes and goes must not find it written."""
-        builds, present = self._builds(), self._level()
+        present = self._level()
+        # Nearly always there is no higher level that we know ourselves.
+        builds = self._builds() if self.build.features.high > present else None
         level = present if builds is None else min(build.features.high for build in builds)
         if level <= present:
             lead.feature = None
