@@ -20,7 +20,7 @@ import atheris
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-with atheris.instrument_imports(include=["attestation"]):
+with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
     from attestation.canonical import decode_untrusted, encode
     from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
     from attestation.client.collateral_set import parse_record_untrusted
@@ -37,11 +37,13 @@ with atheris.instrument_imports(include=["attestation"]):
     from attestation.policy_toml import load_policy_untrusted
     from attestation.quote import parse_quote_untrusted
     from attestation.signed_json import extract_signed_untrusted
+    from attestation.strict_json import parse_strict_untrusted
     from attestation.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
     from attestation.ticket_jwt import load_keys_untrusted
     from attestation.ticket_tdx import parse_ticket_untrusted
     from attestation.trust import TrustRoot
     from enclave.mock.pki import PCKValues, encode_sgx_extension
+    from node.api.requests import BadRequestError, RequestReader
     from node.errors import ConfigError
     from node.group_document import parse_group_document_untrusted
     from tests.node.test_group_document import MORE
@@ -98,6 +100,12 @@ def _seeds() -> dict[str, list[bytes]]:
         "freshness": [tickets_freshness()],
         "jwt_keys": [b'{"keys":[{"kty":"oct","alg":"HS256","kid":"a","k":"%s"}]}' % (b"A" * 43)],
         "cbor": [encode({"a": [1, b"2", "3", None, True, -4]})],
+        "http": [
+            b"POST /a?b HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.0\r\n\r\n",
+            b"PUT / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: a\r\nconnection: x, close\r\nexpect: 100-continue\r\n\r\nx",
+        ],
+        "json": [b'{"a": [1, "2\\"\\\\", {"b": null}, true]}'],
         "policy": [POLICY],
         "group_document": [(MINIMAL + MORE).encode()],
     }  # fmt: skip
@@ -134,6 +142,29 @@ def _group_document(data: bytes) -> None:
         parse_group_document_untrusted(data, where="group.toml")
 
 
+def _requests(data: bytes) -> None:
+    """Whole and in pieces: the same requests, cut at the same places, or the same refusal."""
+
+    def read(step: int) -> tuple[bytes, int, str]:
+        reader, taken, requests = RequestReader(32 * 1024), b"", 0
+        try:
+            for start in range(0, len(data), step):
+                reader.receive_data(data[start : start + step])
+                while (piece := reader.next_piece_untrusted()) is not None:
+                    taken += piece.data + (b"|" if piece.ends else b"")
+                    requests += piece.head is not None
+        except BadRequestError as exc:
+            return taken, requests, exc.code
+        return taken, requests, ""
+
+    whole = read(max(len(data), 1))
+    if len(data) <= 512:
+        in_pieces = read(1)
+        # What is refused has an end that was not handed on whole; what has begun of it is no request.
+        assert whole[2] == in_pieces[2], (whole, in_pieces)
+        assert whole[2] or whole == in_pieces, (whole, in_pieces)
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "quote": parse_quote_untrusted,
     "pck_extension": parse_pck_extension_untrusted,
@@ -154,6 +185,8 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "freshness": FreshnessState.from_bytes_untrusted,
     "jwt_keys": load_keys_untrusted,
     "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX, items_max=INPUT_BYTES_MAX),
+    "http": _requests,
+    "json": lambda data: parse_strict_untrusted(data, depth_max=32, values_max=8192),
     "policy": load_policy_untrusted,
     "group_document": _group_document,
 }
