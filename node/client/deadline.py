@@ -54,7 +54,7 @@ class BoundedTransport(httpx.HTTPTransport):
             ssl_context=context,
             max_connections=8,
             max_keepalive_connections=8,
-            keepalive_expiry=30.0,
+            keepalive_expiry=5.0,  # well before the node closes an idle connection (10 s)
             network_backend=_Backend(deadline),
         )
 
