@@ -14,7 +14,7 @@ from node.config import load_node
 from node.daemon import make_data_directory
 from node.errors import ConfigError
 from tests.node.api.test_client_deadline import listening
-from tests.support.cluster import COMMAND, PROJECT, cli
+from tests.support.cluster import COMMAND, PROJECT, cli, free_port_block
 
 pytestmark = pytest.mark.cluster
 POLICY = """
@@ -88,7 +88,14 @@ def test_a_node_does_not_start_on_a_disk_that_takes_nothing(cluster, tmp_path, m
 
 def test_what_dev_prints_for_another_directory_talks_to_that_cluster(tmp_path):
     with started(
-        "dev", "--nodes", "1", "--dir", tmp_path / "else where", "--api-port", "8790", cwd=tmp_path
+        "dev",
+        "--nodes",
+        "1",
+        "--dir",
+        tmp_path / "else where",
+        "--api-port",
+        str(free_port_block(1)),
+        cwd=tmp_path,
     ) as dev:
         printed = []
         for line in dev.stdout:
@@ -186,3 +193,23 @@ def test_a_ticket_that_is_no_base64_is_refused_and_no_traceback(tmp_path, ticket
     assert "Traceback" not in done.stderr
     assert done.returncode in {1, 3}, done.stderr
     assert done.stderr.startswith(("refused: ", "undecided: "))
+
+
+def test_dev_tells_when_the_quorum_is_lost(tmp_path):
+    arguments = ("dev", "--json", "--dir", tmp_path / "dev", "--api-port", str(free_port_block(3)))
+    with started(*arguments, cwd=tmp_path) as dev:
+        told = None
+        for line in dev.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                for node in event["nodes"][1:]:
+                    os.kill(node["pid"], signal.SIGKILL)
+            if event["event"] == "node-not-ready":
+                told = event
+                break
+        dev.send_signal(signal.SIGTERM)
+        dev.wait(60)
+    assert told is not None
+    assert told["name"] == "node-0"
+    assert told["reason"] in {"quorum-lost", "quorum-gone", "not-online"}
+    assert told["message"]
