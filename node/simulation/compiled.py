@@ -44,11 +44,12 @@ _SOURCES: Final = (
     "node/system/grants.py",
     "node/system/passwords.py",
 )
-# Of these not: what only defines ``msgspec.Struct``, which are C already, what no campaign runs, and what few
-# of its steps pass through.
+# Of these not: what only defines ``msgspec.Struct``, which are C already, what no campaign runs, and the
+# access list with its base classes, for what is interpreted cannot inherit from what is compiled.
 _INTERPRETED: Final = frozenset(
     {
         "node/machines/base.py",
+        "node/machines/system.py",
         "node/raft/events.py",
         "node/raft/features.py",
         "node/raft/messages.py",
