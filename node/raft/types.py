@@ -96,7 +96,7 @@ class Role(Enum):
     LEADER = "leader"
 
 
-# For what runs in every step: a global is found ten times as fast as a member of an enumeration (3.11).
+# For what runs in every step: a global is found ten times as fast as an enumeration's member (Python 3.11).
 FOLLOWER: Final = Role.FOLLOWER
 LEADER: Final = Role.LEADER
 
