@@ -76,7 +76,7 @@ class ReachedLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """One pass of section 8 for one TEE_TCB_SVN.
+    """One pass of A8.2 to A8.4 for one TEE_TCB_SVN.
 
     Attributes:
         module: None if the TDX module has no version (TEE_TCB_SVN[1] is 0).

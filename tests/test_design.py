@@ -70,7 +70,7 @@ def tracked(*folders: str) -> tuple[Path, ...]:
 
 @cache
 def prose_of(path: Path) -> str:
-    """Return what a file tells people: comments and docstrings of Python, all of another text."""
+    """Return the text that a file has for people: comments and docstrings of Python, all of another text."""
     text = path.read_text()
     if path.suffix != ".py":
         return text
@@ -181,7 +181,7 @@ def defined() -> dict[str, set[str]]:
 
 
 def faults_of_place(text: str) -> list[str]:
-    """Return what a ``Place:`` names and nobody defines. "`a`, `b` in `folder`" means there."""
+    """Return what a ``Place:`` names and the code does not define. "`a`, `b` in `folder`" means there."""
     faults: list[str] = []
     pending: list[str] = []
     for match in re.finditer(r"(in )?`([^`]+)`", text):
@@ -209,8 +209,8 @@ def faults_of_tests(text: str) -> list[str]:
     return faults
 
 
-def lines_beginning(word: str) -> list[str]:
-    return [line for page in PAGES for line in page.read_text().splitlines() if line.startswith(f"{word}: ")]
+def lines_beginning(label: str) -> list[str]:
+    return [line for page in PAGES for line in page.read_text().splitlines() if line.startswith(f"{label}: ")]
 
 
 def test_every_place_that_the_design_names_is_in_the_code() -> None:
@@ -230,12 +230,12 @@ def test_every_rule_names_its_place_and_its_tests(rule: str) -> None:
     assert re.search(r"^Tests: ", text, re.MULTILINE), f"{rule} names no tests"
 
 
-def test_a_name_that_nobody_defines_is_noticed() -> None:
+def test_a_name_that_the_code_does_not_define_is_noticed() -> None:
     assert faults_of_place("Place: `is_quorum`, `is_no_rule` in `node/raft`.") == ["is_no_rule"]
     assert faults_of_place("Place: `is_quorum` in `node/bonds`.") == ["is_quorum"]
     assert faults_of_place("Place: `node/nowhere`.") == ["node/nowhere"]
-    assert faults_of_tests("Tests: `test_nobody_wrote_this`, `is_quorum`.") == [
-        "test_nobody_wrote_this",
+    assert faults_of_tests("Tests: `test_that_does_not_exist`, `is_quorum`.") == [
+        "test_that_does_not_exist",
         "is_quorum",
     ]
 

@@ -1,4 +1,4 @@
-"""What makes a group this group: its key and its id (design: names and ids).
+"""What makes a group this group: its key and its id (docs/design/identities.md).
 
 The GroupId folds in everything that must be equal on all members. Two nodes that differ in any of it have
 different ids, and a bond handshake between different ids ends before anything is said. It follows from the

@@ -1,6 +1,6 @@
 """Every real and synthetic vector comes out as its index says.
 
-Where the index's two foreign verifiers disagree, its ``recommended`` entry and the specification decide; the
+Where the index's two foreign verifiers disagree, its ``recommended`` entry and the design decide; the
 few cases that need a decision of ours are named, with the reason for it.
 """
 

@@ -1,4 +1,4 @@
-"""Section 3.4 of the consensus design, rule by rule."""
+"""Elections (3.4 of docs/design/consensus.md), rule by rule."""
 
 from node.raft.election import STAGGER_MS
 from node.raft.entries import encode_config, make_entry

@@ -1,4 +1,4 @@
-"""Directed schedules: ``scenarios/*.txt``, numbered as in the consensus design; from 30 on our own.
+"""Directed schedules: ``scenarios/*.txt``, numbered as in docs/design/consensus.md; from 30 on our own.
 
 REWRITE=1 writes what they print now into the files; read the difference before you commit it.
 """
