@@ -25,7 +25,8 @@ SOURCE = (*PACKAGES, "tdx-images", "tests")
 ANCHOR = re.compile(r"#{2,4} (3\.\d+|[CIRU]\d+|R-serve|A\d+(?:\.\d+)?) ")
 # Numbers of sections of other documents, and of versions: "RFC 8949 3.1, 4.2.1", "Python 3.11", "OpenAPI 3.1".
 FOREIGN = re.compile(
-    r"RFC \d+(?:[ ,]+(?:and |to )?[\d.]+)*|\b(?:Python|OpenAPI|Linux|thesis|Raft|UEFI|TLS) [\d.]+"
+    r"(?:RFC \d+|\bthesis)(?:[ ,]+(?:and |to )?[\d.]+(?: \([^)]*\))?)*"
+    r"|\b(?:Python|OpenAPI|Linux|Raft|UEFI|TLS) [\d.]+"
 )
 RULE = re.compile(r"\b([CIRU]\d{1,2})\b|\b(R-serve)\b")
 SECTION = re.compile(r"(?<![\d.])(3\.\d{1,2})(?![\d.]*\d)(?! ?(?:s|ms|%|kB)\b)")
@@ -156,6 +157,12 @@ def test_every_link_of_the_design_leads_somewhere(page: Path) -> None:
     assert [link for link in links if "://" not in link and not (DESIGN / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_the_design_names_exists(page: Path) -> None:
+    paths = re.findall(rf"`((?:{'|'.join((*SOURCE, 'docs'))})/[\w./-]*)`", page.read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 # ---- places and tests -------------------------------------------------------
 
 
@@ -202,8 +209,9 @@ def faults_of_place(text: str) -> list[str]:
 def faults_of_tests(text: str) -> list[str]:
     faults = []
     for name in re.findall(r"`([^`]+)`", text):
-        if "/" in name:
-            faults += [] if (ROOT / name).exists() else [name]
+        if name.endswith(".py") or "/" in name:
+            found = any(str(path).endswith(f"/{name}") for path in tracked("tests"))
+            faults += [] if found or (ROOT / name).exists() else [name]
         elif not any(where.startswith("tests/") for where in defined().get(name, ())):
             faults.append(name)
     return faults
@@ -246,7 +254,7 @@ def test_a_name_that_the_code_does_not_define_is_noticed() -> None:
         (RULE, "I4, and R-serve (C16)", ["I4", "R-serve", "C16"]),
         (
             SECTION,
-            "Elections (3.4): see 3.13. It took 3.5 s on Python 3.11, by RFC 8949 3.1, 4.2.1",
+            "Elections (3.4; thesis 3.5, 3.6.2 (no-op) and 3.10): see 3.13. It took 3.5 s on Python 3.11, by RFC 8949 3.1, 4.2.1",
             ["3.4", "3.13"],
         ),
         (ATTESTATION, "RFC 5280 5 and 6.3; A6.3 and A6.4", ["A6.3", "A6.4"]),

@@ -1,4 +1,7 @@
-"""Elections (3.4): pre-vote, vote, stickiness, and standing at once when the leader's bond breaks."""
+"""Elections (3.4): pre-vote, vote, stickiness, and standing at once when the leader's bond breaks.
+
+Raft's own are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (stickiness) and 9.6 (pre-vote).
+"""
 
 from typing import Final
 

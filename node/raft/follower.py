@@ -1,4 +1,4 @@
-"""The follower's side of replication (3.5)."""
+"""The follower's side of replication (3.5; thesis 3.5)."""
 
 from node.raft.messages import Append, AppendReply, Verdict
 from node.raft.pull import AVAIL_ON_COMMIT_MS, Pull

@@ -1,4 +1,4 @@
-"""The leader's side of replication (3.5) and check-quorum (3.7).
+"""The leader's side of replication (3.5; thesis 3.5, 3.6.2, 3.10) and check-quorum (3.7; thesis 6.2).
 
 The leader broadcasts one and the same Append. What it tracks per peer is the latest verified match, the
 latest echoed seq and when it was last heard; it never decides what to send to whom, never retries for a

@@ -1,4 +1,7 @@
-"""Reads (3.7): ReadIndex in batches, on followers too; leases by request; weak reads with at and age."""
+"""Reads (3.7): ReadIndex in batches, on followers too; leases by request; weak reads with at and age.
+
+Raft's own are in the thesis 6.4 (ReadIndex) and 6.4.1 (leases).
+"""
 
 from collections import deque
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Exactly once (3.8): the replicated table of sessions and idempotency keys.
+"""Exactly once (3.8; thesis 6.3): the replicated table of sessions and idempotency keys.
 
 Equal on every node at the same index: it changes only when an entry is applied, and its only clock is the
 entries' own ``time_ms``.
