@@ -24,6 +24,7 @@ from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 from bench.cluster_process import percentile
 from node.config import load_node
 from node.daemon import running
+from node.raft.events import Execute
 from node.raft.types import Applied, Ok, Role
 from node.service import Daemon
 
@@ -59,7 +60,9 @@ class BondstoneSystem:
 
     async def put(self, key: str, value: str) -> bool:
         command = {"op": "put", "key": key, "value": value}
-        outcome = await self._daemon.execute((command,), key=None, feed=False, timeout_s=10)
+        # By the member itself: there is no caller whose credential could be judged.
+        group = self._daemon._require_group()
+        outcome = await group.outcome(lambda token: Execute(token, (command,)), timeout_s=10)
         return isinstance(outcome, Ok) and isinstance(outcome.results[0], Applied)
 
 
