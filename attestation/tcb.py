@@ -10,12 +10,12 @@ from datetime import datetime
 from operator import ge
 from typing import Final, TypeVar
 
+from attestation.collateral.tcb_info import IsvLevel, QeIdentity, TcbInfo, TcbLevel, TdxModule
 from attestation.errors import VerificationError
-from attestation.pck import PckExtension
-from attestation.quote import TDReport
+from attestation.quote.codec import TDReport
 from attestation.steps import Step
-from attestation.tcb_info import IsvLevel, QeIdentity, TcbInfo, TcbLevel, TdxModule
 from attestation.values import OUT_OF_DATE_STATUSES, TcbStatus
+from attestation.x509.pck import PckExtension
 
 _Level = TypeVar("_Level", TcbLevel, IsvLevel)
 _VERSIONED_START: Final = 2

@@ -1,7 +1,7 @@
 """Is this quote genuine? The steps are listed in ``attestation.steps`` and numbered in every refusal.
 
-What a caller must still do: appraise the result (``attestation.policy``). A verified quote may be of a debug
-TD, on an outdated platform, running anything: it is only real.
+What a caller must still do: appraise the result (``attestation.appraise``). A verified quote may be of a
+debug TD, on an outdated platform, running anything: it is only real.
 """
 
 import hashlib
@@ -12,21 +12,12 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.certificates import (
-    Certificate,
-    load_certificate_untrusted,
-    require_in_window,
-    require_issued_by,
-    require_leaf,
-    require_role,
-    split_pem_untrusted,
-)
-from attestation.collateral import (
+from attestation.collateral.endorsements import (
     AuthenticEndorsements,
     VerifiedEndorsements,
 )
-from attestation.crl import require_not_revoked
-from attestation.ecdsa import is_signature_valid
+from attestation.collateral.signers import require_pinned
+from attestation.collateral.tcb_info import QeIdentity
 from attestation.errors import (
     AttestationError,
     CertificatePathError,
@@ -35,8 +26,7 @@ from attestation.errors import (
     SignatureError,
     VerificationError,
 )
-from attestation.pck import PckExtension, parse_pck_extension_untrusted
-from attestation.quote import (
+from attestation.quote.codec import (
     CERTIFICATION_PCK_CHAIN,
     CERTIFICATION_PCK_LEAF,
     CERTIFICATION_PPID_PLAIN,
@@ -47,11 +37,21 @@ from attestation.quote import (
     TDReport,
     parse_quote_untrusted,
 )
-from attestation.signers import require_pinned
 from attestation.steps import Step, at_step
 from attestation.tcb import TcbEvaluation, evaluate_tcb
-from attestation.tcb_info import QeIdentity
 from attestation.values import TcbStatus, whole_seconds
+from attestation.x509.certificates import (
+    Certificate,
+    load_certificate_untrusted,
+    require_in_window,
+    require_issued_by,
+    require_leaf,
+    require_role,
+    split_pem_untrusted,
+)
+from attestation.x509.crl import require_not_revoked
+from attestation.x509.ecdsa import is_signature_valid
+from attestation.x509.pck import PckExtension, parse_pck_extension_untrusted
 
 _CURVE: Final = ec.SECP256R1()
 _PPID_TYPES: Final = frozenset(

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import dcap_qvl
 
-from attestation.collateral import Endorsements, verify_endorsements
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.collateral.endorsements import Endorsements, verify_endorsements
 from attestation.verifier import verify_quote
+from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.mock.authority import MockAuthority
 
 ROOT = Path(__file__).resolve().parents[1]

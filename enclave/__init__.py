@@ -1,1 +1,65 @@
-"""The attester (RATS, RFC 9334): what the inside of a trust domain offers."""
+"""The attester (RATS, RFC 9334): what the inside of a trust domain offers.
+
+    from datetime import UTC, datetime
+    from enclave import Identity, MockAuthority
+
+    now = datetime.now(UTC)
+    identity = Identity.generate("node-a", now)          # a key that is born in this process
+    authority = MockAuthority.create(now)                # signs as Intel would, under a root of its own
+    td = authority.create_td(mrtd=bytes(48))
+    quote = td.quote(report_data=bytes(64))
+
+A real TD is ``TsmAttester()``: the same interface, over the kernel's configfs-tsm. The mock's quotes verify
+under ``authority.trust_root`` alone, and everything that is made of them is marked as mock.
+
+These names are the package's interface. The modules behind them may move.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from enclave.attester import Attester as Attester
+    from enclave.errors import EnclaveError as EnclaveError
+    from enclave.errors import NotATrustDomainError as NotATrustDomainError
+    from enclave.errors import QuoteUnavailableError as QuoteUnavailableError
+    from enclave.identity import Identity as Identity
+    from enclave.issuer import TdxTicketIssuer as TdxTicketIssuer
+    from enclave.mock.authority import MockAuthority as MockAuthority
+    from enclave.tsm import TsmAttester as TsmAttester
+
+# Where each name is: it is imported when it is asked for, so that one command does not load all.
+_PLACES: Final = {
+    "Attester": "enclave.attester",
+    "EnclaveError": "enclave.errors",
+    "Identity": "enclave.identity",
+    "MockAuthority": "enclave.mock.authority",
+    "NotATrustDomainError": "enclave.errors",
+    "QuoteUnavailableError": "enclave.errors",
+    "TdxTicketIssuer": "enclave.issuer",
+    "TsmAttester": "enclave.tsm",
+}
+__all__ = [
+    "Attester",
+    "EnclaveError",
+    "Identity",
+    "MockAuthority",
+    "NotATrustDomainError",
+    "QuoteUnavailableError",
+    "TdxTicketIssuer",
+    "TsmAttester",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the interface when it is first asked for (PEP 562)."""
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(place), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from attestation.ids import peer_id_of_spki
+from attestation.tickets.ids import peer_id_of_spki
 
 # Expiry of admission is the ticket's business. The certificate only must never be what ends a bond,
 # so it outlives every uptime, and starts early enough for a verifier whose clock is behind ours.

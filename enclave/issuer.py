@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from attestation.errors import MalformedError
-from attestation.eventlog import Event
-from attestation.eventlog_ccel import encode_ccel, parse_ccel_untrusted
-from attestation.eventlog_evidence import encode_event_log
-from attestation.quote import parse_quote_untrusted
-from attestation.ticket_endorsements import EndorsementsSource
-from attestation.ticket_tdx import TICKET_CLASS, TdxClaims, TdxTicket
-from attestation.tickets import Cluster
+from attestation.eventlog.ccel import encode_ccel, parse_ccel_untrusted
+from attestation.eventlog.events import Event
+from attestation.eventlog.verify import encode_event_log
+from attestation.quote.codec import parse_quote_untrusted
+from attestation.tickets.protocol import Cluster
+from attestation.tickets.store import EndorsementsSource
+from attestation.tickets.tdx import TICKET_CLASS, TdxClaims, TdxTicket
 from attestation.values import whole_seconds
 from enclave.attester import Attester
 from enclave.errors import QuoteUnavailableError
@@ -18,7 +18,7 @@ from enclave.identity import Identity
 
 
 class TdxTicketIssuer:
-    """A :class:`attestation.tickets.TicketIssuer` of class ``tdx``.
+    """A :class:`attestation.tickets.protocol.TicketIssuer` of class ``tdx``.
 
     Args:
         attester: the TD that this node runs in.

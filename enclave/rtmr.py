@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from attestation.eventlog import extend
+from attestation.eventlog.events import extend
 from enclave.errors import EnclaveError, NotATrustDomainError
 
 MEASUREMENTS_ROOT: Final = Path("/sys/devices/virtual/misc/tdx_guest/measurements")

@@ -25,9 +25,9 @@ from typing import Final, Protocol
 
 from attestation import files
 from attestation.errors import MalformedError
-from attestation.eventlog_ccel import LOG_BYTES_MAX
+from attestation.eventlog.ccel import LOG_BYTES_MAX
 from attestation.files import FileError
-from attestation.quote import QUOTE_BYTES_MAX, TDReport, parse_quote_untrusted
+from attestation.quote.codec import QUOTE_BYTES_MAX, TDReport, parse_quote_untrusted
 from enclave.attester import REPORT_DATA_BYTES
 from enclave.errors import NotATrustDomainError, QuoteUnavailableError
 

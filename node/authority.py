@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from attestation.ecdsa import is_signature_valid
-from attestation.ed25519 import unusable_key
+from attestation.x509.ecdsa import is_signature_valid
+from attestation.x509.ed25519 import unusable_key
 from node.errors import NodeError
 
 KEYS_MAX: Final = 16

@@ -2,7 +2,8 @@
 
 The host owns the clock. Setting it forward only ends trust early; setting it back would revive expired
 collateral and tickets. So ``now`` is never earlier than the image's build date, the newest issue date in any
-collateral seen, or what a majority of the peers' platforms say minus a tolerance (``attestation.freshness``).
+collateral seen, or what a majority of the peers' platforms say minus a tolerance
+(``attestation.collateral.freshness``).
 
 A vote is a *platform's*, by what Intel certifies in its PCK, so a host that starts five TDs on one machine
 has one. What is left: a host with more machines than all others has more votes, and can set the clock
@@ -15,8 +16,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from attestation.freshness import clock_floor, effective_now
-from attestation.ticket_endorsements import AcceptedEvidence
+from attestation.collateral.freshness import clock_floor, effective_now
+from attestation.tickets.store import AcceptedEvidence
 
 # When this version was made: no honest clock is before it. An image sets its own, later date.
 RELEASED: Final = datetime(2026, 11, 22, tzinfo=UTC)

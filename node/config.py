@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from attestation import files
-from attestation.client.session import proxy_address
+from attestation.collateral.client.session import proxy_address
 from attestation.files import FileError
 from node.bonds.addresses import split_address
 from node.errors import ConfigError

@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 
 from attestation import files
 from attestation.background import Background
-from attestation.client.source import ClientSource
+from attestation.collateral.client.source import ClientSource
 from attestation.files import FileError
-from attestation.ticket_endorsements import EndorsementsSource
-from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import ANY_CLUSTER, ExpectedClaims, TicketIssuer
+from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims, TicketIssuer
+from attestation.tickets.store import EndorsementsSource
+from attestation.tickets.tdx import TdxValidator
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from node.api.app import create_app

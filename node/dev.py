@@ -28,7 +28,7 @@ import uvicorn
 from attestation import files
 from attestation.background import Background
 from attestation.files import FileError
-from attestation.policy_rules import REGISTERS
+from attestation.policy.rules import REGISTERS
 from enclave.mock.authority import TRUST_ROOT_FILE, MockAuthority
 from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
 from node.authority import load_private_key, new_private_key_pem, render_authority

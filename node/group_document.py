@@ -25,14 +25,14 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
-from attestation.canonical import digest, encode
+from attestation.encoding.canonical import digest, encode
 from attestation.errors import MalformedError
 from attestation.files import FileError
-from attestation.ids import network_id_of_name
-from attestation.policy_rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolicy
-from attestation.policy_toml import policy_from_table_untrusted
-from attestation.ticket_jwt import JwtKey, JwtRules, load_keys_untrusted
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.policy.rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolicy
+from attestation.policy.toml import policy_from_table_untrusted
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.jwt import JwtKey, JwtRules, load_keys_untrusted
+from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 from node.authority import KEYS_MAX as AUTHORITY_KEYS_MAX
 from node.authority import Authority, AuthorityError, AuthorityKey, authority_of
 from node.errors import ConfigError

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attestation.ticket_endorsements import EndorsementsSource
+from attestation.tickets.store import EndorsementsSource
 from enclave.attester import Attester
 from enclave.mock.authority import MockAuthority
 from enclave.mock.td import TDSettings

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, Never, Protocol
 
-from attestation.enforcement import CollateralSet, OwnSights, Sight, first_sight
+from attestation.collateral.enforcement import CollateralSet, OwnSights, Sight, first_sight
 from node.group.errors import GroupError
 from node.machines.system import SystemState
 from node.system.tcb import TcbState, command_of, tcb_of
@@ -38,7 +38,7 @@ class Group(Protocol):
 
 
 class GroupEnforcement:
-    """Since when sets are enforced, as this node knows it. An ``attestation.enforcement.Enforcement``.
+    """Since when sets are enforced, as this node knows it. A ``collateral.enforcement.Enforcement``.
 
     Args:
         now: the node's clock.

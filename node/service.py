@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from attestation.background import Background
-from attestation.tickets import Cluster, TicketIssuer, TicketValidator
+from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
 from enclave.errors import EnclaveError
 from node.api.evidence import binding_of_nonce
 from node.api.service import (

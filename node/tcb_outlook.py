@@ -16,13 +16,13 @@ from typing import Any, Final, Never, Protocol
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from attestation.client.platform import platform_of_quote_untrusted
-from attestation.client.requests import Platform
-from attestation.collateral import Endorsements
+from attestation.collateral.client.platform import platform_of_quote_untrusted
+from attestation.collateral.client.requests import Platform
+from attestation.collateral.endorsements import Endorsements
 from attestation.errors import AttestationError
-from attestation.quote import Quote, parse_quote_untrusted
-from attestation.ticket_tdx import TICKET_CLASS, Foresight, TdxValidator, parse_ticket_untrusted
-from attestation.tickets import ExpectedClaims, TicketRejectedError
+from attestation.quote.codec import Quote, parse_quote_untrusted
+from attestation.tickets.protocol import ExpectedClaims, TicketRejectedError
+from attestation.tickets.tdx import TICKET_CLASS, Foresight, TdxValidator, parse_ticket_untrusted
 from node.api.service import Notice
 from node.raft.types import Incarnation
 
@@ -46,7 +46,7 @@ class Bond(Protocol):
 
 
 class CollateralSource(Protocol):
-    """Where the early sets come from; ``attestation.client.source.ClientSource`` is one."""
+    """Where the early sets come from; ``attestation.collateral.client.source.ClientSource`` is one."""
 
     @property
     def own_problem(self) -> AttestationError | None: ...

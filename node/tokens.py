@@ -13,8 +13,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation.certificates import split_pem_untrusted
 from attestation.errors import MalformedError
+from attestation.x509.certificates import split_pem_untrusted
 from node.system.grants import AccessRole as AccessRole  # noqa: PLC0414 - also a word of documents
 
 PRINCIPALS_MAX: Final = 256

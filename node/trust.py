@@ -14,24 +14,24 @@ from typing import Final
 
 from attestation import files
 from attestation.background import Background
-from attestation.client.client import CollateralClient, Rank
-from attestation.client.collateral_set import Collateral
-from attestation.client.platform import platform_of_quote_untrusted
-from attestation.client.requests import INTEL_PCS, Source, UpdateMode
-from attestation.client.session import open_collateral_client
-from attestation.client.source import ClientSource
-from attestation.collateral import Endorsements
-from attestation.enforcement import CollateralSet, Enforcement, UnknownEnforcement
+from attestation.collateral.client.assembly import Collateral
+from attestation.collateral.client.collateral_client import CollateralClient, Rank
+from attestation.collateral.client.platform import platform_of_quote_untrusted
+from attestation.collateral.client.requests import INTEL_PCS, Source, UpdateMode
+from attestation.collateral.client.session import open_collateral_client
+from attestation.collateral.client.source import ClientSource
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.enforcement import CollateralSet, Enforcement, UnknownEnforcement
+from attestation.collateral.freshness import FreshnessState
 from attestation.errors import AttestationError, MalformedError
 from attestation.files import FileError
-from attestation.freshness import FreshnessState
-from attestation.quote import parse_quote_untrusted
-from attestation.standing import Members, MemberTable, Moment, NoMembers
-from attestation.ticket_endorsements import AcceptedEvidence, EndorsementsSource, FixedEndorsements
-from attestation.ticket_jwt import TICKET_CLASS as JWT_CLASS
-from attestation.ticket_jwt import JwtValidator
-from attestation.ticket_tdx import TdxValidator, ignore_set
-from attestation.tickets import Cluster, TicketIssuer, TicketValidator
+from attestation.quote.codec import parse_quote_untrusted
+from attestation.tickets.jwt import TICKET_CLASS as JWT_CLASS
+from attestation.tickets.jwt import JwtValidator
+from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
+from attestation.tickets.standing import Members, MemberTable, Moment, NoMembers
+from attestation.tickets.store import AcceptedEvidence, EndorsementsSource, FixedEndorsements
+from attestation.tickets.tdx import TdxValidator, ignore_set
 from enclave.attester import REPORT_DATA_BYTES, Attester
 from enclave.tsm import TsmAttester
 from node.clock import NodeClock

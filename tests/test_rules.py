@@ -151,6 +151,9 @@ def test_the_environment_is_read_in_one_place_that_checks_it():
 RUNS_CODE = (
     "node/machines/loader.py",  # the place: only machines that are allowed, and in an image only measured ones
     "node/cli/main.py",  # its own subcommands
+    "attestation/__init__.py",  # the names of its own interface, as in the two below
+    "enclave/__init__.py",
+    "node/__init__.py",
     "node/simulation/",  # a tool for developers
 )
 RUNNING = {
@@ -172,12 +175,12 @@ def test_no_code_and_no_object_is_made_of_what_others_wrote():
 
 # What a verifier's memory takes, and the one place where each is made or called: after the last verdict.
 AFTER_THE_VERDICT = {
-    "AcceptedEvidence": {"attestation/ticket_tdx.py"},
-    "AttestationResult": {"attestation/policy.py"},
+    "AcceptedEvidence": {"attestation/tickets/tdx.py"},
+    "AttestationResult": {"attestation/policy/appraise.py"},
     # What keeps it: a group's judge, and a node that judges itself.
     "remember": {"node/bonds/admission.py", "node/tcb_outlook.py"},
     # Only our own client's sets raise floors.
-    "fetched": {"attestation/client/client.py", "attestation/ticket_endorsements.py"},
+    "fetched": {"attestation/collateral/client/collateral_client.py", "attestation/tickets/store.py"},
 }
 
 

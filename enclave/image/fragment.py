@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from attestation.policy_rules import REGISTERS
+from attestation.policy.rules import REGISTERS
 from enclave.image.config import Profile
 from enclave.image.errors import ImageError, MalformedImageError
 from enclave.image.rtmr import Boot

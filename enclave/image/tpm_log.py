@@ -11,7 +11,7 @@ first of each is kept.
 import struct
 from typing import Final
 
-from attestation.eventlog import EV_NO_ACTION, Event, Origin
+from attestation.eventlog.events import EV_NO_ACTION, Event, Origin
 from enclave.image.errors import MalformedImageError
 
 LOG_BYTES_MAX: Final = 1024 * 1024

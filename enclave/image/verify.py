@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attestation.eventlog import Event
+from attestation.eventlog.events import Event
 from enclave.image.errors import MeasurementMismatchError
 from enclave.image.rtmr import MeasuredEvent, replay
 

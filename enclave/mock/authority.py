@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation import files
-from attestation.certificates import load_certificate_untrusted
-from attestation.collateral import Endorsements
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.evaluation_numbers import SignedEvaluationNumbers
 from attestation.errors import MalformedError
-from attestation.evaluation_numbers import SignedEvaluationNumbers
-from attestation.eventlog import Event
+from attestation.eventlog.events import Event
 from attestation.files import FileError
-from attestation.pck import parse_pck_extension_untrusted
-from attestation.quote import Quote
-from attestation.trust import TrustRoot
+from attestation.quote.codec import Quote
+from attestation.x509.certificates import load_certificate_untrusted
+from attestation.x509.pck import parse_pck_extension_untrusted
+from attestation.x509.trust import TrustRoot
 from enclave.errors import MockAuthorityError
 from enclave.mock.pki import (
     PCKValues,

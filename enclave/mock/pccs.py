@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from attestation.collateral import Endorsements
-from attestation.evaluation_numbers import SignedEvaluationNumbers
-from attestation.tcb_info import parse_tcb_info_untrusted
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.evaluation_numbers import SignedEvaluationNumbers
+from attestation.collateral.tcb_info import parse_tcb_info_untrusted
 
 _PAD_BYTES: Final = 4 * 1024 * 1024
 # A body, and the headers beside it.

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
-from attestation import der
-from attestation.pck import SGX_EXTENSION_OID
+from attestation.encoding import der
+from attestation.x509.pck import SGX_EXTENSION_OID
 
 # The role words of A6.1 are in them, the maker's name is not.
 ROOT_NAME: Final = "Mock SGX Root CA"

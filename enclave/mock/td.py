@@ -12,9 +12,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.eventlog import Event, extend, replay
-from attestation.eventlog_ccel import encode_ccel
-from attestation.quote import (
+from attestation.eventlog.ccel import encode_ccel
+from attestation.eventlog.events import Event, extend, replay
+from attestation.quote.codec import (
     BODY_TD_10,
     CERTIFICATION_PCK_CHAIN,
     TEE_TDX,

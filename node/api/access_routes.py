@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.requests import Request
 from starlette.responses import Response
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 from node.api import schemas
 from node.api.body import decode_untrusted, read_json_body
 from node.api.commands import HandOver, idempotency_key

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.types import Receive
 
+from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
-from attestation.strict_json import parse_strict_untrusted
 from node.api.limits import (
     BODY_DEPTH_MAX,
     BODY_VALUES_MAX,

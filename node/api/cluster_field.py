@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.api.problems import ProblemError
 from node.api.service import Service
 

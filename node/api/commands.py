@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 from node.api import schemas
 from node.api.access import Gate
 from node.api.body import decode_untrusted, read_json_body, require_plain

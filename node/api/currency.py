@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.api.freshness import boot_time_s
 from node.api.problems import ProblemError
 

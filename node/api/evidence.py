@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 
 NONCE_BYTES_MIN: Final = 16
 NONCE_BYTES_MAX: Final = 64

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # JSON nesting inside a command or query. The log's own framing adds a few levels to it, and CBOR that is
-# nested deeper than ``attestation.canonical.DEPTH_MAX`` is refused by peers.
+# nested deeper than ``attestation.encoding.canonical.DEPTH_MAX`` is refused by peers.
 VALUE_DEPTH_MAX: Final = 24
 # Of a whole body: what the request wraps around a command is no deeper than this.
 BODY_DEPTH_MAX: Final = VALUE_DEPTH_MAX + 4

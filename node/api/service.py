@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.errors import NodeError
 from node.raft.features import Build
 from node.raft.outlook import UNKNOWN, Outlook

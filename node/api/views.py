@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
 from node.raft.features import Build, Levels

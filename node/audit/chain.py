@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
+from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
-from attestation.strict_json import parse_strict_untrusted
 from node.audit.life import Life, LifeError, life_untrusted
 from node.errors import CorruptStorageError
 
@@ -28,7 +28,7 @@ DOMAIN: Final = "bondstone/audit-event/v1"
 HASH_START: Final = "00" * 32
 LINE_BYTES_MAX: Final = 64 * 1024
 RESERVED: Final = frozenset({"seq", "at", "kind", "prev", "hash"})
-# Whatever a ticket's claims may nest (``attestation.canonical.DEPTH_MAX``), and the event around them.
+# What a ticket's claims may nest (``attestation.encoding.canonical.DEPTH_MAX``), and the event around them.
 DEPTH_MAX: Final = 64
 # The last event that is not in the log any more, in an event that says so.
 GONE_TO_SEQ: Final = "gone_to_seq"

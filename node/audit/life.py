@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from attestation.canonical import digest
-from attestation.ecdsa import is_der_signature_valid
-from attestation.ids import peer_id_of_spki
+from attestation.encoding.canonical import digest
+from attestation.tickets.ids import peer_id_of_spki
+from attestation.x509.ecdsa import is_der_signature_valid
 from enclave.identity import Identity
 
 KIND: Final = "life-begun"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError, TicketValidator
+from attestation.tickets.protocol import ExpectedClaims, Expiration, TicketRejectedError, TicketValidator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

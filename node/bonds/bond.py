@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from attestation.tickets import binding_of
+from attestation.tickets.protocol import binding_of
 from node.bonds.frames import Reassembler
 from node.bonds.messages import (
     BondFormed,

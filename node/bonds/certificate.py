@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation.ids import peer_id_of_spki
+from attestation.tickets.ids import peer_id_of_spki
 from node.errors import RemoteProtocolError
 
 

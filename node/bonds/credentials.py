@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from attestation import canonical
+from attestation.encoding import canonical
 from attestation.errors import MalformedError
-from attestation.ids import peer_id_of_spki
+from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
 from node.raft.types import Incarnation
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from attestation.errors import AttestationError
-from attestation.tickets import AnyCluster, Cluster, ExpectedClaims, TicketIssuer, TicketValidator
+from attestation.tickets.protocol import AnyCluster, Cluster, ExpectedClaims, TicketIssuer, TicketValidator
 from node.bonds.admission import Admission, judge
 from node.bonds.refusals import Refusal, RefusalCode
 from node.bonds.settings import Environment

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from attestation.tickets import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
+from attestation.tickets.protocol import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
 from node.bonds.addresses import join_address, split_address
 from node.bonds.connection import BondConnection
 from node.bonds.discovery import AddressBook

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from attestation import canonical
-from attestation.tickets import binding_of
+from attestation.encoding import canonical
+from attestation.tickets.protocol import binding_of
 from node.bonds.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
 from node.bonds.messages import (
     HELLO_ITEMS_MAX,

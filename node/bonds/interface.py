@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from attestation.tickets import Cluster, TicketIssuer, TicketValidator
+from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
 from node.raft.events import BondLoss
 from node.raft.features import Build, Levels
 from node.raft.types import Incarnation, Preference

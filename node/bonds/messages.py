@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from attestation import canonical
+from attestation.encoding import canonical
 from attestation.errors import MalformedError
 from node.bonds.addresses import is_address
 from node.errors import RemoteProtocolError

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from attestation.errors import MalformedError
-from attestation.quote import TDReport, parse_quote_untrusted
-from attestation.ticket_tdx import TICKET_CLASS, cluster_value, parse_ticket_untrusted
+from attestation.quote.codec import TDReport, parse_quote_untrusted
+from attestation.tickets.tdx import TICKET_CLASS, cluster_value, parse_ticket_untrusted
 
 
 def describe_tickets(tickets: Mapping[str, bytes]) -> dict[str, Any]:

@@ -11,26 +11,26 @@ from typing import Annotated, Any
 
 import typer
 
-from attestation.client.client import CollateralClient
-from attestation.client.collateral_set import Collateral, require_genuine_pck_crl
-from attestation.client.platform import platform_of_quote_untrusted
-from attestation.client.requests import INTEL_PCS, Platform, Source, TcbUpdate, UpdateMode
-from attestation.client.session import open_collateral_client, proxy_address
-from attestation.collateral import COLLATERAL_BYTES_MAX, Endorsements, verify_endorsements
-from attestation.crl import RevocationList, parse_crl_untrusted
-from attestation.errors import AttestationError, MalformedError
-from attestation.files import FileError
-from attestation.freshness import FreshnessState
-from attestation.quote import parse_quote_untrusted
-from attestation.report import VerificationReport, verify_report
-from attestation.tcb_info import (
+from attestation.collateral.client.assembly import Collateral, require_genuine_pck_crl
+from attestation.collateral.client.collateral_client import CollateralClient
+from attestation.collateral.client.platform import platform_of_quote_untrusted
+from attestation.collateral.client.requests import INTEL_PCS, Platform, Source, TcbUpdate, UpdateMode
+from attestation.collateral.client.session import open_collateral_client, proxy_address
+from attestation.collateral.endorsements import COLLATERAL_BYTES_MAX, Endorsements, verify_endorsements
+from attestation.collateral.freshness import FreshnessState
+from attestation.collateral.tcb_info import (
     QeIdentity,
     TcbInfo,
     parse_qe_identity_untrusted,
     parse_tcb_info_untrusted,
 )
-from attestation.trust import TrustRoot
+from attestation.errors import AttestationError, MalformedError
+from attestation.files import FileError
+from attestation.quote.codec import parse_quote_untrusted
 from attestation.values import timestamp
+from attestation.verdict import VerificationReport, verify_report
+from attestation.x509.crl import RevocationList, parse_crl_untrusted
+from attestation.x509.trust import TrustRoot
 from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.exits import word_of
 from node.cli.output import pairs, print_json, say, table

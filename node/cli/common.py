@@ -9,9 +9,9 @@ import msgspec
 from attestation import files
 from attestation.errors import MalformedError
 from attestation.files import FileError
-from attestation.policy_rules import AppraisalPolicy
-from attestation.policy_toml import load_policy_untrusted
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.policy.rules import AppraisalPolicy
+from attestation.policy.toml import load_policy_untrusted
+from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 from node.cli.output import print_json
 from node.client import BondstoneClient
 from node.environment import checked_token, read_environment

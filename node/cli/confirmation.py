@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.authority import Authority, AuthorityError, PrivateKey, sign
 from node.errors import ConfigError
 from node.system.birth import (

@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from attestation.report import EXIT_ACCEPTED, EXIT_REFUSED, VerificationReport
+from attestation.verdict import EXIT_ACCEPTED, EXIT_REFUSED, VerificationReport
 from node.cli.common import read_file
 from node.errors import ConfigError
 

@@ -11,16 +11,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation.collateral import Endorsements
-from attestation.enforcement import Enforcement
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.enforcement import Enforcement
 from attestation.errors import AppraisalError, MalformedError, UndecidedError
-from attestation.ids import peer_id_of_spki
-from attestation.policy import UNKNOWN_ENFORCEMENT
-from attestation.policy_rules import AppraisalPolicy
-from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
-from attestation.ticket_tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
-from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
-from attestation.trust import TrustRoot
+from attestation.policy.appraise import UNKNOWN_ENFORCEMENT
+from attestation.policy.rules import AppraisalPolicy
+from attestation.tickets.ids import peer_id_of_spki
+from attestation.tickets.protocol import ANY_CLUSTER, Cluster, ExpectedClaims, Expiration
+from attestation.tickets.store import EndorsementsSource, FixedEndorsements
+from attestation.tickets.tdx import TICKET_CLASS, TdxValidator, cluster_value, parse_ticket_untrusted
+from attestation.x509.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.authority import Authority, AuthorityError
 from node.cli.common import load_policy, load_trust_root, read_file

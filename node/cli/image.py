@@ -15,9 +15,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from attestation.eventlog import Event, replay
-from attestation.eventlog_ccel import parse_ccel_untrusted
-from attestation.quote import TDReport, parse_quote_untrusted
+from attestation.eventlog.ccel import parse_ccel_untrusted
+from attestation.eventlog.events import Event, replay
+from attestation.quote.codec import TDReport, parse_quote_untrusted
 from enclave.image.config import (
     Profile,
     encode_config_disk,

@@ -7,23 +7,23 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
-from attestation.enforcement import EnforcedSince
+from attestation.collateral.enforcement import EnforcedSince
 from attestation.errors import AttestationError
-from attestation.eventlog import compare
-from attestation.eventlog_dstack import import_dstack_log_untrusted
-from attestation.eventlog_evidence import (
+from attestation.eventlog.dstack import import_dstack_log_untrusted
+from attestation.eventlog.events import compare
+from attestation.eventlog.verify import (
     EventLogEvidence,
     event_log_to_json_value,
     parse_event_log_untrusted,
 )
-from attestation.pck import parse_pck_extension_untrusted
-from attestation.policy import REPORT_DATA_UNCHECKED, UNKNOWN_ENFORCEMENT, ReportData
-from attestation.quote import Quote, TDReport, parse_quote_untrusted
-from attestation.quote_layout import CERTIFICATION_PCK_CHAIN
-from attestation.report import verify_report
-from attestation.result import body_value
+from attestation.policy.appraise import REPORT_DATA_UNCHECKED, UNKNOWN_ENFORCEMENT, ReportData
+from attestation.policy.result import body_value
+from attestation.quote.codec import Quote, TDReport, parse_quote_untrusted
+from attestation.quote.layout import CERTIFICATION_PCK_CHAIN
 from attestation.values import timestamp
+from attestation.verdict import verify_report
+from attestation.x509.certificates import load_certificate_untrusted, split_pem_untrusted
+from attestation.x509.pck import parse_pck_extension_untrusted
 from enclave.attester import REPORT_DATA_BYTES
 from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.eat import ear_claims, signed

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from attestation.quote import QUOTE_BYTES_MAX
+from attestation.quote.codec import QUOTE_BYTES_MAX
 from node.cli.common import read_file
 from node.errors import ConfigError
 

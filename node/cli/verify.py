@@ -11,10 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
-from attestation.enforcement import EnforcedSince
+from attestation.collateral.enforcement import EnforcedSince
 from attestation.errors import AppraisalError, AttestationError
 from attestation.files import FileError
-from attestation.policy import UNKNOWN_ENFORCEMENT
+from attestation.policy.appraise import UNKNOWN_ENFORCEMENT
 from attestation.values import timestamp
 from node.cli.common import parse_time
 from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.api.limits import REPEATED_OF_TTL

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.authority import Authority, AuthorityError
 from node.client.errors import ClusterNotConfirmedError
 from node.client.pins import PinError, Pins

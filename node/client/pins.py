@@ -12,7 +12,7 @@ from typing import Annotated, Final, Self
 import msgspec
 
 from attestation import files
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
 

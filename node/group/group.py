@@ -9,7 +9,7 @@ from typing import Any, assert_never
 import msgspec
 
 from attestation.background import Background
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.bonds.endpoint import BondInfo, GroupBonds
 from node.group.driver import MemberDriver
 from node.group.errors import (

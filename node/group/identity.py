@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
-from attestation.canonical import digest
-from attestation.ticket_jwt import JwtValidator
-from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketValidator
+from attestation.encoding.canonical import digest
+from attestation.tickets.jwt import JwtValidator
+from attestation.tickets.protocol import TicketValidator
+from attestation.tickets.tdx import TdxValidator
 from node.errors import ConfigError
 from node.group_document import PROTOCOL, Derived, GroupDocument, group_id_of_lineage, lineage_of
 from node.raft.types import Settings

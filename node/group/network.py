@@ -21,8 +21,8 @@ from importlib import metadata
 from typing import Final
 
 from attestation.background import Background
-from attestation.ids import network_id_of_name
-from attestation.tickets import TicketIssuer, TicketValidator
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.protocol import TicketIssuer, TicketValidator
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.credentials import IdentityCredentials

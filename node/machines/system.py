@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import Any
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 from node.machines.base import ApplyContext, CommandError, StateMachine
 
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
-from attestation.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
+from attestation.encoding.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.raft.features import Levels, is_number, levels_untrusted

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from attestation.canonical import encode
+from attestation.encoding.canonical import encode
 from node.raft.types import BATCH_ABORTED, AlreadyExecuted, Applied, Cursor, Failed, Ok, Result
 
 # About how many bytes the results of one entry may take to be kept whole.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from attestation.canonical import encode
+from attestation.encoding.canonical import encode
 from node.raft.entries import SessionChange
 from node.raft.fingerprint import fingerprint
 from node.raft.kept import WHOLE_BYTES_MAX

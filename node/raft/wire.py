@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import cbor2
 
-from attestation.canonical import decode_untrusted as decode_cbor_untrusted
+from attestation.encoding.canonical import decode_untrusted as decode_cbor_untrusted
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.raft.entries import ENTRY_BYTES_MAX, VOTERS_MAX, check_payload_untrusted

@@ -27,7 +27,8 @@ _ROOT: Final = Path(__file__).parents[2]
 # All that a campaign imports, below the root.
 _SOURCES: Final = (
     "attestation/__init__.py",
-    "attestation/canonical.py",
+    "attestation/encoding/__init__.py",
+    "attestation/encoding/canonical.py",
     "attestation/errors.py",
     "node/__init__.py",
     "node/errors.py",

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from attestation.canonical import decode_untrusted, digest, encode
+from attestation.encoding.canonical import decode_untrusted, digest, encode
 from attestation.errors import MalformedError
-from attestation.tickets import CLUSTER_ID_BYTES, GENERATION_MAX, Cluster
+from attestation.tickets.protocol import CLUSTER_ID_BYTES, GENERATION_MAX, Cluster
 from node.authority import KEYS_MAX, KID_CHARACTERS_MAX, SIGNATURE_BYTES, Authority, AuthorityError
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import CombinedSystem, Request, SystemPart, SystemState

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 
 VERSION: Final = 1
 SALT_BYTES: Final = 16

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from attestation.enforcement import CollateralSet, Sight, first_sight
+from attestation.collateral.enforcement import CollateralSet, Sight, first_sight
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import CombinedSystem, Request, SystemPart, SystemState, name_of
 from node.system.grants import not_permitted

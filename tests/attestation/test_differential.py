@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import dcap_qvl
 import pytest
 
-from attestation.report import verify_report
+from attestation.verdict import verify_report
 from tests.support.vectors import VectorCase, needs_vectors, real_cases, synthetic_cases
 
 pytestmark = needs_vectors

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from attestation import policy as policy_module
 from attestation.errors import AppraisalError, MalformedError, UndecidedError
-from attestation.policy import appraise, not_checked
-from attestation.policy_toml import load_policy_untrusted
-from attestation.tickets import TicketRejectedError
+from attestation.policy import appraise as policy_module
+from attestation.policy.appraise import appraise, not_checked
+from attestation.policy.toml import load_policy_untrusted
+from attestation.tickets.protocol import TicketRejectedError
 from enclave.mock.td import TDSettings
 from tests.support import evidence
 from tests.support.evidence import NOW, REPORT_DATA

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.policy import load_policy_untrusted
-from attestation.report import EXIT_ACCEPTED, EXIT_REFUSED, EXIT_UNDECIDED, verify_report
-from attestation.trust import INTEL_SGX_ROOT
+from attestation.policy.appraise import load_policy_untrusted
 from attestation.values import TcbStatus
+from attestation.verdict import EXIT_ACCEPTED, EXIT_REFUSED, EXIT_UNDECIDED, verify_report
+from attestation.x509.trust import INTEL_SGX_ROOT
 from enclave.mock.statement import PLATFORM_UP_TO_DATE, PlatformLevel, Statement
 from enclave.mock.td import TDSettings
 from tests.support import evidence

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.collateral import Endorsements, verify_endorsements
+from attestation.collateral.endorsements import Endorsements, verify_endorsements
 from attestation.errors import AttestationError
-from attestation.quote import (
+from attestation.quote.codec import (
     TDReport,
     encode_enclave_report,
     encode_quote,

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from attestation.collateral import verify_endorsements
+from attestation.collateral.endorsements import verify_endorsements
 from attestation.errors import AttestationError
-from attestation.report import verify_report
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.verdict import verify_report
 from attestation.verifier import verify_quote
+from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 from tests.support.vectors import VECTORS, needs_vectors, real_case, vector
 
 pytestmark = needs_vectors

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from attestation.collateral import verify_endorsements
+from attestation.collateral.endorsements import verify_endorsements
+from attestation.collateral.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
 from attestation.errors import MalformedError, RevokedError, VerificationError
 from attestation.tcb import converge, relaunch
-from attestation.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
 from attestation.values import TcbStatus
 from attestation.verifier import verify_quote
 from enclave.mock.statement import (

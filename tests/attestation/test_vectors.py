@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from attestation.collateral import verify_endorsements
+from attestation.collateral.endorsements import verify_endorsements
 from attestation.errors import RevokedError, StaleEndorsementsError, VerificationError
-from attestation.report import EXIT_ACCEPTED, EXIT_REFUSED, verify_report
+from attestation.verdict import EXIT_ACCEPTED, EXIT_REFUSED, verify_report
 from attestation.verifier import verify_quote
 from tests.support.vectors import VectorCase, needs_vectors, real_cases, synthetic_cases
 

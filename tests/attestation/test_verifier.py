@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from attestation.collateral import verify_endorsements
+from attestation.collateral.endorsements import verify_endorsements
 from attestation.errors import (
     AttestationError,
     CertificatePathError,
@@ -16,7 +16,7 @@ from attestation.errors import (
     StaleEndorsementsError,
     VerificationError,
 )
-from attestation.quote import encode_enclave_report, parse_quote_untrusted
+from attestation.quote.codec import encode_enclave_report, parse_quote_untrusted
 from attestation.steps import Step
 from attestation.verifier import require_td_report, verify_quote
 from enclave.mock.pki import PCKValues, raw_public_key, sign_raw

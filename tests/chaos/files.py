@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from attestation.policy_rules import REGISTERS
+from attestation.policy.rules import REGISTERS
 from node.dev import mock_measurement
 
 _MEASUREMENT: Final = mock_measurement("chaos")

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.ids import peer_id_of_spki
+from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

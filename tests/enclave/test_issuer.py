@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from attestation.eventlog import Event, Origin
-from attestation.eventlog_evidence import parse_event_log_untrusted
-from attestation.eventlog_runtime import runtime_event
-from attestation.quote import parse_quote_untrusted
-from attestation.ticket_tdx import parse_ticket_untrusted
-from attestation.tickets import TicketIssuer
+from attestation.eventlog.events import Event, Origin
+from attestation.eventlog.runtime import runtime_event
+from attestation.eventlog.verify import parse_event_log_untrusted
+from attestation.quote.codec import parse_quote_untrusted
+from attestation.tickets.protocol import TicketIssuer
+from attestation.tickets.tdx import parse_ticket_untrusted
 from enclave.errors import QuoteUnavailableError
 from enclave.mock.td import TDSettings
 from tests.support.tickets import (

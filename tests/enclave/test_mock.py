@@ -12,15 +12,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestation.collateral import verify_endorsements
+from attestation.collateral.endorsements import verify_endorsements
 from attestation.errors import AttestationError
-from attestation.eventlog import Event, Origin, compare, replay
-from attestation.eventlog_ccel import parse_ccel_untrusted
-from attestation.pck import parse_pck_extension_untrusted
-from attestation.quote import TDReport, parse_quote_untrusted
-from attestation.trust import INTEL_SGX_ROOT
+from attestation.eventlog.ccel import parse_ccel_untrusted
+from attestation.eventlog.events import Event, Origin, compare, replay
+from attestation.quote.codec import TDReport, parse_quote_untrusted
 from attestation.values import TcbStatus
 from attestation.verifier import verify_quote
+from attestation.x509.pck import parse_pck_extension_untrusted
+from attestation.x509.trust import INTEL_SGX_ROOT
 from enclave.attester import Attester
 from enclave.errors import MockAuthorityError
 from enclave.mock.authority import PCK_FILE, ROOT_FILE, TRUST_ROOT_FILE, MockAuthority

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attestation.quote import QUOTE_BYTES_MAX, parse_quote_untrusted
+from attestation.quote.codec import QUOTE_BYTES_MAX, parse_quote_untrusted
 from enclave.attester import Attester
 from enclave.errors import NotATrustDomainError, QuoteUnavailableError
 from enclave.tsm import BACKOFF_S, HOST_ATTEMPTS_MAX, NAME_PREFIX, ConfigfsTree, TsmAttester

@@ -21,27 +21,27 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
-    from attestation.canonical import decode_untrusted, encode
-    from attestation.certificates import load_certificate_untrusted, split_pem_untrusted
-    from attestation.client.collateral_set import parse_record_untrusted
-    from attestation.client.responses import decode_crl_untrusted, decode_issuer_chain_untrusted
-    from attestation.collateral import Endorsements
-    from attestation.crl import parse_crl_untrusted
+    from attestation.collateral.client.assembly import parse_record_untrusted
+    from attestation.collateral.client.responses import decode_crl_untrusted, decode_issuer_chain_untrusted
+    from attestation.collateral.endorsements import Endorsements
+    from attestation.collateral.evaluation_numbers import parse_evaluation_numbers_untrusted
+    from attestation.collateral.freshness import FreshnessState
+    from attestation.collateral.signed_json import extract_signed_untrusted
+    from attestation.collateral.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
+    from attestation.encoding.canonical import decode_untrusted, encode
+    from attestation.encoding.strict_json import parse_strict_untrusted
     from attestation.errors import MalformedError
-    from attestation.evaluation_numbers import parse_evaluation_numbers_untrusted
-    from attestation.eventlog_ccel import encode_ccel, parse_ccel_table_untrusted, parse_ccel_untrusted
-    from attestation.eventlog_dstack import import_dstack_log_untrusted
-    from attestation.eventlog_evidence import encode_event_log, parse_event_log_untrusted
-    from attestation.freshness import FreshnessState
-    from attestation.pck import parse_pck_extension_untrusted
-    from attestation.policy_toml import load_policy_untrusted
-    from attestation.quote import parse_quote_untrusted
-    from attestation.signed_json import extract_signed_untrusted
-    from attestation.strict_json import parse_strict_untrusted
-    from attestation.tcb_info import parse_qe_identity_untrusted, parse_tcb_info_untrusted
-    from attestation.ticket_jwt import load_keys_untrusted
-    from attestation.ticket_tdx import parse_ticket_untrusted
-    from attestation.trust import TrustRoot
+    from attestation.eventlog.ccel import encode_ccel, parse_ccel_table_untrusted, parse_ccel_untrusted
+    from attestation.eventlog.dstack import import_dstack_log_untrusted
+    from attestation.eventlog.verify import encode_event_log, parse_event_log_untrusted
+    from attestation.policy.toml import load_policy_untrusted
+    from attestation.quote.codec import parse_quote_untrusted
+    from attestation.tickets.jwt import load_keys_untrusted
+    from attestation.tickets.tdx import parse_ticket_untrusted
+    from attestation.x509.certificates import load_certificate_untrusted, split_pem_untrusted
+    from attestation.x509.crl import parse_crl_untrusted
+    from attestation.x509.pck import parse_pck_extension_untrusted
+    from attestation.x509.trust import TrustRoot
     from enclave.mock.pki import PCKValues, encode_sgx_extension
     from node.api.requests import BadRequestError, RequestReader
     from node.errors import ConfigError

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from attestation.eventlog import Event, Origin
-from attestation.eventlog_ccel import encode_ccel
+from attestation.eventlog.ccel import encode_ccel
+from attestation.eventlog.events import Event, Origin
 from enclave.image.config import (
     CONFIG_BYTES_MAX,
     Profile,

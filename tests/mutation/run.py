@@ -40,20 +40,28 @@ PR_SET_PDEATHSIG = 1
 EXIT_SURVIVED = 0
 EXITS_KILLED = frozenset({1, 2, 3})
 
-# The tests that notice most, soonest.
-FIRST_TESTS = {
-    "verifier": ("test_verifier", "test_tcb", "test_collateral"),
-    "tcb": ("test_tcb", "test_policy"),
-    "policy": ("test_policy",),
-    "collateral": ("test_collateral", "test_verifier"),
-    "signers": ("test_collateral", "test_evaluation_numbers"),
-    "evaluation_numbers": ("test_evaluation_numbers",),
-    "crl": ("test_certificates", "test_collateral"),
-    "certificates": ("test_certificates", "test_collateral"),
-    "pck": ("test_certificates", "test_verifier"),
-    "tcb_info": ("test_tcb", "test_collateral", "test_signed_json"),
-    "ticket_tdx": ("test_ticket_tdx", "test_ticket_attacks"),
+# Where each module is, below ``attestation``, and the tests that notice most, soonest, below its tests.
+MODULES = {
+    "verifier": ("verifier", ("test_verifier", "test_tcb", "collateral/test_collateral")),
+    "tcb": ("tcb", ("test_tcb", "policy/test_policy")),
+    "appraise": ("policy/appraise", ("policy/test_policy",)),
+    "endorsements": ("collateral/endorsements", ("collateral/test_collateral", "test_verifier")),
+    "signers": ("collateral/signers", ("collateral/test_collateral", "collateral/test_evaluation_numbers")),
+    "evaluation_numbers": ("collateral/evaluation_numbers", ("collateral/test_evaluation_numbers",)),
+    "crl": ("x509/crl", ("x509/test_certificates", "collateral/test_collateral")),
+    "certificates": ("x509/certificates", ("x509/test_certificates", "collateral/test_collateral")),
+    "pck": ("x509/pck", ("x509/test_certificates", "test_verifier")),
+    "tcb_info": (
+        "collateral/tcb_info",
+        ("test_tcb", "collateral/test_collateral", "collateral/test_signed_json"),
+    ),
+    "tdx": ("tickets/tdx", ("tickets/test_ticket_tdx", "tickets/test_ticket_attacks")),
 }
+
+
+def source_of(copy: Path, module: str) -> Path:
+    """Return the file of a module in a copy."""
+    return copy / "attestation" / f"{MODULES[module][0]}.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +129,9 @@ def _run_in_child(copy: Path, files: tuple[str, ...]) -> None:
 
 def judge(copy: Path, module: str, mutant: Mutant, *, judged_by: str) -> Verdict:
     """Put the mutant into the copy, run the tests, and put the original back."""
-    path = copy / "attestation" / f"{module}.py"
+    path = source_of(copy, module)
     original = path.read_text()
-    first = tuple(f"tests/attestation/{name}.py" for name in FIRST_TESTS[module])
+    first = tuple(f"tests/attestation/{name}.py" for name in MODULES[module][1])
     try:
         _write(path, mutant.source)
         if judged_by == "first":
@@ -154,7 +162,7 @@ def _write(path: Path, source: str) -> None:
 
 def require_sound(copy: Path, module: str) -> None:
     """Prove that the unchanged copy passes, and that the copy is what is tested."""
-    source = (copy / "attestation" / f"{module}.py").read_text()
+    source = source_of(copy, module).read_text()
     for change, text, expected in (("unchanged", source, "survived"), ("broken", "raise OSError", "killed")):
         verdict = judge(copy, module, Mutant(line=0, before="", after=change, source=text), judged_by="first")
         if verdict.outcome != expected:
@@ -229,7 +237,7 @@ def _judge_all(
     pending = {
         pool.submit(Worker.judge, module, mutant, "first")
         for module in modules
-        for mutant in mutants_of((snapshot / "attestation" / f"{module}.py").read_text())
+        for mutant in mutants_of(source_of(snapshot, module).read_text())
     }
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -244,16 +252,14 @@ def _judge_all(
 def main() -> None:
     """Parse arguments, run, print; exit code 1 if a mutant survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument(
-        "modules", nargs="*", metavar="MODULE", help=f"of {', '.join(FIRST_TESTS)}; all if none"
-    )
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)}; all if none")
     parser.add_argument("--seconds", type=float, default=3600, help="start no mutant after this time")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="only the first tests, so more survive")
     parser.add_argument("--json", action="store_true", help="one object per mutant, on a line each")
     options = parser.parse_args()
-    modules = options.modules or list(FIRST_TESTS)
-    if unknown := set(modules) - set(FIRST_TESTS):
+    modules = options.modules or list(MODULES)
+    if unknown := set(modules) - set(MODULES):
         parser.error(f"no such module: {', '.join(sorted(unknown))}")
     # Stopped politely or by Ctrl-C, the run ends by an exception, which cleans up on its way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -266,7 +272,7 @@ def main() -> None:
             print(json.dumps(asdict(verdict)), flush=True)
         elif verdict.outcome == "survived":
             print(
-                f"attestation/{verdict.module}.py:{verdict.line}: {verdict.before!r} -> {verdict.after!r}",
+                f"attestation/{MODULES[verdict.module][0]}.py:{verdict.line}: {verdict.before!r} -> {verdict.after!r}",
                 flush=True,
             )
     for module in modules:

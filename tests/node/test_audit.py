@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.canonical import digest
+from attestation.encoding.canonical import digest
 from node.audit import AuditChainError, AuditHead, AuditLog, verify_untrusted
 from node.audit.chain import DOMAIN, HASH_START, LINE_BYTES_MAX
 from node.audit.log import WINDOW_EVENTS

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
-from attestation.collateral import Endorsements
+from attestation.collateral.endorsements import Endorsements
 from attestation.errors import (
     AttestationError,
     EndorsementsUnavailableError,

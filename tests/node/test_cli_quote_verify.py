@@ -10,7 +10,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 from typer.testing import CliRunner
 
-from attestation.eventlog_evidence import encode_event_log
+from attestation.eventlog.verify import encode_event_log
 from enclave.mock.authority import MockAuthority
 from node.cli.exits import exit_code_of
 from node.cli.quote import app

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from attestation.freshness import PEER_CLOCK_TOLERANCE
-from attestation.tickets import TicketRejectedError
+from attestation.collateral.freshness import PEER_CLOCK_TOLERANCE
+from attestation.tickets.protocol import TicketRejectedError
 from enclave.mock.pki import PCKValues
 from enclave.mock.td import MockPlatform
 from node.bonds.admission import judge

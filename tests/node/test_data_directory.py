@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from attestation.background import Background
+from attestation.collateral.freshness import FreshnessState
 from attestation.files import FileError
-from attestation.freshness import FreshnessState
 from node import daemon
 from node.config import NodeConfig, parse_config
 from node.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
-from attestation.freshness import FreshnessState
+from attestation.collateral.freshness import FreshnessState
 from node import config, group_document
 from node.errors import ConfigError
 from node.group_document import parse_group_document_untrusted

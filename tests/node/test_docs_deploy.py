@@ -14,8 +14,8 @@ import uvloop
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from attestation.freshness import FreshnessState
-from attestation.ticket_jwt import JwtValidator
+from attestation.collateral.freshness import FreshnessState
+from attestation.tickets.jwt import JwtValidator
 from node.api.service import UnavailableError
 from node.config import load_node
 from node.daemon import running

@@ -87,10 +87,10 @@ SURROUNDINGS = {
 }
 SCRIPT = """
 import asyncio
-from attestation.client.requests import Source, UpdateMode
-from attestation.client.session import open_collateral_client
-from attestation.freshness import FreshnessState
-from attestation.trust import INTEL_SGX_ROOT
+from attestation.collateral.client.requests import Source, UpdateMode
+from attestation.collateral.client.session import open_collateral_client
+from attestation.collateral.freshness import FreshnessState
+from attestation.x509.trust import INTEL_SGX_ROOT
 
 async def main():
     async with open_collateral_client(

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation.canonical import encode
+from attestation.encoding.canonical import encode
 from enclave.identity import Identity
 from node import group_document
 from node.errors import ConfigError
@@ -504,7 +504,7 @@ def test_what_absence_means_is_frozen():
 
 def defaults() -> dict:
     """Every default of schema 1, as plain data."""
-    from attestation.policy_rules import ABSENT, _plain
+    from attestation.policy.rules import ABSENT, _plain
 
     def hexed(value):
         return value.hex() if isinstance(value, bytes) else value

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from attestation.enforcement import CollateralSet
+from attestation.collateral.enforcement import CollateralSet
 from node.group.errors import NotExecutedError
 from node.machines.base import ApplyContext
 from node.machines.system import CombinedSystem

@@ -8,10 +8,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from attestation.collateral import Endorsements
+from attestation.collateral.endorsements import Endorsements
 from attestation.errors import AttestationError, EndorsementsUnavailableError, StaleEndorsementsError
-from attestation.standing import MemberTable, Moment
-from attestation.tickets import ExpectedClaims
+from attestation.tickets.protocol import ExpectedClaims
+from attestation.tickets.standing import MemberTable, Moment
 from attestation.values import TcbStatus
 from enclave.identity import Identity
 from enclave.mock.statement import PLATFORM_OUT_OF_DATE, PLATFORM_UP_TO_DATE

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from attestation import canonical
+from attestation.encoding import canonical
 from attestation.errors import MalformedError
-from attestation.ids import network_id_of_name
-from attestation.tickets import Cluster as Founded
-from attestation.tickets import ExpectedClaims, Expiration, TicketRejectedError
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.protocol import Cluster as Founded
+from attestation.tickets.protocol import ExpectedClaims, Expiration, TicketRejectedError
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from attestation.client.fetcher import Fetcher
-from attestation.client.requests import (
+from attestation.collateral.client.fetcher import Fetcher
+from attestation.collateral.client.requests import (
     Platform,
 )
+from attestation.collateral.freshness import Observation
 from attestation.errors import (
     AttestationError,
 )
-from attestation.freshness import Observation
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
 from tests.support.pccs import ClientRig, ManualClock, make_rig, platform_of

@@ -2,11 +2,11 @@
 
 import hashlib
 
-from attestation.eventlog import (
+from attestation.eventlog.events import (
     Event,
     Origin,
 )
-from attestation.eventlog_runtime import (
+from attestation.eventlog.runtime import (
     runtime_event,
 )
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from attestation.collateral import Endorsements, verify_endorsements
+from attestation.collateral.endorsements import Endorsements, verify_endorsements
 from attestation.errors import AttestationError
-from attestation.quote import TDReportExtension, encode_quote, parse_quote_untrusted
+from attestation.quote.codec import TDReportExtension, encode_quote, parse_quote_untrusted
 from attestation.verifier import VerifiedQuote, verify_quote
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement

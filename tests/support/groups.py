@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from attestation.tickets import Cluster, TicketIssuer
+from attestation.tickets.protocol import Cluster, TicketIssuer
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.group.group import Group

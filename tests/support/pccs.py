@@ -9,14 +9,14 @@ from pathlib import Path
 
 import httpx
 
-from attestation.client.client import CollateralClient
-from attestation.client.collateral_set import Collateral
-from attestation.client.disk import DiskCache
-from attestation.client.fetcher import Fetcher
-from attestation.client.requests import PckCa, Platform, Source, TcbUpdate, UpdateMode
-from attestation.collateral import Endorsements
-from attestation.freshness import FreshnessState
-from attestation.trust import TrustRoot
+from attestation.collateral.client.assembly import Collateral
+from attestation.collateral.client.collateral_client import CollateralClient
+from attestation.collateral.client.disk import DiskCache
+from attestation.collateral.client.fetcher import Fetcher
+from attestation.collateral.client.requests import PckCa, Platform, Source, TcbUpdate, UpdateMode
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.freshness import FreshnessState
+from attestation.x509.trust import TrustRoot
 from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
 
 BASE_URL = "https://pccs.example:8081"

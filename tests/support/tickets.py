@@ -4,13 +4,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from attestation.collateral import Endorsements
-from attestation.freshness import FreshnessState
-from attestation.ids import network_id_of_name
-from attestation.policy_rules import AppraisalPolicy, EventLogRules, default_policy
-from attestation.ticket_endorsements import EndorsementsSource, FixedEndorsements
-from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import ANY_CLUSTER, Cluster, ExpectedClaims, TicketRejectedError, binding_of
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.freshness import FreshnessState
+from attestation.policy.rules import AppraisalPolicy, EventLogRules, default_policy
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.protocol import ANY_CLUSTER, Cluster, ExpectedClaims, TicketRejectedError, binding_of
+from attestation.tickets.store import EndorsementsSource, FixedEndorsements
+from attestation.tickets.tdx import TdxValidator
 from enclave.attester import Attester
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer

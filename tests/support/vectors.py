@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from attestation.collateral import Endorsements
-from attestation.trust import INTEL_SGX_ROOT, TrustRoot
+from attestation.collateral.endorsements import Endorsements
+from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 VECTORS: Final = Path(os.environ.get("BONDSTONE_VECTORS", ROOT.parent / "shared" / "vectors"))

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-from attestation.eventlog import Event, Origin, replay
-from attestation.eventlog_ccel import encode_ccel
+from attestation.eventlog.ccel import encode_ccel
+from attestation.eventlog.events import Event, Origin, replay
 from enclave.image.config import Profile, parse_guest_config_untrusted
 from enclave.image.errors import ImageError, MalformedImageError, MeasurementMismatchError
 from enclave.image.folder import load_image

@@ -4,9 +4,9 @@ import tomllib
 
 import pytest
 
-from attestation.eventlog import Event, Origin
-from attestation.eventlog_ccel import parse_ccel_untrusted
-from attestation.policy_toml import load_policy_untrusted
+from attestation.eventlog.ccel import parse_ccel_untrusted
+from attestation.eventlog.events import Event, Origin
+from attestation.policy.toml import load_policy_untrusted
 from enclave.image.config import Profile
 from enclave.image.errors import (
     ImageError,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import uvloop
 
 from attestation.background import Background
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from enclave.identity import Identity
 from node.api.app import create_app
 from node.api.evidence import binding_of_nonce

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from enclave.identity import Identity
 from node.api import passwords
 from node.api.access import CLIENT_CERTIFICATE, Standing

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from attestation import strict_json
+from attestation.encoding import strict_json
 from enclave.identity import Identity
 from node import tokens
 from node.api import commands

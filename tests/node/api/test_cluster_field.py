@@ -6,7 +6,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.authority import AuthorityKey, authority_of, sign, spki_of
 from node.client import (
     BondstoneClient,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attestation.tickets import Cluster
+from attestation.tickets.protocol import Cluster
 from node.client.pins import PinError, Pins
 from node.errors import ConfigError
 

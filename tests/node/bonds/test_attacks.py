@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from attestation.ids import network_id_of_name
-from attestation.tickets import Cluster as Founded
-from attestation.tickets import Expiration
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.protocol import Cluster as Founded
+from attestation.tickets.protocol import Expiration
 from enclave.identity import Identity
 from node.bonds.handshake import Handshake
 from tests.support.bonds import AUTHORITY, Cluster, FakeIssuer, FakeValidator, Node

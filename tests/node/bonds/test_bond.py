@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from attestation.tickets import binding_of
+from attestation.tickets.protocol import binding_of
 from node.bonds.bond import Bond, BondAction, Closed, Deliver, Learned, Rejudge, Renew, SendControl
 from node.bonds.frames import FRAGMENT_BYTES
 from node.bonds.messages import (

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation import canonical
-from attestation.ids import peer_id_of_spki
+from attestation.encoding import canonical
+from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
 from node.bonds.credentials import IdentityCredentials
 from node.raft.types import Incarnation

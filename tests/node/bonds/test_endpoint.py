@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from attestation import canonical
-from attestation.tickets import ANY_CLUSTER, ExpectedClaims
-from attestation.tickets import Cluster as Founded
+from attestation.encoding import canonical
+from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims
+from attestation.tickets.protocol import Cluster as Founded
 from enclave.identity import Identity
 from node.bonds.connection import BondConnection
 from node.bonds.endpoint import BondEndpoint

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.tickets import binding_of
+from attestation.tickets.protocol import binding_of
 from node.bonds.handshake import (
     Action,
     Ended,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from attestation import canonical
+from attestation.encoding import canonical
 from enclave.identity import Identity
 from node.bonds.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.handshake import Role, proof_of

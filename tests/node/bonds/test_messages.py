@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation import canonical
+from attestation.encoding import canonical
 from attestation.errors import MalformedError
 from node.bonds.addresses import is_address, join_address, split_address
 from node.bonds.frames import FRAGMENT_BYTES, FrameReader, frame_of, frames_of_payload

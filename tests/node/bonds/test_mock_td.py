@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from attestation.collateral import Endorsements
-from attestation.policy_rules import AppraisalPolicy
-from attestation.quote import Quote
-from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import ANY_CLUSTER, ExpectedClaims
+from attestation.collateral.endorsements import Endorsements
+from attestation.policy.rules import AppraisalPolicy
+from attestation.quote.codec import Quote
+from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims
+from attestation.tickets.tdx import TdxValidator
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from attestation import canonical
+from attestation.encoding import canonical
 from node.bonds.frames import frame_of
 from node.bonds.messages import (
     VERSIONS,

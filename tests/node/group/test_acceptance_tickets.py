@@ -13,10 +13,10 @@ import uvloop
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from attestation.ids import network_id_of_name
-from attestation.ticket_jwt import JwtRules, JwtValidator, load_keys_untrusted
-from attestation.ticket_tdx import TdxValidator
-from attestation.tickets import TicketValidator
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.jwt import JwtRules, JwtValidator, load_keys_untrusted
+from attestation.tickets.protocol import TicketValidator
+from attestation.tickets.tdx import TdxValidator
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from attestation import ticket_jwt
-from attestation.ticket_jwt import _ALGORITHMS, KEYS_BYTES_MAX, KEYS_MAX, TOKEN_BYTES_MAX, JwtRules
-from attestation.tickets import CLOCK_AHEAD_MAX
+from attestation.tickets import jwt as ticket_jwt
+from attestation.tickets.jwt import _ALGORITHMS, KEYS_BYTES_MAX, KEYS_MAX, TOKEN_BYTES_MAX, JwtRules
+from attestation.tickets.protocol import CLOCK_AHEAD_MAX
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.group.network import Network
-from tests.attestation.test_ticket_jwt import validator
+from tests.attestation.tickets.test_ticket_jwt import validator
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "groups.md"
 TICKETS = DOCUMENT.read_text().split("## Who is admitted\n")[1].split("\n## ")[0]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import uvloop
 
-from attestation.freshness import FreshnessState
+from attestation.collateral.freshness import FreshnessState
 from node.errors import ConfigError
 from node.group.identity import GroupKey, GroupKeyDiffersError
 from node.group.network import GroupBuilder, Network

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from attestation.freshness import FreshnessState
+from attestation.collateral.freshness import FreshnessState
 from node.errors import ConfigError
 from node.group import identity
 from node.group.identity import GroupKey, GroupKeyDiffersError, group_id, require_key, validators_named_by

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from attestation.collateral import Endorsements
-from attestation.freshness import FreshnessState
-from attestation.ids import network_id_of_name
-from attestation.standing import MemberTable, Moment
-from attestation.ticket_tdx import TdxValidator
+from attestation.collateral.endorsements import Endorsements
+from attestation.collateral.freshness import FreshnessState
+from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.standing import MemberTable, Moment
+from attestation.tickets.tdx import TdxValidator
 from attestation.values import TcbStatus
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer

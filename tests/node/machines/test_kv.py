@@ -401,7 +401,7 @@ def test_only_the_newest_savepoint_can_be_rolled_back_to():
 
 
 def test_a_snapshot_is_plain_data_for_the_log():
-    from attestation.canonical import decode_untrusted, encode
+    from attestation.encoding.canonical import decode_untrusted, encode
 
     machine = KeyValue()
     put(machine, "a", "1")

@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 
-from attestation.canonical import encode
+from attestation.encoding.canonical import encode
 from node.machines.base import ApplyContext, CommandError
 
 LONG = 400  # characters of JSON; of a longer result the digest is recorded

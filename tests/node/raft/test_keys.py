@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.canonical import encode
+from attestation.encoding.canonical import encode
 from node.machines.kv import KeyValue
 from node.machines.system import EmptySystem
 from node.raft import keys

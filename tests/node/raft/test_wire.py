@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation.canonical import digest, encode
+from attestation.encoding.canonical import digest, encode
 from node.errors import RemoteProtocolError
 from node.raft import messages, wire
 from node.raft.entries import (

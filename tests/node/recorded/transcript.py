@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from attestation.canonical import encode as cbor
+from attestation.encoding.canonical import encode as cbor
 from node.bonds import messages as bonds
 from node.bonds.handshake import Role, proof_of
 from node.machines.base import ApplyContext, StateMachine

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation.canonical import decode_untrusted, encode
+from attestation.encoding.canonical import decode_untrusted, encode
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from attestation.canonical import decode_untrusted, encode
-from attestation.tickets import Cluster
+from attestation.encoding.canonical import decode_untrusted, encode
+from attestation.tickets.protocol import Cluster
 from node.authority import AuthorityError, AuthorityKey, authority_of, sign, spki_of
 from node.machines.base import ApplyContext, CommandError
 from node.system.birth import (

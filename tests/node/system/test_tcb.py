@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from attestation.enforcement import CollateralSet, Sight
+from attestation.collateral.enforcement import CollateralSet, Sight
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import Counter
 from node.machines.system import CombinedSystem, EmptySystem, Request

@@ -1,0 +1,90 @@
+"""This project's own log of RTMR3: what the running system extended after boot.
+
+CCEL ends where the kernel starts, so whoever extends RTMR3 keeps the record. One event is
+``{"name": text, "payload": bytes, "digest": 48 bytes}`` with
+
+    digest = SHA-384 over deterministic CBOR (RFC 8949 4.2.1) of ["bondstone/runtime-event/v1", name, payload]
+
+so name and payload are both bound, and neither can borrow bytes of the other. A record whose digest is
+not that is malformed: here, unlike in CCEL, the whole event is always proven once the replay is.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+from attestation.encoding.canonical import encode
+from attestation.errors import MalformedError
+from attestation.eventlog.events import Event, Origin
+
+DOMAIN: Final = "bondstone/runtime-event/v1"
+RUNTIME_REGISTER: Final = 3
+EVENTS_MAX: Final = 1024
+NAME_BYTES_MAX: Final = 128
+PAYLOAD_BYTES_MAX: Final = 16 * 1024
+
+
+def runtime_digest(name: str, payload: bytes) -> bytes:
+    """Return the 48 bytes to extend into RTMR3 for this event."""
+    return hashlib.sha384(encode([DOMAIN, name, payload])).digest()
+
+
+def runtime_event(name: str, payload: bytes) -> Event:
+    """Return the record of an event of our own.
+
+    Raises:
+        ValueError: the name or payload is outside the limits that every reader holds.
+    """
+    if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
+        raise ValueError(
+            f"a runtime event has a name of 1 to {NAME_BYTES_MAX} bytes and a payload of "
+            f"at most {PAYLOAD_BYTES_MAX}"
+        )
+    if not name.isprintable():
+        raise ValueError("a runtime event has a printable name, so that it can be shown anywhere")
+    return Event(
+        origin=Origin.RUNTIME,
+        register=RUNTIME_REGISTER,
+        type=0,
+        name=name,
+        digest=runtime_digest(name, payload),
+        data=payload,
+    )
+
+
+def runtime_log_to_value(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Return the CBOR-able record list."""
+    assert all(event.origin is Origin.RUNTIME for event in events)
+    return [{"name": event.name, "payload": event.data, "digest": event.digest} for event in events]
+
+
+def runtime_log_from_value_untrusted(value: Any) -> tuple[Event, ...]:
+    """Return the events of a decoded record list.
+
+    Raises:
+        MalformedError: another shape, beyond a limit, or a digest that is not the event's.
+    """
+    if not isinstance(value, list) or len(value) > EVENTS_MAX:
+        raise MalformedError("runtime-log-invalid", f"a runtime log is a list of at most {EVENTS_MAX} events")
+    return tuple(_event_untrusted(number, item) for number, item in enumerate(value))
+
+
+def _event_untrusted(number: int, item: Any) -> Event:
+    if not isinstance(item, dict) or set(item) != {"name", "payload", "digest"}:
+        raise MalformedError(
+            "runtime-log-invalid", f"event {number} does not have just name, payload and digest"
+        )
+    name, payload, digest = item["name"], item["payload"], item["digest"]
+    if not (isinstance(name, str) and isinstance(payload, bytes) and isinstance(digest, bytes)):
+        raise MalformedError("runtime-log-invalid", f"event {number} has a value of another type")
+    try:
+        event = runtime_event(name, payload)
+    except ValueError as exc:
+        raise MalformedError("runtime-log-invalid", f"event {number} is out of bounds") from exc
+    if event.digest != digest:
+        raise MalformedError(
+            "runtime-log-digest",
+            f"the digest of event {number} is not the digest of its name and payload",
+            values={"expected": event.digest.hex(), "found": digest.hex()},
+        )
+    return event

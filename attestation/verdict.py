@@ -1,0 +1,253 @@
+"""One verification from raw bytes to a JSON document and an exit code: what ``quote verify`` prints.
+
+A refusal is reported as completely as an acceptance: the same members, always. What is shown of a quote that
+did not verify is what its bytes *claim*; ``verified`` says which it is.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from attestation.collateral.endorsements import Endorsements, authenticate_endorsements, verify_endorsements
+from attestation.collateral.enforcement import Enforcement
+from attestation.errors import (
+    AppraisalError,
+    AttestationError,
+    EndorsementsUnavailableError,
+    VerificationError,
+)
+from attestation.eventlog.verify import EventLogEvidence, parse_event_log_untrusted
+from attestation.policy.appraise import (
+    REPORT_DATA_UNCHECKED,
+    UNKNOWN_ENFORCEMENT,
+    AppraisalPolicy,
+    ReportData,
+    appraise,
+    default_policy,
+    finding_value,
+    not_checked,
+    td_findings,
+)
+from attestation.policy.result import body_value, pck_value, policy_value, tcb_value, verified_value
+from attestation.policy.rules import REGISTERS, EventLogRules
+from attestation.quote.codec import TDReport, parse_quote_untrusted
+from attestation.steps import Step
+from attestation.tcb import TcbEvaluation
+from attestation.values import timestamp, whole_seconds
+from attestation.verifier import (
+    AuthenticQuote,
+    VerifiedQuote,
+    authenticate_quote,
+    claimed_fmspc_untrusted,
+    require_td_report,
+    verify_quote,
+)
+from attestation.x509.trust import TrustRoot
+
+EXIT_ACCEPTED: Final = 0
+EXIT_REFUSED: Final = 1
+EXIT_UNDECIDED: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationReport:
+    """What a verification came to.
+
+    Attributes:
+        value: the JSON document; docs/attestation.md has its schema.
+        exit_code: 0 accepted, 1 refused, 3 could not decide (collateral missing).
+    """
+
+    value: dict[str, Any]
+    exit_code: int
+
+
+def verify_report(
+    quote: bytes,
+    collateral: bytes | None,
+    *,
+    root: TrustRoot,
+    policy: AppraisalPolicy | None,
+    now: datetime,
+    report_data: bytes | ReportData = REPORT_DATA_UNCHECKED,
+    event_log: EventLogEvidence | None = None,
+    pck_chain: bytes | None = None,
+    own_config_id: bytes | None = None,
+    enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
+) -> VerificationReport:
+    """Verify and appraise a quote from raw bytes. Never raises for anything in them.
+
+    Args:
+        quote: raw quote.
+        collateral: ``QuoteCollateralV3`` JSON; None if there is none, which cannot be decided.
+        root: the pinned root.
+        policy: None stands for ``default_policy()``, and the result lists what that does not check.
+        now: aware.
+        report_data: the 64 bytes that the quote must carry.
+        event_log: the attester's event log. If the policy relies on none, every register that it extends must
+            still be explained by it: what was given is never passed over.
+        pck_chain: PEM, for quotes without a chain of their own.
+        own_config_id: SHA-384 of the group document, for a policy that says ``mrconfigid = "own"``.
+        enforcement: since when sets are enforced, for the policy's grace period.
+    """
+    now = whole_seconds(now)
+    applied = default_policy() if policy is None else policy
+    verified: VerifiedQuote | None = None
+    try:
+        require_td_report(parse_quote_untrusted(quote))
+        if collateral is None:
+            raise EndorsementsUnavailableError(
+                "collateral-missing", "no collateral was given, so nothing can be decided"
+            )
+        endorsements = verify_endorsements(Endorsements.from_json_untrusted(collateral), root=root, now=now)
+        verified = verify_quote(quote, endorsements, now=now, pck_chain=pck_chain)
+        result = appraise(
+            verified,
+            applied if event_log is None else _relying_on(event_log, applied),
+            now=now,
+            report_data=report_data,
+            event_log=event_log,
+            own_config_id=own_config_id,
+            enforcement=enforcement,
+        )
+        result = replace(result, policy=applied)
+    except AttestationError as exc:
+        value = {
+            **_claimed_value(quote, now),
+            "trust_root": {"sha256": root.fingerprint.hex(), "mock": root.mock},
+            "mock": root.mock,
+            "policy": policy_value(applied, root, variant=None, grace_until=None),
+            "not_checked": list(not_checked(applied, report_data)),
+        }
+        if verified is not None:
+            value |= verified_value(verified) | {"status": str(verified.tcb.status)}
+        else:
+            value |= _authentic_value(
+                exc,
+                quote=quote,
+                collateral=collateral,
+                root=root,
+                pck_chain=pck_chain,
+                policy=applied,
+            )
+        undecided = exc.undecided
+        return VerificationReport(
+            value=_refusal_value(exc) | value,
+            exit_code=EXIT_UNDECIDED if undecided else EXIT_REFUSED,
+        )
+    return VerificationReport(value=result.to_json_value(), exit_code=EXIT_ACCEPTED)
+
+
+def _relying_on(event_log: EventLogEvidence, policy: AppraisalPolicy) -> AppraisalPolicy:
+    """Return the policy, relying on a log that was given although the policy does not need one.
+
+    Raises:
+        MalformedError: it is no event log.
+        AppraisalError: ``event-log-empty``: it extends no register, so the quote says nothing of it.
+    """
+    if policy.event_log.registers:
+        return policy
+    events = event_log if isinstance(event_log, tuple) else parse_event_log_untrusted(event_log)
+    registers = frozenset(item.register for item in events if item.extends and item.register is not None)
+    if not registers:
+        raise AppraisalError(
+            "event-log-empty",
+            "the event log extends no register, so the quote confirms nothing of it",
+            step=Step.EVENT_LOG,
+        )
+    return replace(policy, event_log=EventLogRules(registers=registers))
+
+
+def _refusal_value(exc: AttestationError) -> dict[str, Any]:
+    finding = finding_value(exc)
+    return {
+        "accepted": False,
+        "status": None,
+        **finding,
+        "findings": exc.values.get("findings", [finding]),
+        "valid_until": None,
+    }
+
+
+def _claimed_value(quote: bytes, now: datetime) -> dict[str, Any]:
+    """Return what the quote's bytes claim, as far as they can be read."""
+    value: dict[str, Any] = {
+        "verified": False,
+        "now": timestamp(now),
+        "quote_version": None,
+        "advisory_ids": [],
+        "fmspc": None,
+        **_NO_BODY,
+        "tcb": None,
+        "pck": None,
+        "collateral": None,
+        "valid_from": None,
+    }
+    try:
+        parsed = parse_quote_untrusted(quote)
+    except AttestationError:
+        return value
+    value["quote_version"] = parsed.version
+    if isinstance(parsed.body, TDReport):
+        value |= body_value(parsed.body)
+    fmspc = claimed_fmspc_untrusted(parsed)
+    value["fmspc"] = None if fmspc is None else fmspc.hex()
+    return value
+
+
+_NO_BODY: Final[dict[str, Any]] = {
+    "body_type": None,
+    "measurements": dict.fromkeys(REGISTERS),
+    "report_data": None,
+    "td_attributes": None,
+    "td_attribute_names": [],
+    "xfam": None,
+    "tee_tcb_svn": None,
+    "tee_tcb_svn_2": None,
+    "mr_service_td": None,
+}
+
+
+def _authentic_value(
+    refusal: AttestationError,
+    *,
+    quote: bytes,
+    collateral: bytes | None,
+    root: TrustRoot,
+    pck_chain: bytes | None,
+    policy: AppraisalPolicy,
+) -> dict[str, Any]:
+    """Return what can still be said of a refused quote if all of its signatures hold.
+
+    A TCB status can be given for evidence that is refused for being out of its window, or Revoked; for
+    evidence with a broken signature there is none. Nothing here can turn a refusal into anything else.
+    """
+    if collateral is None or not isinstance(refusal, VerificationError):
+        return {}
+    try:
+        endorsements = authenticate_endorsements(Endorsements.from_json_untrusted(collateral), root=root)
+        authentic = authenticate_quote(parse_quote_untrusted(quote), endorsements, pck_chain=pck_chain)
+    except AttestationError:
+        return {}
+    value: dict[str, Any] = {
+        "fmspc": authentic.pck.extension.fmspc.hex(),
+        "pck": pck_value(authentic.pck),
+        "findings": [
+            finding_value(finding) for finding in (refusal, *td_findings(authentic.body, policy.td))
+        ],
+    }
+    tcb = _evaluate(authentic)
+    if tcb is not None:
+        value |= {
+            "status": str(tcb.status),
+            "advisory_ids": list(tcb.advisory_ids),
+            "tcb": tcb_value(tcb),
+        }
+    return value
+
+
+def _evaluate(authentic: AuthenticQuote) -> TcbEvaluation | None:
+    try:
+        return authentic.evaluate()
+    except VerificationError:
+        return None
