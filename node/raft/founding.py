@@ -59,7 +59,7 @@ class Founding(Signing):
         )
 
     def _mode(self) -> Bootstrap:
-        """AUTO in a cluster that may give itself up, however we found; in none, how we would found one."""
+        """Return AUTO in a cluster that may give itself up, and our own founding mode outside a cluster."""
         if self.log.last().index == 0:
             return self.founding.bootstrap
         if self.is_auto:
@@ -69,7 +69,7 @@ class Founding(Signing):
     def _visible(self) -> tuple[Incarnation, ...]:
         """Possible founders: bonded, not Observers, in no cluster, and of our own founding mode.
 
-        One of each name: a host that starts a second TD of a node must not get two votes by it.
+        One incarnation per name: a host that starts a second TD of a node must not get two votes that way.
         """
         if not self._may_found():
             return ()
@@ -107,7 +107,7 @@ class Founding(Signing):
             self._free_signature()
         if self.cluster is not None and self.cluster in m.dissolved:
             if self._may_have_ended(m, before):
-                # Its log said so, committed: our cluster is over.
+                # Its log holds a committed DISSOLVE: our cluster is over.
                 self._dissolve(Cursor(self.term, self.commit))
             else:
                 self._violation(sender, "false-dissolution")
@@ -120,7 +120,7 @@ class Founding(Signing):
         elif m.cluster != self.cluster:
             self._meet_rival(sender, m)
         elif known == m.cluster:
-            # It says so again because it does not know that we are with it: our Presence was lost.
+            # The peer repeats it because it does not know that we are in its cluster: our Presence was lost.
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
         if (
             m.cluster == self.cluster
@@ -128,14 +128,16 @@ class Founding(Signing):
             and not m.commit
             and self.log.last().index
         ):
-            # Its Genesis was lost. Without a leader to pull from it would never know that it is a voter.
+            # Its Genesis was lost. Without a leader to pull from, the peer would never learn that it is a
+            # voter.
             self._send(sender, Genesis(self.log.get(1)))
         self._drive_founding()
 
     def _may_have_ended(self, m: Presence, before: Presence | None) -> bool:
-        """Only ``auto`` clusters give themselves up, and none with a command unless that was asked for.
+        """Only ``auto`` clusters give themselves up, and one with a command only if so configured.
 
-        Ours says in its first entry whether it is one; who has not got that entry asks who founds how.
+        The first entry of our cluster records whether it is an ``auto`` cluster. A member that does not hold
+        that entry decides by the founding modes of itself and of the peer.
         """
         if self.log.last().index:
             may_end = self.is_auto
@@ -145,7 +147,7 @@ class Founding(Signing):
         return may_end and (not self.replica.commands or self.settings.on_rival == "discard-shorter")
 
     def _enter(self, cluster: bytes) -> None:
-        """Become a member of a cluster that somebody else is in; as a learner, until its log says more."""
+        """Enter the cluster of a peer: as a learner, until the cluster's log makes this member a voter."""
         if cluster in self.birth.dissolved:
             return
         self.cluster = cluster
@@ -186,9 +188,10 @@ class Founding(Signing):
             self._found_alone()
 
     def _may_enter_one(self) -> bool:
-        """Return whether a bonded peer is in a cluster: its next word, an answer to ours, brings us there.
+        """Return whether a bonded peer is in a cluster: its answer to our Presence will bring us there.
 
-        Or who gave up its own cluster for that one founds another before the answer comes, again and again.
+        Without this, a member that gave up its own cluster for that one would found another before the answer
+        arrives, again and again.
         """
         known = (peer.cluster for peer in self.peers.values())
         return any(cluster is not None and cluster not in self.birth.dissolved for cluster in known)
@@ -219,7 +222,7 @@ class Founding(Signing):
         return common_levels(builds)
 
     def _all_see(self, founders: tuple[Incarnation, ...]) -> bool:
-        """Return whether every founder told us that it would found with exactly these."""
+        """Return whether every founder reported that it would found with exactly these."""
         for founder in founders:
             if founder == self.me:
                 continue
@@ -238,7 +241,7 @@ class Founding(Signing):
                 self._send(founder, proposal)
 
     def _abandon(self) -> None:
-        """We are the only one who could complete it; from now on our presence says that we never will."""
+        """Give up the genesis that only we could complete, and announce that in our Presence."""
         birth = self.birth
         birth.abandoned = birth.round
         birth.nonce = None
@@ -317,7 +320,7 @@ class Founding(Signing):
     def _adopt_genesis(self, entry: Entry) -> None:
         """Entry 1 is committed by its definition: the cluster id is its digest."""
         self.cluster = entry.chain
-        # In this order: of a write that is torn between them there must not be left that we signed nothing.
+        # This order is needed: a write torn between the two must not leave a disk that records no signature.
         self._append((entry,))
         self._set_vote(max(self.term, entry.term), self.voted_for)
         self._commit_to(1)
@@ -338,13 +341,16 @@ class Founding(Signing):
 
     # ---- time ---------------------------------------------------------------
     def _presence_wanted(self) -> bool:
-        """Say again who we are while somebody may not know, or could give us the genesis that we lack."""
+        """Return whether to send our Presence again.
+
+        A peer may not know us yet, or could send us the genesis that we lack.
+        """
         if self.cluster is None or self._lacks_genesis():
             return bool(self.peers)
         return self.strangers
 
     def _lacks_genesis(self) -> bool:
-        """Return whether we may be a voter without knowing it, and nobody leads from whom to pull."""
+        """Return whether we may be a voter without knowing it, while there is no leader to pull from."""
         return (
             self.leader is None
             and self.log.last().index == 0
@@ -355,7 +361,7 @@ class Founding(Signing):
     def _tick_founding(self) -> None:
         self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
         if self.birth.reborn:
-            # Rounds go on above those of the earlier process, and all of those are abandoned.
+            # Rounds continue above those of the earlier process, and all of the earlier rounds are abandoned.
             self.birth.reborn = False
             self.birth.round = self.birth.abandoned = self.wall
         if self._presence_wanted():

@@ -1,7 +1,7 @@
 """The leader's side of replication (3.5; thesis 3.5, 3.6.2, 3.10) and check-quorum (3.7; thesis 6.2).
 
-The leader broadcasts one and the same Append. What it tracks per peer is the latest verified match, the
-latest echoed seq and when it was last heard; it never decides what to send to whom, never retries for a
+The leader broadcasts the same Append to every peer. Per peer it tracks the latest verified match, the latest
+echoed seq, and when the peer last answered. It never decides what to send to which peer, never retries for a
 follower, never streams a backlog.
 """
 
@@ -24,16 +24,16 @@ from node.raft.types import (
     Unknown,
 )
 
-# The clocks of two machines may drift apart by so much of an election timeout before a lease lies.
+# The clocks of two machines may drift apart by this share of an election timeout before a lease is wrong.
 LEASE_DRIFT_PERCENT: Final = 10
-# How finely a leader knows how current it is.
+# The resolution at which a leader knows how current its state is.
 MARK_MS: Final = 10
 
 
 class Leader(Follower):
     """Write, broadcast, count, commit."""
 
-    handed: Transfer | None = None  # its target was told; who leads next says what came of it
+    handed: Transfer | None = None  # TimeoutNow was sent to its target; the next leader decides the outcome
 
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
@@ -47,7 +47,7 @@ class Leader(Follower):
             heartbeat_due=self.now,
             mark_due=self.now,
             census_due=self.now + self.settings.heartbeat_ms,
-            # A brand-new leader has heard nobody yet: check-quorum must not fire on it (3.13).
+            # A new leader has received no answer yet: check-quorum must not depose it (3.13).
             heard_ms=dict.fromkeys(self.members, self.now),
         )
         lead.sent_index = self.log.last().index
@@ -55,7 +55,7 @@ class Leader(Follower):
         self._open_term()
 
     def _open_term(self) -> None:
-        """Entries of earlier terms count only below an own one (figure 8), so the first is a no-op."""
+        """Write a no-op: entries of earlier terms are committed only below one of this term (figure 8)."""
         self._write(EntryKind.NOOP, EMPTY_PAYLOAD)
 
     # ---- writing ------------------------------------------------------------
@@ -72,7 +72,8 @@ class Leader(Follower):
     def _propose(self, session: bytes, proposal: Proposal) -> Cursor | None:
         """Write a proposal of ``session`` unless it is already there; return where it is.
 
-        None: the session is open already, or the command was refused, which its origin learns from the log.
+        None: the session is open already, or the command was refused. The log carries the refusal to its
+        origin.
         """
         lead = self.lead
         assert lead is not None
@@ -103,7 +104,7 @@ class Leader(Follower):
             if wants_round or self.now >= lead.heartbeat_due or self.commit > lead.announced:
                 self._broadcast_append(lead, ())
         elif self.commit > lead.announced:
-            # What was committed is our own callers', and they have their answer.
+            # Only our own callers waited for this commit, and they have their answer.
             self._broadcast_append(lead, (), lazy=True)
 
     def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False) -> None:
@@ -145,7 +146,7 @@ class Leader(Follower):
             self._note_lag(lead, sender, m.have.index)
 
     def _is_of_this_term(self, m: AppendReply) -> bool:
-        """An ACK speaks of the log of its own term's leader (I3): in a later term ours is another one."""
+        """An ACK is about the log of its own term's leader (I3): in a later term our log differs."""
         return m.term == self.term
 
     def _note_lag(self, lead: Leadership, sender: Incarnation, have: int) -> None:
@@ -159,7 +160,7 @@ class Leader(Follower):
         return self.durable_index if self.settings.trust_disk else self.log.last().index
 
     def _holders(self, lead: Leadership, index: int) -> set[Incarnation]:
-        """Who is proven to hold the log up to ``index``."""
+        """Return the members that are proven to hold the log up to ``index``."""
         holders = {peer for peer, match in lead.match.items() if match >= index}
         if self._own_match() >= index:
             holders.add(self.me)
@@ -170,11 +171,12 @@ class Leader(Follower):
         return self.log.get(index).term == self.term
 
     def _copies_needed(self) -> int:
-        """With the tie-break one of two voters is a quorum: it goes on leading and may take in a replacement.
+        """Return how many members must hold an entry before it is committed.
 
-        But nothing that only one machine holds is committed, unless ``min_voters`` is 1: a group of
-        two stops taking writes when one dies, and resumes when there are two again. A learner's copy counts
-        here: the replacement must get the no-op of a re-elected leader committed to become a voter.
+        With the tie-break one of two voters is a quorum: it continues to lead and may take in a replacement.
+        But an entry that only one machine holds is not committed, unless ``min_voters`` is 1. A group of two
+        stops taking writes when one dies, and resumes when there are two again. A learner's copy counts here:
+        to become a voter, the replacement needs the no-op of a re-elected leader to be committed.
         """
         smallest = min(len(config.voters) for config in self.active)
         return min(2, self.settings.min_voters, smallest)
@@ -183,7 +185,7 @@ class Leader(Follower):
         return len(holders) >= self._copies_needed()
 
     def _try_commit(self, lead: Leadership) -> None:
-        """The largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
+        """Commit up to the largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
         progress = True
         while progress:
             progress = False
@@ -202,9 +204,10 @@ class Leader(Follower):
         return self._have({self.me, *(peer for peer, echo in lead.echo.items() if echo >= seq)})
 
     def _prove_marks(self, lead: Leadership) -> None:
-        """How long ago nobody else can have led, by what a quorum has answered: we may be deposed.
+        """Find the latest time at which no other leader existed: when we sent what a quorum answered.
 
-        When the answers came does not count: the network, or a host that stops us, can keep them back.
+        We may be deposed since. The arrival of the answers does not count: the network can delay them, and so
+        can a host that stops this member.
         """
         if self._have({self.me}):
             self._await_commit(max(self.commit, lead.noop_index), lead.term, self.now)
@@ -231,12 +234,12 @@ class Leader(Follower):
         return heard
 
     def _check_quorum(self, lead: Leadership) -> None:
-        """A leader that no quorum answers any more is none (3.7)."""
+        """Step down when no quorum answers any more (3.7)."""
         if not self._have(self._responsive(lead)):
             self._become_follower(self.term, None)
 
     def _leave(self) -> None:
-        """A leader outside the committed Cfg steps down once everybody could hear of that (3.6)."""
+        """A leader outside the committed Cfg steps down once every peer could receive that commit (3.6)."""
         self._become_follower(self.term, None)
 
     # ---- leadership transfer ------------------------------------------------
@@ -265,7 +268,7 @@ class Leader(Follower):
         return max(rated)[1] if rated else None
 
     def _may_succeed(self, peer: Incarnation) -> bool:
-        """Return whether ``peer`` is a voter that would stand, as far as we know."""
+        """Return whether ``peer`` is a voter that would stand as a candidate, as far as we know."""
         known = self.peers.get(peer)
         return peer in self.members and (known is None or known.preference is not Preference.OBSERVER)
 
@@ -276,7 +279,7 @@ class Leader(Follower):
             self._complete(transfer.token, late)
         elif not transfer.told and lead.match.get(transfer.target, 0) == self.log.last().index:
             transfer.told = True
-            # From here somebody may be elected without asking who hears us: no lease in this term.
+            # From here a voter may be elected although others still follow us: no lease in this term.
             lead.lease_forbidden = True
             self._send(transfer.target, TimeoutNow(self._cluster, self.term))
 
@@ -293,7 +296,7 @@ class Leader(Follower):
             self._complete(transfer.token, NotExecuted("transfer-lost", self.leader))
 
     def _conclude_transfer(self, handed: Transfer) -> None:
-        """Answer as soon as somebody leads. That we lead no more does not say that the target was told."""
+        """Answer as soon as a member leads. Our own stepping down does not prove that TimeoutNow arrived."""
         if self.leader is None and self.now < handed.until_ms:
             return
         self.handed = None

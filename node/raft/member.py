@@ -1,7 +1,7 @@
 """A group member: the whole core behind ``step`` (see ``node/raft/DESIGN.md``).
 
-Everything that happens to a member comes in through ``step`` or ``step_many``; everything it wants done comes
-out as ``Effects``. Same construction, same steps: same effects, byte for byte.
+Every event of a member comes in through ``step`` or ``step_many``, and everything that it wants done comes
+out as ``Effects``. Equal construction and equal steps give equal effects, byte for byte.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,15 +45,15 @@ from node.raft.types import (
     Unknown,
 )
 
-SHORT_VOTERS_MAX: Final = 2  # one of so many can be a quorum, and too few to commit anything
+SHORT_VOTERS_MAX: Final = 2  # one of this many can be a quorum, and be too few to commit anything
 SETTLE_ROUNDS_MAX: Final = 8
-# So many entries are applied in one step, and about a chunk more: all else waits for it to end.
+# One step applies this many entries, and about a chunk more: all other work waits until the step ends.
 APPLY_ENTRIES_MAX: Final = 4096
-NUMBERS: Final = 1 << 48  # so many that a restart never draws one again
+NUMBERS: Final = 1 << 48  # enough numbers that a restart never draws the same one again
 
 
 def build_of(machine: StateMachine, features: Features, image: str) -> Build:
-    """Return what a node with this machine and these features says of its software."""
+    """Return what a node with this machine and these features reports about its software."""
     versions = Span(machine.versions[0], machine.versions[-1])
     return Build(image, Span(features.low, features.high), machine.family, versions)
 
@@ -65,7 +65,7 @@ class Member(Inbox):
         me: this life of this node.
         group_id: 32 bytes.
         settings: equal in the whole group (they are in the GroupId).
-        founding: how this member may come to have a genesis.
+        founding: how this member may get a genesis.
         preference: how much it wants to lead.
         features: the feature levels that this software can work at.
         image: name and version of this software, for people.
@@ -73,7 +73,7 @@ class Member(Inbox):
         system: makes a system state in its initial state, the same on every member of the group.
         log: empty.
         credentials: the key behind ``me``.
-        randrange: ``randrange(n)`` returns 0 <= x < n. The only chance in the core.
+        randrange: ``randrange(n)`` returns 0 <= x < n. The only randomness in the core.
         now_ms: monotonic milliseconds.
         recovered: trust_disk only: what an earlier process of this same incarnation left on its disk.
     """
@@ -113,10 +113,10 @@ class Member(Inbox):
         )
         self.gone = {}
         self.replaced: set[Incarnation] = set()  # voters whose nodes were here as other incarnations
-        self.told_outlook: Outlook | None = None  # what was told of a quorum that is not there
-        # An earlier process of this incarnation may have used any small number, also one whose
-        # opening its disk has lost: going on in its session would answer new commands with old results,
-        # and an answer to its ReadIndex that comes late would be taken for one to ours.
+        self.told_outlook: Outlook | None = None  # the last report about a missing quorum
+        # An earlier process of this incarnation may have used any small number, also one whose opening its
+        # disk has lost. If we continued its session, new commands would get old results. If we reused its
+        # ReadIndex id, a late answer to it would be taken for an answer to ours.
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
         self.reads = ReadQueues(last_id=0 if recovered is None else randrange(NUMBERS))
         self.box = Outbox(first, session_id(group_id, me.id, first))
@@ -131,17 +131,18 @@ class Member(Inbox):
                 self.halted, self.unsaid_halt = exc.reason, True
 
     def _recover(self, recovered: Recovered) -> None:
-        """Go on as the same incarnation (trust_disk): term, vote and log are what we promised by."""
+        """Continue as the same incarnation (trust_disk): our promises rest on this term, vote and log."""
         assert self.settings.trust_disk
         self.birth.dissolved = recovered.ended[-DISSOLVED_MAX:]
         self.term, self.voted_for = recovered.term, recovered.voted_for
-        self._bind()  # we may have answered a leader a moment ago, and its lease runs by that
+        self._bind()  # we may have answered a leader a moment ago, and its lease relies on that answer
         if not recovered.entries:
             self._remember_signature(recovered.term, recovered.voted_for)
         else:
             self._append(recovered.entries)
             self.cluster = recovered.entries[0].chain
-            # A Cfg is proposed only when the one before is committed (I5): so much is certain.
+            # A Cfg is proposed only when the one before is committed (I5), so the one before is certainly
+            # committed.
             if len(self.configs) > 1:
                 self._commit_to(self.configs[-2][0])
         self.out = Effects()
@@ -209,7 +210,7 @@ class Member(Inbox):
         if lead is None:
             return
         if self.now >= lead.census_due:
-            # Not with the heartbeat: under steady writes no heartbeat is ever due.
+            # This must not depend on the heartbeat: under steady writes no heartbeat is ever due.
             lead.census_due = self.now + self.settings.heartbeat_ms
             self._check_quorum(lead)
             if self.lead is not None:
@@ -217,7 +218,7 @@ class Member(Inbox):
             self._watch_quorum()
 
     def _settle(self) -> None:
-        """Commit, apply, answer, write, broadcast: until nothing more follows from anything."""
+        """Commit, apply, answer, write and broadcast until no step causes another."""
         limit = self.replica.applied.index + APPLY_ENTRIES_MAX
         for _ in range(SETTLE_ROUNDS_MAX):
             commit, last, role, cluster = self.commit, self.log.last(), self.role, self.cluster
@@ -296,7 +297,7 @@ class Member(Inbox):
 
     # ---- the end ------------------------------------------------------------
     def _halt(self, reason: str) -> None:
-        """An invariant broke. Nothing that this step wanted to say may be said."""
+        """Stop, because an invariant broke. No message that this step prepared may be sent."""
         self.halted = reason
         lead = self.lead
         transfers = (self.handed, lead.transfer if lead is not None else None)
@@ -306,7 +307,7 @@ class Member(Inbox):
             unsaid.append(lead.version_change[0])
         self.out = Effects()
         self.lead = self.handed = self.leader = None
-        self.role = FOLLOWER  # it leads nobody and hears nobody, whatever it was
+        self.role = FOLLOWER  # from here on it neither leads nor follows, whatever its role was
         self._notice(Halted(reason))
         for token in unsaid:
             self._complete(token, Unknown("halted"))
@@ -341,9 +342,9 @@ class Member(Inbox):
 
     @property
     def held_cluster(self) -> bytes | None:
-        """The cluster of which this member holds a committed entry: what it may attest to be in.
+        """The cluster of which this member holds a committed entry, so that it may attest to be in it.
 
-        A member that only entered a cluster may still leave it, if nobody holds anything of it.
+        A member that only entered a cluster may still leave it, if no member holds an entry of it.
         """
         return self.cluster if self.commit else None
 
@@ -352,11 +353,11 @@ class Member(Inbox):
         return tuple(sorted((*mine, *(peer for peer in self.peers if not self._is_observer(peer)))))
 
     def outlook(self) -> Outlook:
-        """Return what can be known here of the quorum, of who is missing and of whether waiting can help."""
+        """Return what this member knows of quorum and missing voters, and whether waiting can help."""
         if self.halted is not None or not self.active:
             return UNKNOWN
         if self.lead is None and self.leader is not None:
-            return HELD  # it would step down without one
+            return HELD  # it would step down without a quorum
         here = self._responsive(self.lead) if self.lead is not None else {*self.audience, self.me}
         present = {peer for peer in here if peer == self.me or peer in self.peers}
         for voter in self.members:
@@ -385,9 +386,9 @@ class Member(Inbox):
                 return Absence.UNREACHABLE
 
     def _watch_quorum(self) -> None:
-        """Tell when the quorum is lost, or is another one that is missing, and when it is back."""
+        """Report when the quorum is lost, when the missing voters change, and when the quorum is back."""
         if self.lead is not None and self.told_outlook is None and len(self.members) > SHORT_VOTERS_MAX:
-            return  # it has a quorum, and that is more than one
+            return  # it has a quorum of more than one member
         outlook = self.outlook()
         ill = outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
         if not ill:

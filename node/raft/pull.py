@@ -3,10 +3,10 @@
     sources   peers that answer Avail in our term, and the leader last
     search    Fetch(check = our position at k): the first source that has the same position starts the pull;
               else its hint lowers k, never below our commit
-    ranges    index ranges behind k, a few on their way from each source; a chunk is taken only when what
-              it says precedes it is what we have
-    restart   a range: timeout, bond loss, refusal. Everything: a new term. No answer that comes late, twice
-              or from another life can trip an assertion. (One that lies can: members are believed.)
+    ranges    index ranges behind k, a few on their way from each source; a chunk is taken only when our log
+              holds the position that the chunk names as its predecessor
+    restart a range: timeout, bond loss, refusal. Everything: a new term. No answer that comes late, twice or
+              from another life can trip an assertion. (A false answer can: members are believed.)
 
 The leader's Appends that arrive meanwhile are kept up to a bound; a hole only means another pull.
 """
@@ -40,21 +40,22 @@ class Pull(Replication):
     leader_commit = 0
     last_seq = 0  # of the latest Append of this term
 
-    # ---- what we tell the leader --------------------------------------------
+    # ---- what we report to the leader ---------------------------------------
     def _ack_index(self) -> int:
-        """An ACK claims what is verified, never what the log merely holds (C16)."""
+        """An ACK claims only entries that are verified, not all that the log holds (C16)."""
         return self.verified
 
     def _reply_append(self, verdict: Verdict) -> None:
         if self.leader is None:
-            return  # we stopped hearing it, and stand ourselves; what we pulled stays
+            return  # we receive nothing from it and stand ourselves; what we pulled stays
         last = self.log.last()
         match = self._ack_index() if verdict is ACK else 0
         have = Cursor(last.term, last.index)
         reply = AppendReply(self._cluster, self.term, verdict, match, self.last_seq, have)
         before = self.out.sends[-1] if self.out.sends else None
         if before is not None and before.to == (self.leader,) and _says_no_more(before.message, reply):
-            # Many Appends come at once to who is behind, and the leader reads the answers of everybody.
+            # A peer that is behind receives many Appends at once, and the leader must read the answers of all
+            # peers.
             self.out.sends.pop()
         self._send(self.leader, reply)
 
@@ -66,7 +67,7 @@ class Pull(Replication):
 
     # ---- the asking side ----------------------------------------------------
     def _start_pull(self, append: Append) -> None:
-        """``append`` does not fit: get what precedes it."""
+        """Begin to fetch the entries before ``append``, which does not fit our log."""
         pull = self.pull
         prev = append.prev.index
         if pull is None or pull.term != self.term:
@@ -98,8 +99,9 @@ class Pull(Replication):
     def _sources(self, pull: PullState) -> list[Incarnation]:
         """Sources in the order of preference: peers by id, the leader last, and not at once.
 
-        Whoever failed us comes after all who did not, the latest to fail last: or two that never answer are
-        asked in turn for ever. As long as they are all there is, the leader is asked too.
+        A source that failed to answer comes after all sources that did not fail, and the latest to fail comes
+        last. Otherwise two sources that never answer would be asked in turn without end. While every other
+        source has failed, the leader is asked too.
         """
         leader = self.leader
         resting = {peer for peer, until in pull.resting.items() if self.now < until}
@@ -133,7 +135,8 @@ class Pull(Replication):
             if not pull.flying:
                 self._search(pull, sources)
             return
-        # The lowest range goes first: when every place is taken, the chunk that all wait for has one of them.
+        # The lowest range goes first: when every place is taken, the chunk that all others wait for has a
+        # place.
         asked = True
         while asked:
             asked = False
@@ -187,10 +190,11 @@ class Pull(Replication):
             return
         asked = pull.answered(sender, m.after.index, self.now)
         if asked is None and (m.ok or not pull.joined):
-            # Or a link whose answers take longer than an election timeout would never get anything.
+            # Otherwise a link whose answers take longer than an election timeout would never deliver an
+            # entry.
             asked = pull.answered_late(sender, m.after.index, self._places)
         if asked is None:
-            return  # repeated, or what it brings is here already
+            return  # a repeated chunk, or its entries are here already
         pull.resting.pop(sender, None)
         if not pull.joined:
             self._on_search_answer(pull, sender, asked, m)
@@ -219,14 +223,14 @@ class Pull(Replication):
             pull.fit_span(asked, len(m.entries))
 
     def _let_rest(self, pull: PullState, source: Incarnation) -> None:
-        """It cannot help at present; ask the others first."""
+        """Ask the other sources first: ``source`` cannot help at present."""
         pull.resting[source] = self.now + self.settings.heartbeat_ms
 
     def _drain_pull(self, pull: PullState) -> None:
         """Take a chunk whose predecessor we have, then the kept Appends, then ask for more.
 
-        Only one: what is said to us meanwhile must not wait for all that came late and at once. The next is
-        due with the next tick (``_pull_due``).
+        It takes only one chunk. When many chunks arrive late and together, messages that arrive meanwhile
+        must not wait for all of them. The next chunk is due with the next tick (``_pull_due``).
         """
         for after in sorted(pull.held):
             chunk = pull.held[after]
@@ -235,7 +239,7 @@ class Pull(Replication):
                 self._take_pulled(chunk)
                 break
             if after <= self.verified:
-                # Its predecessor is not what we now know to be right: fetch the range again.
+                # Its predecessor differs from the entry that is verified by now: fetch the range again.
                 del pull.held[after]
                 pull.ask_again(after, after + len(chunk.entries))
         self._replay_kept(pull)
@@ -254,12 +258,13 @@ class Pull(Replication):
     def _replay_kept(self, pull: PullState) -> None:
         """The kept Appends fit as soon as the pull has reached what precedes them.
 
-        Of them too only a chunk's worth: the rest is due with the next tick.
+        One call takes about a chunk of them. The rest is due with the next tick.
         """
         room = RANGE_ENTRIES
         while room > 0 and self._kept_is_next(pull):
             if not self._agrees(pull.buffer[0].prev):
-                # No leader says so after what made us verify; it must not hold up the pull for ever.
+                # No leader of this term sends this after the entries that we verified. It must not block the
+                # pull.
                 pull.buffer.clear()
                 pull.buffer_bytes = 0
                 break
@@ -277,9 +282,10 @@ class Pull(Replication):
         return bool(pull.buffer) and pull.buffer[0].prev.index <= self.verified
 
     def _end_old_pull(self) -> None:
-        """What was pulled in an earlier term says nothing of this leader's log.
+        """Drop what was pulled in an earlier term: it proves nothing about this leader's log.
 
-        Chunks that are held still would cut what this leader sent, and be acknowledged to it.
+        Chunks that are still held would cut entries that this leader sent, and we would acknowledge them to
+        it.
         """
         if self.pull is not None and (self.pull.term != self.term or self.role is Role.LEADER):
             self.pull = None
@@ -302,7 +308,7 @@ class Pull(Replication):
         self._drain_pull(pull)
 
     def _ask_availability(self, pull: PullState) -> None:
-        """Again every second and on every commit advance: what peers can serve grows (C10)."""
+        """Ask again every second and when the commit index advances: peers can serve more by then (C10)."""
         pull.asked_ms = self.now
         self._broadcast(Avail(self._cluster, self.term))
 
@@ -323,7 +329,7 @@ class Pull(Replication):
             self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
 
     def _on_fetch(self, sender: Incarnation, m: Fetch) -> None:
-        """R-serve: only in the asker's term, only what is verified in it or committed."""
+        """R-serve: serve only in the asker's term, and only entries verified in that term or committed."""
         if m.term != self.term:
             return
         limit = min(self._serve_limit(), self.log.last().index)
@@ -347,7 +353,7 @@ class Pull(Replication):
 
 
 def _says_no_more(message: Message, reply: AppendReply) -> bool:
-    """Return whether ``reply``, which follows ``message`` at once, says all that it said."""
+    """Return whether ``reply``, which follows ``message`` at once, contains all that ``message`` contains."""
     return (
         type(message) is AppendReply
         and message.verdict is reply.verdict

@@ -1,7 +1,7 @@
 """What a member has signed before it is in a cluster (3.9): one genesis at a time.
 
-A signature is a vote in the genesis term. It is free again when its genesis is the one that we are in, or
-when the one member that could use it, its collector, says that it never will.
+A signature is a vote in the genesis term. It is free again in two cases: this member is in the cluster of
+that genesis, or the collector, the only member that could use it, announces that it never will.
 """
 
 from dataclasses import dataclass, field
@@ -21,16 +21,16 @@ GENESIS_TERM: Final = 1
 
 @dataclass(slots=True)
 class Birth:
-    """Where this member stands before it is in a cluster.
+    """The founding state of this member before it is in a cluster.
 
     Attributes:
-        visible: possible founders that we see, as last told.
+        visible: possible founders that we see, as last sent in our Presence.
         round: counts our proposals.
-        abandoned: of those that we will never complete, the last.
+        abandoned: the last of the proposals that we will never complete.
         nonce: of the genesis that we collect signatures for; None if we collect none.
         voters: of that genesis.
         levels: of that genesis.
-        signatures: so far.
+        signatures: received until now.
         signed: the genesis that has our signature, and who collects for it.
         reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
         collector_seen_ms: when its collector was last bonded.
@@ -58,26 +58,29 @@ class Signing(Election):
     birth: Birth
 
     def _free_signature(self) -> None:
-        """Its collector will never use it. In a later term the disk has votes that count for more."""
+        """Free our signature: its collector will never use it.
+
+        In a later term the disk holds votes that count for more.
+        """
         if self.term <= GENESIS_TERM:
             self._set_signed(None)
         else:
             self.birth.signed = None
 
     def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
-        """A signature is our vote in the genesis term: durable before anybody has it (trust_disk)."""
+        """Our signature is our vote in the genesis term: durable before a peer receives it (trust_disk)."""
         self.birth.signed = signed
         self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
 
     def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
-        """An earlier process of this incarnation signed for ``collector``, if for anybody (trust_disk).
+        """Remember for which ``collector``, if any, an earlier process of us signed (trust_disk).
 
-        In a later ``term`` than a genesis's it was in a cluster, perhaps one that it founded, and its last
-        vote there says nothing of who collected.
+        If ``term`` is later than a genesis's, that process was in a cluster, perhaps one that it founded. Its
+        last vote there does not show which member collected.
         """
         self.birth.reborn = True
         if term > GENESIS_TERM or collector not in (None, self.me):
-            # Which round is not known, so no word of the collector frees it; a new identity does.
+            # The round is not known, so no message of the collector frees it; a new incarnation does.
             signed_for = collector or self.me
             unknown = Levels(LOWEST, self.build.family, LOWEST)
             proposal = GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,), unknown)
@@ -92,7 +95,7 @@ class Signing(Election):
         return founding is None or founding.nonce != signed[1].nonce
 
     def _watch_collector(self) -> None:
-        """Our signature may sleep with a dead collector; only a new incarnation can sign again."""
+        """Report a collector that is gone with our signature: only a new incarnation can sign again."""
         birth = self.birth
         if birth.signed is None or birth.signed[0] == self.me:
             return
@@ -105,7 +108,7 @@ class Signing(Election):
                 self._notice(FoundingStalled(birth.signed[0]))
 
     def _is_genesis(self, entry: Entry) -> bool:
-        """Signed by every founder: no genesis with a missing signature exists."""
+        """Return whether every founder signed ``entry``: no genesis with a missing signature exists."""
         if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
             return False
         try:
