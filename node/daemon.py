@@ -260,7 +260,8 @@ async def tell_progress(daemon: Daemon, tell: Tell) -> Never:
         now = daemon.readiness()
         if now.ready and not was_ready:
             was_ready = True
-            tell({"event": "ready"})
+            cluster = daemon.cluster
+            tell({"event": "ready", "cluster": None if cluster is None else str(cluster)})
         elif now.ready and told:
             tell({"event": "ready-again"})
             told = ""

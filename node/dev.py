@@ -124,6 +124,7 @@ class DevCluster:
         self._has_authority = authority
         self._pccs_port = 0
         self._stopping = False
+        self._cluster: str | None = None
         self._pccs_server: uvicorn.Server | None = None
         self.nodes: list[DevNode] = []
 
@@ -184,18 +185,17 @@ class DevCluster:
                 text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
             _write(node.config_file, text)
             self.nodes.append(node)
-        _write(
-            self.directory / "client.json",
-            json.dumps(
-                {
-                    "urls": [f"https://{node.api}" for node in self.nodes],
-                    "token_file": str(self.token_file),
-                    "ca": str(self.ca_file),
-                },
-                indent=2,
-            )
-            + "\n",
-        )
+        self._write_client_settings()
+
+    def _write_client_settings(self) -> None:
+        """Leave what other commands need; the cluster too, once it is founded: each start founds anew."""
+        settings = {
+            "urls": [f"https://{node.api}" for node in self.nodes],
+            "token_file": str(self.token_file),
+            "ca": str(self.ca_file),
+            "cluster": self._cluster,
+        }
+        _write(self.directory / "client.json", json.dumps(settings, indent=2) + "\n")
 
     def _authority_text(self) -> str:
         if not self._has_authority:
@@ -263,6 +263,7 @@ class DevCluster:
             elif event.get("event") == "bonded":
                 self._emit({"event": "node-bonded", "name": node.name})
             elif event.get("event") == "ready":
+                self._cluster = event["cluster"]
                 node.ready.set()
             elif event.get("event") in {"not-ready", "ready-again"}:
                 self._emit({**event, "event": f"node-{event['event']}", "name": node.name})
@@ -297,6 +298,7 @@ class DevCluster:
                 except TimeoutError:
                     continue
         self._write_ca()
+        self._write_client_settings()
         self._emit(
             {
                 "event": "ready",

@@ -87,13 +87,14 @@ class _ClientSettings(msgspec.Struct, frozen=True):
     urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     ca: str
     token_file: str | None = None
+    cluster: str | None = None
 
 
 def connect(url: list[str] | None, token: str | None, ca: Path | None) -> BondstoneClient:
     """Return a client from flags; what they leave out from the environment, then from ``client.json``.
 
-    That file is ``BONDSTONE_CLUSTER``, or that of `bondstone dev` here. Its token is for its nodes: it
-    goes with its certificates alone.
+    That file is ``BONDSTONE_CLUSTER``, or that of `bondstone dev` here. Its token and its cluster are for its
+    nodes: they go with its certificates alone.
 
     Raises:
         ConfigError: something is missing or malformed.
@@ -103,11 +104,13 @@ def connect(url: list[str] | None, token: str | None, ca: Path | None) -> Bondst
     token = checked_token(token, where="--token") if token else environment.token
     ca_file = ca or environment.ca
     settings = _client_settings(environment.cluster)
+    cluster: str | None = None
     if settings is not None:
         urls = urls or list(settings.urls)
         if ca_file is None:
             ca_file = Path(settings.ca)
             token = token or _token_of(settings)
+            cluster = settings.cluster
     if not urls:
         raise ConfigError(
             "which cluster? hint: --url https://HOST:PORT --token TOKEN --ca FILE, or BONDSTONE_URL, "
@@ -119,7 +122,7 @@ def connect(url: list[str] | None, token: str | None, ca: Path | None) -> Bondst
             "which certificates to trust? hint: --ca FILE or BONDSTONE_CA; "
             "`bondstone verify … --save DIR` writes one for a node that it has verified"
         )
-    return BondstoneClient(urls, token=token, ca=ca_file)
+    return BondstoneClient(urls, token=token, ca=ca_file, cluster=cluster)
 
 
 def _client_settings(named: Path | None) -> _ClientSettings | None:

@@ -121,9 +121,9 @@ def _save(directory: Path, url: str, node: VerifiedNode) -> Path:
     try:
         files.make_directory(directory)
         files.replace(ca, certificate.public_bytes(Encoding.PEM))
-        files.replace(
-            settings, json.dumps({"urls": [url], "ca": str(ca.resolve())}, indent=2).encode() + b"\n"
-        )
+        cluster = None if node.cluster is None else str(node.cluster)
+        saved = {"urls": [url], "ca": str(ca.resolve()), "cluster": cluster}
+        files.replace(settings, json.dumps(saved, indent=2).encode() + b"\n")
     except FileError as exc:
         raise ConfigError(f"--save: {exc}") from exc
     return settings

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,15 @@ def test_what_verify_has_verified_is_what_kv_then_trusts(cluster, tmp_path):
     token = (cluster.directory / "token").read_text().strip()
     put = cli("kv", "put", "k", "v", "--token", token, env={"BONDSTONE_CLUSTER": settings}, cwd=tmp_path)
     assert put.returncode == 0, put.stderr
+
+    # The cluster that was verified is named with every request: another one executes nothing.
+    kept = json.loads(Path(settings).read_text())
+    assert kept["cluster"] == f"{cluster.cluster_id()}/0"
+    Path(settings).write_text(json.dumps({**kept, "cluster": "0b" * 32 + "/0"}))
+    put = cli("kv", "put", "k", "w", "--token", token, env={"BONDSTONE_CLUSTER": settings}, cwd=tmp_path)
+    assert (put.returncode, "nothing was executed" in put.stderr) == (3, True), put.stderr
+    with cluster.client(0) as client:
+        assert client.get("k").value == b"v"
 
 
 def test_a_malicious_servers_words_are_shown_and_do_nothing(tmp_path):

@@ -113,6 +113,8 @@ class FakeDaemon:
     def bonds(self):
         return ["a bond"]
 
+    cluster = None
+
     def readiness(self):
         return self.to_come.pop(0) if len(self.to_come) > 1 else self.to_come[0]
 
