@@ -1,8 +1,8 @@
 """The node file: strict TOML, every unknown or wrong key named.
 
-It comes from the host, which is not trusted. What decides is in the group document, which it names
-(``node.group_document``); a hostile value in here can only cost availability, and docs/configuration.md says
-of every key why.
+The file comes from the host, which is not trusted. The settings that decide are in the group document, which
+the file names (``node.group_document``). A hostile value in the node file can only cost availability;
+docs/configuration.md explains for every key why.
 """
 
 import json
@@ -45,7 +45,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class NodeTable(_Table, frozen=True):
-    """``[node]``: who this is and where its files are (relative to the configuration file)."""
+    """``[node]``: the node's name and where its files are (relative to the configuration file)."""
 
     name: Name
     data_dir: str = "."
@@ -65,7 +65,7 @@ class ApiTable(_Table, frozen=True):
 
 
 class BondTable(_Table, frozen=True):
-    """``[bond]``: where peers find this node, and where it looks for them (``host:port``)."""
+    """``[bond]``: where peers find this node, and where it looks for peers (``host:port``)."""
 
     listen: str = "127.0.0.1:7443"
     advertise: tuple[str, ...] = ()
@@ -73,9 +73,9 @@ class BondTable(_Table, frozen=True):
 
 
 class AuditTable(_Table, frozen=True):
-    """``[audit]``: how much of the disk the audit log may take, about the product of the two.
+    """``[audit]``: how much of the disk the audit log may use, about the product of the two values.
 
-    Beyond it the oldest file is deleted, and the log says so.
+    Beyond that the oldest file is deleted, and the log reports it.
     """
 
     segment_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024, le=1024 * MIB)] = 4 * MIB
@@ -83,9 +83,9 @@ class AuditTable(_Table, frozen=True):
 
 
 class GroupTable(_Table, frozen=True):
-    """``[group]``: the group document, and where the key comes from: ``key_file`` or ``await_key``.
+    """``[group]``: the group document, and the source of the key: ``key_file`` or ``await_key``.
 
-    Neither if the document says that the key is derived. ``bootstrap = "join"``: this node founds nothing.
+    Neither is given if the document's key is derived. ``bootstrap = "join"``: this node founds nothing.
     """
 
     document: str
@@ -98,7 +98,7 @@ class GroupTable(_Table, frozen=True):
 class MockTable(_Table, frozen=True):
     """``[attestation.mock]``: the mock TD. 48-byte measurements, 8-byte attributes (little-endian), hex.
 
-    ``mrconfigid`` is what the group document makes it, as a host sets it, unless another one is given.
+    By default ``mrconfigid`` is computed from the group document, as a host sets it.
     """
 
     authority: str
@@ -114,10 +114,10 @@ class MockTable(_Table, frozen=True):
 class CollateralTable(_Table, frozen=True):
     """``[attestation.collateral]``: where endorsements for this node's own platform come from.
 
-    ``file`` is a fixed set, which the group document must allow; otherwise ``source``, a PCCS (Intel's PCS by
-    default), is asked and kept fresh.
-    ``tls_ca`` (PEM) is trusted for that source's TLS besides Mozilla's list, ``tls_roots`` instead of it.
-    ``proxy``, ``http://HOST:PORT``, is asked through; the process' environment names none.
+    ``file`` is a fixed set, which the group document must allow. Otherwise the node asks ``source``, a PCCS
+    (Intel's PCS by default), and keeps the set fresh.
+    For that source's TLS, ``tls_ca`` (PEM) is trusted besides Mozilla's list, and ``tls_roots`` instead of
+    it. ``proxy``, ``http://HOST:PORT``, carries the requests; the process' environment cannot name a proxy.
     """
 
     source: str | None = None
@@ -128,7 +128,7 @@ class CollateralTable(_Table, frozen=True):
 
 
 class JwtTable(_Table, frozen=True):
-    """``[attestation.jwt]``: the file of this node's own token, read anew for every bond."""
+    """``[attestation.jwt]``: the file of this node's own token, read again for every bond."""
 
     token_file: str
 
@@ -157,7 +157,7 @@ class NodeConfig(_Table, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFiles:
-    """Both files of a node, checked by themselves and against each other."""
+    """Both files of a node, checked separately and against each other."""
 
     document: GroupDocument
     config: NodeConfig
@@ -167,7 +167,7 @@ def load_node(path: Path) -> NodeFiles:
     """Read and check a node file and the group document that it names.
 
     Raises:
-        ConfigError: naming the file, the key and what is wrong with it.
+        ConfigError: it names the file, the key and what is wrong with it.
     """
     config = load_config(path)
     document = load_group_document(Path(config.group.document))
@@ -179,7 +179,7 @@ def load_config(path: Path) -> NodeConfig:
     """Read and check a node file; file names in it become absolute.
 
     Raises:
-        ConfigError: naming the file, the key and what is wrong with it.
+        ConfigError: it names the file, the key and what is wrong with it.
     """
     try:
         data = files.read_bytes(path, bytes_max=CONFIG_BYTES_MAX)
@@ -236,7 +236,7 @@ def _check(config: NodeConfig, where: str) -> None:
 
 
 def check_together(document: GroupDocument, config: NodeConfig, *, where: str) -> None:
-    """Raise unless the node file goes with the group document."""
+    """Raise unless the node file agrees with the group document."""
     group, attestation = config.group, config.attestation
     if isinstance(document.key, Derived):
         if group.key_file is not None or group.await_key:
@@ -290,7 +290,7 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
 
 
 def founding_of(document: GroupDocument, config: NodeConfig) -> Founding:
-    """Return how this node may found: as the group document says, or not at all."""
+    """Return how this node may found: as the group document allows, otherwise not at all."""
     return document.founding if config.group.bootstrap is None else Founding(bootstrap=Bootstrap.JOIN)
 
 
@@ -319,7 +319,7 @@ _MOVED_DEEPER: Final = {
 
 
 def _refuse_group_keys(tables: Mapping[str, Any], where: str) -> None:
-    """Refuse what belongs in the group document; of a file of version 1 say what to write instead."""
+    """Refuse keys that belong in the group document; for a file of version 1, show what to write instead."""
     found = [name for name in _MOVED_TABLES if name in tables]
     for name, keys in _MOVED_KEYS.items():
         found += [f"{name}.{key}" for key in keys if key in _table(tables, name)]
@@ -347,7 +347,7 @@ def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _migration(tables: Mapping[str, Any]) -> str:
-    """Return what to write to the group document, and what stays, of a file of version 1."""
+    """Return what to write to the group document, and what stays, for a file of version 1."""
     group, consensus = _table(tables, "group"), dict(_table(tables, "consensus"))
     attestation = _table(tables, "attestation")
     collateral, jwt = _table(attestation, "collateral"), _table(attestation, "jwt")

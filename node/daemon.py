@@ -65,14 +65,14 @@ KEY_FILE_BYTES_MAX: Final = 1024
 STARTING_S: Final = 0.02
 READINESS_S: Final = 0.2
 FRESHNESS_SAVE_S: Final = 10.0
-OTHER_FILES: Final = 512  # of bonds, their handshakes, storage, the interpreter
+OTHER_FILES: Final = 512  # for bonds, their handshakes, storage and the interpreter
 
 
 def group_key_of(document: GroupDocument, config: NodeConfig) -> GroupKey | None:
-    """Return the group key, or None if the node shall wait for it.
+    """Return the group key, or None if the node shall wait to receive it.
 
     Raises:
-        ConfigError: the key file cannot be read, holds no key, or another one than the document names.
+        ConfigError: the key file cannot be read, holds no key, or holds another key than the document names.
     """
     if isinstance(document.key, Derived):
         return GroupKey.of_document(document)
@@ -96,12 +96,12 @@ async def running(
     Args:
         document: the group's.
         config: this node's, checked with the document (``load_node``).
-        tell: takes events for whoever started the process.
-        machines: which state machines may be loaded, besides the built-in ones.
+        tell: receives events for the program that started the process.
+        machines: the state machines that may be loaded, besides the built-in ones.
 
     Raises:
-        ConfigError: something in the configuration cannot be had (a port, a file).
-        NotATrustDomainError: ``mode = "tdx"`` and this is none.
+        ConfigError: something in the configuration is not available (a port, a file).
+        NotATrustDomainError: ``mode = "tdx"``, and this machine is not a trust domain.
     """
     machine = load_machine(document.state_machine, machines)
     for name in document.without_effect:
@@ -230,10 +230,10 @@ async def running(
 
 
 def allow_open_files(config: NodeConfig) -> None:
-    """Let the process open the files that its limits speak of: strangers must not use up those of the bonds.
+    """Let the process open all files that its limits require: strangers must not use up those of the bonds.
 
     Raises:
-        ConfigError: it must not.
+        ConfigError: the system does not permit it.
     """
     needed = config.api.connections_max + 2 * config.api.handshakes_max + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,7 +250,7 @@ def allow_open_files(config: NodeConfig) -> None:
 
 
 async def tell_progress(daemon: Daemon, tell: Tell) -> Never:
-    """Tell when the first bond has formed, when the node is ready, and later when it is not, or is again."""
+    """Report the first bond and each time that the node becomes ready, or is ready no longer."""
     told_bond = was_ready = False
     told = ""
     while True:
@@ -275,7 +275,7 @@ async def tell_progress(daemon: Daemon, tell: Tell) -> Never:
 def _identity_of(
     document: GroupDocument, config: NodeConfig, now: datetime
 ) -> tuple[Identity, FileStorage | None]:
-    """Return a new incarnation; or, with a trusted disk, the one that this node's disk holds for the group.
+    """Return a new incarnation; with a trusted disk, the one that this node's disk holds for the group.
 
     Raises:
         CorruptStorageError: the disk does not hold what was written there.
@@ -288,10 +288,10 @@ def _identity_of(
 
 
 def make_data_directory(config: NodeConfig) -> None:
-    """Make the directory that the node writes to, and see that it can.
+    """Make the directory that the node writes to, and check that the node can write there.
 
     Raises:
-        ConfigError: it cannot, for example because the disk is full.
+        ConfigError: the node cannot, for example because the disk is full.
     """
     directory = Path(config.node.data_dir)
     probe = directory / f".write-probe-{os.getpid()}"
@@ -350,12 +350,12 @@ def _wall() -> datetime:
 
 
 def _build_date() -> datetime:
-    """Return when the image was built, as its PID 1 says, or when this version was released."""
+    """Return when the image was built, as its PID 1 reports; otherwise when this version was released."""
     return read_environment().build_date or RELEASED
 
 
 def _save_freshness_at_the_end(config: NodeConfig, tdx: TdxValidator) -> None:
-    """A clean stop stays one: what could not be saved is missing in the next life, and the log says so."""
+    """Save at a clean stop. A failure is logged; the stop stays clean, and the next life lacks the data."""
     try:
         save_freshness(config, tdx.freshness)
     except FileError as exc:
@@ -363,7 +363,7 @@ def _save_freshness_at_the_end(config: NodeConfig, tdx: TdxValidator) -> None:
 
 
 async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
-    """Write what collateral was seen, now and then: a killed node must not have forgotten all of it."""
+    """Save regularly which collateral was seen, so that a node that is killed has not forgotten all of it."""
     while True:
         await asyncio.sleep(FRESHNESS_SAVE_S)
         save_freshness(config, tdx.freshness)
@@ -426,7 +426,7 @@ def _api_server_of(
 
 
 def _write_certificate(path: Path, identity: Identity) -> None:
-    """Leave the certificate where clients on this machine find it; it is public."""
+    """Write the certificate, which is public, where clients on this machine find it."""
     try:
         files.replace(path, identity.certificate_pem())
     except FileError as exc:

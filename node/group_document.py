@@ -1,8 +1,8 @@
-"""The group document: everything that decides, equal on all nodes of a group. Bytes in, a frozen value out.
+"""The group document: all settings that decide, equal on all nodes of a group. Bytes in, a frozen value out.
 
-It is TOML for people; what counts is its canonical form, deterministic CBOR of what it means. A key that is
-absent has its default's meaning and is not written, so a later release can add keys and older documents keep
-their bytes, and with them their GroupId and MRCONFIGID (frozen vectors: tests/node/vectors).
+People write it as TOML. GroupId and MRCONFIGID come from its canonical form, the deterministic CBOR of its
+meaning. A key that is absent has its default's meaning and is not written. A later release can therefore add
+keys, and older documents keep their bytes, GroupId and MRCONFIGID (frozen vectors: tests/node/vectors).
 
     lineage     digest("bondstone/genesis-document/v1", document)
     GroupId     digest("bondstone/group-id/v2", lineage)
@@ -49,7 +49,7 @@ DERIVED: Final = "derived"
 INTEL: Final = "intel"
 SYNC: Final = "bondstone/log-replay"
 FAMILIES: Final[Mapping[str, str]] = {name: f"bondstone/{name}" for name in ("kv", "counter", "noop")}
-"""Families of the built-in machines. Another one is named as it is written, ``module:Class``."""
+"""Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
 WITHOUT_EFFECT: Final = (
     "consensus.demote_to_two_after_ms",
@@ -58,7 +58,7 @@ WITHOUT_EFFECT: Final = (
     "store.compaction",
     "ca.names",
 )
-"""Keys that are checked and are part of the GroupId, and that no code reads yet."""
+"""Keys that are checked and are part of the GroupId, but that no code reads yet."""
 
 MIB: Final = 1024 * 1024
 DAY_MS: Final = 24 * 3600 * 1000
@@ -83,7 +83,7 @@ Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(min_length=1, max_length=P
 
 
 # ---- the file, as it is written -------------------------------------------------------------------------
-# Every default here is the meaning of absence in schema 1, for ever.
+# In schema 1 every default here is the meaning of an absent key, permanently.
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +97,7 @@ class NetworkTable(_Table, frozen=True):
 
 
 class GroupTable(_Table, frozen=True):
-    """``[group]``. ``key`` is the group key's public digest, or ``derived``: then the key is no secret."""
+    """``[group]``. ``key`` is the group key's public digest; with ``derived`` the key is not secret."""
 
     key: KeyText
     bootstrap: str
@@ -124,20 +124,20 @@ class ConsensusTable(_Table, frozen=True):
 
 
 class TrustTable(_Table, frozen=True):
-    """``[trust]``: the root that quotes must lead to, ``intel`` or the hex DER of a mock authority's."""
+    """``[trust]``: the root that quotes must lead to, ``intel`` or the hex DER of a mock authority's root."""
 
     root: RootText = INTEL
 
 
 class CollateralTable(_Table, frozen=True):
-    """``[collateral]``: which TCB evaluation is asked for, and whether a node may use a fixed file."""
+    """``[collateral]``: which TCB evaluation nodes request, and whether a node may use a fixed file."""
 
     update: Literal["standard", "early"] = "standard"
     fixed_file: bool = False
 
 
 class JwtTable(_Table, frozen=True):
-    """``[jwt]``: a token that every peer must show beside its quote. ``keys`` is a JWK set's list of keys."""
+    """``[jwt]``: a token that every peer must show beside its quote. ``keys`` are the keys of a JWK set."""
 
     issuer: Text
     audience: Text
@@ -149,7 +149,7 @@ class JwtTable(_Table, frozen=True):
 
 
 class TokenTable(_Table, frozen=True):
-    """``[[access.token]]``: SHA-256 of a token's text, and what its holder may do."""
+    """``[[access.token]]``: SHA-256 of a token's text, and what the token permits."""
 
     name: Name
     sha256: Hex32
@@ -159,7 +159,7 @@ class TokenTable(_Table, frozen=True):
 
 
 class CertificateTable(_Table, frozen=True):
-    """``[[access.certificate]]``: a self-signed client certificate, whose key is what is pinned."""
+    """``[[access.certificate]]``: a self-signed client certificate; its key is pinned."""
 
     name: Name
     pem: Annotated[str, msgspec.Meta(max_length=16 * 1024)]
@@ -168,7 +168,7 @@ class CertificateTable(_Table, frozen=True):
 
 
 class AccessTable(_Table, frozen=True):
-    """``[access]``: who may call at the group's founding."""
+    """``[access]``: which callers are permitted at the group's founding."""
 
     lag_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
     token: Annotated[tuple[TokenTable, ...], msgspec.Meta(max_length=PRINCIPALS_MAX)] = ()
@@ -183,7 +183,7 @@ class AuthorityKeyTable(_Table, frozen=True):
 
 
 class AuthorityTable(_Table, frozen=True):
-    """``[authority]``: whose signatures speak for the group from outside."""
+    """``[authority]``: the outside keys whose signatures count for the group."""
 
     threshold: Annotated[int, msgspec.Meta(ge=1, le=AUTHORITY_KEYS_MAX)]
     keys: Annotated[tuple[AuthorityKeyTable, ...], msgspec.Meta(min_length=1, max_length=AUTHORITY_KEYS_MAX)]
@@ -196,33 +196,33 @@ class RecoveryTable(_Table, frozen=True):
 
 
 class PeriodicCompaction(_Table, frozen=True, tag_field="mode", tag="periodic"):
-    """Keep the history of at least so many seconds."""
+    """Keep the history of at least this many seconds."""
 
     keep_s: Annotated[int, msgspec.Meta(ge=300, le=_INTEGER_MAX)]
 
 
 class RevisionCompaction(_Table, frozen=True, tag_field="mode", tag="revision"):
-    """Keep at least so many revisions."""
+    """Keep at least this many revisions."""
 
     keep_revisions: Annotated[int, msgspec.Meta(ge=1000, le=_INTEGER_MAX)]
 
 
 class NoCompaction(_Table, frozen=True, tag_field="mode", tag="none"):
-    """Compact only when somebody asks."""
+    """Compact only on request."""
 
 
 Compaction = NoCompaction | PeriodicCompaction | RevisionCompaction
 
 
 class StoreTable(_Table, frozen=True):
-    """``[store]``: how much the state machine may hold, and how much of its history."""
+    """``[store]``: how much the state machine may hold, and how much of its history it keeps."""
 
     quota_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=1024 * 1024 * MIB)] = 2048 * MIB
     compaction: Compaction = NoCompaction()
 
 
 class CaTable(_Table, frozen=True):
-    """``[ca]``: which names the group's own authority may certify for its members' APIs; none by default."""
+    """``[ca]``: which names the group's own authority may certify for its members' APIs; by default none."""
 
     names: Annotated[tuple[Text, ...], msgspec.Meta(max_length=CA_NAMES_MAX)] = ()
 
@@ -247,7 +247,7 @@ class _File(_Table, frozen=True):
 
 
 class Derived(Enum):
-    """Instead of a key's digest: the key follows from the document."""
+    """In place of a key's digest: the key is derived from the document."""
 
     DERIVED = DERIVED
 
@@ -261,7 +261,7 @@ class Storage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundingToken:
-    """A token that is good from the genesis on.
+    """A token that is valid from the genesis on.
 
     Attributes:
         credential: SHA-256 of the token's text, 32 bytes.
@@ -278,7 +278,7 @@ class FoundingToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundingCertificate:
-    """A client certificate that is good from the genesis on. ``credential``: SHA-256 of its SPKI."""
+    """A client certificate that is valid from the genesis on. ``credential``: SHA-256 of its SPKI."""
 
     name: str
     credential: bytes
@@ -289,7 +289,7 @@ class FoundingCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundingAccess:
-    """Who may call when the group begins. ``lag_s``: how far behind the leader a member may judge by it."""
+    """Which callers are permitted at first. ``lag_s``: how far behind the leader a member may judge them."""
 
     lag_s: int
     tokens: tuple[FoundingToken, ...]
@@ -298,7 +298,7 @@ class FoundingAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtAdmission:
-    """The token that is asked for beside the quote."""
+    """The token that is required beside the quote."""
 
     keys: tuple[JwtKey, ...]
     rules: JwtRules
@@ -310,11 +310,11 @@ class GroupDocument:
 
     Attributes:
         where: the file's name, for messages.
-        key: the group key's public digest, 32 bytes, or that it is derived.
-        root: what quotes lead to.
-        update: which TCB evaluation is asked for, ``standard`` or ``early``.
+        key: the group key's public digest, 32 bytes, or ``Derived``.
+        root: the root that quotes must lead to.
+        update: which TCB evaluation nodes request, ``standard`` or ``early``.
         fixed_collateral: a node may use a fixed file of collateral.
-        ca_names: DNS names, ``*.`` before some, and IP networks, sorted.
+        ca_names: DNS names (some begin with ``*.``) and IP networks, sorted.
         value: the canonical document as plain data.
         canonical: its bytes.
     """
@@ -343,7 +343,7 @@ class GroupDocument:
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """Return what this document says differently from the defaults and this release does not act on."""
+        """Return the keys whose value differs from the default and that this release does not act on."""
         tables = {name: item for name, item in self.value.items() if isinstance(item, Mapping)}
         tables["consensus"] = tables.get("settings", {})
         return tuple(key for key in WITHOUT_EFFECT if key.split(".")[1] in tables.get(key.split(".")[0], {}))
@@ -354,7 +354,7 @@ class GroupDocument:
 
     @property
     def lineage(self) -> bytes:
-        """32 bytes that every later document of this group goes back to."""
+        """32 bytes that identify the group's first document; every later document refers to them."""
         return lineage_of(self.value)
 
     @property
@@ -363,7 +363,7 @@ class GroupDocument:
 
     @property
     def mrconfigid(self) -> bytes:
-        """What MRCONFIGID of a TD that was started with this document is, 48 bytes."""
+        """The MRCONFIGID of a TD that was started with this document, 48 bytes."""
         return hashlib.sha384(self.canonical).digest()
 
 
@@ -376,7 +376,7 @@ def group_id_of_lineage(lineage: bytes) -> bytes:
 
 
 def mrconfigid_of(document: GroupDocument) -> bytes:
-    """Return what MRCONFIGID of a TD that was started with this document is, 48 bytes."""
+    """Return the MRCONFIGID of a TD that was started with this document, 48 bytes."""
     return document.mrconfigid
 
 
@@ -427,7 +427,7 @@ def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
 
 
 NODE_TABLES: Final = ("node", "api", "bond", "audit", "attestation")
-"""Tables of a node file, which differ from node to node and decide nothing."""
+"""Tables of a node file. They differ from node to node and decide nothing."""
 NODE_GROUP_KEYS: Final = ("document", "key_file", "await_key", "preference")
 
 
@@ -445,7 +445,7 @@ def _refuse_node_keys(tables: Mapping[str, Any], where: str) -> None:
 
 
 def readable(message: str) -> str:
-    """Turn ``… - at `$.api.listen``` into the way the key is written in the file."""
+    """Turn ``… - at `$.api.listen``` into the form in which the key is written in the file."""
     text, separator, place = message.partition(" - at `$")
     key = place.removesuffix("`").lstrip(".") if separator else ""
     text = text.replace("Object contains unknown field", "unknown key")
@@ -518,7 +518,7 @@ def _document_of(file: _File, where: str) -> GroupDocument:
 
 
 def _changed(table: msgspec.Struct) -> dict[str, Any]:
-    """Return what a table says differently from its defaults, as plain data."""
+    """Return the values of a table that differ from its defaults, as plain data."""
     out: dict[str, Any] = {}
     for item in msgspec.structs.fields(type(table)):
         value = getattr(table, item.name)
@@ -579,7 +579,7 @@ def _policy_of(file: _File) -> AppraisalPolicy:
 
 
 def _ca_name(text: str) -> str:
-    """Return a DNS name in lower case, or an IP network in its one form."""
+    """Return a DNS name in lower case, or an IP network in its canonical form."""
     try:
         return str(ip_network(text))
     except ValueError:
@@ -591,7 +591,7 @@ def _ca_name(text: str) -> str:
 
 
 _DNS_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-# A name that ends in a number would be an address in another spelling.
+# A name that ends in a number would be another spelling of an address.
 _DNS_NAME: Final = re.compile(rf"(?:\*\.)?(?:{_DNS_LABEL}\.)*(?![0-9]+\Z){_DNS_LABEL}")
 
 
@@ -685,7 +685,7 @@ def _access_of(table: AccessTable) -> FoundingAccess:
 
 
 def grants_of(access: FoundingAccess) -> tuple[Grant, ...]:
-    """Return the list that every member begins with; it changes by the group's log alone."""
+    """Return the access list that every member begins with; afterwards only the group's log changes it."""
     tokens = [
         Grant(
             name=one.name,
@@ -712,7 +712,7 @@ def grants_of(access: FoundingAccess) -> tuple[Grant, ...]:
 
 
 def _prefixes_of(prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return them sorted, without those that another one covers: one form for one meaning."""
+    """Return the prefixes sorted, without those that another one covers: one form for one meaning."""
     if prefixes is None:
         return None
     kept: list[str] = []
@@ -776,7 +776,7 @@ def _canonical_principal(
 
 
 def canonical_roles(roles: Sequence[AccessRole] | frozenset[AccessRole]) -> list[str]:
-    """Return the roles' names, sorted; ``admin`` includes every other, also those that are not yet known."""
+    """Return the roles' names, sorted; ``admin`` includes every other role, also those of later releases."""
     if AccessRole.ADMIN in roles:
         return [AccessRole.ADMIN.value]
     return sorted({role.value for role in roles})

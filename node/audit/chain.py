@@ -4,12 +4,12 @@
 
     {"seq": 7, "at": "2026-01-31T12:00:00.000000Z", "kind": "bond-refused", …, "prev": HEX, "hash": HEX}
 
-``hash`` = ``digest("bondstone/audit-event/v1", prev, body)``, the body being the event without ``prev`` and
-``hash``. ``prev`` is the hash of the event before, 64 zeros for the first. So whoever keeps one hash can tell
-later that nothing before it was changed or taken out.
+``hash`` = ``digest("bondstone/audit-event/v1", prev, body)``, where the body is the event without ``prev``
+and ``hash``. ``prev`` is the hash of the event before, 64 zeros for the first. So a reader that keeps one
+hash can check later that no event before it was changed or removed.
 
-What it cannot do: the disk is the host's, which can cut the end off, or the whole file. Only a hash
-that somebody outside has kept proves that.
+The chain does not protect its end: the disk belongs to the host, which can cut the end off, or delete the
+whole file. Only a hash that is kept outside the node reveals that.
 """
 
 import json
@@ -28,15 +28,16 @@ DOMAIN: Final = "bondstone/audit-event/v1"
 HASH_START: Final = "00" * 32
 LINE_BYTES_MAX: Final = 64 * 1024
 RESERVED: Final = frozenset({"seq", "at", "kind", "prev", "hash"})
-# What a ticket's claims may nest (``attestation.encoding.canonical.DEPTH_MAX``), and the event around them.
+# The depth that a ticket's claims may have (``attestation.encoding.canonical.DEPTH_MAX``), and the event's
+# own.
 DEPTH_MAX: Final = 64
-# The last event that is not in the log any more, in an event that says so.
+# In an event that reports a deletion: the number of the last event that is no longer in the log.
 GONE_TO_SEQ: Final = "gone_to_seq"
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class AuditChainError(CorruptStorageError):
-    """The log is not the chain that it claims to be.
+    """The log is not an unbroken chain.
 
     Attributes:
         seq: number of the first event that does not fit.
@@ -66,10 +67,10 @@ class AuditChain:
     """A verified chain.
 
     Attributes:
-        after: the place after which it begins: the very start, or where deleted events ended.
+        after: the place after which it begins: the very start, or the last deleted event.
         head: its end.
-        lives: those that begin in it, each signed by its incarnation. Events before the first are of a life
-            whose beginning is deleted, or of nobody.
+        lives: those that begin in it, each signed by its incarnation. Events before the first life belong to
+            a life whose beginning is deleted, or to none.
     """
 
     after: AuditHead
@@ -84,19 +85,19 @@ def hash_of(event: dict[str, Any]) -> str:
 
 
 def line_of(event: dict[str, Any]) -> bytes:
-    """Return an event as the log has it, with its newline."""
+    """Return the line of the log that holds ``event``, with its newline."""
     return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def event_untrusted(line: bytes, *, after: AuditHead | None) -> dict[str, Any]:
-    """Return the event in ``line``, its own hash checked.
+    """Return the event in ``line``, after a check of its own hash.
 
     Args:
         line: JSON.
-        after: what it must follow. None: whatever it claims to follow.
+        after: the place that it must follow. None: it may follow any place.
 
     Raises:
-        AuditChainError: it is no event, was changed, or follows another.
+        AuditChainError: the line is not an event, was changed, or follows another place.
     """
     seq = 0 if after is None else after.seq + 1
     if len(line) > LINE_BYTES_MAX:
@@ -139,7 +140,7 @@ def verify_untrusted(lines: Iterable[bytes], *, after: AuditHead = EMPTY) -> Aud
 
     Args:
         lines: one JSON event each.
-        after: the end of what was checked before; the log's very start by default.
+        after: the end of the part that was checked before; by default the log's very start.
 
     Raises:
         AuditChainError: the first event that does not fit.
@@ -151,18 +152,18 @@ def verify_untrusted(lines: Iterable[bytes], *, after: AuditHead = EMPTY) -> Aud
 
 
 class HeadGoneError(Exception):
-    """The event of a kept head was deleted, as the log says: nothing can be said of it any more."""
+    """The log reports that the event of the kept head was deleted, so the head can no longer be checked."""
 
 
 def verify_kept_untrusted(lines: Iterable[bytes], *, kept: AuditHead | None = None) -> AuditChain:
     """Check all that is left of a log whose oldest events may have been deleted.
 
-    Deleting leaves an event with ``gone_to_seq``. A beginning that is missing without one was taken away by
-    somebody else.
+    The node's own deletion leaves an event with ``gone_to_seq``. If the beginning is missing without such an
+    event, something other than the node removed it.
 
     Args:
         lines: of the log.
-        kept: a head of this log that somebody outside has kept: it must be in the chain.
+        kept: a head of this log that was kept outside the node: it must be in the chain.
 
     Raises:
         AuditChainError: the first event that does not fit; ``start-missing``, ``emptied``, ``head-mismatch``,
@@ -207,6 +208,6 @@ def _require_kept(place: AuditHead, kept: AuditHead | None) -> None:
 
 
 def gone_to(event: dict[str, Any]) -> int:
-    """Return the number of the last event that a checked event says is deleted; 0 if it says nothing."""
+    """Return the number of the last event that a checked event reports as deleted; 0 if it reports none."""
     gone = event.get(GONE_TO_SEQ, 0)
     return gone if type(gone) is int else 0

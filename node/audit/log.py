@@ -1,8 +1,8 @@
-"""The audit log of a running node: who was admitted, refused, expired, and why.
+"""The audit log of a running node: which peers were admitted, refused or expired, and why.
 
-A file that breaks the chain is put aside unchanged. What was good before the break is kept, and the log goes
-on from there with an event that says so. At start only the file that is being written is checked, and that it
-follows the one before; ``verify`` checks everything.
+A file that breaks the chain is put aside unchanged. The good part before the break is kept, and the log goes
+on from there with an event that reports the break. At start only the current file is checked, and that it
+follows the file before. ``verify`` checks everything.
 """
 
 import errno
@@ -48,11 +48,11 @@ LIMIT_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLimits:
-    """How much of the disk the log may take: about ``segments_max`` times ``segment_bytes``.
+    """How much of the disk the log may use: about ``segments_max`` times ``segment_bytes``.
 
     Attributes:
-        segment_bytes: a file that has so many is full.
-        segments_max: files in all; beyond it the oldest is deleted.
+        segment_bytes: a file of this size is full.
+        segments_max: number of files in all; when there are more the oldest is deleted.
     """
 
     segment_bytes: int = 4 * 1024 * 1024
@@ -60,15 +60,16 @@ class AuditLimits:
 
 
 class AuditLog:
-    """Appends events, keeps the recent ones at hand and reads the others from the files.
+    """Appends events, keeps the recent ones in memory and reads the others from the files.
 
-    One process writes; every event is with the operating system when ``append`` returns.
+    One process writes; the operating system has every event when ``append`` returns.
 
     Args:
         path: the file that is written, made with mode 0600; None keeps only the recent window, in memory.
         now: the clock.
         limits: of the files.
-        life: whose events are written: its first one is signed. None, for tests and tools: nobody's.
+        life: of the incarnation that writes; the first event of the life is signed. None, for tests and
+            tools: no life.
 
     Raises:
         ConfigError: the files cannot be used, or another process uses them.
@@ -89,9 +90,9 @@ class AuditLog:
         self._window: deque[dict[str, Any]] = deque(maxlen=WINDOW_EVENTS)
         self._files = None if path is None else SegmentFiles(path)
         self._full: list[Segment] = []
-        self._first_seq = 1  # of the file that is written
-        self._size = 0  # of the file that is written
-        self._is_torn = False  # behind that a part of a line may stand in it
+        self._first_seq = 1  # of the current file
+        self._size = 0  # of the current file
+        self._is_torn = False  # the file may hold a part of a line behind ``_size``
         self._gone_to = 0
         self._lost = 0
         self._descriptor = self._lock = -1
@@ -109,10 +110,10 @@ class AuditLog:
             self._begin_life()
 
     def append(self, kind: str, **fields: Any) -> dict[str, Any] | None:
-        """Add one event and return it; None if the disk did not take it.
+        """Add one event and return it; None if the disk did not accept it.
 
-        Then no part of it is in the log, and the next one that is taken is preceded by one that says how many
-        are missing. The node goes on.
+        In that case no part of the event is in the log, and the node goes on. The next event that the disk
+        accepts is preceded by one that reports how many are missing.
 
         Args:
             kind: kebab-case.
@@ -136,10 +137,10 @@ class AuditLog:
     def events(self, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         """Return up to ``limit`` (at most 1000) events that follow number ``after``, oldest first.
 
-        The oldest may be deleted: the first number returned says what is gone.
+        The oldest events may have been deleted: the first number that is returned shows that.
 
         Raises:
-            AuditChainError: what is to be read from a file is not what was written there.
+            AuditChainError: a file does not hold what was written there.
         """
         limit = max(0, min(limit, LIMIT_MAX))
         after = max(0, after)
@@ -191,7 +192,7 @@ class AuditLog:
         return event
 
     def _write(self, line: bytes) -> bool:
-        """Write all of a line or nothing of it."""
+        """Write all of a line, otherwise nothing of it."""
         if self._is_torn and not self._cut_back():
             return False
         try:
@@ -205,7 +206,7 @@ class AuditLog:
         return False
 
     def _cut_back(self) -> bool:
-        """Take away what was written of a line; a file system that became read-only may not let us, yet."""
+        """Remove a partly written line. This can fail for now, if the file system became read-only."""
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
@@ -228,7 +229,7 @@ class AuditLog:
         try:
             full, descriptor = files.change(self._first_seq)
         except OSError as exc:
-            # Nothing is lost: the old file grows on.
+            # Nothing is lost: the log goes on in the old file.
             logger.error("the audit log cannot begin a new file: %s", exc.strerror or exc)  # noqa: TRY400
             return
         os.close(self._descriptor)
@@ -240,7 +241,7 @@ class AuditLog:
             pass
 
     def _delete_oldest(self) -> bool:
-        """Say what goes, then let it go: a crash in between leaves too much, never too little."""
+        """Report the deletion, then delete: a crash in between leaves too much, never too little."""
         oldest = self._full[0]
         end = end_of_untrusted(oldest.path)
         next_seq = self._full[1].first_seq if len(self._full) > 1 else self._first_seq
@@ -261,7 +262,7 @@ class AuditLog:
 
     # ---- start ------------------------------------------------------------------------
     def _recover(self, files: SegmentFiles) -> None:
-        """Find the end of the chain in the files. What does not belong to it is put aside, saying so."""
+        """Find the end of the chain. Files outside the chain are put aside, and an event reports that."""
         files.reopen_last()
         self._full = files.full()
         link = end_of_untrusted(self._full[-1].path) if self._full else EMPTY
@@ -272,7 +273,7 @@ class AuditLog:
             files.copy(aside[0], self._size)
         self._descriptor = files.open_written()
         if start is None or start != link or (not self._full and start.seq > self._gone_to):
-            # What is written now begins where nothing ends that could be shown.
+            # The current file would follow an event that is not there, so nothing could show it complete.
             start = start or EMPTY
             missing = AuditChainError(start.seq, "predecessor-missing", "is not the end of the file before")
             broken = broken or missing
@@ -307,7 +308,7 @@ class AuditLog:
             self._lost += 1
 
     def _load(self, path: Path, link: AuditHead | None) -> tuple[AuditHead | None, AuditChainError | None]:
-        """Follow the chain in ``path`` to its end; return where it starts, and where it breaks.
+        """Follow the chain in ``path`` to its end. Return where it starts, and where it breaks.
 
         Args:
             path: the file that is written.
@@ -316,12 +317,12 @@ class AuditLog:
         start: AuditHead | None = None
         try:
             if path.exists() and path.stat().st_size == 0:
-                # A file is begun with its first event: this one was emptied, or a crash came in between.
+                # A new file begins with its first event, so this one was emptied, or a crash came in between.
                 raise AuditChainError(0, "emptied", "is missing: the file is empty")
             for line in lines_of(path) if path.exists() else ():
                 event = event_untrusted(line, after=None if start is None else self._head)
                 if not line.endswith(b"\n"):
-                    # A write that was cut off, by a crash or by the host.
+                    # A crash or the host cut the write off.
                     raise AuditChainError(event["seq"], "torn-line", "has no end")
                 start = start or place_before(event)
                 self._remember(event, len(line))
@@ -357,10 +358,10 @@ class AuditLog:
 
 
 def _log_event(event: dict[str, Any]) -> None:
-    """Log what matters of what the node does: elections, demotions, admissions, refusals, halts."""
+    """Log the node's main events: elections, demotions, admissions, refusals, halts."""
     if logger.isEnabledFor(logging.INFO):
         texts = [f"{key}={value}" for key, value in event.items() if key not in RESERVED and _is_short(value)]
-        # The kind is part of what rations are made for, what is in it is not.
+        # Log rations go by the format, so it contains the kind; the values are arguments.
         logger.info(f"{event['kind']} %s", " ".join(texts))  # noqa: G004
 
 
@@ -369,12 +370,12 @@ def _is_short(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON has it, texts cut to a bound; so that what is read back hashes the same."""
+    """Return ``value`` as JSON represents it, long texts cut, so that it has the same hash when read back."""
     match value:
         case None | bool() | int():
             return value
         case str():
-            # Lone surrogates would not survive the way through UTF-8.
+            # UTF-8 cannot encode lone surrogates.
             return value[:TEXT_CHARS_MAX].encode("utf-8", "replace").decode()
         case bytes():
             return _plain(value.hex())
@@ -385,5 +386,5 @@ def _plain(value: Any) -> Any:
         case list() | tuple():
             return [_plain(item) for item in value]
         case _:
-            # Floats are left out on purpose: their text form is not the same everywhere.
+            # Floats are left out on purpose: their text form is not the same on every platform.
             return _plain(str(value))

@@ -1,13 +1,15 @@
 """An admitted bond, without I/O: heartbeats, gossip, renewal and expiry of the peer's tickets.
 
-Time is told twice. ``now_ms`` is monotonic and drives heartbeats. ``now`` is the host's wall clock, and the
-host lies: a ticket ends when either the wall clock passes its expiry, or so much monotonic time has passed
-as was left when it was judged. A clock set back prolongs nothing.
+A bond has two clocks. ``now_ms`` is monotonic and drives heartbeats. ``now`` is the host's wall clock, which
+the host may set wrongly. A ticket therefore ends when the wall clock passes its expiry, or when as much
+monotonic time has passed as its life had left at the judgement, whichever is first. Setting the clock back
+prolongs nothing.
 
 Renewal: when two thirds of a ticket's life are over the verifier sends ``ReattestRequest`` with a fresh
-nonce, once; the stream loses nothing, and the peer tries to get its quote for as long as the bond lives.
-The verifier asks earlier if the peer reports that what its tickets claim has changed: but never again within
-``claims_interval_ms``, and never while it waits for an answer, for a quote costs both sides.
+nonce, once. The stream loses nothing, and the peer tries to get its quote for as long as the bond lives.
+The verifier asks earlier if the peer reports that the claims of its tickets have changed. Because a quote
+costs both sides, the verifier does not ask again within ``claims_interval_ms``, nor while it waits for an
+answer.
 """
 
 from collections.abc import Callable
@@ -52,14 +54,14 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A peer tells where a member is: another one, or itself anew."""
+    """A peer reports the addresses of a member: another one's, or its own new ones."""
 
     entry: PeerEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Make our tickets anew, bound to ``binding``, and answer with ``nonce``."""
+    """Make this node's tickets anew, bound to ``binding``, and answer with ``nonce``."""
 
     nonce: bytes
     binding: bytes
@@ -78,7 +80,7 @@ class Closed:
     """The bond is over.
 
     Attributes:
-        by_peer: the peer said so; else we do, and it is told.
+        by_peer: the peer ended it; otherwise this node ends it, and informs the peer.
     """
 
     loss: BondLoss
@@ -93,15 +95,15 @@ class Bond:
     """One admitted bond.
 
     Args:
-        entry: the peer's own.
+        entry: the peer's.
         exporter: of the connection, 32 bytes.
         expires_at: when the tickets that were judged end; None if never.
         nonce: makes 32 fresh bytes.
         now_ms, now: the time of admission.
 
     Attributes:
-        reading: what the peer says is looked at. While it is not, silence says nothing about the peer, and
-            pings still tell it that we live.
+        reading: whether the peer's messages are read. While they are not, its silence is no sign that it
+            failed, and this node's pings still show the peer that this node lives.
     """
 
     def __init__(
@@ -134,11 +136,11 @@ class Bond:
         self._set_expiry(expires_at, now_ms, now)
 
     def heard(self, now_ms: int) -> None:
-        """Bytes came from the peer."""
+        """Bytes arrived from the peer."""
         self._heard_ms = now_ms
 
     def receive_untrusted(self, message: Message) -> list[BondAction]:
-        """The peer sent ``message``.
+        """Handle ``message``, which the peer sent.
 
         Raises:
             RemoteProtocolError: ``unexpected-message``, ``malformed-message``, ``payload-too-large``.
@@ -177,7 +179,7 @@ class Bond:
                 )
 
     def tick(self, now_ms: int, now: datetime) -> list[BondAction]:
-        """Time passed; to be called every ``tick_ms``."""
+        """Handle the passing of time; to be called every ``tick_ms``."""
         self._forgive_own_pause(now_ms)
         if self._is_expired(now_ms, now):
             refusal = Refusal(
@@ -214,11 +216,11 @@ class Bond:
         return self._asked_ms is None or now_ms - self._asked_ms >= self._settings.claims_interval_ms
 
     def answered(self) -> None:
-        """``Renew`` is done."""
+        """Note that ``Renew`` is done."""
         self._answering = False
 
     def renewed(self, expires_at: datetime | None, now_ms: int, now: datetime) -> None:
-        """``Rejudge`` is done, and every validator said yes."""
+        """Note that ``Rejudge`` is done, and every validator accepted."""
         self._set_expiry(expires_at, now_ms, now)
 
     def _set_expiry(self, expires_at: datetime | None, now_ms: int, now: datetime) -> None:
@@ -236,14 +238,14 @@ class Bond:
         return now >= self.expires_at or now_ms >= self._end_at_ms
 
     def _forgive_own_pause(self, now_ms: int) -> None:
-        """A late tick means that we did not run: what the peer sent meanwhile is not read yet."""
+        """Discount a late tick: this node did not run, and has not read yet what the peer sent meanwhile."""
         pause_ms = now_ms - self._ticked_ms - 2 * self._settings.tick_ms
         if pause_ms > 0:
             self._heard_ms = min(self._heard_ms + pause_ms, now_ms)
         self._ticked_ms = now_ms
 
     def _renew(self, nonce: bytes) -> Renew:
-        # Quotes are dear, and a verifier has no use for a second one at a time.
+        # A quote is expensive, and a verifier needs only one at a time.
         if self._answering:
             raise RemoteProtocolError("unexpected-message", "a request before the last one was answered")
         self._answering = True
@@ -256,7 +258,7 @@ class Bond:
         return Rejudge(message.tickets, binding_of(self._exporter, message.nonce))
 
     def _entry_changed(self, entry: PeerEntry) -> Learned:
-        # Who it is, and how it votes, is fixed for the life of the incarnation.
+        # The peer's identity, and whether it votes, are fixed for the life of the incarnation.
         if entry.peer != self.entry.peer or entry.preference is not self.entry.preference:
             raise RemoteProtocolError("unexpected-message", "an entry of somebody else")
         self.entry = entry

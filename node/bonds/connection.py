@@ -1,12 +1,12 @@
 r"""One TCP connection as asyncio drives it: TLS, then the handshake, then the bond.
 
-The cores decide; this file only moves bytes, runs what they ask for, and makes sure that every connection
-ends once, for one reason, which is in the audit log.
+The cores decide. This file only moves bytes, carries out the actions that the cores return, and makes sure
+that every connection ends once, for one reason, which is in the audit log.
 
     TLS -> HANDSHAKE -> BOND -> LINGERING -> CLOSED
-      \________\_________\________/^     any end: the reason is sent, then what the peer still sends is
-                                         read and thrown away for a moment. Closing at once would make
-                                         the kernel reset the connection, and the reason could be lost.
+      \________\_________\________/^     any end: the reason is sent; then what the peer still sends is
+                                         read and discarded for a moment. If the node closed at once, the
+                                         kernel would reset the connection, and the reason could be lost.
 """
 
 import asyncio
@@ -50,12 +50,12 @@ class BondConnection(asyncio.Protocol):
     """One connection, from TCP to its end.
 
     Attributes:
-        role: who opened it.
-        group: known from the start when we dialled, from ``Hello`` on otherwise.
-        dialled: the address that we dialled, or None.
+        role: which side opened it.
+        group: known from the start if this node dialled, otherwise from ``Hello`` on.
+        dialled: the address that this node dialled, or None.
         address: the remote socket address; ``ip`` is the host in it.
         admission: the newest verdict on the peer's tickets.
-        admit_sent: we have admitted the peer.
+        admit_sent: this node has admitted the peer.
         gone: set when the socket is closed.
     """
 
@@ -111,13 +111,13 @@ class BondConnection(asyncio.Protocol):
 
     @property
     def build(self) -> Build:
-        """What the peer's software is and knows; only of a formed bond."""
+        """The peer's software and the levels that it knows; only of a formed bond."""
         assert self.handshake is not None
         assert self.handshake.peer_build is not None
         return self.handshake.peer_build
 
     def send_frames(self, lane: Lane, frames: Sequence[bytes]) -> None:
-        """Send over the bond. A peer that is too slow loses it, soon, never within this call."""
+        """Send over the bond. If the peer is too slow the bond ends soon after, never within this call."""
         if self.phase is not Phase.BOND:
             return
         try:
@@ -127,26 +127,26 @@ class BondConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self.close_bond, refusal, BondLoss.LOST)
 
     def close_bond(self, refusal: Refusal, loss: BondLoss) -> None:
-        """End the bond for our own reason; the peer is told."""
+        """End the bond for this node's own reason, and send the reason to the peer."""
         if self.phase is Phase.BOND:
             self._end(refusal, by_peer=False, loss=loss)
 
     def pause_reading(self) -> None:
-        """Look at nothing more that the peer says; it notices only that its messages go out slowly."""
+        """Read nothing more from the peer; it notices only that its messages go out slowly."""
         if self.phase is Phase.BOND:
             assert self.bond is not None
             self.bond.reading = False
             self._channel.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on, soon, with what had arrived when the pause began, and then with the rest."""
+        """Deliver soon what had arrived when the pause began, and then go on reading."""
         if self.phase is Phase.BOND and self.bond is not None and not self.bond.reading:
             self.bond.reading = True
             self.bond.heard(self._host.environment.monotonic_ms())
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        # The socket only now: the end of the stream must not be seen before what the peer said last.
+        # Read from the socket only after this: the peer's last messages come before the end of the stream.
         self.data_received(b"")
         if self.phase is Phase.BOND and self.bond is not None and self.bond.reading:
             self._channel.resume_reading()
@@ -162,22 +162,22 @@ class BondConnection(asyncio.Protocol):
         def done(future: "asyncio.Future[Admission]") -> None:
             if self.admission is judged:
                 self._judged(future)
-            else:  # the peer has shown newer ones meanwhile: they are what the bond stands on
+            else:  # the bond now depends on newer tickets, which the peer has shown meanwhile
                 self.rejudge()
 
-        # With the binding that they were made for: newer tickets, for another, may be on their way.
+        # With the binding that these tickets were made for: newer ones, for another, may be on their way.
         again = Shown(judged.tickets, judged.binding, fresh=False)
         self._desk.judge(self.group, self.peer_id, again, done)
 
     def tell_claims(self) -> None:
-        """Let the peer ask for new tickets if those that it was shown name another cluster than ours now."""
+        """Let the peer ask for new tickets if those that it has seen name another cluster than this node."""
         if self.phase is not Phase.BOND or self.group is None:
             return
         if self._desk.shown_cluster != self.group.cluster:
             self._send_control(ClaimsChanged())
 
     def depart(self) -> None:
-        """Say goodbye and close."""
+        """Send a goodbye and close."""
         if self.phase is Phase.BOND:
             self._channel.send(Departure())
             refusal = Refusal(code=RefusalCode.NOT_ALLOWED, reason="departed")
@@ -186,11 +186,11 @@ class BondConnection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, without a message."""
         self._channel.abort()
 
     def crowded_out(self) -> None:
-        """Give the place up to somebody else, at once: whoever is honest dials again."""
+        """Give the place to another connection, at once: an honest peer dials again."""
         refusal = Refusal(
             code=RefusalCode.TIMEOUT,
             reason="too-many-handshakes",
@@ -200,13 +200,13 @@ class BondConnection(asyncio.Protocol):
         self.abort()
 
     def abandon(self) -> None:
-        """The dial was given up. If the socket was open by then uvloop closes it, and tells nobody."""
+        """End a dial that was given up. If its socket was open, uvloop closes it without a callback."""
         if self._channel.attached:
             self.abort()
             self.connection_lost(None)
 
     def tick(self, now_ms: int) -> None:
-        """Look at the timers."""
+        """Handle the timers that are due."""
         match self.phase:
             case Phase.TLS | Phase.HANDSHAKE:
                 self._tick_handshake(now_ms)
@@ -224,7 +224,7 @@ class BondConnection(asyncio.Protocol):
         peername = transport.get_extra_info("peername")
         if peername:
             self.ip, self.address = peername[0], join_address(peername[0], peername[1])
-        # uvloop's transports have the interface, not the base class.
+        # uvloop's transports have the interface, but not the base class.
         self._channel.attach(cast("asyncio.Transport", transport))
         if not self._host.opened(self):
             self.phase = Phase.CLOSED
@@ -271,7 +271,7 @@ class BondConnection(asyncio.Protocol):
         return self.phase in {Phase.TLS, Phase.HANDSHAKE, Phase.BOND}
 
     def _begin_handshake(self) -> None:
-        """TLS is established: see who it is.
+        """TLS is established: identify the peer.
 
         Raises:
             RemoteProtocolError: ``peer-certificate``.
@@ -361,7 +361,7 @@ class BondConnection(asyncio.Protocol):
         self.tell_claims()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """End TLS or the handshake for a reason of ours."""
+        """End TLS or the handshake for this node's own reason."""
         if self.phase is Phase.HANDSHAKE:
             assert self.handshake is not None
             self._act(self.handshake.refuse(refusal))
@@ -425,7 +425,7 @@ class BondConnection(asyncio.Protocol):
         self._desk.judge(self.group, self.peer_id, Shown(tickets, binding, fresh=True), self._judged)
 
     def _judged(self, future: "asyncio.Future[Admission]") -> None:
-        """The verdict on the first tickets of a handshake, or on later ones of a bond."""
+        """Handle the verdict on the first tickets of a handshake, or on later ones of a bond."""
         failure = future.exception()
         if self.phase is Phase.BOND:
             self._rejudged(future)
@@ -478,7 +478,7 @@ class BondConnection(asyncio.Protocol):
         tell: bool = True,
         broke: bool = False,
     ) -> None:
-        """The one way out of TLS, HANDSHAKE and BOND."""
+        """End TLS, HANDSHAKE or BOND; no other way leads out of them."""
         if not self._is_live():
             return
         ending = Ending(phase=self.phase, refusal=refusal, by_peer=by_peer, broke=broke, loss=loss)

@@ -1,9 +1,10 @@
-"""The bonds of one group on one node: who is bonded, which of two connections stays, where to dial next.
+"""The bonds of one group on one node: which are bonded, which of two connections stays, where to dial next.
 
 **One bond per pair.** Two members often dial each other at the same moment. The member with the smaller id
 decides for both: it admits on one connection only, and of two it prefers the one that it opened itself.
-The other member never refuses what the smaller one opened, and lets a new admission replace its older bond.
-So both agree whatever the timing, and a bond that only one side believes in cannot keep a peer out for long.
+The other member never refuses a connection that the smaller one opened, and lets a new admission replace its
+older bond. So both agree whatever the timing, and a bond that only one side still holds cannot keep a peer
+out for long.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ REPLACED: Final = Refusal(
 
 
 class Host(ConnectionHost[BondConnection], Protocol):
-    """What the bonds of a group ask of their process."""
+    """What the bonds of a group need from their process."""
 
     @property
     def advertised(self) -> tuple[str, ...]: ...
@@ -83,15 +84,15 @@ class GroupBonds:
 
     # ---- for the group's driver -----------------------------------------------
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool = False) -> None:
-        """Send ``data`` to each of ``to`` that is bonded; frames it once. A lost bond loses it.
+        """Send ``data`` to each peer in ``to`` that is bonded, framed once. A bond that is lost loses it.
 
         Args:
-            to: peers; those without a bond are passed over, as if the message were lost.
+            to: peers; those without a bond are skipped, as if the message were lost.
             data: the payload.
-            bulk: a transfer that everything else may overtake (its own order is kept).
+            bulk: a transfer that all other messages may overtake (its own order is kept).
 
         Raises:
-            LocalProtocolError: ``data`` is larger than any peer would take.
+            LocalProtocolError: ``data`` is larger than any peer accepts.
         """
         if len(data) > self._host.settings.payload_bytes_max:
             raise LocalProtocolError(f"a payload of {len(data)} bytes")
@@ -104,9 +105,9 @@ class GroupBonds:
                 connection.send_frames(lane, frames)
 
     def close_bond(self, peer: Incarnation, code: int, reason: str) -> None:
-        """End the bond with ``peer``, soon; it is told why. ``reason`` is kebab-case.
+        """End the bond with ``peer``, soon, and send it the reason. ``reason`` is kebab-case.
 
-        Nothing that it says is delivered any more.
+        Nothing more that the peer sends is delivered.
         """
         connection = self._bonds.get(peer.id)
         if connection is not None:
@@ -115,13 +116,13 @@ class GroupBonds:
             asyncio.get_running_loop().call_soon(connection.close_bond, refusal, BondLoss.LOST)
 
     def pause_reading(self, peer: Incarnation) -> None:
-        """Deliver nothing more from ``peer`` until ``resume_reading``; its bond stays. A new one is read."""
+        """Deliver nothing more from ``peer`` until ``resume_reading``. Its bond stays; a new bond is read."""
         connection = self._bonds.get(peer.id)
         if connection is not None:
             connection.pause_reading()
 
     def resume_reading(self, peer: Incarnation) -> None:
-        """Go on, soon, with what ``peer`` said meanwhile."""
+        """Deliver soon what ``peer`` sent during the pause, and then go on reading."""
         connection = self._bonds.get(peer.id)
         if connection is not None:
             connection.resume_reading()
@@ -131,7 +132,7 @@ class GroupBonds:
         return [self._info(self._bonds[peer_id]) for peer_id in sorted(self._bonds)]
 
     def update_entry(self, *, addresses: tuple[str, ...], api_url: str | None) -> None:
-        """Tell all peers where we are now."""
+        """Send this node's new addresses to all peers."""
         self._entry = PeerEntry(
             peer=self._entry.peer,
             preference=self._entry.preference,
@@ -151,14 +152,14 @@ class GroupBonds:
             connection.rejudge()
 
     def cluster_changed(self) -> None:
-        """Tell every peer whose evidence of us names another cluster that new evidence can be had."""
+        """Inform each peer whose evidence of this node names another cluster: it may request new evidence."""
         for connection in self._bonds.values():
             connection.tell_claims()
 
     async def depart(self) -> None:
-        """Say goodbye to all, close every connection of the group, and leave the endpoint.
+        """Send a goodbye to all peers, close every connection of the group, and leave the endpoint.
 
-        The handler is told nothing more.
+        The handler receives nothing more.
         """
         if self._closing:
             return
@@ -182,7 +183,7 @@ class GroupBonds:
 
     # ---- for the endpoint -------------------------------------------------------
     def tick(self, now_ms: int) -> None:
-        """Dial what is due."""
+        """Dial each address that is due."""
         if self._closing:
             return
         for name in self._book.names_due(now_ms):
@@ -220,7 +221,7 @@ class GroupBonds:
     def objection_to_build(self, build: Build) -> Refusal | None:
         """Return why a node with this software cannot be in the group, or None.
 
-        A group that is not founded yet asks only whether the two could be in one together.
+        For a group that is not founded yet the check is only whether the two could be in one together.
         """
         levels, mine = self._spec.levels(), self._spec.build
         reason = objection_to_peer(mine, build) if levels is None else objection(build, levels)
@@ -242,7 +243,7 @@ class GroupBonds:
         return self._issuers
 
     def knows(self, ip: str) -> bool:
-        """Return whether a member may be at this address: a seed, or told by a bonded peer."""
+        """Return whether a member may be at this address: it is a seed, or a bonded peer announced it."""
         return self._book.knows(ip)
 
     def known_peers(self) -> tuple[PeerEntry, ...]:
@@ -262,7 +263,7 @@ class GroupBonds:
         bond = self._bonds.get(peer_id)
         opened_by_us = connection.role is Role.INITIATOR
         if self._host.me.id > peer_id:
-            # The peer decides. It is only spared what we can see to be in vain.
+            # The peer decides. This node only spares it an admission that is visibly in vain.
             in_vain = opened_by_us and not final and (bond is not None or bool(others))
             return ALREADY_BONDED if in_vain else None
         if bond is not None and (opened_by_us or self._is_young(bond)):
@@ -337,7 +338,10 @@ class GroupBonds:
                 del self._shaking[peer_id]
 
     def _is_young(self, bond: BondConnection) -> bool:
-        """A peer that dials although an old bond stands has lost it; with a young one it may not know yet."""
+        """Return whether ``bond`` is new enough that a peer that dials again may not know of it yet.
+
+        A peer that dials although an old bond stands has lost that bond.
+        """
         age_ms = self._host.environment.monotonic_ms() - bond.formed_ms
         return age_ms < self._host.settings.handshake_timeout_ms
 
@@ -405,7 +409,7 @@ class GroupBonds:
 
 @dataclass(frozen=True, slots=True)
 class _ConnectionGate:
-    """The group, as the handshake of one connection sees it."""
+    """The part of the group that the handshake of one connection uses."""
 
     group: GroupBonds
     connection: BondConnection
@@ -437,7 +441,7 @@ class _ConnectionGate:
 
 
 def _shown(levels: Levels | None, build: Build) -> dict[str, object]:
-    """Return levels, or what software knows, for the audit log."""
+    """Return levels, or the levels that a build knows, for the audit log."""
     if levels is not None:
         return {"level": levels.level, "machine": levels.family, "version": levels.version}
     features, versions = str(build.features), str(build.versions)
@@ -445,13 +449,13 @@ def _shown(levels: Levels | None, build: Build) -> dict[str, object]:
 
 
 def _is_lasting(ending: Ending) -> bool:
-    """Return whether the reason is one that does not pass by itself."""
+    """Return whether the reason lasts until something is changed."""
     lasting = {RefusalCode.INVALID_HANDSHAKE, RefusalCode.NOT_ALLOWED, RefusalCode.INVALID_PROOF}
     return not ending.broke and ending.refusal.code in lasting
 
 
 def _issuers_for(spec: GroupSpec) -> tuple[TicketIssuer, ...]:
-    """Return one issuer for each class that the validators ask for: nothing else is shown to peers."""
+    """Return one issuer for each class that the validators require: peers see no other tickets."""
     by_class = {issuer.ticket_class: issuer for issuer in spec.issuers}
     wanted = sorted({validator.ticket_class for validator in spec.validators})
     missing = [name for name in wanted if name not in by_class]

@@ -1,8 +1,8 @@
-"""What is said over a bond: frozen values and their CBOR form ``[tag, fields…]``.
+"""The messages of a bond: frozen values and their CBOR form ``[tag, fields…]``.
 
-Tags 1 to 5 are the handshake's, 16 and up belong to an admitted bond. A later release may add fields at the
-end of a message, which are ignored here, and messages: one with an unknown tag below 64 ends the bond, one
-with a higher tag is ignored.
+Tags 1 to 5 belong to the handshake, tags from 16 up to an admitted bond. A later release may add fields at
+the end of a message; this release ignores them. It may also add messages: one with an unknown tag below 64
+ends the bond, and one with a higher unknown tag is ignored.
 """
 
 import re
@@ -25,13 +25,13 @@ URL_CHARS_MAX: Final = 512
 ENTRIES_MAX: Final = 256
 VERSIONS_MAX: Final = 16
 TICKETS_MAX: Final = 8
-# CBOR items of one message: those of Hello and Prove first, then those of Attest, then those of the largest,
+# CBOR items of one message: first the limit of Hello and Prove, then of Attest, then of the largest message,
 # Admit with ``ENTRIES_MAX`` entries of 14 items.
 HELLO_ITEMS_MAX: Final = 256
 TICKETS_ITEMS_MAX: Final = 64
 ITEMS_MAX: Final = 16 * ENTRIES_MAX
-FIELDS_MAX: Final = 64  # of what has a fixed form, so that a later release may add some
-IGNORABLE_TAG: Final = 64  # from here on a message that is not known is ignored
+FIELDS_MAX: Final = 64  # of a message of fixed form, so that a later release may add some
+IGNORABLE_TAG: Final = 64  # an unknown message with this tag or a higher one is ignored
 _HELLO_TAG: Final = 1
 _PREFERENCES: Final = frozenset(item.value for item in Preference)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,14 +42,15 @@ _URL: Final = re.compile(r"https://[!-~]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerEntry:
-    """What a member says of itself, and what others pass on so that all can meet.
+    """What a member announces of itself, and what others pass on so that all members can meet.
 
-    Passed-on entries are hints where to dial, no more: who answers there has to prove everything anew.
+    An entry that was passed on is only a hint where to dial: the node that answers there has to prove
+    everything itself.
 
     Attributes:
         peer: name and 32-byte id.
-        addresses: ``host:port`` at which it takes bonds.
-        api_url: where its HTTP API is, or None.
+        addresses: each ``host:port`` at which the member accepts bonds.
+        api_url: the URL of its HTTP API, or None.
     """
 
     peer: Incarnation
@@ -61,12 +62,13 @@ class PeerEntry:
 # ---- handshake ----------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """The first word of either side.
+    """The first message of either side.
 
     Attributes:
-        versions: of this protocol that the sender speaks; one of them is ours, or there is no such message.
+        versions: of this protocol that the sender supports. One of them is this release's: otherwise decoding
+            fails.
         nonce: 32 fresh bytes that the other side's tickets must be bound to.
-        build: what the sender's software is and knows.
+        build: the sender's software and the levels that it knows.
     """
 
     versions: tuple[int, ...]
@@ -146,12 +148,12 @@ class Reattest:
 
 @dataclass(frozen=True, slots=True)
 class ClaimsChanged:
-    """What the sender's tickets claim has changed: the receiver may ask for new ones at once."""
+    """The claims of the sender's tickets have changed: the receiver may ask for new tickets at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignorable:
-    """A message of a later release that nobody has to understand. Never encoded."""
+    """A message of a later release that a receiver need not understand. Never encoded."""
 
     tag: int
 
@@ -286,7 +288,7 @@ def _build_to_value(build: Build) -> dict[str, Any]:
 
 
 def _build(value: Any) -> Build:
-    """What a later release adds to it is ignored."""
+    """Return the build in ``value``; fields that a later release adds are ignored."""
     if not isinstance(value, dict) or len(value) > FIELDS_MAX:
         raise _fail("a build is a map")
     image = _text(value.get("image"), _PRINTABLE, chars_max=IMAGE_CHARS_MAX)
@@ -313,7 +315,7 @@ def _hello(protocol: Any, versions: Any, *fields: Any) -> Hello:
     listed = _list(versions, items_max=VERSIONS_MAX)
     numbers = tuple(_integer(item, low=1, high=65535) for item in listed)
     if not set(numbers) & set(VERSIONS):
-        # Of what follows nothing is known then: every version has its own fields.
+        # The following fields cannot be read, because every version has its own.
         raise RemoteProtocolError(
             "version-mismatch",
             f"the peer speaks the bond protocol's versions {list(numbers)}, this release {list(VERSIONS)}: "
@@ -416,8 +418,9 @@ _ENCODE: Final = {cls: (tag, to_fields) for tag, cls, _, to_fields, _ in _TABLE}
 _DECODE: Final = {tag: (count, from_fields) for tag, _, count, _, from_fields in _TABLE}
 
 
-# A payload is nearly all that a bond carries, and most are small, so its CBOR is written and read without
-# the general codec: the same bytes at a fraction of the cost. ``[23, bytes]``: two bytes, a head, the data.
+# Nearly everything that a bond carries is payloads, and most are small. Their CBOR is therefore written and
+# read without the general codec: the same bytes at a fraction of the cost. ``[23, bytes]``: two bytes, a
+# head, the data.
 _PAYLOAD_START: Final = b"\x82\x17"
 _LONG_HEADS: Final = {0x58: 1, 0x59: 2, 0x5A: 4}  # initial byte -> bytes of length that follow
 
@@ -449,7 +452,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
-    """Parse one message. The caller's frame limit bounds ``data``, ``items_max`` what it is made of.
+    """Parse one message. The caller's frame limit bounds the size of ``data``, ``items_max`` its CBOR items.
 
     Raises:
         RemoteProtocolError: ``malformed-message``.

@@ -1,15 +1,16 @@
 """The driver between a sans-IO member, its bonds and asyncio.
 
-Everything runs on one event loop. Events collect in an inbox and one flush a loop turn hands them to the
-member together, so that many commands become one broadcast; each message is serialised once for all its
-addressees. Under ``trust_disk`` records go to the disk in a thread, all that has collected at a time; what
-may not be said before they are durable the member itself holds back until it hears ``Persisted``.
+Everything runs on one event loop. Events collect in an inbox, and one flush per turn of the loop hands them
+to the member together, so that many commands become one broadcast. Each message is serialised once for all
+its addressees. Under ``trust_disk`` a thread writes the records to the disk, all that have collected at a
+time. The member itself holds back each message that must not leave before its records are durable, until it
+receives ``Persisted``.
 
-A member that raises or halts, and a disk that fails, end the driver: a member whose state is in doubt must
-not say another word.
+The driver ends when the member raises or halts, and when the disk fails: a member whose state is in doubt
+must send nothing more.
 
-What a peer may have waiting in the inbox is limited (``backlog``), so that neither memory nor the others'
-turn depends on how fast it sends.
+The inbox holds only a limited amount from each peer (``backlog``), so that a peer that sends fast takes
+neither the memory nor the turn of the others.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ from node.raft.types import Incarnation, NotExecuted, Ok, Outcome, Preference, U
 from node.raft.wire import decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512
-# A follower's readers may see a commit so much later than the leader's; nobody who waits for it is kept.
+# A follower's readers may see a commit this much later than the leader's. No caller waits for it.
 LAZY_S: Final = 0.003
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Outbox(Source, Protocol):
 
 
 class Listener(Protocol):
-    """Who wants to know what became of the member. Called on the event loop."""
+    """An object that is informed of what became of the member. Called on the event loop."""
 
     def noticed(self, notice: Notice) -> None: ...
     def violated(self, peer: Incarnation, reason: str) -> None: ...
@@ -74,7 +75,7 @@ class Listener(Protocol):
 
 
 class MemberDriver:
-    """Owns one member: feeds it events, carries out its effects."""
+    """Owns one member: feeds events to it and carries out its effects."""
 
     def __init__(
         self, member: Member, *, outbox: Outbox, listener: Listener, durable: DurableLog | None
@@ -87,7 +88,7 @@ class MemberDriver:
         self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
         self._backlog = Backlog(outbox)
         self._standing = Standing(ordered=durable is None)
-        self._taken = 0  # how many events have left the inbox
+        self._taken = 0  # number of events that have left the inbox
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -104,7 +105,7 @@ class MemberDriver:
 
     @property
     def closed(self) -> str | None:
-        """Why it has ended; None while it runs."""
+        """Why the driver has ended; None while it runs."""
         return self._closed
 
     def covered_age_ms(self) -> int | None:
@@ -113,7 +114,7 @@ class MemberDriver:
 
     # ---- what goes in -------------------------------------------------------
     def submit(self, event: Event, size: int = 0) -> None:
-        """Queue an event for the next flush. ``size``: in bytes, if a peer sent it."""
+        """Queue an event for the next flush. ``size``: in bytes, if a peer sent the event."""
         if self._closed is not None:
             return
         self._inbox.append((event, size))
@@ -124,8 +125,8 @@ class MemberDriver:
     async def request(self, make_event: Callable[[int], Event], *, timeout_s: float | None) -> Outcome:
         """Hand in an event that completes, and return its outcome.
 
-        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if nothing of it left this member, else
-        ``Unknown("deadline")``. A cancelled call is forgotten.
+        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if no part of the request left this
+        member; otherwise it is ``Unknown("deadline")``. The driver forgets a cancelled call.
 
         Raises:
             GroupClosedError: the driver ended before there was an outcome.
@@ -159,7 +160,7 @@ class MemberDriver:
         self.submit(BondDown(peer, loss))
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
-        """Take a message from a bond; what no member would say ends the bond, too much pauses its reading."""
+        """Take a message from a bond. One that no member sends ends the bond; too many pause it."""
         if self._closed is not None:
             return
         try:
@@ -189,24 +190,24 @@ class MemberDriver:
             effects = self.member.step_many(now_ms, events, wall_ms=time.time_ns() // 1_000_000)
             self._carry_out(effects)
             if events and isinstance(events[-1], Received) and isinstance(events[-1].message, Chunk):
-                # Catching up can wait: whoever is ready to run on this core, a voter maybe, goes first. The
-                # kernel by itself would let him wait for a slice of some milliseconds.
+                # Catching up can wait: another process that is ready to run on this core, perhaps a voter,
+                # goes first. Without this the kernel could make it wait for a slice of some milliseconds.
                 os.sched_yield()
             if self._closed is None:
                 self._set_timer(now_ms, effects.next_tick_ms)
         except BaseException as exc:
-            # What it knows and what it said may differ now; nobody can tell by how much. Whatever it was: the
-            # loop would log a CancelledError like any other, and the member would go on.
+            # The member's state and what it has sent may no longer agree, and nothing can show by how much.
+            # This holds for every exception: the loop would log a CancelledError, and the member would go on.
             logger.exception("the member failed")
             self._halt(f"internal-error: {type(exc).__name__}")
             if isinstance(exc, KeyboardInterrupt | SystemExit):
-                raise  # somebody wants the process to end, and nothing waits for this member any more
+                raise  # the process shall end, and nothing waits for this member any more
 
     def _next_events(self) -> list[Event]:
-        """Take from the inbox what one step is to handle.
+        """Take from the inbox what the next step is to handle.
 
-        A chunk, or the asking for one, is the last of its step: each costs milliseconds, and the loop has to
-        come round to what others say, and to the writers, between two of them.
+        A chunk, or a request for one, is the last event of its step. Each costs milliseconds, and between two
+        of them the loop has to serve the other peers' messages and the writers.
         """
         inbox = self._inbox
         events: list[Event] = []
@@ -238,9 +239,9 @@ class MemberDriver:
         self._listener.stepped()
 
     def _send(self, send: Send) -> None:
-        """Hand a message to the bonds; one that nobody waits for only if nothing better follows soon.
+        """Hand a message to the bonds; a lazy one waits a short time, in case a better one follows.
 
-        Under load the next Append follows within that time and carries the same commit index, which halves
+        Under load the next Append follows within that time and carries the same commit index. That halves
         what the followers have to read and answer.
         """
         if send.lazy:
@@ -250,11 +251,11 @@ class MemberDriver:
             return
         if isinstance(send.message, Append):
             self._lazy = None
-        # What a lagging peer pulls must not hold up what keeps the others in step.
+        # A transfer to a peer that lags behind must not delay the messages that keep the others in step.
         self._outbox.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
 
     def send_lazy(self) -> None:
-        """Send what was kept back, if anything was; before a goodbye it is now or never."""
+        """Send the kept message, if any. It comes before a goodbye, because no message may follow that."""
         if self._lazy_timer is not None:
             self._lazy_timer.cancel()
         self._lazy_timer = None
@@ -273,13 +274,13 @@ class MemberDriver:
         future.set_result(outcome)
 
     def _expire(self, token: int) -> None:
-        """The caller's time is up: the member says at once whether anything can still come of it."""
+        """The deadline has passed: the member answers at once whether the request can still succeed."""
         self._expired.add(token)
         self.submit(Cancel(token))
         self._loop.call_soon(self._give_up, token, self._taken + len(self._inbox))
 
     def _give_up(self, token: int, asked: int) -> None:
-        """Tell who waits that nobody knows, if the member has seen the ``asked``-th event and did not say."""
+        """Answer with ``Unknown`` if the member has handled event ``asked`` and gave no outcome."""
         if self._taken < asked and self._closed is None:
             self._loop.call_soon(self._give_up, token, asked)
         else:
@@ -294,13 +295,13 @@ class MemberDriver:
 
     # ---- time ---------------------------------------------------------------
     def _set_timer(self, now_ms: int, tick_ms: int) -> None:
-        """Let a tick come at ``tick_ms``, or earlier: an early tick costs less than moving the timer."""
+        """Set the timer for ``tick_ms`` or earlier: an early tick costs less than moving the timer."""
         when = self._loop.time() + max(tick_ms - now_ms, 1) / 1000
         if self._timer is not None:
             if self._timer_at <= when:
                 return
             self._timer.cancel()
-        # Kept here: uvloop gives a handle without ``when`` for what is due within half a millisecond.
+        # Kept here: uvloop's handle of a timer that is due within half a millisecond has no ``when``.
         self._timer_at = when
         self._timer = self._loop.call_at(when, self._tick)
 
@@ -315,7 +316,7 @@ class MemberDriver:
             self._listener.halted(reason)
 
     def close(self, reason: str) -> None:
-        """End it: every open request raises ``GroupClosedError``; nothing hangs, nothing more is said."""
+        """End the driver: every open request raises ``GroupClosedError``, and nothing more is sent."""
         if self._closed is not None:
             return
         self._closed = reason
@@ -327,17 +328,17 @@ class MemberDriver:
         for future in self._futures.values():
             if not future.done():
                 future.set_exception(GroupClosedError(reason))
-                future.exception()  # retrieved here: a caller that went away is not a warning
+                future.exception()  # retrieved here: a caller that went away causes no warning
         self._futures.clear()
 
     async def wait_written(self) -> None:
-        """After ``close``: wait for a write under way, so that the storage can be closed."""
+        """After ``close``: wait for a write that is under way, so that the storage can be closed."""
         if self._disk is not None:
             await self._disk.wait_ended()
 
 
 def _log_raised(what: str, raised: BaseException) -> None:
-    """A state machine has a bug: each node refuses the same, and its author needs the traceback."""
+    """Log the traceback for the machine's author. The bug makes each node refuse the same command."""
     logger.error("the state machine's %s raised", what, exc_info=raised)
 
 

@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 
 def software() -> str:
-    """Return the name and version of this software, as peers are told."""
+    """Return the name and version of this software, as the node sends them to its peers."""
     try:
         return f"bondstone {metadata.version('bondstone')}"
     except metadata.PackageNotFoundError:
@@ -115,7 +115,7 @@ class Network:
 
     @property
     def address(self) -> str:
-        """The first of the addresses that peers are told."""
+        """The first of the addresses that this node announces to its peers."""
         return self.endpoint.advertised[0]
 
     @property
@@ -123,11 +123,11 @@ class Network:
         return Groups(self)
 
     async def start(self) -> None:
-        """Listen for bonds. Raises ConfigError if the address cannot be had."""
+        """Listen for bonds. Raises ConfigError if the node cannot listen at the address."""
         await self.endpoint.start()
 
     async def close(self) -> None:
-        """Leave every group and stop listening. What waits in a group raises ``GroupClosedError``."""
+        """Leave every group and stop listening. A call that waits in a group raises ``GroupClosedError``."""
         for group in self._joined.values():
             await group.close()
         await self.endpoint.close()
@@ -136,8 +136,9 @@ class Network:
         """Return the group with this id if this node is a member of it.
 
         Raises:
-            GroupClosedError: it was, and has ended. This incarnation must not begin anew without its memory
-                of terms, votes and log (rule R1), so only a new identity can join again.
+            GroupClosedError: this node was a member, and its membership has ended. This incarnation must not
+                begin again without its memory of terms, votes and log (rule R1), so only a new identity can
+                join again.
         """
         group = self._joined.get(group_id)
         if group is not None and group.closed is not None:
@@ -152,7 +153,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Where groups are joined."""
+    """The groups of a network, and the way to join one."""
 
     network: Network
 
@@ -162,7 +163,7 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupBuilder:
-    """A value: every ``with_…`` returns another builder."""
+    """An immutable value: every ``with_…`` returns another builder."""
 
     network: Network
     key: GroupKey
@@ -180,7 +181,7 @@ class GroupBuilder:
     def with_document(self, document: GroupDocument) -> "GroupBuilder":
         """Take settings, founding and the GroupId from a group document.
 
-        Machine and validators have to be the document's too; ``join`` refuses any others.
+        The machine and the validators have to be the document's too; ``join`` refuses any others.
 
         Raises:
             GroupKeyDiffersError: the key is not the document's.
@@ -192,34 +193,34 @@ class GroupBuilder:
         return replace(self, machine=machine)
 
     def with_system_state(self, system: Callable[[], SystemState]) -> "GroupBuilder":
-        """Keep the state that ``system`` makes beside the machine; in the beginning equal on all nodes."""
+        """Keep the state that ``system`` makes beside the machine. It must begin equal on all nodes."""
         return replace(self, system=system)
 
     def with_consensus(self, settings: Settings, founding: Founding) -> "GroupBuilder":
         return replace(self, settings=settings, founding=founding)
 
     def with_preference(self, preference: Preference) -> "GroupBuilder":
-        """Want to lead more or less than the state machine's ``leadership_preference`` says."""
+        """Set how much this node wants to lead, instead of the state machine's ``leadership_preference``."""
         return replace(self, preference=preference)
 
     def with_log_storage(
         self, log: LogStore | None = None, *, durable: DurableLog | None = None
     ) -> "GroupBuilder":
-        """Keep the log elsewhere than in a list.
+        """Keep the log in another store than a list.
 
         Args:
-            log: empty; where entries live in memory.
-            durable: given exactly with ``trust_disk``: makes term, vote and log durable. Whoever opened it
-                closes it, after ``Group.close``.
+            log: an empty log that holds the entries in memory.
+            durable: makes term, vote and log durable; required with ``trust_disk``, refused without it. The
+                caller that opened it closes it, after ``Group.close``.
         """
         return replace(self, log=log, durable=durable)
 
     def require_ticket(self, validator: TicketValidator) -> "GroupBuilder":
-        """Admit only who satisfies this validator too. Their order is part of the GroupId."""
+        """Admit only members that satisfy this validator too. Their order is part of the GroupId."""
         return replace(self, validators=(*self.validators, validator))
 
     def id(self) -> bytes:
-        """Return the GroupId that all of this leads to."""
+        """Return the GroupId that results from this builder's values."""
         if self.document is not None:
             return self.document.group_id
         machine = self.machine or NoOp()
@@ -232,7 +233,7 @@ class GroupBuilder:
         )
 
     def _require_as_in(self, document: GroupDocument) -> None:
-        """Require that all that the document's GroupId promises to the peers is so."""
+        """Require that this builder agrees with all that the document's GroupId promises to the peers."""
         validators = [(one.ticket_class, one.signature) for one in self.validators]
         family = FAMILIES.get(document.state_machine)
         machine = self.machine or NoOp()
@@ -247,14 +248,14 @@ class GroupBuilder:
                 raise ConfigError(f"{document.where}: a group's {what} must be as in its document")
 
     def join(self) -> Group:
-        """Join the group: begin to look for its members, and to found it if that is what ``founding`` says.
+        """Join the group: begin to look for its members, and found it if ``founding`` allows that.
 
-        A group that this network has joined already is returned as it is, whatever this builder says of
-        things that are not in the GroupId.
+        If this network has joined the group already, that ``Group`` is returned unchanged, even if this
+        builder differs from it in values that are not in the GroupId.
 
         Raises:
-            ConfigError: the settings contradict each other, or ``trust_disk`` and the storage do; or the
-                builder contradicts the group document.
+            ConfigError: the settings contradict each other, ``trust_disk`` and the storage contradict each
+                other, or the builder contradicts the group document.
             GroupClosedError: this node was a member before, and has left.
         """
         if self.document is not None:
@@ -303,7 +304,7 @@ class GroupBuilder:
 
 
 class _Wiring:
-    """Joins bonds, driver and group: what one tells, the others hear."""
+    """Connects bonds, driver and group: passes the events of each to the others."""
 
     def __init__(self, network: Network, member: Member, durable: DurableLog | None) -> None:
         self._network = network
@@ -402,7 +403,7 @@ class _Wiring:
                 pass
 
     def violated(self, peer: Incarnation, reason: str) -> None:
-        # Once a bond: what else it sent until it was closed must not push older events out of the audit log.
+        # Once per bond: what the peer still sends until the close must not push older events out of the log.
         if peer in self._violators:
             return
         self._violators.add(peer)

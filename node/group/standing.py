@@ -1,9 +1,10 @@
-"""Which cluster each peer is in, by its own word.
+"""Which cluster each peer is in, according to its own Presence messages.
 
-Bonds keep the order of what is said, and a member tells every peer which cluster it is in before it says
-anything as a member of it. So whoever names another one than its last Presence lies in one of the two. The
-core can't know that: it takes messages in any order. Nor can anybody with ``trust_disk``, where a Presence
-waits for the disk and what binds nobody overtakes it.
+Bonds keep the order of messages, and a member sends every peer a Presence that names its cluster before it
+sends any other message as a member of it. So a peer that names another cluster than its last Presence did
+lies in one of the two messages. The core cannot detect that, because it takes messages in any order. With
+``trust_disk`` it cannot be detected at all: there a Presence waits for the disk, and messages that commit the
+member to nothing overtake it.
 """
 
 from typing import Final, cast, get_args
@@ -15,20 +16,21 @@ _FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
 
 class Standing:
-    """What each bonded peer last said of itself. ``ordered``: nothing overtakes a Presence."""
+    """The last Presence of each bonded peer. ``ordered``: no message overtakes a Presence."""
 
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
         self._presences: dict[Incarnation, Presence] = {}
 
     def forget(self, peer: Incarnation) -> None:
-        """Its bond ended."""
+        """Forget ``peer``, because its bond ended."""
         self._presences.pop(peer, None)
 
     def allows(self, peer: Incarnation, message: Message) -> bool:
-        """Return whether ``peer`` may say this, and remember it if it is a Presence.
+        """Return whether ``peer`` may send this message, and remember it if it is a Presence.
 
-        A bulk transfer within a cluster that ended may come after the Presence that says so.
+        Messages of a bulk transfer within a cluster that ended may arrive after the Presence that reports the
+        end.
         """
         known = self._presences.get(peer)
         if type(message) in _FOUNDING:

@@ -1,6 +1,6 @@
 """What a replicated state machine is.
 
-``apply`` must be deterministic: no clock, no chance, no I/O, no iteration over unordered sets. Commands,
+``apply`` must be deterministic: no clock, no randomness, no I/O, no iteration over unordered sets. Commands,
 queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dicts with text keys).
 """
 
@@ -18,7 +18,7 @@ _VERSIONED: Final = re.compile(r"(.+)/v([1-9][0-9]{0,3})", re.DOTALL)
 
 
 class Preference(Enum):
-    """How much a node wants to lead. Local: not in the GroupId, advertised to peers."""
+    """How much a node wants to lead. Local: not in the GroupId, but announced to peers."""
 
     NORMAL = "normal"
     RELUCTANT = "reluctant"
@@ -26,17 +26,18 @@ class Preference(Enum):
 
 
 class ApplyContext(Struct, frozen=True, gc=False):
-    """Equal on every node for the same entry. A ``Struct`` because every command has one made for it.
+    """Equal on every node for the same entry. A ``Struct``, because one is made for every command.
 
     Attributes:
         term: of the entry.
-        index: of the entry, the revision that etcd users think in.
+        index: of the entry; it is what etcd calls the revision.
         sub: position of the command within its entry, from 0.
-        time_ms: of the entry, Unix milliseconds, monotone in the log. It goes by the leader's monotonic clock
-            and follows its wall clock only slowly (at most a tenth faster or slower), for hosts can set that.
+        time_ms: of the entry, Unix milliseconds, monotone in the log. It follows the leader's monotonic
+            clock. It approaches the leader's wall clock only slowly (at most a tenth faster or slower),
+            because the host can set that clock.
         group_id: 32 bytes.
-        credential: of whoever asked, 1 to 32 bytes; None: a member of the group by itself.
-        version: which version of the machine the group runs, one of ``StateMachine.versions``.
+        credential: of the caller, 1 to 32 bytes; None: a member of the group acts for itself.
+        version: the version of the machine that the group runs, one of ``StateMachine.versions``.
     """
 
     term: int
@@ -63,7 +64,7 @@ class CommandError(Exception):
 
 
 class StateMachine(ABC):
-    """Subclass it, and name it ``module:Class`` in the configuration."""
+    """The base class of every machine. The configuration names a subclass as ``module:Class``."""
 
     @property
     @abstractmethod
@@ -72,17 +73,18 @@ class StateMachine(ABC):
 
     @property
     def family(self) -> str:
-        """What it is, whatever its version: the ``signature`` without its ``/v1``. Part of the GroupId."""
+        """The machine's name without its version: the ``signature`` without ``/v1``. Part of the GroupId."""
         versioned = _VERSIONED.fullmatch(self.signature)
         return self.signature if versioned is None else versioned[1]
 
     @property
     def versions(self) -> range:
-        """The versions whose commands this code applies as they always were: that of the ``signature``.
+        """The versions whose commands this code applies; by default only the version in the ``signature``.
 
-        A group begins with the highest that all its founders have, and ``apply`` is told which one it runs
-        (``ApplyContext.version``). Code that also knows an older version is one of several here: give both,
-        as ``range(1, 3)``, and every command of version 1 has the result that it had with the older code.
+        A group begins with the highest version that all its founders have. ``apply`` receives the version
+        that the group runs (``ApplyContext.version``). Code that also knows an older version returns both,
+        such as ``range(1, 3)``. Every command of version 1 must then have the result that the older code
+        gave.
         """
         versioned = _VERSIONED.fullmatch(self.signature)
         version = 1 if versioned is None else int(versioned[2])
@@ -90,7 +92,7 @@ class StateMachine(ABC):
 
     @property
     def leadership_preference(self) -> Preference:
-        """How much a node with this machine wants to lead, unless its configuration says otherwise."""
+        """How much a node with this machine wants to lead, unless its configuration sets it."""
         return Preference.NORMAL
 
     @abstractmethod
@@ -102,12 +104,13 @@ class StateMachine(ABC):
                 ``apply-raised``; either way the state is rolled back to before the entry.
         """
 
-    # Not abstract: a machine need not know beforehand.
+    # Not abstract: a machine need not be able to check a command beforehand.
     def check(self, command: Any) -> None:  # noqa: B027
-        """Return unless ``apply`` refuses ``command`` in every state, and as every one of ``versions``.
+        """Return unless ``apply`` refuses ``command`` in every state and under each of ``versions``.
 
-        The node that a caller asks does so before the log: what no machine takes costs an answer there, and
-        no place in every member's log. It never replaces what ``apply`` checks, and never looks at the state.
+        The node that receives the command calls this before the command enters the log. A command that is
+        always refused then costs one answer, and no space in every member's log. This check never replaces
+        the checks of ``apply``, and never reads the state.
 
         Raises:
             CommandError: the one that ``apply`` would raise.
@@ -123,12 +126,13 @@ class StateMachine(ABC):
 
     # Not abstract: a machine need not have keys.
     def keys_of(self, command: Any) -> Touched | None:  # noqa: ARG002
-        """Return every key that ``command`` touches, whatever the state: who may execute it depends on that.
+        """Return every key that ``command`` touches, in any state. It decides which callers may execute it.
 
-        None: this machine does not say, so whoever is limited to key prefixes may execute nothing.
+        None: this machine does not report keys, so a caller that is limited to key prefixes may execute
+        nothing.
 
         Raises:
-            CommandError: ``apply`` would refuse it too.
+            CommandError: ``apply`` would refuse the command too.
         """
         return None
 
@@ -140,7 +144,7 @@ class StateMachine(ABC):
         """Turn the state of version ``old`` into that of ``new``, both in ``versions``; equally everywhere.
 
         Raises:
-            CommandError: refused, as this one refuses it; the group goes on as version ``old``.
+            CommandError: the machine refuses to migrate; the group goes on with version ``old``.
         """
         raise CommandError(
             "machine-version-change-unsupported",
@@ -150,8 +154,8 @@ class StateMachine(ABC):
     def savepoint(self) -> Any:
         """Return what ``rollback`` needs to undo everything that follows.
 
-        The default copies the whole state, which is always right and slow for a large state; a machine
-        that keeps an undo log overrides both (see ``KeyValue``).
+        The default copies the whole state, which is always right, but slow for a large state. A machine that
+        keeps an undo log overrides both methods (see ``KeyValue``).
         """
         return copy.deepcopy(self.__dict__)
 
@@ -165,5 +169,5 @@ class StateMachine(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")
 
     def restore(self, snapshot: Any) -> None:
-        """Replace the whole state by a snapshot's."""
+        """Replace the whole state by the state in ``snapshot``."""
         raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")

@@ -13,15 +13,15 @@
     name, id = length (2) bytes; the name is UTF-8
 
 The number counts from 0. The digest (first 16 bytes of SHA-256) covers the digest before it and the body, so
-that no batch can be swapped or left out. The CRC covers the salt and what stands before it in the head: a
-head is known for one wherever it stands, and no payload can pass for one, for who writes payloads does not
-know the salt.
+that no batch can be swapped or left out. The CRC covers the salt and the fields before it in the head. A head
+is therefore recognised wherever it is in the file, and no payload can pass for one, because a client that
+writes payloads does not know the salt.
 
-Batches begin at sectors, so writing one never touches a sector that is already durable, and the space beyond
-the last is zeros laid down beforehand. One batch at a time is on its way to the disk, and the next is not
-begun before it is durable. So all that a crash can tear is the last batch, in whatever way: it is cut off,
-for nobody was told that it is durable. A damaged batch after which another was begun is corruption: to go on
-would break promises that others rely on.
+Batches begin at sectors, so writing one never touches a sector that is already durable. The space behind the
+last batch is zeros that were written beforehand. Only one batch at a time is on its way to the disk, and the
+next is begun only after it is durable. So a crash can tear only the last batch, in whatever way. Recovery
+cuts a torn last batch off, because no peer has been promised that it is durable. A damaged batch after which
+another was begun is corruption: going on would break promises that other members rely on.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ SECTOR_BYTES: Final = 512
 _DIGEST_BYTES: Final = 16
 _HEAD: Final = struct.Struct(">IQ16s")
 _CRC_BYTES: Final = 4
-_BODY: Final = _HEAD.size + _CRC_BYTES  # where it begins in a batch
+_BODY: Final = _HEAD.size + _CRC_BYTES  # its offset in a batch
 _KINDS: Final = frozenset(int(kind) for kind in ENTRY_LEVELS)
 _LENGTH: Final = struct.Struct(">H")
 _VOTE: Final = struct.Struct(">BQ?")
@@ -72,7 +72,7 @@ def file_head(salt: bytes) -> bytes:
 
 
 def encode_identity(me: Incarnation) -> bytes:
-    """Return the body of the first batch, which says whose file it is."""
+    """Return the body of the first batch, which names the incarnation that the file belongs to."""
     return bytes([RecordKind.IDENTITY]) + _put_incarnation(me)
 
 
@@ -105,7 +105,7 @@ def _put_incarnation(incarnation: Incarnation) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The head of a batch, and where in the file its body stands and the batch ends."""
+    """The head of a batch, with the offsets in the file where its body starts and where the batch ends."""
 
     number: int
     digest: bytes
@@ -115,7 +115,7 @@ class Head:
 
 
 class Batches:
-    """Where the next batch goes and what it follows; the same for who writes and for who reads."""
+    """Where the next batch goes and which batch it follows; the same for the writer and for the reader."""
 
     def __init__(self, salt: bytes) -> None:
         self.at = SECTOR_BYTES
@@ -124,7 +124,7 @@ class Batches:
         self._digest = hashlib.sha256(MAGIC + salt).digest()[:_DIGEST_BYTES]
 
     def encode(self, body: bytes) -> bytes:
-        """Return the next batch, to be written at ``at`` as it was before this call."""
+        """Return the next batch, to be written at the offset that ``at`` had before this call."""
         digest = self._follow(body)
         head = _HEAD.pack(len(body), self._number, digest)
         data = head + self._crc(head) + body
@@ -133,7 +133,7 @@ class Batches:
         return data
 
     def take(self, data: bytes) -> bytes | None:
-        """Return the body of the batch at ``at`` and go on to the next; None if no whole batch is there."""
+        """Return the body of the batch at ``at`` and go on to the next; None if there is no whole batch."""
         head = self.head_at(data, self.at)
         if head is None or head.number != self._number:
             return None
@@ -146,7 +146,7 @@ class Batches:
         return body
 
     def head_at(self, data: bytes, at: int) -> Head | None:
-        """Return the head at ``at``; None if what stands there is none of this file's."""
+        """Return the head at ``at``; None if the bytes there are not a head of this file."""
         head = data[at : at + _HEAD.size]
         if data[at + _HEAD.size : at + _BODY] != self._crc(head):
             return None
@@ -157,7 +157,7 @@ class Batches:
         )
 
     def was_begun_after(self, data: bytes) -> bool:
-        """Return whether some batch was begun after the one at ``at``, so that this one had been durable."""
+        """Return whether a batch was begun after the one at ``at``, which shows that this one was durable."""
         head = self.head_at(data, self.at)
         if head is None:
             later = range(self.at + SECTOR_BYTES, len(data), SECTOR_BYTES)
@@ -178,13 +178,13 @@ class Batches:
 
 # ---- reading ----------------------------------------------------------------
 def recover(data: bytes, me: Incarnation, *, space_bytes: int = 1) -> Recovered:
-    """Return what a file says that ``me`` wrote, without a batch that a crash has torn.
+    """Return what ``me`` wrote in the file, without a last batch that a crash has torn.
 
-    ``space_bytes`` are laid down at a time before anything is written there, so a file that ends within them
-    has been cut.
+    The writer reserves ``space_bytes`` of zeros at a time before it writes there. A file that ends within
+    such a reserve has been cut.
 
     Raises:
-        CorruptStorageError: it is no such file, or not what was written.
+        CorruptStorageError: the bytes are not such a file, or not what was written.
     """
     if not data.startswith(MAGIC):
         raise CorruptStorageError("it is not a bondstone log of this version")
@@ -215,7 +215,7 @@ def recover(data: bytes, me: Incarnation, *, space_bytes: int = 1) -> Recovered:
 
 
 class _Replay:
-    """Does again what the records say."""
+    """Rebuilds the member's state by following the records."""
 
     def __init__(self) -> None:
         self.term = 0
@@ -227,7 +227,7 @@ class _Replay:
         """Follow every record of ``body``.
 
         Raises:
-            CorruptStorageError: it holds what this release does not know.
+            CorruptStorageError: the body holds a record that this release does not know.
             ValueError, struct.error: a record is malformed or contradicts those before.
         """
         at = 0
@@ -256,7 +256,7 @@ class _Replay:
         payload, end = _exactly(body, at, length)
         last = Position(self.log[-1].term, self.log[-1].index, self.log[-1].chain) if self.log else ORIGIN
         if kind not in _KINDS:
-            # The batch is what was written: so it is no damage.
+            # The digest matches what was written, so this is not damage.
             raise CorruptStorageError(
                 f"it holds an entry of kind {kind}, which a later release of bondstone wrote: "
                 "start the image that wrote it, or a later one"
@@ -267,7 +267,7 @@ class _Replay:
 
     def _vote(self, body: bytes, at: int) -> int:
         _, term, named = _VOTE.unpack_from(body, at)
-        # Who left a cluster that gave itself up begins anew, with an empty log (node.raft.rivals).
+        # A member that left a cluster that gave itself up begins again with an empty log (node.raft.rivals).
         anew = term == 0 and not named and not self.log
         if term < self.term and not anew:
             raise ValueError("the term goes back")
@@ -286,7 +286,7 @@ def _string_at(body: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _exactly(body: bytes, at: int, length: int) -> tuple[bytes, int]:
-    """Return so many bytes from ``at``, and where they end."""
+    """Return ``length`` bytes from ``at``, and where they end."""
     end = at + length
     if end > len(body):
         raise ValueError("a record is cut off")
