@@ -1,8 +1,8 @@
 """From a request's head to a grant of the group's access list that opens the operation, or a refusal.
 
-The list is replicated state, and this node may be behind: so nobody is refused by a list that is not known to
-be current, and what the log does not judge again is answered only by one that was, ``access_lag_s`` ago at
-most.
+The list is replicated state, and this node's copy may be old. So the node refuses a caller only by a list
+that is known to be current. An operation that the log does not judge again needs a list that was current at
+most ``access_lag_s`` ago.
 """
 
 import hmac
@@ -24,7 +24,7 @@ from node.tokens import TOKEN_CHARACTERS_MAX, spki_digest
 
 # Where ``node.api.protocol`` leaves the certificate with which TLS authenticated the client, DER.
 CLIENT_CERTIFICATE: Final = "bondstone.client_certificate"
-# In a request's state: who is told of its caller's credential (``node.places``), in this list of functions.
+# In a request's state: a list of functions, each called with the caller's credential (``node.places``).
 VOUCHED: Final = "bondstone.vouched"
 # The Authorization header field that was accepted last on this connection, and with which credential.
 _SHOWN: Final = "bondstone.shown"
@@ -32,11 +32,11 @@ _CHALLENGE: Final = 'Bearer realm="bondstone"'
 
 
 class Standing(Enum):
-    """By how current a list an operation is opened.
+    """How current the access list must be for an operation.
 
-    JUDGED: the log judges the caller again, at the index at which it happens: by any list of this life.
-    CURRENT: by one that was the group's ``access_lag_s`` ago, or later.
-    LAST_KNOWN: the same; but with no leader in sight, when nothing can make it so, by the last one.
+    JUDGED: any list that this life of the node has had. The log judges the caller again, at the entry.
+    CURRENT: a list that was the group's at most ``access_lag_s`` ago.
+    LAST_KNOWN: as CURRENT. While no leader is known, nothing can make the list current: then the last list.
     """
 
     JUDGED = "judged"
@@ -78,7 +78,7 @@ _Shown = _Token | _Password | _Key
 
 
 class Gate:
-    """Decides who passes; one for the whole API."""
+    """Decides which callers may use which operation. One gate serves the whole API."""
 
     def __init__(self, service: Service, currency: Currency, passwords: PasswordJudge) -> None:
         self._service = service
@@ -88,7 +88,7 @@ class Gate:
     async def admit(
         self, scope: Mapping[str, Any], roles: tuple[AccessRole, ...], standing: Standing
     ) -> Grant:
-        """Return the grant of who is asking; it carries one of ``roles`` (if there are any) now.
+        """Return the caller's grant, which now carries one of ``roles``, or any role if ``roles`` is empty.
 
         Raises:
             ProblemError: 401, 403, 429, 503.
@@ -120,7 +120,7 @@ class Gate:
         await self._currency.within_lag()
 
     def require_still_current(self) -> None:
-        """The same, when it was answered: it may have waited for long.
+        """As ``require_current``, after the operation was answered: it may have waited for a long time.
 
         Raises:
             ProblemError: 503 ``access-not-current``.
@@ -143,7 +143,7 @@ class Gate:
         shown = self._shown(scope, authorization)
         grant = await shown.holder(grants)
         if grant is None:
-            # It may have been granted a moment ago: nobody is refused by a list that may be old.
+            # The grant may be newer than this list: the node refuses nobody by a list that may be old.
             await self._currency.now()
             latest = self._service.grants()
             grant = None if latest is grants else await shown.holder(latest)
@@ -212,9 +212,10 @@ def _authorization(scope: Mapping[str, Any]) -> bytes | None:
 def _known_here(
     extensions: Mapping[str, Any], authorization: bytes | None, grants: AccessList
 ) -> Grant | None:
-    """Return the grant of what this connection has shown before, if it shows it again and it is still good.
+    """Return the grant of the connection's last credential, if this request shows it again.
 
-    The same credential is the same token, or the same name and password: neither is looked at again.
+    The grant must still be good. The credential is the same if the token is the same, or both the name and
+    the password: then it is not verified a second time.
     """
     shown = extensions.get(_SHOWN)
     if shown is None or authorization is None or not hmac.compare_digest(shown[0], authorization):

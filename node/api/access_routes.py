@@ -35,7 +35,7 @@ GrantedHandler = Callable[[Request, Grant], Awaitable[Response]]
 
 
 class AccessRoutes:
-    """The endpoints over one node; whoever comes here has passed the gate."""
+    """The endpoints over one node. The gate has let every caller of these endpoints through."""
 
     def __init__(
         self, service: Service, limits: ApiLimits, hand_over: HandOver, passwords: PasswordJudge
@@ -117,7 +117,7 @@ class AccessRoutes:
                 timeout_s=timeout_s,
                 system=True,
             )
-        except GroupClosedError as exc:  # what was handed in may be on its way through the peers
+        except GroupClosedError as exc:  # the command may be on its way through the peers
             raise outcome_unknown(Unknown("group-closed")) from exc
         match outcome:
             case Ok((Applied(dict(value)),), at):
@@ -146,7 +146,7 @@ class AccessRoutes:
                 raise AssertionError(f"{outcome!r} is no outcome of a change")
 
     async def _grant_of(self, asked: schemas.AccessRequest, key: bytes | None) -> Grant:
-        """Return what is asked for as the log has it: of a password its hash alone."""
+        """Return the requested grant as the log holds it. Of a password it holds the hash alone."""
         given = [name for name in ("token_sha256", "certificate_pem", "password") if _is_given(asked, name)]
         if len(given) != 1:
             raise ProblemError(
@@ -168,7 +168,7 @@ class AccessRoutes:
                 expires_ms=_milliseconds(asked.expires_at),
                 **shown,
             )
-            return decode_grant_untrusted(encode_grant(grant))  # what the log would refuse is refused here
+            return decode_grant_untrusted(encode_grant(grant))  # refuses here what the log would refuse
         except CommandError as exc:
             raise ProblemError("request-invalid", exc.message) from exc
 

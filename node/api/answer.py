@@ -1,7 +1,7 @@
 """An answer that leaves as one piece: one write, one TLS record, one system call.
 
-uvicorn looks at every header field of an answer, and writes head and body apart. All answers here are whole,
-and say how long they are.
+uvicorn looks at every header field of an answer, and writes head and body separately. Every answer of this
+API is whole and states its length.
 """
 
 from typing import Any, Final
@@ -15,7 +15,7 @@ class WholeAnswer:
     """ASGI's ``send`` for one request of uvicorn's: keeps the head until the body is there.
 
     Args:
-        cycle: the request; what is decided here is written down there, where uvicorn looks for it.
+        cycle: the request. This class writes the state of the answer there, where uvicorn looks for it.
         default_headers: of every answer.
     """
 
@@ -56,6 +56,6 @@ class WholeAnswer:
         lines = [name + b": " + value for name, value in fields]
         assert (b"content-length", b"%d" % length) in fields, "an answer is whole, and says how long it is"
         text = STATUS_LINE[head["status"]] + b"\r\n".join(lines)
-        # A line break in a name or value would be a field, or an answer, of somebody else's making.
+        # Text with a line break could add a field, or a whole answer, of an attacker's making.
         assert text.count(b"\n") == text.count(b"\r") == len(lines), "a header field has a line break"
         return text + b"\r\n\r\n"

@@ -35,11 +35,11 @@ from node.raft.outlook import describe
 
 logger = logging.getLogger(__name__)
 
-# What these say may have the same cause: there is no quorum.
+# These problems may have one common cause: there is no quorum.
 _FOR_WANT_OF_A_QUORUM: Final = frozenset(
     {"access-not-current", "not-executed", "not-ready", "outcome-unknown", "query-timeout"}
 )
-# On every answer; the node's log names it where something went wrong.
+# Every answer carries the id. The node's log names it when a request fails.
 REQUEST_FIELD: Final = b"bondstone-request"
 _COMMANDS: Final = BY_NAME["commands"].path
 _HEALTH: Final = BY_NAME["health"].path
@@ -77,7 +77,7 @@ class Api:
         self._asked = 0
 
     def usages(self) -> tuple[Usage, ...]:
-        """Return what is taken of the pools here."""
+        """Return how much of this object's pools is in use."""
         return (self._requests.usage, *self._routes.usages(), self._passwords.usage)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,13 +106,13 @@ class Api:
         self._metrics.request_answered(scope["path"], answer.status)
 
     def _next_id(self) -> bytes:
-        """Return an id by which one request is found in the log: of this life, and its number."""
+        """Return an id that finds one request in the log: an id of this life of the node, and a number."""
         self._asked += 1
         return b"%b-%d" % (self._life, self._asked)
 
     async def _dispatch(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]
-        if path == _HEALTH:  # answers however busy the node is
+        if path == _HEALTH:  # answered even when the node is busy
             await self._router(scope, receive, answer)
             return
         _require_method(scope)
@@ -151,7 +151,7 @@ class Api:
         await answer({"type": "http.response.body", "body": content})
 
     def _name_the_missing(self, problem: ProblemError) -> None:
-        """Say who is missing and whether waiting can help, if that is what this request died of."""
+        """Add which members are missing and whether waiting can help, if a lost quorum ended this request."""
         try:
             outlook = self._service.group().outlook
         except UnavailableError:
@@ -163,7 +163,7 @@ class Api:
 
 
 class _Answer:
-    """ASGI's ``send``, remembering the status that went out (0: none); names the cluster and the request."""
+    """ASGI's ``send``: adds the cluster and the request's id, keeps the status that was sent (0: none)."""
 
     __slots__ = ("_cluster", "_send", "id", "status")
 
@@ -181,7 +181,7 @@ class _Answer:
 
 
 def _require_method(scope: Scope) -> None:
-    """Refuse a method that the path does not have, whatever else the request has. HEAD is GET's."""
+    """Refuse a method that the path does not have, before all other checks. A path with GET has HEAD."""
     methods = METHODS.get(scope["path"])
     if methods is None or scope["method"] in methods:
         return
@@ -219,9 +219,9 @@ def create_app(
 
     Args:
         service: the node.
-        limits: what is taken from outside.
+        limits: bounds on all that arrives from outside.
         registry: where further metrics of the process are registered, if any.
         clock: seconds, for latencies only.
-        age_clock: the one by which the server says after when a request was sent (``node.api.freshness``).
+        age_clock: the clock by which the server bounds a request's age (``node.api.freshness``).
     """
     return Api(service, limits, registry or CollectorRegistry(), clock=clock, age_clock=age_clock)

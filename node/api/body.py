@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection before its request was complete: there is nobody to answer."""
+    """The client closed the connection before its request was complete, so no answer can reach it."""
 
 
 async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: ApiLimits) -> bytes:
     """Return the body of a request that must be JSON; ``node.api.protocol`` bounds the time that it may take.
 
     Raises:
-        ProblemError: 413, 415. What is over the limit is never kept.
+        ProblemError: 413, 415. Bytes over the limit are never kept.
         ClientGoneError: the connection closed.
     """
     declared = 0
@@ -79,7 +79,7 @@ async def _collect(receive: Receive, limits: ApiLimits) -> bytes:
 
 
 async def _refuse_too_large(receive: Receive, limits: ApiLimits, *, drain: bool) -> None:
-    """Throw the rest of the body away, if that is worth it, and raise."""
+    """Raise; before that, if ``drain``, read the rest of the body and throw it away."""
     discarded = 0
     while drain and discarded < DISCARD_BYTES_MAX:
         message = await receive()
@@ -121,7 +121,7 @@ def _named(message: str) -> str:
 
 
 def require_plain(value: Any, depth: int = 0) -> None:
-    """Refuse what has no exact form in the log: fractions, integers beyond 64 bits, deep nesting.
+    """Refuse values that have no exact form in the log: fractions, integers beyond 64 bits, deep nesting.
 
     Raises:
         ProblemError: 422.

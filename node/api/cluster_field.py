@@ -1,8 +1,8 @@
 """The header field ``Bondstone-Cluster``: which cluster answers, and which one a caller means.
 
 The same group can be founded a second time, with the same GroupId and the same measured code: after a total
-loss, or by a host that starts the image elsewhere. Only the cluster tells the two apart, so every answer
-names it, and a request that names one is refused before anything of it is executed in another.
+loss, or by a host that starts the image elsewhere. Only the cluster distinguishes the two, so every answer
+names it. If a request names a cluster, another cluster refuses it before it executes any part of it.
 """
 
 import re
@@ -30,7 +30,7 @@ class ClusterField:
         self._fields: tuple[tuple[bytes, bytes], ...] = ()
 
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the field; none while the node holds nothing of a cluster."""
+        """Return the field; an empty tuple while the node holds nothing of a cluster."""
         cluster = self._service.cluster
         if cluster != self._cluster:
             self._cluster = cluster

@@ -49,13 +49,13 @@ class HandOver:
         """Return for how long the group may take; ``keyed``: the request has an Idempotency-Key.
 
         Raises:
-            ProblemError: 503, what was read now may be of any age, or is too old for its key.
+            ProblemError: 503, a request read now may be of any age, or it is too old for its key.
         """
         if self._stalls.doubtful():
             raise not_executed(NotExecuted("stalled"))
         if not keyed:
             return self._limits.command_timeout_s
-        # It may wait in the node for the group: until it is too old, and then it is not handed over.
+        # The request may wait in the node for the group until it is too old. Then the node drops it.
         left_s = time_left_s(scope, self._limits, self._age_clock())
         return min(self._limits.command_timeout_s, left_s)
 
@@ -83,12 +83,12 @@ class CommandsEndpoint:
             outcome = await self._service.execute(
                 commands, credential=grant.credential, key=key, feed=feed, timeout_s=timeout_s
             )
-        except GroupClosedError as exc:  # what was handed in may be on its way through the peers
+        except GroupClosedError as exc:  # the command may be on its way through the peers
             raise outcome_unknown(Unknown("group-closed")) from exc
         answer: Answers
         match outcome:
             case Ok():
-                # Without results it has its place only; with them it was refused before it got one.
+                # A feed has a place and no results. One with results was refused before it got a place.
                 placed = feed and not outcome.results
                 answer = _accepted(outcome.at) if placed else _committed(outcome, single=single)
             case AlreadyExecuted():
@@ -114,10 +114,10 @@ class CommandsEndpoint:
 
 
 def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempotency-key/v1") -> bytes | None:
-    """Return the key for the log: 32 bytes from the caller's own key and his credential.
+    """Return the key for the log: 32 bytes derived from the caller's own key and its credential.
 
-    Two callers that happen to choose the same key never see each other's results; nor does one that chooses
-    the same for requests of different kinds, which have a ``domain`` each.
+    Two callers that choose the same key never see each other's results. Requests of different kinds have
+    different values of ``domain``, so one caller can use the same key for each kind.
 
     Raises:
         ProblemError: 422, not 1 to 128 visible ASCII characters, or given twice.

@@ -1,9 +1,9 @@
-"""How current the access list is here: by the member's own strong reads, never by what was last heard.
+"""How current the access list is here. The member's own strong reads decide, never the last message received.
 
-Whoever has the network can hand a member the leader's words as late as he likes, one after the other, and the
-member cannot see how old they are. A strong read that began at ``t`` proves that what is applied when it ends
-covers all that was committed at ``t``. So ``t`` is what counts, by a clock that goes on while the host stops
-the member.
+An attacker that controls the network can deliver the leader's messages in order and as late as it likes, and
+the member cannot see how old they are. A strong read that began at ``t`` proves that the state applied at its
+end covers all that was committed at ``t``. So the list counts as current at ``t``, by a clock that goes on
+while the host stops the member.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ from attestation.tickets.protocol import Cluster
 from node.api.freshness import boot_time_s
 from node.api.problems import ProblemError
 
-# Long enough for an election; who asks waits so long at most.
+# Long enough for an election. A caller waits at most this long.
 PROOF_S_MAX: Final = 3.0
 ATTEMPTS_MAX: Final = 3
-# Between the beginnings of two proofs, each a round to a quorum: strangers with credentials that nobody knows
-# could have one after the other.
+# Least time between the beginnings of two proofs. Each proof is a round to a quorum, and strangers with
+# unknown credentials could otherwise cause one proof after the other.
 PAUSE_S: Final = 0.01
 
 
 class Proof(Protocol):
-    """What makes the list current; the node's service does."""
+    """Makes the list current. The node's service implements it."""
 
     @property
     def cluster(self) -> Cluster | None:
-        """The cluster whose list this is; another one is another group's history."""
+        """The cluster whose list this is. Another cluster has another history."""
         ...
 
     def leaderless(self) -> bool:
-        """Return whether no leader is known here: then there is nobody to ask."""
+        """Return whether this member knows no leader. Then no member can prove the list current."""
         ...
 
     async def prove_access_current(self, *, timeout_s: float) -> bool:
@@ -48,7 +48,7 @@ class Currency:
 
     Args:
         proof: makes it current.
-        lag_s: how long ago that may be, for what is not judged again by the log.
+        lag_s: how long ago that may be, for operations that the log does not judge again.
         clock: seconds that go on while the machine sleeps.
         sleep: waits that many seconds.
     """
@@ -72,7 +72,7 @@ class Currency:
 
     @property
     def ever(self) -> bool:
-        """Whether it ever was, in this life of the node: otherwise nobody is known here."""
+        """Whether the list was ever current in this life of the node. If not, this node knows no callers."""
         return self._known_s() is not None
 
     async def within_lag(self) -> None:
@@ -86,7 +86,7 @@ class Currency:
             await self.now()
 
     def still_within_lag(self) -> None:
-        """Return if what was answered just now was answered within the lag, however long it waited.
+        """Return if the answer just made was made within the lag, however long it waited.
 
         Raises:
             ProblemError: 503 ``access-not-current``.
@@ -111,10 +111,10 @@ class Currency:
             ProblemError: 503 ``access-not-current``.
         """
         asked_s = self._clock()
-        # A proof that is under way may have begun too early, and whoever makes it may go away.
+        # A proof that is under way may have begun too early, and the task that makes it may be cancelled.
         for _ in range(ATTEMPTS_MAX):
             if self._proof.leaderless():
-                break  # at once: strangers must not hold requests open while nobody can be asked
+                break  # at once: strangers must not hold requests open while there is no leader
             ended = await self._prove()
             known_s = self._known_s()
             if known_s is not None and known_s >= asked_s:
@@ -124,13 +124,13 @@ class Currency:
         raise _not_current()
 
     def _known_s(self) -> float | None:
-        """Return when the list was certainly the group's; a node that left its cluster knows nobody of it."""
+        """Return when the list was certainly the group's; None after the node has left that cluster."""
         return self._proven_s if self._proof.cluster == self._proven_in else None
 
     async def _prove(self) -> float | None:
-        """Prove it, or wait for the proof that is under way: all who ask at a time share one.
+        """Prove the list current, or wait for the proof that is under way: concurrent callers share one.
 
-        Returns when it began; None if it was given up.
+        Returns when the proof began; None if it was given up.
         """
         if self._proving is not None:
             await asyncio.wait((self._proving,))

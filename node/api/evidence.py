@@ -1,4 +1,4 @@
-"""How evidence given over HTTPS is bound to the asker's nonce; used by the node and by whoever checks it."""
+"""How evidence sent over HTTPS is bound to the client's nonce. The node and the verifier both use this."""
 
 from typing import Final
 
@@ -11,7 +11,6 @@ NONCE_BYTES_MAX: Final = 64
 def binding_of_nonce(nonce: bytes) -> bytes:
     """Return the 32-byte ``binding`` claim of a ticket made for ``nonce``.
 
-    The domain differs from that of a bond's binding, so evidence asked for here, by anybody, can never be
-    shown on a bond.
+    A bond's binding has another domain, so no peer accepts on a bond evidence that was made for a client.
     """
     return digest("bondstone/api-evidence/v1", nonce)

@@ -1,17 +1,18 @@
 """No request outlives the memory that makes it happen once.
 
-An Idempotency-Key works because the group remembers it, for its ``session_ttl_ms``. Whoever has the network
-can hold a request back for longer, after its sender has long repeated it at another node; so its age counts
-when it is handed to the group, not whether its key is known.
+An Idempotency-Key works because the group remembers it, for its ``session_ttl_ms``. An attacker that controls
+the network can hold a request back for longer, while its sender repeats it at another node. So the age of a
+request decides, when the node hands it to the group; whether the group knows its key does not.
 
-How old a request is nobody can say, but how old at most: its sender wrote it after the answer to his last
-request on that connection or, if it is the first, after the server's part of the TLS handshake. A sender that
-does not wait for answers (pipelining) gives the older bound.
+The node cannot know how old a request is, but it knows an upper bound. The client wrote the request after the
+answer to its last request on that connection. If it is the first request, the client wrote it after the
+server's part of the TLS handshake. For a client that does not wait for answers (pipelining) the older bound
+counts.
 
 From the sending of the first copy of a command: the last copy is sent within ``REPEATED_OF_TTL`` (the
 client's duty), and handed to the group within ``AGE_OF_TTL`` of that (checked here). Three quarters of a
-TTL are less than 0.83 of it by the group's clock, which may go a tenth faster than time. From there the entry
-itself says how late it may be executed: an eighth later, whatever holds it back among the members
+TTL are less than 0.83 of it by the group's clock, which may go a tenth faster than time. From there on the
+entry itself carries its latest time of execution: an eighth later, whatever delays it among the members
 (``WAY_OF_TTL`` in ``node/raft/origin.py``).
 """
 
@@ -35,7 +36,7 @@ def time_left_s(scope: Any, limits: ApiLimits, now_s: float) -> float:
     """Return for how long this request may still be handed to the group, if it has an Idempotency-Key.
 
     Args:
-        scope: has ``SENT_AFTER``; a server that does not say it cannot serve such requests.
+        scope: has ``SENT_AFTER``. A server that does not set it cannot serve such requests.
         limits: of the API.
         now_s: ``boot_time_s`` now.
 

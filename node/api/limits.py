@@ -1,4 +1,4 @@
-"""What the API takes from outside, and how much of it."""
+"""Limits on all that the API accepts from outside."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 # JSON nesting inside a command or query. The log's own framing adds a few levels to it, and CBOR that is
 # nested deeper than ``attestation.encoding.canonical.DEPTH_MAX`` is refused by peers.
 VALUE_DEPTH_MAX: Final = 24
-# Of a whole body: what the request wraps around a command is no deeper than this.
+# JSON nesting of a whole body: a command and the few levels that the request adds around it.
 BODY_DEPTH_MAX: Final = VALUE_DEPTH_MAX + 4
-# Commas and opening brackets of a whole body: as many values cost some ten milliseconds of every member. A
+# Commas and opening brackets of a whole body. This many values cost every member some ten milliseconds. A
 # thousand commands of four members have 5,000.
 BODY_VALUES_MAX: Final = 8192
 INTEGER_MAX: Final = 2**63 - 1
@@ -36,11 +36,11 @@ class ApiLimits:
     Attributes:
         connections_max: with TLS established.
         handshakes_max: connections whose TLS handshake is not over, beside them.
-        bodies_bytes_max: what the bodies of all requests in progress may have together.
+        bodies_bytes_max: the bodies of all requests in progress together.
         evidence_waiting_max: requests for evidence that wait for one of ``concurrent_evidence_max`` turns.
         session_ttl_s: for how long the group remembers an idempotency key.
-        access_lag_s: how long ago the access list here may have been the group's, for what the log does not
-            judge again.
+        access_lag_s: how long ago the access list here may have been the group's, for operations that the log
+            does not judge again.
     """
 
     body_bytes_max: int = 4 * 1024 * 1024
@@ -70,8 +70,8 @@ class ApiLimits:
 
     @property
     def idle_s_max(self) -> float:
-        """When to close a connection that asks nothing.
+        """When to close a connection without requests.
 
-        Earlier than the next request on it could be too old: an honest client finds it closed, and connects.
+        The node closes it before its next request could be too old. An honest client then connects again.
         """
         return min(self.keep_alive_s, self.keyed_age_s_max * 2 / 3)

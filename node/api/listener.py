@@ -1,7 +1,8 @@
 """From TCP to TLS: accepts connections, and bounds how many of them shake hands at a time.
 
-Whoever can reach the port can open connections and say nothing. TLS takes no answer before its handshake is
-over, so what is too much here is closed without a word; the client has sent nothing yet and may try again.
+A client that can reach the port can open connections and send nothing. TLS carries no answer before its
+handshake is over, so the server closes excess connections without an answer. Such a client has not sent a
+request yet and may try again.
 """
 
 import asyncio
@@ -18,20 +19,20 @@ from node.places import Places, share_of_address
 
 logger = logging.getLogger(__name__)
 
-# Accepted in one turn of the loop: a flood of connections must not keep it from everything else.
+# Connections accepted in one turn of the loop, so that a flood of them leaves time for other work.
 _ACCEPTED_PER_TURN: Final = 16
-# Out of files or memory: what is open may be closed by then.
+# Pause when the process is out of files or memory: some of what is open may be closed by then.
 _EXHAUSTED_PAUSE_S: Final = 0.1
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class TlsListener:
-    """Has the part of ``asyncio.Server`` that uvicorn uses.
+    """The part of ``asyncio.Server`` that uvicorn uses.
 
     Args:
-        listening: bound; owned from now on.
-        protocol: makes the protocol of one connection, which is told of it when TLS is established.
-        established: how many connections there are beyond the handshake.
+        listening: a bound socket; the listener owns it from now on.
+        protocol: makes the protocol of one connection, which receives the connection once TLS is established.
+        established: how many connections have finished the handshake.
         tls: returns the server's context for the next handshake.
         limits: of the API.
         places: of the handshakes.
@@ -58,7 +59,7 @@ class TlsListener:
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._ending: list[asyncio.Task[None]] = []
-        # With the socket of one that has not begun, and so does not own it.
+        # Each with its socket: a handshake that has not begun does not own it yet.
         self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
         self._places = places
 
@@ -100,7 +101,7 @@ class TlsListener:
 
     def _take(self, connection: socket.socket, ip: str) -> None:
         limits = self._limits
-        # A few over the limit are still told so (``ApiProtocol``), but not any number at a time.
+        # A few connections over the limit still receive a refusal (``ApiProtocol``); the others are closed.
         if self._established() >= limits.connections_max + limits.handshakes_max:
             connection.close()
             return
@@ -108,7 +109,7 @@ class TlsListener:
         handshake = self._background.once("api-handshake", self._shake_hands(connection))
         self._handshakes[handshake] = connection
         handshake.add_done_callback(self._forget)
-        # An honest handshake takes milliseconds: who has waited longest is the likeliest to be idle.
+        # An honest handshake takes milliseconds, so the oldest one is most likely idle.
         goes = self._places.enter(handshake, share_of_address(ip), known=False)
         if goes is not None:
             self._end(goes)

@@ -1,4 +1,4 @@
-"""``/metrics``: what Prometheus is told, read from the node's own state at the moment of the scrape."""
+"""``/metrics`` for Prometheus, read from the node's own state at the moment of the scrape."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -20,7 +20,7 @@ from node.places import Usage
 from node.raft.keys import KEYS_MAX
 from node.raft.types import Role
 
-# Cuts from a local commit to a failover; seconds.
+# Bounds of the histogram in seconds, from a local commit to a failover.
 _LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _OTHER: Final = "other"
 
@@ -51,7 +51,7 @@ class ApiMetrics:
 
 
 class _LatencyCollector(Collector):
-    """A histogram for one thread: the library's own takes a lock on each observation, on the hot path."""
+    """A histogram for one thread. The library's own takes a lock on each observation, on the hot path."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(_LATENCY_BUCKETS) + 1)
@@ -86,7 +86,7 @@ class _RequestsCollector(Collector):
 
 
 class BackgroundCollector(Collector):
-    """How the work in the background is doing; registered by whoever has it."""
+    """Metrics of the work in the background; its owner registers them."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -104,10 +104,10 @@ class BackgroundCollector(Collector):
 
 
 class PoolsCollector(Collector):
-    """What is taken of every pool that strangers or callers can fill; registered by whoever has them all.
+    """How much is in use of every pool that strangers or callers can fill; the daemon registers it.
 
     Args:
-        usages: returns them, for the moment.
+        usages: returns the usages of this moment.
     """
 
     def __init__(self, usages: Callable[[], Iterable[Usage]]) -> None:
@@ -138,7 +138,7 @@ class _GroupCollector(Collector):
         self._service = service
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Say nothing ahead of time: registering must not ask the node for a group that is not there yet."""
+        """Return nothing: registration must not ask the node for a group that does not exist yet."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

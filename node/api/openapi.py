@@ -9,11 +9,11 @@ from node.api import schemas
 from node.api.operations import ANY_ROLE, CLUSTER, OPERATIONS, PUBLIC, Operation
 from node.api.problems import CATALOGUE
 
-# Of the interface, not of the program: grows with every compatible addition.
+# The version of the interface, not of the program. It grows with every compatible addition.
 API_VERSION: Final = "1.0"
 _REF: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("http-invalid", "head-too-large", "internal-error", "overloaded")
-# Of every operation but the health check, which answers however the node is.
+# Problems of every operation except the health check, which answers in every state of the node.
 _CLUSTER_PROBLEMS: Final = ("cluster-changed", "request-invalid")
 _ACCESS_PROBLEMS: Final = (
     "credentials-missing",

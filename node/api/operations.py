@@ -29,11 +29,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What one method of one path takes and gives.
+    """What one method of one path accepts and returns.
 
     Attributes:
         access: the role that is needed, or one of several; ``PUBLIC``, or ``ANY_ROLE``. ``admin`` has all.
-        standing: by how current an access list it is opened.
+        standing: how current the access list must be for it.
         answers: the types of the JSON body of a success (one of them), or a media type of text.
         more_answers: other successes, by status.
         problems: codes that only this operation, or few, can answer with; the common ones are added.
@@ -53,7 +53,7 @@ class Operation:
 
     @property
     def roles(self) -> tuple[AccessRole, ...]:
-        """Of these, the caller needs one; none: any will do."""
+        """The caller needs one of these roles; if there are none, any role will do."""
         match self.access:
             case AccessRole() as role:
                 return (role,)
@@ -271,7 +271,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="PUT",
         path="/v1/birth-certificate",
         summary="Hand in the authority's signed word that this cluster is the group.",
-        # Whoever brings it: the authority's signatures are what counts, and they are verified before the log.
+        # Any client may send it: the node verifies the authority's signatures before it writes to the log.
         access=PUBLIC,
         request=schemas.ConfirmRequest,
         answers=(schemas.BirthCertificate,),
@@ -348,7 +348,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="PUT",
         path="/v1/provision",
         summary="Give the group key to a node that waits for it, once.",
-        # Only the key whose digest the group document names is taken, so it does not matter who sends it.
+        # Any client may send it: the node accepts only the key whose digest the group document names.
         access=PUBLIC,
         request=schemas.ProvisionRequest,
         answers=(schemas.Provisioned,),

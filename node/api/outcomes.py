@@ -1,4 +1,4 @@
-"""What is told to a caller whose command or query did not end in a result."""
+"""The answers to a caller whose command or query did not end in a result."""
 
 from typing import Final
 
@@ -6,13 +6,13 @@ from node.api.problems import ProblemError
 from node.raft.types import BATCH_ABORTED, Cursor, Failed, NotExecuted, Result, Unknown
 from node.system.grants import NOT_PERMITTED
 
-# Reasons for which nothing was executed and nothing ever will be, however often it is sent.
+# Reasons that are final: the request was not executed, and repeating it cannot change that.
 _FINAL: Final = {
     "idempotency-key-reused": "idempotency-key-reused",
     "command-too-large": "body-too-large",
     "superseded": "superseded",
 }
-# What the other commands of an atomic batch are told: not the cause.
+# The code of the other commands of a refused atomic batch: they are not the cause.
 
 
 def not_executed(outcome: NotExecuted) -> ProblemError:
@@ -31,7 +31,7 @@ def not_executed(outcome: NotExecuted) -> ProblemError:
 
 
 def outcome_unknown(outcome: Unknown) -> ProblemError:
-    """Return the answer after which only a repetition with the same Idempotency-Key is safe."""
+    """Return the answer for an unknown outcome: only a repetition with the same Idempotency-Key is safe."""
     return ProblemError(
         "outcome-unknown",
         f"it may or may not have happened ({outcome.reason}); look, or repeat it with its Idempotency-Key",
@@ -40,7 +40,7 @@ def outcome_unknown(outcome: Unknown) -> ProblemError:
 
 
 def state_machine_refused(code: str, results: tuple[Result, ...], at: Cursor) -> ProblemError:
-    """Return the refusal by the state machine, or of its caller: equal on every node; nothing changed."""
+    """Return the refusal of a command or its caller. It is equal on every node, and nothing changed."""
     failures = [
         {"position": position, "code": result.code, "message": result.message}
         for position, result in enumerate(results)

@@ -29,7 +29,7 @@ THREADS: Final = 2
 WAITING_MAX: Final = 16
 WAIT_S_MAX: Final = 10.0
 _ADMIN: Final = Asking("admin", known=True)
-# What a name that is not known is compared with: it costs as much, and matches nothing.
+# The password of an unknown name is compared with this: it costs as much, and nothing matches it.
 _NOBODY: Final = Password(VERSION, bytes(SALT_BYTES), bytes(HASH_BYTES))
 
 
@@ -42,13 +42,13 @@ class PasswordJudge:
 
     @property
     def usage(self) -> Usage:
-        """Of the waiting room."""
+        """The usage of the waiting room."""
         return self._turns.usage
 
     async def holder(self, grants: AccessList, name: str, password: bytes, who: Asking) -> Grant | None:
         """Return the grant of the user ``name``, if this is the password.
 
-        A name that is not known costs the same.
+        An unknown name costs the same.
 
         Raises:
             ProblemError: 429, too many wait.
@@ -60,7 +60,7 @@ class PasswordJudge:
         return grant if await self._run(who, matches, password, grant.password) else None
 
     async def hashed(self, password: bytes, salt: bytes) -> Password:
-        """Return what is kept of a password, for an admin who was let in.
+        """Return what the group keeps of a password. The caller is an admin that the gate has let in.
 
         Raises:
             ProblemError: 429, too many wait.

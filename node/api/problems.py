@@ -14,7 +14,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One code of the catalogue. ``retry``: it did not happen, and the same request may work later."""
+    """One code of the catalogue. ``retry``: nothing was executed, and the same request may work later."""
 
     status: HTTPStatus
     title: str

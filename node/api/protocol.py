@@ -1,10 +1,10 @@
 """uvicorn's HTTP/1.1 protocol, with limits on what arrives, and with the client's certificate.
 
-``node.api.requests`` reads every head first, and says where its request ends; the parser gets one request at
-a time. Should the two ever disagree, the connection ends before anything of a second reading is looked at.
+``node.api.requests`` reads every head first and decides where its request ends. The parser receives one
+request at a time. If the parser finds another end, the connection is closed before the node acts on it.
 
-uvicorn arms its idle timer only between requests and bounds nothing within one; a client that sends half a
-head or half a body, or a head without end, would keep a connection and its memory for ever.
+uvicorn arms its idle timer only between requests and sets no limit within one. A client that sends half a
+head, half a body, or an endless head would otherwise hold a connection and its memory without end.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from node.places import Places, Room, Share, Stay, share_of_address
 
 
 class TooManyPipelinedError(Exception):
-    """Ends the parsing of a connection that sends requests faster than it can have answers."""
+    """Ends the parsing of a connection whose client has sent too many requests ahead of the answers."""
 
 
 class SecondReadingError(Exception):
-    """The parser sees a request begin where none does."""
+    """The parser found the beginning of a request where ``node.api.requests`` found none."""
 
 
 class ApiProtocol(HttpToolsProtocol):
     """One connection.
 
-    What a request's body takes of the room is held until its answer is complete: until then the body, or
-    what was made of it, is in memory.
+    A request's body keeps its share of the room until the answer is complete: until then the body, or the
+    values decoded from it, are in memory.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ApiProtocol(HttpToolsProtocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0  # the loop's time, seconds
         self._clock = clock
-        # The next request was sent after this. Made before the TLS handshake, whose last message the network
-        # may hold back together with the first request.
+        # The client sent the next request after this time. The protocol is made before the TLS handshake,
+        # whose last message the network may hold back together with the first request.
         self._in_touch_at = clock()
         self._extensions: dict[str, Any] = {}
 
@@ -89,15 +89,15 @@ class ApiProtocol(HttpToolsProtocol):
         self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
     def may_go(self) -> bool:
-        """Return whether nobody waits for an answer here."""
+        """Return whether no request on this connection waits for an answer."""
         return self.cycle is None or self.cycle.response_complete
 
     def crowded_out(self) -> None:
-        """Give the place up to somebody else, at once; a client may connect again."""
+        """Give the place up to another connection, at once. The client may connect again."""
         self.transport.abort()
 
     def _sit(self, share: Share, *, known: bool) -> bool:
-        """Take a place, as one of a share, whoever has to go for it; False if that is this connection."""
+        """Take a place as one of a share. Another connection may lose its place; False if this one does."""
         goes = self._places.enter(self, share, known=known)
         if goes is not None and goes is not self:
             goes.crowded_out()
@@ -107,7 +107,7 @@ class ApiProtocol(HttpToolsProtocol):
         """The caller of the request that is being answered has shown this credential.
 
         Raises:
-            ProblemError: he has too much of the node already.
+            ProblemError: this caller already uses too much of the node.
         """
         if credential != self._caller:
             if not self._sit(credential, known=True):
@@ -182,7 +182,7 @@ class ApiProtocol(HttpToolsProtocol):
         self.scope["state"][VOUCHED] = [self._vouched]
 
     def on_headers_complete(self) -> None:
-        super().on_headers_complete()  # raises when it finds the target malformed: the head stays open
+        super().on_headers_complete()  # raises if the target is malformed: the head stays open
         if self._last_request:
             self.cycle.keep_alive = False
         self._had_request = True
@@ -191,7 +191,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._disarm()
 
     def on_body(self, body: bytes) -> None:
-        # Of many small chunks only the sum is handed on: uvicorn would copy all that came before for each.
+        # Many small chunks are passed on as one: for each chunk uvicorn would copy all earlier ones.
         self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -206,7 +206,7 @@ class ApiProtocol(HttpToolsProtocol):
     def _take_body(self, body: bytes) -> None:
         if self.cycle.response_complete or self.transport.is_closing():
             return
-        # What is over the limit of one body is thrown away (``node.api.body``), and takes no room.
+        # Bytes over the limit of one body are thrown away (``node.api.body``) and take no room.
         size = min(len(body), self._limits.body_bytes_max - self._held[-1].amount)
         if not self._held[-1].take(size):
             self._refuse(
@@ -232,9 +232,9 @@ class ApiProtocol(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(self._limits.idle_s_max, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
-        """Close a connection that asks nothing more.
+        """Close a connection whose client sends no more requests.
 
-        uvicorn sets a timer for each answer and takes it back for each request; this one looks now and then.
+        uvicorn sets a timer for each answer and cancels it for each request. This timer looks now and then.
         """
         self._idle_timer = None
         idle = self._between_requests and self.cycle.response_complete
@@ -253,11 +253,11 @@ class ApiProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, answered_whole)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP/1.1 with a problem document, as every other error."""
+        """Answer a request that is not HTTP/1.1 with a problem document, as for every other error."""
         self._refuse(ProblemError("http-invalid", msg))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """End the connection: the parser stopped because it sees another protocol begin."""
+        """End the connection: the parser stopped because it found the beginning of another protocol."""
         self.send_400_response("this request could be read in two ways")
 
     def _arm(self, limit_s: float, callback: Callable[[], None]) -> None:
@@ -274,7 +274,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if not self._head_begun:  # nothing was asked, so nothing is answered
+        if not self._head_begun:  # there is no request to answer
             self.transport.close()
             return
         detail = f"a request's head must arrive within {self._limits.head_timeout_s:g} s"
@@ -288,7 +288,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._refuse(ProblemError("request-timeout", detail))
 
     def _refuse(self, problem: ProblemError) -> None:
-        """Answer what is being read, which is no request for the application, and close."""
+        """Answer the message that is being read with a refusal, not through the application, and close."""
         if not self._may_answer():
             self.transport.close()
             return
@@ -305,7 +305,7 @@ class ApiProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _may_answer(self) -> bool:
-        """Return whether the client would take what is sent now as the answer to what is being read."""
+        """Return whether the client would read an answer sent now as the one to the request being read."""
         if not self._had_request:
             return True
         if self._head_begun or self._between_requests:

@@ -1,13 +1,13 @@
 """Where each request on a connection begins and ends: the one strict reading of every head, without I/O.
 
-Two programs that read one message differently are a way in: what a proxy takes for the body of a harmless
-request, the server behind it may take for the next request. The parser below this (llhttp) is made to
-understand half the internet: it ends a message at its head for ``Upgrade`` and ``CONNECT``, takes the start
-lines of other protocols, and the last of two fields that must be one. So a head is judged here first, and a
-head that could be read in two ways is refused. The parser gets one request at a time, exactly its bytes, and
-``node.api.protocol`` closes the connection if it finds another end of it.
+An attacker can use two programs that read one message differently: a proxy may read as the body of a harmless
+request what the server behind it reads as the next request. The parser below this (llhttp) is very tolerant:
+it ends a message at its head for ``Upgrade`` and ``CONNECT``, accepts the start lines of other protocols, and
+uses the last copy of a field that must be there once. So this module judges a head first, and refuses a head
+that could be read in two ways. The parser receives one request at a time, exactly its bytes, and
+``node.api.protocol`` closes the connection if the parser finds another end of the request.
 
-What is taken is a subset of RFC 9112: the origin form of a target, ``HTTP/1.1`` or ``HTTP/1.0``, fields
+This module accepts a subset of RFC 9112: the origin form of a target, ``HTTP/1.1`` or ``HTTP/1.0``, fields
 without folding, a body by Content-Length or chunked without extensions and trailers, never both.
 """
 
@@ -28,7 +28,7 @@ _HEAD: Final = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
     rb"\r\n"
 )
-# The fields that say where a message ends or for whom it is, and those that must not be there twice.
+# The fields that decide where a message ends or which host it is for, and those that must not be repeated.
 _DECISIVE: Final = re.compile(
     rb"\n(host|con(?:tent-(?:length|type)|nection)|transfer-encoding|upgrade|expect):([^\r]*+)"
 )
@@ -40,7 +40,7 @@ _CHUNK_LINE_BYTES_MAX: Final = 10
 
 
 class BadRequestError(Exception):
-    """What was sent is not a request that can be read in one way only, or too much of one.
+    """The client sent a message that is no request with exactly one reading, or a request over a limit.
 
     Args:
         code: of ``node.api.problems``.
@@ -53,14 +53,14 @@ class BadRequestError(Exception):
         self.detail = detail
 
 
-# Structs: every request has some made for it.
+# Structs are cheap to make, and every request needs some.
 class Head(Struct, frozen=True, gc=False):
-    """What a head says of the message.
+    """What a head states about its message.
 
     Attributes:
-        body_bytes: of the body that follows; 0 if it is chunked.
-        chunked: the body says itself where it ends.
-        last: the client asks nothing more on this connection: what follows is never looked at.
+        body_bytes: size of the body that follows; 0 if it is chunked.
+        chunked: the body itself marks its end.
+        last: the last request on this connection: all bytes after it are ignored.
     """
 
     body_bytes: int
@@ -82,7 +82,7 @@ class Piece(Struct, frozen=True, gc=False):
 
 
 def read_head_untrusted(data: bytes) -> Head:
-    """Return what the head in ``data``, all of it with the empty line, says.
+    """Return what the head in ``data`` states. ``data`` is the whole head with its empty line.
 
     Raises:
         BadRequestError: it is not a head that can be read in one way only, or has too many fields.
@@ -131,24 +131,24 @@ class RequestReader:
         self._buffer = b""
         self._body_left = 0
         self._chunks: _Chunks | None = None
-        self._over = False  # what follows is never looked at
+        self._over = False  # all further bytes are ignored
         self._last_head = b""
         self._last_read = Head(0, chunked=False, last=False)
 
     @property
     def in_head(self) -> bool:
-        """A part of a head is here, and not all of it."""
+        """Whether a part of a head has been received, but not all of it."""
         return bool(self._buffer) and self._body_left == 0 and self._chunks is None
 
     def receive_data(self, data: bytes) -> None:
-        """Take what came next."""
+        """Add the next bytes of the connection."""
         self._buffer = self._buffer + data if self._buffer else data
 
     def next_piece_untrusted(self) -> Piece | None:
-        """Return the next piece, or None if more must come first.
+        """Return the next piece, or None if more bytes are needed first.
 
         Raises:
-            BadRequestError: nothing more on this connection can be trusted to be a request.
+            BadRequestError: no further bytes of this connection can be trusted to be a request.
         """
         buffer = self._buffer
         if not buffer:
@@ -177,7 +177,7 @@ class RequestReader:
         return self._of_body(buffer, head, end)
 
     def _read(self, data: bytes) -> Head:
-        """Most clients send the same head again and again: that one is read once."""
+        """Return what a head states. Most clients repeat the same head: it is read once."""
         if data != self._last_head:
             self._last_read, self._last_head = read_head_untrusted(data), data
         return self._last_read
@@ -214,11 +214,11 @@ class _Chunks:
 
     def __init__(self) -> None:
         self.over = False
-        self._left = 0  # of the chunk, with the line break behind it
+        self._left = 0  # bytes left of the chunk, with the line break behind it
         self._count = 0
 
     def advance_untrusted(self, data: bytes, place: int) -> int:
-        """Return up to where ``data``, from ``place`` on, belongs to the body and is whole.
+        """Return the end of the whole parts of the body in ``data``, from ``place`` on.
 
         Raises:
             BadRequestError
@@ -257,4 +257,4 @@ class _Chunks:
             return after + 2
         if len(data) >= after + 2 or data[after : after + 1] not in {b"", b"\r"}:
             raise BadRequestError("a chunked body ends without trailer fields")
-        return place  # the empty line is not here yet
+        return place  # the empty line has not been received yet

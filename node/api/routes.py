@@ -61,11 +61,11 @@ class Routes:
         )
 
     def usages(self) -> tuple[Usage, ...]:
-        """Return what is taken of the pools here."""
+        """Return how much of this object's pools is in use."""
         return (self._evidence_turns.usage,)
 
     def routes(self) -> list[Route]:
-        """Return one route per operation, but for the commands'."""
+        """Return one route for each path, except for the commands."""
         handlers: dict[str, Handler] = {
             "health": self._health,
             "ready": self._ready,
@@ -91,7 +91,7 @@ class Routes:
             operation = BY_NAME[name]
             guarded = self._guarded(operation, granted_handler)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
-        # One route a path, so that a 405 names every method that there is.
+        # One route for each path, so that a 405 names every method of the path.
         return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in by_path.items()]
 
     def _open(self, operation: Operation, handler: Handler) -> Handler:
@@ -213,7 +213,7 @@ class Routes:
         return _json(_certificate_answer(self._service.birth_certificate()))
 
     async def _confirm(self, request: Request) -> Response:
-        # It is open to everybody: a certificate needs no more room than this.
+        # Any client may call this operation: a certificate needs no more room than this.
         limits = replace(self._limits, body_bytes_max=CONFIRM_BYTES_MAX)
         body = await read_json_body(request.scope, request.receive, limits)
         offered = decode_untrusted(body, schemas.ConfirmRequest)
@@ -240,7 +240,7 @@ class Routes:
 
     # ---- provisioning -------------------------------------------------------------
     async def _provision(self, request: Request) -> Response:
-        # It is open to everybody: a key needs no more room than this.
+        # Any client may call this operation: a key needs no more room than this.
         limits = replace(self._limits, body_bytes_max=PROVISION_BYTES_MAX)
         body = await read_json_body(request.scope, request.receive, limits)
         offered = decode_untrusted(body, schemas.ProvisionRequest)

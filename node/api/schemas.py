@@ -1,7 +1,7 @@
-"""The JSON of every request and response, as types: they are what is decoded, encoded and published.
+"""The JSON of every request and response, as types that the API decodes, encodes and publishes.
 
-``/openapi.json`` is made from these classes, so it cannot say anything else than the code does. All
-digests and ids are lower-case hex; times are RFC 3339 in UTC.
+``/openapi.json`` is made from these classes, so it always agrees with the code. All digests and ids are
+lower-case hex; times are RFC 3339 in UTC.
 """
 
 from collections.abc import Mapping, Sequence
@@ -403,7 +403,7 @@ class Problem(_Response, frozen=True):
     index: Unsigned | UnsetType = UNSET
 
 
-# What the handlers also require, and no type can say: in the words of JSON Schema, for ``/openapi.json``.
+# What the handlers also require and no type can express: in JSON Schema, for ``/openapi.json``.
 RULES: Final[Mapping[type[_Request], Mapping[str, Any]]] = {
     CommandRequest: {"oneOf": [{"required": ["command"]}, {"required": ["commands"]}]},
     AccessRequest: {

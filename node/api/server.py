@@ -31,15 +31,15 @@ def server_tls_context(
 ) -> ssl.SSLContext:
     """Return a TLS 1.3 server context for a key that is never on a disk.
 
-    Clients may authenticate with one of the given self-signed certificates. They need not: without one they
-    need a bearer token. With any other certificate the handshake fails.
+    A client may authenticate with one of the given self-signed certificates. Without a certificate it needs a
+    bearer token. With any other certificate the handshake fails.
 
     Raises:
         ConfigError: a client certificate cannot be a trust anchor.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # no resumption: every connection shows that the peer holds its key now
+    context.num_tickets = 0  # no resumption: every connection proves that the peer holds its key now
     context.set_alpn_protocols(["http/1.1"])
     certificate_pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     _load_chain_from_memory(context, certificate_pem + private_key_pem)
@@ -58,7 +58,7 @@ def server_tls_context(
 class ServerTls:
     """The server's TLS, whose trust anchors for clients follow the access list.
 
-    An anchor opens nothing by itself: what a certificate opens is looked up for every request.
+    An anchor grants nothing by itself: the grant of a certificate is looked up for every request.
 
     Args:
         certificate_der: of the node.
@@ -90,7 +90,7 @@ class ServerTls:
 
 @lru_cache(maxsize=2 * CERTIFICATES_MAX)
 def can_be_anchor(certificate_der: bytes) -> bool:
-    """Return whether TLS can trust this certificate: with another one, its holder has no way in."""
+    """Return whether TLS can trust this certificate. Otherwise its holder could not connect with it."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificate_der)
     except ssl.SSLError:
@@ -99,7 +99,7 @@ def can_be_anchor(certificate_der: bytes) -> bool:
 
 
 def _load_chain_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
-    """``load_cert_chain`` takes names of files only: give it one that is in memory and has no other name."""
+    """Load a chain that is never on a disk. ``load_cert_chain`` takes file names only: use a memory file."""
     descriptor = os.memfd_create("bondstone-api-key", os.MFD_CLOEXEC)
     with open(descriptor, "wb") as file:  # noqa: PTH123 - there is no path
         file.write(pem)
@@ -108,10 +108,10 @@ def _load_chain_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
 
 
 def bind(host: str, port: int, *, key: str) -> socket.socket:
-    """Return a listening-ready socket.
+    """Return a socket that is ready to listen.
 
     Raises:
-        ConfigError: the address cannot be had; names ``key``, the place in the configuration to change.
+        ConfigError: the address cannot be bound. Names ``key``, the place in the configuration to change.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -139,7 +139,7 @@ def bind(host: str, port: int, *, key: str) -> socket.socket:
 class ApiServer:
     """Serves an ASGI application over HTTPS until it is closed.
 
-    ``start`` binds and serves; a node that cannot serve any more is of no use: that ends the process.
+    ``start`` binds and serves. A failure that stops the server ends the process: such a node is of no use.
     ``close`` stops accepting, lets requests in progress end (for ``shutdown_timeout_s`` at most) and returns.
     """
 
@@ -160,20 +160,20 @@ class ApiServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that are really listened on (port 0 in ``listen`` asks for any)."""
+        """The host and port in use (port 0 in ``listen`` asks for any free port)."""
         assert self._socket is not None, "not started"
         host, port = self._socket.getsockname()[:2]
         return host, port
 
     def usages(self) -> tuple[Usage, ...]:
-        """Return what is taken of the pools here."""
+        """Return how much of this object's pools is in use."""
         return self._server.usages()
 
     async def start(self) -> None:
         """Listen and serve.
 
         Raises:
-            ConfigError: the address is in use or cannot be had.
+            ConfigError: the address is in use or cannot be bound.
         """
         self._socket = bind(*self._listen, key="api.listen")
         try:

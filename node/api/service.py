@@ -1,4 +1,4 @@
-"""What the HTTP API asks of the node behind it. The daemon implements it; tests have a fake."""
+"""The interface that the HTTP API needs of the node. The daemon implements it; tests have a fake."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ConfirmationRefusedError(NodeError):
 
 
 class ProvisionRefusedError(NodeError):
-    """A group key was offered that this node does not take (409). ``reason`` is a stable kebab-case code."""
+    """This node does not accept the offered group key (409). ``reason`` is a stable kebab-case code."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class ProvisionRefusedError(NodeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether the node can serve. ``reason`` and ``message`` say why not; both are empty when it can."""
+    """Whether the node can serve. ``reason`` and ``message`` explain why not; both are empty if it can."""
 
     ready: bool
     reason: str = ""
@@ -65,13 +65,13 @@ class GroupView:
     Attributes:
         network_id: 32 bytes.
         group_id: 32 bytes.
-        cluster: of which the member holds a committed entry; None while it holds none.
+        cluster: the cluster of which the member holds a committed entry; None before the first one.
         state_machine: the machine's signature.
         status: the member's own view.
         min_voters: how many voters the group wants at least.
         notices: what else an operator should look at.
         covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
-        key_use: what the idempotency keys take.
+        key_use: how much room the idempotency keys use.
         outlook: what the member knows of the quorum.
     """
 
@@ -88,7 +88,7 @@ class GroupView:
 
 
 class BondView(Protocol):
-    """One bond; ``node.bonds.endpoint.BondInfo`` is one."""
+    """One bond; ``node.bonds.endpoint.BondInfo`` has this form."""
 
     @property
     def peer(self) -> Incarnation: ...
@@ -125,10 +125,10 @@ class Evidence:
     """This node's own tickets, made for one nonce.
 
     Attributes:
-        peer_id: 32 bytes; the id of the key that this API's TLS channel is authenticated with.
+        peer_id: 32 bytes; the id of the key that authenticates this API's TLS channel.
         network_id: 32 bytes.
         group_id: 32 bytes, or None while the node has no group (it waits for its key).
-        cluster: the one that the tickets' claims name; None while the node holds nothing of one.
+        cluster: the cluster that the tickets' claims name; None while the node holds nothing of one.
         binding: ``binding_of_nonce(nonce)``, which the tickets' claims carry.
         tickets: fresh tickets by class, each bound to ``binding``.
         birth_certificate: the newest that this node has applied, or None.
@@ -167,9 +167,9 @@ class Service(Protocol):
         ...
 
     def grants(self) -> AccessList:
-        """Return who may call, as this node has applied it.
+        """Return the access list as this node has applied it.
 
-        Raises UnavailableError while there is no group: then nobody is known.
+        Raises UnavailableError while there is no group: then the node knows no callers.
         """
         ...
 
@@ -178,11 +178,11 @@ class Service(Protocol):
         ...
 
     def now_ms(self) -> int:
-        """Return a time, in Unix milliseconds, that is over: what expired by then opens nothing."""
+        """Return a past time in Unix milliseconds: a grant that expired by then is refused."""
         ...
 
     def leaderless(self) -> bool:
-        """Return whether no leader is known here, so that nothing can make the list current."""
+        """Return whether this node knows no leader. Then nothing can make the list current."""
         ...
 
     async def prove_access_current(self, *, timeout_s: float) -> bool:
@@ -229,7 +229,7 @@ class Service(Protocol):
         ...
 
     async def evidence(self, nonce: bytes) -> Evidence:
-        """Make fresh tickets bound to ``nonce``. Raises UnavailableError when no quote can be had now."""
+        """Make fresh tickets bound to ``nonce``. Raises UnavailableError if the node can get no quote now."""
         ...
 
     def birth_certificate(self) -> bytes | None:
@@ -240,7 +240,7 @@ class Service(Protocol):
         ...
 
     async def confirm(self, certificate: bytes, *, timeout_s: float) -> Outcome | None:
-        """Verify a birth certificate, and write it to the log; None if the group has this very one already.
+        """Verify a birth certificate and write it to the log; None if the group already has this certificate.
 
         Raises:
             ConfirmationRefusedError: it does not verify, or confirms another cluster, or is not newer.
@@ -249,13 +249,13 @@ class Service(Protocol):
         ...
 
     def access_changed(self, *, by: Grant, change: str, credential: bytes, name: str, at: Cursor) -> None:
-        """Write into the audit log that ``by`` has had the access list changed, at this place in the log."""
+        """Write to the audit log that the caller ``by`` changed the access list, at this place in the log."""
         ...
 
     def audit_events(self, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return up to ``limit`` records with a sequence number above ``after``, in order.
 
-        The oldest may be deleted. Raises CorruptStorageError when what was written is not there any more.
+        The oldest may be deleted. Raises CorruptStorageError if a written record is missing.
         """
         ...
 

@@ -1,8 +1,9 @@
-"""Has this process stood still just now? Then what waits in its sockets may be of any age.
+"""Detects that the process stood still: then the requests that wait in its sockets may be of any age.
 
-A host may stop a TD for as long as it likes. What a client had sent before, it has long sent again to another
-node and has had its answer; the group may have forgotten the idempotency key. So nothing that was read right
-after a stop is executed: whoever still waits for it is told that it did not happen.
+A host may stop a TD for as long as it likes. Meanwhile the client may have sent its request again to another
+node and received the answer, and the group may have forgotten the idempotency key. So the node executes no
+request that it read right after a stop. A client that still waits for it receives the answer that it was not
+executed.
 """
 
 import asyncio
@@ -12,14 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 BEAT_S: Final = 0.25
-# Far below the TTL of an idempotency key, far above what an event loop is ever busy for.
+# Far below the TTL of an idempotency key, and far above the longest time that an event loop is busy.
 STALL_S: Final = 2.0
-# After a stop, the sockets' queues are read within this time.
+# Within this time after a stop, the queues of the sockets are read.
 DRAIN_S: Final = 2.0
 
 
 class StallWatch:
-    """Beats on the event loop: on the running one, or from the first question on.
+    """Beats on the event loop: at once if one is running, otherwise from the first question on.
 
     Args:
         clock: monotonic seconds.
@@ -41,7 +42,7 @@ class StallWatch:
         return self._clock() < self._doubtful_until
 
     def _look(self) -> None:
-        """Whichever is first after a stop, a request or a beat: it finds it."""
+        """Detect a stop. The first request or beat after a stop, whichever comes first, detects it."""
         now = self._clock()
         if now - self._last_beat >= STALL_S:
             self._doubtful_until = now + DRAIN_S

@@ -1,4 +1,4 @@
-"""Turns at something that takes a while: a few at once, the others wait, and nobody waits for a crowd."""
+"""Turns at slow work: a few callers at once, the others wait, and one crowd does not hold up the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,20 +8,20 @@ from typing import Any, Final
 
 from node.places import Places, Share, Usage, share_of_address
 
-# In a connection's extensions: the credential of the caller that it had last (``node.api.access``).
+# In a connection's extensions: the credential of its last caller (``node.api.access``).
 CALLER: Final = "bondstone.caller"
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Whose turn it would be, and whether one of the known (``node.places``)."""
+    """The share that asks for a turn, and whether it is a known one (``node.places``)."""
 
     share: Share
     known: bool
 
     @classmethod
     def of(cls, scope: Mapping[str, Any]) -> "Asking":
-        """Return who asks on this connection: the caller that it had last, or else its address."""
+        """Return the share of this connection: that of its last caller, otherwise its address."""
         caller = scope["extensions"].get(CALLER)
         if caller is not None:
             return cls(caller, known=True)
@@ -30,17 +30,17 @@ class Asking:
 
 
 class CrowdedOutError(Exception):
-    """Others needed the place in the waiting room, or the wait was too long."""
+    """Another caller needed the place in the waiting room, or the wait was too long."""
 
 
 class Turns:
-    """At most ``at_once_max`` at a time. Of those who wait, the shares take turns (``node.places``).
+    """At most ``at_once_max`` callers at a time. The shares of those who wait take turns (``node.places``).
 
     Args:
         name: of the waiting room, for metrics.
-        at_once_max: how many may be at it.
-        waiting_max: places to wait in.
-        wait_s_max: for how long at most.
+        at_once_max: how many callers may work at the same time.
+        waiting_max: how many callers may wait.
+        wait_s_max: how long a caller may wait, in seconds.
     """
 
     def __init__(self, name: str, at_once_max: int, *, waiting_max: int, wait_s_max: float) -> None:
@@ -51,15 +51,15 @@ class Turns:
 
     @property
     def usage(self) -> Usage:
-        """Of the waiting room."""
+        """The usage of the waiting room."""
         return self._waiting.usage
 
     @asynccontextmanager
     async def turn(self, share: Share, *, known: bool) -> AsyncIterator[None]:
-        """Wait for a turn, and have it until the end of the ``with``.
+        """Wait for a turn, and keep it until the end of the ``with``.
 
         Raises:
-            CrowdedOutError: there will be none.
+            CrowdedOutError: this caller does not get a turn.
         """
         if self._running < self._at_once_max:
             self._running += 1
@@ -81,7 +81,7 @@ class Turns:
         except BaseException as exc:
             self._waiting.leave(mine)
             if mine.done() and not mine.cancelled() and mine.exception() is None:
-                self._pass_on()  # it came when nobody waited for it any more
+                self._pass_on()  # the turn came after its caller had stopped waiting
             if isinstance(exc, TimeoutError):
                 raise CrowdedOutError(f"no turn within {self._wait_s_max:g} s") from exc
             raise

@@ -98,7 +98,7 @@ def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:
 
 
 def members_response(status: MemberStatus, bonds: Iterable[BondView]) -> schemas.Members:
-    """Everybody in the configuration, and every bonded peer that is not (yet) in it, as a learner."""
+    """Return every member of the configuration, and as a learner every bonded peer outside it."""
     by_peer = {bond.peer: bond for bond in bonds}
     everyone = sorted({*status.voters, *status.learners, status.me, *by_peer})
     return schemas.Members(members=[_member(one, status, by_peer.get(one)) for one in everyone])

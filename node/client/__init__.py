@@ -1,19 +1,19 @@
-"""A client for the HTTP API: knows several nodes, and repeats only what is safe to repeat.
+"""A client for the HTTP API: knows several nodes, and repeats a request only where that is safe.
 
     with BondstoneClient(["https://127.0.0.1:8443"], token=token, ca=Path("ca.pem")) as client:
         client.put("greeting", "hello")
         client.get("greeting").value        # b"hello"
 
 Every write carries an Idempotency-Key made once for it, so it can be sent again, to any node, after a lost
-connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). So it
-repeats a write for less than half of that, whatever ``deadline_s`` is; if it is another TTL, tell it by
-``session_ttl_s``.
+connection: the group executes it once while it remembers the key (``session_ttl_ms``, 60 s by default). So
+the client repeats a write for less than half of that TTL, even if ``deadline_s`` is longer. If the group has
+another TTL, give it as ``session_ttl_s``.
 
 The client pins the first cluster that answers (``client.cluster``): a cluster that was founded anew under the
 same GroupId, and so is empty, raises ``ClusterChangedError`` and executes nothing. Give ``cluster=`` to keep
 the pin over restarts of your program. If the group document names an authority,
-``confirmed_by=ConfirmedBy.of_document(Path("group.toml"))`` needs no first meeting: the authority has signed
-which cluster is the group, and only that one is spoken with.
+``confirmed_by=ConfirmedBy.of_document(Path("group.toml"))`` replaces trust on first use: the authority has
+signed which cluster is the group, and the client sends requests to that cluster only.
 """
 
 from node.client.client import BondstoneClient

@@ -1,4 +1,4 @@
-"""Talking HTTPS with bounds: whom to trust, how much to read, what an answer must look like."""
+"""HTTPS with bounds: which certificates to trust, how much to read, which form an answer must have."""
 
 import ssl
 from pathlib import Path
@@ -24,7 +24,7 @@ def client_tls_context(ca_pem: bytes) -> ssl.SSLContext:
     They are leaf certificates (``CA:FALSE``), each trusted for itself. Host names are checked.
 
     Raises:
-        ConfigError: no certificate in it.
+        ConfigError: ``ca_pem`` has no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -40,7 +40,7 @@ def checked_url(url: str) -> str:
     """Return the base address of a node's API, without a slash at its end.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: ``url`` is not such an address.
     """
     try:
         parsed = httpx.URL(url)
@@ -57,7 +57,7 @@ def load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Pat
     """Authenticate with a certificate and its key, from PEM files.
 
     Raises:
-        ConfigError: a file cannot be read, or they are no certificate and its key.
+        ConfigError: a file cannot be read, or the files are not a certificate and its key.
     """
     try:
         for path, secret in ((certificate, False), (key, True)):

@@ -49,7 +49,7 @@ SESSION_TTL_S_DEFAULT: Final = 60.0
 _DOUBTFUL_KEYS_MAX: Final = 10_000
 _SHARE_OF_FIRST: Final = 0.8
 _BACK_OFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
-# It did not happen, and this or another node may do it now.
+# The request was not executed, and this or another node may execute it now.
 _TRY_ELSEWHERE: Final = frozenset(
     {
         "not-executed",
@@ -74,17 +74,17 @@ class BondstoneClient:
         ca: PEM file with the nodes' self-signed certificates; read again when it changes, because a
             restarted node has a new one.
         client_certificate: PEM files of certificate and key, instead of a token.
-        deadline_s: when to give up on one call, with all its repetitions at all nodes, whatever they do. Only
-            looking up a host's name is not bounded by it.
+        deadline_s: when to give up on one call with all its repetitions at all nodes. It bounds everything
+            except the look-up of a host's name.
         attempt_timeout_s: when to give up on one node's answer.
         cluster: the cluster that must answer, as ``ID/GENERATION`` or ``ID``; None takes the first one that
             answers over a channel that ``ca`` authenticates. Every later request names it, so that no other
             cluster executes anything, and every answer must.
-        confirmed_by: the authority that must have signed which cluster is the group. It is asked for before
-            anything else, and only that cluster is then spoken with (docs/clusters.md).
-        session_ttl_s: the group's ``session_ttl_ms``, in seconds. Once a write may have happened it is
-            repeated for less than half of that, whatever the deadline: the group must still know its key.
-        sleep: waits so many seconds.
+        confirmed_by: the authority that must have signed which cluster is the group. The client first fetches
+            the birth certificate, and then sends requests to that cluster only (docs/clusters.md).
+        session_ttl_s: the group's ``session_ttl_ms``, in seconds. The client repeats a write that may have
+            happened for less than half of that, even before the deadline: the group must still know its key.
+        sleep: waits this many seconds.
         clock: monotonic seconds that go on while the machine sleeps.
     """
 
@@ -113,7 +113,7 @@ class BondstoneClient:
         self._client_certificate = client_certificate
         self._deadline_s = deadline_s
         self._timeout = httpx.Timeout(attempt_timeout_s, connect=CONNECT_TIMEOUT_S)
-        # A copy leaves up to twice the connect timeout (TCP, then TLS) after it was decided on.
+        # The client may send a copy up to two connect timeouts (TCP, then TLS) after it decided to.
         self._repeat_s = session_ttl_s * REPEATED_OF_TTL - 2 * CONNECT_TIMEOUT_S
         self._doubtful: OrderedDict[str, float] = OrderedDict()
         self._sleep = sleep
@@ -145,18 +145,18 @@ class BondstoneClient:
 
         Args:
             command: JSON-able.
-            idempotency_key: of an earlier try of the same write; made afresh when absent. Of a try by another
-                object, or beyond the last 10,000, only the caller can know that it is not too old.
+            idempotency_key: of an earlier try of the same write; by default a fresh key. If another object
+                made that try, or 10,000 later writes also ended in doubt, only the caller can know its age.
 
         Raises:
             RefusedError, NotExecutedError, UnreachableError, AnswerInvalidError, ClusterChangedError.
-            AlreadyExecutedError: an earlier copy was executed, and what it returned is not kept.
+            AlreadyExecutedError: an earlier copy was executed, and its results are not kept.
             OutcomeUnknownError: also, with nothing sent, if the earlier try was too long ago.
         """
         return self._write({"command": command}, idempotency_key, schemas.CommandResult)
 
     def feed(self, command: Any, *, idempotency_key: str | None = None) -> schemas.Accepted:
-        """Hand a command in and return its place in the log, before it is committed."""
+        """Submit a command and return its place in the log, before it is committed."""
         return self._write({"command": command, "wait": "accepted"}, idempotency_key, schemas.Accepted)
 
     def execute_many(
@@ -222,7 +222,7 @@ class BondstoneClient:
 
     # ---- the group, attestation, audit -----------------------------------------------
     def ready(self) -> schemas.Ready:
-        """Return when a node is online in its group. Raises NotExecutedError with the reason if none is."""
+        """Return as soon as a node is online in its group; NotExecutedError with the reason if none is."""
         return self._call("GET", "/readyz", schemas.Ready)
 
     def group(self) -> schemas.Group:
@@ -248,7 +248,7 @@ class BondstoneClient:
 
     # ---- who may call (role ``admin``) ---------------------------------------------------
     def access(self) -> schemas.AccessListing:
-        """Return everybody who may call the group."""
+        """Return the access list: every credential that may call the group."""
         return self._call("GET", "/v1/access", schemas.AccessListing)
 
     def grant(
@@ -263,9 +263,9 @@ class BondstoneClient:
         expires_at: datetime | None = None,
         idempotency_key: str | None = None,
     ) -> schemas.AccessChanged:
-        """Let somebody call who shows a token with this digest, this certificate, or ``name`` and a password.
+        """Let a caller in that shows a token with this digest, this certificate, or ``name`` and a password.
 
-        Exactly one of the three. Raises as ``execute``.
+        Give exactly one of the three. Raises as ``execute``.
         """
         given = {
             "token_sha256": token_sha256,
@@ -281,7 +281,7 @@ class BondstoneClient:
     def revoke(
         self, name: str, *, force: bool = False, idempotency_key: str | None = None
     ) -> schemas.AccessChanged:
-        """Let somebody call no more; ``force``: even the last admin. Raises as ``execute``."""
+        """Remove a caller from the access list; ``force``: even the last admin. Raises as ``execute``."""
         asked = urlencode({"name": name, "force": "true" if force else "false"})
         key = idempotency_key or secrets.token_urlsafe(18)
         return self._call("DELETE", f"/v1/access?{asked}", schemas.AccessChanged, key=key)
@@ -301,8 +301,9 @@ class BondstoneClient:
         body: dict[str, Any] | None = None,
         key: str | None = None,
     ) -> T:
-        """Send until a node gives a final answer. Everything that comes here may be sent twice: reads, and
-        writes with their key.
+        """Send until a node gives a final answer.
+
+        Every request here may safely be sent twice: it is a read, or a write with its key.
         """
         self._require_confirmed()
         headers = dict(self._headers)
@@ -321,7 +322,7 @@ class BondstoneClient:
         """Ask for the birth certificate before the first call, and pin the cluster that it names.
 
         Raises:
-            ClusterNotConfirmedError: there is none that counts.
+            ClusterNotConfirmedError: there is no valid birth certificate.
             ClusterChangedError: it confirms another cluster than the one that the caller named.
         """
         required, named = self._unconfirmed, self._cluster
@@ -351,7 +352,7 @@ class BondstoneClient:
             attempts.begin(at)
             left_s = give_up - at
             if number + 1 < len(self._urls):
-                left_s *= _SHARE_OF_FIRST  # one that does not answer leaves time to ask the others
+                left_s *= _SHARE_OF_FIRST  # leaves time for the other nodes if the first does not answer
             self._deadline.set(at + left_s)
             try:
                 status, answer = self._send(method, url + path, headers, content)
@@ -372,20 +373,20 @@ class BondstoneClient:
             except AnswerInvalidError as exc:
                 if attempts.key is None:
                     raise
-                attempts.failed(exc, sent=True)  # who answered in the node's place may have handed it on
+                attempts.failed(exc, sent=True)  # whatever answered may have forwarded it to the node
             else:
                 attempts.answered(problem)
         raise attempts.error()
 
     def _remember(self, attempts: "_Attempts") -> None:
-        """The same key may be given to another call: the group's memory began with the first copy."""
+        """Keep the time of the first copy: a later call may use the key, whose TTL began with that copy."""
         if attempts.key is not None and attempts.doubtful_since is not None:
             self._doubtful[attempts.key] = attempts.doubtful_since
             if len(self._doubtful) > _DOUBTFUL_KEYS_MAX:
                 self._doubtful.popitem(last=False)
 
     def _order(self) -> Iterator[tuple[str, float]]:
-        """Yield nodes to try, for ever, and how long to wait before each: never within a round."""
+        """Yield the nodes to try, without end, and how long to wait before each: 0 within a round."""
         yield from ((url, 0.0) for url in list(self._urls))
         round_number = 0
         while True:
@@ -443,7 +444,7 @@ def _cluster_of(text: str) -> str:
     """Return the text of a cluster as nodes send it.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: ``text`` names no cluster.
     """
     try:
         return str(Cluster.from_text_untrusted(text))
@@ -452,11 +453,11 @@ def _cluster_of(text: str) -> str:
 
 
 class _Attempts:
-    """What was tried for one call, and what it amounts to.
+    """The attempts at one call, and the outcome that follows from them.
 
     Args:
         key: of a write; None for a read.
-        doubtful_since: when the first copy was sent of which nobody knows what became; None: there is none.
+        doubtful_since: when the first copy with an unknown outcome was sent; None if no such copy was sent.
     """
 
     def __init__(self, key: str | None, doubtful_since: float | None) -> None:
@@ -471,7 +472,7 @@ class _Attempts:
         return self.key is not None and self.doubtful_since is not None and self.doubtful_since <= limit
 
     def begin(self, at: float) -> None:
-        """Something is sent now, and may have happened until the opposite is known."""
+        """A copy is sent now. From now on it counts as possibly executed until an answer excludes that."""
         self._before = self.doubtful_since
         if self.doubtful_since is None:
             self.doubtful_since = at
@@ -479,7 +480,7 @@ class _Attempts:
     def failed(self, exc: Exception, *, sent: bool) -> None:
         if (
             self._last_error is None or str(exc) != OVER
-        ):  # that the time was over says less than what came before
+        ):  # the end of the time explains less than the earlier error
             self._last_error = exc
         if not sent:
             self.doubtful_since = self._before
@@ -499,7 +500,7 @@ class _Attempts:
             raise RefusedError(problem)
 
     def error(self) -> ClientError:
-        """Return what to raise when there is no time left."""
+        """Return the error to raise when no time is left."""
         if self.doubtful_since is not None and self.key is not None:
             return OutcomeUnknownError(f"it may or may not have happened: {self._last()}", self.key)
         if self._last_problem is not None:

@@ -1,4 +1,4 @@
-"""Requiring the authority's word for the cluster before anything is asked of it."""
+"""Requires the authority's birth certificate of the cluster before the client sends it a request."""
 
 import base64
 import binascii
@@ -17,12 +17,12 @@ from node.system.birth import birth_certificate_untrusted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmedBy:
-    """Whose signature a client requires before it believes that a cluster is the group.
+    """The authority whose signature a client requires before it accepts a cluster as the group.
 
     Attributes:
         authority: of the group document.
         group_id: 32 bytes.
-        pins: file in which the newest certificate is remembered; None: only for the client's life.
+        pins: file that keeps the newest certificate's number; None: it is kept for the client's life only.
     """
 
     authority: Authority
@@ -45,7 +45,7 @@ class ConfirmedBy:
         """Return the cluster that a birth certificate (base64) confirms, and remember its number.
 
         Raises:
-            ClusterNotConfirmedError: there is none, it does not verify, or a later one was seen.
+            ClusterNotConfirmedError: there is no certificate, it does not verify, or a later one was seen.
         """
         if certificate is None:
             raise ClusterNotConfirmedError(

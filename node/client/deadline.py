@@ -1,8 +1,8 @@
 """A deadline for a whole call, whatever the server does.
 
-A timeout of ``httpx`` bounds one reading of the socket: a server that sends a byte now and then, or ``100
-Continue`` for ever, holds a client for as long as it likes. Here every wait for the network is given no more
-than what is left of the call.
+A timeout of ``httpx`` bounds one read of the socket. A server that sends a byte now and then, or ``100
+Continue`` without end, holds such a client for as long as it likes. Here each wait for the network is bounded
+by the time that is left of the call.
 """
 
 import socket
@@ -13,13 +13,13 @@ from typing import Any, Final
 import httpcore
 import httpx
 
-# What is left of a call when nothing is: a wait that is over at once, and no error of its own.
+# The bound of a wait when no time is left: the wait ends at once, and 0 would be an error of its own.
 _OVER_S: Final = 0.001
 OVER: Final = "no time is left"
 
 
 class Deadline:
-    """When the call that is being made must have ended.
+    """The time at which the present call must have ended.
 
     Args:
         clock: monotonic seconds.
@@ -30,11 +30,11 @@ class Deadline:
         self._at: float | None = None
 
     def set(self, at: float) -> None:
-        """Let the waits of the next call, or of this attempt at it, end by then."""
+        """Make the waits of the next call, or of the next attempt at it, end by ``at``."""
         self._at = at
 
     def left(self, timeout_s: float | None) -> float | None:
-        """Return how long a wait may take for which ``timeout_s`` is allowed."""
+        """Return how long a wait may take: at most ``timeout_s``, and at most the time that is left."""
         if self._at is None:
             return timeout_s
         left_s = max(self._at - self._clock(), _OVER_S)
@@ -46,7 +46,7 @@ class Deadline:
 
 
 class BoundedTransport(httpx.HTTPTransport):
-    """HTTPS of which no wait goes beyond the deadline. Proxies come from nowhere."""
+    """HTTPS of which no wait goes beyond the deadline. It uses no proxy."""
 
     def __init__(self, context: ssl.SSLContext, deadline: Deadline) -> None:
         super().__init__(verify=context, trust_env=False)

@@ -1,14 +1,14 @@
-"""How a call can end other than well.
+"""How a call can fail.
 
 ClientError
 ├─ UnreachableError      no node could be reached, or none answered
-├─ NotExecutedError      it did not happen and never will
-├─ OutcomeUnknownError   it may or may not have happened
-├─ AlreadyExecutedError  it was executed once, and what it returned is not kept any more
-├─ ClusterChangedError   the answer is another cluster's: what was written before is not in it
+├─ NotExecutedError      the request was not executed and never will be
+├─ OutcomeUnknownError   the request may or may not have been executed
+├─ AlreadyExecutedError  the write was executed once, and its results are not kept any more
+├─ ClusterChangedError   another cluster answered: it does not hold what was written before
 ├─ ClusterNotConfirmedError  the group's authority has not signed that this cluster is the group
-├─ RefusedError          a node refused it (problem document): trying again does not help
-└─ AnswerInvalidError    what came back is not what this API answers
+├─ RefusedError          a node refused the request (problem document): repeating it does not help
+└─ AnswerInvalidError    the answer does not have the form of this API's answers
 """
 
 import msgspec
@@ -26,7 +26,7 @@ class UnreachableError(ClientError):
 
 
 class NotExecutedError(ClientError):
-    """No node executed it, in all the time there was. ``problem`` is the last answer."""
+    """No node executed the request before the deadline. ``problem`` is the last answer."""
 
     def __init__(self, problem: schemas.Problem) -> None:
         super().__init__(f"{problem.title}: {problem.detail} [{problem.code}]")
@@ -34,9 +34,9 @@ class NotExecutedError(ClientError):
 
 
 class OutcomeUnknownError(ClientError):
-    """The write may or may not have happened. Ask for the state, or repeat it with ``idempotency_key``.
+    """The write may or may not have happened. Query the state, or repeat the write with ``idempotency_key``.
 
-    Repeating ends half a ``session_ttl_ms`` after the first try: later the group may not know the key.
+    Do so within half a ``session_ttl_ms`` of the first try: later the group may not know the key.
     """
 
     def __init__(self, message: str, idempotency_key: str) -> None:
@@ -45,9 +45,9 @@ class OutcomeUnknownError(ClientError):
 
 
 class AlreadyExecutedError(ClientError):
-    """An earlier copy of the write was executed, and its answer was lost. ``answer`` says where it is.
+    """An earlier copy of the write was executed, and its answer was lost. ``answer`` has its place.
 
-    Its results were large: the group keeps their digest and size. Ask for the state.
+    Its results were large: the group keeps their digest and size only. Query the state instead.
     """
 
     def __init__(self, answer: schemas.AlreadyExecuted) -> None:
@@ -56,11 +56,11 @@ class AlreadyExecutedError(ClientError):
 
 
 class ClusterChangedError(ClientError):
-    """A node of another cluster of the group answered than the one that this client knows.
+    """The answer came from another cluster of the group than the one that this client knows.
 
-    The group was founded anew (all that was written before is gone), or somebody leads this client to a
-    second group of the same making. Nothing of the request was executed if ``executed`` is False. To go on
-    with the new cluster is the caller's decision: make a client with ``cluster=`` the new one.
+    The group was founded anew (all that was written before is gone), or an attacker leads this client to a
+    second group with the same document and code. If ``executed`` is False, no part of the request was
+    executed. The caller decides whether to use the new cluster: make a client with ``cluster=`` the new one.
     """
 
     def __init__(self, *, known: str, answered: str | None, executed: bool) -> None:
@@ -73,9 +73,9 @@ class ClusterChangedError(ClientError):
 
 
 class ClusterNotConfirmedError(ClientError):
-    """The client requires the authority's word for the cluster, and there is none that counts.
+    """The client requires a birth certificate of the cluster, and there is no valid one.
 
-    Nothing was asked of the group. ``reason`` is a stable kebab-case code.
+    The client sent no request to the group. ``reason`` is a stable kebab-case code.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -84,7 +84,7 @@ class ClusterNotConfirmedError(ClientError):
 
 
 class RefusedError(ClientError):
-    """A node refused the request; ``problem`` says why."""
+    """A node refused the request; ``problem`` has the reason."""
 
     def __init__(self, problem: schemas.Problem) -> None:
         super().__init__(f"{problem.detail} [{problem.code}]")
@@ -101,4 +101,4 @@ class RefusedError(ClientError):
 
 
 class AnswerInvalidError(ClientError):
-    """The answer is not what this API answers: another server, or another version."""
+    """The answer does not have the form of this API's: it is another server, or another version."""

@@ -1,4 +1,4 @@
-"""Evidence from a node that nothing is known about yet, and the group key for one that was verified."""
+"""Fetches evidence from a node that is not verified yet, and sends the group key to a verified one."""
 
 import base64
 import ssl
@@ -20,15 +20,17 @@ TIMEOUT_S: Final = 15.0  # a quote takes up to a few seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveEvidence:
-    """A node's evidence, and the certificate of the very TLS connection that it came over."""
+    """A node's evidence, and the certificate of the TLS connection that carried it."""
 
     document: schemas.OwnEvidence
     certificate_der: bytes
 
 
 def fetch_evidence_unauthenticated(url: str, nonce: bytes, *, timeout_s: float = TIMEOUT_S) -> LiveEvidence:
-    """Ask any server for evidence. Nothing about it is known yet: the caller verifies the tickets against the
-    key of ``certificate_der`` and ``binding_of_nonce(nonce)``, and only then trusts the channel.
+    """Fetch evidence from any server.
+
+    The server is not verified yet: the caller verifies the tickets against the key of ``certificate_der`` and
+    ``binding_of_nonce(nonce)``, and only then trusts the channel.
 
     Raises:
         ConfigError: not an https URL.
@@ -63,8 +65,8 @@ def provision_group_key(
 ) -> bytes:
     """Send the 32-byte group key over a channel with the key of ``certificate_der``; return the group id.
 
-    The certificate is the one whose key verified evidence has named: the connection is new, but only the
-    holder of the same key can complete it.
+    Verified evidence has named the key of this certificate. The connection is new, but only the holder of the
+    same key can complete it.
 
     Raises:
         ConfigError: not an https URL.
@@ -83,7 +85,7 @@ def provision_group_key(
 def submit_birth_certificate(
     url: str, *, certificate_der: bytes, certificate: bytes, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Hand a birth certificate to a node, over a channel with the key of ``certificate_der``.
+    """Send a birth certificate to a node, over a channel with the key of ``certificate_der``.
 
     Raises:
         ConfigError: not an https URL.

@@ -27,7 +27,7 @@ def field_of(name: str, value: str | bytes | None) -> dict[str, Any]:
 
 
 def member_of(answer: Any, name: str) -> Any:
-    """Return a member of an answer. Raises AnswerInvalidError if it has none of that name."""
+    """Return a member of an answer. Raises AnswerInvalidError if no member has that name."""
     if not isinstance(answer, dict) or name not in answer:
         raise AnswerInvalidError(
             f"the answer has no `{name}`: is the group's state machine the key-value one?"

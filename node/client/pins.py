@@ -1,8 +1,8 @@
-"""What was verified before: for each group its cluster, and the number of its newest birth certificate.
+"""Verified facts to keep: for each group its cluster, and the number of its newest birth certificate.
 
-A first-time client can be shown an older cluster that really existed; a client that remembers cannot. The
-file is JSON, ``{"groups": {GROUP_ID: {"cluster": "ID/GENERATION", "seq": n or null}}}``, and safe to delete:
-that only forgets.
+An attacker can show an older cluster that really existed to a new client, but not to a client with pins. The
+file is JSON, ``{"groups": {GROUP_ID: {"cluster": "ID/GENERATION", "seq": n or null}}}``. It is safe to delete
+the file: the client only forgets its pins.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def default_pins() -> Path:
 
 
 class PinError(NodeError):
-    """What was verified now goes behind, or away from, what was verified before.
+    """The cluster or certificate verified now is another one, or an older one, than the pinned one.
 
     ``reason`` is ``cluster-changed`` or ``birth-certificate-superseded``.
     """
@@ -47,14 +47,14 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """The pins of one file. A value: ``with_verified`` returns another one, ``save`` writes it."""
+    """The pins of one file, as a value: ``with_verified`` returns a new value, ``save`` writes the file."""
 
     path: Path
     _file: _File
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file; one that is not there pins nothing.
+        """Read the file; a missing file means that there are no pins.
 
         Raises:
             ConfigError: it cannot be read, or is damaged.
@@ -70,11 +70,11 @@ class Pins:
             raise ConfigError(f"{path}: {exc}; delete it to forget what was verified") from exc
 
     def with_verified(self, group_id: bytes, cluster: Cluster, seq: int | None) -> Self:
-        """Return the pins with what was verified now.
+        """Return the pins with this verified cluster added.
 
         Args:
             group_id: 32 bytes.
-            cluster: that the node's quote names.
+            cluster: the cluster that the node's quote names.
             seq: of the birth certificate that names it; None without an authority.
 
         Raises:
@@ -99,7 +99,7 @@ class Pins:
         return type(self)(self.path, _File(groups={**self._file.groups, group_id.hex(): pin}))
 
     def without(self, group_id: bytes) -> Self:
-        """Return the pins with this group forgotten, on the user's word."""
+        """Return the pins without this group. Only the user may decide that."""
         kept = {key: pin for key, pin in self._file.groups.items() if key != group_id.hex()}
         return type(self)(self.path, _File(groups=kept))
 
