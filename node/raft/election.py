@@ -1,6 +1,7 @@
 """Elections (3.4): pre-vote, vote, stickiness, and standing at once when the leader's bond breaks.
 
-Raft's own are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (stickiness) and 9.6 (pre-vote).
+The rules that come from Raft are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (stickiness) and 9.6
+(pre-vote).
 """
 
 from typing import Final
@@ -10,12 +11,12 @@ from node.raft.origin import Origin
 from node.raft.state import CATCHING_UP_PATIENCE
 from node.raft.types import Incarnation, Position, Preference, Role
 
-# Who notices at the same moment that the leader is gone stands one after another, so that votes do not split.
+# Members that lose the leader at the same moment stand one after another, so that votes do not split.
 STAGGER_MS: Final = 25
 
 
 class Election(Origin):
-    """Who leads."""
+    """Elections: voting, standing, and winning a term."""
 
     grants: set[Incarnation]
     own_vote_serial: int = 0
@@ -23,7 +24,7 @@ class Election(Origin):
 
     # ---- standing -----------------------------------------------------------
     def _may_stand(self) -> bool:
-        """A voter that is no Observer, and not one that is catching up while others could lead."""
+        """Return whether we are a voter, no Observer, and not catching up while others could lead."""
         if not self.is_voter or self.preference is Preference.OBSERVER:
             return False
         if self.pull is None or self.heard_ms is None:
@@ -39,15 +40,15 @@ class Election(Origin):
         if not self._may_stand():
             self._become_follower(self.term, None)
         elif self._is_bound():
-            # Our own vote is bound like the one that we give to others.
+            # A lease promise binds our own vote like the votes that we give to others.
             self.election_due = self.bound_ms + self.randrange(self.settings.heartbeat_ms)
         else:
             self._pre_campaign()
 
     def _leader_bond_lost(self) -> None:
-        """The broken bond is itself the signal: stand at once, not after an election timeout.
+        """Stand at once, without an election timeout: the broken bond itself shows that the leader is gone.
 
-        With lease reads as soon as our promise has run out.
+        With lease reads, stand as soon as our promise has run out.
         """
         self.in_step = False
         if self.role is not Role.FOLLOWER or not self._may_stand():
@@ -61,14 +62,14 @@ class Election(Origin):
         self.election_due = min(self.election_due, start + delay)
 
     def _roll(self) -> tuple[Incarnation, ...]:
-        """Who may answer with more than ABSTAIN: the log's voters, never "who is bonded" (seed 33)."""
+        """Return who may answer with more than ABSTAIN: the log's voters, not the bonded peers (seed 33)."""
         return self.members
 
     def _request(self, term: int, *, pre: bool, transfer: bool) -> VoteRequest:
         return VoteRequest(self._cluster, term, pre, self.log.last(), self._roll(), transfer)
 
     def _pre_campaign(self) -> None:
-        """Ask whether a campaign could succeed; changes nobody's state."""
+        """Ask whether a campaign could succeed. This changes no member's state."""
         self.role = Role.PRE_CANDIDATE
         self.leader = None
         self.in_step = False
@@ -88,7 +89,7 @@ class Election(Origin):
         self._count_own_vote()
 
     def _count_own_vote(self) -> None:
-        """Our own vote counts when it is as durable as anybody else's."""
+        """Count our own vote once it is as durable as the vote of a peer must be."""
         if self.role is Role.CANDIDATE and self.persisted >= self.own_vote_serial:
             self.grants.add(self.me)
             self._count_grants()
@@ -109,7 +110,8 @@ class Election(Origin):
         if self._is_observer(sender):
             self._violation(sender, "observer-stands")
         elif self.me not in m.roll or self.preference is Preference.OBSERVER:
-            # Learner, observer, re-booted incarnation: binds nothing, counts nothing.
+            # From a learner, an observer or a rebooted incarnation: the answer binds nothing and counts
+            # nothing.
             self._reply_vote(sender, m, Vote.ABSTAIN)
         elif m.pre:
             granted = (
@@ -129,7 +131,7 @@ class Election(Origin):
             self._become_follower(m.term, None)
         if self.voted_for in (None, sender) and self._is_up_to_date(m.last):
             if self.role is Role.PRE_CANDIDATE:
-                self._become_follower(self.term, None)  # it has voted for nobody yet, itself included
+                self._become_follower(self.term, None)  # it has not voted yet, not even for itself
             # A lagging VOTER grants too: it may be the vote that makes the quorum.
             self._remember_vote(sender)
             self._rearm_election()
@@ -138,7 +140,7 @@ class Election(Origin):
             self._reply_vote(sender, m, Vote.DENIED)
 
     def _lease_binds(self, m: VoteRequest) -> bool:
-        """With lease reads, whoever hears the leader elects nobody else, whatever the term (3.7)."""
+        """With lease reads, a member that follows a leader elects no other, in no term (3.7)."""
         return self.settings.lease_reads and not m.transfer and self._hears_leader()
 
     def _remember_vote(self, candidate: Incarnation) -> None:
@@ -164,21 +166,22 @@ class Election(Origin):
                 self.grants.add(sender)
                 self._count_grants()
         elif m.vote is Vote.DENIED and m.term > self.term:
-            # Without this two voters can refuse each other's pre-votes for ever (3.13).
+            # Without this two voters can refuse each other's pre-votes without end (3.13).
             standing = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
 
     def _is_of_this_election(self, m: VoteReply) -> bool:
-        """A grant is for one term: one that comes late, when we stand again, would be a second vote there."""
+        """A grant is for one term: a late one, when we stand again, would count as a second vote there."""
         return m.term == (self.term + 1 if m.pre else self.term)
 
     def _learn_commit(self, commit: Position) -> None:
-        """Somebody knows of a commit that we have not heard of, and our log holds it: it is one here too.
+        """Commit what a peer knows to be committed, if our log holds it.
 
-        A voter that was demoted may hold more of its dead leader's log than we do, and refuse us; stand it
-        cannot. If it knows that its demotion was committed, so do we now, and need it no more.
+        A demoted voter may hold more of its dead leader's log than we do, and refuse us. It cannot stand
+        itself. If it knows that its demotion was committed, then we know it now too, and no longer need its
+        vote.
         """
         if commit.index > self.log.last().index or self.log.position(commit.index) != commit:
             return
@@ -192,8 +195,8 @@ class Election(Origin):
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
         """The leader hands over: no pre-vote, and stickiness does not apply.
 
-        Like an Append it comes from the term's only leader, whom we need not have heard before: with
-        trust_disk a voter that just restarted keeps its term, and its ACKs from before count.
+        Like an Append it comes from the term's only leader. We need not have received an Append of that
+        leader before: with trust_disk a voter that just restarted keeps its term, and its earlier ACKs count.
         """
         if m.term != self.term or self.role is not Role.FOLLOWER:
             return

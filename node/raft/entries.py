@@ -1,4 +1,4 @@
-"""Log entries: their chain, and what the payload of each kind says.
+"""Log entries: their chain, and the payload of each kind.
 
 Payloads are deterministic CBOR arrays:
 
@@ -29,7 +29,7 @@ from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Po
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
 EMPTY_PAYLOAD: Final = encode([])
-ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and what is around it
+ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and its overhead
 NAME_CHARS_MAX: Final = 128
 VOTERS_MAX: Final = 64
 KEY_BYTES_MAX: Final = 256
@@ -37,9 +37,9 @@ CREDENTIAL_BYTES_MAX: Final = 32
 SESSION_ID_BYTES: Final = 16
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
-_CONFIGS_KEPT: Final = 8  # in whatever encoding they came, of up to ENTRY_BYTES_MAX each
+_CONFIGS_KEPT: Final = 8  # each in the encoding in which it came, of up to ENTRY_BYTES_MAX
 
-# What stands here may be written at this level and above; other kinds are no part of this release.
+# The entry kinds of this release, each with the lowest level at which it may be written.
 ENTRY_LEVELS: Final[dict[EntryKind, int]] = {
     EntryKind.NOOP: 1,
     EntryKind.CONFIG: 1,
@@ -54,12 +54,12 @@ ENTRY_LEVELS: Final[dict[EntryKind, int]] = {
 
 # ---- chain ------------------------------------------------------------------
 # chain = digest("bondstone/entry/v1", previous chain, term, index, kind, time_ms, payload). Every entry of
-# every log passes here, so its deterministic CBOR (RFC 8949 3.1, 4.2.1) is put together by hand.
+# every log is hashed here, so its deterministic CBOR (RFC 8949 3.1, 4.2.1) is assembled by hand.
 _CHAIN_START: Final = b"\x87" + encode("bondstone/entry/v1") + b"\x58\x20"
 
 
 def make_entry(previous: Position, *, term: int, kind: EntryKind, time_ms: int, payload: bytes) -> Entry:
-    """Return the entry that follows ``previous``; its chain stands for the whole log up to it."""
+    """Return the entry that follows ``previous``; its chain covers the whole log up to it."""
     return make_entries(previous, [(term, kind, time_ms, payload)])[0]
 
 
@@ -91,7 +91,7 @@ _INDEX_8: Final = struct.Struct(">BQ").pack
 
 
 def _head_once(number: int) -> bytes:
-    """Return the deterministic CBOR of an unsigned integer that will not come again."""
+    """Return the deterministic CBOR of an unsigned integer that does not recur."""
     if number < 24:
         return _SMALL[number]
     if number < 0x100:
@@ -103,7 +103,7 @@ def _head_once(number: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _head(number: int) -> bytes:
-    """Return the deterministic CBOR of an unsigned integer that comes again and again: a term, a time."""
+    """Return the deterministic CBOR of an unsigned integer that recurs often, like a term or a time."""
     return encode(number)
 
 
@@ -117,11 +117,11 @@ def _bytes_head(size: int) -> bytes:
 # ---- configurations ---------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures:
-    """What makes a genesis: every founder's signature, in the order of the voters, over all of it.
+    """The signatures of a genesis: every founder signs all of it, and they are in the order of the voters.
 
     Attributes:
         nonce: 16 bytes that no other genesis has.
-        levels: what the group begins at.
+        levels: the levels at which the group begins.
     """
 
     nonce: bytes
@@ -146,7 +146,9 @@ def encode_config(config: Config, signatures: Signatures | None = None) -> bytes
 
 @lru_cache(maxsize=_CONFIGS_KEPT)
 def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
-    """Return the configuration and, in a genesis, what makes it one. Each is asked for several times.
+    """Return the configuration and, in a genesis, its signatures.
+
+    Callers ask for each payload several times, so results are cached.
 
     Raises:
         RemoteProtocolError: the payload is not a configuration.
@@ -196,7 +198,7 @@ def incarnation_untrusted(value: Any) -> Incarnation:
     """Return the incarnation that ``[name, id]`` names.
 
     Raises:
-        RemoteProtocolError: it names none.
+        RemoteProtocolError: it names no incarnation.
     """
     match value:
         case [str(name), bytes(identity)] if 1 <= len(name) <= NAME_CHARS_MAX and len(identity) == 32:
@@ -208,12 +210,12 @@ def incarnation_untrusted(value: Any) -> Incarnation:
 # ---- commands and sessions --------------------------------------------------
 _COMMAND_START: Final = b"\x86" + bytes((0x40 | SESSION_ID_BYTES,))  # an array of six, a session's id
 _NULL: Final = encode(None)
-# What precedes the caller in an entry with a key, but for its numbers and the key's name.
+# The parts before the caller in an entry with a key, without its numbers and the key's name.
 _KEYED_BYTES: Final = len(_COMMAND_START) + SESSION_ID_BYTES + 1
 
 
 def encode_command_body(commands: tuple[object, ...], credential: bytes | None = None) -> bytes:
-    """Return the part of a COMMAND payload that stays the same however often it is handed over."""
+    """Return the part of a COMMAND payload that is the same every time it is handed to a leader."""
     return (_NULL if credential is None else encode(credential)) + encode(list(commands))
 
 
@@ -224,7 +226,7 @@ def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, b
 
 
 def decode_commands_untrusted(entries: Sequence[Entry]) -> list[CommandBatch | None]:
-    """Return the batch in each of these COMMAND and SYSTEM entries, None where there is none."""
+    """Return the batch in each of these COMMAND and SYSTEM entries, None where the payload holds no batch."""
     values = decode_each_untrusted([entry.payload for entry in entries], bytes_max=ENTRY_BYTES_MAX)
     return list(map(_batch_untrusted, values, entries))
 
@@ -251,8 +253,8 @@ def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
             heads = len(
                 _head_once(seq) + _head_once(ack_below) + _head_once(len(name)) + _head_once(not_after_ms)
             )
-            # No head is shorter than its deterministic one: in any other encoding too, this has caller and
-            # commands.
+            # No CBOR head is shorter than its deterministic form. So in any other encoding too, this holds
+            # caller and commands.
             keyed = entry.payload[_KEYED_BYTES + heads + len(name) :]
             return CommandBatch(
                 session, seq, ack_below, Key(name, not_after_ms), tuple(commands), keyed, credential, system
@@ -266,9 +268,10 @@ def is_credential(value: object) -> bool:
 
 
 def counts_as_command(entry: Entry) -> bool:
-    """Return whether some caller may have asked for this, so that a cluster with it must not be given up.
+    """Return whether a caller may have asked for this: a cluster with such an entry must not be given up.
 
-    What a member writes into the system state by itself it can find out again in another cluster.
+    Facts that a member itself writes into the system state do not count: it can find them again in another
+    cluster.
     """
     if entry.kind is not _SYSTEM:
         return entry.kind is _COMMAND
@@ -280,7 +283,7 @@ def counts_as_command(entry: Entry) -> bool:
 
 
 def _is_key(value: Any) -> bool:
-    """Return whether ``value`` is a key and how late it counts."""
+    """Return whether ``value`` is a key with the time up to which it counts."""
     if type(value) is not list or len(value) != 2:
         return False
     name, not_after_ms = value
@@ -295,14 +298,15 @@ def _is_key(value: Any) -> bool:
 def payload_prefix(session: bytes, seq: int) -> bytes:
     """Return how the payload of a COMMAND or SYSTEM entry of this session and sequence number begins.
 
-    A leader compares it instead of decoding what others forward: nobody speaks for another's session.
+    A leader compares this prefix, instead of decoding what peers forward, so that no peer can write into the
+    session of another.
     """
     return _COMMAND_START + session + _head_once(seq)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionChange:
-    """A session begins, lives on or ends.
+    """A session is opened, kept alive or closed.
 
     Attributes:
         operation: ``open``, ``keepalive`` or ``close``.
@@ -325,7 +329,7 @@ def decode_session_untrusted(payload: bytes) -> SessionChange:
     """Return the change in the payload of a SESSION entry.
 
     Raises:
-        RemoteProtocolError: there is none.
+        RemoteProtocolError: the payload holds no change.
     """
     match _plain_untrusted(payload):
         case [
@@ -348,7 +352,7 @@ def decode_number_untrusted(payload: bytes) -> int:
     """Return the level in the payload of a FEATURE entry, or the version in that of a MACHINE entry.
 
     Raises:
-        RemoteProtocolError: there is none.
+        RemoteProtocolError: the payload holds no number.
     """
     match _plain_untrusted(payload):
         case [number] if is_number(number):
@@ -382,7 +386,7 @@ def is_plain(value: object, depth: int = 4) -> bool:
         for key, item in value.items():
             if not isinstance(key, str) or not (key.isascii() or _is_text(key)):
                 return False
-            # Nearly all are plain text, and every command passes here.
+            # Nearly all values are plain text, and every command is checked here.
             if not (type(item) is str and item.isascii()) and not is_plain(item, depth + 1):
                 return False
         return True
@@ -390,14 +394,14 @@ def is_plain(value: object, depth: int = 4) -> bool:
 
 
 class NotPlainError(ValueError):
-    """A machine returned what is not plain data."""
+    """A machine returned something that is not plain data."""
 
 
 def plain_bytes(value: Any, depth: int = 0) -> int:
     """Return about how many bytes plain data takes; the same on every node.
 
     Raises:
-        NotPlainError: it is none: what cannot be kept cannot be told twice.
+        NotPlainError: it is not plain data: a result that cannot be kept cannot be returned a second time.
     """
     kind = type(value)
     size = _ITEM_BYTES
@@ -411,7 +415,7 @@ def plain_bytes(value: Any, depth: int = 0) -> int:
         size += value.bit_length() // 8
     elif depth < DEPTH_MAX and kind is dict:
         for key, item in value.items():
-            # Of every result there is: what nearly all of them are made of is not asked for by a call.
+            # Every result passes here, so the most common types are handled without a call.
             if type(key) is not str:
                 raise NotPlainError("a map key that is not text")
             size += _ITEM_BYTES + len(key) if key.isascii() else plain_bytes(key, depth + 1)
@@ -436,7 +440,7 @@ def _is_text(value: str) -> bool:
 
 
 def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
-    """Check the payload of a foreign entry, but of COMMAND and SYSTEM: those are judged when applied.
+    """Check the payload of a foreign entry, except COMMAND and SYSTEM: those are judged when applied.
 
     Raises:
         RemoteProtocolError: it is malformed, or of a kind that this version does not know.

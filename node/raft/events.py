@@ -1,12 +1,12 @@
-"""What goes into a group member and what comes out of it. No sockets, clocks or chance on either side.
+"""The inputs and outputs of a group member. No sockets, clocks or randomness on either side.
 
     effects = member.step(now_ms, event, wall_ms=wall_ms)
 
 ``now_ms`` is a monotonic clock, ``wall_ms`` Unix time, both in milliseconds. The driver then hands each
 ``Send`` to the bonds (one serialisation for all its addressees), completes futures, publishes notices, and
 starts to make ``persist`` durable (trust_disk only), reporting ``Persisted(serial)`` when that is done; it
-need not wait: what may not be said before that is held back by the member itself. ``next_tick_ms`` says when
-a ``Tick`` is due at the latest.
+need not wait: the member itself holds back every message that must not be sent before that. ``next_tick_ms``
+is the latest time at which a ``Tick`` is due.
 """
 
 from enum import Enum
@@ -25,13 +25,13 @@ class Tick(Struct, frozen=True):
 
 
 class BondLoss(Enum):
-    LOST = "lost"  # connection broke or went silent
-    DEPARTED = "departed"  # the peer said goodbye
+    LOST = "lost"  # the connection broke, or nothing arrived on it
+    DEPARTED = "departed"  # the peer announced that it leaves
     EXPIRED = "expired"  # its ticket expired, or a policy or new collateral revoked it
 
 
 class BondUp(Struct, frozen=True):
-    """A bond formed. ``build``: what the peer's software is and knows, as its Hello said."""
+    """A bond formed. ``build``: what the peer's software is and knows, from its Hello."""
 
     peer: Incarnation
     preference: Preference
@@ -44,7 +44,7 @@ class BondDown(Struct, frozen=True):
 
 
 class Received(Struct, frozen=True):
-    """A message arrived over the bond with ``sender`` (rule R2: nobody speaks for another)."""
+    """A message arrived over the bond with ``sender`` (rule R2: no member sends in another's name)."""
 
     sender: Incarnation
     message: Any  # node.raft.messages.Message
@@ -107,10 +107,10 @@ class TransferLeadership(Struct, frozen=True):
 
 
 class ChangeVersion(Struct, frozen=True):
-    """Run the state machine as ``version`` from the next entry on; asked of the leader.
+    """Ask the leader to run the state machine as ``version`` from the next entry on.
 
     ``NotExecuted("machine-version-change-unsupported")`` unless every voter and learner knows that version.
-    ``Ok`` with one result: ``Failed`` if the machine refused to migrate, and goes on as it was.
+    ``Ok`` with one result: ``Failed`` if the machine refused to migrate and continues at its old version.
     """
 
     token: int
@@ -141,8 +141,8 @@ Event = (
 class Send(Struct, frozen=True):
     """One message to some peers; serialise it once.
 
-    ``lazy``: nobody waits for it, and the next Append says the same and more. A driver may keep it back for
-    a few milliseconds and drop it if such an Append leaves meanwhile.
+    ``lazy``: no member waits for it, and the next Append contains all of it. A driver may delay it by a few
+    milliseconds, and drop it if such an Append is sent meanwhile.
     """
 
     to: tuple[Incarnation, ...]
@@ -165,7 +165,7 @@ class OnlineChanged(Struct, frozen=True):
 
 
 class Advanced(Struct, frozen=True):
-    """The commit index moved (and everything up to it is applied)."""
+    """The commit index advanced, and everything up to it is applied."""
 
     commit: Cursor
 
@@ -203,7 +203,7 @@ class Violation(Struct, frozen=True):
 
 
 class Unfit(Struct, frozen=True):
-    """A peer's software does not know what the group runs at: close its bond, for ``reason``."""
+    """A peer's software does not know the levels of the group: close its bond, for ``reason``."""
 
     peer: Incarnation
     reason: str
@@ -217,7 +217,7 @@ class LevelsChanged(Struct, frozen=True):
 
 
 class QuorumChanged(Struct, frozen=True):
-    """The quorum is not there (any more), or others of it are missing now; or it is back: ``HELD``."""
+    """The quorum is missing, or other voters of it are missing than before, or it is back (``HELD``)."""
 
     outlook: Outlook
 

@@ -1,12 +1,13 @@
-"""Feature levels: what may be written and sent in a group of which some members run older software.
+"""Feature levels: what members may write and send while some of them run older software.
 
-A level is a number; ``docs/features.md`` says what each allows. Whatever belongs to a level is understood one
-release before it is used, and nothing of level n is written or sent before the entry FEATURE n is applied by
-whoever writes or sends it. A group begins in its genesis at the highest level that all its founders know;
-there is none below 1. Later the leader writes FEATURE n when every member, voters and learners, has said for
-a while that it knows n. Who does not know the group's level is refused before it costs a quote.
+A level is a number; ``docs/features.md`` lists what each allows. A release understands a level one release
+before it is used. A member writes or sends nothing of level n before it has applied the entry FEATURE n. A
+group begins in its genesis at the highest level that all its founders know; the lowest level is 1. Later the
+leader writes FEATURE n when every member, voters and learners, has reported for a while that it knows n. A
+node that does not know the group's level is refused before it costs a quote.
 
-The same goes for the version of the state machine: a group runs at one, which its genesis says.
+The same holds for the version of the state machine: a group runs at one version, and its genesis records the
+first.
 """
 
 from collections.abc import Iterable
@@ -42,7 +43,7 @@ class Features(Struct, frozen=True):
 
 
 class Build(Struct, frozen=True, cache_hash=True):
-    """What a node's software is and knows; said in its Hello, the same for all its life.
+    """What a node's software is and knows. Its Hello reports it, and it stays the same for the node's life.
 
     Attributes:
         image: for people: name and version of the software.
@@ -58,7 +59,7 @@ class Build(Struct, frozen=True, cache_hash=True):
 
 
 class Levels(Struct, frozen=True):
-    """What a group runs at: its feature level, its state machine, and that one's version."""
+    """The levels of a group: its feature level, its state machine, and the version of the machine."""
 
     level: int
     family: str
@@ -72,7 +73,7 @@ def levels_untrusted(value: object) -> Levels:
     """Return the levels that ``[level, family, version]`` names.
 
     Raises:
-        RemoteProtocolError: it names none.
+        RemoteProtocolError: it names no levels.
     """
     match value:
         case [int(level), str(family), int(version)] if (
@@ -89,7 +90,7 @@ def is_number(value: object) -> bool:
 
 
 def common_levels(builds: Iterable[Build]) -> Levels | None:
-    """Return the highest levels that all of these know; None if they have none in common."""
+    """Return the highest levels that all of these know; None if they share no level."""
     found = list(builds)
     if len({build.family for build in found}) != 1:
         return None
@@ -110,7 +111,7 @@ def objection(build: Build, levels: Levels) -> str:
 
 
 def objection_to_peer(mine: Build, theirs: Build) -> str:
-    """Return why two nodes of these builds can be in no group together; empty if they can."""
+    """Return why two nodes of these builds cannot be in one group; empty if they can."""
     if mine.family != theirs.family:
         return "machine-family-differs"
     return _outside("feature-level", theirs.features, mine.features) or _outside(

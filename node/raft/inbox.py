@@ -1,6 +1,6 @@
-"""What comes in, and which chapter it is for: events, bonds, messages.
+"""Incoming events, bonds and messages, and the chapter that handles each.
 
-Messages are told apart by asking each class in turn, the frequent ones first.
+A message is compared with each class in turn, the frequent ones first.
 """
 
 from typing import Any, Final, assert_never, get_args
@@ -50,7 +50,7 @@ FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
 
 class Inbox(Rivals):
-    """Hands everything that comes in to the chapter that it is for."""
+    """Passes every event and message to the chapter that handles it."""
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -89,7 +89,7 @@ class Inbox(Rivals):
         self._send(peer, self._presence())
 
     def _part_with_unfit(self) -> None:
-        """From here on what belongs to new levels may be said: not to a peer that does not know them."""
+        """Part with peers that do not know the new levels: messages of these levels may be sent now."""
         self.parting_due = False
         for peer in sorted(self.peers):
             self._turn_away(peer)
@@ -97,7 +97,7 @@ class Inbox(Rivals):
     def _turn_away(self, peer: Incarnation) -> bool:
         """Part with ``peer`` if its software cannot be in our group; return whether we did.
 
-        Its bond ends before we say another word: it may be one that the peer would not understand.
+        Its bond ends before we send another message, because the peer might not understand that one.
         """
         levels, theirs = self.replica.levels, self.peers[peer].build
         unfit = objection_to_peer(self.build, theirs) if levels is None else objection(theirs, levels)
@@ -132,7 +132,7 @@ class Inbox(Rivals):
     def _on_message(self, sender: Incarnation, message: Any) -> None:
         peer = self.peers.get(sender)
         if peer is None:
-            return  # its bond is gone: what it said last no longer counts
+            return  # its bond is gone, so its last messages no longer count
         if type(message) in FOUNDING:
             self._on_founding_message(sender, message)
         elif self._is_ours(sender, peer, message):
@@ -152,7 +152,7 @@ class Inbox(Rivals):
                 assert_never(message)
 
     def _is_ours(self, sender: Incarnation, peer: Peer, message: ClusterMessage) -> bool:
-        """R2: only messages of our own cluster count. Who is in none enters the first that it meets."""
+        """R2: only messages of our own cluster count. A member in no cluster enters the first it meets."""
         if message.cluster == self.cluster:
             if peer.cluster != self.cluster:
                 peer.cluster = self.cluster

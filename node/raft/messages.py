@@ -1,8 +1,9 @@
-"""What members say to each other (3.3). The sender is the bond's peer, so no message names its own sender
-(rule R2 holds by construction), and every message of a group names its cluster.
+"""The messages between members (3.3). The sender is the bond's peer, so no message names its own sender (rule
+R2 holds by construction), and every message of a group names its cluster.
 
-Left out of 3.3's table because nothing needs them: ``epoch`` in Append and Vote (the roll and the chained log
-say it), ``durable`` (an ACK is sent only when durable) and ``lag`` (the leader computes it) in AppendReply.
+Left out of 3.3's table because nothing needs them: ``epoch`` in Append and Vote (it follows from the roll and
+the chained log), ``durable`` (an ACK is sent only when durable) and ``lag`` (the leader computes it) in
+AppendReply.
 """
 
 from enum import IntEnum
@@ -41,7 +42,7 @@ class VoteRequest(Struct, frozen=True):
         term: the term the sender would lead in.
         last: the end of its log.
         roll: union of its active voters: decides who may answer with more than ABSTAIN.
-        transfer: the leader asked for it, so stickiness does not apply.
+        transfer: the leader asked for this election, so stickiness does not apply.
     """
 
     cluster: bytes
@@ -53,7 +54,7 @@ class VoteRequest(Struct, frozen=True):
 
 
 class VoteReply(Struct, frozen=True):
-    """``term`` is the requested one if GRANTED, else the responder's own, for pre-votes too (3.13).
+    """``term`` is the requested term if GRANTED, otherwise the responder's own, for pre-votes too (3.13).
 
     ``commit``: the end of what the responder knows to be committed.
     """
@@ -73,7 +74,7 @@ class TimeoutNow(Struct, frozen=True):
 
 # ---- replication (3.5) ------------------------------------------------------
 class Append(Struct, frozen=True):
-    """One and the same for everybody; the heartbeat is an empty one."""
+    """The leader's entries, the same message for every peer. A heartbeat is an Append without entries."""
 
     cluster: bytes
     term: int
@@ -102,7 +103,7 @@ class AppendReply(Struct, frozen=True):
 
 # ---- pull (3.5) -------------------------------------------------------------
 class Avail(Struct, frozen=True):
-    """What can you serve?"""
+    """Ask what the peer can serve."""
 
     cluster: bytes
     term: int
@@ -205,14 +206,14 @@ class ReadIndexReply(Struct, frozen=True):
 
 # ---- coming into being (3.9) ------------------------------------------------
 class Presence(Struct, frozen=True):
-    """Who I am in this group, said on every new bond and when it changes.
+    """The sender's state in this group, sent on every new bond and when it changes.
 
     Attributes:
         cluster: None: in no cluster yet.
         commands: number of committed commands in the log.
         commit: commit index.
-        mode: how I may found; AUTO in a cluster that may give itself up.
-        visible: possible founders that I am bonded with, and myself; sorted; empty once in a cluster.
+        mode: how the sender may found; AUTO in a cluster that may give itself up.
+        visible: the sender and the possible founders bonded with it; sorted; empty once in a cluster.
         dissolved: clusters that gave themselves up; never to be joined again.
         abandoned: the sender will never complete any of its proposed geneses up to this round, so the
             signatures that were given for them are free again. Only grows: late copies do no harm.
@@ -251,7 +252,7 @@ class Genesis(Struct, frozen=True):
 
 
 class Ignorable(Struct, frozen=True):
-    """A message of a later release that nobody has to understand. Never sent."""
+    """A message of a later release that a member may ignore. Never sent."""
 
     tag: int
 
@@ -276,7 +277,7 @@ Message = ClusterMessage | FoundingMessage
 
 
 def is_promise(message: Message) -> bool:
-    """Return whether a crash must not undo what ``message`` says of its sender's term, vote or log."""
+    """Return whether ``message`` reports a term, vote or log of its sender that a crash must not undo."""
     match message:
         case VoteRequest(pre=False) | VoteReply(pre=False, vote=Vote.GRANTED | Vote.DENIED):
             return True

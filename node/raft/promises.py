@@ -1,7 +1,7 @@
-"""What a trust_disk member may say only when it is durable (3.4, 3.5).
+"""What a trust_disk member may send only when it is durable (3.4, 3.5).
 
-A crash must not undo what others rely on: each promise waits for the records of its step, and for all before.
-Without trust_disk a crash ends the incarnation and all its promises with it, and nothing waits.
+Peers rely on promises, so a crash must not undo them: each promise waits for the records of its step and of
+all earlier steps. Without trust_disk a crash ends the incarnation and all its promises, so no message waits.
 """
 
 from collections import deque
@@ -13,21 +13,22 @@ from node.raft.types import Incarnation
 
 
 class Promises(State):
-    """Holding messages back until the disk has what they rest on."""
+    """Holds messages back until the records that they rest on are on the disk."""
 
     def _persisted(self, serial: int) -> None:
-        """Everything up to ``serial`` is on the disk: what waited for it may be said."""
+        """Release the messages that waited for the records up to ``serial``, which are on the disk."""
         self.persisted = max(self.persisted, min(serial, self.serial))
         while self.writes and self.writes[0][0] <= self.persisted:
-            # A truncation lowered what later writes claim, so an old report never covers new entries.
+            # A truncation lowered the last index of the writes under way, so an old report never covers new
+            # entries.
             self.durable_index = self.writes.popleft()[1]
         while self.held and self.held[0][0] <= self.persisted:
             self.released.append(self.held.popleft()[1])
 
     def _hold_promises(self) -> None:
-        """Keep back what this step promised until the records it rests on are durable.
+        """Hold this step's promises until the records that they rest on are durable.
 
-        What earlier steps promised and is durable now does not wait for what this one writes besides.
+        Promises of earlier steps that are durable now do not wait for the records of this step.
         """
         if not self.settings.trust_disk:
             return
@@ -47,9 +48,10 @@ class Promises(State):
         self.out.sends = at_once
 
     def _hold(self, send: Send) -> None:
-        """Of what waits for one write, only the latest of its kind to a peer: a disk may hang for long.
+        """Hold ``send``; drop an earlier message of its kind to the same peer if both wait for one write.
 
-        And the latest to all, whoever they were: a founder stands again and again, as peers come and go.
+        A disk may hang for long. Of broadcasts too only the latest is kept, whichever peers it was for: a
+        founder stands again and again, as peers come and go.
         """
         kind = type(send.message)
         for position in range(len(self.held) - 1, -1, -1):
@@ -63,9 +65,10 @@ class Promises(State):
         self.held.append((self.serial, send))
 
     def _forget_promises(self, peer: Incarnation) -> None:
-        """The bond with ``peer`` broke: what it was to hear is lost with it, as if under way.
+        """Drop what waits for ``peer``: its bond broke, and the messages are lost as if under way.
 
-        Or who comes and goes while a disk hangs would leave more behind with every bond.
+        Otherwise a peer that comes and goes while a disk hangs would leave more messages behind with every
+        bond.
         """
         if self.held:
             self.held = deque(waiting for waiting in self.held if waiting[1].to != (peer,))
@@ -73,7 +76,8 @@ class Promises(State):
     def _is_promise(self, message: Message) -> bool:
         """Return whether ``message`` has to wait for the disk.
 
-        A pre-vote binds nobody, but it names our cluster, and who is in none enters it. A founder that loses
-        power before its genesis is durable would leave its peers in a cluster that nobody has.
+        A pre-vote binds no member, but it names our cluster, and a peer outside any cluster enters it. A
+        founder that loses power before its genesis is durable would leave its peers in a cluster that no
+        member holds.
         """
         return is_promise(message) or (self.durable_index == 0 and isinstance(message, VoteRequest))

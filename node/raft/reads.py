@@ -1,6 +1,6 @@
 """Reads (3.7): ReadIndex in batches, on followers too; leases by request; weak reads with at and age.
 
-Raft's own are in the thesis 6.4 (ReadIndex) and 6.4.1 (leases).
+The rules that come from Raft are in the thesis 6.4 (ReadIndex) and 6.4.1 (leases).
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ class ReadRound:
 
     Attributes:
         queries: of this member.
-        remote: peer -> id of the ReadIndex it asked (leader only).
+        remote: peer -> id of the ReadIndex that it sent (leader only).
         term: the round is void in any other.
         index: the leader's commit index when the round began.
         seq: leader: the Append whose echo confirms it. Follower: 0.
@@ -81,9 +81,9 @@ class Reads(Membership):
     def covered_age_ms(self, now_ms: int) -> int | None:
         """Return how long ago the applied state covered all that a leader had committed (3.7).
 
-        None: it never did, in this life. That a leader was heard says nothing: what it committed may be
-        missing here. A follower counts from when it heard the leader say how far that was, a leader from the
-        sending of what a quorum has answered.
+        None: it never did, in this life. A heartbeat of the leader alone proves nothing: entries that it
+        committed may be missing here. A follower counts from when it received the leader's commit index. A
+        leader counts from when it sent the broadcast that a quorum has answered.
         """
         if self.lead is not None:
             self._prove_marks(self.lead)
@@ -102,7 +102,7 @@ class Reads(Membership):
         self._complete(query.token, Answer(value, self.replica.applied, age_ms))
 
     def _reading_ms(self) -> int:
-        """Return by what time of the log a caller is judged who reads now: credentials expire by it."""
+        """Return the log's time by which to judge a caller that reads now: credentials expire by it."""
         return max(self.replica.applied_ms, self._log_time_passed())
 
     def _has_applied(self, cursor: Cursor) -> bool:
@@ -129,7 +129,7 @@ class Reads(Membership):
         return self._needs_round()
 
     def _needs_round(self) -> bool:
-        """Without the quorum round a deposed leader answers from the past (3.13)."""
+        """Return whether reads need a quorum round: without one a deposed leader answers old state (3.13)."""
         return True
 
     def _end_round(self, lead: Leadership) -> None:
@@ -145,12 +145,12 @@ class Reads(Membership):
             self._send(peer, ReadIndexReply(self._cluster, asked, self.term, current.index))
 
     def _on_read_index(self, sender: Incarnation, m: ReadIndex) -> None:
-        """Whoever is not the leader stays silent: the asker asks again when it knows better."""
+        """Answer only as the leader: otherwise the asker asks again when it knows of a leader."""
         if self.lead is not None:
             self.reads.remote[sender] = m.id
 
     def _forget_reads_of(self, peer: Incarnation) -> None:
-        """Its bond ended: who comes next over another one, maybe restarted, asked nothing yet."""
+        """Forget what ``peer`` asked, because its bond ended: it may have restarted when it bonds again."""
         self.reads.remote.pop(peer, None)
         if self.reads.round is not None:
             self.reads.round.remote.pop(peer, None)
@@ -177,7 +177,7 @@ class Reads(Membership):
             reads.leased.append(LeaseAnswer(query, Answer(value, self.replica.applied)))
 
     def _release_leased(self) -> None:
-        """With a fresh ``now``: what the lease no longer covers goes the long way."""
+        """Judge leased reads by a fresh ``now``: one that the lease no longer covers needs a quorum round."""
         leased, self.reads.leased = self.reads.leased, []
         holds = self._lease_still_holds()
         for held in leased:
@@ -205,7 +205,7 @@ class Reads(Membership):
         if current is None or not current.id or current.id != m.id:
             return
         if sender != self.leader or m.term != self.term:
-            return  # who led when we asked
+            return  # the sender led when we asked, but no longer
         self.reads.round = None
         for query in current.queries:
             self.reads.settled.append((m.index, query))

@@ -22,20 +22,22 @@ from node.raft.replica import BrokenMachineError
 from node.raft.state import NOTHING_AWAITED, HaltError
 from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
 
-# The log's time runs so much faster or slower than the monotonic clock, at most, to be the wall's time again.
+# To approach the wall's time, the log's time runs at most this much faster or slower than the monotonic
+# clock.
 SLEW_PERCENT: Final = 10
-# Why the first Cfg of a cluster was written that may give itself up: one founded it alone, in ``auto`` mode.
+# The reason in the first Cfg of a cluster that may give itself up: one member founded it alone, in ``auto``
+# mode.
 AUTO_GENESIS: Final = "genesis: auto"
 
 
 class Replication(Promises):
-    """Everything that touches the log goes through here."""
+    """Every change of the log is made here."""
 
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond
     log_commands = 0  # commands of callers in the log, committed or not
     is_auto = False  # the log begins with the genesis of an ``auto`` cluster
     told_levels: Levels | None = None
-    parting_due = False  # levels changed: there may be peers that do not know them
+    parting_due = False  # levels changed: a bonded peer may not know them
     dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
 
     # ---- writing ------------------------------------------------------------
@@ -57,16 +59,16 @@ class Replication(Promises):
         return ENTRY_LEVELS[kind]
 
     def _level(self) -> int:
-        """Return the feature level up to which we may write and send now."""
+        """Return the highest feature level that we may write and send now."""
         return LOWEST if self.replica.levels is None else self.replica.levels.level
 
     def _log_time(self, last_ms: int) -> int:
         """The time of the next entry, in hundredths of a millisecond (3.8).
 
-        The host owns the wall clock. Were it just copied, one jump would end every session and forget every
-        idempotency key of the group at once, so that a retry executes a second time. So the log's time goes
-        by the monotonic clock, and is only slewed towards the wall's: a TTL lasts as long as it says, give
-        or take ``SLEW_PERCENT``.
+        The host owns the wall clock. If the log's time copied it, one jump would end every session and forget
+        every idempotency key of the group at once, and a retry would execute a second time. So the log's time
+        follows the monotonic clock, and is only slewed towards the wall's: a TTL lasts its nominal time, plus
+        or minus ``SLEW_PERCENT``.
         """
         before = last_ms * 100 + self.log_time_rest
         elapsed = self.now - self.appended_ms
@@ -110,10 +112,10 @@ class Replication(Promises):
         self._refresh_active()
 
     def _check_number(self, entry: Entry) -> None:
-        """Stop before what follows: it may be what our software does not understand.
+        """Halt at a level or version that our software does not know: it may not understand what follows.
 
-        Who bonds with us asks first whether we know the group's levels, so nobody should ever come here; but
-        a host can start an older image on a log that it kept.
+        A peer that bonds with us checks first whether we know the group's levels, so this should never
+        happen. But a host can start an older image on a log that it kept.
         """
         try:
             number = decode_number_untrusted(entry.payload)
@@ -200,13 +202,13 @@ class Replication(Promises):
 
     @property
     def verified(self) -> int:
-        """The last index proven equal to this term's leader's log; 0 if none is."""
+        """The last index proven equal to this term's leader's log; 0 if no index is proven equal."""
         if self.role is LEADER:
             return self.log.last().index
         return self.verified_index if self.verified_term == self.term else 0
 
     def _serve_limit(self) -> int:
-        """R-serve: entries above this are nobody's business: they may be a dead leader's."""
+        """R-serve: entries above this index are never served, because they may be a dead leader's."""
         return max(self.verified, self.commit)
 
     # ---- committing and applying --------------------------------------------
@@ -244,32 +246,33 @@ class Replication(Promises):
             if self.replica.levels is not self.told_levels:
                 self._announce_levels(Cursor(entry.term, entry.index))
             if entry.kind is EntryKind.DISSOLVE:
-                # Nothing after it is ever applied: the cluster ended here, on every node alike.
+                # No entry after it is ever applied: the cluster ended here, on every node alike.
                 self._dissolve(Cursor(entry.term, entry.index))
                 return False
         return True
 
     # ---- how current the applied state is (3.7) -----------------------------
     def _cover(self) -> None:
-        """Note that what we waited for to be applied is."""
+        """Note the time that the applied state covers, once the awaited entry is applied."""
         applied = self.replica.applied
         if self.awaited_index > applied.index:
             return
         same = self.awaited_index == applied.index
         term = applied.term if same else self.log.position(self.awaited_index).term
-        # A new leader may not know yet what its predecessors committed: then its word is worth nothing.
+        # A new leader may not know yet what its predecessors committed: until it does, its commit index
+        # proves nothing.
         if term == self.awaited_term and (self.covered_ms is None or self.covered_ms < self.awaited_ms):
             self.covered_ms = self.awaited_ms
         self.awaited_index = NOTHING_AWAITED
 
     def _await_commit(self, index: int, term: int, ms: int) -> None:
-        """At ``ms`` the leader of ``term`` had committed ``index`` and no more: one such mark at a time."""
+        """Note that at ``ms`` the leader of ``term`` had committed up to ``index``, one mark at a time."""
         self._cover()
         if self.awaited_index == NOTHING_AWAITED:
             self.awaited_index, self.awaited_term, self.awaited_ms = index, term, ms
 
     def _forget_coverage(self) -> None:
-        """Our cluster ended, and what is applied with it."""
+        """Forget what the applied state covers: our cluster ended."""
         self.covered_ms, self.awaited_index = None, NOTHING_AWAITED
 
     def _announce_levels(self, at: Cursor) -> None:

@@ -17,8 +17,9 @@ from node.raft.keys import KeyTable
 from node.raft.types import AlreadyExecuted, CommandBatch, Key, KeyUse, NotExecuted, Ok, Settings
 
 # Before caller and commands: the digest of a keyed batch is
-# ``digest("bondstone/idempotent-commands/v2", system, credential, [command...])``. A key is one caller's, and
-# for the machine or for the system state: nobody gets the answer to what another asked.
+# ``digest("bondstone/idempotent-commands/v2", system, credential, [command...])``. A key belongs to one
+# caller, and either to the machine or to the system state. So no caller receives the answer to another
+# caller's commands.
 _KEYED: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(False)
 _KEYED_SYSTEM: Final = b"\x84" + encode("bondstone/idempotent-commands/v2") + encode(True)
 
@@ -34,8 +35,8 @@ class Session:
         active_ms: time of the last entry of this session.
         opened_ms: time of the entry that opened it.
         low: the origin has its answer to every sequence number below.
-        outcomes: of the others that were decided (executed, or refused for their key); at most a window of
-            them, and without results that are large.
+        outcomes: of the other numbers that were decided (executed, or refused for their key). At most a
+            window of them is kept, without large results.
     """
 
     owner: bytes
@@ -47,7 +48,7 @@ class Session:
     def acknowledge(self, below: int) -> None:
         """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
         outcomes = self.outcomes
-        # Numbers that were never executed cost a look each, unless there are more of them than outcomes.
+        # Each number that was never executed costs a lookup, unless there are more numbers than outcomes.
         numbers = range(self.low, below) if below - self.low <= len(outcomes) else tuple(outcomes)
         for seq in numbers:
             if seq < below:
@@ -56,7 +57,7 @@ class Session:
 
 
 class SessionTable:
-    """Who has been answered what."""
+    """The sessions and their outcomes, and the idempotency keys."""
 
     def __init__(self, settings: Settings) -> None:
         self._ttl_ms = settings.session_ttl_ms
@@ -73,7 +74,7 @@ class SessionTable:
         return len(self._sessions)
 
     def expire(self, time_ms: int) -> None:
-        """Forget what has been silent for longer than the TTL at the time of the entry being applied."""
+        """Forget sessions and keys idle for longer than the TTL at the time of the entry being applied."""
         if time_ms <= self._expiry_ms:
             return
         oldest_ms = time_ms
@@ -87,14 +88,15 @@ class SessionTable:
         used_ms = self._keys.oldest_ms()
         if used_ms is not None:
             oldest_ms = min(oldest_ms, used_ms)
-        # What comes or is touched later is younger than what is oldest now.
+        # A session that is added or used later is younger than the oldest one now.
         self._expiry_ms = oldest_ms + self._ttl_ms
 
     def change(self, change: SessionChange, time_ms: int) -> None:
-        """Apply a SESSION entry. A new session of an owner ends his earlier ones.
+        """Apply a SESSION entry. A new session of an owner ends the owner's earlier sessions.
 
-        Whoever opens one knows the log up to ``base_ms``. If his present one was opened after that, an
-        earlier process of his asked, long ago: what that one executed is forgotten, and must not be again.
+        The owner that opens a session knows the log up to ``base_ms``. If its present session was opened
+        after that, this request is an old one from an earlier process of the owner. What that process
+        executed is forgotten, and must not be executed again.
         """
         match change.operation:
             case "open":
@@ -148,7 +150,8 @@ class SessionTable:
             return NotExecuted("overloaded")
         known = None if batch.key is None else self._admit_key(batch, batch.key, time_ms)
         if known is not None:
-            # A copy of this entry may come when the key is forgotten, or there is room: it hears the same.
+            # A copy of this entry may come when the key is forgotten, or when there is room: it gets the same
+            # outcome.
             session.outcomes[batch.seq] = known
         return known
 
@@ -163,8 +166,8 @@ class SessionTable:
     def record(self, batch: CommandBatch, outcome: Ok, time_ms: int, *, size: int) -> None:
         """Remember the outcome of a batch that was admitted and executed, with ``size`` bytes of results.
 
-        Its origin hears of it when it is applied there, so large results are not kept for its number. Whoever
-        comes again with its key may be told the results only if they are kept.
+        Its origin gets the results when it applies the entry itself, so large results are not kept for the
+        sequence number. A caller that comes again with the key gets the results only if they are kept.
         """
         brief = outcome if size <= WHOLE_BYTES_MAX else AlreadyExecuted(outcome.at, b"", size)
         self._sessions[batch.session].outcomes[batch.seq] = brief

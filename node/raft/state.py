@@ -1,11 +1,11 @@
-"""What a member knows (3.2), and the few moves that every rule uses. No I/O, clock or chance.
+"""What a member knows (3.2), and the few moves that every rule uses. No I/O, clock or randomness.
 
-The core is one object, told in chapters: each module adds one class to a single line of inheritance
+The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
     State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Origin
           > Election > Signing > Founding > Rivals > Inbox > Member
 
-so a chapter uses what stands before it, and a test build switches a rule off by overriding one method.
+so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
 """
 
 from abc import ABC, abstractmethod
@@ -45,10 +45,10 @@ from node.raft.types import (
     Settings,
 )
 
-UNECHOED_MAX: Final = 4096  # broadcasts to time a lease by; what is older ends sooner
+UNECHOED_MAX: Final = 4096  # broadcasts that a lease is timed by; an older one would end the lease sooner
 NOTHING_AWAITED: Final = 1 << 62
-MARKS_MAX: Final = 1024  # of a leader, one in ``MARK_MS`` at most; those that a quorum has not answered yet
-CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before who catches up stands
+MARKS_MAX: Final = 1024  # marks of a leader that no quorum has answered yet; at most one per ``MARK_MS``
+CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before a member that catches up stands
 
 
 class HaltError(Exception):
@@ -99,7 +99,7 @@ class Transfer:
 
 
 class Mark(NamedTuple):
-    """A broadcast of a leader: whoever answers it, or a later one, had elected nobody else at ``ms``."""
+    """A leader's broadcast: a peer that answers it or a later one had elected no other at ``ms``."""
 
     seq: int
     commit: int
@@ -108,7 +108,7 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class Leadership:
-    """What only a leader knows; gone when it steps down.
+    """What only a leader knows; dropped when it steps down.
 
     Attributes:
         term: in which it leads.
@@ -123,14 +123,14 @@ class Leadership:
         sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first; only the latest.
         marks: when broadcasts were sent that no quorum is known to have echoed, oldest first.
         lag: peer -> (have index, since when it makes no progress).
-        streak: rounds, one a census, in which a learner ACKed since it last lagged or fell silent.
-        acked: who ACKed since the last census.
+        streak: rounds, one a census, in which a learner ACKed since it last lagged or failed to answer.
+        acked: the peers that ACKed since the last census.
         census_due: when to check the quorum and count rounds; steady writes put off heartbeats, not this.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.
         review_due: the membership may have to change.
         feature: a feature level that all members know, and since when; None if there is no higher one.
         levels_index: of the last FEATURE or MACHINE entry that it wrote.
-        version_change: who waits for the MACHINE entry at an index to be applied.
+        version_change: the request that waits for the MACHINE entry at an index to be applied.
         lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
     """
 
@@ -191,7 +191,7 @@ class State(ABC):
         self.credentials = credentials
         self.randrange = randrange
         self.make_system = system
-        # Whoever drives this may want to log what comes out of the machine; it changes nothing here.
+        # The driver may log exceptions of the machine; that changes nothing here.
         self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
         self.replica = self._make_replica(machine)
 
@@ -216,15 +216,15 @@ class State(ABC):
 
         self.peers: dict[Incarnation, Peer] = {}
         self.audience: tuple[Incarnation, ...] = ()
-        self.strangers = False  # bonded peers that may not know our cluster, or are of another
+        self.strangers = False  # some bonded peers may not know our cluster, or be in another
         self.active: tuple[Config, ...] = ()
         self.members: tuple[Incarnation, ...] = ()
         self.is_voter = False
 
-        self.heard_ms: int | None = None  # when the current leader was last heard
+        self.heard_ms: int | None = None  # when the current leader's last message arrived
         # At ``covered_ms`` a leader had committed no more than what is applied here; None: never known.
         self.covered_ms: int | None = None
-        # What to have applied to cover all that the leader of a term had committed at some time (3.7).
+        # The index to apply to cover all that the leader of a term had committed at some time (3.7).
         self.awaited_index, self.awaited_term, self.awaited_ms = NOTHING_AWAITED, 0, 0
         self.bound_ms = now_ms  # until when lease reads bind our vote
         self.in_step = False  # the last Append matched
@@ -250,7 +250,7 @@ class State(ABC):
 
     @abstractmethod
     def _abdicated(self, lead: Leadership) -> None:
-        """We led until now."""
+        """We stepped down."""
 
     @abstractmethod
     def _dissolve(self, cursor: Cursor) -> None:
@@ -296,7 +296,7 @@ class State(ABC):
 
     # ---- terms and roles ----------------------------------------------------
     def _set_vote(self, term: int, voted_for: Incarnation | None) -> None:
-        """I1: one vote per term; trust_disk makes it durable before anybody hears of it."""
+        """I1: one vote per term; trust_disk makes it durable before a peer learns of it."""
         assert term > self.term or (term == self.term and self.voted_for in (None, voted_for))
         self.term = term
         self.voted_for = voted_for
@@ -304,7 +304,7 @@ class State(ABC):
 
     def _become_follower(self, term: int, leader: Incarnation | None) -> None:
         if self.lead is not None:
-            # The log of a term's leader is what "verified in that term" means.
+            # "Verified in a term" means proven equal to the log of that term's leader.
             self.verified_term, self.verified_index = self.term, self.log.last().index
         if term > self.term:
             self._set_vote(term, None)
@@ -331,10 +331,10 @@ class State(ABC):
         self.election_due = self.now + self.election_wait
 
     def _hears_leader(self) -> bool:
-        """Stickiness: whether to refuse other candidates for the leader's sake (3.4).
+        """Stickiness: return whether to refuse other candidates because we follow a leader (3.4).
 
-        A follower whose bond with the leader broke no longer counts as hearing it, so a killed leader is
-        replaced at once. Not so with lease reads.
+        A follower whose bond with the leader broke no longer counts as following it, so a killed leader is
+        replaced at once. With lease reads it still counts.
         """
         if self.role is LEADER or self._is_bound():
             return True
@@ -343,13 +343,13 @@ class State(ABC):
         return self.now - self.heard_ms < self.settings.election_timeout_ms
 
     def _bind(self) -> None:
-        """Promise to elect nobody, ourselves included, for an election timeout from now."""
+        """Promise to elect no leader, not even ourselves, for an election timeout from now."""
         self.bound_ms = self.now + self.settings.election_timeout_ms
 
     def _is_bound(self) -> bool:
         """Return whether a leader may be reading under a lease that our answer to its Append gave it (3.7).
 
-        Neither a broken bond nor a later term takes that promise back, nor a restart of the same incarnation.
+        A broken bond, a later term, or a restart of the same incarnation does not take that promise back.
         """
         return self.settings.lease_reads and self.now < self.bound_ms
 
@@ -363,7 +363,7 @@ class State(ABC):
             self.out.sends.append(Send((to,), message))
 
     def _broadcast(self, message: Message, *, lazy: bool = False) -> None:
-        """To every bonded peer that is not known to be of another cluster."""
+        """Send to every bonded peer that is not known to be in another cluster."""
         if self.audience:
             self.out.sends.append(Send(self.audience, message, lazy))
 
