@@ -1,11 +1,11 @@
-"""The one way to run work in the background: nothing that runs beside everything else ends without a word.
+"""The one way to run work in the background: background work never ends unnoticed.
 
-``keep`` is for what must run for as long as its owner lives: when it raises, or returns, that is logged and
-counted, and it is started again after a pause that doubles. ``once`` is for what is done when it returns: a
-failure is logged and counted. What a process cannot go on without is *fatal*: its failure is raised from
-``until``, in which whoever started the process waits.
+``keep`` is for work that must run for as long as its owner lives: when it raises, or returns, that is logged
+and counted, and it is started again after a pause that doubles. ``once`` is for work that is finished when it
+returns: a failure is logged and counted. Work that the process needs to go on is *fatal*: its failure is
+raised from ``until``, in which the starter of the process waits.
 
-Names are fixed words of the program, never anything from outside: they label metrics.
+Names are constants of the program, never anything from outside: they label metrics.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import Any, Final
 
 PAUSE_S_FIRST: Final = 0.1
 PAUSE_S_MAX: Final = 60.0
-# Work that ran for so long before it failed has recovered: the next pause is a short one again.
+# Work that ran for at least this many seconds before it failed has recovered: the next pause is short again.
 HEALTHY_S: Final = 120.0
 
 _log = logging.getLogger(__name__)
 
 
 class WorkEndedError(Exception):
-    """Work that must run for ever has returned."""
+    """Work that must run until it is cancelled has returned."""
 
 
 class FatalWorkError(Exception):
@@ -35,7 +35,7 @@ class WorkReport:
     """How work of one name is doing.
 
     Attributes:
-        running: how many of that name run now; one that pauses before its next start does not.
+        running: how many of that name run now. Work that pauses before its next start is not counted.
         failures: how often work of that name has failed so far.
     """
 
@@ -54,7 +54,7 @@ class Background:
     """Runs background work until it is closed. Used on the event loop alone.
 
     Args:
-        sleep: waits that many seconds.
+        sleep: waits for the given number of seconds.
     """
 
     def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
@@ -70,8 +70,8 @@ class Background:
         """Run ``work`` until the returned task is cancelled, again and again if it ends.
 
         Args:
-            name: a fixed word.
-            work: makes what is awaited, anew for each start.
+            name: a constant.
+            work: returns a new awaitable for each start.
             fatal: do not start it again: end the process.
         """
         return self._start(name, self._kept(name, work, fatal=fatal))
@@ -90,7 +90,7 @@ class Background:
         ]
 
     async def until(self, stop: asyncio.Event) -> None:
-        """Wait until somebody sets ``stop``, for whoever started the process.
+        """Wait until ``stop`` is set. The starter of the process calls it.
 
         Raises:
             FatalWorkError: work that the process cannot go on without has failed, now or earlier.
@@ -125,7 +125,7 @@ class Background:
         def ended(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
             if unstarted is not None:
-                unstarted.close()  # cancelled before its first step, it would be one that nobody awaited
+                unstarted.close()  # cancelled before its first step: without this, Python warns of it
 
         task.add_done_callback(ended)
         return task
@@ -166,8 +166,8 @@ class Background:
             if this is None or this.cancelling():
                 raise
             meter.failures += 1
-            return exc  # somebody else's cancellation, that the work waited for: the work has failed
-        except Exception as exc:  # noqa: BLE001 - whatever it was, it is reported
+            return exc  # the work awaited another task that was cancelled: the work has failed
+        except Exception as exc:  # noqa: BLE001 - any error is reported
             meter.failures += 1
             return exc
         finally:

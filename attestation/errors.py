@@ -1,7 +1,7 @@
 """The error tree of the verifier. Four questions never share a class.
 
     AttestationError(reason)
-    ├─ MalformedError                is it bytes that we understand?
+    ├─ MalformedError                do we understand the bytes?
     ├─ VerificationError             is it genuine?
     │  ├─ SignatureError
     │  ├─ CertificatePathError
@@ -28,7 +28,7 @@ class AttestationError(Exception):
         values: what was expected and what was found, JSON-able.
 
     Attributes:
-        undecided: it is neither a yes nor a no: something to judge by was missing.
+        undecided: the evidence is neither accepted nor refused: something to judge by was missing.
     """
 
     undecided: bool = False
@@ -80,7 +80,7 @@ class AppraisalError(AttestationError):
 
 
 class UndecidedError(AttestationError):
-    """The verifier could not decide: it was not given what it needs for that."""
+    """The verifier could not decide: an input that it needs was missing."""
 
     undecided = True
 

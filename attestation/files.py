@@ -1,9 +1,9 @@
 """The one place that opens files.
 
-The host owns the disk, and people mistype names: what is named may be a FIFO that blocks whoever opens it, a
-device, a directory, a link to somewhere else, or endless. So whatever is opened is opened without waiting,
-must be a regular file, and is read up to a bound; what is written beside other files is a new file, never one
-that was there. Every failure is a ``FileError``: one sentence with the file's name.
+The host owns the disk, and people mistype names: a name may lead to a FIFO that blocks the process that opens
+it, a device, a directory, a link to another place, or an endless file. So every file is opened without
+waiting, must be a regular file, and is read up to a bound. A file that is written beside others is always
+a new file, never one that was there. Every failure is a ``FileError``: one sentence with the file's name.
 
 Kernel interfaces that look like files (``enclave.tsm``, ``enclave.rtmr``) have their own rules.
 """
@@ -26,7 +26,7 @@ _KINDS: Final = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-# Whoever is neither the owner nor in his group must not read a secret; nobody but the owner may change it.
+# Only the file's owner and its group may read a secret; only the owner may change it.
 _TOO_OPEN: Final = stat.S_IRWXO | stat.S_IWGRP
 
 _log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def read_bytes(path: Path, *, bytes_max: int, secret: bool = False) -> bytes:
 
     Args:
         path: a link is followed.
-        bytes_max: more than that is refused.
-        secret: a key or a token: that others may read or change it is logged as a warning.
+        bytes_max: a larger file is refused.
+        secret: a key or a token: a warning is logged if other users may read or change it.
 
     Raises:
         FileError: it is not there, no regular file, too large, or cannot be read.
@@ -97,12 +97,12 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def open_own(path: Path, flags: int, *, mode: int = 0o600) -> int:
-    """Return a descriptor of a file that is the program's own, such as a log or a lock; no link is followed.
+    """Return a descriptor of one of the program's own files, such as a log or a lock; no link is followed.
 
     Args:
         path: the file.
         flags: of ``os.open``: how to open it, and whether to make it.
-        mode: of a new one.
+        mode: the mode of a new file.
 
     Raises:
         FileError: it is a link or no regular file, or cannot be opened.
@@ -111,7 +111,7 @@ def open_own(path: Path, flags: int, *, mode: int = 0o600) -> int:
 
 
 def create(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a new file, readable by its owner alone unless ``mode`` says otherwise.
+    """Write a new file, readable by its owner alone unless ``mode`` allows more.
 
     Raises:
         FileError: there is something of that name, or it cannot be written.
@@ -128,12 +128,12 @@ def create(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 def replace(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
     """Put a new file in the place of ``path``, as a whole or not at all.
 
-    It is written beside it under a name that nothing has, so no link that was laid there is followed. A link
-    at ``path`` itself is replaced, not followed.
+    The data is written beside it, under a name that does not exist yet, so a link that an attacker put there
+    is not followed. A link at ``path`` itself is replaced, not followed.
 
     Args:
-        path: what to replace.
-        data: what it shall hold.
+        path: the file to replace.
+        data: its new content.
         mode: of the new file.
         durable: return only when it is on the disk.
 
@@ -157,7 +157,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write what somebody asked for to the place that they named: whatever it is, a FIFO or a device too.
+    """Write a user's output to the place that the user named, which may also be a FIFO or a device.
 
     Raises:
         FileError: it cannot be written.
@@ -170,7 +170,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o777) -> None:
-    """Make a directory, and those above it, unless it is there.
+    """Make a directory and its parents, unless it is there.
 
     Raises:
         FileError: it cannot be made.
@@ -203,7 +203,7 @@ def sync_directory(path: Path) -> None:
 
 
 def warn_of_mode(path: Path, mode: int) -> None:
-    """Log, once for each file and mode, that others may read or change a secret."""
+    """Log, once for each file and mode, that other users may read or change a secret."""
     permissions = stat.S_IMODE(mode)
     if permissions & _TOO_OPEN and (str(path), permissions) not in _warned:
         _warned.add((str(path), permissions))

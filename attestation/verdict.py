@@ -1,7 +1,7 @@
 """One verification from raw bytes to a JSON document and an exit code: what ``quote verify`` prints.
 
-A refusal is reported as completely as an acceptance: the same members, always. What is shown of a quote that
-did not verify is what its bytes *claim*; ``verified`` says which it is.
+A refusal is reported as completely as an acceptance: the document always has the same members. For a quote
+that did not verify, it shows what the quote's bytes *claim*; ``verified`` distinguishes the two.
 """
 
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ EXIT_UNDECIDED: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
-    """What a verification came to.
+    """The outcome of a verification.
 
     Attributes:
         value: the JSON document; docs/attestation.md has its schema.
@@ -79,15 +79,15 @@ def verify_report(
 
     Args:
         quote: raw quote.
-        collateral: ``QuoteCollateralV3`` JSON; None if there is none, which cannot be decided.
+        collateral: ``QuoteCollateralV3`` JSON; None if there is no collateral: the outcome is then undecided.
         root: the pinned root.
         policy: None stands for ``default_policy()``, and the result lists what that does not check.
         now: aware.
         report_data: the 64 bytes that the quote must carry.
-        event_log: the attester's event log. If the policy relies on none, every register that it extends must
-            still be explained by it: what was given is never passed over.
+        event_log: the attester's event log. Even if the policy does not rely on a log, the log must explain
+            every register that it extends: a log that was given is never ignored.
         pck_chain: PEM, for quotes without a chain of their own.
-        own_config_id: SHA-384 of the group document, for a policy that says ``mrconfigid = "own"``.
+        own_config_id: SHA-384 of the group document, for a policy with ``mrconfigid = "own"``.
         enforcement: since when sets are enforced, for the policy's grace period.
     """
     now = whole_seconds(now)
@@ -142,8 +142,8 @@ def _relying_on(event_log: EventLogEvidence, policy: AppraisalPolicy) -> Apprais
     """Return the policy, relying on a log that was given although the policy does not need one.
 
     Raises:
-        MalformedError: it is no event log.
-        AppraisalError: ``event-log-empty``: it extends no register, so the quote says nothing of it.
+        MalformedError: the bytes are not an event log.
+        AppraisalError: ``event-log-empty``: it extends no register, so the quote cannot confirm it.
     """
     if policy.event_log.registers:
         return policy
@@ -217,10 +217,10 @@ def _authentic_value(
     pck_chain: bytes | None,
     policy: AppraisalPolicy,
 ) -> dict[str, Any]:
-    """Return what can still be said of a refused quote if all of its signatures hold.
+    """Return what can still be reported about a refused quote if all of its signatures hold.
 
-    A TCB status can be given for evidence that is refused for being out of its window, or Revoked; for
-    evidence with a broken signature there is none. Nothing here can turn a refusal into anything else.
+    Evidence that is refused because it is out of its window, or Revoked, still has a TCB status; evidence
+    with a broken signature does not. Nothing here can turn a refusal into anything else.
     """
     if collateral is None or not isinstance(refusal, VerificationError):
         return {}

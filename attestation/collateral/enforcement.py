@@ -1,12 +1,12 @@
-"""Since when a set of collateral has been enforced: what a grace period counts from.
+"""Since when a set of collateral has been enforced: the start of a grace period.
 
 Intel promotes a TCB recovery to the standard set about a year after the dates of its levels, so a grace
-period from those dates would be over before it begins. It counts from *first sight*: when whoever judges
-first had a set that contains the newer level. A note of that on a disk could be deleted by the host, and
-grace would begin again; so the members of a group take it from their log (``node.system.tcb``).
+period from those dates would be over before it begins. It counts from *first sight*: the time when the
+verifier first had a set that contains the newer level. The host could delete a record of that time from the
+disk, and grace would begin again; so the members of a group take it from their log (``node.system.tcb``).
 
-A later set does not begin the grace of an earlier one again: what counts is the first sight of any set whose
-newest level is as new as the one that superseded the platform's.
+A later set does not begin the grace of an earlier one again: it counts from the first sight of any set whose
+newest level is at least as new as the one that superseded the platform's.
 """
 
 import threading
@@ -21,7 +21,7 @@ SIGHTS_MAX: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollateralSet:
-    """Which of Intel's sets of one platform model: what is remembered of it.
+    """What is remembered of one of Intel's sets of a platform model.
 
     Attributes:
         fmspc: 6 bytes.
@@ -43,15 +43,15 @@ class Sight:
 
 
 class Enforcement(Protocol):
-    """Who knows since when sets have been enforced."""
+    """A record of since when sets have been enforced."""
 
     def since(self, fmspc: bytes, superseded_at: datetime) -> datetime | None:
-        """Return since when a set is enforced that has levels of this date; None: unknown, so no grace."""
+        """Return since when a set with levels of this date is enforced; None: unknown, so no grace."""
         ...
 
 
 class UnknownEnforcement:
-    """Nothing is known, so nobody is in grace."""
+    """Nothing is known, so no platform is in grace."""
 
     def since(self, fmspc: bytes, superseded_at: datetime) -> datetime | None:  # noqa: ARG002
         return None
@@ -59,7 +59,7 @@ class UnknownEnforcement:
 
 @dataclass(frozen=True, slots=True)
 class EnforcedSince:
-    """Every set counts as enforced since this date: for whoever judges once, and was given the date."""
+    """Every set counts as enforced since this date: for a verifier that judges once and is given the date."""
 
     at: datetime
 
@@ -68,7 +68,7 @@ class EnforcedSince:
 
 
 def first_sight(sights: Iterable[Sight], fmspc: bytes, superseded_at: datetime) -> datetime | None:
-    """Return when the first set was seen in which a level is as new as ``superseded_at``."""
+    """Return the first sight of any set with a level at least as new as ``superseded_at``."""
     times = [
         sight.at for sight in sights if sight.seen.fmspc == fmspc and sight.seen.newest_level >= superseded_at
     ]
@@ -76,14 +76,14 @@ def first_sight(sights: Iterable[Sight], fmspc: bytes, superseded_at: datetime) 
 
 
 class OwnSights:
-    """What this process itself has seen, since it started. Safe to use from threads."""
+    """The sets that this process itself has seen since it started. Safe to use from threads."""
 
     def __init__(self) -> None:
         self._sights: OrderedDict[tuple[bytes, int], Sight] = OrderedDict()
         self._lock = threading.Lock()
 
     def saw(self, seen: CollateralSet, at: datetime) -> None:
-        """Genuine evidence was judged by this set of our own. The first time counts."""
+        """Record that genuine evidence was judged by this set of our own. The first time counts."""
         with self._lock:
             self._sights.setdefault((seen.fmspc, seen.number), Sight(seen=seen, at=at))
             while len(self._sights) > SIGHTS_MAX:

@@ -1,8 +1,8 @@
 """Never going back: what a verifier remembers of collateral and of time.
 
-Signed collateral is valid for 30 days, so whoever delivers it can serve an old set that still calls a
-broken platform UpToDate; and the host owns the clock, so it can set it back to where an expired set was
-good. Against both this module keeps two floors, as pure values:
+Signed collateral is valid for 30 days, so a source can serve an old set that still calls a broken platform
+UpToDate. The host owns the clock, so it can set it back to a time when an expired set was good. Against both
+this module keeps two floors, as pure values:
 
     per (root, FMSPC,   the highest evaluation data numbers, and of each the newest issue dates, that our own
      update mode)       client has fetched in that mode
@@ -10,15 +10,16 @@ good. Against both this module keeps two floors, as pure values:
                         of the peers' platforms minus a tolerance: whichever is latest
 
 Several sets of one platform are valid at the same time (``update=standard`` and ``early``), and neither is
-the old one of the other. So which *number* counts is the choice of this verifier's update mode alone: floors
-are kept per mode, and only what our own client fetched raises them (``fetched``). What somebody else has
-stapled to evidence teaches, once that is *accepted*, only that its issue dates have come (``passed``):
-otherwise anyone could hand in Intel's newest ("early") set, and so have our own ("standard") one refused.
+an older version of the other. So this verifier's update mode alone decides which *number* counts: floors are
+kept per mode, and only sets that our own client fetched raise them (``fetched``). A set that a peer stapled
+to evidence has one effect, once that evidence is *accepted*: its issue dates are known to have passed
+(``passed``). Otherwise any peer could send Intel's newest ("early") set, and so have our own ("standard")
+set refused.
 
-What it does not do: it cannot tell a replayed state from the right one after a restart, since the host
-owns the disk; and it does not hold time fast once it was seen, since a clock that was ahead by mistake
-must be allowed to be put right. Both can only be exploited down to the issue dates inside the collateral
-itself and the image's build date, which the host cannot forge.
+This module has two limits. After a restart it cannot distinguish a replayed state from the right one, since
+the host owns the disk. And it does not keep ``now`` at the latest time seen, since the host must be able to
+correct a clock that was ahead by mistake. Both can only be exploited down to the issue dates inside the
+collateral itself and the image's build date, which the host cannot forge.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,8 @@ class Observation:
         qe_identity_issued: issueDate, aware UTC.
         root_crl_issued: thisUpdate, aware UTC.
         pck_crl_issued: thisUpdate, aware UTC.
-        pck_crl_authority: key id of the CA whose CRL it is: there are two, each with dates of its own.
-        update: the mode in which our own client asks, such as ``standard``.
+        pck_crl_authority: key id of the CA that issued the CRL: there are two, each with dates of its own.
+        update: the mode of our own client's requests, such as ``standard``.
     """
 
     root: bytes
@@ -76,12 +77,12 @@ class Observation:
 
     @classmethod
     def of(cls, verified: VerifiedEndorsements, update: str) -> Self:
-        """Return what this set is to be remembered by, as one that was asked for in this mode."""
+        """Return what to remember of this set, which was requested in this mode."""
         return cls.of_authentic(verified.authentic, update)
 
     @classmethod
     def of_authentic(cls, authentic: AuthenticEndorsements, update: str) -> Self:
-        """Return the same of a set whose windows are not looked at."""
+        """Return the same for a set whose windows are not checked."""
         return cls(
             root=authentic.root.spki_digest,
             fmspc=authentic.tcb_info.fmspc,
@@ -103,18 +104,18 @@ class Observation:
 
     @property
     def key(self) -> FloorKey:
-        """What the floor is kept by."""
+        """The key under which the floor is kept."""
         return self.root, self.fmspc, self.pck_crl_authority, self.update
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """The evaluation data numbers of TCB info and QE identity: which set of Intel's it is."""
+        """The evaluation data numbers of TCB info and QE identity: they identify one of Intel's sets."""
         return self.tcb_info_number, self.qe_identity_number
 
     def supersedes(self, other: "Observation") -> bool:
-        """Return whether it is the same set of Intel's, newer in one part and older in none.
+        """Return whether it has the same numbers, with at least one newer part and no older one.
 
-        The parts are signed one by one, so a set can be put together of a new TCB info and an old CRL.
+        The parts are signed one by one, so a set can combine a new TCB info with an old CRL.
         """
         ours = [getattr(self, name) for name in _DATES]
         theirs = [getattr(other, name) for name in _DATES]
@@ -139,7 +140,7 @@ class FreshnessState:
     newest_issue: datetime | None = None
 
     def require_not_older(self, seen: Observation) -> None:
-        """Return only if no number and no date of this set is behind what was fetched before in its mode.
+        """Return only if no number and no date of this set is below the floor of its mode.
 
         Issue dates of TCB infos and QE identities are compared within one number: each has its own series.
 
@@ -169,7 +170,7 @@ class FreshnessState:
                 )
 
     def fetched(self, seen: Observation) -> "FreshnessState":
-        """Return the state with this set of our own client remembered.
+        """Return the state that also remembers this set, which our own client fetched.
 
         Raises:
             StaleEndorsementsError: ``endorsements-rolled-back``; the state stays as it was.
@@ -187,7 +188,7 @@ class FreshnessState:
         return replace(self.passed(seen.newest_issue), floors=MappingProxyType(kept))
 
     def passed(self, at: datetime) -> "FreshnessState":
-        """Return the state with this time remembered as one that has come: an issue date is never ahead."""
+        """Return the state that remembers that this time has passed: an issue date is never in the future."""
         if self.newest_issue is not None and self.newest_issue >= at:
             return self
         return replace(self, newest_issue=at)
@@ -203,7 +204,7 @@ class FreshnessState:
 
     @classmethod
     def from_bytes_untrusted(cls, data: bytes) -> Self:
-        """Read what ``to_bytes`` made.
+        """Return the state from the bytes that ``to_bytes`` made.
 
         Raises:
             MalformedError: ``freshness-state-invalid`` or a ``cbor-*`` reason.
@@ -286,7 +287,7 @@ def _observation_untrusted(value: Any) -> Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockFloor:
-    """The earliest that ``now`` may be, and what says so.
+    """The earliest that ``now`` may be, and where this bound comes from.
 
     Attributes:
         at: aware UTC.
@@ -316,7 +317,7 @@ def clock_floor(
     if newest_issue is not None:
         floors.append(ClockFloor(at=newest_issue, source="newest-issue-date"))
     if peer_clocks:
-        # More than half of the peers say that it is at least this late: with the clocks descending,
+        # More than half of the peers report at least this time: with the clocks in descending order, it is
         # the one at n // 2. One lying host among three peers cannot move it past an honest clock.
         majority = sorted(peer_clocks, reverse=True)[len(peer_clocks) // 2]
         floors.append(ClockFloor(at=majority - tolerance, source="peers"))
@@ -326,9 +327,9 @@ def clock_floor(
 def effective_now(host_clock: datetime, floor: ClockFloor) -> datetime:
     """Return the ``now`` for every check: the host's clock, but never before the floor.
 
-    A clock set back to revive expired collateral or tickets is thereby set forward again; a clock that is
-    set forward only shortens trust. One at the end of time is taken for a little less, so that no sum with it
-    fails instead of refusing.
+    If the host sets its clock back to revive expired collateral or tickets, ``now`` is still at least the
+    floor. A clock that is set forward only shortens trust. A clock at the last representable time is read
+    as a little less, so that a sum with it does not overflow and the check refuses as usual.
     """
     assert host_clock.tzinfo is not None, "a time without a zone"
     return min(max(host_clock, floor.at), TIME_MAX)

@@ -1,11 +1,11 @@
-"""Event logs: what was extended into the RTMRs, replayed and held against a quote.
+"""Event logs: records of what was extended into the RTMRs, replayed and compared with a quote.
 
-A log is the host's word until its replay yields the quote's own registers. Even then only the *digests*
-are proven, and their order: not the event types, not the names, and of the event data only what the
-digest was computed over (``attestation.eventlog.digests``). So ``verify_event_log`` is the only way to a
-``VerifiedEventLog``, which hands out nothing else.
+A log is an unproven claim of the host until its replay yields the quote's own registers. Even then only the
+*digests* and their order are proven: not the event types, not the names, and of the event data only the bytes
+that the digest was computed over (``attestation.eventlog.digests``). So ``verify_event_log`` is the only way
+to a ``VerifiedEventLog``, which contains nothing else.
 
-Registers are RTMR0 to RTMR3 everywhere here. CCEL counts from 1 (0 is MRTD) and says so only in its parser.
+Registers are RTMR0 to RTMR3 everywhere here. CCEL counts from 1 (0 is MRTD); only its parser uses that count.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ TYPE_NAMES: Final = {
 
 
 class Origin(StrEnum):
-    """Who kept the record, and so how its digest was made."""
+    """The kind of log that the record is from; it decides how the digest was made."""
 
     CCEL = "ccel"  # firmware and boot loader, TCG2 crypto-agile
     RUNTIME = "runtime"  # this project's own log of RTMR3 (attestation.eventlog.runtime)
@@ -73,10 +73,10 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One record of a log. Nothing in it is proven but, after a verified replay, ``digest``.
+    """One record of a log. A verified replay proves its ``digest`` and nothing else in it.
 
     Attributes:
-        origin: who kept the record.
+        origin: the kind of log that the record is from.
         register: 0 to 3 for RTMR0 to RTMR3; None for MRTD, which no software extends.
         type: TCG event type; 0 for runtime events.
         name: label of a runtime event; empty for CCEL.
@@ -122,7 +122,7 @@ def replay(events: Collection[Event]) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 class RegisterState(StrEnum):
-    """How a log stands to one register of the quote."""
+    """How a log compares with one register of the quote."""
 
     REPLAYED = "replayed"  # the events yield the quote's value
     EMPTY = "empty"  # no events, and the quote's value is zero
@@ -132,11 +132,11 @@ class RegisterState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterComparison:
-    """One register: what the quote says, what the log yields.
+    """One register: its value in the quote, and its value from the log.
 
     Attributes:
         register: 0 to 3.
-        state: how they stand to each other.
+        state: how the two compare.
         quoted: 48 bytes from the quote.
         replayed: 48 bytes from the log.
         event_count: events that extended it, by the log.
@@ -157,7 +157,7 @@ class RegisterComparison:
 def compare(
     events: Collection[Event], rtmrs: tuple[bytes, bytes, bytes, bytes]
 ) -> tuple[RegisterComparison, ...]:
-    """Return how the log stands to each of the quote's RTMR0 to RTMR3. Decides nothing."""
+    """Return how the log compares with each of the quote's RTMR0 to RTMR3. Decides nothing."""
     counts = [0] * REGISTER_COUNT
     for event in events:
         if event.extends:

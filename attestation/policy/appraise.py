@@ -1,6 +1,6 @@
 """Genuine, but do we accept it? Applies an appraisal policy to a verified quote (steps 19 to 23).
 
-All rules are applied and every finding is reported, so that an operator sees the whole of what is wrong at
+All rules are applied and every finding is reported, so that an operator sees everything that is wrong at
 once; the first finding gives the refusal its reason.
 """
 
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class ReportData(Enum):
-    """The one way not to check REPORTDATA: to say so."""
+    """The one way not to check REPORTDATA: the caller passes this value explicitly."""
 
     UNCHECKED = "unchecked"
 
@@ -73,18 +73,19 @@ UNKNOWN_ENFORCEMENT: Final = UnknownEnforcement()
 TCB_FALLS: Final = frozenset(
     {"tcb-status-not-accepted", "tcb-advisory-not-accepted", "tcb-evaluation-data-number"}
 )
-"""What may be against a standing member: that Intel's documents have changed, while it has not."""
+"""The findings that a standing member may have: Intel's documents have changed, the member has not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallenBack:
-    """Genuine evidence that has nothing against it but what is in ``TCB_FALLS``.
+    """Genuine evidence whose only findings are in ``TCB_FALLS``.
 
-    It is no acceptance: without a member that may stand (``attestation.tickets.standing``) it is ``refusal``.
+    It is not an acceptance: unless the peer may stand (``attestation.tickets.standing``), the result is
+    ``refusal``.
 
     Attributes:
-        result: what is established, as of evidence that is accepted.
-        refusal: what a stranger is refused with.
+        result: what is established, as for accepted evidence.
+        refusal: the error with which a stranger is refused.
     """
 
     result: AttestationResult
@@ -101,7 +102,7 @@ def appraise(
     own_config_id: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult:
-    """Accept a verified quote, or report everything that the policy has against it.
+    """Accept a verified quote; otherwise report every rule of the policy that it violates.
 
     Args:
         verified: from ``verify_quote`` at this ``now``.
@@ -110,15 +111,15 @@ def appraise(
         report_data: the 64 bytes that the quote must carry, or ``REPORT_DATA_UNCHECKED``.
         event_log: the attester's log, if it sent one: bytes, or imported events. Ignored unless the policy
             relies on it.
-        own_config_id: SHA-384 of the group document that this process has loaded, 48 bytes; a policy that
-            says ``mrconfigid = "own"`` accepts nothing without it.
+        own_config_id: SHA-384 of the group document that this process has loaded, 48 bytes; a policy with
+            ``mrconfigid = "own"`` accepts nothing without it.
         enforcement: since when sets are enforced, for the policy's grace period; unknown: no grace.
 
     Raises:
         StaleEndorsementsError: ``now`` is outside the endorsements' windows.
         MalformedError: the event log that the policy relies on cannot be parsed.
         AppraisalError: with the first finding's reason; ``values["findings"]`` has them all.
-        UndecidedError: nothing speaks against it, and ``own_config_id`` is needed and not there.
+        UndecidedError: there are no findings, but ``own_config_id`` is needed and missing.
     """
     outcome = appraise_member(
         verified,
@@ -144,7 +145,7 @@ def appraise_member(
     own_config_id: bytes | None = None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> AttestationResult | FallenBack:
-    """Appraise as :func:`appraise` does, and tell evidence that only fell back by its TCB from the rest.
+    """Appraise as :func:`appraise` does, and distinguish evidence whose TCB alone has fallen back.
 
     Raises:
         StaleEndorsementsError, MalformedError, AppraisalError, UndecidedError: as ``appraise``.
@@ -166,7 +167,7 @@ def appraise_member(
     try:
         _require_own_config_known(policy.reference_values, own_config_id)
     except UndecidedError:
-        if findings:  # a refusal says more
+        if findings:  # a refusal carries more information
             raise _refusal(findings) from None
         raise
     result = AttestationResult(
@@ -202,7 +203,7 @@ def finding_value(finding: AttestationError) -> dict[str, Any]:
 
 
 def not_checked(policy: AppraisalPolicy, report_data: bytes | ReportData) -> tuple[str, ...]:
-    """Return what a result under this policy does not speak of, in the order of the steps."""
+    """Return what a result under this policy does not cover, in the order of the steps."""
     out = []
     if policy.tcb.minimum_evaluation_data_number == 0:
         out.append("tcb_evaluation_data_number")
@@ -222,7 +223,7 @@ def not_checked(policy: AppraisalPolicy, report_data: bytes | ReportData) -> tup
 
 
 def td_findings(body: TDReport, rules: TdRules) -> list[AppraisalError]:
-    """Return everything that the TD rules have against a TD report."""
+    """Return every finding of the TD rules about a TD report."""
     return list(_td_findings(body, rules))
 
 

@@ -1,6 +1,7 @@
-"""The appraisal policy as a frozen value. What it says is data; ``attestation.policy.appraise`` applies it.
+"""The appraisal policy as a frozen value. The policy is data; ``attestation.policy.appraise`` applies it.
 
-Every rule that is left out of a policy file means its strictest reading, or has to be waived by name.
+A rule that is absent from a policy file has its strictest meaning. Some rules must be present, or waived by
+name.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ REGISTERS: Final = (
 )
 """The measurements that a policy pins or waives by name."""
 
-# A9. What is neither here nor allowed by a policy is refused, reserved bits always.
+# A9. A bit that is neither here nor allowed by a policy is refused; a reserved bit is always refused.
 DEFAULT_ALLOWED_ATTRIBUTES: Final = frozenset(TD_ATTRIBUTE_BITS) - {
     "DEBUG",
     "HGS_PLUS_PROF",
@@ -54,12 +55,12 @@ class TcbRules:
     Attributes:
         accepted_statuses: never contains Revoked.
         accepted_advisories: ids that a platform may be affected by; None accepts any (``"any"`` in a file).
-        refused_advisories: ids that refuse, whatever else is accepted.
+        refused_advisories: ids that are refused even if ``accepted_advisories`` has them.
         grace_period: how long an outdated part is still accepted, from when a set with a better level was
-            first enforced (``attestation.collateral.enforcement``); zero: not.
+            first enforced (``attestation.collateral.enforcement``); zero: no grace.
         minimum_tee_tcb_svn: 16 bytes, compared one by one, for launch and current; zeros: no minimum.
-        max_collateral_age: of TCB info, QE identity and PCK CRL; None leaves it to their own windows.
-        standing_days: how long a member that was accepted, and falls back by its TCB alone, keeps its bonds.
+        max_collateral_age: of TCB info, QE identity and PCK CRL; None: only their own windows count.
+        standing_days: how long a member that was accepted keeps its bonds after its TCB alone fell back.
     """
 
     accepted_statuses: frozenset[TcbStatus]
@@ -74,7 +75,7 @@ class TcbRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdRules:
-    """Which TDs may be. Masks over TDATTRIBUTES and XFAM, as 64-bit integers.
+    """Which TDs are accepted. Masks over TDATTRIBUTES and XFAM, as 64-bit integers.
 
     Attributes:
         mr_service_td: accepted 48-byte values of MR_SERVICETD; zeros mean: no service TD is bound.
@@ -95,7 +96,7 @@ class ReferenceValues:
         baseline: all of it must match.
         variants: by name; if there are any, one of them must match completely.
         not_checked: registers that the policy waives by name, sorted as in ``REGISTERS``.
-        accept_any_td: the policy says in so many words that MRTD is not pinned.
+        accept_any_td: the policy states explicitly that MRTD is not pinned.
         own_mrconfigid: MRCONFIGID must be the digest of the group document that the appraiser itself has
             loaded (``mrconfigid = "own"``).
     """
@@ -144,10 +145,10 @@ class AppraisalPolicy:
     event_log: EventLogRules
 
     def canonical(self) -> dict[str, Any]:
-        """Return the policy as plain data: one form for all spellings, another for any other meaning.
+        """Return the policy as plain data: two policies have the same form exactly if they mean the same.
 
-        It follows from the fields alone, so no rule can be forgotten. What is absent has the meaning of
-        ``ABSENT`` and is not written: a later release can add rules, and older policies keep their bytes.
+        It is built from the fields, so no rule can be forgotten. A rule with the meaning in ``ABSENT`` is not
+        written: a later release can add rules, and older policies keep their bytes.
         """
         return _canonical_rules(self)
 
@@ -194,7 +195,7 @@ ABSENT: Final[Mapping[type, Mapping[str, Any]]] = MappingProxyType(
         AppraisalPolicy: {},
     }
 )
-"""What a rule means that a policy leaves out, for ever: a rule that is not here must always be written."""
+"""The meaning of a rule that a policy omits. It never changes. A rule that is not here is always written."""
 
 
 def _canonical_rules(rules: Any) -> dict[str, Any]:

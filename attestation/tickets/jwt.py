@@ -1,4 +1,4 @@
-"""Admission by JSON Web Tokens (RFC 7519, RFC 8725): somebody we trust vouches for the peer's key.
+"""Admission by JSON Web Tokens (RFC 7519, RFC 8725): a trusted issuer vouches for the peer's key.
 
 The subject is the peer's id, so a token that is copied is of no use without the key it names. The algorithm
 is a property of each key, never the token's choice, so there is no confusion of algorithms and no "none".
@@ -54,7 +54,7 @@ _SECONDS_MAX: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 class _Registry(jws.JWSRegistry):
     """The algorithms above, and no opinion about which are recommended: the keys decide.
 
-    The library warns of the name "EdDSA", because RFC 9864 would have it say which curve; here the key does.
+    The library warns of the name "EdDSA", because RFC 9864 wants a name with the curve; here the key has it.
     """
 
     def get_alg(self, name: str) -> Any:
@@ -82,12 +82,12 @@ class JwtKey:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that identify the key. Of a secret key, whose length makes it unguessable, too."""
+        """32 bytes that identify the key, also a secret key: its length makes it unguessable."""
         return digest("bondstone/jwt-key/v1", self.algorithm, self.kid, self.key.thumbprint())
 
     @property
     def public_der(self) -> bytes:
-        """DER of the SubjectPublicKeyInfo. Only of a key that signs."""
+        """DER of the SubjectPublicKeyInfo. Only for the public key of a signature algorithm."""
         key = self.key.raw_value
         assert isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey), "it has no public half"
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -97,7 +97,7 @@ def load_keys_untrusted(data: bytes) -> tuple[JwtKey, ...]:
     """Read a JWK Set (RFC 7517). Every key must name its algorithm in ``alg``.
 
     Raises:
-        MalformedError: ``jwt-keys-malformed``, saying which key is wrong and why.
+        MalformedError: ``jwt-keys-malformed``; the message has the wrong key and the cause.
     """
     value = parse_json_untrusted(data, code="jwt-keys", bytes_max=KEYS_BYTES_MAX)
     items = value.get("keys") if isinstance(value, dict) else None
@@ -129,7 +129,7 @@ def _key_untrusted(number: int, item: Any) -> JwtKey:
     except (JoseError, ValueError, TypeError, KeyError) as exc:
         raise _malformed_keys(f"key {number} cannot be read") from exc
     try:
-        # What the library will ask of the key when it verifies: one that fails then refuses every token.
+        # The library requires this of the key when it verifies: a key without it would refuse every token.
         key.check_key_op("verify")
         key.check_use("sig")
         key.check_alg(algorithm)
@@ -150,7 +150,7 @@ def _malformed_keys(text: str) -> MalformedError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtRules:
-    """What a token must say.
+    """What a token must contain.
 
     Attributes:
         issuer: ``iss``, exactly.
@@ -180,7 +180,7 @@ class JwtRules:
                 raise ValueError(f"{name} must be more than zero and at most {DURATION_MAX.days} days")
 
     def canonical(self) -> dict[str, Any]:
-        """Return every rule as plain data. It follows from the fields alone, so none can be forgotten."""
+        """Return every rule as plain data. It is built from the fields, so no rule can be forgotten."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: _seconds(value)
@@ -193,11 +193,11 @@ class JwtRules:
 
 
 class JwtValidator:
-    """Admits a peer for whose id one of our keys' owners has signed a token.
+    """Admits a peer if the owner of one of our keys has signed a token for its id.
 
     Args:
         keys: from :func:`load_keys_untrusted`; several, so that they can be rotated.
-        rules: what a token must say.
+        rules: what a token must contain.
     """
 
     def __init__(self, *, keys: Sequence[JwtKey], rules: JwtRules) -> None:
@@ -328,12 +328,12 @@ def _header_untrusted(token: bytes) -> dict[str, Any]:
     segments = token.split(b".")
     if len(segments) != 3:
         raise MalformedError("jwt-malformed", "the ticket is not a compact JWS")
-    # Read strictly, here: the library takes UTF-16, a byte order mark, and the last of two equal names.
+    # Parsed strictly here: the library accepts UTF-16, a byte order mark, and the last of two equal names.
     encoded = _base64url_untrusted(segments[0])
     header = parse_json_untrusted(encoded, code="jwt", bytes_max=TOKEN_BYTES_MAX)
     if not isinstance(header, dict) or not isinstance(header.get("alg"), str):
         raise MalformedError("jwt-malformed", "the token's header names no algorithm")
-    # RFC 8725 3.10 and RFC 7515 4.1.11: what must be understood, and is not, refuses the token.
+    # RFC 8725 3.10 and RFC 7515 4.1.11: a token with a critical header that we do not understand is refused.
     if header.keys() & {"crit", "b64"} or not isinstance(header.get("kid", ""), str):
         raise MalformedError("jwt-header", "the token's header has crit or b64, or a kid that is not text")
     for segment in segments[1:]:

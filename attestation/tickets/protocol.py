@@ -1,7 +1,7 @@
-"""Tickets: what a peer shows to be admitted, and the protocol of those who judge it.
+"""Tickets: the evidence that a peer shows to be admitted, and the protocol of the validators that judge it.
 
-A validator's ``signature`` folds in everything that can change its verdict; the group folds every
-validator's signature into its GroupId. So two groups with different trust can never bond.
+A validator's ``signature`` is a digest of everything that can change its verdict. The GroupId is a digest
+over every validator's signature. So two groups with different trust can never bond.
 """
 
 import re
@@ -15,7 +15,7 @@ from attestation.encoding.canonical import digest
 from attestation.errors import AttestationError
 
 CLOCK_AHEAD_MAX: Final = timedelta(minutes=5)
-"""How far the clock of whoever made a ticket may be ahead of ours. No ticket lives longer for it."""
+"""How far the clock of a ticket's maker may be ahead of ours. It does not extend the ticket's life."""
 
 CLUSTER_ID_BYTES: Final = 32
 GENERATION_MAX: Final = 2**32 - 1
@@ -27,7 +27,7 @@ class TicketRejectedError(AttestationError):
 
     @classmethod
     def of(cls, cause: AttestationError) -> Self:
-        """Return the refusal that keeps everything its cause says. Raise it ``from`` the cause."""
+        """Return the refusal with the reason and details of its cause. Raise it ``from`` the cause."""
         error = cls(cause.reason, cause.message, step=cause.step, values=cause.values)
         error.undecided = cause.undecided
         return error
@@ -49,7 +49,7 @@ class Cluster:
 
     Attributes:
         id: digest of the cluster's genesis entry, 32 bytes.
-        generation: 0 for what founders began; a recovery raises it.
+        generation: 0 for the cluster that the founders began; a recovery raises it.
     """
 
     id: bytes
@@ -65,10 +65,10 @@ class Cluster:
 
     @classmethod
     def from_text_untrusted(cls, text: str) -> Self:
-        """Read what ``str`` gives; without ``/GENERATION`` it is 0.
+        """Read the form that ``str`` gives; without ``/GENERATION`` the generation is 0.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text has another form.
         """
         found = _CLUSTER_TEXT.fullmatch(text)
         if found is None:
@@ -77,7 +77,7 @@ class Cluster:
 
 
 class AnyCluster(Enum):
-    """The one way not to compare a ticket's cluster: to ask for that by name."""
+    """The one way not to compare a ticket's cluster: the caller passes this value explicitly."""
 
     ANY = "any"
 
@@ -90,16 +90,16 @@ class ExpectedClaims:
     """What the verifier itself knows of the peer that presents a ticket.
 
     Attributes:
-        peer_id: id of the key that the peer proved to hold in TLS, 32 bytes.
+        peer_id: id of the key whose possession the peer proved in TLS, 32 bytes.
         network_id: our network, 32 bytes.
         group_id: the group whose bond is being formed, 32 bytes; None outside a group.
-        binding: digest of the TLS exporter of this very connection and our own nonce, 32 bytes. None
+        binding: digest of the TLS exporter of this connection and our own nonce, 32 bytes. None
             only when judging a published, unbound ticket (audit), never when admitting.
-        fresh: the nonce in ``binding`` was given out for this very answer, so the ticket was made just now.
-            Not so for a ticket that is judged again.
-        cluster: the cluster that the verifier is in: a ticket that names another one is refused as a rival's,
-            a ticket that names none yet is not. ``ANY_CLUSTER`` where the verifier holds nothing of a cluster
-            itself, and where it compares what the ticket names on its own.
+        fresh: the nonce in ``binding`` was given out for this answer alone, so the ticket was made just now.
+            False for a ticket that is judged again.
+        cluster: the cluster that the verifier is in. A ticket that names another one is refused as a rival's;
+            a ticket that names no cluster yet is not. ``ANY_CLUSTER`` if the verifier holds no entry of a
+            cluster itself, or if it compares the ticket's cluster by itself.
     """
 
     peer_id: bytes
@@ -111,18 +111,19 @@ class ExpectedClaims:
 
 
 def nothing_to_remember() -> None:
-    """Remember nothing: this evidence teaches its judge nothing that later verdicts depend on."""
+    """Remember nothing: this evidence contains nothing that later verdicts depend on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiration:
-    """A validator's yes, and until when it holds.
+    """A validator's acceptance, and until when it holds.
 
     Attributes:
         at: aware UTC time after which the ticket is worth nothing; None if it does not expire.
         appraisal: what was established, JSON-able, for the audit log and the API.
-        remember: has the validator keep what the evidence teaches it (collateral, the time). Whoever asks
-            all validators of a group calls it, after the last one has said yes; who only looks does not.
+        remember: makes the validator keep the collateral and the time from the evidence. A caller that admits
+            the peer calls it, after the last validator of the group has accepted. A caller that only reads
+            the verdict does not.
     """
 
     at: datetime | None
@@ -149,9 +150,9 @@ class TicketValidator(Protocol):
         ...
 
     def validate(self, ticket: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
-        """Return until when the ticket holds. No later verdict depends on its having been asked.
+        """Return until when the ticket holds. This call has no effect on later verdicts.
 
-        What the evidence teaches is kept by the answer's ``remember``, and by nothing else.
+        Only the answer's ``remember`` keeps something of the evidence.
 
         Raises:
             TicketRejectedError: with a stable reason.

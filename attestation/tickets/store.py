@@ -1,16 +1,16 @@
 """Which endorsements a ticket is judged by: our own, or better ones of the same number, and never older ones.
 
 There are up to three sets for a quote: our own source's, the one stapled to the ticket, and the newest one of
-the same number that any accepted ticket for the same platform came with. All are signed, so who delivered
-them does not matter for what they are; but several of Intel's sets are valid at a time (``standard``,
-``early``), and which *number* counts is this verifier's own choice. So:
+the same number that any accepted ticket for the same platform came with. All are signed, so it does not
+matter which party delivered them. But several of Intel's sets are valid at a time (``standard``, ``early``),
+and this verifier itself chooses which *number* counts. So:
 
     we have a good set    that one, or one of the same number that is newer in some part and older in none
     we have none          the stapled one, if it is not behind what our own client fetched before, or a
                           remembered one of the same number, as above
 
-Thereby a peer that staples an old set, or one of another number, decides nothing for anybody else, and a host
-that serves us an old set of the number does not decide either as long as one honest peer has a newer one.
+So a peer that staples an old set, or one of another number, has no effect on verdicts about other peers.
+A host that serves us an old set of the number has no effect as long as one honest peer has a newer one.
 """
 
 import threading
@@ -45,7 +45,7 @@ class EndorsementsSource(Protocol):
     """Where endorsements for a quote's platform come from: a file, a cache kept fresh, a mock authority."""
 
     def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements | None:
-        """Return what is at hand, from memory, or None. The quote is not verified: use it as a key only."""
+        """Return the set in memory, otherwise None. The quote is not verified: use it as a key only."""
         ...
 
 
@@ -64,8 +64,8 @@ class Choice:
     """The endorsements to judge by.
 
     Attributes:
-        origin: whose they are: ``stapled``, ``own`` or ``remembered``.
-        enforced: our own source has a good set of this number, so it is the one that we enforce.
+        origin: where they come from: ``stapled``, ``own`` or ``remembered``.
+        enforced: our own source has a good set of this number, so this number is the one that we enforce.
     """
 
     endorsements: VerifiedEndorsements
@@ -77,9 +77,9 @@ class Choice:
 class AcceptedEvidence:
     """Evidence that was accepted in full: genuine, acceptable to the policy, and made for ``peer``.
 
-    Made by ``tickets.tdx.TdxValidator`` only, when nothing is left to refuse it for. It is the one
-    thing that a verifier's memory takes: genuine evidence that was refused (another image, a debug TD, a
-    replayed quote that anybody can download) must move nothing.
+    Only ``tickets.tdx.TdxValidator`` makes it, after every check has passed. A verifier remembers nothing
+    else: genuine evidence that was refused (another image, a debug TD, a replayed quote from a public
+    download) must have no effect.
 
     Attributes:
         quoted_at: when the attester had the quote made, by its own clock.
@@ -106,7 +106,7 @@ class AcceptedEvidence:
 
     @property
     def platform_id(self) -> bytes:
-        """What Intel certifies as one physical platform, whichever TDs run on it and whatever they say."""
+        """The id that Intel certifies for one physical platform. It does not depend on its TDs' claims."""
         extension = self.result.verified.pck.extension
         return extension.ppid + (extension.platform_instance_id or b"")
 
@@ -124,16 +124,16 @@ def set_of(verified: VerifiedEndorsements) -> CollateralSet:
 
 
 class EndorsementsStore:
-    """Chooses endorsements, and remembers what it must not go back behind. Safe to use from threads.
+    """Chooses endorsements, and remembers the floors below which a set is refused. Safe to use from threads.
 
-    It keeps signatures that were checked, by the digest of what they are over; windows are checked each
-    time, and verdicts are never kept.
+    It keeps the result of signature checks, by the digest of the signed bytes. Windows are checked each time,
+    and verdicts are never kept.
 
     Args:
         root: the pinned root.
         source: our own endorsements; None if we have none and rely on stapled ones.
-        freshness: what was seen before, for instance by the incarnation before this one.
-        update: the mode in which the source asks, such as ``standard``.
+        freshness: the floors seen before, for instance by the incarnation before this one.
+        update: the mode of the source's requests, such as ``standard``.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class EndorsementsStore:
         """Return the endorsements to judge by: authentic, current and not rolled back.
 
         Raises:
-            EndorsementsUnavailableError: there are none at all.
-            AttestationError: there are, but none that is good; the first one's own reason.
+            EndorsementsUnavailableError: no set is there.
+            AttestationError: no set that is there is good; the reason is the first set's own.
         """
         refusals: list[AttestationError] = []
         own = self._own(quote, now, refusals)
@@ -191,7 +191,7 @@ class EndorsementsStore:
     def witness(self, accepted: AcceptedEvidence) -> None:
         """Remember the endorsements under which this evidence was accepted.
 
-        They serve to judge others by within their number; for good, only their dates stay.
+        They are used to judge other evidence within their number. Only their dates are kept permanently.
         """
         verified = accepted.result.verified.endorsements
         seen = self._observation(verified)
@@ -211,7 +211,7 @@ class EndorsementsStore:
             if fmspc is not None and fmspc != verified.tcb_info.fmspc:
                 return None  # a fixed set, of another platform
             with self._lock:
-                # Ours, whatever becomes of the quote: it is no evidence's word that raises this floor.
+                # Our own set raises this floor, whether or not the quote is accepted.
                 self._freshness = self._freshness.fetched(self._observation(verified))
         except AttestationError as exc:
             refusals.append(exc)

@@ -1,4 +1,4 @@
-"""The TDX ticket: a quote, what it is said for, and what helps to judge it.
+"""The TDX ticket: a quote, the claims that it confirms, and what helps to judge it.
 
     ticket      = {"quote": bytes, "claims": claims, ? "endorsements": map, ? "event_log": bytes}
     claims      = {"peer_id", "network_id", "group_id" or null, "cluster": [id, generation] or null,
@@ -7,7 +7,7 @@
     REPORTDATA  = SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v2", claims]
 
 Only the quote is signed, and REPORTDATA makes the claims part of it. Endorsements are signed by Intel and
-the event log must replay to the quote's registers, so neither needs the attester's word.
+the event log must replay to the quote's registers, so neither depends on trust in the attester.
 """
 
 import hashlib
@@ -74,22 +74,22 @@ EVENT_LOG_BYTES_MAX: Final = 256 * 1024
 ID_BYTES: Final = 32
 DOMAIN: Final = "bondstone/tdx-ticket/v2"
 
-# 9999-12-31T23:59:59Z, the last second that datetime and RFC 5280 can say.
+# 9999-12-31T23:59:59Z, the last second that datetime and RFC 5280 can express.
 _SECONDS_MAX: Final = 253_402_300_799
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdxClaims:
-    """What the attester says the quote is for. Times are aware UTC, in whole seconds.
+    """The attester's claims about the quote. Times are aware UTC, in whole seconds.
 
     Attributes:
         peer_id: the incarnation whose key this TD holds, 32 bytes.
         network_id: 32 bytes.
         group_id: 32 bytes; None for a node without a group.
-        cluster: of which the node holds a committed entry; None before that.
+        cluster: the cluster of which the node holds a committed entry; None before that.
         started_at: when the node started, by its own clock.
-        quoted_at: when the quote was asked for, by its own clock.
-        expires_at: after this the attester itself no longer stands by the ticket; None: no such time.
+        quoted_at: when the node requested the quote, by its own clock.
+        expires_at: after this the attester itself no longer vouches for the ticket; None: no such time.
         binding: 32 bytes that tie the ticket to one connection or nonce; None for a published ticket.
     """
 
@@ -112,7 +112,7 @@ class TdxClaims:
 
     @classmethod
     def from_value_untrusted(cls, value: Any) -> "TdxClaims":
-        """Read what :meth:`to_value` made.
+        """Read the claims from the CBOR map that :meth:`to_value` made.
 
         Raises:
             MalformedError: ``ticket-malformed``.
@@ -176,7 +176,7 @@ def parse_ticket_untrusted(data: bytes) -> TdxTicket:
     """Parse a ticket's bytes; nothing in it is verified.
 
     Raises:
-        MalformedError: ``ticket-too-large``, ``ticket-malformed``, or what the CBOR is not.
+        MalformedError: ``ticket-too-large``, ``ticket-malformed``, or a ``cbor-*`` reason.
     """
     if len(data) > TICKET_BYTES_MAX:
         raise MalformedError("ticket-too-large", f"a ticket of {len(data)} bytes, at most {TICKET_BYTES_MAX}")
@@ -237,7 +237,7 @@ def _id(value: dict[str, Any], name: str) -> bytes:
 
 def _time(value: dict[str, Any], name: str) -> datetime:
     item = value[name]
-    # bool is an int in Python, and is none in CBOR.
+    # bool is an int in Python, but not in CBOR.
     if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= _SECONDS_MAX:
         raise _malformed(f"claim {name} is not a time in Unix seconds")
     return datetime.fromtimestamp(item, UTC)
@@ -247,19 +247,19 @@ def _time(value: dict[str, Any], name: str) -> datetime:
 
 
 def ignore_set(_seen: CollateralSet) -> None:
-    """Do nothing: for whoever counts no grace period."""
+    """Do nothing: for a verifier that counts no grace period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foresight:
-    """How evidence would be judged by another set.
+    """The verdict that another set of collateral would give.
 
     Attributes:
         fmspc: the platform model, 6 bytes.
         number: the set's evaluation data number.
         reason: why it would be refused; None if it would be accepted.
         status: the TCB status by that set.
-        short: what is short of the next better level, for people.
+        short: the components that are below the next better level, for people.
     """
 
     fmspc: bytes
@@ -285,13 +285,13 @@ class TdxValidator:
         policy: what is acceptable.
         root: the pinned root; a mock root makes everything this validator says mock.
         endorsements_source: our own endorsements; None if stapled ones must do.
-        freshness: what was seen before, never to go back behind it.
-        update: the mode in which the source asks for endorsements: whose floors count.
-        members: who may stand when it falls back by its TCB alone.
+        freshness: the floors seen before; an older set is refused.
+        update: the mode in which the source requests endorsements; it decides whose floors count.
+        members: the members that may stand when the TCB alone has fallen back.
         enforcement: since when sets are enforced, for the policy's grace period.
         saw: called with each set of our own by which genuine evidence was judged, before it is appraised.
             From any thread.
-        witnesses: called with what was accepted in full, when it is remembered. From any thread.
+        witnesses: called with evidence that was accepted in full, when it is remembered. From any thread.
         own_config_id: SHA-384 of the group document that this process has loaded, for
             ``mrconfigid = "own"``; None if it has none.
     """
@@ -357,9 +357,9 @@ class TdxValidator:
             raise TicketRejectedError.of(exc) from exc
 
     def foresee(self, ticket: bytes, endorsements: Endorsements, now: datetime) -> Foresight:
-        """Return how this ticket's evidence would be judged by another set, such as the early one.
+        """Return the verdict that another set, such as the early one, would give on this ticket's evidence.
 
-        Nothing comes of it: the set is not remembered, and no grace or standing is counted.
+        It has no effect: the set is not remembered, and no grace or standing is counted.
 
         Raises:
             AttestationError: the set itself is not good, or not of this platform.
@@ -426,7 +426,7 @@ class TdxValidator:
         """Let a member stand. Nothing is remembered: it is not accepted.
 
         Raises:
-            AppraisalError: it is no member, or has stood for too long.
+            AppraisalError: the peer is not a member, or has stood for too long.
         """
         number = fallen.result.verified.tcb.tcb_evaluation_data_number
         until = self._members.standing_until(peer.peer_id, number)
@@ -502,7 +502,7 @@ def _require_no_rival(actual: Cluster | None, expected: Cluster | AnyCluster) ->
 
 
 def ticket_expiry(claims: TdxClaims, rules: TicketRules, now: datetime) -> datetime:
-    """Return the last second at which a ticket with these claims holds, as far as times go.
+    """Return the last second at which the times in these claims let the ticket hold.
 
     Raises:
         AppraisalError: ``ticket-from-the-future``, ``ticket-times-disordered``, ``ticket-not-before``,
@@ -527,7 +527,7 @@ def ticket_expiry(claims: TdxClaims, rules: TicketRules, now: datetime) -> datet
             f"the ticket was quoted before {timestamp(rules.not_before)}, which the policy refuses",
             values=values,
         )
-    # From our own clock, if the attester's is ahead: that must not add to the ticket's life.
+    # Counted from our own clock if the attester's is ahead, so that its clock does not extend the ticket.
     quoted_at = min(claims.quoted_at, now)
     if now > quoted_at + rules.max_age:
         raise AppraisalError(

@@ -1,19 +1,19 @@
-"""The collateral client: what a verifier asks for the endorsements of a platform.
+"""The collateral client: it supplies a verifier with the endorsements of a platform.
 
     endorsements(platform)
-      held, and not due          -> that
-      held, due                  -> fetch; if that fails and the window is still open, the held one
-      not held                   -> disk (verified again), then as above; else fetch
-    fetch, once per platform however many wait
+      held, and not due          -> the held set
+      held, due                  -> fetch; if that fails and the window is still open, the held set
+      not held                   -> disk (verified again), then as above; otherwise fetch
+    fetch, once per platform for any number of waiting callers
       every source in its order  -> four items, one set, verified as a whole; if not, refetched whole, once
-      never older than seen      -> (collateral.freshness) a set that goes back counts as a failure
-      verified                   -> kept in memory and on disk; whoever watches is told
+      never older than seen      -> (collateral.freshness) an older set counts as a failure
+      verified                   -> kept in memory and on disk; ``on_change`` receives it
 
-A verdict is never cached; the caller appraises evidence with what it gets, at its own ``now``.
+A verdict is never cached; the caller appraises evidence with the set it gets, at its own ``now``.
 
-Platforms have ranks, because quotes that nobody has verified name platforms too. Our own platform's set is
-never let go; those of platforms whose evidence was accepted come next; those of strangers are few, are
-fetched at most two at a time, without retries, and are not kept fresh.
+Each platform has a rank, because a quote that nobody has verified names a platform too. The set of our own
+platform is never dropped. The sets of platforms whose evidence was accepted come next. Only a few sets of
+strangers' platforms are held; they are fetched at most two at a time, without retries, and not kept fresh.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ from attestation.x509.trust import TrustRoot
 
 PLATFORMS_MAX: Final = 64
 STRANGERS_MAX: Final = 16
-# Quotes that nobody has verified yet decide what is asked for, so they must not decide how much at once.
+# A quote that nobody has verified yet causes a fetch, so the number of such fetches at a time is bounded.
 FETCHES_MAX: Final = 4
 STRANGER_FETCHES_MAX: Final = 2
 NEGATIVE_TTL: Final = timedelta(minutes=5)
@@ -71,16 +71,16 @@ _log = logging.getLogger(__name__)
 
 
 class Rank(IntEnum):
-    """Whose platform it is: who waits for whom, and who goes first when there is no room."""
+    """Whose platform it is. Lower ranks wait for higher ones and are dropped first when space is short."""
 
     STRANGER = 0  # named by a quote that nobody has verified
-    KNOWN = 1  # asked for by the program itself, or evidence from it was accepted
+    KNOWN = 1  # the program itself requested it, or evidence from it was accepted
     OWN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    """The last fetch of a platform failed; until then there is no point in another."""
+    """The last fetch of a platform failed; no other fetch is tried before this time."""
 
     error: AttestationError
     until: datetime
@@ -103,16 +103,16 @@ class CollateralClient:
 
     Args:
         sources: in order of preference; no other address is ever contacted.
-        root: what every set must verify under.
-        update: which of Intel's TCB infos to ask for.
+        root: the trust root that every set must verify under.
+        update: which of Intel's TCB infos to request.
         fetcher: the HTTP driver.
         disk: where sets survive a restart; None keeps them in memory only.
         clock: aware UTC now, already held to the clock floor.
         sleep: waits that many seconds.
         jitter: a float in [0, 1).
-        seen: what must not be gone back behind, from an earlier life.
-        on_change: called with each set that differs from the one held before, so that standing verdicts
-            are looked at again.
+        seen: the floors of an earlier run; a set below them is refused.
+        on_change: called with each set that differs from the one held before, so that its receiver
+            judges standing verdicts again.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class CollateralClient:
 
     @property
     def seen(self) -> FreshnessState:
-        """What was fetched so far, never to go back behind it."""
+        """What was fetched so far; an older set is refused."""
         return self._seen
 
     def held(self, platform: Platform) -> Collateral | None:
-        """Return what is in memory for this platform, current or not. From any thread; never blocks."""
+        """Return the set in memory for this platform, current or not. From any thread; never blocks."""
         return self._held.get(platform)
 
     def rank_of(self, platform: Platform) -> Rank:
@@ -173,13 +173,13 @@ class CollateralClient:
         """Return current, verified endorsements of this platform.
 
         Args:
-            platform: whose.
+            platform: the platform.
             least: its rank from now on, unless that is higher already.
 
         Raises:
             EndorsementsUnavailableError: no source has them now, and none are held; worth a retry.
-            MalformedError: what the sources give is not collateral.
-            VerificationError: what the sources give is not genuine, out of its window, or older than seen.
+            MalformedError: the sources' answer is not collateral.
+            VerificationError: the sources' set is not genuine, out of its window, or older than one seen.
         """
         if least is not Rank.STRANGER:
             self.raise_rank(platform, least)
@@ -204,16 +204,16 @@ class CollateralClient:
             return held
 
     async def refresh(self, platform: Platform) -> Collateral:
-        """Fetch this platform's set now, once however many ask at the same time.
+        """Fetch this platform's set now. Callers at the same time share one fetch.
 
         Raises:
-            AttestationError: as ``endorsements``; what is held stays held.
+            AttestationError: as ``endorsements``; the held set stays held.
         """
         while (flight := self._flights.get(platform)) is not None:
             try:
                 return await asyncio.shield(flight)
             except asyncio.CancelledError:
-                # Either we were cancelled, or the one who fetched was: then somebody else must.
+                # Either this caller was cancelled, or the fetching caller was: then another caller fetches.
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise
@@ -225,7 +225,7 @@ class CollateralClient:
         except AttestationError as exc:
             self._remember_failure(platform, exc)
             flight.set_exception(exc)
-            flight.exception()  # those who wait see it too; nobody waiting is no leak
+            flight.exception()  # marked as retrieved, so that asyncio does not warn if no caller waits
             raise
         except BaseException:
             flight.cancel()
@@ -237,7 +237,7 @@ class CollateralClient:
             del self._flights[platform]
 
     async def look_at(self, platform: Platform, update: TcbUpdate) -> Endorsements:
-        """Fetch and verify the set that another mode gives, without effect: neither kept nor remembered.
+        """Fetch and verify the set of another update mode. It is neither kept nor remembered.
 
         Raises:
             AttestationError: as ``endorsements``.
@@ -261,11 +261,11 @@ class CollateralClient:
         return self._own_problem
 
     async def evaluation_numbers(self) -> PublishedNumbers:
-        """Return which evaluation data numbers are published, from the first source that can say. Not kept.
+        """Return the published evaluation data numbers, from the first source that has them. Not kept.
 
         Raises:
             EndorsementsUnavailableError: no source has the list now.
-            MalformedError: what the source gives is not that list.
+            MalformedError: the source's answer is not that list.
             VerificationError: it is not genuine, or outside its window.
         """
         errors: list[tuple[Source, AttestationError]] = []
@@ -286,8 +286,8 @@ class CollateralClient:
         """Refresh every held set when it is due, for as long as the owner lets this run.
 
         Raises:
-            Exception: something unforeseen; all others that were due have been refreshed all the same, and
-                whoever runs this starts it again.
+            Exception: an unforeseen error. All other sets that were due have been refreshed, and the owner
+                starts this again.
         """
         while True:
             due = sorted(self._due(self._clock()), key=self.rank_of, reverse=True)
@@ -298,7 +298,7 @@ class CollateralClient:
             await self._sleep(self._idle_s())
 
     def _due(self, now: datetime) -> list[Platform]:
-        """Return the held platforms to ask for again; a stranger's is let go instead."""
+        """Return the held platforms to fetch again; a stranger's set is dropped instead."""
         due = [platform for platform in self._held if now >= self._due_at(platform)]
         for platform in due:
             if self.rank_of(platform) is Rank.STRANGER:
@@ -311,7 +311,7 @@ class CollateralClient:
         except AttestationError as exc:
             _log.warning("refreshing the collateral of %s: %s", platform.fmspc.hex(), exc)
         except Exception:
-            # Not at once again, whatever it was.
+            # After any error, the next attempt waits.
             self._fail(platform, _unforeseen(platform), RETRY_TTL)
             raise
 
@@ -321,14 +321,14 @@ class CollateralClient:
         return min(max(min(waits, default=IDLE_S_MAX), 1.0), IDLE_S_MAX)
 
     def _due_at(self, platform: Platform) -> datetime:
-        """Return when to ask for this platform again: long ago for one that is not held (any more)."""
+        """Return when to fetch this platform again; a time long past if it is not held (any more)."""
         failure, held = self._failures.get(platform), self._held.get(platform)
         due = _LONG_AGO if held is None else held.refresh_at
         return due if failure is None else max(due, failure.until)
 
     @asynccontextmanager
     async def _slot(self, platform: Platform) -> AsyncIterator[None]:
-        """Wait for leave to fetch; strangers leave room for everybody else."""
+        """Wait for permission to fetch; strangers leave room for all others."""
         async with AsyncExitStack() as stack:
             if self.rank_of(platform) is Rank.STRANGER:
                 await stack.enter_async_context(self._stranger_slots)
@@ -336,7 +336,7 @@ class CollateralClient:
             yield
 
     async def _held_or_loaded(self, platform: Platform, now: datetime) -> Collateral | None:
-        """Return what is held if its window is open at ``now``; what has expired is let go."""
+        """Return the held set if its window is open at ``now``; an expired set is dropped."""
         held = self._held.get(platform)
         if held is None:
             held = await self._load(platform, now)
@@ -349,7 +349,7 @@ class CollateralClient:
             _log.info("held collateral of %s: %s", platform.fmspc.hex(), exc)
             self._held.pop(platform, None)
             return None
-        if platform in self._held:  # else there was no room for a stranger's
+        if platform in self._held:  # otherwise there was no room for a stranger's set
             self._held.move_to_end(platform)
         return held
 
@@ -367,14 +367,14 @@ class CollateralClient:
             )
             self._seen = self._seen.fetched(self._observation(verified))
         except StaleEndorsementsError as exc:
-            # Genuine, and of no use now: that is no reason to delete it.
+            # The set is genuine but of no use now. It is not deleted: it may be of use later.
             _log.warning("cached collateral of %s is not used: %s", platform.fmspc.hex(), exc)
             return None
         except AttestationError as exc:
             _log.info("cached collateral of %s is not used: %s", platform.fmspc.hex(), exc)
             await asyncio.to_thread(self._disk.discard, key)
             return None
-        # The host may write any time into the record, but not so that it is never refreshed.
+        # The host can write any time into the record. The limit here makes sure that the set is refreshed.
         fetched_at = min(record.fetched_at, now)
         return Collateral(
             platform=platform,
@@ -404,7 +404,7 @@ class CollateralClient:
         except (MalformedError, VerificationError) as exc:
             if self.rank_of(platform) is Rank.STRANGER:
                 raise
-            # The items are issued hours apart, so a set caught in between may not fit together.
+            # Intel issues the items hours apart, so items fetched in between may not belong to one set.
             _log.info("collateral from %s: %s; fetching the whole set again", source.base_url, exc)
             return await self._fetch_set_once(source, platform)
 
@@ -427,7 +427,7 @@ class CollateralClient:
         )
 
     async def _adopt(self, collateral: Collateral) -> None:
-        """Keep a set that passed every check, then tell of it. The floor first: it must not be lost."""
+        """Keep a set that passed every check, then call ``on_change``. The floor first, so it is not lost."""
         self._seen = self._seen.fetched(self._observation(collateral.verified))
         before = self._held.get(collateral.platform)
         self._keep(collateral)
@@ -443,8 +443,8 @@ class CollateralClient:
         if before is None or before.verified.digest != collateral.verified.digest:
             try:
                 self._on_change(collateral)
-            except Exception:  # noqa: BLE001 - whatever it was, it is logged
-                # The set is good and kept; what somebody does with the news is no reason to fetch it again.
+            except Exception:  # noqa: BLE001 - any error is logged
+                # The set is good and kept; an error of the receiver is no reason to fetch it again.
                 fmspc = collateral.platform.fmspc.hex()
                 _log.exception("whoever watches the collateral of %s failed", fmspc)
 
@@ -452,13 +452,13 @@ class CollateralClient:
         return Observation.of(verified, str(self._update))
 
     def _keep(self, collateral: Collateral) -> None:
-        # A set that is refreshed keeps its place: only being asked for moves it from the door.
+        # A refreshed set keeps its place in the order of dropping: only a caller's request moves it.
         self._held[collateral.platform] = collateral
         while (victim := self._victim()) is not None:
             del self._held[victim]
 
     def _victim(self) -> Platform | None:
-        """Return which set to let go: of the lowest rank, the longest not asked for. None: there is room."""
+        """Return which set to drop: of the lowest rank, the longest not requested. None: there is room."""
         strangers = [each for each in self._held if self.rank_of(each) is Rank.STRANGER]
         if len(strangers) > STRANGERS_MAX:
             return strangers[0]
@@ -471,7 +471,7 @@ class CollateralClient:
             self._own_problem = error
         unknown = error.reason == "platform-unknown"
         if not unknown and platform not in self._held and self.rank_of(platform) is not Rank.STRANGER:
-            return  # whoever needs it may try again at once
+            return  # a caller that needs it may try again at once
         self._fail(platform, error, NEGATIVE_TTL if unknown else RETRY_TTL)
 
     def _fail(self, platform: Platform, error: AttestationError, ttl: timedelta) -> None:
@@ -493,7 +493,7 @@ def _of_all_sources(errors: Sequence[tuple[Source, AttestationError]]) -> Attest
     if len(errors) == 1:
         return last
     reasons = {source.base_url: error.reason for source, error in errors}
-    # One source that knows that there is nothing outweighs others that are silent.
+    # One source that reports that the set does not exist outweighs others that do not answer.
     known = next((error for _, error in errors if error.reason == "platform-unknown"), None)
     if known is not None:
         error = EndorsementsUnavailableError(known.reason, known.message, values=reasons)

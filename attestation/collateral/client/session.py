@@ -1,4 +1,4 @@
-"""Puts a collateral client together with a real clock, real chance and a real connection pool."""
+"""Puts a collateral client together with a real clock, real randomness and a real connection pool."""
 
 import asyncio
 import random
@@ -30,11 +30,11 @@ def system_clock() -> datetime:
 
 
 def ignore_change(_collateral: Collateral) -> None:
-    """Do nothing: for whoever holds no standing verdict that new collateral could change."""
+    """Do nothing: for a caller that holds no standing verdict that new collateral could change."""
 
 
 def tls_context(*, tls_ca: Path | None, tls_roots: Path | None) -> ssl.SSLContext:
-    """Return whom to trust: Mozilla's list or what is named instead of it, and ``tls_ca`` besides.
+    """Return the TLS authorities to trust: Mozilla's or those in ``tls_roots``, and those in ``tls_ca``.
 
     Raises:
         FileError: a file cannot be read, or holds no certificate.
@@ -59,7 +59,7 @@ def _trust(context: ssl.SSLContext, path: Path) -> None:
 
 
 def proxy_address(text: str) -> str:
-    """Return the address of an HTTP proxy. Raises ValueError if it is none."""
+    """Return the address of an HTTP proxy. Raises ValueError if the text is not such an address."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as exc:
@@ -87,13 +87,13 @@ async def open_collateral_client(
 
     Args:
         sources: in order of preference.
-        root: what every set must verify under.
-        update: which of Intel's TCB infos to ask for.
+        root: the trust root that every set must verify under.
+        update: which of Intel's TCB infos to request.
         cache_directory: where sets survive a restart; None keeps them in memory only.
         tls_ca: PEM of further certificate authorities for the sources' TLS, such as a PCCS' self-signed one.
-        seen: what must not be gone back behind.
-        proxy: ``http://HOST:PORT`` of a proxy for the sources that are asked by HTTPS; one on this machine
-            that is asked by HTTP is never asked through it.
+        seen: the floors; a set below them is refused.
+        proxy: ``http://HOST:PORT`` of a proxy for the sources that use HTTPS; requests to a source on this
+            machine that uses HTTP never go through it.
         tls_roots: PEM of the authorities to trust instead of the built-in ones (Mozilla's).
         clock: aware UTC now.
         on_change: called with each set that differs from the one before.
@@ -108,7 +108,7 @@ async def open_collateral_client(
         address = proxy_address(proxy)
         through = {"https://": httpx.AsyncHTTPTransport(proxy=address, verify=context, trust_env=False)}
     chance = random.SystemRandom()
-    # Whoever sets the process' environment decides neither whom we trust nor through whom we speak.
+    # Environment variables change neither the trusted authorities nor the proxy.
     async with httpx.AsyncClient(
         verify=context, mounts=through, headers={"User-Agent": "bondstone"}, trust_env=False
     ) as http:

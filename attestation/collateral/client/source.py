@@ -1,11 +1,12 @@
-"""The client's sets for those who judge tickets: what is held, at once; what is not, asked for meanwhile.
+"""Gives validators the client's sets: a held set is returned at once, any other one is fetched meanwhile.
 
-Tickets are judged in threads and must not wait for a network, so ``endorsements_for`` never does. A
-platform that nobody has asked for before is fetched by ``run``; its peer is told that collateral is missing,
-which is worth a retry, and is served the next time.
+Tickets are judged in threads and must not wait for a network, so ``endorsements_for`` never does. ``run``
+fetches the set of a platform that was not requested before. Until then the platform's peer is refused because
+collateral is missing, which is worth a retry, and its next attempt finds the set.
 
-Wishes come from quotes that nobody has verified, so those of strangers are bounded, and whoever has waited
-longest goes when there is no room. Our own platform, and those whose evidence was accepted, wait for nobody.
+A wish comes from a quote that nobody has verified, so the number of wishes for strangers' platforms is
+bounded, and the oldest is dropped when there is no room. Our own platform, and the platforms whose evidence
+was accepted, do not wait.
 """
 
 import asyncio
@@ -48,15 +49,15 @@ class ClientSource:
         self._wished = asyncio.Event()
 
     def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements | None:
-        """Return what is held for the quote's platform, or None and have it fetched. Never blocks.
+        """Return the held set of the quote's platform; otherwise None, and have it fetched. Never blocks.
 
-        Whether it is current at ``now`` is for the caller's verification to say.
+        The caller's verification decides whether the set is current at ``now``.
         """
         del now
         try:
             platform = platform_of_quote_untrusted(quote)
         except MalformedError:
-            return None  # the quote is judged, and refused, for its own sake
+            return None  # the verifier refuses the quote itself
         held = self._client.held(platform)
         if held is not None:
             return held.endorsements
@@ -64,12 +65,12 @@ class ClientSource:
         return None
 
     def witness(self, accepted: Accepted) -> None:
-        """Let this evidence's platform no longer wait among strangers."""
+        """Raise the rank of this evidence's platform above strangers."""
         platform = Platform(fmspc=accepted.fmspc, ca=PckCa(accepted.pck_ca))
         self._loop.call_soon_threadsafe(self._client.raise_rank, platform, Rank.KNOWN)
 
     async def early_for(self, quote: Quote) -> Endorsements:
-        """Return the early set of the quote's platform, fetched and verified now; it has no effect.
+        """Fetch, verify and return the early set of the quote's platform; the set has no other effect.
 
         Raises:
             AttestationError: there is none, or it is not good.
@@ -92,10 +93,10 @@ class ClientSource:
         self._wished.set()
 
     async def run(self) -> Never:
-        """Fetch what is wished for, for as long as the owner lets this run."""
+        """Fetch the wished sets, for as long as the owner lets this run."""
         async with asyncio.TaskGroup() as group:
             for platform in self._wishes:
-                self._wishes[platform] = None  # whoever served them ended with an earlier run
+                self._wishes[platform] = None  # the tasks that served them ended with an earlier run
             self._wished.set()
             while True:
                 await self._wished.wait()
