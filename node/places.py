@@ -1,15 +1,17 @@
-"""Few places and many who want one: who waits longest without showing who they are goes first.
+"""Few places and many applicants: the longest to wait without credentials is the first to be sent away.
 
-A pool in which the newest loses is held by whoever comes first and stays: four silent addresses kept a member
-out of every handshake place for as long as they liked. Here the newest gets in. When there is no place,
-somebody goes: of the *share* (an address, an IPv6 /64, a caller) that has the most places, the one who has
-waited longest. So who takes many places crowds out himself, and a share of one is the last to be touched.
+If a full pool refused the newest applicant, the first ones could hold it for as long as they stayed: four
+silent addresses could keep a member out of every handshake place. Here the newest applicant gets in. When
+there is no place, another must go: in the *share* (an address, an IPv6 /64, a caller) that has the most
+places, it is the one that has waited longest. So an applicant that takes many places crowds out itself, and a
+share with one place is the last to be touched.
 
-Two standings, each with room that the other cannot take: *strangers*, of whom nothing is known but an
-address, and the *known*, who have shown credentials or whose address has. No stranger crowds out one of them.
+There are two standings, each with room that the other cannot take. *Strangers* have shown nothing but an
+address. The *known* have shown credentials, or their address has been used with credentials. No stranger
+crowds out one of the known.
 
-``Places`` is for those who can be sent away (connections, waiting requests), ``Room`` for what cannot be
-taken back once it is given (memory, requests being executed): there nobody gets all of it.
+``Places`` is for applicants that can be sent away (connections, waiting requests). ``Room`` is for resources
+that cannot be taken back once they are given (memory, requests in execution): there no one gets all of it.
 """
 
 import ipaddress
@@ -21,11 +23,11 @@ T = TypeVar("T", bound=Hashable)
 Share = Hashable
 
 RESERVED_PART: Final = 8  # an eighth of the places for each standing
-_IPV6_SHARE_BITS: Final = 64  # what one subscriber is given at least (RFC 6177)
+_IPV6_SHARE_BITS: Final = 64  # the least that one subscriber gets (RFC 6177)
 
 
 def share_of_address(ip: str) -> str:
-    """Return the share of a remote address: itself, or its /64 for IPv6, where a host has all of them."""
+    """Return the share of a remote address: IPv4 by itself, IPv6 by its /64, all of which a host can have."""
     try:
         address = ipaddress.ip_address(ip.partition("%")[0])
     except ValueError:
@@ -40,13 +42,13 @@ def share_of_address(ip: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What is taken of a pool, for metrics.
+    """How much of a pool is in use, for metrics.
 
     Attributes:
         pool: its name.
-        limit: how much there is.
+        limit: the size of the pool.
         strangers, known: how much each standing has.
-        sent_away: how often somebody had to go, or got nothing, so far.
+        sent_away: how often an applicant had to go, or got nothing, since the start.
     """
 
     pool: str
@@ -57,7 +59,7 @@ class Usage:
 
 
 class _Line(Generic[T]):
-    """Those of one standing, by share, and the shares by how many they have. A step takes constant time."""
+    """The items of one standing, by share, and the shares by number of items. A step takes constant time."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -85,7 +87,7 @@ class _Line(Generic[T]):
         return next(iter(self._items[share]))
 
     def first_to_go(self, may_go: Callable[[T], bool]) -> T | None:
-        """Return the oldest of the share with the most places (for longest) that may go."""
+        """Return the oldest item that may go, from the share with the most places (for longest)."""
         for shares in reversed(self._by_size):
             for share in shares:
                 for item in self._items[share]:
@@ -94,7 +96,7 @@ class _Line(Generic[T]):
         return None
 
     def next_in_turn(self) -> T | None:
-        """Return the oldest of the share whose turn it is; its next turn comes after all others'."""
+        """Return the oldest item of the share whose turn it is; its next turn comes after all others'."""
         for share, items in self._items.items():
             self._items[share] = self._items.pop(share)
             return next(iter(items))
@@ -113,13 +115,13 @@ class _Line(Generic[T]):
 
 
 class Places(Generic[T]):
-    """A pool of places for those who can be sent away.
+    """A pool of places for applicants that can be sent away.
 
     Args:
         name: of the pool, for metrics.
         places_max: at a time.
-        share_max: places of one share; by default as many as there are.
-        reserved: places of each standing that the other cannot take; an eighth by default.
+        share_max: places of one share; by default as many as the pool has.
+        reserved: places of each standing that the other cannot take; by default an eighth.
         may_go: whether one of the known can be sent away now. Strangers always can.
     """
 
@@ -160,9 +162,10 @@ class Places(Generic[T]):
         )
 
     def enter(self, item: T, share: Share, *, known: bool) -> T | None:
-        """Give ``item`` a place, and return who has to go for it: nobody, another one, or ``item`` itself.
+        """Give ``item`` a place, and return which item must go: None, another one, or ``item`` itself.
 
-        Who is in already begins anew: with another share, as one of the known, or as one who just came.
+        An item that has a place already enters again: it may have another share or become one of the known,
+        and it counts as new.
         """
         self.leave(item)
         line = self._known if known else self._strangers
@@ -189,7 +192,7 @@ class Places(Generic[T]):
             line.remove(item, share)
 
     def take_next(self) -> T | None:
-        """Take out who is next: the standings in turns, in each the shares in turns, of each the oldest."""
+        """Take out the next item: the standings take turns, in each the shares take turns, then by age."""
         lines = (self._strangers, self._known) if self._known_had_turn else (self._known, self._strangers)
         for line in lines:
             item = line.next_in_turn()
@@ -204,14 +207,14 @@ class Places(Generic[T]):
 
 
 class Room:
-    """An amount of something that cannot be taken back.
+    """An amount of a resource that cannot be taken back.
 
     Strangers together get an eighth of it, one caller all but an eighth.
 
     Args:
         name: for metrics.
-        amount_max: all that there is.
-        one_min: what one of them can have at least, if nobody else has anything: for a single request.
+        amount_max: the whole amount.
+        one_min: the least that one of them can have if no other has anything: for a single request.
     """
 
     def __init__(self, name: str, amount_max: int, *, one_min: int = 1) -> None:
@@ -239,7 +242,7 @@ class Room:
         )
 
     def stay(self, caller: Share | None = None) -> "Stay":
-        """Return the holding of somebody who comes with nothing yet."""
+        """Return a new, empty holding; without ``caller`` it is a stranger's."""
         return Stay(self, caller)
 
     def take(self, amount: int, caller: Share | None) -> bool:
@@ -262,7 +265,7 @@ class Room:
         return True
 
     def give_back(self, amount: int, caller: Share | None) -> None:
-        """What ``take`` gave to the same one."""
+        """Give back what ``take`` gave to the same caller."""
         if caller is None:
             self._strangers -= amount
             assert self._strangers >= 0
@@ -277,7 +280,7 @@ class Room:
 
 
 class Stay:
-    """What one has of a room: a stranger's at first, a caller's once there is one to vouch for it.
+    """One holding in a room: a stranger's at first, and a caller's once the caller is known.
 
     Attributes:
         amount: taken.
@@ -298,7 +301,7 @@ class Stay:
         return True
 
     def vouch(self, caller: Share) -> bool:
-        """It is the caller's from now on; False if he cannot have so much: then nothing has changed."""
+        """Move the holding to ``caller``; False, and nothing changes, if the caller cannot have this much."""
         if caller == self._caller:
             return True
         self._room.give_back(self.amount, self._caller)

@@ -1,10 +1,10 @@
-"""A TCB recovery, as one node lives through it: since when sets are enforced, and who would fall back next.
+"""A TCB recovery in one node's life: since when sets are enforced, and which member would fall back next.
 
-Grace periods count from the group's log, once this node has caught up with it; before that, without a group,
-and for what is news to the log, from this process's own first sights. The leader writes first sights to the
-log, and any other member a moment later what the leader has not seen: otherwise a platform that shows itself
-to one member alone would be in grace anew with each restart of that one. Every node judges its bonds again
-when new sights are applied.
+Grace periods count from the group's log, once this node has caught up with it. Before that, without a group,
+and for sights that are new to the log, they count from this process's own first sights. The leader writes
+first sights to the log, and any other member writes, a moment later, those that the leader has not seen.
+Otherwise a platform that shows itself to one member alone would get new grace with each restart of that
+member. Every node judges its bonds again when new sights are applied.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class Group(Protocol):
-    """What is asked of the group; ``node.group.group.Group`` is one."""
+    """The part of the group that is used here; ``node.group.group.Group`` is one."""
 
     @property
     def is_leader(self) -> bool: ...
@@ -51,15 +51,15 @@ class GroupEnforcement:
         self._group = group
 
     def saw(self, seen: CollateralSet) -> None:
-        """Genuine evidence was judged by this set of our own."""
+        """Note that this node judged genuine evidence by this set of its own."""
         self._own.saw(seen, self._now())
 
     def since(self, fmspc: bytes, superseded_at: datetime) -> datetime | None:
         """Return since when a set is enforced that has levels of this date. From any thread.
 
-        A node that has caught up with its group goes by the log. Its own sights count beside that only while
-        they are news: on the day of a recovery every member has the new set before the leader could write so,
-        and if that ended all bonds nothing could be written any more.
+        A node that has caught up with its group uses the log. Its own sights count beside the log only while
+        they are new to it. On the day of a recovery every member has the new set before the leader could
+        write that down. If that ended all bonds, nothing could be written any more.
         """
         state = self.state()
         if state is None:
@@ -75,7 +75,7 @@ class GroupEnforcement:
         return tcb_of(group.system)
 
     def unwritten(self) -> list[CollateralSet]:
-        """Return what this node has seen and the group's log has not."""
+        """Return the sets that this node has seen and that are not in the group's log."""
         state = self.state()
         if state is None:
             return []
@@ -99,20 +99,20 @@ class RecoveryWatch:
         self._waiting: frozenset[CollateralSet] = frozenset()
 
     async def run(self) -> Never:
-        """Look every few seconds, for as long as the owner lets this run."""
+        """Check every few seconds, for as long as the owner lets this run."""
         while True:
             await self.look()
             await self._sleep(WATCH_S)
 
     async def look(self) -> None:
-        """Do what is to be done now."""
+        """Do what is due now."""
         group = self._group()
         if group is None:
             return
         state = self._enforcement.state()
         sights = None if state is None else state.sights
         if sights != self._judged_by:
-            # The node has caught up, or the log has brought a sight: grace counts otherwise now.
+            # The node has caught up, or the log has a new sight: grace now counts differently.
             self._judged_by = sights
             group.rejudge()
         unwritten = self._enforcement.unwritten()
@@ -122,6 +122,6 @@ class RecoveryWatch:
             try:
                 await group.execute_system([command_of(seen)], timeout_s=WRITE_S)
             except GroupError as exc:
-                # Another leader, or none: whoever leads then has the same to write.
+                # Another node leads, or none: the next leader has the same sights to write.
                 _log.info("the sight of evaluation data %d is not written yet: %s", seen.number, exc)
                 return

@@ -1,9 +1,9 @@
 """What a TCB recovery does to this node and its group: now, and with the set that Intel promotes next.
 
-Intel gives about a month and more: the ``early`` set is public long before it becomes ``standard``. Every six
-hours it is fetched and all bonded peers are judged by it, without effect, so that an operator can update
-firmware in a maintenance window. A node judges its own evidence too, as its peers do: it hears of their
-verdict in no other way.
+Intel gives about a month or more: the ``early`` set is public long before it becomes ``standard``. Every six
+hours the node fetches it and judges all bonded peers by it, without effect, so that an operator can update
+firmware in a maintenance window. A node also judges its own evidence as its peers do, because it receives
+their verdict in no other way.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Bond(Protocol):
-    """A bond, as far as it is looked at."""
+    """The part of a bond that is used here."""
 
     @property
     def peer(self) -> Incarnation: ...
@@ -46,7 +46,7 @@ class Bond(Protocol):
 
 
 class CollateralSource(Protocol):
-    """Where the early sets come from; ``attestation.collateral.client.source.ClientSource`` is one."""
+    """Gives the early sets; ``attestation.collateral.client.source.ClientSource`` is one."""
 
     @property
     def own_problem(self) -> AttestationError | None: ...
@@ -55,12 +55,12 @@ class CollateralSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfVerdict:
-    """How a member that has accepted us would judge us now.
+    """How a member that has accepted this node would judge it now.
 
     Attributes:
         verdict: ``accepted``, ``standing`` or ``refused``.
-        message: why not accepted, for people.
-        until: the end of our standing, as text.
+        message: why the evidence is not accepted, for people.
+        until: the end of this node's standing, as text.
     """
 
     verdict: str
@@ -75,15 +75,15 @@ class _Early:
 
 
 class TcbOutlook:
-    """Looks at this node's and its peers' evidence, and tells what it sees.
+    """Examines this node's and its peers' evidence, and reports the findings.
 
     Args:
         me: this incarnation.
         validator: the judge of the group's TDX tickets.
-        source: our own collateral client; None if there is none.
-        early: whether to look at early sets: not in a group that enforces them anyway.
+        source: this node's own collateral client; None if there is none.
+        early: whether to fetch early sets: not in a group that enforces them anyway.
         bonds: the living bonds.
-        own_ticket: makes a ticket of ours that is bound to nothing, and what it claims.
+        own_ticket: makes a ticket of this node that is bound to nothing, and returns its claims too.
         now: the node's clock.
     """
 
@@ -113,9 +113,9 @@ class TcbOutlook:
         self._foresights: dict[Incarnation, tuple[Foresight, datetime]] = {}
         self._changed = asyncio.Event()
 
-    # ---- looking ------------------------------------------------------------------
+    # ---- examining ------------------------------------------------------------------
     async def run(self) -> Never:
-        """Look every minute, and when our collateral has changed, for as long as the owner lets this run."""
+        """Check every minute, and when the collateral has changed, for as long as the owner lets this run."""
         while True:
             await self.look()
             try:
@@ -124,12 +124,12 @@ class TcbOutlook:
                 continue
 
     def collateral_changed(self) -> None:
-        """Have our own evidence judged again soon."""
+        """Have this node's own evidence judged again soon."""
         self._judged_at = None
         self._changed.set()
 
     async def look(self) -> None:
-        """Look at everything that is due."""
+        """Do each check that is due."""
         self._changed.clear()
         now = self._now()
         if self._judged_at is None or now - self._judged_at >= SELF_EVERY:
@@ -144,7 +144,7 @@ class TcbOutlook:
         except TicketRejectedError as exc:
             verdict = SelfVerdict(verdict="refused", message=f"{exc.message} ({exc.reason})")
         else:
-            expiration.remember()  # a member too: it stands as long as the others do
+            expiration.remember()  # this node is a member too: it stands as long as the others do
             told = expiration.appraisal
             verdict = SelfVerdict(
                 verdict=told["verdict"], message=told["message"] or "", until=told["standing_until"]
@@ -190,15 +190,15 @@ class TcbOutlook:
             self._early[key] = held
         return held.endorsements
 
-    # ---- telling ------------------------------------------------------------------
+    # ---- reporting ------------------------------------------------------------------
     @property
     def verdict(self) -> SelfVerdict | None:
-        """The newest verdict on our own evidence; None before the first."""
+        """The newest verdict on this node's own evidence; None before the first."""
         return self._verdict
 
     @property
     def foresights(self) -> Mapping[Incarnation, Foresight]:
-        """How each member would be judged by the early set, as far as that is known."""
+        """How the early set would judge each member, for the members for which that is known."""
         return {member: foresight for member, (foresight, _) in self._foresights.items()}
 
     def early_since_s(self) -> float:
@@ -207,7 +207,7 @@ class TcbOutlook:
         return max(((self._now() - at).total_seconds() for at in since), default=0.0)
 
     def notices(self) -> tuple[Notice, ...]:
-        """Return what an operator should look at."""
+        """Return what needs an operator's attention."""
         return (*self._about_us(), *self._about_standing(), *self._about_next())
 
     def _about_us(self) -> Iterator[Notice]:
@@ -281,7 +281,7 @@ _WAYS_OUT: Final = {
 
 
 class TcbOutlookCollector(Collector):
-    """The same, for Prometheus."""
+    """The same findings, as Prometheus metrics."""
 
     def __init__(self, outlook: TcbOutlook) -> None:
         self._outlook = outlook

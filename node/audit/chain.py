@@ -28,8 +28,7 @@ DOMAIN: Final = "bondstone/audit-event/v1"
 HASH_START: Final = "00" * 32
 LINE_BYTES_MAX: Final = 64 * 1024
 RESERVED: Final = frozenset({"seq", "at", "kind", "prev", "hash"})
-# The depth that a ticket's claims may have (``attestation.encoding.canonical.DEPTH_MAX``), and the event's
-# own.
+# The depth of a ticket's claims (``attestation.encoding.canonical.DEPTH_MAX``), and of the event around them.
 DEPTH_MAX: Final = 64
 # In an event that reports a deletion: the number of the last event that is no longer in the log.
 GONE_TO_SEQ: Final = "gone_to_seq"

@@ -1,7 +1,7 @@
 """The files of an audit log.
 
-``audit.jsonl`` is being written; when it is full it becomes ``audit-000000000001.jsonl``, after the number of
-its first event, and a new one is begun. Put together in order, they are one chain.
+``audit.jsonl`` is the current file. When it is full it becomes ``audit-000000000001.jsonl``, after the number
+of its first event, and a new one is begun. In order, the files are one chain.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ _COPY_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A file that is full. ``first_seq`` comes from its name, and so is a hint."""
+    """A file that is full. ``first_seq`` comes from its name, so it is only a hint."""
 
     first_seq: int
     path: Path
 
 
 class SegmentFiles:
-    """Finds, names and moves the files of the log at ``path``; knows nothing of what is in them."""
+    """Finds, names and moves the files of the log at ``path``, without regard to their contents."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,10 +44,10 @@ class SegmentFiles:
         )
 
     def lock(self) -> int:
-        """Return a descriptor that keeps every other process out while it is open: two would break the chain.
+        """Return a descriptor that locks every other process out while it is open: two would break the chain.
 
         Raises:
-            ConfigError: another process has it.
+            ConfigError: another process holds the lock.
         """
         descriptor = open_own(self._beside("lock"), os.O_RDWR | os.O_CREAT)
         try:
@@ -58,14 +58,14 @@ class SegmentFiles:
         return descriptor
 
     def open_written(self) -> int:
-        """Return a descriptor that appends to the file that is written."""
+        """Return a descriptor that appends to the current file."""
         return open_own(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def change(self, first_seq: int) -> tuple[Segment, int]:
-        """Give the file that was written the name of a full one, and return it and a new one's descriptor.
+        """Give the current file the name of a full one. Return it, and the descriptor of a new current file.
 
         Raises:
-            OSError: all is as it was.
+            OSError: nothing has changed.
         """
         full = self.path.with_name(f"{self.path.stem}-{first_seq:012}{self.path.suffix}")
         self.path.rename(full)
@@ -76,7 +76,7 @@ class SegmentFiles:
             raise
 
     def copy(self, aside: str, size: int) -> None:
-        """Begin the file that is written with the first ``size`` bytes of one that was put aside."""
+        """Begin the current file with the first ``size`` bytes of one that was put aside."""
         descriptor = self.open_written()
         with open_to_read(self.path.with_name(aside)) as source, os.fdopen(descriptor, "wb") as target:
             while size and (chunk := source.read(min(size, _COPY_BYTES))):
@@ -84,7 +84,7 @@ class SegmentFiles:
                 size -= len(chunk)
 
     def reopen_last(self) -> None:
-        """Undo a change of segments that did not come to its end: there must be a file that is written."""
+        """Undo an incomplete change of segments, so that there is a current file."""
         if self.path.exists():
             return
         full = self.full()
@@ -92,7 +92,7 @@ class SegmentFiles:
             full[-1].path.replace(self.path)
 
     def put_aside(self, path: Path) -> str:
-        """Rename a file that is no part of the chain, and return its new name."""
+        """Rename a file that is not part of the chain, and return its new name."""
         number = 1
         while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
             number += 1
@@ -104,22 +104,22 @@ class SegmentFiles:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, none of them longer than the limit by more than a byte."""
+    """Yield the lines of a file, each at most one byte longer than the limit."""
     with open_to_read(path) as file:
         yield from _lines(file)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    # A longer line comes in parts, of which the first is refused.
+    # A longer line comes in parts, and the reader refuses the first.
     while line := file.readline(LINE_BYTES_MAX + 1):
         yield line
 
 
 def lines_of_log(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a whole log, given the path of the file that is written, perhaps at this moment."""
+    """Yield the lines of a whole log. ``path`` is the current file, which a node may be writing."""
     with open_to_read(path) as written, ExitStack() as stack:
-        # Open all before reading any: a file that is renamed meanwhile is read once, and deleted ones are
-        # missing at the beginning only, after the event that says so was written.
+        # Open all files before reading any. A file that is renamed meanwhile is then read once. Deleted files
+        # are missing only at the beginning, and the event that reports them was written before.
         this = os.fstat(written.fileno())
         opened = []
         for segment in SegmentFiles(path).full():

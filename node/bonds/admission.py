@@ -1,4 +1,4 @@
-"""The verdict on a peer's tickets: every validator of the group must say yes."""
+"""The verdict on a peer's tickets: every validator of the group must accept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from attestation.tickets.protocol import ExpectedClaims, Expiration, TicketRejec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """A yes of all validators.
+    """The result when all validators accept.
 
     Attributes:
         expires_at: the earliest expiration; None if no ticket expires.
         tickets: as presented, by ticket class.
-        binding: what they are bound to: whoever judges them again needs this one, not a later one.
+        binding: what they are bound to. A later judgement of them needs this binding, not a newer one.
         appraisals: what was established, JSON-able, by ticket class.
     """
 
@@ -33,11 +33,11 @@ def judge(
 ) -> Admission:
     """Return the admission of a peer that presents ``tickets``. May take milliseconds: call in a thread.
 
-    Only when all have said yes do the validators remember what the evidence teaches: tickets of which one is
-    refused must change nothing, for no later verdict.
+    The validators remember what the evidence teaches only when all of them have accepted. If one ticket is
+    refused, the tickets must not influence any later verdict.
 
     Raises:
-        TicketRejectedError: by the first validator that says no; ``ticket-missing``, ``ticket-expired``.
+        TicketRejectedError: by the first validator that refuses; ``ticket-missing``, ``ticket-expired``.
     """
     binding = peer.binding
     assert binding is not None, "nobody is admitted by an unbound ticket"
@@ -59,7 +59,7 @@ def judge(
         expiration.remember()
     return Admission(
         expires_at=expires_at,
-        # Only what was judged is kept: the rest is anybody's bytes.
+        # Only tickets that were judged are kept: the peer could put anything into the others.
         tickets={name: tickets[name] for name in accepted},
         binding=binding,
         appraisals={name: expiration.appraisal for name, expiration in accepted.items()},

@@ -34,17 +34,17 @@ BONDED_FROM_MAX: Final = 1024  # remote IP addresses
 
 
 class BondEndpoint:
-    """Takes and opens connections for the groups that have joined.
+    """Accepts and opens connections for the groups that have joined.
 
     Args:
         identity: the key and certificate of this incarnation.
         network_id: 32 bytes.
         listen: host and port to listen on; port 0 takes any free one.
-        advertise: ``host:port`` under which peers reach us; by default where we listen.
-        audit: every admission, refusal and end goes there.
+        advertise: ``host:port`` under which peers reach this node; by default the listening address.
+        audit: receives every admission, refusal and end.
         settings: timings and limits.
-        environment: clocks and chance; the system's by default.
-        background: runs what the endpoint does by itself; one of its own by default.
+        environment: clocks and randomness; the system's by default.
+        background: runs the endpoint's own tasks; by default the endpoint makes one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class BondEndpoint:
         self._advertised = advertise
         self._context = bond_context(identity.private_key, identity.certificate_der)
         self._recorder = BondRecorder(audit, self._environment.monotonic_ms)
-        # A thread each: a quote that takes seconds must not hold up verdicts.
+        # One thread for each: a quote that takes seconds must not delay verdicts.
         self._issuing = TurnThread("bond-quotes")
         self._judging = TurnThread("bond-verdicts")
         self._groups: dict[bytes, GroupBonds] = {}
@@ -85,7 +85,7 @@ class BondEndpoint:
             self._settings.handshakes_max,
             share_max=self._settings.handshakes_per_address_max,
         )
-        # Where members were, the newest last: who comes from there is no stranger.
+        # Where members were, the newest last: a connection from there is not a stranger's.
         self._bonded_from: OrderedDict[str, None] = OrderedDict()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class BondEndpoint:
         """Listen.
 
         Raises:
-            ConfigError: the address cannot be used, or nobody could be told where we are.
+            ConfigError: the address cannot be used, or there is no address to announce to peers.
         """
         host, port = self._listen
         loop = asyncio.get_running_loop()
@@ -116,14 +116,14 @@ class BondEndpoint:
 
     @property
     def port(self) -> int:
-        """The port that we listen on."""
+        """The port that the endpoint listens on."""
         if self._server is None:
             raise LocalProtocolError("the bond endpoint is not started")
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     def join(self, spec: GroupSpec, handler: BondHandler) -> GroupBonds:
-        """Take and open bonds for one more group.
+        """Accept and open bonds for one more group.
 
         Raises:
             ConfigError: a ticket class without issuer, or a seed that is not ``host:port``.
@@ -141,7 +141,7 @@ class BondEndpoint:
         return group
 
     async def close(self) -> None:
-        """Depart from every group and close everything."""
+        """Depart from every group and close all connections."""
         if self._server is not None:
             self._server.close()
         for group in list(self._groups.values()):
@@ -210,7 +210,7 @@ class BondEndpoint:
         self._groups.pop(group.group_id, None)
 
     def opened(self, connection: BondConnection) -> bool:
-        """Give a new connection a place, whoever has to go for it; False if it is itself."""
+        """Give a new connection a place, and close the one that must go; False if that is the new one."""
         self._connections.add(connection)
         if connection.role is Role.INITIATOR:
             return True
@@ -223,9 +223,9 @@ class BondEndpoint:
         return True
 
     def proved(self, connection: BondConnection) -> None:
-        """The peer has the group key: it waits anew, among those who do."""
+        """Move a connection whose peer has the group key: it now waits among those that have proved it."""
         if connection in self._knocking:
-            self._seat(connection)  # in the place that it has: nobody goes
+            self._seat(connection)  # in the place that it has: no other must go
 
     def let_in(self, connection: BondConnection) -> None:
         """Stop counting a connection as knocking: the bond stands."""
@@ -236,13 +236,13 @@ class BondEndpoint:
             self._bonded_from.popitem(last=False)
 
     def usages(self) -> tuple[Usage, ...]:
-        """Return what is taken of the pools here."""
+        """Return how much of this endpoint's pools is in use."""
         return (self._knocking.usage, self._issuing.usage, self._judging.usage)
 
     def standing_of(self, connection: BondConnection) -> tuple[Share, bool]:
         """Return the share of a connection, and whether it is one of the known.
 
-        Known is whom we dialled, who is bonded, and who comes from where a member is or was.
+        The known are the peers that this node dialled, bonded peers, and addresses where a member is or was.
         """
         known = (
             connection.role is Role.INITIATOR
@@ -271,7 +271,7 @@ class BondEndpoint:
                 try:
                     connection.tick(now_ms)
                 except Exception:
-                    # A bug in one bond must not stop the clock of the others.
+                    # A bug in one bond must not stop the timers of the others.
                     logger.exception("the timers of a bond failed")
                     connection.abort()
             for group in list(self._groups.values()):

@@ -1,19 +1,19 @@
 """The handshake of a bond, without I/O. Every transition is in this file.
 
-The initiator speaks first, so a scanner learns nothing of the groups that live here::
+The initiator sends first, so a scanner learns nothing of the groups on this node::
 
     initiator                                   responder
     TLS 1.3, both keys proved
     Hello{network, group, nonce}   ------->     group known? same network? does its software know what
                                    <-------     the group runs at?    Hello{network, group, nonce}
-    Prove{proof, entry}            ------->     proof right? (now it may cost us a quote)
+    Prove{proof, entry}            ------->     proof right? (only then may it cost this node a quote)
                                    <-------     Prove{proof, entry}
     Attest{tickets}                <------>     Attest{tickets}          each bound to this TLS connection
     Admit{known peers}             <------>     Admit{known peers}       and to the receiver's nonce
 
-``Refuse`` may come from either side at any time. The bond stands for a side once it has sent ``Admit`` and
-has got one. In TLS 1.3 a client is done before the server has judged it, hence the explicit admission; and a
-side that has only sent its ``Admit`` tells the other nothing of the group's state.
+``Refuse`` may come from either side at any time. For each side the bond stands once the side has both sent
+and received ``Admit``. In TLS 1.3 a client is done before the server has judged it; therefore admission is
+explicit. A side that has only sent its ``Admit`` sends nothing of the group's state.
 
     state           message -> next state
     AWAIT_HELLO     Hello -> AWAIT_PROVE
@@ -23,7 +23,7 @@ side that has only sent its ``Admit`` tells the other nothing of the group's sta
     any             Refuse -> ENDED
     anything else   refused as unexpected-message
 
-Whoever drives it carries out the returned actions in their order, and answers ``Issue`` and ``Judge`` by
+The driver carries out the returned actions in their order, and answers ``Issue`` and ``Judge`` by
 ``tickets_issued``, ``tickets_accepted`` or ``refuse``. A call after the end returns no actions.
 """
 
@@ -68,7 +68,7 @@ class State(Enum):
     AWAIT_PROVE = "await-prove"
     AWAIT_ATTEST = "await-attest"
     AWAIT_ADMIT = "await-admit"
-    ADMITTED = "admitted"  # by the peer; the bond stands once we have admitted it too
+    ADMITTED = "admitted"  # by the peer; the bond stands once this node has admitted it too
     ENDED = "ended"
 
 
@@ -100,7 +100,7 @@ ITEMS_MAX_OF: Final[dict[State, int]] = {
 
 
 class Gate(Protocol):
-    """What the handshake of one connection must know of the group."""
+    """The knowledge of the group that the handshake of one connection needs."""
 
     @property
     def group_id(self) -> bytes: ...
@@ -112,12 +112,12 @@ class Gate(Protocol):
 
     @property
     def entry(self) -> PeerEntry:
-        """Our own entry."""
+        """This node's own entry."""
         ...
 
     @property
     def build(self) -> Build:
-        """What our software is and knows."""
+        """This node's software and the levels that it knows."""
         ...
 
     def objection_to_build(self, build: Build) -> Refusal | None:
@@ -128,7 +128,7 @@ class Gate(Protocol):
         """Return why no bond should be formed on this connection now, or None.
 
         Args:
-            final: asked for the last time, right before admission.
+            final: this is the last call, right before admission.
         """
         ...
 
@@ -143,7 +143,7 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Make our tickets, bound to ``binding``."""
+    """Make this node's tickets, bound to ``binding``."""
 
     binding: bytes
 
@@ -166,7 +166,7 @@ class Formed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """No bond. ``by_peer``: the peer refused; else we did, and ``Refuse`` is among the messages to send."""
+    """No bond. ``by_peer``: the peer refused; otherwise this node did, and the messages have ``Refuse``."""
 
     refusal: Refusal
     by_peer: bool
@@ -179,7 +179,7 @@ def proof_of(secret: bytes, *, exporter: bytes, role: Role, peer_id: bytes) -> b
     """Return the proof by which ``peer_id`` in ``role`` shows that it has the group's secret.
 
     HMAC-SHA256 over deterministic CBOR of ``["bondstone/bond-proof/v1", exporter, role, peer id]``. The
-    exporter makes it worthless on any other connection, role and id keep it from being echoed.
+    exporter makes it worthless on any other connection; role and id prevent the peer from echoing it.
     """
     data = canonical.encode(["bondstone/bond-proof/v1", exporter, role.value, peer_id])
     return hmac.digest(secret, data, "sha256")
@@ -189,8 +189,8 @@ class Handshake:
     """One handshake, from established TLS to a formed bond or a refusal.
 
     Args:
-        role: who opened the connection.
-        me: our own incarnation.
+        role: which side of the connection this node is.
+        me: this node's own incarnation.
         network_id: 32 bytes.
         peer_id: id of the key that the peer proved in TLS.
         export: exporter of the TLS connection for a context.
@@ -249,7 +249,7 @@ class Handshake:
         return self.state is State.ENDED
 
     def start(self) -> list[Action]:
-        """TLS is established."""
+        """Begin, once TLS is established."""
         if self.peer_id == self._me.id:
             return self._refuse(RefusalCode.INVALID_HANDSHAKE, "self-connection", "dialled itself")
         if self.gate is None:
@@ -261,7 +261,7 @@ class Handshake:
         return [SendMessage(self._hello(self.gate))]
 
     def receive(self, message: Message) -> list[Action]:
-        """The peer sent ``message``."""
+        """Handle ``message``, which the peer sent."""
         if self.ended:
             return []
         if isinstance(message, Refuse):
@@ -283,21 +283,21 @@ class Handshake:
                 return self._unexpected(message)
 
     def tickets_issued(self, tickets: dict[str, bytes]) -> list[Action]:
-        """``Issue`` is done."""
+        """Note that ``Issue`` is done."""
         if self.ended:
             return []
         self._attested = True
         return [SendMessage(Attest(tickets=tickets)), *self._admit_if_due()]
 
     def tickets_accepted(self) -> list[Action]:
-        """``Judge`` is done, and every validator said yes."""
+        """Note that ``Judge`` is done, and every validator accepted."""
         if self.ended:
             return []
         self._accepted = True
         return self._admit_if_due()
 
     def refuse(self, refusal: Refusal) -> list[Action]:
-        """We end it: a validator's no, a deadline, a bond that already stands."""
+        """End the handshake for this node's reason: a validator's refusal, a deadline, a bond that stands."""
         if self.ended:
             return []
         self.state = State.ENDED
@@ -318,7 +318,7 @@ class Handshake:
 
     def _on_hello(self, hello: Hello) -> list[Action]:
         self.peer_name, self.peer_build = hello.name, hello.build
-        # Every check comes before the first word about ourselves.
+        # Every check comes before this node sends anything about itself.
         gate = self.gate if self.gate is not None else self._find_gate(hello.group_id)
         refusal = self._refusal_of_hello(hello, gate)
         if refusal is not None:
@@ -361,12 +361,12 @@ class Handshake:
                 RefusalCode.INVALID_PROOF, "invalid-proof", "the peer does not have the group key"
             )
         self.proved = True
-        # R2: nobody speaks for another. The id is TLS's, the name is what Hello said.
+        # R2: no peer may act for another one. The id comes from TLS, the name from Hello.
         if prove.entry.peer != Incarnation(self.peer_name or "", self.peer_id):
             return self._refuse(RefusalCode.INVALID_HANDSHAKE, "entry-mismatch", "an entry of somebody else")
         self.peer_entry = prove.entry
         self.state = State.AWAIT_ATTEST
-        # A quote is dear: it is made only now, for a peer that has the group's key.
+        # A quote is expensive: it is made only now, for a peer that has the group's key.
         issue = Issue(binding_of(self._exporter, self._peer_nonce))
         return [issue] if self.role is Role.INITIATOR else [self._prove(gate), issue]
 
@@ -386,7 +386,7 @@ class Handshake:
             return []
         gate = self.gate
         assert gate is not None
-        # Asked again: another connection to the same peer may have been admitted meanwhile.
+        # Checked again: another connection to the same peer may have been admitted meanwhile.
         objection = gate.objection(final=True)
         if objection is not None:
             return self.refuse(objection)

@@ -1,4 +1,4 @@
-"""What bonds ask of, and show to, the one who uses them."""
+"""What bonds require from their user, and what they show to it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from node.raft.types import Incarnation, Preference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
-    """What makes a member of a group.
+    """The values that make a node a member of a group.
 
     Attributes:
         group_id: 32 bytes.
         secret: the group key's 32 bytes.
         validators: all of them must accept a peer.
-        issuers: our own tickets, one issuer for each class that the validators ask for.
+        issuers: of this node's own tickets, one for each class that the validators require.
         seeds: ``host:port`` to begin with; DNS names are resolved again and again.
-        api_url: where our HTTP API is, told to peers.
-        build: what our software is and knows, told to peers before anything that costs.
-        levels: returns what the group runs at, as far as it is applied here; None before its genesis is.
+        api_url: the URL of this node's HTTP API, announced to peers.
+        build: this node's software and the levels that it knows; peers receive it before anything that costs.
+        levels: returns the group's levels, as applied on this node; None before its genesis is applied.
         cluster: returns the cluster of which this member holds a committed entry; None while it holds none.
-        rivals_meet: members of two clusters may bond, for one of them to give its cluster up (auto mode).
+        rivals_meet: members of two clusters may bond, so that one of them gives its cluster up (auto mode).
     """
 
     group_id: bytes
@@ -47,15 +47,15 @@ class BondInfo:
 
     Attributes:
         address: remote socket address of the connection.
-        addresses: where the peer says it takes bonds.
+        addresses: where the peer accepts bonds, as it announced them.
         since: when the bond formed, aware UTC.
         expires_at: when it ends unless the peer attests again; None if no ticket expires.
         tickets: as received, by ticket class; bound to this bond by ``binding``.
         appraisals: what each validator established, JSON-able, by ticket class.
         binding: 32 bytes, for checking the tickets again off line.
-        mock: some validator accepts what is not rooted in hardware.
-        outgoing: we opened it.
-        build: what the peer's software is and knows.
+        mock: some validator accepts evidence that is not rooted in hardware.
+        outgoing: this node opened it.
+        build: the peer's software and the levels that it knows.
     """
 
     peer: Incarnation
@@ -74,7 +74,7 @@ class BondInfo:
 
 
 class BondHandler(Protocol):
-    """Who uses the bonds. Called on the event loop, never from within a call to ``GroupBonds``."""
+    """The user of the bonds. Called on the event loop, never from within a call to ``GroupBonds``."""
 
     def bond_up(self, bond: BondInfo) -> None: ...
     def bond_down(self, peer: Incarnation, loss: BondLoss, reason: str) -> None: ...

@@ -1,11 +1,11 @@
-"""What bonds leave in the audit log, and how much of it a hostile scanner may cause.
+"""The audit events of bonds, and a limit on how many of them a hostile scanner may cause.
 
-Whoever can open a TCP connection can be refused, so events that strangers cause are rationed. What the
-ration leaves out is counted by reason and written as one ``refusals-suppressed`` event.
+Any client that can open a TCP connection can cause refusals, so events that strangers cause are rationed. The
+events beyond the ration are counted by reason and written as one ``refusals-suppressed`` event.
 
-Kinds: ``bond-admitted``, ``bond-refused`` (by us), ``bond-refused-by-peer``, ``bond-failed`` (broke off
-during the handshake), ``bond-duplicate`` (of two connections of one pair, this one went), ``bond-ended``,
-``bond-departed``, ``ticket-renewed``, ``ticket-expired``, ``ticket-rejected`` (at renewal),
+Kinds: ``bond-admitted``, ``bond-refused`` (by this node), ``bond-refused-by-peer``, ``bond-failed`` (broke
+off during the handshake), ``bond-duplicate`` (of two connections of one pair, this one was closed),
+``bond-ended``, ``bond-departed``, ``ticket-renewed``, ``ticket-expired``, ``ticket-rejected`` (at renewal),
 ``refusals-suppressed``.
 """
 
@@ -26,16 +26,16 @@ from node.raft.events import BondLoss
 
 
 class Standing(Enum):
-    """How much is known of the one who causes an event."""
+    """How much the node knows of the peer that causes an event."""
 
     STRANGER = "stranger"  # has not proved the group key
-    HOLDER = "holder"  # has
-    DUPLICATE = "duplicate"  # two connections of one pair, or to ourselves: no harm, no news
+    HOLDER = "holder"  # has proved it
+    DUPLICATE = "duplicate"  # two connections of one pair, or one to this node itself: harmless
 
 
 @dataclass(slots=True)
 class _Ration:
-    """A token bucket. ``interval_ms``: one event is earned in so long."""
+    """A token bucket. ``interval_ms``: the time in which one event is earned."""
 
     burst: int
     interval_ms: int
@@ -53,7 +53,7 @@ class _Ration:
         return True
 
 
-# (burst, milliseconds per event): at most about 30 kB an hour from strangers, once the burst is over.
+# (burst, milliseconds per event): after the burst, strangers cause at most about 30 kB an hour.
 RATIONS: Final = {
     Standing.STRANGER: (50, 30_000),
     Standing.HOLDER: (200, 2_000),
@@ -96,11 +96,11 @@ class BondRecorder:
         )
 
     def turned_away(self, address: str, reason: str) -> None:
-        """A connection was dropped before a byte was read."""
+        """Write that a connection was dropped before a byte was read."""
         self._rationed("bond-refused", Standing.STRANGER, address=address, reason=reason)
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
-        """A connection ended, in whatever phase."""
+        """Write that a connection ended, in whatever phase."""
         if ending.phase is Phase.BOND:
             self._bond_ended(connection, ending)
             return
@@ -144,14 +144,14 @@ class BondRecorder:
         )
 
     def _rationed(self, kind: str, standing: Standing, *, reason: str, **fields: Any) -> None:
-        """Write an event that others cause at will, if the ration lasts. Callables are asked only then."""
+        """Write an event that others cause at will, if the ration lasts. Callables are called only then."""
         if self._rations[standing].take(self._monotonic_ms()):
             values = {name: item() if callable(item) else item for name, item in fields.items()}
             self._audit.append(kind, reason=reason, **values)
             return
         if not self._suppressed:
             self._summary_due_ms = self._monotonic_ms() + SUMMARY_INTERVAL_MS
-        # Reasons that a peer sends are its own words: only so many different ones are counted.
+        # A peer chooses the text of the reasons that it sends, so only a limited number of them is counted.
         known = reason in self._suppressed or len(self._suppressed) < REASONS_MAX
         self._suppressed[reason if known else "other"] += 1
 
@@ -161,7 +161,7 @@ class BondRecorder:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was suppressed so far."""
+        """Write how many events were suppressed since the last summary."""
         if not self._suppressed:
             return
         counts = dict(sorted(self._suppressed.items()))

@@ -1,6 +1,6 @@
-"""What an operator may turn, and what the world outside gives: clocks and chance.
+"""What an operator may set, and what the node's surroundings provide: clocks and randomness.
 
-None of it is in the GroupId: two members with different timings still understand each other.
+None of it is in the GroupId: two members with different timings can still work together.
 """
 
 import secrets
@@ -18,23 +18,23 @@ class BondSettings:
 
     Attributes:
         proof_timeout_ms: a connection that has not proved the group key by then is dropped. Short,
-            because until then anybody at all may be on the other side.
+            because until then any stranger may be on the other side.
         handshake_timeout_ms: the whole handshake, quotes included (a real quote takes up to seconds).
-        tick_ms: how often timers are looked at.
-        ping_interval_ms: after so long without a byte from the peer it is pinged.
-        silence_ms: after so long without a byte the bond closes.
+        tick_ms: how often timers are checked.
+        ping_interval_ms: after this time without a byte from the peer the node sends it a ping.
+        silence_ms: after this time without a byte the bond closes.
         reconnect_min_ms, reconnect_max_ms: back-off when an address cannot be reached.
-        refused_min_ms, refused_max_ms: back-off when the peer (or we) refused for a reason that does
-            not pass by itself.
+        refused_min_ms, refused_max_ms: back-off when either side refused for a reason that lasts until
+            something is changed.
         yield_ms: the larger peer id lets the smaller one dial first, to spare both a second handshake.
-        forget_after_ms: a learned address that failed for so long is forgotten. Seeds never are.
-        linger_ms: how long a refused peer has to read why, before the socket closes.
+        forget_after_ms: a learned address that has failed for this time is forgotten. Seeds never are.
+        linger_ms: how long a refused peer has to read the reason, before the socket closes.
         depart_ms: how long a departing member waits for its goodbyes to be written.
         claims_interval_ms: a peer whose tickets claim something new is asked for them at most this often.
-        handshakes_max: concurrent handshakes that others opened, in the whole process.
+        handshakes_max: concurrent handshakes that other nodes opened, in the whole process.
         handshakes_per_address_max: the same, per remote IP address.
         payload_bytes_max: largest payload, sent or received.
-        send_buffer_bytes_max: past it the peer is too slow and its bond closes.
+        send_buffer_bytes_max: with more than this waiting the peer is too slow and its bond closes.
     """
 
     proof_timeout_ms: int = 3000
@@ -68,7 +68,7 @@ class BondSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The clocks and the chance that drivers hand to the cores.
+    """The clocks and the randomness that drivers give to the cores.
 
     Attributes:
         now: aware UTC time. The host's clock: it may end trust early, never prolong it.

@@ -1,12 +1,12 @@
 """TLS 1.3 over memory BIOs: bytes in, bytes out, no socket.
 
-pyOpenSSL rather than ``ssl``, because a bond's proofs and tickets are bound to exported keying material
-(RFC 5705, RFC 8446 7.5). Certificates are self-signed, so OpenSSL's path check has nothing to say; what it
-does check is that the peer holds the key (CertificateVerify). ``certificate.py`` judges the rest.
+pyOpenSSL and not ``ssl``, because a bond's proofs and tickets are bound to exported keying material (RFC
+5705, RFC 8446 7.5). Certificates are self-signed, so OpenSSL's path check decides nothing. OpenSSL does check
+that the peer holds the key (CertificateVerify). ``certificate.py`` judges the rest.
 
-Whoever can connect can send a chain, in either direction, and each signature in it would be verified before
-our callback overrules the result: sixty RSA keys with huge exponents cost half a second. So the path ends at
-the leaf, and no key or signature but P-256's is taken.
+Any client that can connect can send a chain, in either direction. OpenSSL would verify each signature in it
+before this module's callback overrules the result: sixty RSA keys with huge exponents cost half a second. So
+the path ends at the leaf, and only keys and signatures of P-256 are accepted.
 
 No resumption: a resumed session would carry no certificate and no fresh evidence. No early data either.
 """
@@ -23,18 +23,19 @@ from node.errors import LocalProtocolError, RemoteProtocolError
 ALPN: Final = b"bondstone/bond/1"
 EXPORTER_LABEL: Final = b"EXPORTER-bondstone-bond-v1"
 EXPORTER_BYTES: Final = 32
-# One suite, because both ends are ours. A bond lives for months, and AES-GCM would need new keys after 2^24.5
+# One suite, because both ends run this software. A bond lives for months, and AES-GCM needs new keys after
+# 2^24.5
 # records (RFC 8446 5.5), which pyOpenSSL cannot ask for; ChaCha20-Poly1305 has no such limit.
 CIPHERSUITES: Final = b"TLS_CHACHA20_POLY1305_SHA256"
-# Of CertificateVerify and of certificates: identities are P-256 keys (``enclave.identity``).
+# For CertificateVerify and for certificates: identities are P-256 keys (``enclave.identity``).
 SIGNATURE_ALGORITHMS: Final = b"ecdsa_secp256r1_sha256"
-PATH_DEPTH: Final = 0  # the leaf alone
+PATH_DEPTH: Final = 0  # only the leaf
 _READ_BYTES: Final = 256 * 1024
-_RECORD_BYTES: Final = 16 * 1024  # SSL_read gives at most one record
+_RECORD_BYTES: Final = 16 * 1024  # SSL_read returns at most one record
 
 
 def bond_context(private_key: ec.EllipticCurvePrivateKey, certificate_der: bytes) -> SSL.Context:
-    """Return the one TLS context of a process, for both directions."""
+    """Return the only TLS context of a process, for both directions."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
@@ -52,7 +53,7 @@ def bond_context(private_key: ec.EllipticCurvePrivateKey, certificate_der: bytes
 
 
 def _restrict_signatures(context: SSL.Context) -> None:
-    """Take ``SIGNATURE_ALGORITHMS`` only. pyOpenSSL has the function, and no name of its own for it."""
+    """Accept ``SIGNATURE_ALGORITHMS`` only. pyOpenSSL has the function, but no name for it."""
     library: Any = SSL._lib  # type: ignore[attr-defined]
     done = library.SSL_CTX_set1_sigalgs_list(context._context, SIGNATURE_ALGORITHMS)
     if done != 1:
@@ -77,7 +78,7 @@ class TLSSession:
     """One TLS connection.
 
     Attributes:
-        established: the handshake is over and the connection is what a bond needs.
+        established: the handshake is over and the connection meets what a bond requires.
         closed: the peer sent close_notify; nothing more will come.
     """
 
@@ -100,10 +101,10 @@ class TLSSession:
         self._handshake()
 
     def receive_data_untrusted(self, data: bytes) -> bytes:
-        """Take bytes from the socket and return the plaintext in them.
+        """Decrypt bytes from the socket and return the plaintext in them.
 
         Raises:
-            RemoteProtocolError: ``tls-failed``, ``tls-alpn``. What ``data_to_send`` then holds is the alert.
+            RemoteProtocolError: ``tls-failed``, ``tls-alpn``. ``data_to_send`` then returns the alert.
         """
         if data:  # an empty write to a memory BIO is an error
             self._connection.bio_write(data)
@@ -125,7 +126,7 @@ class TLSSession:
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def send_data(self, data: bytes) -> None:
-        """Encrypt ``data``; fetch it with ``data_to_send``. After a failure nothing can be said any more."""
+        """Encrypt ``data``; fetch it with ``data_to_send``. After a failure nothing more can be sent."""
         if self._failed:
             return
         # pyOpenSSL enables partial writes: one record per call. A memory BIO never blocks.
@@ -140,11 +141,11 @@ class TLSSession:
         try:
             self._connection.shutdown()
         except SSL.Error:
-            # Before the handshake is over, or after a fatal alert: there is nobody to say goodbye to.
+            # Before the handshake is over, or after a fatal alert, there is no peer to send it to.
             return
 
     def data_to_send(self) -> bytes:
-        """Return everything for the socket."""
+        """Return all bytes that wait for the socket."""
         parts = []
         while True:
             try:
@@ -157,13 +158,13 @@ class TLSSession:
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def peer_certificate_der(self) -> bytes:
-        """Return the certificate whose key the peer proved to hold. Only when established."""
+        """Return the certificate whose key the peer has proved to hold. Only when established."""
         certificate = self._connection.get_peer_certificate(as_cryptography=True)
         assert certificate is not None
         return certificate.public_bytes(Encoding.DER)
 
     def export(self, context: bytes) -> bytes:
-        """Return 32 bytes that both ends of this connection share and nobody else knows."""
+        """Return 32 bytes that only the two ends of this connection know."""
         return self._connection.export_keying_material(EXPORTER_LABEL, EXPORTER_BYTES, context)
 
     def _handshake(self) -> None:
@@ -175,7 +176,7 @@ class TLSSession:
             raise self._failure(exc) from exc
         if self._connection.get_alpn_proto_negotiated() != ALPN:
             raise RemoteProtocolError("tls-alpn", "the peer does not speak the bond protocol")
-        # The context allows nothing else; what follows would be unsafe if it ever did.
+        # The context allows nothing else. If it ever did, going on would be unsafe.
         assert self._connection.get_protocol_version() == SSL.TLS1_3_VERSION
         self.established = True
 

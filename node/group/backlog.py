@@ -1,7 +1,8 @@
-"""How much of what a peer sent may wait for the member.
+"""A limit on the messages of a peer that wait for the member.
 
-A peer that has used its share up is read no further until half of it is worked off; what it says then waits
-on its own side. Nobody is blamed: an honest leader can be faster than we are, too.
+The node stops reading from a peer that has used its share up, until half of the share is worked off. The
+peer's further messages then wait on its own side. This is not counted against the peer: an honest leader can
+be faster than this node, too.
 """
 
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from node.raft.ranges import RANGES_PER_SOURCE
 from node.raft.types import Incarnation
 
 MESSAGES_MAX: Final = 2048
-BYTES_MAX: Final = 8 * 1024 * 1024  # passed by less than one message
-# Messages that take a turn of the loop each, for which all others wait. An honest peer has so many ranges
-# under way, and asks for each of them anew a few times if we are slow.
+BYTES_MAX: Final = 8 * 1024 * 1024  # can be exceeded by less than one message
+# Messages that each take a turn of the loop, for which all others wait. An honest peer has this many ranges
+# under way, and requests each of them again a few times if this node is slow.
 TURNS_MAX: Final = 4 * RANGES_PER_SOURCE
 
 
 class Source(Protocol):
-    """Where messages come from."""
+    """The source of the messages."""
 
     def pause_reading(self, peer: Incarnation) -> None:
         """Take no more messages of ``peer``, from now on."""
@@ -35,7 +36,7 @@ class _Share:
     full: bool = False
 
     def reaches(self, part: int) -> bool:
-        """Return whether it has reached one ``part``-th of a limit."""
+        """Return whether the share has reached one ``part``-th of a limit."""
         return (
             self.messages * part >= MESSAGES_MAX
             or self.size * part >= BYTES_MAX
@@ -44,14 +45,14 @@ class _Share:
 
 
 class Backlog:
-    """Counts what waits, by peer, and has reading paused and resumed."""
+    """Counts the waiting messages of each peer, and pauses and resumes the reading."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._shares: dict[Incarnation, _Share] = {}
 
     def add(self, peer: Incarnation, size: int, *, turn: bool) -> None:
-        """A message of ``size`` bytes waits; ``turn``: it will take a turn of its own."""
+        """Count a message of ``size`` bytes that waits; ``turn``: it will take a turn of its own."""
         share = self._shares.get(peer)
         if share is None:
             share = self._shares[peer] = _Share()
@@ -60,11 +61,11 @@ class Backlog:
         share.turns += turn
         if share.reaches(1):
             share.full = True
-            # Each time: the peer may have a new bond, of which nobody said so yet.
+            # On every message: the peer may have a new bond, which has not been reported here yet.
             self._source.pause_reading(peer)
 
     def remove(self, peer: Incarnation, size: int, *, turn: bool) -> None:
-        """A message that was added waits no more."""
+        """Stop counting a message that no longer waits."""
         share = self._shares[peer]
         share.messages -= 1
         share.size -= size

@@ -1,8 +1,8 @@
 """The thread in which a trust_disk member's records become durable.
 
-A thread of its own, not an executor: what has collected while one write was under way goes out with the next
-at once, and the event loop only hears what is durable. With a future and a task for each write, handing over
-cost as much as the disk.
+This is a thread of its own, not an executor. The records that collected during one write go out at once with
+the next, and the event loop receives only what has become durable. With a future and a task for each write,
+the handover cost as much time as the disk.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ class DurableLog(Protocol):
 
     @property
     def recovered(self) -> Recovered | None:
-        """What an earlier process of this same incarnation left; None if it is new."""
+        """What an earlier process of this same incarnation left; None if the incarnation is new."""
         ...
 
     def persist(self, records: list[Record]) -> None:
         """Return when ``records`` are durable. Blocking: called in a thread, one call at a time.
 
         Raises:
-            Exception: any, and the member stops.
+            Exception: of any kind; the member then stops.
         """
         ...
 
 
 class DiskThread:
-    """Writes in order, all that has collected at a time.
+    """Writes records in order, each time all that have collected.
 
     Args:
-        durable: where to.
+        durable: makes the records durable.
         written: called on the event loop with the serial up to which everything is durable.
         failed: called on the event loop if a write failed; nothing is written after that.
     """
@@ -60,12 +60,13 @@ class DiskThread:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
-        # Daemon: a program that ends without closing its group loses nothing that it was told is durable.
+        # A daemon thread: a program that ends without closing its group loses nothing that was reported
+        # durable.
         self._thread = Thread(target=self._run, name="group-disk", daemon=True)
         self._thread.start()
 
     def write(self, records: list[Record], serial: int) -> None:
-        """Make ``records`` durable after all that was given before, then report ``serial``."""
+        """Make ``records`` durable after all earlier ones, then report ``serial``."""
         self._queue.put((records, serial))
 
     def end(self) -> None:
@@ -73,7 +74,7 @@ class DiskThread:
         self._queue.put(_END)
 
     async def wait_ended(self) -> None:
-        """After ``end``, or a failure: return when no write is under way any more."""
+        """After ``end``, or a failure: return once no write is under way."""
         await self._loop.run_in_executor(None, self._thread.join)
 
     # ---- in the thread ------------------------------------------------------
@@ -83,15 +84,15 @@ class DiskThread:
             try:
                 self._durable.persist(records)
             except BaseException as exc:
-                # Nothing written from here on could be relied upon to be durable. Whatever it was: a thread
-                # that just ended would leave the member waiting for ever.
+                # Nothing written after this could be relied upon to be durable. This holds for every
+                # exception: if the thread merely ended, the member would wait without end.
                 logger.exception("the log cannot be made durable")
                 self._tell(self._failed, exc)
                 return
             self._tell(self._written, serial)
 
     def _collect(self) -> _Work | None:
-        """Wait for something to write, and take all that is there."""
+        """Wait for records to write, and take all that are there."""
         collected: list[Record] = []
         item = self._queue.get()
         while item is not _END:
@@ -104,5 +105,5 @@ class DiskThread:
         return _END
 
     def _tell(self, listener: Callable[[_T], None], news: _T) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for news
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no listener waits
             self._loop.call_soon_threadsafe(listener, news)

@@ -51,13 +51,13 @@ class Executed:
 
 
 def cluster_of(member: Member) -> Cluster | None:
-    """Return the cluster that the member may attest to be in."""
+    """Return the cluster that the member may claim in its evidence."""
     held = member.held_cluster
     return None if held is None else Cluster(id=held)
 
 
 class Group:
-    """Made by ``GroupBuilder.join``. All calls are for the event loop that made it."""
+    """Made by ``GroupBuilder.join``. All calls must come from the event loop that made it."""
 
     def __init__(
         self, group_id: bytes, driver: MemberDriver, bonds: GroupBonds, *, background: Background
@@ -69,7 +69,7 @@ class Group:
         self._conditions = Conditions(driver.member.status)
         self._leaving: asyncio.Task[None] | None = None
 
-    # ---- what is ------------------------------------------------------------
+    # ---- state ------------------------------------------------------------
     @property
     def id(self) -> bytes:
         return self._id
@@ -83,7 +83,7 @@ class Group:
         status = self._driver.member.status()
         if self.closed is None:
             return status
-        # It is a part of the group no more, whatever it was when it ended.
+        # It is no longer a part of the group, whatever its role was when it ended.
         halted = status.halted or self.closed
         return replace(status, role=Role.FOLLOWER, leader=None, online=False, halted=halted, match={})
 
@@ -114,38 +114,38 @@ class Group:
 
     @property
     def log_time(self) -> datetime | None:
-        """The time of the newest entry that was applied here, aware UTC; None without group state."""
+        """The time of the newest entry that was applied on this node, aware UTC; None without group state."""
         if self.cluster is None:
             return None
         return datetime.fromtimestamp(self._driver.member.replica.applied_ms / 1000, UTC)
 
     @property
     def system(self) -> SystemState:
-        """The system state as this node has applied it: to look at, never to change.
+        """The system state as this node has applied it: to be read, never changed.
 
-        Another object after this node's cluster gave itself up.
+        After this node's cluster gave itself up, this is another object.
         """
         return self._driver.member.replica.system
 
     @property
     def outlook(self) -> Outlook:
-        """What this node knows of the quorum: who is missing, and whether waiting can help."""
+        """What this node knows of the quorum: which members are missing, and whether waiting can help."""
         return UNKNOWN if self.closed is not None else self._driver.member.outlook()
 
     @property
     def key_use(self) -> KeyUse:
-        """How much of what is limited the idempotency keys take: the same on every node at the same index."""
+        """How much of their limits the idempotency keys use: the same on every node at the same index."""
         return self._driver.member.replica.table.key_use()
 
     @property
     def covered_age_ms(self) -> int | None:
-        """How long ago the state here covered all that a leader had committed; None if it never did."""
+        """How long ago this node's state covered all that a leader had committed; None if it never did."""
         return self._driver.covered_age_ms()
 
     def when(self) -> When:
         return When(self._conditions, self._driver.member.status, self._driver.member.term_at)
 
-    # ---- what is done -------------------------------------------------------
+    # ---- calls -------------------------------------------------------
     async def execute(
         self,
         command: Any,
@@ -154,19 +154,21 @@ class Group:
         timeout_s: float | None = None,
         credential: bytes | None = None,
     ) -> Executed:
-        """Execute one command exactly once and return its result after it was committed and applied here.
+        """Execute one command exactly once and return its result after this node has applied it.
 
         Args:
             command: plain CBOR data.
-            key: idempotency key: the same key never executes twice while it is remembered. Nor after that,
-                if the last copy is given to a member within three quarters of ``session_ttl_ms`` of the
-                first: one that takes too long from there into the log is refused as ``stale``.
-            timeout_s: give up waiting after so many seconds.
-            credential: of whom this is asked for, judged again when it is applied; None: this node itself.
+            key: idempotency key. A command with the same key never executes twice while the key is
+                remembered. After that it does not either, provided that the caller hands the last copy to a
+                member within three quarters of ``session_ttl_ms`` of the first: a copy that takes too long
+                from there into the log is refused as ``stale``.
+            timeout_s: give up waiting after this many seconds.
+            credential: of the caller that this is done for, judged again when it is applied; None: this node
+                itself.
 
         Raises:
             CommandFailedError, NotExecutedError, OutcomeUnknownError, GroupClosedError.
-            AlreadyExecutedError: it came before with this key, and its results are not kept any more.
+            AlreadyExecutedError: it was executed before with this key, and its results are no longer kept.
         """
         (executed,) = await self.execute_many((command,), key=key, timeout_s=timeout_s, credential=credential)
         return executed
@@ -179,10 +181,10 @@ class Group:
         timeout_s: float | None = None,
         credential: bytes | None = None,
     ) -> list[Executed]:
-        """Execute commands as one atomic entry: all of them, or none.
+        """Execute commands as one atomic entry: all of them or none.
 
         Raises:
-            CommandFailedError: of the command that was refused; then none has had any effect.
+            CommandFailedError: of the command that was refused; in that case none has had any effect.
             NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
         event = Execute(0, tuple(commands), key, credential=credential)
@@ -199,7 +201,7 @@ class Group:
         """Execute commands of the system state as one atomic entry, exactly once, as ``execute_many`` does.
 
         Raises:
-            CommandFailedError: of the command that was refused; then none has had any effect.
+            CommandFailedError: of the command that was refused; in that case none has had any effect.
             NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
         event = Execute(0, tuple(commands), key, credential=credential, system=True)
@@ -217,12 +219,12 @@ class Group:
     async def feed(
         self, command: Any, *, timeout_s: float | None = None, credential: bytes | None = None
     ) -> Cursor:
-        """Hand a command in and return where it stands in the log, before it is committed.
+        """Hand a command in and return its position in the log, before it is committed.
 
-        ``when().committed().reaches(cursor)`` tells what became of it.
+        ``when().committed().reaches(cursor)`` shows what became of it.
 
         Raises:
-            CommandFailedError: no state of the machine would take it.
+            CommandFailedError: the machine would refuse it in every state.
             NotExecutedError, OutcomeUnknownError, GroupClosedError.
         """
         return await self.feed_many((command,), timeout_s=timeout_s, credential=credential)
@@ -256,8 +258,8 @@ class Group:
     ) -> Answer:
         """Ask the state machine.
 
-        STRONG is linearizable on every node; WEAK answers from this node's state at once. Whether
-        ``credential`` may ask is judged by the very state that answers.
+        STRONG is linearizable on every node; WEAK answers from this node's state at once. The same state that
+        answers also decides whether ``credential`` may ask.
 
         Raises:
             CommandFailedError: the state machine refuses the query, or ``credential`` may not ask it.
@@ -294,7 +296,7 @@ class Group:
                 raise CommandFailedError(code, message, at)
             case Answer():
                 return outcome
-            case Unknown(reason):  # of a query it is the same as no answer
+            case Unknown(reason):  # for a query this equals no answer
                 raise NotExecutedError(reason, self.leader)
             case _:
                 raise _error_of(outcome)
@@ -306,12 +308,12 @@ class Group:
             raise _error_of(outcome)
 
     async def change_machine_version(self, version: int, *, timeout_s: float | None = None) -> Cursor:
-        """Run the state machine as ``version`` from one entry on, on every member; asked of the leader.
+        """Run the state machine as ``version`` from one entry on, on every member; a call for the leader.
 
         Raises:
             NotExecutedError: ``machine-version-change-unsupported``: some voter or bonded learner does not
                 know that version; or this node does not lead.
-            CommandFailedError: the machine refused to migrate, everywhere alike, and goes on as it was.
+            CommandFailedError: the machine refused to migrate, equally on every node, and keeps its version.
             OutcomeUnknownError, GroupClosedError: as from ``execute``.
         """
         outcome = await self.outcome(lambda token: ChangeVersion(token, version), timeout_s=timeout_s)
@@ -332,8 +334,8 @@ class Group:
     ) -> Awaitable[Outcome]:
         """Hand an event to the member and return its outcome as a value; for drivers such as the HTTP API.
 
-        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if nothing of it left this member, else
-        ``Unknown("deadline")``. A cancelled call is forgotten.
+        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if no part of the request left this
+        member; otherwise it is ``Unknown("deadline")``. A cancelled call is forgotten.
 
         Raises:
             GroupClosedError: the group ended before there was an outcome.
@@ -347,14 +349,14 @@ class Group:
         return self._driver.closed
 
     async def close(self) -> None:
-        """Say goodbye to the peers and end, for every handle of this group.
+        """Send a goodbye to the peers and end, for every handle of this group.
 
-        Whatever waits raises ``GroupClosedError``. The node cannot join the group again in this life.
+        Each call that waits raises ``GroupClosedError``. The node cannot join the group again in this life.
         """
         await asyncio.shield(self.end("closed"))
 
     def end(self, reason: str) -> asyncio.Task[None]:
-        """Stop at once, and return the task that takes leave of the peers."""
+        """Stop at once, and return the task that sends goodbyes to the peers."""
         self._driver.send_lazy()
         self._driver.close(reason)
         self._conditions.close(reason)
@@ -367,7 +369,7 @@ class Group:
         await self._driver.wait_written()
 
     def changed(self) -> None:
-        """Something about the member changed: look at what waits."""
+        """The member has changed: check every call that waits."""
         self._conditions.changed()
 
 
@@ -375,7 +377,7 @@ def _require_accepted(outcome: Ok) -> None:
     """Raise CommandFailedError if a command was refused."""
     refused = [result for result in outcome.results if isinstance(result, Failed)]
     if refused:
-        # The others of its batch only say that they were aborted.
+        # The others of its batch report only that they were aborted.
         cause = next((result for result in refused if result.code != BATCH_ABORTED), refused[0])
         raise CommandFailedError(cause.code, cause.message, outcome.at)
 

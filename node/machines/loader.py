@@ -1,4 +1,4 @@
-"""From the name in a configuration to a state machine."""
+"""Loads the state machine that a configuration names."""
 
 import importlib
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ _KEY: Final = "group.state_machine"
 class Machines:
     """Which machines a process may load besides the built-in ones.
 
-    A machine is code. The configuration that names one comes from the host, so a process whose measurement is
-    to mean something loads only code that was measured with it.
+    A machine is code, and the configuration that names one comes from the host. So a process whose
+    measurement shall mean something loads only code that was measured with it.
     """
 
     named: frozenset[str] = frozenset()
-    """As ``module:Class``: those that an image's recipe names, and which are measured with the image."""
+    """As ``module:Class``: those that an image's recipe names; they are measured with the image."""
     importable: bool = False
-    """Whatever the process can import: what runs is then whatever the configuration's author chose."""
+    """Any class that the process can import. The configuration's author then chooses the code that runs."""
 
     def measured(self, name: str) -> bool:
-        """Return whether a machine comes with bondstone or with the image, not from wherever it is found."""
+        """Return whether a machine comes with bondstone or with the image, and not from another place."""
         return name in BUILT_IN or name in self.named
 
 
@@ -42,8 +42,8 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
     """Return a new machine: a built-in one by its name, or a user's class as ``module:Class``.
 
     Raises:
-        ConfigError: no such machine, or none that this process may load; the message says what to change.
-            Nothing was imported for a name that may not be loaded.
+        ConfigError: there is no such machine, or this process may not load it; the message names the change
+            to make. Nothing is imported for a name that may not be loaded.
     """
     machine_class = BUILT_IN.get(name)
     if machine_class is None:
@@ -58,14 +58,14 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
 
 
 def require_named(machine: StateMachine, what: str) -> None:
-    """Raise unless peers can be told what the machine is.
+    """Raise unless the machine has a valid signature, family and versions, which the node sends to peers.
 
     Args:
         machine: in any state.
         what: how messages begin, with ``%s`` for ``signature``, ``family`` or ``versions``.
 
     Raises:
-        ConfigError: the machine's signature, family or versions are none.
+        ConfigError: the machine's signature, family or versions are not valid.
     """
     for name, text in (("signature", machine.signature), ("family", machine.family)):
         if not isinstance(text, str) or not 0 < len(text) <= SIGNATURE_CHARACTERS_MAX:
@@ -85,7 +85,7 @@ def require_loadable(name: str, machines: Machines) -> None:
     """Raise unless a machine of this name may be loaded. Nothing is imported for it.
 
     Raises:
-        ConfigError: naming what may be.
+        ConfigError: it names the machines that may be loaded.
     """
     if machines.importable or machines.measured(name):
         return

@@ -1,11 +1,11 @@
-"""The group's own state beside the user's machine: who may call, and other facts that all members must share.
+"""The group's own state beside the user's machine: the access list, and other facts that all share.
 
 It goes through the same log as the machine, by entries of the kind SYSTEM: same sessions, exactly once, same
-idempotency keys, same batches. The rules of ``StateMachine`` hold: no clock, no chance, no I/O, no iteration
-over unordered sets, and everything is plain CBOR data.
+idempotency keys, same batches. The rules of ``StateMachine`` hold: no clock, no randomness, no I/O, no
+iteration over unordered sets, and everything is plain CBOR data.
 
 A command or query of a system state is a list that begins with its name, ``["tcb-seen", …]``. Several parts
-that know nothing of each other are one system state as ``CombinedSystem``.
+that know nothing of each other form one system state as ``CombinedSystem``.
 """
 
 import copy
@@ -18,7 +18,7 @@ from node.machines.base import ApplyContext, CommandError, StateMachine
 
 
 class Request(Enum):
-    """What a caller asks for, and of whom."""
+    """The kind of a caller's request, and what it is addressed to."""
 
     COMMAND = "command"  # of the user's machine
     QUERY = "query"
@@ -27,7 +27,7 @@ class Request(Enum):
 
 
 class SystemState(ABC):
-    """Subclass it for a part of the group's own state. A member makes a new one in every cluster."""
+    """The base class of every part of the group's own state. A member makes a new one in every cluster."""
 
     @abstractmethod
     def judge(
@@ -39,18 +39,18 @@ class SystemState(ABC):
         now_ms: int,
         machine: StateMachine,
     ) -> None:
-        """Raise unless ``credential`` may ask this; asked of everything before it is applied or answered.
+        """Raise unless ``credential`` may make this request; called for all before it is applied or answered.
 
-        Commands are judged by the state before their entry, equally on every member; a strong query by the
-        state at its index. What is refused changes nothing, and is remembered like any other result.
+        A command is judged by the state before its entry, equally on every member; a strong query by the
+        state at its index. A refused request changes nothing, and is remembered like any other result.
 
         Args:
-            credential: the caller's, 1 to 32 bytes; None: the asking member itself, whose evidence the group
-                has accepted.
-            request: what ``value`` is.
+            credential: the caller's, 1 to 32 bytes; None: the member itself, whose evidence the group has
+                accepted.
+            request: the kind of ``value``.
             value: the command or the query.
-            now_ms: the time of the entry; of a query, the least time that an entry written now would have.
-            machine: the user's machine, as it is; never to be changed here.
+            now_ms: the time of the entry; for a query, the least time that an entry written now would have.
+            machine: the user's machine in its present state, which must not be changed here.
 
         Raises:
             CommandError: refused. Any other exception refuses too, as ``judge-raised``.
@@ -58,7 +58,7 @@ class SystemState(ABC):
 
     @abstractmethod
     def apply(self, command: Any, context: ApplyContext) -> Any:
-        """Execute one committed command and return its result; ``context.credential`` says who asked.
+        """Execute one committed command and return its result; ``context.credential`` is the caller's.
 
         Raises:
             CommandError: a recorded, deterministic refusal. Any other exception is recorded too, as
@@ -88,7 +88,7 @@ class SystemState(ABC):
 
     @abstractmethod
     def restore(self, snapshot: Any) -> None:
-        """Replace the whole state by a snapshot's."""
+        """Replace the whole state by the state in ``snapshot``."""
 
     def digest(self) -> bytes:
         """Return 32 bytes that are equal on every member at the same index."""
@@ -99,7 +99,7 @@ def name_of(value: Any) -> str:
     """Return the name that a command or query of a system state begins with.
 
     Raises:
-        CommandError: it begins with none.
+        CommandError: it does not begin with a name.
     """
     if isinstance(value, list | tuple) and value and isinstance(value[0], str):
         return value[0]
@@ -111,7 +111,7 @@ def _unknown(name: str) -> CommandError:
 
 
 class EmptySystem(SystemState):
-    """Nothing: every command and query of it is refused, and every caller may use the machine."""
+    """No state: every command and query of it is refused, and every caller may use the machine."""
 
     def judge(
         self,
@@ -122,7 +122,7 @@ class EmptySystem(SystemState):
         now_ms: int,
         machine: StateMachine,
     ) -> None:
-        """Nobody is refused."""
+        """Refuse no caller."""
 
     def apply(self, command: Any, context: ApplyContext) -> Any:  # noqa: ARG002
         raise _unknown(name_of(command))
@@ -134,7 +134,7 @@ class EmptySystem(SystemState):
         return None
 
     def rollback(self, savepoint: Any) -> None:
-        """There is nothing to undo."""
+        """Do nothing: there is nothing to undo."""
 
     def snapshot(self) -> None:
         return None
@@ -150,7 +150,7 @@ class SystemPart(SystemState):
     @property
     @abstractmethod
     def part(self) -> str:
-        """What its snapshot is kept under; no other part has the same."""
+        """The key of its snapshot; no other part has the same."""
 
     @property
     @abstractmethod

@@ -1,13 +1,14 @@
-"""The birth certificate: the authority's word that this very cluster is the group.
+"""The birth certificate: the authority's statement that this very cluster is the group.
 
     statement    {"group_id", "cluster_id", "generation", "seq", "predecessor" or null, "signed_at"}
     signed       digest("bondstone/cluster-statement/v1", statement), 32 bytes
     certificate  {"statement": statement, "signatures": [[kid, signature]...]}       deterministic CBOR
 
-``seq`` begins with 1. A successor has a higher one and names, as its predecessor, the cluster before it; so
-whoever has seen a later one refuses an earlier one. Times are whole Unix seconds, by the signer's clock.
+``seq`` begins with 1. A successor has a higher one and names, as its predecessor, the cluster before it. So a
+client that has seen a later certificate refuses an earlier one. Times are whole Unix seconds, by the signer's
+clock.
 
-The certificate proves itself, so any node may hand it out and nobody needs to be trusted for it. The group
+The certificate proves itself, so any node may hand it out and none needs to be trusted for it. The group
 keeps it in its system state; that only makes it easy to find.
 """
 
@@ -72,7 +73,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirthCertificate:
-    """A statement with signatures that nobody has verified yet: see :meth:`verified`."""
+    """A statement with signatures that are not verified yet: see :meth:`verified`."""
 
     statement: Statement
     signatures: tuple[tuple[str, bytes], ...]
@@ -82,7 +83,7 @@ class BirthCertificate:
         return encode({"statement": self.statement.to_value(), "signatures": signatures})
 
     def with_signature(self, kid: str, signature: bytes) -> "BirthCertificate":
-        """Return it with one more signature, or with another one by the same key; sorted by key."""
+        """Return it with one more signature, which replaces one by the same key; sorted by key."""
         kept = [item for item in self.signatures if item[0] != kid]
         return replace(self, signatures=tuple(sorted([*kept, (kid, signature)])))
 
@@ -121,7 +122,7 @@ class ConfirmedCluster:
             )
 
     def require_not_before(self, seq: int) -> None:
-        """Require that it is not older than one that was seen before.
+        """Require that it is not older than the newest one that was seen before.
 
         Raises:
             AuthorityError: ``birth-certificate-superseded``.
@@ -134,7 +135,7 @@ class ConfirmedCluster:
 
 
 def birth_certificate_untrusted(data: bytes) -> BirthCertificate:
-    """Parse a certificate; nothing in it is verified.
+    """Parse a certificate, without any verification.
 
     Raises:
         AuthorityError: ``birth-certificate-malformed``.
@@ -209,12 +210,12 @@ class BirthState(SystemPart):
 
     Commands:
 
-        ["cluster-confirm", certificate]   -> {"seq"}     the bytes; the signatures are what authorises it
+        ["cluster-confirm", certificate]   -> {"seq"}     the bytes; its signatures authorise the command
 
     Queries: ``["cluster-confirmed"]`` -> the newest certificate's bytes, or null.
 
     Args:
-        authority: the group document's; None if it has none, and then nothing can be confirmed.
+        authority: the group document's; None if it names none: in that case nothing can be confirmed.
         group_id: 32 bytes.
     """
 
@@ -234,7 +235,7 @@ class BirthState(SystemPart):
 
     @property
     def certificate(self) -> bytes | None:
-        """The newest one, as it was signed."""
+        """The newest certificate, as it was signed."""
         return self._certificate
 
     def judge(
@@ -246,10 +247,10 @@ class BirthState(SystemPart):
         now_ms: int,
         machine: StateMachine,
     ) -> None:
-        """Nobody is refused here: a certificate carries its own authority."""
+        """Refuse no caller here: a certificate's signatures authorise it."""
 
     def check(self, data: bytes) -> ConfirmedCluster:
-        """Return what a certificate confirms, if it is one that ``apply`` would take now.
+        """Return what a certificate confirms, if ``apply`` would accept it now.
 
         Raises:
             AuthorityError: ``authority-none``, ``birth-certificate-superseded``, or why it does not verify.
@@ -310,17 +311,17 @@ def first_statement(group_id: bytes, cluster: Cluster, *, now_s: int) -> Stateme
 
 
 def next_statement(before: Statement, cluster: Cluster, *, now_s: int) -> Statement:
-    """Return the statement for the cluster that takes the place of ``before``'s."""
+    """Return the statement for the cluster that succeeds the one in ``before``."""
     return replace(
         before, cluster=cluster, seq=before.seq + 1, predecessor=before.cluster.id, signed_at=now_s
     )
 
 
 def signatures_of(certificates: Iterable[BirthCertificate]) -> BirthCertificate:
-    """Return one certificate with the signatures of several over one and the same statement.
+    """Return one certificate with the signatures of several over the same statement.
 
     Raises:
-        AuthorityError: ``birth-certificate-mixed``: they are over different statements, or there are none.
+        AuthorityError: ``birth-certificate-mixed``: the statements differ, or there are no certificates.
     """
     merged: BirthCertificate | None = None
     for certificate in certificates:

@@ -2,7 +2,7 @@
 
     {"name", "kind", "credential", "roles", "prefixes"?, "expires_ms"?, "certificate"?, "password"?}
 
-What is absent has its default's meaning and is not written. ``password`` is ``[version, salt, hash]``.
+An absent member has its default's meaning and is not written. ``password`` is ``[version, salt, hash]``.
 """
 
 import re
@@ -70,7 +70,7 @@ def decode_grant_untrusted(form: Any) -> Grant:
 
 
 def checked(grant: Grant) -> Grant:
-    """Return the grant if what it says goes together.
+    """Return the grant if its values are consistent.
 
     Raises:
         CommandError: ``access-invalid``.
@@ -92,7 +92,7 @@ def checked(grant: Grant) -> Grant:
 
 
 def roles_in_order(roles: Iterable[AccessRole]) -> tuple[AccessRole, ...]:
-    """Return the roles each once, in the order of ``AccessRole``; beside ``admin`` no other says anything."""
+    """Return each role once, in the order of ``AccessRole``; beside ``admin`` the others are left out."""
     given = set(roles)
     if AccessRole.ADMIN in given:
         return (AccessRole.ADMIN,)
@@ -109,7 +109,7 @@ def roles_of(names: Any) -> tuple[AccessRole, ...]:
 
 
 def invalid(message: str) -> CommandError:
-    """Return the refusal of a command that is none."""
+    """Return the refusal of a malformed command."""
     return CommandError("access-invalid", message)
 
 

@@ -1,4 +1,4 @@
-"""Grants: a credential, what it may do, and until when; and what is within a grant."""
+"""Grants: a credential, what it permits and until when; and the checks whether a call is within a grant."""
 
 from enum import Enum
 from typing import Any, Final
@@ -18,22 +18,23 @@ class AccessRole(Enum):
     READ = "read"  # status, queries, metrics
     WRITE = "write"  # commands
     AUDIT = "audit"  # peers' evidence and the audit log
-    METRICS = "metrics"  # metrics alone
+    METRICS = "metrics"  # only metrics
     EXPORT = "export"  # the whole state
-    ADMIN = "admin"  # all of it, and who may call
+    ADMIN = "admin"  # all of it, and changes of the access list
 
 
-# What key prefixes limit: with any other role beside these, a limit would promise what it does not keep.
+# The roles that key prefixes limit, and those that may stand beside them. With any other role a prefix would
+# promise a limit that it does not keep.
 LIMITED: Final = frozenset({AccessRole.READ, AccessRole.WRITE})
 LIMITED_BESIDE: Final = frozenset({AccessRole.AUDIT, AccessRole.METRICS})
-# Every request passes here: a global is found ten times as fast as an enumeration's member (Python 3.11).
+# Every request is checked here. Python 3.11 finds a global ten times as fast as an enumeration's member.
 _ADMIN: Final = AccessRole.ADMIN
 _READ: Final = AccessRole.READ
 _WRITE: Final = AccessRole.WRITE
 
 
 class Kind(Enum):
-    """What a caller shows."""
+    """The kind of credential that a caller shows."""
 
     TOKEN = "token"  # noqa: S105 - a kind of credential
     CERTIFICATE = "certificate"
@@ -48,9 +49,9 @@ class Grant(Struct, frozen=True, kw_only=True):
         credential: 32 bytes, equal on every member and unique in the list: SHA-256 of the token, of the
             certificate's SPKI, or ``Password.credential_of(name)``.
         roles: as granted; ``admin`` includes all others.
-        prefixes: ``read`` and ``write`` are for keys that begin with one of them; none: for every key.
-        expires_ms: from this log time on it opens nothing; None: it does not expire.
-        certificate: of a certificate, its DER.
+        prefixes: ``read`` and ``write`` hold only for keys that begin with one of them; none: for every key.
+        expires_ms: from this log time on the grant permits nothing; None: it does not expire.
+        certificate: the DER of a certificate.
         password: of a user.
     """
 
@@ -69,7 +70,7 @@ class Grant(Struct, frozen=True, kw_only=True):
 
     @property
     def unlimited(self) -> bool:
-        """Whether it permits every command and every query, of any machine, for ever."""
+        """Whether it permits every command and every query, of any machine, at any time."""
         reads_and_writes = self.is_admin or (_READ in self.roles and _WRITE in self.roles)
         return reads_and_writes and not self.prefixes and self.expires_ms is None
 
@@ -78,7 +79,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         return role in self.roles or _ADMIN in self.roles
 
     def expired(self, now_ms: int) -> bool:
-        """Return whether it opens nothing any more at this time."""
+        """Return whether it no longer permits anything at this time."""
         return self.expires_ms is not None and now_ms >= self.expires_ms
 
     def permit(self, role: AccessRole) -> None:
@@ -93,10 +94,10 @@ class Grant(Struct, frozen=True, kw_only=True):
     def permit_command(self, command: Any, machine: StateMachine) -> None:
         """Return if this grant lets its holder execute ``command``.
 
-        A command that shows what a key held needs ``read`` for that key too.
+        A command whose result shows what a key held needs ``read`` for that key too.
 
         Raises:
-            CommandError: ``not-permitted``; or the machine's own code for a command that is none.
+            CommandError: ``not-permitted``; or the machine's own code if ``command`` is malformed.
         """
         self.permit(_WRITE)
         if self.carries(_READ) and not self.prefixes:
@@ -116,7 +117,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         """Return if this grant lets its holder ask ``query``.
 
         Raises:
-            CommandError: ``not-permitted``; or the machine's own code for a query that is none.
+            CommandError: ``not-permitted``; or the machine's own code if ``query`` is malformed.
         """
         self.permit(_READ)
         if not self.prefixes:
