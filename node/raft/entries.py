@@ -431,7 +431,7 @@ def plain_bytes(value: Any, depth: int = 0) -> int:
 
 
 def _is_text(value: str) -> bool:
-    """Return whether ``value`` has an encoding: a lone surrogate has none."""
+    """Return whether ``value`` has an encoding: a lone surrogate has no encoding."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -443,7 +443,7 @@ def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
     """Check the payload of a foreign entry, except COMMAND and SYSTEM: those are judged when applied.
 
     Raises:
-        RemoteProtocolError: it is malformed, or of a kind that this version does not know.
+        RemoteProtocolError: it is malformed, or of a kind that this release does not know.
     """
     match kind:
         case EntryKind.CONFIG:

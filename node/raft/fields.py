@@ -1,4 +1,4 @@
-"""The fields of wire messages: plain CBOR values to checked ones, and back.
+"""The fields of wire messages: conversion of plain CBOR values to checked ones, and back.
 
 Every function that takes a foreign value raises ``RemoteProtocolError`` and nothing else.
 """
@@ -55,7 +55,7 @@ def octets(value: Any, bytes_max: int) -> bytes:
 
 
 def fixed_array(value: Any, count: int) -> list[Any]:
-    """Return the first ``count`` items: what a later release adds behind them is ignored."""
+    """Return the first ``count`` items, and ignore the items that a later release adds behind them."""
     if type(value) is not list or not count <= len(value) <= FIELDS_MAX:
         refuse(f"not an array of {count}")
     return value if len(value) == count else value[:count]
@@ -103,8 +103,8 @@ def enumeration(kind: Callable[[Any], Any], value: Any) -> Any:
         refuse("unknown enumeration value")
 
 
-# Entries travel in four columns, ``[[term...], kinds as bytes, [time_ms...], [payload...]]``: what is to be
-# checked of each of them is then checked of a whole column at a time.
+# Entries travel in four columns, ``[[term...], kinds as bytes, [time_ms...], [payload...]]``: each check is
+# then done on a whole column at a time.
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
 
 
@@ -129,7 +129,7 @@ def entries_after(value: Any, after: Position) -> tuple[Entry, ...]:
 
 
 def uints(value: Any, count: int) -> list[int]:
-    """Check a column of so many unsigned integers, at least one."""
+    """Check a column of ``count`` unsigned integers, at least one."""
     if type(value) is not list or len(value) != count or set(map(type, value)) != {int}:
         refuse("not a column of unsigned integers")
     if min(value) < 0 or max(value) > INTEGER_MAX:

@@ -9,12 +9,12 @@ import msgspec
 
 
 def fingerprint(value: Any) -> bytes:
-    """Return 32 bytes that differ as soon as anything in ``value`` does, however deep.
+    """Return 32 bytes that differ if any part of ``value`` differs, at any depth.
 
-    Whatever holds values counts with all its fields, and dictionaries in their order.
+    All fields of an object count, and the order of dictionaries counts.
 
     Raises:
-        TypeError: something in it is neither plain data nor has fields.
+        TypeError: a part of it is not plain data and has no fields.
     """
     try:
         return sha256(_ENCODER.encode(value)).digest()
@@ -26,7 +26,7 @@ def field_names(value: Any) -> tuple[str, ...]:
     """Return the names of all fields of an object.
 
     Raises:
-        TypeError: it has none that can be told.
+        TypeError: its fields cannot be determined.
     """
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
@@ -41,7 +41,7 @@ def field_names(value: Any) -> tuple[str, ...]:
 
 
 def _what_it_holds(value: Any) -> Any:
-    """Return the content of what is not known to the encoder."""
+    """Return the content of a value of a type that the encoder does not know."""
     if isinstance(value, deque):
         return list(value)
     return {name: getattr(value, name) for name in field_names(value)}

@@ -6,7 +6,7 @@ from node.raft.types import FOLLOWER, LEADER, Cursor, Incarnation
 
 
 class Follower(Pull):
-    """Append, and who is heard as the leader."""
+    """Appends, and the leader that we follow."""
 
     def _on_append(self, sender: Incarnation, m: Append) -> None:
         if self._is_observer(sender):
@@ -18,7 +18,7 @@ class Follower(Pull):
         followed = self.leader == sender
         rivalled = self.role is LEADER or (self.leader is not None and not followed)
         if m.term == self.term and rivalled:
-            # Election safety says this cannot be: whoever it is, it is not the leader of this term.
+            # Election safety excludes this: the sender is not the leader of this term.
             self._violation(sender, "second-leader-in-term")
             return
         if m.entries and self._wrong_genesis(m.entries):
@@ -59,7 +59,7 @@ class Follower(Pull):
                 self._ask_availability(pull)
 
     def _reply_stale(self, sender: Incarnation, m: Append) -> None:
-        """Tell a deposed leader so, or it would stay one for an election timeout."""
+        """Report the newer term to a deposed leader: otherwise it would lead for another election timeout."""
         last = self.log.last()
         have = Cursor(last.term, last.index)
         self._send(sender, AppendReply(self._cluster, self.term, Verdict.STALE, 0, m.seq, have))

@@ -3,9 +3,9 @@
     init     founds {self}
     join     never founds: enters the first cluster it meets
     expect   n bonded members that all see the same set; the smallest collects every signature
-    auto     alone for a while: founds {self}; yields to a rival if that costs nobody anything
+    auto     alone for a while: founds {self}; yields to a rival if that loses no data
 
-An incarnation is in one cluster at a time, and signs one genesis at a time (``signing``).
+An incarnation is in one cluster at a time, and signs one genesis at a time (see ``signing``).
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
-"""What is kept of an executed entry's results, for whoever asks again with its idempotency key.
+"""What is kept of an executed entry's results, for a caller that asks again with its idempotency key.
 
-Small results are kept as they are, in few bytes. Of others only that they were: their digest and size. A
-refusal is always kept, or a copy would be told that it was executed. Every node keeps the same.
+Small results are kept whole, in few bytes. Of large results only their digest and size are kept. A refusal is
+always kept: otherwise a copy would be answered as executed. Every node keeps the same.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from node.raft.types import BATCH_ABORTED, AlreadyExecuted, Applied, Cursor, Fai
 
 # About how many bytes the results of one entry may take to be kept whole.
 WHOLE_BYTES_MAX: Final = 4096
-REFUSAL_CHARS_MAX: Final = 512  # of its message, where it is kept
+REFUSAL_CHARS_MAX: Final = 512  # of its message, when it is kept
 DIGEST_BYTES: Final = 32
 _SIZE_BYTES: Final = 4
 
@@ -24,9 +24,9 @@ _unpack = msgspec.msgpack.Decoder().decode
 
 
 def keep(results: tuple[Result, ...], size: int, *, whole: bool) -> bytes:
-    """Return what is kept of ``results``, which take about ``size`` bytes; ``whole``: if they are small."""
+    """Return what to keep of ``results``, which take about ``size`` bytes; ``whole``: keep them if small."""
     if len(results) == 1 and type(results[0]) is Applied and whole and size <= WHOLE_BYTES_MAX:
-        return _whole([results[0].value])  # nearly all of them
+        return _whole([results[0].value])  # nearly all results
     refused = [(sub, result) for sub, result in enumerate(results) if type(result) is Failed]
     if refused:
         sub, cause = next((one for one in refused if one[1].code != BATCH_ABORTED), refused[0])
@@ -65,6 +65,6 @@ def outcome_of(kept: bytes, at: Cursor) -> Ok | AlreadyExecuted:
 
 
 def aborted(count: int, sub: int, cause: Failed) -> tuple[Failed, ...]:
-    """Return the results of ``count`` commands of which the one at ``sub`` was refused: none took effect."""
+    """Return the results of ``count`` commands. The one at ``sub`` was refused, so no command took effect."""
     other = Failed(BATCH_ABORTED, f"command {sub} of the batch was refused")
     return tuple(cause if position == sub else other for position in range(count))

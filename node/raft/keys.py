@@ -1,11 +1,12 @@
-"""Idempotency keys, packed: whatever a group can write, it remembers every key of for a TTL.
+"""Idempotency keys, packed: at any rate of writing, a group remembers every key for a TTL.
 
-A key takes about forty bytes, and what is kept of its results: no list or dictionary has an object for each.
-Keys are spread by their digest over shards, in each of which they are byte strings of equal places, so that
+A key takes about forty bytes and the kept part of its results. No list or dictionary holds an object per key.
+The digest of a key selects its shard. In a shard the keys are byte strings with places of equal size, so that
 most searches end in a short string of tags. They are forgotten in slices of time: a key lasts for the TTL at
 least, and at most for one slice longer.
 
-What one session's results may take of a slice is limited. Beyond it they are kept in brief.
+The bytes that one session's results may take of a slice are limited. Results beyond that limit are kept in
+brief.
 """
 
 import struct
@@ -24,7 +25,8 @@ SLICES_OF_TTL: Final = 8
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 
 _SHARDS: Final = 1024
-# Of the digest of a key's name: which shard, and by what it is found and known there.
+# The ends of three parts of the digest of a key's name: a tag that finds the key in its shard, bytes that
+# identify it there, and the shard's number.
 _TAG_BYTES: Final = 4
 _NAME_END: Final = 16
 _SHARD_END: Final = 18
@@ -34,7 +36,7 @@ _COMMANDS_BYTES: Final = 12
 
 
 class Remembered(NamedTuple):
-    """A key that was used: by which commands, where, and what is kept of their results."""
+    """A used key: the digest of its commands, their place, and what is kept of their results."""
 
     commands: bytes
     at: Cursor
@@ -70,7 +72,7 @@ class _Shard:
         return None
 
     def _at(self, number: int) -> tuple[bytes, bytes, int, bytes]:
-        """Only whoever comes again, or two equal tags, cost a walk."""
+        """Return the key at place ``number``. Only a repeated key, or two equal tags, cost this walk."""
         body, start = self.body, 0
         for _ in range(number):
             start += _PLACE.size + _PLACE.unpack_from(body, start)[3]
@@ -84,10 +86,10 @@ class _Shard:
 
 
 class _Slice(Struct):
-    """What the keys of some stretch of the log's time take.
+    """The space that the keys of one slice of the log's time take.
 
     Attributes:
-        taken: by session: bytes that are kept of its results.
+        taken: by session: bytes kept of its results.
         shards: by shard: how many keys, and how many bytes of its body.
     """
 
@@ -124,11 +126,11 @@ class KeyTable:
         return KeyUse(self._count, sum(s.kept_bytes for s in slices), sum(s.brief for s in slices))
 
     def oldest_ms(self) -> int | None:
-        """Return until when the oldest keys were used; None if there are none."""
+        """Return the time up to which the oldest slice of keys was used; None if no key is remembered."""
         return self._slices[0].last_ms if self._slices else None
 
     def expire(self, time_ms: int) -> None:
-        """Forget what was used longer ago than the TTL, as far as it is whole slices."""
+        """Forget the slices in which every key was used longer ago than the TTL."""
         while self._slices and self._slices[0].last_ms + self._ttl_ms < time_ms:
             self._forget(self._slices.popleft())
 
@@ -165,7 +167,7 @@ class KeyTable:
         session: bytes,
         time_ms: int,
     ) -> None:
-        """Remember a key that is not known yet, and what the commands of ``session`` came to."""
+        """Remember a key that is not known yet, and the results of the commands of ``session``."""
         current = self._slices[-1] if self._slices else None
         if current is None or time_ms >= current.first_ms + self._slice_ms:
             current = _Slice(time_ms, time_ms, at.index)

@@ -1,4 +1,4 @@
-"""Where entries live. The core reads and writes through ``LogStore`` only."""
+"""The storage of entries. The core reads and writes through ``LogStore`` only."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Final
 
 from node.raft.types import ORIGIN, Entry, Position
 
-OVERHEAD_BYTES: Final = 64  # of an entry, besides its payload: rather more than on the wire
+OVERHEAD_BYTES: Final = 64  # of an entry, besides its payload: somewhat more than on the wire
 
 
 class LogStore(ABC):
@@ -14,7 +14,7 @@ class LogStore(ABC):
 
     @abstractmethod
     def last(self) -> Position:
-        """Return the position of the last entry, ``ORIGIN`` if there is none."""
+        """Return the position of the last entry, ``ORIGIN`` if the log is empty."""
 
     @abstractmethod
     def position(self, index: int) -> Position:

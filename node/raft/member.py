@@ -199,7 +199,7 @@ class Member(Inbox):
             self._tick_election()
             self._watch_quorum()
         elif self.told_outlook is not None and self.leader is not None:
-            self._watch_quorum()  # somebody leads again
+            self._watch_quorum()  # a member leads again
         if self.pull is not None:
             self._tick_pull()
         if self.box.flying:

@@ -1,7 +1,7 @@
 """Dynamic quorum through the log (3.6): the leader writes demotions and promotions as Cfg entries.
 
-Abstaining counts for nothing by itself; it is the signal on which the leader acts here. An entry that shrinks
-the quorum is committed by the old quorum and the new one, so no minority can ever write it.
+An ABSTAIN does not change the quorum by itself; it is the signal on which the leader acts here. An entry that
+shrinks the quorum is committed by the old quorum and the new one, so no minority can write it.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,18 @@ PROMOTION_ROUNDS: Final = 3
 
 
 class Membership(Leader):
-    """Who votes."""
+    """The leader's changes of the voters, the feature level and the machine's version."""
 
-    # Voters whose bond ended for good: they said goodbye, or their ticket expired or was revoked.
+    # Voters whose bond ended for good: they announced that they leave, or their ticket expired or was
+    # revoked.
     gone: dict[Incarnation, BondLoss]
     features: Features
 
     def _count_rounds(self, lead: Leadership) -> None:
-        """Once per heartbeat: in how many of them learners have kept up, without a lag or a silence between.
+        """Count, once per heartbeat, for how many rounds each learner has kept up and answered.
 
-        No ACK between two looks is no silence: where a heartbeat's time is not long for a host, an answer
-        comes sometimes just before the one look and just after the next.
+        A single round without an ACK does not end the count. If a heartbeat's time is short for a host, one
+        answer may come just before one count, and the next answer just after the following count.
         """
         lead.review_due = True
         responsive = self._responsive(lead)
@@ -49,9 +50,9 @@ class Membership(Leader):
 
     # ---- feature levels, and the machine's version --------------------------
     def _builds(self) -> list[Build] | None:
-        """Return the software of every voter and learner; None if that of some voter is not known.
+        """Return the software of every voter and learner; None if a voter's software is not known.
 
-        Learners count as voters do: they apply the same entries (U9).
+        Learners count like voters, because they apply the same entries (U9).
         """
         if any(voter != self.me and voter not in self.peers for voter in self.members):
             return None
@@ -59,9 +60,12 @@ class Membership(Leader):
         return [self.build, *(self.peers[peer].build for peer in sorted(others))]
 
     def _raise_level(self, lead: Leadership) -> None:
-        """Write FEATURE n when all have known n for a while: who comes and goes must not find it written."""
+        """Write FEATURE n when all have known n for a while.
+
+        A member that is away for a moment must not find it written when it returns.
+        """
         present = self._level()
-        # Nearly always there is no higher level that we know ourselves.
+        # Nearly always we know no higher level ourselves.
         builds = self._builds() if self.build.features.high > present else None
         level = present if builds is None else min(build.features.high for build in builds)
         if level <= present:
@@ -76,7 +80,7 @@ class Membership(Leader):
         return self.now - since_ms >= self.features.after_ms
 
     def _may_write_levels(self, lead: Leadership) -> bool:
-        """One such entry at a time, and only by who has applied all those before it."""
+        """Allow one such entry at a time, and only when we have applied all of them before it."""
         return (
             not self._refusal(lead)
             and self._has_committed_in_term(lead)
@@ -141,14 +145,15 @@ class Membership(Leader):
             )
             if self._preflight(config, wish, responsive):
                 entry = self._write(EntryKind.CONFIG, encode_config(wish))
-                # Until its commit is known, a voter needs a quorum of the old Cfg too: that news is urgent.
+                # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit
+                # index at once.
                 lead.awaited = entry.index
                 return
 
     def _wishes(
         self, lead: Leadership, config: Config, responsive: set[Incarnation]
     ) -> Iterator[tuple[set[Incarnation], str]]:
-        """Every single step that would be an improvement, the most urgent first."""
+        """Return every single step that would improve the configuration, the most urgent first."""
         voters = set(config.voters)
         names = {voter.name for voter in voters}
         promotable = [peer for peer in self.audience if self._is_promotable(lead, peer, voters)]
@@ -158,7 +163,7 @@ class Membership(Leader):
                 yield voters - {voter}, f"demote {voter}: {loss.value}"
             known = self.peers.get(voter)
             if known is not None and known.preference is Preference.OBSERVER:
-                # With trust_disk a voter may come back as one: it would go on counting, and never elect.
+                # With trust_disk a voter may come back as an Observer: it would still count, and never elect.
                 yield voters - {voter}, f"demote {voter}: observer"
                 for peer in promotable:
                     if peer.name not in names:
@@ -194,7 +199,7 @@ class Membership(Leader):
         return lag is not None and self.now - lag[1] >= self.settings.demote_lag_ms
 
     def _preflight(self, config: Config, wish: Config, responsive: set[Incarnation]) -> bool:
-        """Never write what could not be committed, nor fall below ``min_voters``."""
+        """Refuse a Cfg that could not be committed, or that has fewer voters than ``min_voters``."""
         shrinks = len(wish.voters) < len(config.voters)
         return (
             is_quorum(config, responsive)

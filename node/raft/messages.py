@@ -162,8 +162,9 @@ class Proposal(Struct, frozen=True):
 class Forward(Struct, frozen=True):
     """Proposals of the sender's session number ``session``.
 
-    ``after`` is the unanswered command handed over just before these, 0 if there is none: a leader that
-    does not have it takes none of them, so commands are never executed out of order.
+    ``after`` is the unanswered command handed over just before these, 0 if every command is answered. A
+    leader that does not have it takes no proposal of the Forward, so commands are never executed out of
+    order.
     """
 
     cluster: bytes
@@ -179,7 +180,7 @@ class ForwardReply(Struct, frozen=True):
         cursors: (seq, cursor) of those that are.
         refused: empty, or why the others are not there: ``not-leader``, ``gap``, ``overloaded``,
             ``transferring``, ``dissolving``.
-        leader: who is the leader, if known.
+        leader: the leader, if known.
     """
 
     cluster: bytes

@@ -1,8 +1,9 @@
 """Commands of this member's own callers, exactly once (3.8), and commands that peers forward to the leader.
 
 A command waits, gets the next sequence number of this member's session, is written by us or forwarded, and is
-complete when *its* (session, seq) is applied here: never because some index was committed (C8). Whoever leads
-next gets everything unanswered again, in order; the replicated session table makes the copies harmless.
+complete when *its* (session, seq) is applied here: never because some index was committed (C8). The next
+leader receives every unanswered command again, in order; the replicated session table makes the copies
+harmless.
 """
 
 from collections import deque
@@ -52,7 +53,7 @@ class Pending:
     Attributes:
         seq: 0 while it waits.
         key: with how late it may be executed, from its first ``seq`` on.
-        cursor: where the current leader put it, if it said so.
+        cursor: where the current leader put it, if that leader reported it.
         left: it was handed to some leader (maybe ourselves) at least once.
     """
 
@@ -73,13 +74,13 @@ class Outbox:
     Attributes:
         number: of the current session; every expiry makes a new one.
         session: its id.
-        had: the session was open.
+        had: the session was open at some time.
         asked_ms: when we last asked for it to be opened or kept alive.
         next_seq: for the next command.
         next_send: every command in flight from here on is still to be handed over.
         sent_to: the leader that has been given what lies below ``next_send``.
         sent_in: its term.
-        rewind_due: until then a gap that the leader sees is not new.
+        rewind_due: until then a gap that the leader reports is not new.
     """
 
     number: int
@@ -167,7 +168,7 @@ class Origin(Reads):
 
     # ---- the session --------------------------------------------------------
     def _session_is_open(self) -> bool:
-        """See to our session; return whether commands can be sent in it."""
+        """Open or renew our session as needed; return whether commands can be sent in it."""
         box = self.box
         if box.session in self.replica.table:
             box.had = True
@@ -176,7 +177,7 @@ class Origin(Reads):
             return not self._is_session_over()
         if box.had:
             self._renew_session()
-        # Asked for as of an entry that is long past, it would be taken for a late copy, and void.
+        # An open with the time of an old entry would be taken for a late copy, and be void.
         up_to_date = self.replica.applied.index == self.commit
         if up_to_date and (self.lead is not None or self.in_step):
             self._ask_session("open")
@@ -185,13 +186,13 @@ class Origin(Reads):
     def _is_session_over(self) -> bool:
         """Return whether the next entry that is applied ends our session, which stands open in the table.
 
-        What is fed into it would have a place in the log, and never be executed.
+        Commands handed over in it would get a place in the log, and never be executed.
         """
         idle_ms = self._log_time_passed() - self.replica.table.active_ms(self.box.session)
         return idle_ms > self.settings.session_ttl_ms
 
     def _renew_session(self) -> None:
-        """Our session expired. What is unanswered was not executed in it and now never can be.
+        """Replace our expired session. Unanswered commands were not executed in it, and never will be.
 
         All of the log up to the expiry is applied here, and every later entry of that session is void: so
         handing the commands over again under a new session executes each at most once.
@@ -238,7 +239,7 @@ class Origin(Reads):
         return self.lead is not None or self.leader in self.peers
 
     def _flush_origin(self) -> None:
-        """Hand over what waits: one Forward for all of it."""
+        """Hand over the waiting commands, all in one Forward."""
         box = self.box
         if not self._session_is_open() or not self._reaches_leader():
             return
@@ -290,7 +291,7 @@ class Origin(Reads):
             box.used_ms = self.now
 
     def _before(self, seq: int) -> int:
-        """Return the unanswered command before ``seq``; 0 if there is none."""
+        """Return the unanswered command before ``seq``; 0 if every earlier command is answered."""
         return next((other for other in reversed(self.box.flying) if other < seq), 0)
 
     def _note_cursor(self, seq: int, cursor: Cursor | None) -> None:
@@ -303,7 +304,7 @@ class Origin(Reads):
             self._finish(pending, Ok((), cursor))
 
     def _retry_forwards(self) -> None:
-        """A Forward or its answer was lost: hand everything from there on over again, in order."""
+        """Hand over everything again, in order, from the point where a Forward or its answer was lost."""
         box = self.box
         if self.now < box.retry_due:
             return
@@ -326,8 +327,8 @@ class Origin(Reads):
             self._note_cursor(seq, cursor)
         box = self.box
         if m.refused == "gap" and self.now >= box.rewind_due:
-            # Once for all Forwards under way: each of them is refused for the same gap, and what is handed
-            # over again may be refused as well, as long as we have not heard that our session expired.
+            # Once for all Forwards under way, because each of them is refused for the same gap. Commands that
+            # are handed over again may be refused too, until we know that our session expired.
             box.rewind_due = self.now + self.settings.heartbeat_ms
             unsure = (seq for seq, pending in box.flying.items() if pending.cursor is None)
             box.next_send = min(next(unsure, box.next_seq), box.next_send)
@@ -360,7 +361,7 @@ class Origin(Reads):
         return not seq or (session, seq) in lead.proposed or self.replica.table.is_answered(session, seq)
 
     def _speaks_for_itself(self, sender: Incarnation, session: bytes, proposal: Proposal) -> bool:
-        """R2 for sessions: what is forwarded is the sender's own, and within the limits."""
+        """R2 for sessions: return whether a proposal is the sender's own, and within the limits."""
         limit = self.settings.command_bytes_max + PAYLOAD_OVERHEAD_BYTES
         if proposal.kind in COMMANDS:
             return len(proposal.payload) <= limit and proposal.payload.startswith(

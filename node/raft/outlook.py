@@ -1,8 +1,8 @@
-"""What a member can know of its group's quorum: whether it is there, who is missing, whether to wait.
+"""What a member can know of its group's quorum: its state, the missing voters, and whether to wait.
 
 A voter that keeps no disk is an incarnation: when its process has ended it never comes back, and its
-restarted node is another one, which only a quorum can take in. So a group that has lost too many of them for
-good waits in vain. With ``trust_disk`` every voter may come back, if somebody starts it.
+restarted node is another incarnation, which only a quorum can take in. So a group that has lost too many
+voters for good waits in vain. With ``trust_disk`` every voter may come back, if an operator starts it.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,9 +16,9 @@ from node.raft.types import Incarnation
 
 
 class Quorum(Enum):
-    """What there is of it."""
+    """The state of the quorum, as one member knows it."""
 
-    HELD = "held"  # somebody leads with it
+    HELD = "held"  # a member leads with it
     ELECTING = "electing"  # it is here, and elects
     SHORT = "short"  # it is here, but holds too few copies to commit anything (``min_voters``)
     LOST = "lost"  # it is not here, and may come back
@@ -29,9 +29,9 @@ class Quorum(Enum):
 class Absence(Enum):
     """What is known of a voter that is not here."""
 
-    UNREACHABLE = "unreachable"  # its bond broke, or never was
+    UNREACHABLE = "unreachable"  # its bond broke, or was never formed
     EXPIRED = "expired"  # its evidence is not accepted any more
-    DEPARTED = "departed"  # it said goodbye
+    DEPARTED = "departed"  # it announced that it leaves
     RESTARTED = "restarted"  # its node is here as another incarnation
 
 
@@ -51,12 +51,12 @@ class Outlook(Struct, frozen=True):
 
     @property
     def waiting_helps(self) -> bool:
-        """Return whether the group may go on without an operator who gives up what it holds."""
+        """Return whether the group may recover without an operator that gives up the data it holds."""
         return self.quorum is not Quorum.GONE
 
 
 def describe(outlook: Outlook) -> str:
-    """Return one sentence for people: how it stands, who is missing, and what to do."""
+    """Return one sentence for people: the quorum's state, the missing voters, and what to do."""
     names = ", ".join(f"{one.voter.name} ({one.why.value})" for one in outlook.absent)
     match outlook.quorum:
         case Quorum.HELD:
@@ -92,14 +92,14 @@ def look_out(
     copies_needed: int,
     durable: bool,
 ) -> Outlook:
-    """Return how it stands with a quorum of every one of ``configs``.
+    """Return the state of the quorum of every one of ``configs``.
 
     Args:
         configs: the active ones.
-        present: this member, and who is here of the same cluster, voters or not.
-        absent: the voters that are not.
-        led: somebody leads.
-        copies_needed: by how many members an entry must be held to be committed.
+        present: this member, and the bonded members of the same cluster, voters or not.
+        absent: the voters that are not present.
+        led: a member leads.
+        copies_needed: how many members must hold an entry for it to be committed.
         durable: a voter that ended may come back (``trust_disk``).
     """
     if is_quorum_of_all(configs, present):

@@ -13,12 +13,13 @@ from node.raft.types import Incarnation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Who votes.
+    """The voters, and the rule for ties.
 
     Attributes:
         epoch: from 1 (genesis), one more with every configuration.
         voters: sorted, at least one.
-        tie: of exactly half of the voters, the half with this one is a quorum. None: no half is.
+        tie: of two equal halves of the voters, the half with this voter is a quorum. None: no half is a
+            quorum.
         reason: for people: ``genesis``, ``promote node-d``, ...
     """
 
@@ -47,5 +48,5 @@ def is_quorum_of_all(configs: Iterable[Config], members: Collection[Incarnation]
 
 
 def tie_for(voters: Collection[Incarnation], leader: Incarnation, *, tie_break: bool) -> Incarnation | None:
-    """Return who breaks ties: the proposing leader, and only among an even number of voters."""
+    """Return the voter that breaks ties: the proposing leader, if the number of voters is even."""
     return leader if tie_break and len(voters) % 2 == 0 and leader in voters else None

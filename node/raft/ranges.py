@@ -1,4 +1,4 @@
-"""Which entries a pull has asked of whom, and which it still has to (3.5)."""
+"""The entries that a pull has asked of each source, and those that it still has to ask for (3.5)."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from node.raft.messages import Append, Chunk
 from node.raft.types import Incarnation
 
 RANGE_ENTRIES: Final = 512
-# So many ranges are on their way from one source at a time: an answer that takes long to come must not make
-# the pull wait. A leader has better to do.
+# This many ranges are on their way from one source at a time, so that a slow answer does not stop the pull. A
+# leader serves fewer, because it has other work.
 RANGES_PER_SOURCE: Final = 8
 RANGES_OF_LEADER: Final = 2
-# A range whose source goes on answering others is given up after so many election timeouts.
+# A range whose source goes on answering other ranges is given up after this many election timeouts.
 OVERTAKEN_FACTOR: Final = 4
-# So many ranges that were given up are remembered, for answers that come late all the same.
+# This many ranges that were given up are remembered, for answers that still come late.
 GIVEN_UP_MAX: Final = 64
 
 
@@ -29,7 +29,7 @@ class Range:
 
 @dataclass(slots=True)
 class Flight:
-    """What one source was asked.
+    """The ranges that one source was asked for.
 
     Attributes:
         heard_ms: when it last answered; at first, when it was first asked.
@@ -50,7 +50,7 @@ class PullState:
     """One pull, valid in one term.
 
     Attributes:
-        target: up to where we want everything: the latest ``prev`` that we could not match.
+        target: the end of the wanted entries: the latest ``prev`` that we could not match.
         known: how far each peer can serve.
         at: the next index to search an agreement at (while not ``joined``), then the first unassigned.
         joined: the start is agreed upon.
@@ -59,7 +59,7 @@ class PullState:
         again: ranges to be asked anew, sorted.
         resting: sources that could not help, and when to try them again.
         given_up: ranges whose answer did not come in time, by source and ``after``, oldest first.
-        held: chunks whose predecessor is not there yet, by ``after``.
+        held: chunks whose predecessor is not in our log yet, by ``after``.
         buffer: the leader's Appends since, contiguous.
         buffer_bytes: their size.
     """
@@ -82,16 +82,16 @@ class PullState:
 
     @property
     def outstanding(self) -> int:
-        """Chunks asked for or held: what may have to be kept in memory."""
+        """The number of chunks asked for or held: they may all have to be kept in memory."""
         return len(self.held) + sum(len(flight.ranges) for flight in self.flying.values())
 
     @property
     def lowest(self) -> int:
-        """The predecessor of the first entry that nobody is asked for."""
+        """The predecessor of the first entry that no source is asked for."""
         return min(self.again[0][0], self.at) if self.again else self.at
 
     def next_range(self, reach: int) -> tuple[int, int] | None:
-        """Take the first range that a source can serve which reaches so far."""
+        """Take the first range for a source that can serve up to ``reach``."""
         for position, (after, upto) in enumerate(self.again):
             if reach > after:
                 end = min(upto, reach, after + self.span)
@@ -116,7 +116,7 @@ class PullState:
         flight.ranges[after] = Range(after, upto, now_ms)
 
     def answered(self, source: Incarnation, after: int, now_ms: int) -> Range | None:
-        """Return the range that an answer is to; None if it was not asked, or given up."""
+        """Return the range that an answer belongs to; None if it was not asked for, or was given up."""
         flight = self.flying.get(source)
         asked = None if flight is None else flight.ranges.pop(after, None)
         if flight is not None and asked is not None:
@@ -128,8 +128,8 @@ class PullState:
     def answered_late(self, source: Incarnation, after: int, places: int) -> Range | None:
         """Return the range that a late answer saves us from waiting for; None if it is not wanted.
 
-        It takes the place of the one who is asked for the same range now, if anybody is. While searching it
-        is wanted if the search still stands there.
+        The late source takes the place of the source that is asked for the same range now, if there is such a
+        source. During the search an answer is wanted if the search is still at that range.
         """
         asked = self.given_up.pop((source, after), None)
         if asked is None:
@@ -151,7 +151,7 @@ class PullState:
         return None
 
     def fit_span(self, asked: Range, count: int) -> None:
-        """A chunk of ``count`` entries came: ask for as many as fit into one."""
+        """Fit the span to a chunk of ``count`` entries: ask for as many entries as fit into one chunk."""
         cut = count < asked.upto - asked.after
         self.span = count if cut else min(max(self.span, 2 * count), RANGE_ENTRIES)
 

@@ -114,8 +114,8 @@ class Reads(Membership):
     def _begin_round(self, lead: Leadership) -> bool:
         """Return whether a broadcast is wanted to confirm reads.
 
-        The index is the commit index now: with the no-op committed it is at least that of every earlier
-        leader, and a quorum that echoes a later Append proves that no later leader was there yet.
+        The index is the commit index now: with the no-op committed it is at least every earlier leader's, and
+        a quorum that echoes a later Append proves that no later leader was there yet.
         """
         reads = self.reads
         if reads.round is not None or not (reads.asking or reads.remote):
@@ -245,7 +245,7 @@ class Reads(Membership):
         return due
 
     def _cancel_query(self, token: int) -> bool:
-        """Forget a waiting query; return whether there was one."""
+        """Forget a waiting query; return whether it was found."""
         reads = self.reads
         for queue in (reads.asking, *([reads.round.queries] if reads.round else [])):
             for query in queue:

@@ -1,5 +1,5 @@
-"""The state machine behind the log, and the system state beside it: committed entries in, outcomes out; the
-same on every node.
+"""The state machine behind the log, and the system state beside it: committed entries in, outcomes out, equal
+on every node.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,25 +33,25 @@ from node.raft.types import (
     Settings,
 )
 
-# Of one entry: what it makes every node keep must not be a thousand times what it says.
+# Limits of one entry: the data that every node keeps for it must not be a thousand times its own size.
 RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
 REFUSAL_CHARS_MAX: Final = 4096
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
 _OF_LEVELS: Final = frozenset((EntryKind.CONFIG, EntryKind.FEATURE, EntryKind.MACHINE))
-# Not the machine's doing: another node may have had the memory, and nobody pressed Ctrl-C there.
+# The machine does not cause these: another node may have had the memory, and received no Ctrl-C.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
 
 
 class BrokenMachineError(Exception):
     """The machine, or the system state, could not take a savepoint or go back to one.
 
-    Its state is not to be trusted any more.
+    Its state must not be trusted any more.
     """
 
 
 def told_to_nobody(_what: str, _raised: BaseException) -> None:
-    """Do nothing with an exception out of a machine: for whoever has no log to put it in."""
+    """Ignore an exception of a machine: the default for a caller that keeps no log."""
 
 
 class Replica:
@@ -74,16 +74,16 @@ class Replica:
         self.applied_ms = 0
         self.commands = 0
         self.levels: Levels | None = None
-        # Told of every exception out of the machine that is no refusal: whoever wrote it wants its traceback.
+        # Called with every exception of the machine that is no refusal, for the traceback in the log.
         self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
         self._version = 1  # of the machine
         self._group_id = group_id
 
     def apply(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Resolution | None]]:
-        """Apply the entries after ``applied``, each as it is asked for, and say what became of its command.
+        """Apply the entries after ``applied``, each when it is asked for, and yield its command's outcome.
 
         Raises:
-            MemoryError: the host starves us; the state is not to be trusted any more.
+            MemoryError: the host gives us too little memory; the state must not be trusted any more.
             BrokenMachineError: the machine failed where it must not.
         """
         commands = [entry for entry in entries if entry.kind is _COMMAND or entry.kind is _SYSTEM]
@@ -96,7 +96,8 @@ class Replica:
             if entry.kind is _COMMAND or entry.kind is _SYSTEM:
                 self.commands += counts_as_command(entry)
                 batch = next(batches)
-                # Every node finds it equally malformed: a no-op that answers nobody, not a wedge.
+                # Every node finds it equally malformed: it is a no-op that answers no caller, and does not
+                # block the log.
                 if batch is not None:
                     resolution = self._apply_batch(batch, entry, at)
             elif entry.kind is EntryKind.SESSION:
@@ -110,9 +111,9 @@ class Replica:
             yield entry, resolution
 
     def _change_levels(self, entry: Entry, at: Cursor) -> Resolution | None:
-        """Apply a CONFIG, FEATURE or MACHINE entry: of the first, the genesis says where the group begins.
+        """Apply a CONFIG, FEATURE or MACHINE entry: the genesis, a CONFIG entry, sets the first levels.
 
-        Returns what became of a MACHINE entry, as of a command of no session that is numbered by its index.
+        Returns the outcome of a MACHINE entry, as a command of no session with its index as the number.
         """
         levels, resolution = self.levels, None
         if entry.kind is EntryKind.CONFIG:
@@ -133,7 +134,7 @@ class Replica:
         return resolution
 
     def _migrate(self, old: int, new: int) -> Result:
-        """Turn the machine's state into that of another version. It refuses on every member alike."""
+        """Convert the machine's state to another version. A refusal is the same on every member."""
         if new == old:
             return Applied(None)
         savepoint = self._savepoint(self.machine)
@@ -143,7 +144,7 @@ class Replica:
             raise
         except CommandError as exc:
             result = Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
-        except BaseException as exc:  # noqa: BLE001 - the group goes on as it was
+        except BaseException as exc:  # noqa: BLE001 - the group continues at its old version
             self.on_raised("migrate", exc)
             result = Failed("migrate-raised", type(exc).__name__)
         else:
@@ -203,14 +204,14 @@ class Replica:
         return tuple(results), size
 
     def _judge(self, credential: bytes | None, request: Request, value: object, now_ms: int) -> Failed | None:
-        """Return why the caller may not ask this; None: it may."""
+        """Return why the caller may not ask this; None if the caller may."""
         try:
             self.system.judge(credential, request, value, now_ms=now_ms, machine=self.machine)
         except CommandError as exc:
             return Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
         except OF_THE_HOST:
             raise
-        except BaseException as exc:  # noqa: BLE001 - whoever cannot be judged is refused, everywhere alike
+        except BaseException as exc:  # noqa: BLE001 - a caller that cannot be judged is refused on every node
             self.on_raised("judge", exc)
             return Failed("judge-raised", type(exc).__name__)
         return None
@@ -239,8 +240,8 @@ class Replica:
         except CommandError as exc:
             return Failed(exc.code, exc.message[:REFUSAL_CHARS_MAX])
         except OF_THE_HOST:
-            raise  # better stop than diverge
-        except BaseException as exc:  # noqa: BLE001 - a wedge would be worse, and every node sees the same
+            raise  # stop: the nodes must not diverge
+        except BaseException as exc:  # noqa: BLE001 - every node raises the same; a blocked log is worse
             self.on_raised("apply", exc)
             # The text of a foreign exception may differ between nodes (addresses); its type does not.
             return Failed("apply-raised", type(exc).__name__)

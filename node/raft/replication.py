@@ -193,7 +193,7 @@ class Replication(Promises):
                 raise HaltError("log-divergence")
 
     def _verify_up_to(self, index: int) -> None:
-        """Our log is proven equal to that of this term's leader up to ``index``."""
+        """Note that our log is proven equal to this term's leader's log up to ``index``."""
         if self.verified_term != self.term:
             self.verified_term = self.term
             self.verified_index = 0

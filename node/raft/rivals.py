@@ -1,8 +1,8 @@
 """Two clusters of one group (3.9): detected, refused, never merged; in auto mode one may give itself up.
 
-The side that yields does so through its own log: its leader writes DISSOLVE, and whoever applies that entry
-leaves. Nothing behind it is ever applied, so what was pending there was not executed and is asked again
-elsewhere.
+The side that yields does so through its own log: its leader writes DISSOLVE, and every member that applies
+that entry leaves. No entry behind it is ever applied, so commands that were pending there were not executed
+and are handed over again elsewhere.
 """
 
 from node.raft.entries import EMPTY_PAYLOAD
@@ -21,7 +21,7 @@ class Rivals(Founding):
     initial_state: object
 
     def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
-        """Two clusters of one group: never merged. One may yield, if both are in auto mode."""
+        """Handle a rival cluster: never merge with it. One may yield, if both are in auto mode."""
         if m.cluster in self.birth.dissolved:
             self._send(sender, self._presence())
             return
@@ -41,10 +41,12 @@ class Rivals(Founding):
                 self._notice(RivalCluster(sender, m.cluster))
 
     def _is_stranded(self) -> bool:
-        """We entered a cluster, hold nothing of it, and see nobody who does: it may be dead.
+        """Return whether we entered a cluster, hold no entry of it, and see no peer that does.
 
-        Leaving is safe only for who promised nothing there. With an empty log nobody ACKs; but a founder may
-        be asked for its vote before it has the genesis.
+        That cluster may be dead.
+
+        Leaving is safe only for a member that promised nothing there. A member with an empty log sends no
+        ACK, but a founder may be asked for its vote before it has the genesis.
         """
         may_be_founder = self.founding.bootstrap is Bootstrap.EXPECT or self.settings.trust_disk
         if self.log.last().index or (may_be_founder and self.term):
@@ -53,7 +55,7 @@ class Rivals(Founding):
         return not any(known.cluster == self.cluster and known.commit for known in presences)
 
     def _must_yield(self, rival: Presence) -> bool:
-        """Our log, committed or not, holds less than what the rival has committed.
+        """Return whether our log, committed or not, holds fewer commands than the rival has committed.
 
         Counting our uncommitted against its committed commands, both sides can never yield at once.
         """
@@ -79,10 +81,10 @@ class Rivals(Founding):
         self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
 
     def _dissolve(self, cursor: Cursor) -> None:
-        """Leave a cluster that ended; what was pending was never executed and is asked again.
+        """Leave a cluster that ended; pending commands were never executed and are handed over again.
 
-        With trust_disk a restart must not forget that: we would enter it again as one who never was a member,
-        and vote for a log that lacks what we acknowledged.
+        With trust_disk a restart must not forget that. Otherwise we would enter it again as a new member, and
+        vote for a log that lacks entries that we acknowledged.
         """
         assert self.cluster is not None
         if self.replica.commands:
@@ -96,7 +98,7 @@ class Rivals(Founding):
         self._tell_presence()
 
     def _ask_reads_again(self) -> None:
-        """An index that was confirmed in a cluster that ended says nothing of the next one's log."""
+        """Ask reads again: an index confirmed in a cluster that ended proves nothing in the next log."""
         reads, self.reads = self.reads, ReadQueues(last_id=self.reads.last_id)
         waiting = [query for _, query in reads.settled] + [held.query for held in reads.leased]
         waiting += (reads.round.queries if reads.round is not None else []) + list(reads.asking)
@@ -107,7 +109,7 @@ class Rivals(Founding):
                 self.reads.asking.append(query)
 
     def _reset_cluster(self) -> None:
-        """Back to the state of a member that never was in a cluster; votes of a dead cluster bind nobody."""
+        """Return to the state of a member that never was in a cluster; a dead cluster's votes do not bind."""
         self._ask_reads_again()
         if self.handed is not None:
             self._complete(self.handed.token, Unknown("transfer-lost"))

@@ -31,7 +31,7 @@ class Birth:
         voters: of that genesis.
         levels: of that genesis.
         signatures: received until now.
-        signed: the genesis that has our signature, and who collects for it.
+        signed: the genesis that has our signature, and its collector.
         reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
         collector_seen_ms: when its collector was last bonded.
         dissolved: clusters that we left because they gave themselves up.
@@ -87,7 +87,7 @@ class Signing(Election):
             self.birth.signed = (signed_for, proposal)
 
     def _is_signature_out(self) -> bool:
-        """Return whether another genesis than that of the cluster we leave may still use our signature."""
+        """Return whether a genesis of another cluster than the one we leave may still use our signature."""
         signed = self.birth.signed
         if signed is None or self.log.last().index == 0:
             return signed is not None

@@ -1,7 +1,7 @@
-"""Values that every part of consensus speaks of.
+"""Values that every part of consensus uses.
 
-What is made for every message or event is a ``msgspec.Struct``: frozen, slotted and compared by value like
-the frozen dataclasses beside it, and made five times as fast.
+A value that is made for every message or event is a ``msgspec.Struct``. It is frozen, slotted and compared by
+value like the frozen dataclasses here, and is made five times as fast.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from node.machines.base import Preference as Preference  # noqa: PLC0414 - also a word of consensus
+from node.machines.base import Preference as Preference  # noqa: PLC0414 - part of the names of consensus
 from node.raft.features import Levels
 
 
@@ -33,7 +33,7 @@ class Cursor(NamedTuple):
     """A place in the log: the entry at ``index`` written in ``term``. (0, 0) is before the first entry."""
 
     term: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a cursor
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no caller uses on a cursor
 
 
 class Position(NamedTuple):
@@ -68,8 +68,8 @@ COMMANDS: Final = frozenset((EntryKind.COMMAND, EntryKind.SYSTEM))
 class Entry(Struct, frozen=True, gc=False):
     """One log entry. ``chain`` = digest over the previous chain and all other fields.
 
-    A log is full of them, and catching up makes tens of thousands a second; the garbage collector need not
-    walk over what can be in no cycle.
+    A log holds many, and catching up makes tens of thousands a second. An entry cannot be part of a cycle, so
+    the garbage collector need not visit it.
 
     Attributes:
         term: leader's term, from 1.
@@ -96,7 +96,8 @@ class Role(Enum):
     LEADER = "leader"
 
 
-# For what runs in every step: a global is found ten times as fast as an enumeration's member (Python 3.11).
+# For code that runs in every step: a global is found ten times as fast as an enumeration's member (Python
+# 3.11).
 FOLLOWER: Final = Role.FOLLOWER
 LEADER: Final = Role.LEADER
 
@@ -152,11 +153,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Founding:
-    """How this member may come to have a genesis. ``expect`` is the number of founders (EXPECT only)."""
+    """How this member may get a genesis. ``expect`` is the number of founders (EXPECT only)."""
 
     bootstrap: Bootstrap
     expect: int = 0
-    bootstrap_delay_ms: int = 3000  # AUTO: alone for so long -> founds {self}
+    bootstrap_delay_ms: int = 3000  # AUTO: alone for this long -> founds {self}
 
 
 class Consistency(Enum):
@@ -178,7 +179,7 @@ class Failed(Struct, frozen=True):
 
 
 Result = Applied | Failed
-BATCH_ABORTED: Final = "batch-aborted"  # the code of all others, when one command of an entry was refused
+BATCH_ABORTED: Final = "batch-aborted"  # the code of the others, when one command of an entry was refused
 
 
 class Ok(Struct, frozen=True):
@@ -189,7 +190,7 @@ class Ok(Struct, frozen=True):
 
 
 class AlreadyExecuted(Struct, frozen=True):
-    """Executed exactly once, at ``at``, when it came before; the results are not kept any more.
+    """Executed exactly once, at ``at``, when an earlier copy came; the results are not kept any more.
 
     Attributes:
         digest: SHA-256 of the deterministic CBOR of the list of results; empty if it had no key.
@@ -202,7 +203,7 @@ class AlreadyExecuted(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """A query's result and the state it speaks of.
+    """A query's result and the state that gave it.
 
     ``value`` is ``Failed`` if the machine refused the query. ``age_ms``: time since that state covered all
     that a leader had committed (weak reads); None if it never did.
@@ -214,7 +215,7 @@ class Answer(Struct, frozen=True):
 
 
 class NotExecuted(Struct, frozen=True):
-    """It did not happen and never will; safe to try again. ``leader`` may know better."""
+    """It did not happen and never will, so it is safe to try again. ``leader`` may be able to help."""
 
     reason: str
     leader: Incarnation | None = None
@@ -230,12 +231,12 @@ Outcome = Ok | AlreadyExecuted | Answer | NotExecuted | Unknown
 
 
 class Key(Struct, frozen=True):
-    """A caller's idempotency key, and how late this copy of his commands may be executed.
+    """A caller's idempotency key, and how late this copy of the caller's commands may be executed.
 
     Attributes:
         name: 1 to ``entries.KEY_BYTES_MAX`` bytes.
-        not_after_ms: in the time of the entries (``Entry.time_ms``). Later the group may have forgotten the
-            key, and with it that another copy was executed.
+        not_after_ms: in the time of the entries (``Entry.time_ms``). After that the group may have forgotten
+            the key, and so the execution of another copy.
     """
 
     name: bytes
@@ -247,8 +248,8 @@ class CommandBatch(Struct, frozen=True):
 
     Attributes:
         ack_below: the origin has its answer to every sequence number below this one.
-        keyed: of a batch with a key, caller and commands as the entry has them, else empty. Equal bytes,
-            equal caller and commands.
+        keyed: of a batch with a key, the bytes of caller and commands in the entry; otherwise empty. Equal
+            bytes mean equal caller and commands.
         credential: of the caller; None: the member that the session belongs to.
         system: the commands are for the system state, not for the machine.
     """
@@ -264,7 +265,7 @@ class CommandBatch(Struct, frozen=True):
 
 
 class Resolution(Struct, frozen=True):
-    """What became of the command (session, seq); seq 0 is a change of the session itself."""
+    """The outcome of the command (session, seq); seq 0 is a change of the session itself."""
 
     session: bytes
     seq: int
@@ -272,12 +273,12 @@ class Resolution(Struct, frozen=True):
 
 
 class KeyUse(NamedTuple):
-    """How much of what is limited is taken by idempotency keys.
+    """How much of their limited space the idempotency keys take.
 
     Attributes:
-        keys: that are remembered.
-        kept_bytes: what is kept of their results.
-        brief: of how many only digest and size.
+        keys: the number of remembered keys.
+        kept_bytes: the size of what is kept of their results.
+        brief: the number of keys with only digest and size of the results.
     """
 
     keys: int
@@ -290,7 +291,7 @@ class MemberStatus:
     """A snapshot of one member, for people and metrics.
 
     Attributes:
-        electable: this member and its bonded peers, without Observers: who may vote and lead.
+        electable: this member and its bonded peers, without Observers: they may vote and lead.
     """
 
     me: Incarnation

@@ -1,12 +1,12 @@
 """Messages as bytes: a deterministic CBOR array ``[tag, field...]`` each.
 
-Entries travel without index and chain: the receiver computes both from what precedes them, so what is decoded
-is always a valid piece of some log. Every length has a limit, and the frame that carries a message has one
-too.
+Entries travel without index and chain. The receiver computes both from the preceding entry, so decoded
+entries are always a valid piece of some log. Every length has a limit, and the frame that carries a message
+has one too.
 
-A later release may add fields at the end of messages and of the arrays in them, which are ignored here; not
-of entries' payloads, positions and names, which are one value. A message with an unknown tag below 64 is
-refused, one with a higher tag is ignored.
+A later release may add fields at the end of messages and of the arrays in them; this release ignores them. It
+must not add fields to entries' payloads, positions and names, because each of those is one value. A message
+with an unknown tag below 64 is refused, one with a higher tag is ignored.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ from node.raft.types import COMMANDS, ORIGIN, Bootstrap, EntryKind
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 PROPOSALS_MAX: Final = 16_384
-IGNORABLE_TAG: Final = 64  # from here on a message that is not known is ignored
+IGNORABLE_TAG: Final = 64  # from this tag on an unknown message is ignored
 VISIBLE_MAX: Final = 1024
 SIGNATURE_BYTES_MAX: Final = 1024
 
@@ -85,10 +85,11 @@ def decode_untrusted(data: bytes) -> Message | Ignorable:
     """Return the message in ``data``.
 
     Raises:
-        RemoteProtocolError: it is none: too long, not CBOR, wrong types, out of bounds.
+        RemoteProtocolError: it is not a message: too long, not CBOR, wrong types, out of bounds.
     """
     try:
-        # From an admitted member, attested to be this code: its items are as many as its bytes can be.
+        # The sender is an admitted member, attested to run this code, so the item limit is the number of
+        # bytes.
         value = decode_cbor_untrusted(data, bytes_max=MESSAGE_BYTES_MAX, items_max=MESSAGE_BYTES_MAX)
     except MalformedError as exc:
         raise RemoteProtocolError("malformed-message", str(exc)) from exc
