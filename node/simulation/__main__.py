@@ -1,6 +1,7 @@
 """``python -m node.simulation``: run schedules for a while, or one again.
 
-Exit code 0: no oracle was contradicted. 1: one was. 2: usage. 130: ended by Ctrl-C, and none was so far.
+Exit code 0: no oracle was contradicted. 1: an oracle was contradicted. 2: usage. 130: ended by Ctrl-C before
+an oracle was contradicted.
 """
 
 import argparse

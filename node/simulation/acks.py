@@ -1,9 +1,10 @@
-"""I3: what members ACK, judged by their logs when they promise it, and by their disks when they say it.
+"""I3: the ACKs of members, judged by their logs when they promise one, and by their disks when they send it.
 
 An ACK that waits for a disk was promised by the log of its step. Until the disk is done, a leader of a newer
-term may have had that log cut. The ACK leaves all the same, and harms nobody: it counts in its own term only,
-as one that the network delayed would. Whoever elected the newer leader did so before the older one could have
-had a quorum with this ACK, for a voter that holds an entry grants no vote to who lacks it (3.4).
+term may have had that log cut. The member sends the ACK all the same, and this does no harm: the ACK counts
+in its own term only, as an ACK that the network delayed would. The voters elected the newer leader before the
+older one could have had a quorum with this ACK, for a voter that holds an entry grants no vote to a candidate
+that lacks it (3.4).
 """
 
 from collections import defaultdict
@@ -33,7 +34,7 @@ class Acks:
         """Judge an ACK that leaves ``process`` now.
 
         Raises:
-            InvariantError: it is not true, or would not be after a power cut.
+            InvariantError: the ACK is not true, or would not be true after a power cut.
         """
         acks = self.sent[reply.cluster, reply.term]
         acks[process.inc] = max(reply.match, acks.get(process.inc, 0))
@@ -44,10 +45,10 @@ class Acks:
             self._check_durable(process, process.disk, promise)
 
     def hold(self, process: Process) -> None:
-        """Judge what ``process`` promises in this step, and will say when its disk has it.
+        """Judge an ACK that ``process`` promises in this step and will send when its disk has the entries.
 
         Raises:
-            InvariantError: it is not true.
+            InvariantError: the ACK is not true.
         """
         view = process.view
         known, view.promises = view.promises, {}
@@ -57,13 +58,14 @@ class Acks:
                 view.promises[id(reply)] = known.get(id(reply)) or self._promise(process, reply)
 
     def _has_left(self, process: Process, reply: AppendReply) -> bool:
-        """Whether these are the last words in a cluster that ``process`` left in this step."""
+        """Whether this is the last ACK in a cluster that ``process`` left in this step."""
         return reply.cluster != self._tree.cluster_of(process.view.nodes[-1])
 
     def _promise(self, process: Process, reply: AppendReply) -> Promise:
-        """An ACK says that the log equals the leader's of that term up to ``match``.
+        """Return what an ACK promises: the log equals that of the term's leader up to ``match``.
 
-        In this step, that is: if a newer term's leader had it cut after that, by what it was before.
+        This holds for the log in this step. If a newer term's leader had it cut after that, the log before
+        the cut counts.
         """
         view = process.view
         term, match = reply.term, reply.match
@@ -80,7 +82,7 @@ class Acks:
         return Promise(reply, node, written)
 
     def _check_durable(self, process: Process, disk: Disk, promise: Promise) -> None:
-        """The disk has what was promised; or had it, and has cut it since for a newer term's leader."""
+        """Require that the disk has what was promised, or has since cut it for a newer term's leader."""
         view = process.view
         reply = promise.reply
         term, match = reply.term, reply.match

@@ -1,4 +1,4 @@
-"""What one cluster agreed on, told by what its members apply, and whether clients were told the same."""
+"""What one cluster agreed on, as its members apply it, and whether clients received the same answers."""
 
 from collections import defaultdict
 from typing import Any
@@ -10,16 +10,16 @@ from node.simulation.errors import InvariantError
 
 
 class Agreement:
-    """The commands of one cluster, in the order in which everybody applies them.
+    """The commands of one cluster, in the order in which all members apply them.
 
     Attributes:
         sequence: by (index, position in the entry): call, position in the call, command, context.
         where: by (call, position in the call): index.
-        again: the same, of what was executed once more because its idempotency key was forgotten by then.
+        again: as ``where``, of commands executed once more because their idempotency key was forgotten.
         systems: the indices of entries for the system state.
-        refused: (call, index) of what its caller was not permitted.
+        refused: (call, index) of commands that their caller was not permitted.
         floor: the highest log index that any client has seen acknowledged.
-        dissolved: the cluster gave itself up.
+        dissolved: the cluster dissolved itself.
     """
 
     def __init__(self, session_ttl_ms: int) -> None:
@@ -36,7 +36,7 @@ class Agreement:
         """Note that ``who`` applies a command.
 
         Raises:
-            InvariantError: another member applied another command there, or this one elsewhere.
+            InvariantError: another member applied another command at this place, or this command elsewhere.
         """
         place = (context.index, context.sub)
         agreed = self.sequence.setdefault(place, (call, position, command, context))
@@ -47,7 +47,7 @@ class Agreement:
             self._executed_again(call, position, context)
 
     def _executed_again(self, call: int, position: int, context: ApplyContext) -> None:
-        """A key is remembered for the sessions' TTL, counted in the time that the entries carry."""
+        """Require that the key may be forgotten: it is kept for the sessions' TTL, by the entries' time."""
         places = [self.where[call, position], *self.again[call, position]]
         for index in places:
             times = [self.sequence[place][3].time_ms for place in self.sequence if place[0] == index]
@@ -56,10 +56,10 @@ class Agreement:
         self.again[call, position].append(context.index)
 
     def judge(self, call: Call, who: str, floor: int) -> None:
-        """Judge an answer at the moment its client gets it. ``floor``: as it was when the client asked.
+        """Judge an answer when its client receives it. ``floor``: its value when the client sent the request.
 
         Raises:
-            InvariantError: the answer comes from a place in the log where it cannot come from.
+            InvariantError: the answer names a place in the log that it cannot come from.
         """
         match call.outcome:
             case Answer():

@@ -1,6 +1,6 @@
-"""Every queue of a member has a bound, by its settings or by a constant, and none may ever exceed it.
+"""Every queue of a member has a bound, from its settings or a constant, and may never exceed it.
 
-What a member keeps of the log itself (the entries, the state, the sessions' outcomes) is not a queue.
+A member also keeps the log itself (the entries, the state, the sessions' outcomes). That is not a queue.
 """
 
 from typing import Final
@@ -13,11 +13,11 @@ from node.raft.state import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 
-# A leader asks whether there is room before it writes a Forward or a batch of its own, then writes all of it;
-# a no-op, a Cfg and a DISSOLVE ask nobody.
+# A leader checks that there is room before it writes a Forward or a batch of its own, then writes all of it.
+# It writes a no-op, a Cfg and a DISSOLVE without this check.
 _UNASKED: Final = 3
-# Of each kind of promise that waits for one write to the disk, the latest to each bonded peer is kept,
-# and of vote requests, which alone go to all, the latest to all.
+# Promises that wait for one write to the disk: of each kind the member keeps the latest to each bonded peer.
+# Only vote requests go to all peers, and of them it keeps the latest.
 _KINDS_OF_PROMISE: Final = 6
 
 
@@ -25,7 +25,7 @@ def check_buffers(process: Process) -> None:
     """Look at every queue of ``process``.
 
     Raises:
-        InvariantError: one holds more than it may.
+        InvariantError: a queue exceeds its bound.
     """
     member = process.member
     settings = member.settings
@@ -59,7 +59,7 @@ def check_buffers(process: Process) -> None:
 def _check_leader(process: Process, member: Member, lead: Leadership) -> None:
     settings = member.settings
     last = member.log.last().index
-    # What earlier leaders left behind is not this one's to bound.
+    # Entries that earlier leaders left behind are not bounded by this leader.
     open_entries = last - max(member.commit, lead.noop_index - 1)
     open_max = settings.pending_max + settings.session_window + _UNASKED
     if open_entries > open_max:

@@ -1,4 +1,4 @@
-"""Who may call a simulated group: the real access list, and what tells the oracles of all that is judged."""
+"""The callers of a simulated group: the real access list, and reports of its verdicts to the oracles."""
 
 from collections.abc import Callable
 from random import Random
@@ -24,7 +24,7 @@ Refused = Callable[[int, int], None]
 
 
 def callers() -> AccessState:
-    """Return the access list that every member of a simulated group begins with; eve is not in it."""
+    """Return the access list that every member of a simulated group begins with. It does not contain eve."""
     return AccessState(_grant(name, (AccessRole.ADMIN,)) for name in _NAMES[:2])
 
 
@@ -33,9 +33,9 @@ def _grant(name: str, roles: tuple[AccessRole, ...]) -> Grant:
 
 
 def draw_system_command(rng: Random) -> tuple[object, ...]:
-    """Draw who is let in or put out by one entry."""
+    """Draw the grants that one entry adds or removes."""
     if rng.random() < 0.2:
-        # All of them, or nobody if one is in already.
+        # Either all of them are added, or none, if one is on the list already.
         return tuple(_let_in(rng, name) for name in _NAMES)
     name = rng.choice(_NAMES)
     if rng.random() < 0.5:
@@ -48,20 +48,20 @@ def _let_in(rng: Random, name: str) -> object:
 
 
 def draw_system_query(rng: Random) -> object:
-    """Draw a question about the list."""
+    """Draw a query about the list."""
     return [rng.choice(("access-list", CURRENT))]
 
 
 class SystemRecorder(SystemState):
     """Opens the clients' envelopes for ``inner``, as ``Recorder`` does for the machine.
 
-    Every command is judged before anything of its entry is applied, so here the oracles hear of each: where
-    it stands, and who may not ask it.
+    Every command is judged before any part of its entry is applied. So this class can report each command to
+    the oracles: its place in the log, and whether its caller is permitted.
 
     Args:
-        judged: told of every command that is judged; returns its call and its place in the log.
-        executed: told of every command that is applied.
-        refused: told of every call that is refused, and where.
+        judged: called for every command that is judged; returns its call and its place in the log.
+        executed: called for every command that is applied.
+        refused: called for every call that is refused, with its place.
     """
 
     def __init__(self, inner: SystemState, judged: Judged, executed: Executed, refused: Refused) -> None:

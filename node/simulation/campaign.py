@@ -1,4 +1,4 @@
-"""Many schedules on all cores for a while, and what they add up to."""
+"""Many schedules on all cores for a while, and their sums."""
 
 import gc
 import multiprocessing
@@ -19,9 +19,9 @@ _BATCH: Final = 20
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over schedules. ``failures``: (seed, oracle) of those that contradicted one.
+    """Sums over schedules. ``failures``: (seed, oracle) of each schedule that contradicted an oracle.
 
-    ``interrupted``: somebody ended the campaign before its time; what its processes were at is not counted.
+    ``interrupted``: the user ended the campaign before its time. Unfinished schedules are not counted.
     """
 
     schedules: int = 0
@@ -87,7 +87,7 @@ def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None
             except ScheduleError as exc:
                 totals.schedules += 1
                 totals.failures.append((seed, exc.error.oracle))
-            except Exception as broken:  # a name of its own: to mypyc a variable has one type
+            except Exception as broken:  # its own name, because mypyc gives a variable one type
                 broken.add_note(f"in the schedule of seed {seed}")
                 raise
             gc.collect()
@@ -99,9 +99,9 @@ def run_batch(seeds: Iterator[int], *, events: int = EVENTS, until: float | None
 
 @contextmanager
 def _collecting_by_hand() -> Iterator[None]:
-    """Look for garbage between schedules only: what a run is made of knows itself, and dies all at once.
+    """Collect garbage between schedules only: a run's objects refer to each other and die all at once.
 
-    What was there before (the modules) is not looked at at all.
+    Objects that existed before (the modules) are left out of every collection.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -116,7 +116,7 @@ def _collecting_by_hand() -> Iterator[None]:
 
 
 def outcomes(first: int, count: int, *, events: int) -> dict[str, str]:
-    """Return, by seed, the digests of ``count`` traces from ``first`` on, or what a run contradicts."""
+    """Return, by seed, the digests of ``count`` traces from ``first`` on, or the oracle contradicted."""
     found: dict[str, str] = {}
     for seed in range(first, first + count):
         try:
@@ -140,9 +140,9 @@ def _work(first: int, step: int, events: int, until: float, results: "multiproce
 def run_campaign(
     *, first: int, seconds: float, jobs: int, events: int, progress: Callable[[Totals], None]
 ) -> Totals:
-    """Run schedules from seed ``first`` on in ``jobs`` processes; call ``progress`` with the sums so far.
+    """Run schedules from seed ``first`` on in ``jobs`` processes; call ``progress`` with the present sums.
 
-    Ctrl-C ends it early, with the sums so far and ``interrupted`` set.
+    Ctrl-C ends the campaign early. It then returns the present sums with ``interrupted`` set.
     """
     totals = Totals()
     context = multiprocessing.get_context("spawn")
@@ -152,7 +152,7 @@ def run_campaign(
     workers = [
         context.Process(target=_work, args=(first + job, *arguments), daemon=True) for job in range(jobs)
     ]
-    # Ctrl-C reaches all processes of a terminal. The workers inherit that it does not concern them.
+    # Ctrl-C reaches all processes of a terminal. The workers inherit this setting and ignore it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for worker in workers:
         worker.start()

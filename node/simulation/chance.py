@@ -1,4 +1,4 @@
-"""The one place where simulations get chance from: streams named by the seed and by who draws."""
+"""The only source of randomness in simulations: streams named by the seed and by the part that draws."""
 
 from random import Random
 

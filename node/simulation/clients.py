@@ -1,4 +1,4 @@
-"""Clients: they ask, wait, lose patience, and ask again through other nodes, as real ones do."""
+"""Clients that send requests, wait, time out, and repeat them through other nodes, as real clients do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -48,12 +48,12 @@ class Call:
 
     Attributes:
         number: unique in the run; the commands travel as ``[number, position, command]``.
-        system: it asks the system state, not the machine.
-        credential: of whom it is asked; None: of the member itself.
+        system: the call is for the system state, not for the machine.
+        credential: the caller's; None: the member itself makes the call.
         outstanding: attempts that wait for an answer.
-        floors: by cluster, the highest log index that any client had seen acknowledged when this one asked.
+        floors: by cluster, the highest log index that any client had seen acknowledged when this call began.
         cluster: of the member that answered.
-        doubt: some attempt ended in silence, so the whole can no longer end in NOT_EXECUTED.
+        doubt: some attempt ended without an answer, so the call can no longer end in NOT_EXECUTED.
     """
 
     number: int
@@ -80,13 +80,13 @@ class Call:
         return f"c{self.client}/{self.number}"
 
     def envelope(self) -> tuple[object, ...]:
-        """Return the commands as they go into the log: named, so that oracles know them again."""
+        """Return the commands as they go into the log, with names by which the oracles recognize them."""
         return tuple([self.number, n, command] for n, command in enumerate(self.commands))
 
     def operations(self, key: Callable[[Any], str]) -> list[Operation]:
-        """Return what the linearizability checker is to see of this call, which was answered.
+        """Return the operations of this answered call for the linearizability checker.
 
-        What the system state said, or did not let anybody ask, is compared with the agreed sequence only.
+        Answers and refusals of the system state are compared with the agreed sequence only.
         """
         if self.system or self._was_refused():
             return []
@@ -115,7 +115,7 @@ class Call:
                 return False
 
     def executed(self, key: Callable[[Any], str]) -> list[Operation]:
-        """Return what an execution of this call that nobody was told of is to the checker."""
+        """Return the operations for the checker if this call was executed without an answer to its client."""
         return [self._operation(key, command, None, known=False) for command in self.commands]
 
     def _operation(
@@ -135,7 +135,7 @@ class Call:
 class Habits:
     """How the clients of one run behave; times in microseconds.
 
-    ``callers``: which part of them has a credential, or asks the system state.
+    ``callers``: the share of the clients that have a credential or call the system state.
     """
 
     clients: int = 2
@@ -166,7 +166,7 @@ _PATIENT_US: Final = 20 * SECOND_US
 
 
 class Clients:
-    """All clients of one run, and the history of what they asked and learned."""
+    """All clients of one run, and the history of their requests and answers."""
 
     def __init__(
         self,
@@ -196,12 +196,12 @@ class Clients:
         self._seen: dict[int, Cursor] = {}
 
     def start(self) -> None:
-        """Let every client begin to think."""
+        """Start every client. Each waits a while before its first request."""
         for client in range(self._habits.clients):
             self._scheduler.after(self._think_us(), self._begin, client)
 
     def calm_down(self) -> None:
-        """No new calls; those that are open, and later ones by hand, are asked once and waited for."""
+        """Make no new calls. Open calls, and later calls by hand, are sent once and waited for."""
         self.active = False
         self._habits = replace(self._habits, patience_us=_PATIENT_US, attempts_max=1, storm=0.0)
 
@@ -217,13 +217,13 @@ class Clients:
             self.submit(self._with_caller(self._draw(client)), then=self._begin)
 
     def _with_caller(self, call: Call) -> Call:
-        """From a stream of its own: without callers a run is the same as it was before there were any."""
+        """Draw the caller from a stream of its own, so that a run without callers does not change."""
         rng, habits = self._callers, self._habits
         if habits.callers and rng.random() < habits.callers:
             call.credential = rng.choice(NAMES)
         if habits.callers and call.ask is not Ask.FEED and rng.random() < habits.callers / 2:
             call.system = True
-            call.credential = call.credential or rng.choice(NAMES)  # a member by itself may not
+            call.credential = call.credential or rng.choice(NAMES)  # the member itself may not
             if call.ask is Ask.WRITE:
                 call.commands = draw_system_command(rng)
             else:
@@ -244,7 +244,7 @@ class Clients:
     def submit(
         self, call: Call, *, at: Process | None = None, then: Callable[[int], None] | None = None
     ) -> None:
-        """Ask. ``then`` is called with the client's number some time after the call has ended."""
+        """Send a call. ``then`` is called with the client's number some time after the call has ended."""
         self._moment += 1
         call.invoked = self._moment
         call.floors = self._floors()
@@ -252,7 +252,7 @@ class Clients:
         self._attempt(call, at, then)
 
     def retry(self, call: Call, at: Process) -> None:
-        """Ask once more, at ``at``, whatever became of the earlier attempts: the call is open again."""
+        """Repeat the call at ``at``, whatever the outcome of earlier attempts was. The call is open again."""
         call.fate = Fate.OPEN
         self._ask(call, at, None)
 
@@ -337,7 +337,7 @@ class Clients:
                 self._judge(call, process)
                 self._rest(call, then)
             case AlreadyExecuted():
-                # It was executed, and nobody knows any more what came of it.
+                # The call was executed, and the group no longer keeps its results.
                 call.doubt, call.fate = True, Fate.UNKNOWN
                 self._rest(call, then)
             case NotExecuted():
@@ -350,7 +350,7 @@ class Clients:
     def _again(self, call: Call, then: Callable[[int], None] | None) -> None:
         if call.outstanding:
             return  # another attempt may still bring the answer
-        may = call.ask is not Ask.FEED or not call.doubt  # a feed has no key to be known again by
+        may = call.ask is not Ask.FEED or not call.doubt  # a feed has no key that identifies a copy
         if self.active and may and call.attempts < self._habits.attempts_max:
             self._scheduler.after(self._think_us(), self._attempt, call, None, then)
             return

@@ -29,14 +29,14 @@ _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a simulated group is like.
+    """The properties of a simulated group.
 
     Attributes:
         names: the nodes that are started at the beginning.
-        founders: they found it together (``expect``); the others join.
+        founders: the nodes that found it together (``expect``); the others join.
         member: the class under test; ablations give a subclass with one rule off.
-        features: which feature levels the software of a node knows; level 1 if nothing is said.
-        upgrades: how likely a node's software is the newest of them all from a reboot on.
+        features: which feature levels the software of a node knows; level 1 for nodes not in it.
+        upgrades: the probability that a reboot gives a node the newest software of the group.
         same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
     """
 
@@ -55,7 +55,7 @@ class Shape:
 
 
 class Cluster:
-    """Builds processes, lets them die, and knows who is where."""
+    """Builds processes, ends them, and knows which process runs at which place."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Cluster:
         self._seed = seed
         self.rng = stream(seed, "cluster")
         self._processes: dict[str, Process] = {}
-        self._alive: list[Process] = []  # replaced, never changed: who goes through it may kill
+        self._alive: list[Process] = []  # replaced, never changed: a loop over it may kill
         self._disks: dict[str, Disk] = {}
         self._features = dict(shape.features)
         self._admin_token = _ADMIN_TOKENS
@@ -105,15 +105,16 @@ class Cluster:
         return max(leaders, key=lambda process: process.view.term, default=None)
 
     def events(self) -> int:
-        """Return how many events members have taken so far."""
+        """Return how many events the members have processed until now."""
         return self.scheduler.events
 
     def can_recover(self, without: Process | None = None) -> bool:
-        """Whether the best log among the living could win: a quorum of each of its configurations lives.
+        """Whether the best log of the living members could win: a quorum of each of its configurations lives.
 
-        Volatile voters that died are gone for ever, so half of them dying at once stops a group rightly.
-        A trust_disk voter comes back. Of rival clusters, one with a single member left of two voters may
-        wait for its operator for ever (``has_enough_copies``): who restarted is with the other now.
+        A volatile voter that died never comes back, so the death of half of them at once rightly stops a
+        group. A trust_disk voter comes back. Of two rival clusters, one that has a single member left of two
+        voters may wait for its operator without end (``has_enough_copies``): the member that restarted is in
+        the other cluster now.
         """
         if not self.oracles.tree.is_rooted:
             # A founder that signed for a collector that died cannot sign again, by design.
@@ -144,12 +145,12 @@ class Cluster:
         return bool(verdicts) and all(verdicts.values())
 
     def lost_its_quorum(self, known: int) -> bool:
-        """Whether the best log of a cluster has a configuration that the living cannot decide by.
+        """Whether the best log of a cluster has a configuration in which the living members cannot decide.
 
-        They are no quorum of it, or too few copies. That counts only if its entry was among the first
+        They are not a quorum of it, or too few copies. That counts only if its entry was among the first
         ``known`` nodes of the tree: its voters died while it was on its way, or before its leader could know.
-        A leader that writes such a one when all is well has no excuse. In ``auto`` mode the cluster that all
-        gave way to may be gone with its only member.
+        A leader must not write such a configuration when no fault is active. In ``auto`` mode, the cluster
+        that all others gave way to may be lost with its only member.
         """
         living = self.alive()
         if self.shape.bootstrap is Bootstrap.AUTO and not any(process.log.last().index for process in living):
@@ -188,7 +189,7 @@ class Cluster:
         """Start a second TD with the name of ``place``, at a place of its own."""
         twin = place + "'"
         if twin in self._processes or place.endswith("'") or self.shape.settings.trust_disk:
-            return None  # trust_disk is for hosts that do not do this
+            return None  # trust_disk is only for hosts that never clone
         return self._boot(twin, place)
 
     def _boot(self, place: str, name: str) -> Process:
@@ -243,13 +244,13 @@ class Cluster:
         return process
 
     def _identity(self, place: str) -> bytes:
-        """R1: every life has its own; only trust_disk, and an ablation, keep it."""
+        """R1: every life has an identity of its own. Only trust_disk, and an ablation, keep it."""
         keeps = self.shape.settings.trust_disk or self.shape.same_identity
         life = "" if keeps else str(self.boots)
         return hashlib.sha256(f"{place}/{life}".encode()).digest()
 
     def _founding(self, name: str) -> Founding:
-        """A founder waits for the others until there is a genesis; with trust_disk or ``auto``, for ever."""
+        """A founder waits for the others until there is a genesis; with trust_disk or ``auto``, always."""
         shape, founders = self.shape, self.shape.founders
         keeps = shape.settings.trust_disk or shape.bootstrap is Bootstrap.AUTO
         founded = self.oracles.tree.is_rooted and not keeps
@@ -282,7 +283,7 @@ class Cluster:
             index = replica.applied.index + 1
             version = 1 if replica.levels is None else replica.levels.version
             term = process.log.position(index).term
-            # A command's number within its call is that within its entry.
+            # A command has the same number within its call and within its entry.
             context = ApplyContext(term, index, position, now_ms, self.group_id, credential, version)
             self.oracles.applied(process, call, position, command, context)
             if request is Request.SYSTEM_COMMAND:
@@ -295,7 +296,7 @@ class Cluster:
         return lambda: SystemRecorder(callers(), judged, self._executed(process), refused)
 
     def kill(self, process: Process, loss: BondLoss) -> None:
-        """End a life: at once, and whatever it was about to say stays unsaid."""
+        """End a life at once. The messages that the process was about to send are not sent."""
         self.trace.note(process.label, "dies")
         del self._processes[process.place]
         self._count_the_living()
@@ -309,7 +310,7 @@ class Cluster:
         self.kill(process, BondLoss.LOST)
 
     def transfer(self, target: Process | None) -> None:
-        """Ask the leader to hand over."""
+        """Request that the leader transfers leadership."""
         leader = self.leader()
         if leader is None:
             return
@@ -318,7 +319,7 @@ class Cluster:
         leader.ask(self._admin_token, event, lambda _: None)
 
     def heal(self) -> None:
-        """Make the world good: everybody runs, reaches everybody and is attested; clones are gone."""
+        """End all faults: every node runs, reaches every other node and is attested; clones are gone."""
         for process in self.alive():
             process.tear_after = None
             if process.place not in self.places:

@@ -1,9 +1,9 @@
-"""The simulator compiled: a copy of the very same source, made by mypyc, that runs more schedules.
+"""The simulator compiled: a copy of the same source, made by mypyc, that runs more schedules.
 
-The copy is a tool for looking further, not what is shipped, and nobody takes its word: ``prove`` runs
-schedules both ways and compares their whole traces, and what goes wrong in it the interpreter runs again.
-mypyc and a C compiler are asked of whoever builds one, of nobody else. With GCC it is compiled twice: first
-so that it counts its branches in some seconds of simulation, then by those counts, which is worth a seventh.
+The copy is a tool for longer searches and is not shipped. Its results are checked: ``prove`` runs schedules
+both ways and compares their whole traces, and the interpreter repeats a run that failed in the copy. Only a
+user that builds a copy needs mypyc and a C compiler. With GCC the copy is compiled twice: first so that it
+counts its branches in some seconds of simulation, then by those counts, which is worth a seventh.
 """
 
 import hashlib
@@ -45,8 +45,9 @@ _SOURCES: Final = (
     "node/system/grants.py",
     "node/system/passwords.py",
 )
-# Of these not: what only defines ``msgspec.Struct``, which are C already, what no campaign runs, and the
-# access list with its base classes, for what is interpreted cannot inherit from what is compiled.
+# Modules that are not compiled: those that only define ``msgspec.Struct``, which is C already, those that no
+# campaign runs, and the access list with its base classes: an interpreted class cannot inherit from a
+# compiled one.
 _INTERPRETED: Final = frozenset(
     {
         "node/machines/base.py",
@@ -76,15 +77,15 @@ _PROOF_SEEDS: Final = 40
 
 
 class CompileError(Exception):
-    """There is no compiled copy. The text is for people and ends with a hint."""
+    """No compiled copy can be made. The text is for people and ends with a hint."""
 
 
 class DivergenceError(Exception):
-    """The compiled copy does not do what the source says."""
+    """The compiled copy behaves differently from the source."""
 
 
 def is_compiled() -> bool:
-    """Return whether this very process runs a compiled copy."""
+    """Return whether this process runs a compiled copy."""
     return not str(member.__file__).endswith(".py")
 
 
@@ -92,7 +93,7 @@ def build(cache: Path, *, tell: Callable[[str], None]) -> Path:
     """Return the directory of the compiled copy of this source; make it unless ``cache`` has it.
 
     Raises:
-        CompileError: it cannot be made here.
+        CompileError: the copy cannot be made here.
     """
     sources = _sources()
     versions = _versions()
@@ -106,7 +107,7 @@ def build(cache: Path, *, tell: Callable[[str], None]) -> Path:
         _compile(making, sources, counts_branches="Free Software Foundation" in versions[-1])
         making.rename(copy)
     except OSError:
-        if not copy.exists():  # else another process was faster, with the same
+        if not copy.exists():  # otherwise another process made the same first
             raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -118,7 +119,7 @@ def _sources() -> list[str]:
 
 
 def _versions() -> tuple[str, ...]:
-    """Return what decides, beside the source, what comes out: first mypyc's version."""
+    """Return the versions that decide, with the source, what the copy is: first mypyc's version."""
     try:
         mypyc, setuptools = metadata.version("mypy"), metadata.version("setuptools")
     except metadata.PackageNotFoundError as exc:
@@ -147,7 +148,7 @@ def _compile(copy: Path, sources: list[str], *, counts_branches: bool) -> None:
         _run_mypyc(copy, chosen, _COUNTING)
         read(start(copy, "node.simulation", *_TRAINING))
         for made in [*copy.rglob("*.o"), *copy.rglob("*.so")]:
-            made.unlink()  # or they would be taken for finished
+            made.unlink()  # otherwise they would count as finished
     _run_mypyc(copy, chosen, _COUNTED if counts_branches else "")
     shutil.rmtree(copy / "build")
 
@@ -172,7 +173,7 @@ def prove(copy: Path, *, first: int, events: int) -> int:
     """Run some seeds from ``first`` on both ways, with their traces; return how many.
 
     Raises:
-        DivergenceError: one does not come out the same.
+        DivergenceError: a seed has another result in the copy.
     """
     seeds = ("--first", str(first), "--digests", str(_PROOF_SEEDS), "--events", str(events))
     child = start(copy, "node.simulation", *seeds)
@@ -182,10 +183,10 @@ def prove(copy: Path, *, first: int, events: int) -> int:
 
 
 def compare(interpreted: dict[str, str], compiled: dict[str, str]) -> None:
-    """Compare what came out of each seed.
+    """Compare the results of each seed.
 
     Raises:
-        DivergenceError: not the same, for the first seed that it names.
+        DivergenceError: they differ. Names the first such seed.
     """
     for seed, outcome in interpreted.items():
         other = compiled.get(seed, "nothing")
@@ -194,7 +195,7 @@ def compare(interpreted: dict[str, str], compiled: dict[str, str]) -> None:
 
 
 def start(copy: Path, module: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Start ``python -m module`` with the compiled copy before everything else; ``read`` what it says."""
+    """Start ``python -m module`` with the compiled copy first on its path; ``read`` returns its output."""
     path = [str(copy), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
         [sys.executable, "-P", "-m", module, *arguments],
@@ -205,10 +206,10 @@ def start(copy: Path, module: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def read(child: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Return the JSON object that ``child`` prints. Ctrl-C reaches it as well: it ends with what it has.
+    """Return the JSON object that ``child`` prints. Ctrl-C also reaches the child, which prints what it has.
 
     Raises:
-        DivergenceError: it prints none, or ran something else than the compiled copy.
+        DivergenceError: the child prints no such object, or ran something else than the compiled copy.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The disk of a trust_disk member: slow, and when the power goes, what was not yet synced is lost or not."""
+"""The disk of a trust_disk member: it is slow, and a power cut may lose any write that is not synced yet."""
 
 import hashlib
 from collections import deque
@@ -28,14 +28,15 @@ class Writer(Protocol):
 
 
 class Disk:
-    """What is durable of one node, and what is on its way. Writes are synced in order, one at a time.
+    """The durable writes of one node, and its writes in progress. Writes are synced in order, one at a time.
 
-    A power cut leaves a prefix of what is on its way, with the chance ``partial`` not an empty one: whole
-    writes of which nobody was told, and the first records and entries of the next.
+    A power cut leaves a prefix of the writes in progress; with the probability ``partial`` it is not empty.
+    The prefix has whole writes that were never reported as done, and the first records and entries of the
+    next.
 
     Attributes:
-        fsync_us: how long the next one takes.
-        written: how many writes it has been given, ever.
+        fsync_us: how long the next sync takes.
+        written: how many writes the disk has been given in total.
     """
 
     def __init__(self, scheduler: Scheduler, *, rng: Random, fsync_us: int, partial: float = 0.0) -> None:
@@ -54,7 +55,7 @@ class Disk:
         self._ended: list[bytes] = []
 
     def write(self, writer: Writer, records: list[Record], serial: int) -> None:
-        """Make ``records`` durable some time later and say so, if ``writer`` lives until then."""
+        """Make ``records`` durable some time later; report it to ``writer`` if it still lives then."""
         self.written += 1
         self._under_way.append((writer, tuple(records), serial))
         if len(self._under_way) == 1:
@@ -62,7 +63,7 @@ class Disk:
 
     def _sync(self, outages: int) -> None:
         if outages != self._outages:
-            return  # the power went before; see ``lose_power``
+            return  # the power was cut before; see ``lose_power``
         self._synced += 1
         writer, records, serial = self._under_way.popleft()
         for record in records:
@@ -76,7 +77,7 @@ class Disk:
             case SaveVote():
                 anew = record == SaveVote(0, None) and not self._entries
                 if record.term < self._term and not anew:
-                    # The real one refuses to start from such a file.
+                    # The real store refuses to start from such a file.
                     raise InvariantError("durable-term", f"term {record.term} is saved after {self._term}")
                 self._term, self._voted_for = record.term, record.voted_for
             case SaveTruncation():
@@ -88,7 +89,7 @@ class Disk:
                 self._ended.append(record.cluster)
 
     def lose_power(self) -> None:
-        """The process on this disk is dead: of what is under way, keep a prefix, often none of it."""
+        """The process on this disk is dead: keep a prefix of the writes in progress, often an empty one."""
         pieces = [
             piece for _, records, _ in self._under_way for record in records for piece in _pieces(record)
         ]
@@ -110,16 +111,16 @@ class Disk:
         return position.index == 0 or self._entries[position.index - 1].chain == position.chain
 
     def cut_by(self, position: Position) -> int:
-        """Return which write, counted from 1, was the last to cut the entry at ``position``; 0: none."""
+        """Return which write, counted from 1, was the last to cut the entry at ``position``; 0: no write."""
         return self._cut_by.get(position.chain, 0)
 
     def recovered(self) -> Recovered:
-        """Return what a new process of the same incarnation finds."""
+        """Return the state that a new process of the same incarnation recovers."""
         return Recovered(self._term, self._voted_for, tuple(self._entries), tuple(self._ended))
 
 
 def _pieces(record: Record) -> Iterator[Record]:
-    """What a torn write may end between."""
+    """Yield the pieces of a record; a torn write may end between any two of them."""
     if isinstance(record, SaveEntries):
         yield from (SaveEntries((entry,)) for entry in record.entries)
     else:
@@ -127,7 +128,7 @@ def _pieces(record: Record) -> Iterator[Record]:
 
 
 class Credentials:
-    """Stands in for the incarnation's key: in a simulation nobody forges, and real signatures cost time."""
+    """Stands in for the incarnation's key. A simulation has no forgers, and real signatures cost time."""
 
     def __init__(self, inc: Incarnation) -> None:
         self._inc = inc

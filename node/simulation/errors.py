@@ -1,4 +1,4 @@
-"""What the simulator says when something is wrong with what it simulates."""
+"""The error that the simulator raises when the simulated group breaks a rule."""
 
 
 class InvariantError(Exception):

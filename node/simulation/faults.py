@@ -1,8 +1,8 @@
-"""What goes wrong: how bad the weather of a run is, and which blows fall when.
+"""The faults of a run: the rates of small ones (the weather), and the plan of large ones (the blows).
 
 Rates are drawn per run (swarm testing): a run with every fault at once hides what a run with one fault at
-full strength shows. The plan depends on the seed alone. It is drawn as far as the run goes, and what fell of
-it is plain data, so that a failing one can be shrunk.
+full strength shows. The plan depends on the seed alone. It is drawn as the run goes on. The faults that
+happened are plain data, so that a failing plan can be shrunk.
 """
 
 from collections.abc import Iterator
@@ -29,15 +29,15 @@ class Weather:
         fifo: messages of one direction keep their order, as over TLS.
         delay_us, spread_us: least delay, and how much more with a heavy tail.
         long_delay: a message takes up to 30 s.
-        bond_timeout_us: after this long without a word a bond is given up.
-        reconnect_us: how long until a lost bond can be had again.
-        reset: a death is told at once by the peer's kernel; else it shows by silence.
+        bond_timeout_us: a side gives its bond up when it has received nothing for this long.
+        reconnect_us: how long it takes until a lost bond can form again.
+        reset: the peer's kernel reports a death at once; otherwise the bond timeout reveals it.
         skew_us: how much later than one side the other learns of a new bond.
         late_tick_us: how late a timer fires.
         drift_ppm: clocks run up to this much too fast or slow.
         fsync_us: how long the disk takes (trust_disk).
         partial: a power cut keeps some of what was being written (trust_disk).
-        gather_us: a busy member takes what comes within so long in one step.
+        gather_us: a busy member processes in one step all events that arrive within this time.
     """
 
     drop: float = 0.0
@@ -62,7 +62,7 @@ CALM = Weather()
 
 
 def draw_weather(rng: Random, *, pace_us: int) -> Weather:
-    """Draw the rates of one run. ``pace_us``: an election timeout or so."""
+    """Draw the rates of one run. ``pace_us``: about an election timeout."""
 
     def sometimes(chance: float, value: float) -> float:
         return rng.random() * value if rng.random() < chance else 0.0
@@ -88,22 +88,22 @@ def draw_weather(rng: Random, *, pace_us: int) -> Weather:
 class Blow(Enum):
     CRASH = "crash"  # a process dies; variant: how it comes back
     TEAR = "tear"  # a process dies in the middle of its next effects
-    ISOLATE = "isolate"  # cut from everybody, both ways
+    ISOLATE = "isolate"  # cut from all others, both ways
     DEAFEN = "deafen"  # its ingress is cut
     MUTE = "mute"  # its egress is cut
     SPLIT = "split"  # the places are cut in two
-    BRIDGE = "bridge"  # cut in two, but for one place that reaches both
+    BRIDGE = "bridge"  # cut in two, except for one place that reaches both
     CUT = "cut"  # one link, both ways
     CLOG = "clog"  # one link holds everything back, then lets it go at once
     FLAP = "flap"  # one bond breaks and comes back
-    STALL = "stall"  # its vCPUs stop; everything waits and arrives at once
+    STALL = "stall"  # its vCPUs stop; all events wait and then arrive at once
     EXPIRE = "expire"  # its ticket ends; all its bonds go
     JUMP = "jump"  # its wall clock jumps
     CLONE = "clone"  # its host boots a second TD from the same disk
     TRANSFER = "transfer"  # an operator moves leadership
-    LEAVE = "leave"  # it says goodbye, dies and does not come back soon
-    LAPSE = "lapse"  # the collateral ends: everybody's ticket, and all bonds
-    OUTAGE = "outage"  # quotes cannot be verified: bonds that live stay, no new one comes
+    LEAVE = "leave"  # it sends its goodbye, dies and does not come back soon
+    LAPSE = "lapse"  # the collateral ends: all tickets, and all bonds
+    OUTAGE = "outage"  # quotes cannot be verified: bonds stay, no new bond forms
 
 
 RARE = (Blow.LAPSE, Blow.OUTAGE)  # they come with a run's other rarities
@@ -114,8 +114,8 @@ class Fault:
     """One blow.
 
     Attributes:
-        at_us: when.
-        blow: what.
+        at_us: when it happens.
+        blow: its kind.
         targets: places, or ``leader``; what they mean depends on the blow.
         span_us: how long it lasts; for a crash, until the reboot (negative: never).
         amount: how many sends a torn process still makes; how far the wall clock jumps, in ms.
@@ -143,10 +143,10 @@ class Plan:
     """The blows of one run in the order of their times, the same each time they are asked for.
 
     Attributes:
-        places: where they may fall.
-        pace_us: an election timeout or so; blows that fall much faster than that find nothing standing.
-        length_us: none falls later.
-        rare: what else falls.
+        places: the places that they may hit.
+        pace_us: about an election timeout; much faster blows would hit only a group that is down already.
+        length_us: the time of the last possible blow.
+        rare: additional faults.
     """
 
     seed: str
@@ -168,11 +168,11 @@ def _when(fault: Fault) -> int:
 
 
 def _draw_faults(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int) -> Iterator[Fault]:
-    """Draw blow after blow; each kind has its own rate, drawn too."""
+    """Draw one blow after the other. Each kind has a rate of its own, which is also drawn."""
     blows = [blow for blow in Blow if blow not in RARE and rng.random() < 0.45] or [Blow.CRASH]
     weights = list(accumulate(rng.random() + 0.05 for _ in blows))
     mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
-    # Sometimes at birth, mostly once there is something to break.
+    # Sometimes the blows begin at the start, mostly after the group has formed.
     at_us = rng.randint(0, 2 * mean_gap_us) if rng.random() < 0.2 else rng.randint(1, 4) * pace_us
     while at_us < length_us:
         blow = rng.choices(blows, cum_weights=weights)[0]
@@ -181,7 +181,7 @@ def _draw_faults(rng: Random, places: tuple[str, ...], *, pace_us: int, length_u
 
 
 def draw_rare_faults(rng: Random, *, pace_us: int) -> tuple[Fault, ...]:
-    """Draw a few blows that hit everybody."""
+    """Draw a few blows that hit all nodes."""
     return tuple(
         Fault(
             at_us=rng.randint(1, 20) * pace_us,

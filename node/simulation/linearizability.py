@@ -1,14 +1,14 @@
-"""Is there one order of these operations that explains every answer and respects real time?
+"""Decides whether one order of the operations explains every answer and respects real time.
 
 The algorithm is Wing and Gong's search with Lowe's memory of (set of linearized operations, state), as in
 porcupine. Registers of different keys are independent, and linearizability is local (Herlihy and Wing 1990,
 theorem 1), so each key is checked alone; that is what keeps the exponential search small.
 
-An operation whose outcome nobody knows may have happened at any time after its invocation, or never.
+An operation of unknown outcome may have happened at any time after its invocation, or never.
 
-Two rules keep the search to the changes. An answered operation that can have changed nothing is taken as soon
-as it fits, and without alternative: whatever order would take it later also holds with it here. One of
-unknown outcome that would change nothing now is not taken now: whatever order has it also holds without it.
+Two rules limit the search to changes. An answered operation that cannot have changed anything is taken as
+soon as it fits, without an alternative: every order that takes it later also holds with it here. An operation
+of unknown outcome that would change nothing now is not taken now: every order with it also holds without it.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ class Operation:
         invoked: when the caller asked; any increasing number.
         returned: when the caller had its answer; None if it never learned the outcome.
         input: what was asked, given to the model.
-        output: what was answered; without meaning if ``returned`` is None.
+        output: the answer; it has no meaning if ``returned`` is None.
         label: for people.
     """
 
@@ -46,7 +46,7 @@ class Operation:
 
 
 class Model(Protocol):
-    """What one object does when nothing happens at the same time."""
+    """The behaviour of one object under sequential operations."""
 
     def initial(self, key: str) -> Hashable:
         """Return the state before the first operation."""
@@ -70,7 +70,7 @@ class NotLinearizableError(Exception):
 
 
 class UndecidedError(Exception):
-    """The search grew past its limit: neither yes nor no."""
+    """The search exceeded its limit and has no result."""
 
 
 def _none_is(_operation: Operation) -> bool:
@@ -90,8 +90,8 @@ def check_linearizable(
         operations: of any number of keys, in any order.
         model: of one key.
         states_max: for one key.
-        is_read: says of an answered operation that with this answer it changes no state whatever. By default
-            of none; saying it where it holds makes the search much smaller.
+        is_read: whether an answered operation, with this answer, changes no state at all. By default False
+            for every operation. To return True where that holds makes the search much smaller.
 
     Raises:
         NotLinearizableError: the history of some key has no explanation.
@@ -123,7 +123,7 @@ def _candidates(history: list[Operation], done: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """One key's operations, by invocation, and what is known of them."""
+    """One key's operations, by invocation, with derived facts about them."""
 
     operations: list[Operation]
     model: Model

@@ -1,4 +1,4 @@
-"""Carries out the plan: each fault when its time has come, against whoever is there then."""
+"""Carries out the plan: each fault at its time, against the processes that live then."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -27,10 +27,10 @@ class Targets(Protocol):
 
 
 class Nemesis:
-    """Lets a plan's faults fall. After ``stop`` no new one does; ``Cluster.heal`` undoes what lasts.
+    """Carries out a plan's faults. After ``stop`` no new one begins; ``Cluster.heal`` undoes lasting ones.
 
-    A merciful one kills nobody without whom the group could never lead again: volatile voters do not come
-    back, and a run that is dead by its tenth event shows little.
+    A merciful nemesis kills no process that the group needs to have a leader again: volatile voters do not
+    come back, and a run that is dead by its tenth event shows little.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Nemesis:
         self._stopped = False
 
     def start(self, plan: Iterable[Fault]) -> None:
-        """Let every fault fall at its time. They come in the order of their times."""
+        """Carry out every fault at its time. The plan yields them in the order of their times."""
         self._coming = iter(plan)
         self._await_next()
 
@@ -62,7 +62,7 @@ class Nemesis:
             self._scheduler.at(fault.at_us, self._fall, fault)
 
     def stop(self) -> None:
-        """No fault from now on, and no delayed consequence of one."""
+        """Stop all further faults, and all delayed consequences of earlier ones."""
         self._stopped = True
 
     def _later(self, span_us: int, action: object, *arguments: object) -> None:

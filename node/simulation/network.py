@@ -1,7 +1,8 @@
-"""Bonds between simulated processes, and everything a network does to what goes over them.
+"""Bonds between simulated processes, and all that a network does to their messages.
 
-A bond has two sides that learn of its birth and death at different times. Cuts are by place and direction:
-what is sent into one is lost, and a side that hears nothing for long enough gives its bond up.
+A bond has two sides, which learn of its beginning and end at different times. Cuts are by place and
+direction: messages sent into a cut are lost, and a side that receives nothing for the bond timeout gives its
+bond up.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ class Link:
         self.up = False
         self.epoch = 0
         self.last_due_us = 0
-        self.held: list[Any] | None = None  # messages that wait; None: they go
+        self.held: list[Any] | None = None  # messages that wait; None: messages are not held
         self.only: frozenset[str] = frozenset()  # hold only these types; empty: all
 
     def __str__(self) -> str:
@@ -51,11 +52,11 @@ class Network(Postman):
         self._members: list[Process] = []
         self._links: dict[Process, dict[Incarnation, Link]] = {}
         self._blocked: Counter[tuple[str, str]] = Counter()
-        self.outages = 0  # while there is one, nobody can attest to anybody: no new bonds
+        self.outages = 0  # during an outage no node can attest: no new bonds
 
     # ---- who is there ---------------------------------------------------------
     def join(self, process: Process) -> None:
-        """Let ``process`` bond with everybody it can reach."""
+        """Let ``process`` bond with every process that it can reach."""
         mine = self._links[process] = {}
         for other in tuple(self._members):
             former = self._links[other].get(process.inc)
@@ -63,7 +64,7 @@ class Network(Postman):
                 # The same incarnation as before (trust_disk): its new connection ends the old one.
                 self._side_down(former, former.epoch, BondLoss.LOST)
             if not other.alive:
-                continue  # of what it said to that
+                continue  # it died while it handled the end of the old bond
             link, back = Link(process, other), Link(other, process)
             link.back, back.back = back, link
             mine[other.inc] = link
@@ -72,7 +73,7 @@ class Network(Postman):
         self._members.append(process)
 
     def leave(self, process: Process, loss: BondLoss) -> None:
-        """Forget a dead process. Its peers learn of it, by a reset or by its silence."""
+        """Remove a dead process. Its peers learn of its death by a reset or by the bond timeout."""
         self._members.remove(process)
         for link in self._links.pop(process).values():
             link.up = False
@@ -90,7 +91,7 @@ class Network(Postman):
 
     # ---- messages -------------------------------------------------------------
     def send(self, sender: Process, to: tuple[Incarnation, ...], message: Any) -> None:
-        """Hand one message to the bonds with ``to``; whom the sender has no bond with gets nothing."""
+        """Give one message to the bonds with ``to``. A peer without a bond receives nothing."""
         links = self._links.get(sender)
         if links is None:
             return
@@ -149,14 +150,14 @@ class Network(Postman):
 
     # ---- holding back, for clogs and for directed scenarios ---------------------
     def hold(self, sender: Process, receiver: Process, only: frozenset[str] = frozenset()) -> None:
-        """Keep back what is sent from now on; ``only``: names of message types, empty for all."""
+        """Hold all messages sent from now on; ``only``: names of message types, empty for all."""
         link = self._links[sender][receiver.inc]
         link.only = only
         if link.held is None:
             link.held = []
 
     def release(self, sender: Process, receiver: Process, *, discard: bool = False) -> int:
-        """Let everything held go, or be lost. Return how many messages that were."""
+        """Deliver all held messages, or lose them if ``discard``. Return how many they were."""
         link = self._links.get(sender, {}).get(receiver.inc)
         if link is None or link.held is None:
             return 0
@@ -169,7 +170,7 @@ class Network(Postman):
         return len(held)
 
     def let_through(self, sender: Process, receiver: Process, count: int) -> None:
-        """Let the oldest ``count`` messages go that are held, and hold the rest."""
+        """Deliver the oldest ``count`` held messages, and continue to hold the rest."""
         link = self._links[sender][receiver.inc]
         held = link.held or []
         for message in held[:count]:
@@ -199,14 +200,14 @@ class Network(Postman):
     def heal(self) -> None:
         """Undo every block, every hold and every outage.
 
-        Who is still taken for bonded and is dead is found out, as by the pings of a real bond: members rely
-        on that, and in weather of endless patience it would come after the healed group is judged.
+        Bonds with dead processes are ended now, as the pings of a real bond would end them. Members rely on
+        that, and with a very long bond timeout it would happen only after the healed group is judged.
         """
         self._blocked.clear()
         self.outages = 0
         for process in self._members:
             for link in self._links[process].values():
-                link.last_due_us = 0  # nothing waits behind a message that takes half a minute
+                link.last_due_us = 0  # no message waits behind one that takes half a minute
                 self.release(link.sender, link.receiver)
                 if link.up and not link.receiver.alive:
                     self._scheduler.after(
@@ -221,7 +222,7 @@ class Network(Postman):
         return int(self.weather.bond_timeout_us * (0.8 + 0.4 * self._rng.random()))
 
     def _fall_silent(self, link: Link, epoch: int) -> None:
-        """The receiver has heard nothing over ``link`` for a whole bond timeout."""
+        """The receiver has received nothing over ``link`` for a whole bond timeout."""
         if link.epoch == epoch and self._is_blocked(link):
             self._side_down(link.back, epoch, BondLoss.LOST)
             if not self._is_blocked(link.back):
@@ -229,7 +230,7 @@ class Network(Postman):
                 self._scheduler.after(delay_us, self._side_down, link, epoch, BondLoss.LOST)
 
     def starve(self, process: Process) -> None:
-        """``process`` has stopped: whoever hears nothing for a whole bond timeout gives its bond up."""
+        """``process`` has stopped: a peer that receives nothing for a bond timeout gives its bond up."""
         for link in self._links[process].values():
             self._scheduler.after(self._patience_us(), self._miss, link, link.epoch)
 
@@ -239,7 +240,7 @@ class Network(Postman):
 
     # ---- bonds ----------------------------------------------------------------
     def flap(self, first: Process, second: Process, loss: BondLoss) -> None:
-        """Break one bond at both sides, now; it will be had again."""
+        """Break one bond at both sides, now. It will form again."""
         link = self._links.get(first, {}).get(second.inc)
         if link is not None:
             self._side_down(link, link.epoch, loss)
@@ -252,7 +253,7 @@ class Network(Postman):
             self._scheduler.after(self._delay_us(), self._side_down, link.back, link.epoch, BondLoss.LOST)
 
     def is_bonded(self, first: Process, second: Process) -> bool:
-        """Return whether both sides believe in their bond."""
+        """Return whether both sides consider their bond alive."""
         link = self._links.get(first, {}).get(second.inc)
         return link is not None and link.up and link.back.up
 
@@ -303,7 +304,7 @@ class Network(Postman):
 
 
 def _lets_in(member: Process, stranger: Process) -> bool:
-    """Return whether ``member`` takes the Hello of ``stranger``, by what its software is and knows."""
+    """Return whether ``member`` accepts the Hello of ``stranger``, judged by the software of both."""
     build, levels = stranger.member.build, member.member.replica.levels
     if levels is None:
         return not objection_to_peer(member.member.build, build)

@@ -1,11 +1,11 @@
-"""What must hold after every single event, whatever happened before.
+"""The conditions that must hold after every single event, whatever happened before.
 
-Properties are what users are promised: election safety, log matching, leader completeness, state machine
-safety, exactly once, linearizable answers. Rules are what the proof of 3.12 leans on (I1-I6):
-truthful ACKs, quorums in every active configuration, one pending configuration. A broken rule is reported
-before it does harm; with ``rules`` off only harm counts, which is how ablations show that a rule is needed.
+Properties are promises to users: election safety, log matching, leader completeness, state machine safety,
+exactly once, linearizable answers. Rules are the conditions that the proof of 3.12 needs (I1-I6): truthful
+ACKs, quorums in every active configuration, one pending configuration. The oracles report a broken rule
+before it does harm. With ``rules`` off only harm counts: by this, ablations show that a rule is needed.
 
-What is known of each process, and the tree of all logs, is in ``views``.
+``views`` has the oracles' knowledge of each process, and the tree of all logs.
 """
 
 from collections import defaultdict
@@ -39,13 +39,13 @@ from node.simulation.views import ROOT, LogTree, View
 
 
 class Oracles(Watcher):
-    """All of them, for one run.
+    """All oracles of one run.
 
     Attributes:
         agreements: by cluster, what it agreed on.
         counts: leaders elected, commits, configuration changes, answers judged.
         entry_levels: which feature level each kind of entry belongs to.
-        is_split: two clusters were founded that may never be one; only an operator can choose.
+        is_split: two clusters were founded that may never merge; only an operator can choose between them.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Oracles(Watcher):
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks = Acks(self.tree, self._leader_logs, rules=rules)
         self._dead: set[Incarnation] = set()
-        self._knows: dict[Incarnation, int] = {}  # the highest feature level of everybody who ever lived
+        self._knows: dict[Incarnation, int] = {}  # the highest feature level of each life
         self._living: list[Process] = []
 
     # ---- the log, as it changes -------------------------------------------------
@@ -101,7 +101,7 @@ class Oracles(Watcher):
             log.extend(view.nodes[len(log) :])
 
     def _check_level(self, process: Process, entry: Entry, commit: int) -> None:
-        """U8, U9: a level only rises, to what all members know, and what belongs to it comes after that."""
+        """U8, U9: a level only rises, to one that all members know, and entries of it come after that."""
         view = process.view
         applied = self.tree.levels[view.nodes[min(commit, len(view.nodes) - 1)]]
         if self.entry_levels.get(entry.kind, NUMBER_MAX) > applied:
@@ -117,7 +117,7 @@ class Oracles(Watcher):
             raise InvariantError("feature-unknown", f"{process} writes FEATURE {level}, not known to all")
 
     def _truncated(self, process: Process, index: int) -> None:
-        """Note that everything above ``index`` is gone."""
+        """Note that all entries above ``index`` were removed."""
         view = process.view
         if index < view.commit:
             raise InvariantError("committed-truncated", f"{process} cuts to {index}, committed {view.commit}")
@@ -128,10 +128,11 @@ class Oracles(Watcher):
         view.configs = [pair for pair in view.configs if pair[0] <= index]
 
     def _check_genesis(self, process: Process, node: int, config: Config) -> None:
-        """One genesis, or such as have no founder in common: a host that boots two TDs of each name gets two.
+        """Require one genesis, or several without a common founder: a host may boot two TDs of each name.
 
-        R1 and 3.9: every founder signed it, and an incarnation signs one. One that died with its only holder,
-        unsaid and not yet on his disk, never was; but what the dead have said of theirs may still come.
+        R1 and 3.9: every founder signed it, and an incarnation signs only one. A genesis does not count if
+        its only holder died before it sent the genesis or had it on its disk. But a genesis that a dead
+        process did send may still arrive.
         """
         voters = set(config.voters)
         for other in self._living:
@@ -163,7 +164,7 @@ class Oracles(Watcher):
 
     # ---- lives ----------------------------------------------------------------------
     def born(self, process: Process) -> None:
-        """Note a new life. R1: its incarnation never lived before, unless a trusted disk remembers for it."""
+        """Note a new life. R1: its incarnation never lived before, unless a trusted disk kept its state."""
         if self._rules and process.disk is None and process.inc in self._dead:
             raise InvariantError("dead-incarnation", f"{process} lives as {process.inc}, which is dead")
         self._living.append(process)
@@ -176,7 +177,7 @@ class Oracles(Watcher):
 
     # ---- every step ---------------------------------------------------------------
     def observe(self, process: Process, effects: Effects) -> None:
-        """Judge what a step of ``process`` has changed and is about to say."""
+        """Judge the changes of a step of ``process``, and the messages that it is about to send."""
         view = process.view
         commit = view.commit
         quiet = not view.changes
@@ -203,7 +204,7 @@ class Oracles(Watcher):
             self._acks.hold(process)
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:
-        """Judge what a step has changed; if there is neither a notice nor another log, that is nothing."""
+        """Judge the changes of a step. It has none if there is neither a notice nor a change of the log."""
         view = process.view
         led = view.leads = view.role is LEADER
         led_term = view.term
@@ -250,7 +251,7 @@ class Oracles(Watcher):
                 pass
 
     def _is_behind(self, process: Process) -> bool:
-        """Whether a FEATURE was ever written that ``process`` does not know: then it stops before that."""
+        """Whether a FEATURE was ever written that ``process`` does not know: it stops before it."""
         return max(self.tree.levels) > process.member.build.features.high
 
     def _log_changed(self, process: Process, commit: int) -> None:
@@ -265,7 +266,7 @@ class Oracles(Watcher):
     def _left(self, process: Process, advanced: list[int]) -> list[int]:
         """Note that ``process`` emptied its log in this step; return what it committed afterwards.
 
-        Only who leaves a cluster does that, and only if the cluster ended: by a DISSOLVE entry, committed.
+        Only a member that leaves its cluster does that, and only after a committed DISSOLVE entry ended it.
         """
         view = process.view
         cut = view.changes.index(0)
@@ -287,7 +288,7 @@ class Oracles(Watcher):
         view = process.view
         committed = self.committed[genesis]
         if not self._dissolve_index(committed):
-            # Who leads it is the first to know, and leaves in the very step that commits.
+            # The leader is the first to know, and leaves in the step that commits the entry.
             index = self._dissolve_index(view.nodes)
             alone = all(is_quorum(config, {process.inc}) for config in view.active(view.commit, index))
             if not index or not (alone or view.leads):
@@ -300,11 +301,12 @@ class Oracles(Watcher):
         self.agreements[self.tree.cluster_of(genesis)].dissolved = True
 
     def _first_own(self, view: View, index: int) -> int:
-        """Return which entry must be committed for that at ``index`` to be (I4): the first of the own term.
+        """Return the first entry of the leader's own term, whose commit commits that at ``index`` (I4).
 
-        Who loses power between writing DISSOLVE and committing it, and leads again, commits it by the no-op
-        of its new term; but nothing behind a DISSOLVE is ever applied, so no notice says how far that went.
-        Without such an entry it is ``index``, which no count of an earlier term can commit.
+        A leader may lose power after it wrote DISSOLVE and before it committed it. If it leads again, it
+        commits the DISSOLVE by the no-op of its new term. But nothing behind a DISSOLVE is ever applied, so
+        no notice reports how far the commit went. Without an entry of the own term the result is ``index``,
+        which no count of an earlier term can commit.
         """
         for own in range(index, len(view.nodes)):
             entry = self.tree.entries[view.nodes[own]]
@@ -313,7 +315,7 @@ class Oracles(Watcher):
         return index
 
     def _dissolve_index(self, nodes: list[int]) -> int:
-        """Return where the first DISSOLVE entry of a log is; 0 if there is none."""
+        """Return the index of the first DISSOLVE entry of a log; 0 if the log has none."""
         for index, node in enumerate(nodes):
             entry = self.tree.entries[node]
             if entry is not None and entry.kind is EntryKind.DISSOLVE:
@@ -343,7 +345,7 @@ class Oracles(Watcher):
             raise InvariantError("leader-completeness", f"{process}, leader of {term}, lacks entry {index}")
 
     def _advanced(self, process: Process, commit: int, *, told: bool = False) -> None:
-        """Note a new commit index. ``told``: who leads now was led before, and may have heard of it there."""
+        """Note a new commit index. ``told``: a leader may have received it as a follower."""
         view = process.view
         if commit < view.commit:
             raise InvariantError("monotone-commit", f"{process}: {view.commit} to {commit}")
@@ -372,9 +374,9 @@ class Oracles(Watcher):
         view.commit = commit
 
     def _check_quorum(self, process: Process, reached: int, commit: int) -> None:
-        """I4: an own-term entry, held by a quorum of every active configuration, by ACKs really sent.
+        """I4: a quorum of every active configuration holds an own-term entry, by ACKs that were really sent.
 
-        And by two machines at least, unless ``min_voters`` is 1. ``reached`` is committed already.
+        At least two machines must hold it, unless ``min_voters`` is 1. ``reached`` is committed already.
         """
         view = process.view
         entry = self.tree.entries[view.nodes[commit]]
@@ -382,11 +384,11 @@ class Oracles(Watcher):
             raise InvariantError("own-term-commit", f"{process} commits {commit} by counting")
         acks = self._acks.sent[self.tree.cluster_of(view.nodes[-1]), view.term]
         while reached < commit:
-            # Committing a configuration retires the one before, which may let more through.
+            # The commit of a configuration retires the one before, so more entries may commit.
             active = view.active(reached, commit)
             steps = {commit, *(match for match in acks.values() if reached < match < commit)}
             if process.disk is not None:
-                steps.update(range(reached + 1, commit))  # up to where its own disk has it
+                steps.update(range(reached + 1, commit))  # up to the end of what its own disk has
             for index in sorted(steps, reverse=True):
                 holders = {inc for inc, match in acks.items() if match >= index}
                 if self._holds(process, index):
@@ -403,7 +405,7 @@ class Oracles(Watcher):
                 )
 
     def _holds(self, process: Process, index: int) -> bool:
-        """Whether a leader's own copy counts: with trust_disk only when its disk has it, as anybody's."""
+        """Whether a leader's own copy counts. With trust_disk its disk must have it, as for every member."""
         entry = self.tree.entries[process.view.nodes[index]]
         if process.disk is None or entry is None:
             return True
@@ -418,9 +420,10 @@ class Oracles(Watcher):
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
 
     def _check_roll(self, process: Process, m: VoteRequest) -> None:
-        """Who may decide is in the candidate's log: the voters of its active configurations, nobody else.
+        """Require that a vote request names the voters of the active configurations in the candidate's log.
 
-        A trust_disk member may have made it in an earlier step, of what its log was then, and held it back.
+        A trust_disk member may have made the request in an earlier step, from its log at that time, and held
+        it back.
         """
         view = process.view
         if process.disk is not None and (not m.pre or m.last != process.log.last()):
@@ -430,10 +433,10 @@ class Oracles(Watcher):
             raise InvariantError("roll", f"{process} asks {', '.join(map(str, m.roll))}")
 
     def _check_lease(self, process: Process, effects: Effects) -> None:
-        """No answer is served by lease once another leader's term has committed.
+        """No answer is served by lease after another leader's term has committed.
 
-        The last look at the clock comes before the answer, and no member can know how long it stood still in
-        between. The answer is that of an earlier step in any case, and its caller waited for it: it is true.
+        The member reads the clock before it answers, and cannot know how long it stood still in between. Then
+        the answer is the result of an earlier step, while its caller already waited: the answer is true.
         """
         view = process.view
         term, leased = view.leased
@@ -452,10 +455,10 @@ class Oracles(Watcher):
     def applied(
         self, process: Process, call: int, position: int, command: Any, context: ApplyContext
     ) -> None:
-        """Note that ``process`` comes to a command, and judges its caller.
+        """Note that ``process`` reaches a command and judges its caller.
 
-        The core takes whatever ``apply`` raises for the machine's refusal, so what is wrong is said after the
-        step.
+        The core treats every exception of ``apply`` as the machine's refusal, so the oracle reports an error
+        after the step.
         """
         view = process.view
         place = (context.index, context.sub)
@@ -482,7 +485,7 @@ class Oracles(Watcher):
             self._swallowed = self._swallowed or exc
 
     def refused(self, process: Process, call: int, index: int) -> None:
-        """Note that the caller of a command at ``index`` may not ask it."""
+        """Note that the caller of the command at ``index`` is not permitted."""
         self._agreement(process).refused.add((call, index))
 
     def of_system(self, process: Process, index: int) -> None:
@@ -490,7 +493,7 @@ class Oracles(Watcher):
         self._agreement(process).systems.add(index)
 
     def _agreement(self, process: Process) -> Agreement:
-        """Return what the cluster of ``process`` agreed on; a cluster is named by its genesis."""
+        """Return the agreement of the cluster of ``process``. A cluster is named by its genesis."""
         return self.agreements[process.log.position(1).chain]
 
     def floors(self) -> dict[bytes, int]:
@@ -498,7 +501,7 @@ class Oracles(Watcher):
         return {cluster: agreement.floor for cluster, agreement in self.agreements.items()}
 
     def judge(self, call: Call, process: Process) -> None:
-        """Judge an answer at the moment its client gets it."""
+        """Judge an answer at the moment its client receives it."""
         if not process.log.last().index:
             return  # a weak read of a member that is in no cluster yet: the initial state
         call.cluster = process.log.position(1).chain

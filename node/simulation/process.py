@@ -1,4 +1,4 @@
-"""One life of one simulated node: a member, its clock, and a driver that does what the effects say."""
+"""One life of one simulated node: a member, its clock, and a driver that carries out the effects."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from node.simulation.trace import Trace, describe
 from node.simulation.views import ObservedLog, View
 
 WALL_START_MS: Final = 1_700_000_000_000
-Completion = Callable[[Outcome | None], None]  # None: the process died, nobody will ever say
+Completion = Callable[[Outcome | None], None]  # None: the process died, so the outcome stays unknown
 
 
 class Postman(ABC):
-    """Takes what a process sends."""
+    """Carries the messages that a process sends."""
 
     @abstractmethod
     def send(self, sender: "Process", to: tuple[Incarnation, ...], message: Any) -> None: ...
@@ -67,17 +67,17 @@ class Clock:
 
 
 class Process:
-    """Drives one member: steps it, then does what its effects say, in the order the contract states.
+    """Drives one member: steps it, then carries out its effects, in the order that the contract states.
 
     Attributes:
-        view: what the oracles know of it.
+        view: the oracles' knowledge of it.
         serial: number of this life in the whole simulation.
         place: where it runs, usually the node's name; cuts are between places.
         label: ``place#life``, for people.
-        has_ticket: False while its attestation does not pass: nobody bonds with it.
-        gather_us: events that come within so long are given to the member at once; 0: each by itself.
-        tear_after: die in the middle of the next effects that send, after so many single sends.
-        was_frozen: it stood still between reading the clock for its present step and taking that.
+        has_ticket: False while its attestation does not pass: no peer bonds with it.
+        gather_us: the member processes events that arrive within this time together; 0: each by itself.
+        tear_after: die in the middle of the next effects that send, after this many single sends.
+        was_frozen: it stood still after it read the clock for its present step and before the step.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Process:
         self.was_frozen = False
         self.view = View()
         self.log = ObservedLog(self.view)
-        # Set by the cluster, which knows how to make them.
+        # The cluster sets these.
         self.member: Member
         self.machine: Recorder
         self.disk: Disk | None = None
@@ -141,7 +141,7 @@ class Process:
         self.feed(event)
 
     def forget(self, token: int) -> None:
-        """The client gave up: no completion any more."""
+        """The client gave up: do not call its completion any more."""
         self._pending.pop(token, None)
 
     def feed(self, event: Event) -> None:
@@ -166,7 +166,7 @@ class Process:
         self._frozen = (self.clock.now_ms(), len(self._inbox))
 
     def resume(self) -> None:
-        """Run again: everything that waited arrives at once."""
+        """Run again: all events that waited arrive at once."""
         if not self.stalled or not self.alive:
             return
         self.stalled = False
@@ -211,7 +211,7 @@ class Process:
         self._arm(effects.next_tick_ms)
 
     def _tear(self, effects: Effects) -> None:
-        """Die between the effects of one step: some sends leave, no completion does."""
+        """Die between the effects of one step: some messages are sent, no completion is called."""
         left = self.tear_after or 0
         for message in effects.sends:
             self._postman.send(self, message.to[:left], message.message)
@@ -220,7 +220,7 @@ class Process:
         self._on_death(self)
 
     def _arm(self, next_tick_ms: int) -> None:
-        # A core that asks for a tick in the past gets it soon, not at once: time must pass.
+        # If a core requests a tick in the past, it gets the tick soon, not at once: time must pass.
         due_us, soon_us = self.clock.due_us(next_tick_ms), self._scheduler.now_us + 100
         due_us = (max(soon_us, due_us)) + self.late_us
         self._tick_due_us = due_us
@@ -230,7 +230,7 @@ class Process:
 
     def _wake(self, due_us: int) -> None:
         if self._wake_us != due_us or not self.alive:
-            return  # a nearer wake-up took its place
+            return  # an earlier wake-up replaced it
         self._wake_us = None
         if self._tick_due_us > self._scheduler.now_us:
             self._wake_us = self._tick_due_us
@@ -239,11 +239,11 @@ class Process:
             self.feed(Tick())
 
     def start(self) -> None:
-        """Give the member its first tick, from which it says when the next is due."""
+        """Give the member its first tick. The member then requests its next one."""
         self.feed(Tick())
 
     def die(self) -> None:
-        """Stop for ever. Whoever waits for an answer learns that none will come."""
+        """Stop finally. Each caller that waits for an answer learns that it will receive none."""
         self.alive = False
         self._inbox.clear()
         pending, self._pending = self._pending, {}

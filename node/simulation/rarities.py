@@ -1,6 +1,6 @@
-"""What only some runs have: limits small enough to be met, sessions that expire, groups founded apart.
+"""Properties that only some runs have: limits that a run reaches, sessions that expire, groups founded apart.
 
-Each has a chance of its own, all come from a stream of their own: the rest of a run does not depend on it.
+Each has a probability of its own, and all use a separate stream: the rest of a run does not depend on them.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,12 @@ from node.simulation.scheduler import MS_US
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rarities:
-    """What to change in the rest of a schedule.
+    """Changes to the rest of a schedule.
 
     Attributes:
-        settings: with the rare ones in it.
+        settings: all settings, with the rare ones.
         weather, shape: fields of ``Weather`` and ``Shape``.
-        plan: faults beside the others.
+        plan: additional faults.
     """
 
     settings: Settings
@@ -29,7 +29,7 @@ class Rarities:
 
 
 def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Rarities:
-    """Draw what is rare of one run of the nodes ``names``."""
+    """Draw the rare properties of one run of the nodes ``names``."""
     election_ms = settings.election_timeout_ms
     weather: dict[str, Any] = {}
     shape: dict[str, Any] = {}
@@ -42,20 +42,20 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
     if rng.random() < 0.2:
         settings = _draw_limits(rng, settings)
     if rng.random() < 0.12:
-        # Every node may found; whoever is alone for long enough does.
+        # Every node may found: a node that is alone for long enough does.
         shape["bootstrap"] = Bootstrap.AUTO
         shape["founders"] = names
         shape["bootstrap_delay_ms"] = rng.choice((0, 1, 3)) * election_ms
         settings = replace(settings, on_rival=rng.choice(("refuse", "discard-shorter")))
     plan = draw_rare_faults(rng, pace_us=election_ms * MS_US) if rng.random() < 0.15 else ()
     if rng.random() < 0.05:
-        # More may found than it takes: parted at birth, they found two clusters.
+        # More nodes may found than are needed: separated at the start, they found two clusters.
         shape["expect"] = rng.choice((2, 3))
     return Rarities(settings=settings, weather=weather, shape=shape, plan=plan)
 
 
 def _draw_limits(rng: Random, settings: Settings) -> Settings:
-    """Some of the buffers are so small that a run fills them."""
+    """Draw limits. Some of the buffers become so small that a run fills them."""
     small: dict[str, Any] = {
         "pending_max": rng.choice((8, 24)),
         "session_window": rng.choice((1, 4)),

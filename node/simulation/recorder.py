@@ -1,4 +1,4 @@
-"""A machine around the machine: it unwraps the clients' envelopes and tells the oracles what is applied."""
+"""A machine around the machine: it unwraps the clients' envelopes and reports all commands to the oracles."""
 
 from collections.abc import Callable
 from typing import Any

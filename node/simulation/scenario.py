@@ -1,7 +1,7 @@
 """Directed schedules as text, in the manner of etcd's data-driven tests.
 
 A file is a list of blocks: commands, a line ``----``, then what they print. ``#`` begins a comment.
-Every oracle watches all the time; a scenario can therefore not pass by its text alone.
+Every oracle judges every event, so a scenario cannot pass by its text alone.
 
     cluster a b c min_voters=1     start and let them found the group (settings by their names; also
                                    founders= expect= bootstrap= observer= reluctant= cut= fsync= rivals=)
@@ -16,12 +16,12 @@ Every oracle watches all the time; a scenario can therefore not pass by its text
     flap a b        expire a       break a bond; end all bonds of a, by its ticket
     renew a
     crash a   boot a   clone a   tear a 2   stall a   resume a
-    fsync a 3s                     from its next write on, a's disk takes so long (trust_disk)
+    fsync a 3s                     from its next write on, a's disk takes this long (trust_disk)
     hasten a 3s                    a's monotonic clock leaps: its timers fire
     put w1 a x=1 [y=2]  cas w2 a x=1->2  feed w3 a x=3   get r1 a x [weak]   ask node a; w1 names the call
-                                   (a place may be ``leader``: whoever leads then)
+                                   (a place may be ``leader``: the leader at that time)
     retry w1 b                     the client asks again elsewhere, with the same idempotency key
-    outcome w1 [r1 ...]            what the client was told
+    outcome w1 [r1 ...]            the answer that the client received
     transfer [b]                   the leader hands over
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
@@ -51,7 +51,7 @@ _WITHIN_US: Final = 30 * SECOND_US
 
 
 class Scenario:
-    """Plays scenarios. ``member`` is the class under test."""
+    """Runs scenarios. ``member`` is the class under test."""
 
     def __init__(self, *, member: type[Member] = Member, rules: bool = True, traced: bool = False) -> None:
         self._member = member
@@ -62,10 +62,10 @@ class Scenario:
         self._clients: Clients | None = None
 
     def play(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-        """Play all blocks and judge the run; return them with what they really printed.
+        """Run all blocks and judge the run; return them with their actual output.
 
         Raises:
-            ScenarioError: a command makes no sense, or what it waits for does not come.
+            ScenarioError: a command is malformed, or its condition does not come true in time.
             InvariantError: an oracle was contradicted.
         """
         played = []
@@ -202,7 +202,7 @@ class Scenario:
             raise ScenarioError(f"no {what} {' '.join(words)} in time\n{status}")
 
     def _leads(self, words: tuple[str, ...]) -> bool:
-        """A leader whose own entry is committed: anywhere, at ``(place,)``, or ``("but", place)``."""
+        """Whether a leader's own entry is committed: anywhere, at ``(place,)``, or ``("but", place)``."""
         leader = self.cluster.leader()
         if leader is None or (words and (leader.place == words[-1]) == (words[0] == "but")):
             return False

@@ -1,4 +1,4 @@
-"""Scenario files: blocks of commands, a line ``----``, and what they print (see ``scenario``)."""
+"""Scenario files: blocks of commands, a line ``----``, and their output (see ``scenario``)."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ _UNITS_US: Final = {"ms": 1_000, "s": SECOND_US, "us": 1}
 
 
 class ScenarioError(Exception):
-    """The scenario's text makes no sense, or what it waits for does not come."""
+    """The scenario's text is malformed, or a condition that it waits for does not come true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Some commands and what they are to print. ``comment`` stands before them."""
+    """Some commands and their expected output. ``comment`` is the text before them."""
 
     comment: tuple[str, ...]
     commands: tuple[str, ...]
@@ -61,7 +61,7 @@ def span_us(text: str) -> int:
     """Return the microseconds of a time such as ``500ms``.
 
     Raises:
-        ValueError: it is not a time.
+        ValueError: ``text`` is not a time.
     """
     match = re.fullmatch(r"([0-9.]+)(us|ms|s)", text)
     if match is None:

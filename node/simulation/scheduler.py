@@ -1,4 +1,4 @@
-"""Simulated time: a heap of (time, sequence, action). Equal times happen in the order they were asked for."""
+"""Simulated time: a heap of (time, sequence, action). Actions of equal time run in the order of requests."""
 
 import heapq
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class Scheduler:
     """The only clock of a simulation, in microseconds since its start.
 
     Attributes:
-        events: how many events members have taken so far; whoever gives them one counts it here.
+        events: how many events the members have processed. The code that gives a member an event counts it.
     """
 
     __slots__ = ("_heap", "_sequence", "events", "now_us")
@@ -36,7 +36,7 @@ class Scheduler:
         heapq.heappush(self._heap, (self.now_us + delay_us, self._sequence, action, arguments))
 
     def step(self, deadline_us: int) -> bool:
-        """Move to the next action and do it. False if none is due until ``deadline_us``."""
+        """Move to the next action and run it. False if no action is due until ``deadline_us``."""
         heap = self._heap
         if not heap or heap[0][0] > deadline_us:
             return False

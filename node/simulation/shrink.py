@@ -59,7 +59,7 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
 
 
 def render(error: ScheduleError) -> str:
-    """Return what a person needs: the oracle, the schedule, the end of the trace."""
+    """Return a text for people: the oracle, the schedule, the end of the trace."""
     schedule = error.schedule
     shape, plan = schedule.shape, tuple(schedule.plan)
     lines = [

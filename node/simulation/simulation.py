@@ -29,19 +29,19 @@ from node.simulation.workload import REGISTERS, Workload
 EVENTS: Final = 600
 _PLAN_US: Final = 60 * SECOND_US
 _HEAL_US: Final = 120 * SECOND_US
-_NEWS_US: Final = 40 * SECOND_US  # by then all that was on its way has come, and who is dead is known
-_HEAL_EVENTS: Final = 50_000  # healing takes a thousand or so; members that keep each other busy never end
+_NEWS_US: Final = 40 * SECOND_US  # by then all messages have arrived, and all deaths are known
+_HEAL_EVENTS: Final = 50_000  # healing takes about a thousand; a livelock would never end
 TRACE_TAIL: Final = 60
-# Refusals that a healed group may still give: limits are small, and impatient clients left much behind; or a
-# member has just pulled old entries, and does not know how late it is in the log's time.
+# Refusals that a healed group may still return: limits are small, and clients that gave up left much behind;
+# or a member has just pulled old entries, and does not know the present time of the log.
 _TRY_AGAIN: Final = frozenset(("overloaded", "stale"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Everything that decides a run, but the chance of messages and clients, which the seed decides.
+    """All that decides a run, except the randomness of messages and clients, which the seed decides.
 
-    ``plan``: in the order of their times, as often as it is asked.
+    ``plan``: the faults in the order of their times. It can be iterated repeatedly.
     """
 
     seed: str
@@ -57,7 +57,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a run did. ``healed``: it had to converge after the faults, and did; else it never could."""
+    """The results of a run. ``healed``: it had to converge after the faults, and did; False: it could not."""
 
     seed: str
     events: int
@@ -73,7 +73,7 @@ class Report:
 class ScheduleError(Exception):
     """A schedule contradicted an oracle. ``tail``: the last lines of its trace, if it was traced.
 
-    The plan of its ``schedule`` is what fell of the plan that was run, as a tuple.
+    The plan of its ``schedule`` has the faults that happened in the run, as a tuple.
     """
 
     def __init__(self, schedule: Schedule, error: InvariantError, tail: tuple[str, ...]) -> None:
@@ -84,7 +84,7 @@ class ScheduleError(Exception):
 
 
 def draw_settings(rng: Random) -> Settings:
-    """Draw the consensus settings of one run; times are compressed so that 600 events tell a story."""
+    """Draw the consensus settings of one run. Times are short, so that much happens within 600 events."""
     heartbeat_ms = rng.choice((50, 150, 300))
     election_ms = rng.choice((4, 6, 10)) * heartbeat_ms
     return Settings(
@@ -119,7 +119,7 @@ def draw_schedule(
     preferences = {}
     for name in names[1:]:
         if rng.random() < 0.06:
-            # An Observer founds nothing.
+            # An observer never founds a group.
             shy = name in founders or rng.random() < 0.3
             preferences[name] = Preference.RELUCTANT if shy else Preference.OBSERVER
     rare = draw_rarities(stream(str(seed), "rarities"), draw_settings(rng), names)
@@ -157,13 +157,13 @@ def draw_schedule(
 
 
 def _draw_software(rng: Random, settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
-    """Draw the feature levels that the software of each node knows; in most runs that is the first alone."""
+    """Draw the feature levels that the software of each node knows. In most runs it is level 1 alone."""
     if rng.random() >= 0.25:
         return {}
     after_ms = rng.choice((0, 1, 4)) * settings.election_timeout_ms
     high = {name: rng.choice((1, 2, 3)) for name in names}
     if rng.random() < 0.7:
-        # One keeps the level down, until it starts again with newer software or is missed for long enough.
+        # One node keeps the level down, until it restarts with newer software or was away for long enough.
         high = dict.fromkeys(names, rng.choice((2, 3))) | {rng.choice(names): 1}
     features = {name: Features(1, known, after_ms) for name, known in high.items()}
     return {"features": features, "upgrades": rng.choice((0.0, 1.0, 1.0))}
@@ -210,7 +210,7 @@ class Simulation:
         )
 
     def run(self) -> Report:
-        """Do everything; return what was done.
+        """Run the schedule and return the results.
 
         Raises:
             ScheduleError: an oracle was contradicted.
@@ -248,7 +248,7 @@ class Simulation:
 
     # ---- healing ------------------------------------------------------------------
     def _heal(self) -> bool:
-        """Make the world good and require that the group gets well, if it still can."""
+        """End all faults, and require that the group becomes healthy if it still can."""
         cluster = self.cluster
         self.nemesis.stop()
         self.clients.calm_down()
@@ -270,7 +270,7 @@ class Simulation:
         return True
 
     def _require_health(self, deadline_us: int) -> None:
-        """Require one leader whom all follow, and that every member takes a write and a strong read."""
+        """Require one leader that all follow, and that every member executes a write and a strong read."""
         self._require_settled(deadline_us)
         for process in self._members():
             self._probe(process, deadline_us)
@@ -285,23 +285,23 @@ class Simulation:
         return self.cluster.run_until(self._has_settled, deadline_us=deadline_us, events_max=events_max)
 
     def _has_settled(self) -> bool:
-        """One cluster, or such as may never be merged, each with all that it needs; nobody waits."""
+        """Whether one cluster is left, or only clusters that may never merge, all complete. No node waits."""
         clusters = self._clusters()
         if len(clusters) != 1 and not self._are_rivals(clusters):
             return False
         if self.clients.open_calls() or not all(map(self._is_settled, clusters)):
             return False
-        # A rival whose members went to the other side keeps dead voters, if it is as small as it may be.
+        # A rival whose members joined the other cluster keeps dead voters if it has its least size already.
         return len(clusters) > 1 or self._membership_settled(clusters[0])
 
     def _members(self) -> list[Process]:
-        """Return the living whose software knows the feature level of the group: nobody bonds with others."""
+        """Return the living processes that know the group's feature level. No member bonds with others."""
         alive = self.cluster.alive()
         level = max((self.oracles.tree.levels[process.view.nodes[-1]] for process in alive), default=1)
         return [process for process in alive if process.member.build.features.high >= level]
 
     def _clusters(self) -> list[list[Process]]:
-        """Return the living, by cluster."""
+        """Return the living processes, by cluster."""
         genesis = self.oracles.tree.genesis
         clusters: dict[int, list[Process]] = {}
         for process in self._members():
@@ -309,7 +309,7 @@ class Simulation:
         return list(clusters.values())
 
     def _are_rivals(self, clusters: list[list[Process]]) -> bool:
-        """Whether each of them holds commands, were they refused or not, and none may throw them away."""
+        """Whether each cluster holds commands, refused ones included, and no cluster may discard them."""
         shape = self.schedule.shape
         may_discard = shape.settings.on_rival == "discard-shorter"
         if shape.bootstrap is not Bootstrap.AUTO or may_discard:
@@ -317,7 +317,7 @@ class Simulation:
         return all(any(process.member.replica.commands for process in members) for members in clusters)
 
     def _is_settled(self, processes: list[Process]) -> bool:
-        """One leader, followed by all; equal commit."""
+        """Whether all follow one leader and have equal commit indices."""
         leaders = [process for process in processes if process.view.role is Role.LEADER]
         if len(leaders) != 1:
             return False
@@ -326,18 +326,18 @@ class Simulation:
             return False
         known = min(process.member.build.features.high for process in processes)
         if self.oracles.tree.levels[view.nodes[-1]] != known:
-            return False  # U9: what all know is written, in a while
+            return False  # U9: the level that all know will be written soon
         return all(p.view.nodes == view.nodes and p.view.commit == view.commit for p in processes)
 
     def _membership_settled(self, processes: list[Process]) -> bool:
-        """The configuration holds the living and no dead."""
+        """Whether the configuration holds all living processes and no dead ones."""
         voters = processes[0].view.configs[-1][1].voters
         living = {process.inc for process in processes}
         able = sum(process.preference is not Preference.OBSERVER for process in processes)
         return living.issuperset(voters) and len(voters) >= min(able, self.schedule.shape.settings.max_voters)
 
     def _probe(self, process: Process, deadline_us: int) -> None:
-        """Require that ``process`` takes a write and a strong read now."""
+        """Require that ``process`` executes a write and a strong read now."""
         rng = stream(self.schedule.seed, "probe")
         for ask in (Ask.WRITE, Ask.STRONG):
             call = self._ask(process, ask, rng, deadline_us)
@@ -376,7 +376,7 @@ class Simulation:
         return "\n".join(lines)
 
     def _check_states(self) -> None:
-        """Equal logs gave equal states, and equal tables of sessions."""
+        """Require that equal logs gave equal states and equal tables of sessions."""
         reached: dict[int, tuple[Process, object, bytes, bytes]] = {}
         for process in self.cluster.alive():
             replica = process.member.replica

@@ -1,6 +1,6 @@
-"""What happened, in lines that people read and digests compare.
+"""The trace of a run: lines that people read and digests compare.
 
-Tracing costs more than the run itself, so runs are made without, and a failing seed is run again with it:
+Tracing costs more than the run itself. So runs are made without it, and a failing seed is run again with it:
 the same seed gives the same run.
 """
 
@@ -26,7 +26,7 @@ class Trace:
         self._digest = hashlib.sha256()
 
     def note(self, who: str, text: str) -> None:
-        """Add a line. Callers on hot paths ask ``on`` first, to save making the text."""
+        """Add a line. Callers on hot paths check ``on`` first, so that they need not make the text."""
         if not self.on:
             return
         line = f"{self._scheduler.now_us / 1_000_000:11.6f} {who:<8} {text}"
@@ -34,7 +34,7 @@ class Trace:
         self._digest.update(line.encode() + b"\n")
 
     def digest(self) -> str:
-        """Return the SHA-256 of every line so far, in hex."""
+        """Return the SHA-256 of all lines until now, in hex."""
         return self._digest.hexdigest()
 
 

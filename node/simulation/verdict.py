@@ -1,4 +1,4 @@
-"""What is judged once, at the end: answers against the agreed sequence, the history, the states."""
+"""The checks made once, at the end of a run: answers against the agreed sequence, the history, the states."""
 
 from collections import defaultdict
 from typing import Any
@@ -16,15 +16,15 @@ from node.simulation.workload import Workload
 
 
 def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
-    """Judge everything that clients were told in one run.
+    """Judge all answers that clients received in one run.
 
     Raises:
-        InvariantError: something they were told is not so.
+        InvariantError: an answer was wrong.
     """
     agreements = oracles.agreements
     for cluster in sorted(agreements):
         agreement = agreements[cluster]
-        if not agreement.dissolved:  # a refusal speaks of what the group still knows
+        if not agreement.dissolved:  # a refusal holds for the group as it still exists
             _judge_refusals(agreement, calls)
         told = [call for call in calls if call.cluster == cluster]
         _judge_feeds(agreement, told)
@@ -33,11 +33,11 @@ def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
 
 
 def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workload: Workload) -> bool:
-    """Check linearizability, if the workload has a model to think with; False if the search gave up."""
+    """Check linearizability, if the workload has a model for it; False if the search gave up."""
     if workload.model is None or workload.key is None:
         return True
     history = [operation for call in told for operation in call.operations(workload.key)]
-    # What nobody ever applied changed no answer; leaving it out keeps the search small.
+    # A command that no member applied changed no answer. Without it the search stays small.
     answered = {call.number for call in told if call.outcome is not None}
     for call in calls:
         if call.system:
@@ -58,7 +58,7 @@ def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workl
 
 
 def _judge_refusals(agreement: Agreement, calls: list[Call]) -> None:
-    """NotExecuted means: not now, not ever."""
+    """Require that a call that ended in NotExecuted was never executed, neither before nor after."""
     for call in calls:
         index = agreement.where.get((call.number, 0))
         if call.fate is Fate.NOT_EXECUTED and index is not None:
@@ -66,7 +66,7 @@ def _judge_refusals(agreement: Agreement, calls: list[Call]) -> None:
 
 
 def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
-    """A cursor names the entry: if that very term is committed there, it is this call's."""
+    """A cursor names the entry: if the entry committed there has the same term, it must be this call's."""
     for call in calls:
         if call.ask is not Ask.FEED or not isinstance(call.outcome, Ok):
             continue
@@ -77,7 +77,7 @@ def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
 
 
 class _Replay:
-    """A fresh machine and a fresh system state that are given the agreed sequence, entry by entry."""
+    """A fresh machine and a fresh system state, to which the agreed sequence is applied entry by entry."""
 
     def __init__(self, agreement: Agreement, machine: StateMachine) -> None:
         self.machine = machine
@@ -97,7 +97,7 @@ class _Replay:
             self.results[now] = self._apply(self._entries[now], system=now in self._systems)
 
     def _apply(self, entry: list[tuple[Any, ApplyContext]], *, system: bool) -> tuple[Result, ...]:
-        """All commands, or none: the first refusal undoes the others."""
+        """Apply all commands, or none: the first refusal undoes the others."""
         request = Request.SYSTEM_COMMAND if system else Request.COMMAND
         for command, context in entry:
             refusal = self._judge(context.credential, request, command)
@@ -111,7 +111,7 @@ class _Replay:
                 results.append(Applied(target.apply(command, context)))
             except CommandError as exc:
                 failed = Failed(exc.code, exc.message)
-            except Exception as exc:  # noqa: BLE001 - whatever a user's machine raises is its answer
+            except Exception as exc:  # noqa: BLE001 - any exception of a user's machine is its answer
                 failed = Failed("apply-raised", type(exc).__name__)
             else:
                 continue
@@ -138,7 +138,7 @@ class _Replay:
 
 
 def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) -> None:
-    """Every answer is the one that the agreed sequence gives at the place the answer names."""
+    """Require that every answer equals the agreed sequence's at the place that the answer names."""
     answers = [(call, call.outcome) for call in calls if call.outcome and call.ask is not Ask.FEED]
     answers.sort(key=lambda pair: (pair[1].at.index, pair[0].number))
     replay = _Replay(agreement, workload.machine())
@@ -156,6 +156,6 @@ def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) 
 
 
 def _comparable(results: tuple[Result, ...]) -> tuple[Result, ...]:
-    """Of a refused batch only the refusal: what the others would have answered never was."""
+    """Return the results to compare. Of a refused batch this is the refusal alone."""
     failures = [r for r in results if isinstance(r, Failed) and r.code != BATCH_ABORTED]
     return tuple(failures) if failures else results

@@ -1,6 +1,6 @@
-"""What the oracles know of every process: its log as a place in one tree, its configurations, its commits.
+"""The oracles' knowledge of every process: its log as a place in one tree, its configurations, its commits.
 
-Equal prefixes of logs are the same node of the tree, so every comparison is of integers.
+Equal prefixes of logs are the same node of the tree, so the oracles compare only integers.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class LogTree:
 
     @property
     def is_rooted(self) -> bool:
-        """Whether there was ever a genesis."""
+        """Whether any log ever had a genesis."""
         return len(self.entries) > 1
 
     def extend(self, prefix: int, entry: Entry) -> int:
@@ -79,11 +79,11 @@ class LogTree:
 
 
 class Promise(NamedTuple):
-    """An ACK that may have to wait for the disk, and what it rests on.
+    """An ACK that may have to wait for the disk, and the state that it depends on.
 
     Attributes:
-        node: the tree's, of the log up to ``reply.match``.
-        written: how many writes the disk had been given before the step that promised.
+        node: the tree's node of the log up to ``reply.match``.
+        written: how many writes the disk had been given before the step that promised the ACK.
     """
 
     reply: AppendReply
@@ -92,18 +92,18 @@ class Promise(NamedTuple):
 
 
 class View:
-    """What the oracles know of one process.
+    """The oracles' knowledge of one process.
 
     Attributes:
         nodes: by index, the tree's node of the log up to there.
         configs: (index, configuration) of every CONFIG entry in the log.
         applied: (index, position in the entry) of the last command applied.
         changes: of the log in the present step: entries added, or the index it was cut to.
-        former: what the log was in the present step, before each cut.
+        former: the log as it was in the present step before each cut.
         promises: ACKs that wait for the disk, by their ``id``.
         proposed: length of ``configs`` before the present step.
-        leads: in the present step it led ``term``, if only until its end.
-        leased: tokens of the answers that it computed under a lease of ``term`` and has not given yet.
+        leads: in the present step it led ``term``, at least for a part of the step.
+        leased: tokens of the answers that it computed under a lease of ``term`` and has not sent yet.
     """
 
     __slots__ = (
@@ -126,7 +126,7 @@ class View:
         self.proposed = 0
 
     def leave(self) -> None:
-        """Its cluster gave itself up: the process begins anew, in no cluster."""
+        """Its cluster dissolved: the process begins anew, in no cluster."""
         self.nodes = [ROOT]
         self.configs = []
         self.commit = 0
@@ -135,8 +135,8 @@ class View:
     def active(self, commit: int, target: int) -> list[Config]:
         """Return which configurations must agree to go from ``commit`` to ``target``.
 
-        The last one at or below ``commit`` and every one above; but one that was added in this very step
-        beyond ``target`` came after the decision.
+        These are the last one at or below ``commit`` and every one above. A configuration that was added in
+        the present step beyond ``target`` does not count: it came after the decision.
         """
         below = 0
         for position, (index, _) in enumerate(self.configs):

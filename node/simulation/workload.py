@@ -1,8 +1,8 @@
-"""What the simulated clients ask for, and a machine for them to ask it of.
+"""The commands and queries of the simulated clients, and a machine that executes them.
 
-A workload is three things: a machine, the commands and queries that a client may draw, and (for registers)
-a model that the linearizability checker can think with. A user's own machine needs the first two only: every
-answer is then compared with the one that the agreed sequence of commands gives (see ``oracles``).
+A workload has three parts: a machine, the commands and queries that a client may draw, and (for registers) a
+model for the linearizability checker. A user's own machine needs the first two only: every answer is then
+compared with the one that the agreed sequence of commands gives (see ``oracles``).
 """
 
 from collections.abc import Callable, Hashable
@@ -20,7 +20,7 @@ class Workload:
     machine: makes a fresh state machine.
     command: draws the commands of one ``execute``; ``unique`` never comes twice in a run.
     query: draws a query.
-    key: tells which register a command or query is about, for the linearizability checker.
+    key: returns which register a command or query is about, for the linearizability checker.
     model: how one register behaves; None if only the agreed sequence is to be compared.
     """
 
@@ -32,7 +32,7 @@ class Workload:
 
 
 class Registers(StateMachine):
-    """Some registers with compare-and-swap. A ``put`` answers what was there before."""
+    """Some registers with compare-and-swap. A ``put`` returns the value that it replaced."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
