@@ -12,8 +12,8 @@
     print(result.to_json_value()["status"])
 
 ``quote``, ``collateral`` (QuoteCollateralV3 JSON) and ``policy`` (TOML) are bytes; ``now`` is aware. Every
-step raises an ``AttestationError`` with a stable ``reason``, so what is returned is genuine, and accepted by
-the policy. docs/attestation.md explains each step.
+step raises an ``AttestationError`` with a stable ``reason``, so evidence with a result is genuine, and the
+policy accepts it. docs/attestation.md explains each step.
 
 These names are the package's interface. The modules behind them may move.
 """
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from attestation.x509.trust import INTEL_SGX_ROOT as INTEL_SGX_ROOT
     from attestation.x509.trust import TrustRoot as TrustRoot
 
-# Where each name is: it is imported when it is asked for, so that one command does not load all.
+# The module of each name. A name is imported at its first use, so that one command does not load everything.
 _PLACES: Final = {
     "ANY_CLUSTER": "attestation.tickets.protocol",
     "AppraisalError": "attestation.errors",
@@ -133,7 +133,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the interface when it is first asked for (PEP 562)."""
+    """Import a name of the interface at its first use (PEP 562)."""
     place = _PLACES.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,8 +24,8 @@ class AttestationError(Exception):
     Args:
         reason: stable kebab-case code, for machines.
         message: one sentence, for people.
-        step: the number of the step in ``docs/attestation.md`` at which this stopped, if there is one.
-        values: what was expected and what was found, JSON-able.
+        step: the number of the step in ``docs/attestation.md`` that refused, if it has a number.
+        values: the expected and the found values, JSON-able.
 
     Attributes:
         undecided: the evidence is neither accepted nor refused: something to judge by was missing.

@@ -9,10 +9,10 @@ from attestation.errors import AttestationError
 
 
 class Step(StrEnum):
-    """Number of a step; the comment is what it establishes."""
+    """Number of a step; the comment states what the step establishes."""
 
     PARSE = "1"  # the quote is well-formed, within its limits
-    HEADER = "2"  # version, key type, TEE type and vendor are ones that we verify
+    HEADER = "2"  # this verifier supports the version, key type, TEE type and vendor
     ROOT = "3"  # every chain ends in the pinned root
     ROOT_CRL = "4"  # the root's CRL is the root's own
     TCB_INFO = "5"  # TCB info: its signer's path and role, its signature, its form
@@ -21,12 +21,12 @@ class Step(StrEnum):
     PCK_CHAIN = "8"  # the quote's PCK chain: three certificates, links, roles, revocation of the CA
     PCK_CRL = "9"  # the PCK CA's CRL is its own, and does not list the PCK
     PCK_WINDOWS = "10"  # the PCK chain is inside its validity windows at now
-    PLATFORM = "11"  # TCB info speaks of this platform: FMSPC and PCEID
+    PLATFORM = "11"  # TCB info is for this platform: FMSPC and PCEID
     QE_REPORT = "12"  # the QE report is signed by the PCK
     BINDING = "13"  # the QE report commits to the attestation key
     SIGNATURE = "14"  # the quote is signed by the attestation key
-    QE = "15"  # the QE is the one that Intel describes; its level
-    MODULE = "16"  # the TDX module is one that Intel describes; its level
+    QE = "15"  # the QE matches Intel's description; its level
+    MODULE = "16"  # the TDX module matches an entry of Intel's; its level
     LEVEL = "17"  # the platform's TCB level
     STATUS = "18"  # convergence of the levels, and the relaunch rule; Revoked ends here
     TD_RULES = "19"  # TD attributes, XFAM, bound service TDs

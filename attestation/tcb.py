@@ -1,7 +1,7 @@
-"""TCB evaluation: which levels a platform reaches, and what they come to (A7 and A8).
+"""TCB evaluation: which levels a platform reaches, and the resulting status (A7 and A8).
 
-Pure arithmetic over signed documents. It also says what is short of the next better level, and by how much,
-because that is what an operator has to act on.
+Pure arithmetic over signed documents. It also reports which components are below the next better level, and
+by how much, because an operator has to act on that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ _VERSIONED_START: Final = 2
 _CONFIGURATION_STATUSES: Final = frozenset(
     {TcbStatus.CONFIGURATION_NEEDED, TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED}
 )
-# Only to say which level is "better" in an explanation. No verdict rests on this order.
+# Only used to find the "better" level for an explanation. No verdict depends on this order.
 _PREFERENCE: Final = tuple(TcbStatus)
 _SUPERSEDED: Final = OUT_OF_DATE_STATUSES | {TcbStatus.REVOKED}
 
@@ -35,7 +35,7 @@ class Shortfall:
 
     Attributes:
         component: ``sgx[0]`` to ``sgx[15]``, ``tdx[0]`` to ``tdx[15]``, ``pcesvn`` or ``isvsvn``.
-        label: Intel's words for it, such as ``OS/VMM TDX Late Microcode Update``; may be empty.
+        label: Intel's name for it, such as ``OS/VMM TDX Late Microcode Update``; may be empty.
     """
 
     component: str
@@ -62,9 +62,9 @@ class ReachedLevel:
     """The level that a part of the platform reaches.
 
     Attributes:
-        better: the nearest level with a better status; None if there is none.
-        superseded_at: tcbDate of the nearest level above that is not out of date: from then on this one
-            was. None if this level is not out of date, or nothing above it is better.
+        better: the nearest level with a better status; None if no level has one.
+        superseded_at: tcbDate of the nearest level above that is not out of date: since then this one is out
+            of date. None if this level is not out of date, or no level above it is better.
     """
 
     status: TcbStatus
@@ -99,7 +99,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcbEvaluation:
-    """What Intel's documents say of this platform.
+    """The evaluation of this platform by Intel's documents.
 
     Attributes:
         launch: with the SVNs at the TD's launch.
@@ -151,7 +151,8 @@ def evaluate_tcb(
 def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
     """Fold the module's and the QE's status into the platform's (A8.4).
 
-    Not "the most severe": an out-of-date part keeps a need for configuration, and drops one for hardening.
+    It is not "the most severe" status: with an out-of-date part, a need for configuration is kept, and a need
+    for hardening is dropped.
     """
     if platform is TcbStatus.REVOKED or TcbStatus.REVOKED in parts:
         return TcbStatus.REVOKED
@@ -165,7 +166,7 @@ def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """Compare the status at launch with the one of the running module (A8.5).
 
-    A revoked running module is Revoked whatever it was at launch; Intel's library overlooks that.
+    A revoked running module gives Revoked, whatever its status at launch; Intel's library omits this case.
     """
     if TcbStatus.REVOKED in {launch, current}:
         return TcbStatus.REVOKED
@@ -248,7 +249,7 @@ def _platform_shortfalls(
 def _reached(
     levels: tuple[_Level, ...], index: int, shortfalls: Callable[[_Level], tuple[Shortfall, ...]]
 ) -> ReachedLevel:
-    """Say what reaching ``levels[index]`` means; the levels before it were not reached."""
+    """Return the result of reaching ``levels[index]``; the levels before it were not reached."""
     level = levels[index]
     # Nearest first: upwards from the level reached.
     above = levels[:index][::-1]

@@ -1,15 +1,15 @@
-"""Values that every part of the verifier speaks of: statuses, times, attribute bits."""
+"""Values that every part of the verifier uses: statuses, times, attribute bits."""
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 DURATION_MAX: Final = timedelta(days=100 * 366)
-"""No rule speaks of longer. Added to a time that is not far in the future it is still a time."""
+"""No rule has a longer duration. Its sum with a time that is not far in the future does not overflow."""
 
 
 TIME_MAX: Final = datetime(9800, 1, 1, tzinfo=UTC)
-"""No clock is taken to show a later time, so that a sum with it (``DURATION_MAX`` at most) is a time."""
+"""A later time of a clock is read as this one, so that a sum with it (``DURATION_MAX`` at most) is a time."""
 
 
 class TcbStatus(StrEnum):
@@ -29,7 +29,7 @@ class TcbStatus(StrEnum):
 RELAUNCH_STATUSES: Final = frozenset(
     {TcbStatus.TD_RELAUNCH_ADVISED, TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED}
 )
-"""What no signed level may say: they come only from comparing launch and current."""
+"""No signed level may have these statuses: they come only from comparing launch and current."""
 
 OUT_OF_DATE_STATUSES: Final = frozenset({TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED})
 
@@ -70,7 +70,7 @@ def mask_of(names: frozenset[str]) -> int:
 
 
 def whole_seconds(now: datetime) -> datetime:
-    """Return ``now`` cut to seconds in UTC: every window of DCAP is in whole seconds.
+    """Return ``now`` in UTC without fractions of a second: every window of DCAP is in whole seconds.
 
     A naive time is our own bug, so it is an assertion.
     """
@@ -84,5 +84,5 @@ def timestamp(at: datetime) -> str:
 
 
 def u64_hex(value: int) -> str:
-    """Return the eight bytes of a TDX attribute word in memory order (little-endian), as hex."""
+    """Return the eight bytes of a TDX attribute field in memory order (little-endian), as hex."""
     return value.to_bytes(8, "little").hex()

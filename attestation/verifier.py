@@ -1,7 +1,7 @@
 """Is this quote genuine? The steps are listed in ``attestation.steps`` and numbered in every refusal.
 
-What a caller must still do: appraise the result (``attestation.appraise``). A verified quote may be of a
-debug TD, on an outdated platform, running anything: it is only real.
+The caller must still appraise the result (``attestation.appraise``). A verified quote is genuine, but may be
+of a debug TD, on an outdated platform, running any software.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ _PPID_TYPES: Final = frozenset(
     {CERTIFICATION_PPID_PLAIN, CERTIFICATION_PPID_RSA_2048, CERTIFICATION_PPID_RSA_3072}
 )
 # Where PCESVN ends in certification data of types 1 to 3: PPID, CPUSVN 16, PCESVN 2, PCEID 2 (PCEID is
-# absent in Intel's own sample of type 1, so a size of two bytes less is known too).
+# absent in Intel's own sample of type 1, so a size of two bytes less is accepted too).
 _PPID_DATA_BYTES: Final = {
     CERTIFICATION_PPID_PLAIN: 36,
     CERTIFICATION_PPID_RSA_2048: 276,
@@ -68,7 +68,7 @@ _PPID_DATA_BYTES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pck:
-    """The quote's PCK: certificate and what Intel certifies in it.
+    """The quote's PCK: its certificate and the facts that Intel certifies in it.
 
     Attributes:
         ca: ``platform`` or ``processor``.
@@ -82,7 +82,7 @@ class Pck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticQuote:
-    """A quote whose every signature leads to the pinned root. Time and TCB are not judged.
+    """A quote with every signature verified up to the pinned root. Time and TCB are not judged.
 
     Made by :func:`authenticate_quote` only.
     """
@@ -96,7 +96,7 @@ class AuthenticQuote:
         """Evaluate the TCB (steps 15 to 18). The status may be Revoked.
 
         Raises:
-            VerificationError: the QE or the module is not one that Intel describes, or no level is reached.
+            VerificationError: Intel does not describe the QE or the module, or no level is reached.
         """
         with at_step(Step.QE):
             report = self.quote.signature_data.qe_report
@@ -158,7 +158,7 @@ def verify_quote(
     """Verify a TD quote completely, to the root that the endorsements were verified with.
 
     Args:
-        quote: raw bytes; padding after the signature data is tolerated and means nothing.
+        quote: raw bytes; padding after the signature data is accepted and ignored.
         endorsements: of the quote's own platform; their windows are checked again at ``now``.
         now: aware; one time for everything.
         pck_chain: PEM, for quotes that do not carry a chain; the endorsements' own is used if None.
@@ -187,9 +187,9 @@ def verify_quote(
 
 
 def claimed_fmspc_untrusted(quote: Quote) -> bytes | None:
-    """Return the FMSPC that a quote claims, to find what helps to judge it; None if it names none.
+    """Return the FMSPC that a quote claims, to find its collateral; None if it names none.
 
-    Nothing is verified. Which platform a quote is of is decided by ``authenticate_quote``.
+    Nothing is verified. ``authenticate_quote`` decides which platform a quote is from.
     """
     data = quote.signature_data
     if data.certification_type != CERTIFICATION_PCK_CHAIN:
@@ -205,7 +205,7 @@ def claimed_fmspc_untrusted(quote: Quote) -> bytes | None:
 
 
 def require_not_revoked_tcb(tcb: TcbEvaluation) -> None:
-    """Require another status than Revoked: no policy may accept that one.
+    """Require another status than Revoked, which no policy may accept.
 
     Raises:
         RevokedError: ``tcb-revoked``.
@@ -302,7 +302,7 @@ def _pck_chain(
 
 
 def _require_same_leaf(embedded: bytes, leaf: bytes) -> None:
-    """Require that a PCK leaf inside the quote (DER or PEM) is the one that the outer chain is for."""
+    """Require that a PCK leaf inside the quote (DER or PEM) equals the leaf of the outer chain."""
     blocks = split_pem_untrusted(embedded, role="pck", count_max=4)
     if leaf not in {embedded.rstrip(b"\0"), *blocks[:1]}:
         raise CertificatePathError(
@@ -382,7 +382,7 @@ def _require_quote_signature(quote: Quote) -> None:
 
 
 def require_qe_identity(report: EnclaveReport, identity: QeIdentity) -> None:
-    """Require that the quoting enclave is the one that Intel describes (A7).
+    """Require that the quoting enclave matches Intel's description (A7).
 
     Raises:
         VerificationError: ``qe-miscselect``, ``qe-attributes``, ``qe-mrsigner`` or ``qe-isvprodid``.

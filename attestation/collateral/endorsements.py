@@ -4,8 +4,8 @@
       └ authenticate ->     AuthenticEndorsements: signed by the right roles below the pin; no time yet
           └ require_current -> VerifiedEndorsements: and inside every validity window at ``now``
 
-Only the last is good for a verdict. The middle one exists so that signatures are checked once and windows
-every time, and so that a refusal for staleness can still say what the TCB status would have been.
+Only the last may be used for a verdict. The middle one exists so that signatures are checked once and windows
+every time, and so that a refusal for staleness can still report what the TCB status would have been.
 """
 
 import binascii
@@ -99,7 +99,7 @@ class Endorsements:
 
     @classmethod
     def from_value_untrusted(cls, value: Any) -> Self:
-        """Read what :meth:`to_value` made.
+        """Parse the fields that :meth:`to_value` made.
 
         Raises:
             MalformedError: ``collateral-malformed``.
@@ -160,16 +160,16 @@ def _malformed(text: str) -> MalformedError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PckCa:
-    """A PCK CA that the pinned root issued and did not revoke, and whose CRL is the collateral's."""
+    """A PCK CA that the pinned root issued and did not revoke, and that issued the collateral's PCK CRL."""
 
     certificate: Certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AuthenticEndorsements:
-    """Endorsements whose every signature and role was checked; whether they are current was not.
+    """Endorsements with every signature and role checked, but not whether they are current.
 
-    Made by :func:`authenticate_endorsements` only. Not good for a verdict: see :meth:`require_current`.
+    Made by :func:`authenticate_endorsements` only. Not enough for a verdict: see :meth:`require_current`.
     """
 
     root: TrustRoot
@@ -181,8 +181,8 @@ class AuthenticEndorsements:
     qe_identity_signer: Certificate
     qe_identity: QeIdentity
     pck_certificate_chain: bytes | None
-    # PCK CAs already checked against the root and both CRLs, by DER. Only authentic ones get in, and there
-    # are two in the world; the bound is for a mock root's sake. Never a verdict about a quote.
+    # PCK CAs already checked against the root and both CRLs, by DER. Only authentic CAs are added, and Intel
+    # has two; the bound is needed for mock roots. It never contains a verdict about a quote.
     _pck_cas: dict[bytes, PckCa] = field(default_factory=dict, repr=False)
 
     @property
@@ -339,7 +339,7 @@ def authenticate_endorsements(endorsements: Endorsements, *, root: TrustRoot) ->
         )
         tcb_info = parse_tcb_info_untrusted(endorsements.tcb_info)
     with at_step(Step.QE_IDENTITY):
-        # Intel signs both documents with one certificate: the same bytes need no second look.
+        # Intel signs both documents with one certificate: the same bytes need no second check.
         if qe_signer.der != tcb_signer.der:
             require_signer(qe_signer, root, root_crl)
         require_document_signature(

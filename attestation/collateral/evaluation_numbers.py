@@ -1,9 +1,9 @@
 """Which TCB evaluation data numbers Intel publishes (A8.1 and A12; PCS API v4).
 
 Several TCB infos of one platform are valid at the same time; each TCB recovery adds one, with the next
-number. This signed statement says which there are, so that an operator can choose a number, or see that a
-source still serves one that Intel has withdrawn. It decides no verdict: the number that counts is the one
-inside the TCB info, and a floor under it is policy.
+number. This signed statement lists the numbers, so that an operator can choose one, or see that a source
+still serves one that Intel has withdrawn. It decides no verdict: the number inside the TCB info counts, and a
+floor under it is policy.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class EvaluationNumber:
 
     Attributes:
         number: tcbEvaluationDataNumber, of every TCB info in the set.
-        recovery_event_date: when the TCB recovery that brought it became public, aware UTC.
-        tcb_date: the tcbDate that levels brought by it carry, aware UTC.
+        recovery_event_date: when the TCB recovery that caused it became public, aware UTC.
+        tcb_date: the tcbDate of the levels that it added, aware UTC.
     """
 
     number: int

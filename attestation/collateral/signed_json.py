@@ -1,7 +1,7 @@
 """Strict JSON for documents whose exact bytes are signed (A5.3).
 
-What ``strict_json`` refuses, deep nesting and wrong types are refused; unknown members are ignored, because
-Intel adds fields.
+Input that ``strict_json`` refuses, deep nesting and wrong types are refused. Unknown members are ignored,
+because Intel adds fields.
 """
 
 import binascii
@@ -14,7 +14,7 @@ from attestation.errors import MalformedError
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
 DEPTH_MAX: Final = 16
-VALUES_MAX: Final = 65_536  # some ten times what Intel's largest TCB info has
+VALUES_MAX: Final = 65_536  # about ten times the number in Intel's largest TCB info
 ARRAY_ITEMS_MAX: Final = 1024
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
@@ -44,8 +44,8 @@ def parse_json_untrusted(data: bytes, *, code: str, bytes_max: int = DOCUMENT_BY
 def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[bytes, bytes]:
     """Return the exact bytes of ``member``'s value and the 64 signature bytes of a PCS answer.
 
-    The signature covers the value as it stands in the body, so it is cut out by a tokenizer that honours
-    strings and escapes, never serialised again.
+    The signature covers the value exactly as it is in the body, so a tokenizer that respects strings and
+    escapes cuts it out; it is never serialised again.
 
     Args:
         body: ``{"<member>": {...}, "signature": "<128 hex>"}``, in any member order.

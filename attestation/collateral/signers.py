@@ -1,4 +1,4 @@
-"""Who may sign Intel's JSON documents: a TCB Signing certificate right below the pinned root.
+"""The permitted signers of Intel's JSON documents: a TCB Signing certificate right below the pinned root.
 
 One set of rules for TCB info, QE identity and the evaluation data numbers (A6.1, A6.3 and A15.1).
 Time is not judged here.
@@ -24,8 +24,8 @@ def load_signer_untrusted(chain: bytes, *, role: str, root: TrustRoot) -> Certif
 
     Args:
         chain: PEM.
-        role: head of the reason codes, such as ``tcb-info-signer``.
-        root: the pinned one.
+        role: prefix of the reason codes, such as ``tcb-info-signer``.
+        root: the pinned root.
 
     Raises:
         MalformedError: ``<role>-malformed`` or ``<role>-chain-malformed``.
@@ -60,8 +60,8 @@ def require_signer(signer: Certificate, root: TrustRoot, root_crl: RevocationLis
 
     Args:
         signer: from ``load_signer_untrusted``.
-        root: the pinned one.
-        root_crl: already shown to be the root's own.
+        root: the pinned root.
+        root_crl: already verified as the root's own CRL.
 
     Raises:
         VerificationError: ``<role>-issuer-mismatch``, ``-signature``, ``-role``, ``-not-leaf``, ``-revoked``.
@@ -76,10 +76,10 @@ def require_document_signature(signer: Certificate, signature: bytes, document: 
     """Require that ``signer`` signed exactly these bytes.
 
     Args:
-        signer: shown to be one by ``require_signer``.
+        signer: already checked by ``require_signer``.
         signature: raw ``r||s``, 64 bytes.
-        document: the bytes as they came, never serialised again.
-        code: head of the reason code.
+        document: the bytes as received, never serialised again.
+        code: prefix of the reason code.
 
     Raises:
         SignatureError: ``<code>-signature``.

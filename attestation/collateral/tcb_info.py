@@ -48,7 +48,7 @@ class IsvLevel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdxModule:
-    """Who may have signed a TDX module. ``levels`` is empty for the unversioned entry."""
+    """The required signer of a TDX module. ``levels`` is empty for the unversioned entry."""
 
     id: str
     mr_signer: bytes
@@ -62,7 +62,7 @@ class TcbInfo:
     """TCB info of one FMSPC. Levels are sorted, highest first: the document's order is not trusted.
 
     Attributes:
-        labels: for people: Intel's words for each SVN component, by ``sgx[0]`` … ``tdx[15]``.
+        labels: for people: Intel's name for each SVN component, by ``sgx[0]`` … ``tdx[15]``.
     """
 
     issue_date: datetime
@@ -209,7 +209,7 @@ def _components(tcb: Members, name: str) -> tuple[int, ...]:
 
 
 def _labels(level: Members) -> dict[str, str]:
-    """Return what a level calls its components; Intel calls them the same in all levels of a document."""
+    """Return the names of a level's components; Intel uses the same names in all levels of a document."""
     out = {}
     for kind in ("sgx", "tdx"):
         for index, item in enumerate(level.object("tcb").array(f"{kind}tcbcomponents")):

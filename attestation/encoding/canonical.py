@@ -11,13 +11,13 @@ from attestation.errors import MalformedError
 
 DEPTH_MAX: Final = 32
 _SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
-# Not MemoryError: a length that nobody has the bytes for is the end of the stream, and what a starved host
-# cannot decode, others can.
+# Not MemoryError: a length beyond the data is reported as the end of the stream. And if this host is short of
+# memory, other hosts can still decode the same bytes.
 _DECODING_FAILED: Final = (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError)
 _READ_AHEAD_BYTES: Final = 256
-# What cbor2 would build of these costs more than their bytes: a decimal of 100 kB takes a second, and shared
-# references of 200 bytes make a tree that nobody can walk to its end. Of all tags only big integers (2, 3)
-# are left, and those that it does not know, which it keeps as they are.
+# The values that cbor2 builds for these tags cost more than their bytes: a decimal of 100 kB takes a second,
+# and shared references of 200 bytes make a tree that no program can walk to its end. Of all tags only big
+# integers (2, 3) remain, and the tags that cbor2 does not know, which it keeps as they are.
 _REFUSED_TAGS: Final = (
     0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799,
 )  # fmt: skip
@@ -45,8 +45,8 @@ def digest(domain: str, *parts: Any) -> bytes:
     return hashlib.sha256(encode([domain, *parts])).digest()
 
 
-# How many bytes the head of a data item has, by its first byte (RFC 8949 3). Those that are not well-formed,
-# or of indefinite length, count one: what follows is counted by itself.
+# How many bytes the head of a data item has, by its first byte (RFC 8949 3). A head that is not well-formed,
+# or of indefinite length, counts as one byte: the bytes after it are counted by themselves.
 _HEAD_BYTES: Final = tuple({24: 2, 25: 3, 26: 5, 27: 9}.get(initial & 0x1F, 1) for initial in range(256))
 _STRINGS: Final = range(0x40, 0x80)  # byte and text strings: their content follows the head
 
@@ -60,15 +60,15 @@ def decode_untrusted(data: bytes, *, bytes_max: int, items_max: int) -> Any:
     Args:
         data: from outside.
         bytes_max: of ``data``.
-        items_max: data items in it, counted before any is built: an empty list is one byte, and costs as much
-            to build and to look at as a hundred.
+        items_max: data items in it, counted before any is built: an empty list has one byte, and costs as
+            much to build and to check as a hundred bytes.
 
     Raises:
         MalformedError: too long, too many items, not CBOR, trailing bytes, too deep, or not plain data.
     """
     if len(data) > bytes_max:
         raise MalformedError("cbor-too-large", f"{len(data)} bytes of CBOR, at most {bytes_max}")
-    if len(data) > items_max:  # an item has one byte at least
+    if len(data) > items_max:  # an item has at least one byte
         _require_few_items_untrusted(data, items_max)
     return _decode_untrusted(data)
 
@@ -107,10 +107,10 @@ def _decode_untrusted(data: bytes) -> Any:
 def decode_each_untrusted(encoded: Sequence[bytes], *, bytes_max: int) -> list[Any]:
     """Return what ``decode_untrusted`` returns for each of ``encoded``, at little more than half the cost.
 
-    Items are not counted: these are entries of a log, which every member must judge alike. Who puts something
-    into a log counts before.
+    Items are not counted: these are entries of a log, which every member must judge alike. The node that
+    appends an entry to the log counts its items before.
 
-    A ``MalformedError`` is in the place of what is malformed.
+    For a malformed element, the result has a ``MalformedError`` at its place.
     """
     stream = BytesIO(b"".join(encoded))
     decoder = _decoder_of_many(stream)
@@ -137,7 +137,7 @@ def _decoder_of_many(stream: BytesIO) -> cbor2.CBORDecoder:
 
 
 def _judge_untrusted(data: bytes, bytes_max: int) -> Any:
-    """Return what is in ``data`` by itself, or what is wrong with it."""
+    """Return the value that ``data`` alone encodes, otherwise its error."""
     try:
         return decode_untrusted(data, bytes_max=bytes_max, items_max=bytes_max)
     except MalformedError as exc:
@@ -146,7 +146,7 @@ def _judge_untrusted(data: bytes, bytes_max: int) -> Any:
 
 def _require_plain_untrusted(value: Any, depth: int = 0) -> None:
     """Raise ``MalformedError`` unless ``value``, which is no scalar, is plain data."""
-    # Exact types, and scalars without a call each: this runs over every message and every entry.
+    # Exact types, and no call per scalar, for speed: this runs over every message and every entry.
     kind = type(value)
     if depth > DEPTH_MAX:
         raise MalformedError("cbor-too-deep", f"CBOR nested deeper than {DEPTH_MAX}")

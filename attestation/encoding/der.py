@@ -1,4 +1,4 @@
-"""A strict DER reader for the one structure that no library knows: Intel's SGX extension.
+"""A strict DER reader for the one structure that no library parses: Intel's SGX extension.
 
 Not recursive, definite lengths only, minimal lengths only (X.690 section 10.1).
 """
@@ -75,7 +75,7 @@ def octets_untrusted(content: bytes) -> bytes:
     """Return the octets of a BIT STRING that holds whole ones, from its content.
 
     Raises:
-        MalformedError: it ends inside of an octet, or lacks the count of its unused bits (X.690 8.6.2).
+        MalformedError: it ends inside an octet, or lacks the count of its unused bits (X.690 8.6.2).
     """
     if content[:1] != b"\0":
         raise _malformed("a DER bit string of octets has unused bits")
@@ -90,7 +90,7 @@ def unsigned_untrusted(content: bytes, maximum: int) -> int:
     """
     if not content or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
         raise _malformed("a DER integer is empty or not minimal")
-    # Compared by length before it is converted, so that a huge integer costs nothing.
+    # The length is compared before the conversion, so that a huge integer costs nothing.
     if len(content) > 9:
         raise _malformed("a DER integer is too large")
     value = int.from_bytes(content, "big", signed=True)

@@ -37,7 +37,7 @@ _CC_TYPE_TDX: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CCELTable:
-    """The ACPI table that says where the log is.
+    """The ACPI table with the location of the log.
 
     Attributes:
         log_area_bytes: LAML, the least size of the log area.
@@ -49,7 +49,7 @@ class CCELTable:
 
 
 class _Reader:
-    """Bounded reads over one buffer; the only place that indexes foreign bytes."""
+    """Bounded reads over one buffer; the only place that indexes untrusted bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -86,7 +86,7 @@ class _Reader:
 def parse_ccel_untrusted(data: bytes) -> tuple[Event, ...]:
     """Return the records after the first, in order, with their SHA-384 digests.
 
-    What follows the terminator is padding and is not looked at: firmware leaves anything there.
+    The bytes after the terminator are padding and are not read: firmware leaves arbitrary bytes there.
 
     Raises:
         MalformedError: too large, truncated, not crypto-agile, without SHA-384, or with an unknown register.
@@ -104,7 +104,7 @@ def parse_ccel_untrusted(data: bytes) -> tuple[Event, ...]:
 
 
 def _parse_spec_id_untrusted(reader: _Reader) -> dict[int, int]:
-    reader.u32()  # MrIndex: 0 by the profile, 1 in logs of real firmware; means nothing here
+    reader.u32()  # MrIndex: 0 by the profile, 1 in logs of real firmware; not used
     if reader.u32() != EV_NO_ACTION:
         raise MalformedError("ccel-no-spec-id", "the event log does not start with EV_NO_ACTION")
     reader.take(20)
@@ -175,7 +175,7 @@ def parse_ccel_table_untrusted(data: bytes) -> CCELTable:
 
 
 def encode_ccel(events: Iterable[Event]) -> bytes:
-    """Return the log of these CCEL events, with the terminator: what a mock TD's firmware leaves."""
+    """Return the log of these CCEL events, with the terminator, as a mock TD's firmware leaves it."""
     spec_id = _SPEC_ID + struct.pack("<IBBBBIHHB", 0, 0, 2, 0, 2, 1, ALGORITHM_SHA384, DIGEST_BYTES, 0)
     parts = [struct.pack("<II20xI", 0, EV_NO_ACTION, len(spec_id)), spec_id]
     for event in events:

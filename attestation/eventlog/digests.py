@@ -1,8 +1,8 @@
-"""What of an event's data its digest vouches for.
+"""Which bytes of an event's data its digest confirms.
 
 A replay proves digests. Reports of other tools show event *data*, which a host can rewrite at will
-wherever the digest was taken over something else: a boot application's Authenticode hash, a file's
-contents, a table in memory. So each event is asked: of which bytes is this the SHA-384?
+if the digest was taken over something else: a boot application's Authenticode hash, a file's
+contents, a table in memory. So this module finds the bytes whose SHA-384 is the event's digest.
 
     type                            digest over                                          source
     EV_SEPARATOR, EV_ACTION,        the whole event                                      PFP 1.06 10.4.1
@@ -16,7 +16,8 @@ contents, a table in memory. So each event is asked: of which bytes is this the 
     EV_EVENT_TAG                    the tagged data, the whole event, or something else  Linux EFI stub
     all others                      something outside the log                            PFP 1.06 10.4.1
 
-The event's *type* is covered by no digest. What a label claims beyond the covered bytes is the host's word.
+No digest covers the event's *type*. The part of a label outside the covered bytes is an unproven claim of the
+host.
 """
 
 import hashlib
@@ -29,9 +30,9 @@ from attestation.eventlog.runtime import runtime_digest
 
 SEPARATOR_ERROR: Final = b"\x01\0\0\0"
 _SEPARATORS: Final = (b"\0\0\0\0", b"\xff\xff\xff\xff", SEPARATOR_ERROR)
-# A digest that every log has, so an event of another type that carries it is a separator relabelled, and
-# the boundary between firmware and boot loader would move without a trace. The error value is not among
-# them: a BootOrder of {0001, 0000} has just these bytes.
+# Every log has these digests. An event of another type with one of them is a relabelled separator: it would
+# move the boundary between firmware and boot loader without a trace. The error value is not among them,
+# because a BootOrder of {0001, 0000} has exactly these bytes.
 _BOUNDARY_DIGESTS: Final = frozenset(
     hashlib.sha384(value).digest() for value in _SEPARATORS if value != SEPARATOR_ERROR
 )
@@ -49,14 +50,14 @@ _WHOLE_TYPES: Final = frozenset(
         "EV_EFI_ACTION",
     }
 )
-# GRUB 2.06 and later (grub-core/kern/tpm.c and loader/verifiers): label, colon, space, then what is measured.
+# GRUB 2.06 and later (grub-core/kern/tpm.c and loader/verifiers): label, colon, space, then measured text.
 _GRUB_LABELS: Final = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 _UEFI_VARIABLE_HEAD_BYTES: Final = 32  # GUID, u64 name length in UTF-16 units, u64 data length
 _EVENT_TAG_HEAD_BYTES: Final = 8  # u32 tagged event id, u32 size
 
 
 class Coverage(StrEnum):
-    """How an event's digest stands to its data."""
+    """How an event's digest relates to its data."""
 
     WHOLE = "whole"  # digest of all of the data
     PART = "part"  # digest of ``covered``; the rest of the data is an unproven label
@@ -67,12 +68,12 @@ class Coverage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vouched:
-    """The bytes that an event's digest vouches for.
+    """The bytes that an event's digest confirms.
 
     Attributes:
-        coverage: how digest and data stand to each other.
+        coverage: how digest and data relate.
         covered: the bytes whose SHA-384 is the digest; None unless whole or part.
-        rule: of what the digest was found to be, for people.
+        rule: which input the digest was found to have, for people.
     """
 
     coverage: Coverage
@@ -81,7 +82,7 @@ class Vouched:
 
 
 def vouch(event: Event) -> Vouched:
-    """Return which bytes of the event its digest vouches for. Never raises: MISMATCH is an answer."""
+    """Return which bytes of the event its digest confirms. Never raises: MISMATCH is a result."""
     if not event.extends:
         return Vouched(coverage=Coverage.NOT_EXTENDED, covered=None, rule="informative, not extended")
     if event.origin is Origin.RUNTIME:

@@ -1,4 +1,4 @@
-"""Importer of dstack's JSON event log. Explicit: nothing recognises this form by itself.
+"""Importer of dstack's JSON event log. The caller must choose it: no other code detects this form.
 
 A list of ``{"imr", "event_type", "digest", "event", "event_payload"}``. Its ``imr`` 0 to 3 is RTMR0 to RTMR3,
 one less than CCEL's MrIndex, where 0 is MRTD; a log read with the other count replays to nothing. Firmware
@@ -43,7 +43,7 @@ def _event_untrusted(number: int, item: Any) -> Event:
     if not isinstance(item, dict) or set(item) != _FIELDS:
         raise MalformedError("dstack-log-invalid", f"event {number} does not have just {sorted(_FIELDS)}")
     register, event_type, name = item["imr"], item["event_type"], item["event"]
-    # JSON's true is no register: bool is an int in Python.
+    # JSON's true is not a register, but bool is an int in Python.
     if type(register) is not int or not 0 <= register < REGISTER_COUNT:
         raise MalformedError("dstack-log-invalid", f"event {number} has no imr from 0 to 3")
     if type(event_type) is not int or not 0 <= event_type < 2**32:

@@ -1,12 +1,12 @@
-"""This project's own log of RTMR3: what the running system extended after boot.
+"""This project's own log of RTMR3: the events that the running system extended after boot.
 
-CCEL ends where the kernel starts, so whoever extends RTMR3 keeps the record. One event is
+CCEL ends where the kernel starts, so the program that extends RTMR3 keeps the record. One event is
 ``{"name": text, "payload": bytes, "digest": 48 bytes}`` with
 
     digest = SHA-384 over deterministic CBOR (RFC 8949 4.2.1) of ["bondstone/runtime-event/v1", name, payload]
 
-so name and payload are both bound, and neither can borrow bytes of the other. A record whose digest is
-not that is malformed: here, unlike in CCEL, the whole event is always proven once the replay is.
+so the digest binds name and payload, and no bytes can move from one to the other. A record with another
+digest is malformed. Here, unlike in CCEL, a verified replay always proves the whole event.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def runtime_event(name: str, payload: bytes) -> Event:
     """Return the record of an event of our own.
 
     Raises:
-        ValueError: the name or payload is outside the limits that every reader holds.
+        ValueError: the name or payload is outside the limits that every reader applies.
     """
     if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
         raise ValueError(
@@ -62,7 +62,7 @@ def runtime_log_from_value_untrusted(value: Any) -> tuple[Event, ...]:
     """Return the events of a decoded record list.
 
     Raises:
-        MalformedError: another shape, beyond a limit, or a digest that is not the event's.
+        MalformedError: another structure, beyond a limit, or a digest that is not the event's.
     """
     if not isinstance(value, list) or len(value) > EVENTS_MAX:
         raise MalformedError("runtime-log-invalid", f"a runtime log is a list of at most {EVENTS_MAX} events")

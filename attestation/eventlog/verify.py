@@ -1,12 +1,12 @@
-"""The event log as it travels with evidence, and what is left of it once the quote has confirmed it.
+"""The event log as a peer sends it with evidence, and the part of it that the quote confirms.
 
-Two forms go in, told apart by their first bytes, never by a guess:
+There are two input forms. Their first bytes distinguish them, without a guess:
 
     CCEL bytes        as firmware leaves them: u32 MrIndex, u32 EV_NO_ACTION, ...
     CBOR map          {"ccel": bytes or null, "runtime": [runtime event, ...]}
 
-The second is what an attester attaches when it has extended RTMR3 itself. dstack's JSON is not evidence of
-ours; ``attestation.eventlog.dstack`` imports it when asked.
+An attester attaches the second form if it has extended RTMR3 itself. dstack's JSON is not one of our evidence
+formats; ``attestation.eventlog.dstack`` imports it for a caller that wants it.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,8 +33,8 @@ from attestation.eventlog.runtime import (
 )
 
 EVENT_LOG_BYTES_MAX: Final = 2 * 1024 * 1024
-_EVENT_LOG_ITEMS_MAX: Final = 8 * RUNTIME_EVENTS_MAX  # a map of three members each, and what is around them
-# A log as an attester attaches it, or the events of one that was imported from another form.
+_EVENT_LOG_ITEMS_MAX: Final = 8 * RUNTIME_EVENTS_MAX  # a map of three members each, and the items around it
+# A log as an attester attaches it, or the events of a log that was imported from another form.
 EventLogEvidence = bytes | tuple[Event, ...]
 _CCEL_TYPE: Final = EV_NO_ACTION.to_bytes(4, "little")
 
@@ -75,7 +75,7 @@ class VerifiedEvent:
     """An event of a register that the quote has confirmed.
 
     Attributes:
-        event: the record; type and name of a CCEL event remain the host's word.
+        event: the record; type and name of a CCEL event remain unproven claims of the host.
         vouched: which of its bytes are proven.
     """
 
@@ -85,7 +85,7 @@ class VerifiedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEventLog:
-    """What a quote confirms of an event log. Made by ``verify_event_log`` alone.
+    """The part of an event log that a quote confirms. Only ``verify_event_log`` makes it.
 
     Attributes:
         comparisons: RTMR0 to RTMR3, explained or not.
@@ -104,7 +104,7 @@ class VerifiedEventLog:
         )
 
     def covered(self, register: int) -> tuple[bytes, ...]:
-        """Return the proven bytes of each event of one register that has any, in order."""
+        """Return the proven bytes of one register's events, in order, without events that have none."""
         return tuple(
             item.vouched.covered
             for item in self.events
@@ -129,7 +129,7 @@ def verify_event_log(
 
     Raises:
         AppraisalError: a register relied on is not explained; or one of its events carries data that
-            its digest denies; or its firmware says that boot went wrong.
+            its digest does not match; or its firmware reports that boot went wrong.
     """
     comparisons = compare(events, rtmrs)
     require_explained(comparisons, relied_on)
@@ -181,7 +181,7 @@ def event_to_json_value(event: Event) -> dict[str, Any]:
 def event_log_to_json_value(
     events: Collection[Event], comparisons: Collection[RegisterComparison]
 ) -> dict[str, Any]:
-    """Return the whole log and how it stands to a quote, as ``quote show --event-log`` prints it."""
+    """Return the whole log and how it compares with a quote, as ``quote show --event-log`` prints it."""
     return {
         "registers": [
             {
@@ -198,7 +198,7 @@ def event_log_to_json_value(
 
 
 def printable_text(data: bytes) -> str | None:
-    """Return the data as text if it is printable ASCII or UTF-16 (NUL-terminated or not), else None.
+    """Return the data as text if it is printable ASCII or UTF-16 (NUL-terminated or not), otherwise None.
 
     Control characters are refused, so a host cannot drive a terminal through its event log.
     """

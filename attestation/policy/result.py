@@ -1,4 +1,4 @@
-"""The attestation result: what was accepted, why, for how long, and what was not looked at."""
+"""The attestation result: what was accepted, why, for how long, and what was not checked."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +20,8 @@ class AttestationResult:
     Attributes:
         variant: name of the reference-value variant that matched; None if the policy has none.
         grace_until: if an outdated TCB was accepted within the grace period, until when.
-        event_log: None if the policy needs none and none was given.
-        not_checked: what the policy, or the caller, asked not to check.
+        event_log: None if the policy needs no log and the caller gave none.
+        not_checked: the checks that the policy or the caller waived.
     """
 
     verified: VerifiedQuote

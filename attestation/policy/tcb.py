@@ -22,7 +22,7 @@ _FORGIVEN: Final = {
 def tcb_findings(
     verified: VerifiedQuote, rules: TcbRules, now: datetime, enforcement: Enforcement
 ) -> Iterator[AppraisalError]:
-    """Yield everything that the TCB rules have against a verified quote at ``now``."""
+    """Yield every finding of the TCB rules about a verified quote at ``now``."""
     yield from _status_findings(verified, rules, now, enforcement)
     advisories = set(verified.tcb.advisory_ids)
     if refused := sorted(advisories & rules.refused_advisories):
@@ -80,9 +80,9 @@ def _status_findings(
 def grace_until(verified: VerifiedQuote, rules: TcbRules, enforcement: Enforcement) -> datetime | None:
     """Return until when the grace period covers this status; None if it does not, or need not.
 
-    It forgives being out of date, and nothing else: what remains must be accepted by itself. It starts, for
-    each outdated part, when a set with a better level was first enforced; the earliest counts. Where that is
-    not known there is no grace.
+    Grace covers an outdated status and nothing else: the policy must accept the rest of the status by itself.
+    For each outdated part, it starts when a set with a better level was first enforced; the earliest start
+    counts. If that time is not known, there is no grace.
     """
     tcb, fmspc = verified.tcb, verified.endorsements.tcb_info.fmspc
     forgivable = OUT_OF_DATE_STATUSES | RELAUNCH_STATUSES
@@ -106,7 +106,7 @@ def grace_until(verified: VerifiedQuote, rules: TcbRules, enforcement: Enforceme
 
 
 def _superseded(evaluation: Evaluation) -> list[datetime] | None:
-    """Return when each outdated part was superseded; None if one was not, so that nothing can be computed."""
+    """Return when each outdated part was superseded; None if the date of any of them is unknown."""
     out = []
     for part in evaluation.parts:
         if part.status in OUT_OF_DATE_STATUSES:

@@ -1,4 +1,4 @@
-"""Reading an appraisal policy from TOML. Unknown keys are refused by name; nothing is skipped silently."""
+"""Reading an appraisal policy from TOML. An unknown key is refused by name; no key is ignored."""
 
 import tomllib
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def load_policy_untrusted(data: bytes, *, tickets: bool = True) -> AppraisalPoli
 
     Args:
         data: TOML.
-        tickets: it is for tickets, so ``[ticket]`` must say how old they may be. A bare quote has no age.
+        tickets: the policy is for tickets, so ``[ticket]`` must limit their age. A bare quote has no age.
 
     Raises:
         MalformedError: ``policy-malformed``, with the key's name; ``policy-accepts-any-td``;
@@ -76,7 +76,7 @@ def _policy_untrusted(top: "_Table", *, tickets: bool) -> AppraisalPolicy:
 
 
 class _Table:
-    """A TOML table that knows which of its keys were read."""
+    """A TOML table that records which of its keys were read."""
 
     def __init__(self, value: Any, path: str) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Quotes to values and back. The layout is in ``attestation.quote.layout``; its names pass through here.
+"""Quotes to values and back. The layout is in ``attestation.quote.layout``; this module re-exports its names.
 
 Parsing is bounded and total: every byte string is either a quote or one ``MalformedError``.
 """
@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 QUOTE_BYTES_MAX: Final = 128 * 1024
-"""Far above any quote (5 to 8 kB, 32 KiB through configfs-tsm), far below what could hurt."""
+"""Far above any quote (5 to 8 kB, 32 KiB through configfs-tsm), far below a harmful size."""
 _CBOR_TAG_HEADS: Final = (b"\xd2", b"\xd8", b"\xd9", b"\x84")
 
 
@@ -84,7 +84,7 @@ def parse_quote_untrusted(data: bytes) -> Quote:
     """Parse a quote of version 3, 4 or 5.
 
     Raises:
-        MalformedError: not a quote, or of a format that is refused by name.
+        MalformedError: not a quote, or a format that is refused by name.
     """
     if len(data) > QUOTE_BYTES_MAX:
         raise MalformedError("quote-too-large", f"a quote of {len(data)} bytes, at most {QUOTE_BYTES_MAX}")
@@ -96,7 +96,7 @@ def parse_quote_untrusted(data: bytes) -> Quote:
     body = parse_body_untrusted(data[body_start:body_end], body_type)
     (length,) = U32.unpack_from(data, body_end)
     start = body_end + U32.size
-    # Bounded by what is there, before a single byte of it is copied.
+    # Checked against the available bytes, before any of them is copied.
     if length > len(data) - start:
         _truncated("the signature data", start + length, len(data))
     signature_data = _parse_signature_data(data[start : start + length], header.version)
@@ -124,7 +124,7 @@ def _parse_header(data: bytes) -> QuoteHeader:
         _truncated("the header", HEADER_STRUCT.size, len(data))
     (version,) = U16.unpack_from(data)
     if version not in {3, 4, 5}:
-        # Kernels may hand out a CBOR Web Token where the platform attests by DICE (A13.1).
+        # A kernel may return a CBOR Web Token where the platform attests by DICE (A13.1).
         if data.startswith(_CBOR_TAG_HEADS):
             raise MalformedError(
                 "evidence-dice-unsupported",
@@ -210,7 +210,7 @@ def _locate_body(data: bytes, header: QuoteHeader) -> tuple[int, int]:
 
 
 def parse_body_untrusted(data: bytes, body_type: int) -> TDReport | EnclaveReport:
-    """Parse a body of exactly the bytes that its type has.
+    """Parse a body with exactly the size of its type.
 
     Raises:
         MalformedError: another length.
@@ -269,7 +269,7 @@ def _parse_signature_data(data: bytes, version: int) -> SignatureData:
         if len(block) < DESCRIPTOR.size:
             _truncated("the signature data", start + DESCRIPTOR.size, len(data))
         outer_type, size = DESCRIPTOR.unpack_from(block)
-        # The outer type is not signed; whoever changed it is not a quoting enclave.
+        # The outer type is not signed; a quoting enclave never writes another type here.
         if outer_type != CERTIFICATION_QE_REPORT:
             raise MalformedError(
                 "quote-certification-type",
@@ -302,7 +302,7 @@ def _exactly(data: bytes, size: int) -> bytes:
     if len(data) < size:
         _truncated("the certification data", size, len(data))
     if len(data) > size:
-        # Unsigned bytes inside a signed structure's length: harmless, and never made by a real QE.
+        # Unsigned bytes inside a signed structure's length are harmless, and no real QE makes them.
         raise MalformedError(
             "quote-signature-data-trailing",
             f"{len(data) - size} bytes follow the certification data inside the signature data",
@@ -332,7 +332,7 @@ def encode_enclave_report(report: EnclaveReport) -> bytes:
 
 
 def encode_td_report(report: TDReport) -> bytes:
-    """Return the 584, 648 or 885 bytes of a TD report body, by what it holds."""
+    """Return the 584, 648 or 885 bytes of a TD report body; its fields decide which."""
     out = TD_10_STRUCT.pack(
         report.tee_tcb_svn,
         report.mr_seam,
@@ -358,7 +358,7 @@ def encode_td_report(report: TDReport) -> bytes:
 
 
 def encode_signed_range(header: QuoteHeader, body: TDReport) -> bytes:
-    """Return what the attestation key signs: header, in version 5 the descriptor, body."""
+    """Return the bytes that the attestation key signs: header, in version 5 the descriptor, body."""
     encoded = encode_td_report(body)
     assert header.version in {4, 5}, "TD reports travel in quotes of version 4 and 5"
     if header.version == 4:
@@ -387,7 +387,7 @@ def encode_quote(
         attestation_key: raw ``x||y``.
         qe_report: 384 bytes, from :func:`encode_enclave_report`.
         qe_report_signature: raw ``r||s`` over ``qe_report`` by the PCK key.
-        qe_auth_data: what the QE report's REPORTDATA binds beside the key.
+        qe_auth_data: the data that the QE report's REPORTDATA binds together with the key.
         certification_type: 5 for a PEM chain.
         certification_data: the chain.
     """

@@ -47,7 +47,7 @@ SIGNATURE_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuoteHeader:
-    """The first 48 bytes. ``reserved`` are the QE and PCE SVN copies of version 3, else zero."""
+    """The first 48 bytes. ``reserved`` has the QE and PCE SVN copies in version 3, otherwise zero."""
 
     version: int
     attestation_key_type: int = KEY_TYPE_P256
@@ -77,7 +77,7 @@ class EnclaveReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TDReportExtension:
-    """What body type 4 adds to a TD report 1.5."""
+    """The fields that body type 4 adds to a TD report 1.5."""
 
     vm_id: int
     td_id: bytes
@@ -93,7 +93,7 @@ class TDReportExtension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TDReport:
-    """A TD report body. Attribute words are integers; measurements are 48 bytes.
+    """A TD report body. Attribute fields are integers; measurements are 48 bytes.
 
     Attributes:
         tee_tcb_svn: SVNs at the TD's launch, 16 bytes.
@@ -127,7 +127,7 @@ class TDReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureData:
-    """What follows the signed range (A3)."""
+    """The signature data after the signed range (A3)."""
 
     signature: bytes
     attestation_key: bytes

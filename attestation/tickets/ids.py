@@ -1,4 +1,4 @@
-"""Identities that evidence speaks about: peers (incarnations) and networks."""
+"""Identities in evidence: peers (incarnations) and networks."""
 
 from attestation.encoding.canonical import digest
 

@@ -1,20 +1,20 @@
-"""Standing members: who was accepted keeps its bonds for a while when it falls back by its TCB alone.
+"""Standing members: an accepted member keeps its bonds for a while when its TCB alone falls back.
 
 On the day of a TCB recovery every member of a group may be OutOfDate at once. If every bond ended with the
-verdict, nothing could be committed any more, and nothing could be cured. So there are three verdicts:
+verdict, the group could commit nothing any more, and could not repair itself. So there are three verdicts:
 
-    ACCEPTED   everything is as the policy wants
-    STANDING   the peer was accepted earlier in our life, and what is against it now is its TCB status, its
-               advisories or the evaluation number, and nothing else
+    ACCEPTED   the evidence satisfies the whole policy
+    STANDING   the peer was accepted earlier in this process, and the only findings now are its TCB status,
+               its advisories or the evaluation number
     REFUSED    everything else: strangers, Revoked, measurements, claims, times
 
-The table of those who were accepted belongs to one life of one process and is keyed by incarnation: a member
-that restarts is a stranger to all, and a process that restarts knows no members. So a host cannot start a new
-TD on an outdated platform and have it stand.
+The table of accepted peers belongs to one run of one process and is keyed by incarnation: a member that
+restarts is a stranger to all others, and a process that restarts has an empty table. So a host cannot start a
+new TD on an outdated platform and have it stand.
 
 A standing ends when any one of three clocks has run for the policy's period since the fall: the wall clock
 (above its floors), the process's own monotonic clock, the time in the group's log. A host that holds one of
-them back gains nothing by it.
+them back gains nothing.
 """
 
 import threading
@@ -47,8 +47,8 @@ class Fall:
     """A member's platform fell back.
 
     Attributes:
-        number: the evaluation data number of the set by which it did.
-        at: when we first judged so.
+        number: the evaluation data number of the set by which it fell back.
+        at: when this process first judged it by that set.
     """
 
     number: int
@@ -70,26 +70,26 @@ class Accepted(Protocol):
 
 
 class Members(Protocol):
-    """Whom a validator lets stand."""
+    """The members that a validator lets stand."""
 
     def standing_until(self, peer_id: bytes, number: int) -> datetime | None:
-        """Return until when this peer may stand, though it falls back by this number; None: not at all."""
+        """Return until when this peer may stand after a fall by this number; None: not at all."""
         ...
 
 
 class NoMembers:
-    """Nobody stands: for whoever judges a peer once, such as an auditor."""
+    """No member stands: for a verifier that judges a peer once, such as an auditor."""
 
     def standing_until(self, peer_id: bytes, number: int) -> datetime | None:  # noqa: ARG002
         return None
 
 
 class MemberTable:
-    """Who was accepted in this life, and since when each has fallen back. Safe to use from threads.
+    """The peers accepted in this process, and since when each has fallen back. Safe to use from threads.
 
     Args:
-        period: the policy's ``tcb.standing_days``; zero: nobody stands.
-        moment: what time it is.
+        period: the policy's ``tcb.standing_days``; zero: no member stands.
+        moment: returns the present moment.
     """
 
     def __init__(self, *, period: timedelta, moment: Callable[[], Moment]) -> None:
@@ -99,13 +99,13 @@ class MemberTable:
         self._lock = threading.Lock()
 
     def witness(self, evidence: Accepted) -> None:
-        """Take who was accepted in full."""
+        """Add a peer whose evidence was accepted in full."""
         self.accepted(evidence.peer.peer_id, evidence.number)
 
     def accepted(self, peer_id: bytes, number: int) -> None:
-        """This incarnation's evidence was accepted in full, under a set of this number.
+        """Record that this incarnation's evidence was accepted in full, under a set of this number.
 
-        That ends a fall, unless the set is older than the one by which it fell.
+        That ends a fall, unless the set is older than the one by which the member fell.
         """
         with self._lock:
             fall = self._falls.get(peer_id)
@@ -115,9 +115,9 @@ class MemberTable:
                 self._falls.popitem(last=False)
 
     def standing_until(self, peer_id: bytes, number: int) -> datetime | None:
-        """Return until when, by the wall clock, this peer may stand; None: it is no member, or was too long.
+        """Return until when, by the wall clock, this peer may stand; None: not a member, or its time is over.
 
-        The first fall counts: a later set, by which it falls too, does not begin it again.
+        The first fall counts: another fall by a later set does not begin the period again.
         """
         with self._lock:
             if peer_id not in self._falls or not self._period:

@@ -31,7 +31,7 @@ from attestation.x509.pck import SGX_EXTENSION_OID
 CERTIFICATE_BYTES_MAX: Final = 8 * 1024
 PEM_BYTES_MAX: Final = 64 * 1024
 PARSED_MAX: Final = 64
-"""Parsed certificates kept; never anything that was found out about them."""
+"""How many parsed certificates are kept. Results of checks on them are never kept."""
 
 LIBRARY_ERRORS: Final = (
     ValueError,
@@ -44,7 +44,7 @@ LIBRARY_ERRORS: Final = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What the library raises on bytes that are not a certificate or CRL it understands."""
+"""The exceptions that the library raises for bytes that it cannot parse as a certificate or CRL."""
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
@@ -58,8 +58,8 @@ class Certificate:
     """A parsed certificate with a P-256 key; nothing about it is verified.
 
     Attributes:
-        role: what it must be (``pck``, ``pck-ca``, ``tcb-info-signer``, …): the head of its reason codes.
-        ca: None if there is no BasicConstraints extension, which is neither a CA nor a leaf here.
+        role: its required role (``pck``, ``pck-ca``, ``tcb-info-signer``, …): the prefix of its reason codes.
+        ca: None if it has no BasicConstraints extension: it then counts neither as a CA nor as a leaf.
         sgx_extension: value of Intel's SGX extension, if present.
     """
 
@@ -93,7 +93,7 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
         raise MalformedError(f"{role}-chain-malformed", f"{len(data)} bytes of PEM, at most {PEM_BYTES_MAX}")
     out: list[bytes] = []
     body: list[bytes] | None = None
-    # RFC 7468 3: each boundary has a line of its own. A NUL at the end is what some platforms hand out.
+    # RFC 7468 3: each boundary has a line of its own. Some platforms add a NUL at the end.
     for line in data.rstrip(b"\0").split(b"\n"):
         text = line.lstrip(b"\0").rstrip(b" \t\r")
         if text == _BEGIN and body is None and len(out) < count_max:
@@ -118,8 +118,8 @@ def _decode_pem_body(text: bytes, role: str) -> bytes:
         out = binascii.a2b_base64(text)
     except ValueError as exc:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64") from exc
-    # The decoder drops what it does not know, and even its strict mode takes padding after a whole group and
-    # bits beyond the last byte: only what encodes back to itself is base64 in its one right form.
+    # The decoder drops unknown characters, and even its strict mode accepts padding after a whole group and
+    # bits beyond the last byte. So the text must equal the encoding of its decoded bytes.
     if binascii.b2a_base64(out, newline=False) != text:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64 in its one right form")
     return out
@@ -144,9 +144,9 @@ def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> by
     """Return the bytes that a certificate's or CRL's signature covers, as they stand.
 
     Args:
-        data: SIGNED{} of X.509: what is signed, algorithm, signature, in this order and nothing more.
-        role: head of the reason codes.
-        algorithm_index: position of the algorithm inside of what is signed; it must be the outer one
+        data: SIGNED{} of X.509: signed part, algorithm, signature, in this order and nothing more.
+        role: prefix of the reason codes.
+        algorithm_index: position of the algorithm inside the signed part; it must equal the outer one
             (RFC 5280 4.1.1.2).
 
     Raises:
@@ -156,7 +156,7 @@ def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> by
         content = der.only_untrusted(data, der.SEQUENCE)
         tag, inner, end = der.read_untrusted(content, 0)
         outer_tag, outer, signature_at = der.read_untrusted(content, end)
-        # RFC 5280 4.1.1.3: DER of the signature, so whole octets. The library does not look at unused bits.
+        # RFC 5280 4.1.1.3: DER of the signature, so whole octets. The library does not check unused bits.
         der.octets_untrusted(der.only_untrusted(content[signature_at:], der.BIT_STRING))
         inner_elements = list(itertools.islice(der.elements_untrusted(inner), algorithm_index + 1))
     except MalformedError as exc:
@@ -247,7 +247,7 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
 def require_role(certificate: Certificate, *common_names: str) -> None:
     """Require that the common name contains one of these texts.
 
-    The name is what separates a TCB Signing certificate from any other leaf (A15.1).
+    Only the name distinguishes a TCB Signing certificate from any other leaf (A15.1).
 
     Raises:
         CertificatePathError: ``<role>-role``.

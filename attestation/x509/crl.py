@@ -13,12 +13,12 @@ from attestation.x509.ecdsa import is_der_signature_valid
 
 CRL_BYTES_MAX: Final = 512 * 1024
 
-# What makes a list speak of less than all certificates of its issuer, critical (as RFC 5280 wants) or not.
+# Extensions that limit a list to some of its issuer's certificates, critical (as RFC 5280 wants) or not.
 _NARROWING: Final = frozenset(
     {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT}  # RFC 5280 5.2.4, 5.2.5
 )
 _CERTIFICATE_ISSUER: Final = CRLEntryExtensionOID.CERTIFICATE_ISSUER  # RFC 5280 5.3.3: of an indirect CRL
-# In DER: an extension's critical TRUE, and the OID above. Without either no entry can be what is refused.
+# In DER: an extension's critical TRUE, and the OID above. Bytes with neither contain no entry to refuse.
 _TRUE: Final = bytes.fromhex("0101ff")
 _CERTIFICATE_ISSUER_DER: Final = bytes.fromhex("0603551d1d")
 
@@ -28,7 +28,7 @@ class RevocationList:
     """A parsed CRL; nothing about it is verified.
 
     Attributes:
-        role: ``root-crl`` or ``pck-crl``: the head of its reason codes.
+        role: ``root-crl`` or ``pck-crl``: the prefix of its reason codes.
         authority_key_identifier: of the issuer, bytes.
     """
 
@@ -51,8 +51,8 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
     """Parse a complete CRL that has nextUpdate, CRLNumber and AuthorityKeyIdentifier.
 
     Raises:
-        MalformedError: ``<role>-malformed``; also for a list that speaks of less than all certificates of its
-            issuer, or has a critical extension, be it of an entry (RFC 5280 5.2, 5.3).
+        MalformedError: ``<role>-malformed``; also for a list that covers only some of its issuer's
+            certificates, or has a critical extension, also one of an entry (RFC 5280 5.2, 5.3).
     """
     if not der or len(der) > CRL_BYTES_MAX:
         raise MalformedError(f"{role}-malformed", f"a CRL of {len(der)} bytes, expected 1 to {CRL_BYTES_MAX}")
@@ -61,7 +61,7 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         extensions = crl.extensions
         number = extensions.get_extension_for_class(x509.CRLNumber)
         identifier = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-        # A critical extension is one that must be understood (RFC 5280 5.2); we know of none that may be.
+        # A critical extension must be understood (RFC 5280 5.2), and this verifier implements none.
         narrowing = [
             extension.oid.dotted_string
             for extension in extensions
@@ -97,7 +97,7 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
 def _of_entries(crl: x509.CertificateRevocationList, der: bytes) -> list[str]:
     """Return the extensions of entries that must be understood, or that name another issuer.
 
-    Most lists have thousands of entries and no such extension: their bytes say so at once.
+    Most lists have thousands of entries and no such extension: a search in their bytes shows that quickly.
     """
     if _TRUE not in der and _CERTIFICATE_ISSUER_DER not in der:
         return []

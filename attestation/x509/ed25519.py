@@ -1,7 +1,7 @@
-"""Which bytes are an Ed25519 key under which a signature means something (RFC 8032 5.1.3, and what it lacks).
+"""Which bytes are an Ed25519 key that gives signatures a meaning (RFC 8032 5.1.3, and a check that it lacks).
 
-OpenSSL takes any 32 bytes. Under a point of small order a signature that nobody made verifies for many
-messages; under bytes that are no point none does, and whoever loaded them would admit nobody.
+OpenSSL accepts any 32 bytes. Under a point of small order, a forged signature verifies for many messages.
+Under bytes that are not a point, no signature verifies, and a verifier with that key would admit no peer.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
 def unusable_key(raw: bytes) -> str | None:
-    """Return what is wrong with a public key of 32 bytes, as the rest of a sentence; None if nothing is."""
+    """Return the fault of a public key of 32 bytes, as the rest of a sentence; None if it has no fault."""
     if len(raw) != 32:
         return "has not 32 bytes"
     encoded = int.from_bytes(raw, "little")

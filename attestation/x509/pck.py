@@ -33,7 +33,7 @@ class SgxType(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformConfiguration:
-    """Flags of a multi-package platform; None where the certificate does not say."""
+    """Flags of a multi-package platform; None where the certificate does not have them."""
 
     dynamic_platform: bool | None
     cached_keys: bool | None
@@ -42,7 +42,7 @@ class PlatformConfiguration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PckExtension:
-    """What Intel certifies about a platform's PCK.
+    """The facts that Intel certifies about a platform's PCK.
 
     Attributes:
         tcb_components: SGX TCB component SVNs 1 to 16.

@@ -36,8 +36,8 @@ _INTEL_SGX_ROOT_DER: Final = base64.b64decode(
 class TrustRoot:
     """A pinned, self-signed root certificate.
 
-    ``mock`` cannot be chosen to hide a mock: it must be True for every certificate but Intel's own, byte for
-    byte, and False for that one, else the value refuses to exist.
+    ``mock`` cannot hide a mock root: the constructor raises unless it is False for Intel's own certificate,
+    byte for byte, and True for every other one.
 
     Raises:
         MalformedError: ``root-*``: not a self-signed P-256 CA certificate, or ``mock`` contradicts its bytes.

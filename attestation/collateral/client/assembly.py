@@ -20,7 +20,7 @@ from attestation.x509.certificates import split_pem_untrusted
 from attestation.x509.trust import TrustRoot
 
 AGE_MAX: Final = timedelta(hours=24)
-# Of the time until a refresh is due: nodes that started together must not all ask together.
+# A share of the time until a refresh is due: nodes that started together must not all fetch together.
 JITTER_SHARE: Final = 0.2
 _CA_NAMES: Final = {
     PckCa.PLATFORM: "SGX PCK Platform CA",
@@ -34,11 +34,11 @@ class Collateral:
     """One platform's endorsements, verified, and where they came from.
 
     Attributes:
-        platform: whose.
+        platform: the platform.
         endorsements: raw, to staple to tickets.
         verified: the same, as of ``verified.verified_at``; call its ``require_current`` before each use.
         fetched_at: aware UTC.
-        refresh_at: aware UTC, from when a newer set is asked for.
+        refresh_at: aware UTC; from then on a newer set is fetched.
         source: base URL, for people.
     """
 
@@ -57,7 +57,7 @@ def verify_set(
     root: TrustRoot,
     now: datetime,
 ) -> VerifiedEndorsements:
-    """Return the set as verified, and as being the one that was asked for.
+    """Return the verified set, after checking that it is the requested platform's.
 
     Raises:
         MalformedError: something is not what it claims to be, or of another FMSPC or CA.
@@ -84,10 +84,10 @@ def require_genuine_pck_crl(endorsements: Endorsements, verified: VerifiedEndors
     """Return the common name of the CA that signed the PCK CRL, itself checked up to the root.
 
     A verifier does this with the quote's own CA. Where there is no quote yet, the chain that came with the
-    CRL stands in: a forged CRL must not get into a cache.
+    CRL replaces it: a forged CRL must not get into a cache.
 
     Raises:
-        MalformedError: the chain is not one.
+        MalformedError: the bytes are not a chain.
         VerificationError: the chain does not lead to the root, or the CRL is not signed by its CA.
     """
     chain = split_pem_untrusted(endorsements.pck_crl_issuer_chain, role="pck-ca", count_max=3)
@@ -97,7 +97,7 @@ def require_genuine_pck_crl(endorsements: Endorsements, verified: VerifiedEndors
 
 
 def refresh_at(fetched_at: datetime, valid_until: datetime, jitter: float) -> datetime:
-    """Return when to ask for a newer set: after 24 h or half of what is left, whichever is sooner.
+    """Return when to fetch a newer set: after 24 h or half of the window's rest, whichever is sooner.
 
     Args:
         fetched_at: aware UTC.
@@ -140,7 +140,7 @@ class Record:
 
 
 def parse_record_untrusted(data: bytes) -> Record:
-    """Read what ``encode_record`` made.
+    """Parse a record that ``encode_record`` made.
 
     Raises:
         MalformedError: ``cache-record-malformed`` or ``collateral-malformed``.

@@ -1,4 +1,4 @@
-"""The disk cache: whole records, replaced atomically. What it gives back is foreign bytes."""
+"""The disk cache: whole records, replaced atomically. A caller must treat loaded bytes as untrusted."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ class DiskCache:
         self._directory = directory
 
     def load_untrusted(self, key: str) -> bytes | None:
-        """Return a record's bytes; None if there is none that can be read. Blocking."""
+        """Return a record's bytes; None if no record can be read. Blocking."""
         try:
             return files.read_bytes(self._path(key), bytes_max=RECORD_BYTES_MAX)
         except FileError as exc:

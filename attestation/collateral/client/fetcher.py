@@ -20,11 +20,11 @@ from attestation.collateral.client.retry import (
 )
 from attestation.errors import AttestationError, EndorsementsUnavailableError, MalformedError
 
-# A lazy PCCS asks Intel before it answers, so reading may take long.
+# A PCCS that caches on demand first sends a request to Intel, so reading its answer may take long.
 TIMEOUT: Final = httpx.Timeout(connect=5.0, read=20.0, write=5.0, pool=20.0)
-# A read timeout alone lets a source drip one byte at a time for ever.
+# With a read timeout alone, a source could send one byte at a time without end.
 ATTEMPT_S_MAX: Final = 60.0
-# Each chunk of an answer costs the event loop, however small it is. The largest real answer has 14 kB.
+# Each chunk of an answer costs the event loop time, however small it is. The largest real answer has 14 kB.
 CHUNKS_MAX: Final = 1024
 CHUNKS_AT_ONCE: Final = 16
 
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """Fetches single items. Holds no state but the connection pool that it is given.
+    """Fetches single items. Its only state is the connection pool.
 
     Args:
-        http: the pool. Its TLS settings decide whom it believes; collateral is signed, so TLS adds privacy
-            and no trust, but is never switched off.
+        http: the pool. Its TLS settings decide which servers it trusts. Collateral is signed, so TLS adds
+            privacy and no trust, but is never switched off.
         clock: aware UTC now.
-        sleep: waits that many seconds.
+        sleep: waits for the given number of seconds.
         jitter: a float in [0, 1).
     """
 
@@ -56,10 +56,10 @@ class Fetcher:
         self._jitter = jitter
 
     async def fetch(self, request: Request, *, attempts_max: int = ATTEMPTS_MAX) -> Part:
-        """Return the item, after retries if need be.
+        """Return the item, after retries if needed.
 
         Raises:
-            EndorsementsUnavailableError: no answer, or one that says no.
+            EndorsementsUnavailableError: no answer, or a refusal.
             MalformedError: an answer that is too large or not what it should be.
         """
         attempt = 0
@@ -81,10 +81,10 @@ class Fetcher:
     async def fetch_all(
         self, requests: Sequence[Request], *, attempts_max: int = ATTEMPTS_MAX
     ) -> dict[Item, Part]:
-        """Return several items, fetched at the same time; one that fails ends the others.
+        """Return several items, fetched at the same time; a failure of one ends the other fetches.
 
         Raises:
-            AttestationError: as ``fetch``; of several failures, the one that says most.
+            AttestationError: as ``fetch``; of several failures, the most informative one.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -99,7 +99,7 @@ class Fetcher:
         return {task.result().item: task.result() for task in tasks}
 
     async def _attempt(self, request: Request) -> tuple[Part | EndorsementsUnavailableError, float | None]:
-        """Return the part; or a passing error and how long the source asks to wait. Raise a lasting one."""
+        """Return the part, or a passing error and the wait that the source wants. Raise a lasting error."""
         try:
             async with (
                 asyncio.timeout(ATTEMPT_S_MAX),
@@ -122,12 +122,12 @@ class Fetcher:
                 headers = response.headers.multi_items()
         except (httpx.RequestError, httpx.StreamError, TimeoutError) as exc:
             return _unreachable(request, exc), None
-        # Certificates and CRLs are parsed there: up to a megabyte, of anybody's making.
+        # Certificates and CRLs are parsed in the thread: up to a megabyte, from an untrusted source.
         return await asyncio.to_thread(parse_response_untrusted, request, headers, body), None
 
 
 def _first_leaf(group: BaseExceptionGroup[AttestationError]) -> AttestationError:
-    """Return the failure that says most: an answer about the platform before a fault of the network."""
+    """Return the most informative failure: an answer about the platform before a fault of the network."""
     leaves = [
         _first_leaf(item) if isinstance(item, BaseExceptionGroup) else item for item in group.exceptions
     ]
@@ -155,7 +155,7 @@ async def _read_bounded(request: Request, response: httpx.Response) -> bytes:
             )
         body += chunk
         if chunks % CHUNKS_AT_ONCE == 0:
-            await asyncio.sleep(0)  # what has arrived together is given without ever waiting
+            await asyncio.sleep(0)  # chunks that arrived together are read without waiting in between
     return bytes(body)
 
 

@@ -1,7 +1,7 @@
 """Which requests yield the collateral of one platform (A12; Intel PCS API v4).
 
-Addresses come from configuration alone. From a quote come two things, FMSPC and CA, and both are
-closed types before they get near a URL; the CRL distribution points in certificates are never followed.
+Addresses come from configuration alone. Two values come from a quote, FMSPC and CA, and both are closed types
+before they are put into a URL. The CRL distribution points in certificates are never followed.
 """
 
 import re
@@ -41,7 +41,7 @@ TcbUpdate = UpdateMode | int
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What decides which collateral a quote needs.
+    """The values that decide which collateral a quote needs.
 
     Attributes:
         fmspc: 6 bytes, from the PCK certificate.
@@ -57,7 +57,7 @@ class Platform:
 
     @classmethod
     def from_text_untrusted(cls, fmspc: str, ca: str) -> Self:
-        """Read the two from text, such as a command line's.
+        """Read both from text, such as a command line's.
 
         Raises:
             MalformedError: ``fmspc-invalid`` or ``pck-ca-invalid``.
@@ -72,7 +72,7 @@ class Platform:
 
 
 class SourceKind(StrEnum):
-    """Whose dialect a source speaks."""
+    """The API variant of a source."""
 
     PCS = "pcs"  # Intel itself
     PCCS = "pccs"  # a caching proxy: also serves the root CRL
@@ -83,7 +83,7 @@ class Source:
     """One configured place to get collateral from. The configured sources are the allow-list.
 
     Attributes:
-        kind: its dialect.
+        kind: its API variant.
         base_url: without the trailing slash and without ``/sgx/certification/v4``.
         root_crl_url: where the root CRL is; for a PCCS it follows from the base.
     """
@@ -97,7 +97,7 @@ class Source:
         """Return a PCCS at this address.
 
         Raises:
-            ValueError: not an https URL (http only on loopback), or with parts that a base has not.
+            ValueError: not an https URL (http only on loopback), or with parts that a base URL cannot have.
         """
         base = _require_base(base_url)
         return cls(
@@ -148,7 +148,7 @@ INTEL_PCS: Final = Source.pcs(
 
 
 class Item(StrEnum):
-    """What is fetched one by one: the four parts of a set, and the list of published numbers."""
+    """The items that are fetched one by one: the four parts of a set, and the list of published numbers."""
 
     ROOT_CRL = "root-crl"
     PCK_CRL = "pck-crl"
@@ -162,9 +162,9 @@ class Request:
     """One GET.
 
     Attributes:
-        item: what the answer is.
+        item: the item that the answer contains.
         url: complete.
-        chain_headers: names under which the issuer chain may come, preferred first; empty if none does.
+        chain_headers: headers that may contain the issuer chain, preferred first; empty if it has none.
         bytes_max: the largest body to accept.
     """
 
@@ -193,7 +193,7 @@ def requests_for(source: Source, platform: Platform, update: TcbUpdate) -> tuple
         _root_crl_request(source),
         Request(
             item=Item.PCK_CRL,
-            # DER where the source honours it; old PCCS answer in hex anyway.
+            # DER if the source honours this; an old PCCS answers in hex anyway.
             url=f"{base}/sgx/certification/v4/pckcrl?ca={platform.ca}&encoding=der",
             chain_headers=("SGX-PCK-CRL-Issuer-Chain",),
             bytes_max=CRL_BYTES_MAX,
@@ -201,7 +201,7 @@ def requests_for(source: Source, platform: Platform, update: TcbUpdate) -> tuple
         Request(
             item=Item.TCB_INFO,
             url=f"{base}/tdx/certification/v4/tcb?{tcb_query}",
-            # The second name is that of API v3, which old PCCS still use.
+            # The second name is the header of API v3, which old PCCS still use.
             chain_headers=("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain"),
             bytes_max=DOCUMENT_BYTES_MAX,
         ),

@@ -1,7 +1,7 @@
 """Answers of PCS and PCCS, parsed as far as needed to make a set of endorsements. Nothing is verified here.
 
-The two dialects differ in how a CRL is written (hex text, PEM, DER), which header carries an issuer chain
-and how it is escaped. All of it is told by content, never by what a source is configured as.
+The two APIs differ in how a CRL is written (hex text, PEM, DER), which header carries an issuer chain
+and how it is escaped. The content decides all of that, never the configured kind of the source.
 """
 
 import binascii
@@ -38,7 +38,7 @@ class Part:
     """One item of a set, as it came.
 
     Attributes:
-        item: which.
+        item: the item that it is.
         document: DER of a CRL, or the exact signed bytes of a JSON document.
         signature: raw ``r||s``, 64 bytes; empty for a CRL, which carries its own.
         issuer_chain: PEM; empty for the root CRL.
@@ -51,7 +51,7 @@ class Part:
 
 
 def parse_response_untrusted(request: Request, headers: Iterable[tuple[str, str]], body: bytes) -> Part:
-    """Return what one successful answer holds.
+    """Return the part in one successful answer.
 
     Raises:
         MalformedError: ``<item>-malformed``, ``<item>-chain-malformed`` or ``<item>-chain-missing``.

@@ -1,7 +1,7 @@
-"""What an HTTP status means for collateral, and when to ask again. Sans-IO.
+"""What an HTTP status means for collateral, and when to retry. Sans-IO.
 
-Only what may pass by itself is retried. A 404 for TCB info is an answer, not a fault: Intel does not know
-the platform (or it has no TDX).
+Only a failure that may pass by itself is retried. A 404 for TCB info is an answer, not a fault: Intel does
+not know the platform (or it has no TDX).
 """
 
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from attestation.errors import EndorsementsUnavailableError
 ATTEMPTS_MAX: Final = 4
 BACKOFF_S: Final = 0.5
 BACKOFF_S_MAX: Final = 8.0
-# A source that asks for more patience than this is treated as down for now.
+# A source that requests a longer wait than this is treated as down for now.
 RETRY_AFTER_S_MAX: Final = 30.0
 _RETRYABLE: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -24,7 +24,7 @@ def backoff_s(attempt: int, jitter: float) -> float:
 
     Args:
         attempt: the one that just failed, from 0.
-        jitter: in [0, 1), from the caller's source of chance.
+        jitter: in [0, 1), from the caller's source of randomness.
     """
     step: float = min(BACKOFF_S * 2.0**attempt, BACKOFF_S_MAX)
     return step * (0.5 + jitter / 2)
@@ -41,7 +41,7 @@ def retry_after_s_untrusted(value: str | None, now: datetime) -> float | None:
         at = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    # RFC 5322's "-0000" means UTC without saying so, and comes out naive.
+    # RFC 5322's "-0000" means UTC, but the parser returns a naive time for it.
     aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return max(0.0, (aware - now).total_seconds())
 
