@@ -105,7 +105,7 @@ class Election(Origin):
         elif self.role is Role.CANDIDATE:
             self._become_leader()
 
-    # ---- being asked --------------------------------------------------------
+    # ---- answering requests -------------------------------------------------
     def _on_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
         if self._is_observer(sender):
             self._violation(sender, "observer-stands")
@@ -132,7 +132,7 @@ class Election(Origin):
         if self.voted_for in (None, sender) and self._is_up_to_date(m.last):
             if self.role is Role.PRE_CANDIDATE:
                 self._become_follower(self.term, None)  # it has not voted yet, not even for itself
-            # A lagging VOTER grants too: it may be the vote that makes the quorum.
+            # A lagging VOTER grants too: its vote may complete the quorum.
             self._remember_vote(sender)
             self._rearm_election()
             self._reply_vote(sender, m, Vote.GRANTED)
@@ -140,7 +140,7 @@ class Election(Origin):
             self._reply_vote(sender, m, Vote.DENIED)
 
     def _lease_binds(self, m: VoteRequest) -> bool:
-        """With lease reads, a member that follows a leader elects no other, in no term (3.7)."""
+        """With lease reads, a member that follows a leader elects no other leader in any term (3.7)."""
         return self.settings.lease_reads and not m.transfer and self._hears_leader()
 
     def _remember_vote(self, candidate: Incarnation) -> None:
@@ -156,7 +156,7 @@ class Election(Origin):
         commit = self.log.position(self.commit)
         self._send(to, VoteReply(self._cluster, term, m.pre, vote, self.leader, commit))
 
-    # ---- being answered -----------------------------------------------------
+    # ---- counting answers ---------------------------------------------------
     def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
         if m.commit.index > self.commit and self.lead is None:
             self._learn_commit(m.commit)

@@ -184,7 +184,7 @@ class RivalCluster(Struct, frozen=True):
 
 
 class DataDiscarded(Struct, frozen=True):
-    """``on_rival="discard-shorter"``: this cluster gave up everything up to ``cursor`` (demos only)."""
+    """``on_rival="discard-shorter"``: this cluster discarded its log up to ``cursor`` (demos only)."""
 
     cursor: Cursor
 

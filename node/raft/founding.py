@@ -318,7 +318,7 @@ class Founding(Signing):
         self.election_due = self.now
 
     def _adopt_genesis(self, entry: Entry) -> None:
-        """Entry 1 is committed by its definition: the cluster id is its digest."""
+        """Take entry 1, which is committed by definition: the cluster id is its digest."""
         self.cluster = entry.chain
         # This order is needed: a write torn between the two must not leave a disk that records no signature.
         self._append((entry,))

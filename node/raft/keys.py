@@ -21,7 +21,7 @@ from node.raft.types import AlreadyExecuted, Cursor, KeyUse, Ok, Result
 
 KEYS_MAX: Final = 2_097_152
 SLICES_OF_TTL: Final = 8
-# Of the results of one session in one slice.
+# The limit of the bytes that are kept of one session's results in one slice.
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 
 _SHARDS: Final = 1024
@@ -59,7 +59,7 @@ class _Shard:
         self.body = bytearray()
 
     def find(self, known: bytes) -> tuple[bytes, int, bytes] | None:
-        """Return commands, index and what is kept of the key whose digest is ``known``; None: not here."""
+        """Return commands, index and kept results of the key with digest ``known``, None if not here."""
         tag, name = known[:_TAG_BYTES], known[_TAG_BYTES:_NAME_END]
         at = self.tags.find(tag)
         while at >= 0:

@@ -118,7 +118,7 @@ class Membership(Leader):
 
     # ---- configurations ------------------------------------------------------
     def _may_propose_config(self, lead: Leadership) -> bool:
-        """I5: only after committing in our term, and one uncommitted Cfg at most."""
+        """I5: propose a Cfg only after a commit in our term, and keep one uncommitted Cfg at most."""
         return self._has_committed_in_term(lead) and not self._config_is_pending()
 
     def _has_committed_in_term(self, lead: Leadership) -> bool:

@@ -29,7 +29,7 @@ class Verdict(IntEnum):
     STALE = 2
 
 
-# For what runs in every step: see ``FOLLOWER`` in ``types``.
+# For code that runs in every step: see ``FOLLOWER`` in ``types``.
 ACK: Final = Verdict.ACK
 STALE: Final = Verdict.STALE
 
@@ -41,7 +41,7 @@ class VoteRequest(Struct, frozen=True):
     Attributes:
         term: the term the sender would lead in.
         last: the end of its log.
-        roll: union of its active voters: decides who may answer with more than ABSTAIN.
+        roll: union of its active voters: decides which peers may answer with more than ABSTAIN.
         transfer: the leader asked for this election, so stickiness does not apply.
     """
 
@@ -56,7 +56,7 @@ class VoteRequest(Struct, frozen=True):
 class VoteReply(Struct, frozen=True):
     """``term`` is the requested term if GRANTED, otherwise the responder's own, for pre-votes too (3.13).
 
-    ``commit``: the end of what the responder knows to be committed.
+    ``commit``: the end of the log that the responder knows to be committed.
     """
 
     cluster: bytes
@@ -88,7 +88,7 @@ class AppendReply(Struct, frozen=True):
     """The answer to every Append.
 
     Attributes:
-        match: with ACK: the log up to here is proven equal to the leader's; else 0.
+        match: with ACK: the log up to here is proven equal to the leader's; otherwise 0.
         seq: of the Append answered.
         have: the end of the sender's log.
     """
@@ -121,8 +121,8 @@ class Fetch(Struct, frozen=True):
     """Send the entries ``after+1..upto``.
 
     Attributes:
-        check: what the asker has at ``after``; None if the range starts beyond its log (the chunk then
-            waits until what precedes it is there).
+        check: the asker's position at ``after``; None if the range starts beyond its log (the chunk then
+            waits until the entries before it are there).
     """
 
     cluster: bytes
@@ -136,7 +136,7 @@ class Chunk(Struct, frozen=True):
     """The answer to a Fetch.
 
     Attributes:
-        after: what the server has at the asked index (of the request, if not ``ok``).
+        after: the server's position at the asked index (if not ``ok``, the position in the request).
         ok: the asker's position is the server's.
         hint: if not: the last index of the server at or below the asked one with a term not above the
             asked one.
@@ -162,8 +162,8 @@ class Proposal(Struct, frozen=True):
 class Forward(Struct, frozen=True):
     """Proposals of the sender's session number ``session``.
 
-    ``after`` is the unanswered command handed over just before these, 0 if every command is answered. A
-    leader that does not have it takes no proposal of the Forward, so commands are never executed out of
+    ``after`` is the unanswered command handed over just before these, 0 if every earlier command is answered.
+    A leader that does not have it takes no proposal of the Forward, so commands are never executed out of
     order.
     """
 

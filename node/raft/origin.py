@@ -184,7 +184,7 @@ class Origin(Reads):
         return False
 
     def _is_session_over(self) -> bool:
-        """Return whether the next entry that is applied ends our session, which stands open in the table.
+        """Return whether the next entry that is applied ends our session, which is still open in the table.
 
         Commands handed over in it would get a place in the log, and never be executed.
         """
@@ -223,7 +223,7 @@ class Origin(Reads):
 
     # ---- to the leader ------------------------------------------------------
     def _hand_over(self, proposals: tuple[Proposal, ...], after: int = 0) -> bool:
-        """Write proposals ourselves if we lead, else forward them; return whether either was possible."""
+        """Write proposals if we lead, otherwise forward them; return whether either was possible."""
         if self.lead is not None:
             if self._refusal(self.lead):
                 return False

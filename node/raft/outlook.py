@@ -19,10 +19,10 @@ class Quorum(Enum):
     """The state of the quorum, as one member knows it."""
 
     HELD = "held"  # a member leads with it
-    ELECTING = "electing"  # it is here, and elects
-    SHORT = "short"  # it is here, but holds too few copies to commit anything (``min_voters``)
-    LOST = "lost"  # it is not here, and may come back
-    GONE = "gone"  # it is not here, and never comes back
+    ELECTING = "electing"  # a quorum is here, and elects
+    SHORT = "short"  # a quorum is here, but holds too few copies to commit (``min_voters``)
+    LOST = "lost"  # no quorum is here, but one may come back
+    GONE = "gone"  # no quorum is here, and no quorum can come back
     UNKNOWN = "unknown"  # this member knows no configuration
 
 

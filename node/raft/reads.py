@@ -212,7 +212,7 @@ class Reads(Membership):
 
     # ---- every step ---------------------------------------------------------
     def _drop_void_round(self) -> None:
-        """A round ends with its term or its leader; a lost message is asked again."""
+        """A round ends with its term or its leader; if a message was lost, we ask again."""
         current = self.reads.round
         if current is None:
             return
@@ -236,7 +236,7 @@ class Reads(Membership):
                 settled.append((index, query))
 
     def _reads_due(self, due: int) -> int:
-        """Return ``due``, or when reads have to be looked at if that is sooner."""
+        """Return ``due``, or the time at which reads have to be checked, if that is sooner."""
         if self.reads.leased:
             return self.now
         current = self.reads.round

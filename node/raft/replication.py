@@ -266,7 +266,10 @@ class Replication(Promises):
         self.awaited_index = NOTHING_AWAITED
 
     def _await_commit(self, index: int, term: int, ms: int) -> None:
-        """Note that at ``ms`` the leader of ``term`` had committed up to ``index``, one mark at a time."""
+        """Note that at ``ms`` the leader of ``term`` had committed ``index`` and no more.
+
+        Only one such mark is kept at a time.
+        """
         self._cover()
         if self.awaited_index == NOTHING_AWAITED:
             self.awaited_index, self.awaited_term, self.awaited_ms = index, term, ms

@@ -57,7 +57,8 @@ class Rivals(Founding):
     def _must_yield(self, rival: Presence) -> bool:
         """Return whether our log, committed or not, holds fewer commands than the rival has committed.
 
-        Counting our uncommitted against its committed commands, both sides can never yield at once.
+        Our commands count even if uncommitted, the rival's only if committed, so both sides can never yield
+        at once.
         """
         assert rival.cluster is not None
         if not rival.commit:

@@ -116,7 +116,8 @@ class Leadership:
         seq: of the last Append broadcast; 0 before the first.
         sent_index: the last index broadcast.
         announced: the commit index last broadcast.
-        awaited: the last index whose commit some peer waits for: it forwarded it, or it is a Cfg.
+        awaited: the last index whose commit a peer waits for: the peer forwarded that entry, or the entry is
+            a Cfg.
         match: verified match index per peer.
         echo: highest seq answered per peer, in this term.
         heard_ms: when a peer last answered.
@@ -128,10 +129,10 @@ class Leadership:
         census_due: when to check the quorum and count rounds; steady writes put off heartbeats, not this.
         proposed: (session, seq) -> index of entries written in this term and not yet applied.
         review_due: the membership may have to change.
-        feature: a feature level that all members know, and since when; None if there is no higher one.
+        feature: a feature level that all members know, and since when; None if all know no higher level.
         levels_index: of the last FEATURE or MACHINE entry that it wrote.
         version_change: the request that waits for the MACHINE entry at an index to be applied.
-        lease_ms: until when a quorum will elect nobody else; 0 without lease reads.
+        lease_ms: the time until which a quorum elects no other leader; 0 without lease reads.
     """
 
     term: int
@@ -347,7 +348,7 @@ class State(ABC):
         self.bound_ms = self.now + self.settings.election_timeout_ms
 
     def _is_bound(self) -> bool:
-        """Return whether a leader may be reading under a lease that our answer to its Append gave it (3.7).
+        """Return whether a leader may read under a lease that it got by our answer to its Append (3.7).
 
         A broken bond, a later term, or a restart of the same incarnation does not take that promise back.
         """

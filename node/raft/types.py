@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from node.machines.base import Preference as Preference  # noqa: PLC0414 - part of the names of consensus
+from node.machines.base import Preference as Preference  # noqa: PLC0414 - a name of consensus too
 from node.raft.features import Levels
 
 
@@ -57,11 +57,11 @@ class EntryKind(IntEnum):
     POLICY = 5
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
     SYSTEM = 7  # as COMMAND, but for the group's own state beside the machine
-    FEATURE = 8  # from here on what belongs to this feature level may be written and sent
+    FEATURE = 8  # from here on entries and messages of this feature level may be written and sent
     MACHINE = 9  # from here on the state machine runs as this version
 
 
-# What a session numbers and executes once: same payload, same keys, same results.
+# The kinds that a session numbers and executes once: same payload, same keys, same results.
 COMMANDS: Final = frozenset((EntryKind.COMMAND, EntryKind.SYSTEM))
 
 
@@ -139,7 +139,7 @@ class Settings:
     on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)
 
     def contradiction(self) -> str:
-        """Return which settings do not go together, for people; empty if all do."""
+        """Return which settings contradict each other, for people; empty if no settings do."""
         if self.min_voters > self.max_voters:
             return "min_voters is larger than max_voters"
         if self.election_timeout_ms < 2 * self.heartbeat_ms:
