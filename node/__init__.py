@@ -18,7 +18,7 @@ A group of your own state machine, in your own process (docs/groups.md):
     executed = await group.execute({"op": "add", "by": 2})
     await network.close()
 
-``identity`` is ``enclave.Identity.generate(name, now)``, and ``utc_now`` returns the time, aware. A client
+``identity`` is ``enclave.Identity.generate(name, now)``, and ``utc_now`` returns the time, aware. The client
 of a running group is ``BondstoneClient``; ``node.client`` has its errors, ``node.simulation`` the simulator.
 
 These names are the package's interface. The modules behind them may move.
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from node.raft.types import Founding as Founding
     from node.raft.types import Settings as Settings
 
-# Where each name is: it is imported when it is asked for, so that one command does not load all.
+# The module of each name. It is imported on first use, so that one command does not load all modules.
 _PLACES: Final = {
     "ApplyContext": "node.machines.base",
     "AuditLog": "node.audit",
@@ -109,7 +109,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the interface when it is first asked for (PEP 562)."""
+    """Import a name of the interface on its first use (PEP 562)."""
     place = _PLACES.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

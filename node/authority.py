@@ -1,6 +1,6 @@
-"""The group's authority: the keys outside the group whose signatures speak for it.
+"""The group's authority: keys outside the group whose signatures count for it.
 
-They stand in the group document, and so in the GroupId. A statement counts when ``threshold`` of them have
+They are in the group document, and so in the GroupId. A statement counts when ``threshold`` of the keys have
 signed it. Keys are Ed25519 (RFC 8032) or ECDSA on P-256 with SHA-256 (``es256``, RFC 7518 3.4: 64 bytes, r
 and s).
 """
@@ -64,8 +64,8 @@ class AuthorityKey:
         """Return the key that ``spki`` holds.
 
         Raises:
-            AuthorityError: ``authority-key-unusable``: another type, a malformed one, or one with which
-                anybody could sign.
+            AuthorityError: ``authority-key-unusable``: of another type, malformed, or a key with which anyone
+                could sign.
         """
         algorithm, _ = _load(kid, spki)
         return cls(kid=kid, algorithm=algorithm, spki=spki)
@@ -76,7 +76,7 @@ class Authority:
     """``threshold`` of ``keys`` must sign. The keys are sorted by id, and distinct.
 
     Raises:
-        ValueError: from the constructor, if they are not, or no signatures could suffice.
+        ValueError: from the constructor, if the keys are not so, or no signatures could suffice.
     """
 
     threshold: int
@@ -91,7 +91,7 @@ class Authority:
             raise ValueError(f"an authority has 1 to {KEYS_MAX} keys and a threshold among them")
 
     def require_signed(self, digest: bytes, signatures: Iterable[tuple[str, bytes]]) -> None:
-        """Require that ``threshold`` of the keys have signed ``digest``, and that nobody else has.
+        """Require that ``threshold`` of the keys have signed ``digest``, and that no other key has.
 
         Args:
             digest: 32 bytes.
@@ -157,7 +157,7 @@ def load_private_key(pem: bytes, passphrase: bytes | None = None) -> PrivateKey:
     """Return the key in a PEM file.
 
     Raises:
-        AuthorityError: ``authority-key-unusable``: another type, or not to be read with this passphrase.
+        AuthorityError: ``authority-key-unusable``: of another type, or unreadable with this passphrase.
     """
     try:
         key = load_pem_private_key(pem, password=passphrase)
@@ -172,12 +172,12 @@ def load_private_key(pem: bytes, passphrase: bytes | None = None) -> PrivateKey:
 
 
 def render_authority(kid: str, key: PrivateKey) -> str:
-    """Return the ``[authority]`` table with this key alone, for a group document."""
+    """Return the ``[authority]`` table with only this key, for a group document."""
     return f'[authority]\nthreshold = 1\nkeys = [{{ id = "{kid}", key = "{spki_of(key).hex()}" }}]\n'
 
 
 def authority_of(threshold: int, keys: Sequence[AuthorityKey]) -> Authority:
-    """Return the authority of keys in whatever order. Raises as ``Authority``."""
+    """Return the authority of these keys, which may be in any order. Raises as ``Authority``."""
     return Authority(threshold=threshold, keys=tuple(sorted(keys, key=lambda key: key.kid)))
 
 

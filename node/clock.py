@@ -1,14 +1,14 @@
-"""The node's wall clock: the host's, but never before what is known to have passed.
+"""The node's wall clock: the host's, but never earlier than a time that is known to have passed.
 
 The host owns the clock. Setting it forward only ends trust early; setting it back would revive expired
 collateral and tickets. So ``now`` is never earlier than the image's build date, the newest issue date in any
-collateral seen, or what a majority of the peers' platforms say minus a tolerance
+collateral seen, or the time that a majority of the peers' platforms report minus a tolerance
 (``attestation.collateral.freshness``).
 
-A vote is a *platform's*, by what Intel certifies in its PCK, so a host that starts five TDs on one machine
-has one. What is left: a host with more machines than all others has more votes, and can set the clock
-forward, which ends trust early; and where all honest peers run on its machines, it can leave the clock behind
-by as much as the issue dates and the build date allow, as for a node alone.
+A vote belongs to a *platform*, as Intel certifies it in the PCK, so a host that starts five TDs on one
+machine has one vote. Two risks remain. A host with more machines than all others has more votes, and can set
+the clock forward, which ends trust early. And where all honest peers run on a host's machines, that host can
+leave the clock behind by as much as the issue dates and the build date allow, as it can with a node alone.
 """
 
 import threading
@@ -19,7 +19,7 @@ from typing import Final
 from attestation.collateral.freshness import clock_floor, effective_now
 from attestation.tickets.store import AcceptedEvidence
 
-# When this version was made: no honest clock is before it. An image sets its own, later date.
+# When this version was made: no honest clock is before that. An image sets its own, later date.
 RELEASED: Final = datetime(2026, 11, 22, tzinfo=UTC)
 PLATFORMS_MAX: Final = 64
 
@@ -48,19 +48,19 @@ class NodeClock:
         self._newest_issue: Callable[[], datetime | None] = _none_seen
 
     def follow(self, newest_issue: Callable[[], datetime | None]) -> None:
-        """Take the newest issue date seen from there."""
+        """Use this source of the newest issue date seen."""
         self._newest_issue = newest_issue
 
     def witness(self, accepted: AcceptedEvidence) -> None:
-        """Take the time that fresh, accepted evidence reports. From any thread.
+        """Use the time that fresh, accepted evidence reports. From any thread.
 
-        Evidence that is judged again reports when it was made, not what time it is.
+        Evidence that is judged again reports when it was made, not the present time.
         """
         if accepted.peer.fresh:
             self.reported(accepted.platform_id, accepted.quoted_at)
 
     def reported(self, platform_id: bytes, at: datetime) -> None:
-        """A platform's attested clock reports this time. It stays true: time only goes on."""
+        """Note the time that a platform's attested clock reports. It stays valid: time only goes on."""
         with self._lock:
             self._platforms.pop(platform_id, None)
             self._platforms[platform_id] = (at, self._monotonic_s())

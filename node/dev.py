@@ -1,8 +1,8 @@
 """``bondstone dev``: a local cluster of mock TDs, one process each, on loopback only.
 
-Everything lies in one directory: the mock authority, the group document, the group key, a token, and per node
-a node file, a log and a data directory. Nothing restarts a node that ended: killing one and starting
-it again by hand, with the command that is printed, is what this is for.
+Everything is in one directory: the mock authority, the group document, the group key, a token, and for each
+node a node file, a log and a data directory. The cluster does not restart a node that ended: it exists so
+that a user can kill a node and start it again by hand, with the command that is printed.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ class DevNode:
 
 
 def bondstone_command() -> list[str]:
-    """Return how to call this very installation's command line."""
+    """Return the command that calls this installation's command line."""
     script = Path(sys.executable).with_name("bondstone")
     return [str(script)] if script.exists() else [sys.executable, "-m", "node.cli.main"]
 
@@ -188,7 +188,7 @@ class DevCluster:
         self._write_client_settings()
 
     def _write_client_settings(self) -> None:
-        """Leave what other commands need; the cluster too, once it is founded: each start founds anew."""
+        """Write the settings for other commands, and the cluster once it is founded, anew at each start."""
         settings = {
             "urls": [f"https://{node.api}" for node in self.nodes],
             "token_file": str(self.token_file),
@@ -211,7 +211,7 @@ class DevCluster:
     # ---- running ------------------------------------------------------------
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start all nodes, wait until the group is ready; on leaving, stop them.
+        """Start all nodes and wait until the group is ready; stop the nodes on leaving.
 
         Raises:
             ConfigError: a node ended during start-up; the message shows the end of its log.
@@ -354,7 +354,7 @@ class DevCluster:
 def group_document_text(*, network: str, key: str, root: str, nodes: int, token: str) -> str:
     """Return the group document of a local cluster: mock TDs of one mock image.
 
-    A node with other measurements, under another authority, or with another document has no way in.
+    A node with other measurements, under another authority, or with another document cannot join.
     """
     pinned = ("mrtd", "rtmr1", "rtmr2")
     waived = [name for name in REGISTERS if name not in (*pinned, "mrconfigid")]
@@ -483,7 +483,7 @@ def _require_free(port: int) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
+    """Return ports on which no program listens now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for item in sockets:

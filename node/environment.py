@@ -1,7 +1,7 @@
-"""What the process' environment may decide: these variables and no others, checked at start.
+"""The process' environment: these variables and no others have an effect, and they are checked at start.
 
-Proxies (``HTTP_PROXY`` and the like) and trust stores (``SSL_CERT_FILE``) are not among them: whom a node or
-a client trusts, and through whom it speaks, is in its configuration or on its command line.
+Proxies (``HTTP_PROXY`` and the like) and trust stores (``SSL_CERT_FILE``) are not among them. A node's or a
+client's trust, and its proxy, are set in its configuration or on its command line.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Final
 
 from node.errors import ConfigError
 
-# Name -> what it is for, as the documentation lists them.
+# Name -> purpose, as the documentation lists them.
 VARIABLES: Final = {
     "BONDSTONE_URL": "the nodes' APIs, https://HOST:PORT, several separated by commas (as --url)",
     "BONDSTONE_TOKEN": "the bearer token (as --token)",
@@ -31,7 +31,7 @@ TOKEN_CHARACTERS_MAX: Final = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEnvironment:
-    """The variables, checked. What is not set, or empty, is None or its default."""
+    """The variables, checked. One that is not set, or empty, is None or its default."""
 
     urls: tuple[str, ...] = ()
     token: str | None = None
@@ -44,10 +44,10 @@ class ProcessEnvironment:
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> ProcessEnvironment:
-    """Return what the variables say.
+    """Return the values of the variables.
 
     Raises:
-        ConfigError: one is not what it should be; the message names it.
+        ConfigError: one is malformed; the message names it.
     """
     given = {name: variables[name] for name in VARIABLES if variables.get(name)}
     token = given.get("BONDSTONE_TOKEN")
@@ -64,7 +64,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> ProcessEnviro
 
 
 def checked_token(token: str, *, where: str) -> str:
-    """Return a bearer token that can stand in a header. Raises ConfigError, which does not show it."""
+    """Return a bearer token that fits in a header. Raises ConfigError, which does not show the token."""
     if not token.isascii() or not token.isprintable() or " " in token or len(token) > TOKEN_CHARACTERS_MAX:
         raise ConfigError(
             f"{where} is no bearer token: at most {TOKEN_CHARACTERS_MAX} printable ASCII characters"
@@ -77,7 +77,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _absolute(text: str | None) -> Path | None:
-    """Return a path; a relative one is to be ignored (XDG base directory specification)."""
+    """Return a path; None for a relative one, which is ignored (XDG base directory specification)."""
     return None if text is None or not text.startswith("/") else Path(text)
 
 

@@ -10,7 +10,7 @@ class ConfigError(NodeError):
 
 
 class LocalProtocolError(NodeError):
-    """We broke a protocol: our own bug."""
+    """This node broke a protocol: a bug of its own."""
 
 
 class RemoteProtocolError(NodeError):
@@ -22,4 +22,4 @@ class RemoteProtocolError(NodeError):
 
 
 class CorruptStorageError(NodeError):
-    """What the disk gives back is not what was written; the node stops."""
+    """The disk returned other data than was written; the node stops."""

@@ -1,5 +1,5 @@
-"""What a guest of an image takes from its host: both files of a node, judged as the node judges them, and by
-what the image is. ``bondstone image config`` refuses by the same rules what the guest would refuse.
+"""What a guest of an image accepts from its host: both files of a node, judged as the node judges them, and
+by the rules of the image. ``bondstone image config`` refuses, by the same rules, what the guest would refuse.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ FILES: Final = Path("/run/bondstone/config")
 
 
 def files_of_guest(config: GuestConfig, *, profile: Profile, machines: Machines) -> NodeFiles:
-    """Return both files of the node that this configuration is for, before any guest has started with it.
+    """Return both files of the node that this configuration is for, before any guest starts with it.
 
     Raises:
-        ConfigError: the node would refuse it, or lacks a file that it names; naming file and key.
+        ConfigError: the node would refuse it, or it lacks a file that it names; names the file and the key.
     """
     node = parse_config(config.files[NODE_FILE].encode(), where=NODE_FILE, base=FILES)
     for key, name in _named(node):
@@ -36,10 +36,10 @@ def files_of_guest(config: GuestConfig, *, profile: Profile, machines: Machines)
 
 
 def require_for_image(document: GroupDocument, *, profile: Profile, machines: Machines) -> None:
-    """Raise unless a guest of such an image may work by this document.
+    """Raise unless a guest of an image with this profile may run with this document.
 
     Raises:
-        ConfigError: naming the file and the key.
+        ConfigError: it names the file and the key.
     """
     if document.root.mock and not profile.has_mock:
         raise ConfigError(
@@ -64,5 +64,5 @@ def _named(node: NodeConfig) -> Iterator[tuple[str, str]]:
 
 
 def _inside(name: str) -> str:
-    """Return the name as a configuration has it, of an absolute one."""
+    """Return the name as a configuration writes it, from an absolute one."""
     return name.removeprefix(f"{FILES}/")

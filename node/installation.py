@@ -1,4 +1,4 @@
-"""Looking at how bondstone is installed: nothing else may have put files into its packages.
+"""Checks how bondstone is installed: no other distribution may have put files into its packages.
 
 The three packages have short names, and other distributions use two of them too. pip merges such packages
 silently: the last one installed overwrites the other's files, and uninstalling it deletes them.
@@ -15,13 +15,13 @@ PACKAGES: Final = ("attestation", "enclave", "node")
 
 
 def require_own_packages(installed: Iterable[Distribution] | None = None) -> None:
-    """Require that no other distribution has files in our packages.
+    """Require that no other distribution has files in bondstone's packages.
 
     Args:
-        installed: what is installed; None: all that this interpreter finds.
+        installed: the installed distributions; None: all that this interpreter finds.
 
     Raises:
-        ConfigError: one has; names it, and what to do.
+        ConfigError: one has; the message names it, and what to do.
     """
     for distribution in distributions() if installed is None else installed:
         record = distribution.read_text("RECORD")

@@ -1,4 +1,4 @@
-"""A running node, as its HTTP API speaks of it: the ``node.api.service.Service`` of one group."""
+"""A running node behind its HTTP API: the ``node.api.service.Service`` of one group."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -80,14 +80,14 @@ class Daemon:
 
     # ---- the group ----------------------------------------------------------
     def usages(self) -> tuple[Usage, ...]:
-        """Return what is taken of the pools of the bonds."""
+        """Return how much of the bonds' pools is in use."""
         return self._network.endpoint.usages()
 
     def join(self, key: GroupKey) -> Group:
         """Join the group with this key.
 
         Raises:
-            GroupKeyDiffersError: it is not the one that the group document names.
+            GroupKeyDiffersError: the group document names another key.
         """
         self._group = group = self._builder(key).join()
         return group
@@ -110,7 +110,7 @@ class Daemon:
         return builder
 
     def _system_state(self) -> CombinedSystem:
-        """Return the group's own state as it begins: equal on all nodes."""
+        """Return the group's own state at its beginning: equal on all nodes."""
         document = self._document
         return CombinedSystem(
             AccessState(grants_of(document.access)),
@@ -133,11 +133,11 @@ class Daemon:
 
     @property
     def log_time(self) -> datetime | None:
-        """The time in the group's log, as far as it was applied here; None without group state."""
+        """The time in the group's log, as applied on this node; None without group state."""
         return None if self._group is None else self._group.log_time
 
     def collateral_changed(self) -> None:
-        """Judge every bond again, and ourselves: new collateral may have changed a verdict."""
+        """Judge every bond again, and this node itself: new collateral may have changed a verdict."""
         if self.tcb_outlook is not None:
             self.tcb_outlook.collateral_changed()
         if self._group is not None:
@@ -147,7 +147,7 @@ class Daemon:
         if self._group is not None:
             await self._group.close()
 
-    # ---- what the API asks ----------------------------------------------------
+    # ---- calls of the API ----------------------------------------------------
     @property
     def mock(self) -> bool:
         return self._mock
@@ -206,7 +206,7 @@ class Daemon:
         return access.grants
 
     def client_certificates(self) -> tuple[bytes, ...]:
-        """Return the certificates of the access list, DER: what TLS may take from a client."""
+        """Return the certificates of the access list, DER: TLS may accept these from a client."""
         return () if self._group is None else self.grants().certificates
 
     def now_ms(self) -> int:
@@ -295,7 +295,7 @@ class Daemon:
             )
         except EnclaveError as exc:
             raise UnavailableError("quote-unavailable", str(exc)) from exc
-        except ConfigError as exc:  # a token's file that is not there yet, or no longer
+        except ConfigError as exc:  # a token's file that does not exist yet, or no longer
             raise UnavailableError("token-unavailable", str(exc)) from exc
 
     def access_changed(self, *, by: Grant, change: str, credential: bytes, name: str, at: Cursor) -> None:
@@ -334,7 +334,7 @@ class Daemon:
         return self._group
 
     def _require_open_group(self) -> Group:
-        """Nothing is handed to a member that has stopped: then it is certain that it was not executed."""
+        """Return the group, unless the member has stopped: then the request is certain not to be executed."""
         group = self._require_group()
         if group.closed is not None:
             raise UnavailableError("halted", f"this node has stopped for good ({group.closed}): use another")

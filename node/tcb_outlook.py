@@ -80,7 +80,7 @@ class TcbOutlook:
     Args:
         me: this incarnation.
         validator: the judge of the group's TDX tickets.
-        source: this node's own collateral client; None if there is none.
+        source: this node's own collateral client; None if it has no client.
         early: whether to fetch early sets: not in a group that enforces them anyway.
         bonds: the living bonds.
         own_ticket: makes a ticket of this node that is bound to nothing, and returns its claims too.

@@ -1,7 +1,7 @@
-"""Bearer tokens: how they are made, and what is kept of them.
+"""Bearer tokens: how they are made, and which part of them is stored.
 
-A plain SHA-256 is right here, and a password hash would be wrong: tokens are made by ``new_token`` with 256
-random bits, so there is nothing to guess, and every request is checked.
+A plain SHA-256 is right here, and a password hash would be wrong: ``new_token`` makes tokens of 256 random
+bits, which nobody can guess, and every request is checked.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
 
 
 def certificate_of_pem(text: str) -> x509.Certificate:
-    """Return the one certificate that a PEM text holds: of several, readers would take different ones.
+    """Return the only certificate that a PEM text holds: of several, readers would choose different ones.
 
     Raises:
-        ValueError: there is none, or more than one, or it cannot be parsed.
+        ValueError: the text holds no certificate or more than one, or it cannot be parsed.
     """
     try:
         (der,) = split_pem_untrusted(text.encode(), role="client", count_max=1)
@@ -48,7 +48,7 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> str:
-    """Return what a list holds for a token: 64 lower-case hex digits."""
+    """Return what a list stores for a token: 64 lower-case hex digits."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -1,5 +1,5 @@
-"""What a node trusts and how it shows itself, made from its configuration: the one place that chooses between
-a real TD and a mock one.
+"""Builds a node's trust and its evidence from its configuration. Only this module chooses between a real
+TD and a mock one.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def attester_of(document: GroupDocument, config: NodeConfig) -> Attester:
     """Return the TD that the node file names.
 
     Raises:
-        NotATrustDomainError: ``mode = "tdx"`` and there is none. The mock is never a substitute.
+        NotATrustDomainError: ``mode = "tdx"``, and this machine is not a TD. The mock is never a substitute.
         ConfigError: ``mode = "mock"`` and this installation has no mock, or its root is not the group's.
     """
     mock = _mock_table(config)
@@ -66,13 +66,13 @@ def attester_of(document: GroupDocument, config: NodeConfig) -> Attester:
 def _mock_table(config: NodeConfig) -> MockTable | None:
     if config.attestation.mode != "mock":
         return None
-    assert config.attestation.mock is not None  # the configuration's check has seen to it
+    assert config.attestation.mock is not None  # the configuration's check has ensured it
     return config.attestation.mock
 
 
 @contextmanager
 def _mock_wanted() -> Iterator[None]:
-    """Say what is wrong if the mock's part of the program is missing: production images have none."""
+    """Report clearly that the mock's part of the program is missing: production images do not contain it."""
     try:
         yield
     except ImportError as exc:
@@ -92,10 +92,10 @@ async def open_source(
     changed: Callable[[Collateral], None],
     background: Background,
 ) -> AsyncIterator[EndorsementsSource]:
-    """Yield where endorsements come from, kept fresh while the context is open.
+    """Yield the source of endorsements, kept fresh while the context is open.
 
-    ``changed`` is called with each fetched set that differs from the one before, so that standing verdicts
-    are looked at again. ``background`` keeps the fetching alive.
+    ``changed`` is called with each fetched set that differs from the one before, so that earlier verdicts are
+    checked again. ``background`` keeps the fetching alive.
     """
     table = config.attestation.collateral
     mock = _mock_table(config)
@@ -138,7 +138,7 @@ async def open_source(
 
 
 async def _fetch_own(client: CollateralClient, source: ClientSource, attester: Attester) -> None:
-    """Have our own platform's collateral before the first bond, if it is to be had soon."""
+    """Fetch this node's own platform's collateral before the first bond, if that succeeds soon."""
     quote = await asyncio.to_thread(attester.quote, bytes(REPORT_DATA_BYTES))
     platform = platform_of_quote_untrusted(parse_quote_untrusted(quote))
     try:
@@ -151,7 +151,7 @@ async def _fetch_own(client: CollateralClient, source: ClientSource, attester: A
 def witnesses_of(
     source: EndorsementsSource, clock: NodeClock, members: MemberTable
 ) -> list[Callable[[AcceptedEvidence], None]]:
-    """Return who learns from evidence that was accepted in full."""
+    """Return the callbacks that receive evidence that was accepted in full."""
     fetching = [source.witness] if isinstance(source, ClientSource) else []
     return [clock.witness, members.witness, *fetching]
 
@@ -159,7 +159,7 @@ def witnesses_of(
 def members_of(
     document: GroupDocument, clock: NodeClock, log_time: Callable[[], datetime | None]
 ) -> MemberTable:
-    """Return the table of those who were accepted in this life; ``log_time``: as ``Group.log_time``."""
+    """Return the table of the members accepted in this life; ``log_time``: as ``Group.log_time``."""
     return MemberTable(
         period=timedelta(days=document.policy.tcb.standing_days),
         moment=lambda: Moment(wall=clock.now(), monotonic_s=clock.monotonic_s(), log=log_time()),
@@ -168,13 +168,13 @@ def members_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgesMemory:
-    """What the judge of a running node keeps, beside what collateral was seen.
+    """What the judge of a running node keeps, beside the record of collateral that was seen.
 
     Attributes:
-        members: who was accepted in this life.
+        members: the members accepted in this life.
         enforcement: since when sets of collateral are enforced.
-        saw: who learns by which sets genuine evidence was judged.
-        witnesses: who learns from evidence that was accepted in full.
+        saw: receives each set by which genuine evidence was judged.
+        witnesses: receive evidence that was accepted in full.
     """
 
     members: Members = field(default_factory=NoMembers)
@@ -192,7 +192,7 @@ def tdx_validator_of(
     seen: FreshnessState,
     memory: JudgesMemory = NOTHING_KEPT,
 ) -> TdxValidator:
-    """Return the judge of TDX tickets, who never goes back behind what was seen."""
+    """Return the judge of TDX tickets, which never goes back behind the collateral that was seen."""
     return TdxValidator(
         policy=document.policy,
         root=document.root,
@@ -215,7 +215,7 @@ def validators_of(document: GroupDocument, tdx: TicketValidator) -> tuple[Ticket
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """Our own JWT, from a file that whoever signs it keeps current. A ``TicketIssuer``."""
+    """This node's own JWT, from a file that its signer keeps current. A ``TicketIssuer``."""
 
     path: Path
 
@@ -235,16 +235,16 @@ class TokenFile:
 
 
 def further_issuers_of(config: NodeConfig) -> tuple[TicketIssuer, ...]:
-    """Return who makes our tickets of other classes than TDX."""
+    """Return the issuers of this node's tickets of other classes than TDX."""
     jwt = config.attestation.jwt
     return () if jwt is None else (TokenFile(Path(jwt.token_file)),)
 
 
 def load_freshness(config: NodeConfig) -> FreshnessState:
-    """Return what earlier lives of this node have seen. The host owns the disk and can only make it forget.
+    """Return what earlier lives of this node saw. The host owns the disk, but it can only delete the memory.
 
     Raises:
-        ConfigError: the file is there and damaged; deleting it is the operator's decision.
+        ConfigError: the file exists and is damaged; the operator must decide whether to delete it.
     """
     path = Path(config.node.data_dir) / FRESHNESS_FILE
     try:
@@ -260,7 +260,7 @@ def load_freshness(config: NodeConfig) -> FreshnessState:
 
 
 def save_freshness(config: NodeConfig, state: FreshnessState) -> None:
-    """Keep what was seen for the next life.
+    """Save what this life saw for the next one.
 
     Raises:
         FileError: it cannot be written.

@@ -1,7 +1,7 @@
-"""The audit log: a hash chain of JSON lines over files that are kept in number and size.
+"""The audit log: a hash chain of JSON lines over files that are limited in number and size.
 
-``chain`` says what a valid chain is, ``life`` whose events they are, ``segments`` which files it is in, and
-``log`` is what a running node has.
+``chain`` defines a valid chain, ``life`` the owner of its events, ``segments`` the files that hold it, and
+``log`` is the log of a running node.
 """
 
 from node.audit.chain import (

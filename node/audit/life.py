@@ -1,16 +1,16 @@
-"""Whose events these are: the first event of each life of a node is signed by its incarnation key.
+"""The owner of the events: the first event of each life of a node is signed by its incarnation key.
 
 ::
 
     {"kind": "life-begun", "name": …, "peer_id": HEX, "spki": HEX, "signature": HEX, …}
 
 ``signature`` is ECDSA P-256 with SHA-256, DER, over ``digest("bondstone/audit-life/v1", seq, prev, at, name,
-spki)``; ``peer_id`` is the id of ``spki``. So it stands for this life at this place alone. The audit logs of
-peers, and whoever has verified the node's evidence, know the peer ids of its lives: events of one that is not
-known to them are somebody else's invention.
+spki)``; ``peer_id`` is the id of ``spki``. So it is valid only for this life at this place. The audit logs of
+peers, and any client that has verified the node's evidence, hold the peer ids of its lives. Events under
+another peer id were not written by the node.
 
-What it cannot do: the host, which has the disk, can cut a life's events off, and write others behind those
-that are left. A kept hash (``audit verify --head``) shows that.
+The signature does not protect the rest of a life: the host, which has the disk, can cut events off, and write
+others behind those that are left. A kept hash (``audit verify --head``) reveals that.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class LifeError(Exception):
 
 
 def signed_fields(identity: Identity, *, seq: int, prev: str, at: str) -> dict[str, Any]:
-    """Return the fields of the first event of this identity's life, at this place of the chain."""
+    """Return the fields of the first event of this identity's life, for this place in the chain."""
     spki = identity.spki_der.hex()
     message = digest(DOMAIN, seq, prev, at, identity.name, spki)
     signature = identity.private_key.sign(message, ec.ECDSA(hashes.SHA256()))
@@ -64,10 +64,10 @@ def signed_fields(identity: Identity, *, seq: int, prev: str, at: str) -> dict[s
 
 
 def life_untrusted(event: dict[str, Any]) -> Life | None:
-    """Return the life that a checked event begins; None if it begins none.
+    """Return the life that a checked event begins; None for an event of another kind.
 
     Raises:
-        LifeError: it says that it begins one, and its signature does not.
+        LifeError: the event claims to begin a life, but its signature does not prove it.
     """
     if event["kind"] != KIND:
         return None

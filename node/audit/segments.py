@@ -136,7 +136,7 @@ def lines_of_log(path: Path) -> Iterator[bytes]:
 
 
 def end_of_untrusted(path: Path) -> AuditHead | None:
-    """Return the place of a file's last event; None if there is none."""
+    """Return the place of a file's last event; None if the file has no event."""
     with open_to_read(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LINE_BYTES_MAX - 1))

@@ -1,4 +1,4 @@
-"""``host:port``, the one form of an address: in configurations, on the wire, in the audit log."""
+"""``host:port``, the only form of an address in configurations, on the wire and in the audit log."""
 
 import ipaddress
 import re
@@ -11,10 +11,10 @@ _ADDRESS: Final = re.compile(
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port; an IPv6 host loses its brackets. Port 0, for listening, is one.
+    """Return host and port; an IPv6 host loses its brackets. Port 0, for listening, is allowed.
 
     Raises:
-        ValueError: ``address`` does not read ``host:port`` (``[::1]:7443`` for IPv6).
+        ValueError: ``address`` does not have the form ``host:port`` (``[::1]:7443`` for IPv6).
     """
     match = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARS_MAX else None
     if match is None or int(match[3]) > 65535:
@@ -27,7 +27,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def is_address(address: str) -> bool:
-    """Return whether somebody could be reached at ``address``."""
+    """Return whether ``address`` can be dialled."""
     try:
         return split_address(address)[1] > 0
     except ValueError:

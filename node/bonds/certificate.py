@@ -1,7 +1,7 @@
 """The certificate that a peer shows in TLS: self-signed, P-256, no authority behind it.
 
-TLS has proved that the peer holds the key; all else follows from evidence about that key. So names, dates
-and extensions are not looked at: they are the peer's own words, and the host's clock has no say here.
+TLS has proved that the peer holds the key; all else follows from evidence about that key. Names, dates and
+extensions are therefore not read: the peer writes them itself, and the dates depend on the host's clock.
 """
 
 from dataclasses import dataclass
@@ -43,15 +43,15 @@ def peer_key_untrusted(certificate_der: bytes) -> PeerKey:
             raise RemoteProtocolError("peer-certificate", "the peer's key is not P-256")
         if not isinstance(signature_hash, SHA256):
             raise RemoteProtocolError("peer-certificate", "signed otherwise than ecdsa-with-SHA256")
-        # Checks that issuer and subject are the same name, too.
+        # This also checks that issuer and subject are the same name.
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature) as exc:
         raise RemoteProtocolError("peer-certificate", "not a self-signed certificate") from exc
     except Exception as exc:
         if isinstance(exc, RemoteProtocolError):
             raise
-        # cryptography adds UnsupportedAlgorithm and parser errors of its own to this list.
+        # cryptography can also raise UnsupportedAlgorithm, and parser errors of its own.
         raise RemoteProtocolError("peer-certificate", "a certificate that cannot be read") from exc
-    # Encoded anew, so that one key has one id however its point was written.
+    # Encoded again, so that one key has one id, whatever form its point had in the certificate.
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return PeerKey(peer_id=peer_id_of_spki(spki), spki_der=spki)

@@ -11,7 +11,7 @@ from node.bonds.messages import Message, decode_untrusted
 from node.bonds.outbox import Lane, Outbox
 from node.bonds.tls import TLSSession
 
-# Above it the outbox keeps frames back, so that urgent ones can still overtake.
+# Above this the outbox keeps frames back, so that urgent ones can still overtake.
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 
 
@@ -19,7 +19,7 @@ class Channel:
     """One connection's bytes.
 
     Attributes:
-        tls: the session; established or not.
+        tls: the session, whether established yet or not.
     """
 
     def __init__(self, context: SSL.Context, *, server: bool, send_buffer_bytes_max: int) -> None:
@@ -58,7 +58,7 @@ class Channel:
             self._reader.receive_data(plaintext)
 
     def next_message_untrusted(self, *, bytes_max: int, items_max: int) -> Message | None:
-        """Return the next message, of at most so many bytes and CBOR items, or None if it is not here yet.
+        """Return the next message, within these limits of bytes and CBOR items; None if it is not here yet.
 
         Raises:
             RemoteProtocolError: ``frame-too-large``, ``malformed-message``.
@@ -68,7 +68,7 @@ class Channel:
         return None if body is None else decode_untrusted(body, items_max=items_max)
 
     def send(self, message: Message) -> None:
-        """Send ``message`` now, before everything that waits."""
+        """Send ``message`` now, before all that waits."""
         self._write(frame_of(message))
 
     def queue(self, lane: Lane, frames: Sequence[bytes]) -> None:
@@ -96,7 +96,7 @@ class Channel:
             self._transport.resume_reading()
 
     def finish(self) -> None:
-        """Nothing more will be sent; what waits is dropped. The peer is read on, or again."""
+        """Send nothing more; the frames that wait are dropped. Reading from the peer goes on, or resumes."""
         self.resume_reading()
         self._outbox.clear()
         self.tls.send_close()
@@ -118,7 +118,7 @@ class Channel:
         self.flush()
 
     def _pump(self) -> None:
-        """Give the transport as much as it takes without hiding it from the lanes."""
+        """Give the transport only as much as keeps the rest under the control of the lanes."""
         while not self._paused:
             frame = self._outbox.next_frame()
             if frame is None:

@@ -1,4 +1,4 @@
-"""Signatures by a member's identity key, for what must outlive a connection (the genesis)."""
+"""Signatures by a member's identity key, for statements that must outlive a connection (the genesis)."""
 
 from typing import Final
 
@@ -33,7 +33,7 @@ class IdentityCredentials:
         return canonical.encode([self._identity.spki_der, signature])
 
     def verify(self, inc: Incarnation, data: bytes, signature: bytes) -> bool:
-        """Return whether ``inc`` signed ``data``; any malformed signature is just a no."""
+        """Return whether ``inc`` signed ``data``; a malformed signature gives False."""
         try:
             value = canonical.decode_untrusted(signature, bytes_max=SIGNATURE_BYTES_MAX, items_max=3)
             match value:

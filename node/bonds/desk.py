@@ -1,4 +1,4 @@
-"""Where tickets are made and judged: in threads, because a quote takes up to seconds."""
+"""Makes and judges tickets: in threads, because a quote takes up to seconds."""
 
 import asyncio
 import logging
@@ -21,13 +21,13 @@ RENEW_RETRY_S: Final = 1.0
 
 
 class TicketParty(Protocol):
-    """A group, as far as tickets go."""
+    """The part of a group that ticket work needs."""
 
     @property
     def group_id(self) -> bytes: ...
     @property
     def cluster(self) -> Cluster | None:
-        """The cluster that our own tickets name; None while we hold nothing of one."""
+        """The cluster that this node's own tickets name; None while the node holds no entry of one."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Shown:
 
     Attributes:
         binding: what they must be bound to.
-        fresh: shown for the first time, and made just now; else they are judged again.
+        fresh: shown for the first time, and made just now; otherwise they are judged again.
     """
 
     tickets: dict[str, bytes]
@@ -58,12 +58,12 @@ class TicketDesk:
     Args:
         environment: clocks.
         network_id: 32 bytes.
-        issuing, judging: where tickets are made and judged, in turns.
-        standing: whose turn it is, and whether one of the known (``node.places``).
+        issuing, judging: the threads that make and judge tickets, in turns.
+        standing: the share of the connection, and whether it is one of the known (``node.places``).
 
     Attributes:
-        tickets: the newest that the peer has shown, judged or not.
-        shown_cluster: the cluster that our own newest tickets name.
+        tickets: the newest that the peer has shown, whether judged or not.
+        shown_cluster: the cluster that this node's newest own tickets name.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TicketDesk:
         binding: bytes,
         done: Callable[["asyncio.Future[dict[str, bytes]]"], None],
     ) -> None:
-        """Make one ticket of each of our issuers."""
+        """Make one ticket with each of this node's issuers."""
         issuers, group_id, now = group.issuers, group.group_id, self._environment.now()
         self.shown_cluster = cluster = group.cluster
 
@@ -107,7 +107,7 @@ class TicketDesk:
         self._run(self._issuing, work, done)
 
     def renew(self, group: TicketParty, binding: bytes, done: Callable[[dict[str, bytes]], None]) -> None:
-        """Make new tickets of our own, however often it takes."""
+        """Make new tickets of this node, with as many tries as it takes."""
 
         def issued(future: "asyncio.Future[dict[str, bytes]]") -> None:
             failure = future.exception()
@@ -142,7 +142,7 @@ class TicketDesk:
         self._run(self._judging, lambda: judge(validators, shown.tickets, expected, now), done)
 
     def close(self) -> None:
-        """Forget what runs; nobody waits for it any more."""
+        """Drop the running work; no caller waits for it any longer."""
         self._closed = True
         if self._renewal is not None:
             self._renewal.cancel()
@@ -168,7 +168,7 @@ class TicketDesk:
 
 
 def refusal_of(failure: BaseException) -> Refusal:
-    """Return the refusal for a verdict that is not a yes."""
+    """Return the refusal for a verdict that is not an acceptance."""
     if isinstance(failure, AttestationError):
         return Refusal(
             code=RefusalCode.NOT_ALLOWED,
@@ -176,7 +176,7 @@ def refusal_of(failure: BaseException) -> Refusal:
             message=failure.message,
             values=dict(failure.values),
         )
-    # A validator with a bug admits nobody.
+    # A validator with a bug admits no peer.
     logger.error("a ticket validator failed", exc_info=failure)
     return Refusal(
         code=RefusalCode.NOT_ALLOWED,

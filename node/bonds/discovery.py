@@ -1,8 +1,8 @@
 """Where the members of a group may be, and when to try which address; without I/O.
 
-Two kinds of addresses: *seeds*, from the configuration, which are never forgotten, and *learned* ones, which
-bonded peers told of and which are dropped when they have failed for long. A seed with a DNS name is
-resolved again and again, and every address that it stands for is a place of its own.
+There are two kinds of addresses. *Seeds* come from the configuration and are never forgotten. *Learned*
+addresses come from bonded peers and are dropped when they have failed for long. A seed with a DNS name is
+resolved again and again, and every address that it resolves to is a place of its own.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -19,7 +19,7 @@ DIALS_MAX: Final = 32
 
 @dataclass(slots=True)
 class _Place:
-    """One address. ``peer_id``: who was last known to answer there."""
+    """One address. ``peer_id``: the peer that last answered there."""
 
     seed: bool
     next_ms: int
@@ -30,7 +30,7 @@ class _Place:
 
 
 class AddressBook:
-    """Args: ``me`` our own peer id; ``randrange`` uniform in [0, n)."""
+    """Args: ``me`` this node's own peer id; ``randrange`` uniform in [0, n)."""
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ class AddressBook:
         return due
 
     def resolved(self, addresses: Iterable[str], now_ms: int) -> None:
-        """A DNS seed stands for ``addresses``."""
+        """Note that a DNS seed resolves to ``addresses``."""
         for address in addresses:
             self._place(address, now_ms)
 
     def learn(self, entry: PeerEntry, now_ms: int) -> None:
-        """A bonded peer, or the peer itself, says where ``entry.peer`` is."""
+        """Note the addresses of ``entry.peer``, which a bonded peer or that peer itself announced."""
         if entry.peer.id == self._me:
             return
-        # The smaller id dials first: both would only find out on the way that one bond is enough.
+        # The smaller id dials first: if both dialled, both would make connections, and one would be in vain.
         yield_ms = self._settings.yield_ms if entry.peer.id < self._me else 0
         for address in entry.addresses:
             place = self._place(address, now_ms + yield_ms)
@@ -86,7 +86,7 @@ class AddressBook:
                 place.failing_since_ms = None
 
     def due(self, now_ms: int, bonded: Collection[bytes]) -> list[str]:
-        """Return the addresses to dial now, and count them as being dialled."""
+        """Return the addresses to dial now, and mark them as being dialled."""
         self._forget(now_ms)
         due: list[str] = []
         room = DIALS_MAX - sum(place.dialling for place in self._places.values())
@@ -101,20 +101,20 @@ class AddressBook:
         return due
 
     def reached(self, address: str, peer_id: bytes) -> None:
-        """``peer_id`` answers at ``address``, and there is a bond with it (or it is ourselves)."""
+        """Note that ``peer_id`` answers at ``address``, and that it is bonded (or is this node itself)."""
         place = self._places.get(address)
         if place is not None:
             place.dialling, place.delay_ms, place.failing_since_ms = False, 0, None
             place.peer_id = peer_id
 
     def failed(self, address: str, now_ms: int, *, peer_id: bytes | None, refused: bool) -> None:
-        """No bond came of dialling ``address``.
+        """Note that dialling ``address`` led to no bond.
 
         Args:
             address: as ``due`` gave it.
             now_ms: monotonic.
-            peer_id: who answered there, if anybody did.
-            refused: for a reason that does not pass by itself, so there is no hurry.
+            peer_id: the peer that answered there; None if none did.
+            refused: for a reason that lasts until something is changed, so the next try can wait.
         """
         place = self._places.get(address)
         if place is None:
@@ -130,11 +130,11 @@ class AddressBook:
             place.failing_since_ms = now_ms
 
     def lost(self, peer_id: bytes, now_ms: int) -> None:
-        """The bond with ``peer_id`` broke: dial again soon, not everybody at the same moment."""
+        """Note that the bond with ``peer_id`` broke: dial again soon, but not all at the same moment."""
         self._put_off(peer_id, now_ms, self._settings.reconnect_min_ms)
 
     def shunned(self, peer_id: bytes, now_ms: int) -> None:
-        """The bond was ended for a reason that will still be there: forming it again would help nobody."""
+        """Note that the bond ended for a lasting reason: a new one would end the same way."""
         self._put_off(peer_id, now_ms, self._settings.refused_max_ms)
 
     def _put_off(self, peer_id: bytes, now_ms: int, delay_ms: int) -> None:
@@ -144,7 +144,7 @@ class AddressBook:
                 place.next_ms = now_ms + self._jittered(delay_ms)
 
     def departed(self, peer_id: bytes, now_ms: int) -> None:
-        """``peer_id`` left for good; a seed's address may get a new tenant."""
+        """Note that ``peer_id`` left for good; another node may begin to use a seed's address."""
         for address, place in list(self._places.items()):
             if place.peer_id != peer_id:
                 continue

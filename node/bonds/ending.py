@@ -1,4 +1,4 @@
-"""How a connection ends, and what its other side had shown of itself by then."""
+"""How a connection ends, and what its peer had shown by then."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -17,11 +17,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
-    """What the one on the other side has shown.
+    """What the peer has shown.
 
     Attributes:
         proved: that it has the group key.
-        tickets: the newest; judged or not.
+        tickets: the newest, whether judged or not.
     """
 
     peer_id: bytes | None
@@ -36,10 +36,10 @@ class Ending:
     """How a connection ended.
 
     Attributes:
-        phase: how far it had come.
-        by_peer: the peer's doing, not ours.
-        broke: nobody said why; ``refusal`` only names what was seen.
-        loss: for consensus; meaningful if it had come to ``BOND``.
+        phase: how far the connection had come.
+        by_peer: the peer caused the end, not this node.
+        broke: neither side sent a reason; ``refusal`` only names what was observed.
+        loss: for consensus; meaningful if the connection had reached ``BOND``.
     """
 
     phase: Phase

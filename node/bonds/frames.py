@@ -1,4 +1,4 @@
-"""Frames: a 32-bit big-endian length and so many bytes. The limit is checked before a body is buffered."""
+"""Frames: a 32-bit big-endian length and that many bytes. A body is buffered only within the limit."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from node.errors import RemoteProtocolError
 
 HEADER_BYTES: Final = 4
 
-# By how far the peer has come. Tickets carry a quote and stapled collateral (about 60 kB with real
+# The limits follow the peer's progress. Tickets carry a quote and stapled collateral (about 60 kB with real
 # certificate revocation lists, more with an event log), and only a peer that proved the group key sends them.
 HELLO_BYTES_MAX: Final = 8 * 1024
 TICKETS_BYTES_MAX: Final = 1024 * 1024
@@ -26,7 +26,7 @@ def frame_of(message: Message) -> bytes:
 def frames_of_payload(data: bytes, *, stream: int) -> list[bytes]:
     """Return ``data`` as one frame, or as fragments if it is large."""
     if len(data) <= FRAGMENT_BYTES:
-        # A small bulk payload still follows its stream, or it would overtake an earlier large one.
+        # A small bulk payload still uses its stream: otherwise it would overtake an earlier large one.
         message = Payload(data) if stream == 0 else Fragment(stream, last=True, data=data)
         return [frame_of(message)]
     end = len(data)
@@ -61,7 +61,7 @@ class FrameReader:
         self._buffer += data
 
     def next_frame_untrusted(self) -> bytes | None:
-        """Return the next body, or None if it is not here yet.
+        """Return the next body, or None if it has not fully arrived yet.
 
         Raises:
             RemoteProtocolError: ``frame-too-large``, as soon as the length is known.
@@ -100,7 +100,7 @@ class Reassembler:
         Raises:
             RemoteProtocolError: ``payload-too-large``, ``malformed-message``.
         """
-        # Of full size, or many tiny parts would cost far more memory than their sum.
+        # Each part but the last must be full: many tiny ones would cost far more memory than their sum.
         if not fragment.last and len(fragment.data) != FRAGMENT_BYTES:
             raise RemoteProtocolError("malformed-message", "an inner fragment that is not full")
         self._size += len(fragment.data)

@@ -1,4 +1,4 @@
-"""What waits to be sent to one peer, in three lanes.
+"""The frames that wait to be sent to one peer, in three lanes.
 
 A lane is served only when those above it are empty, frame by frame; a frame is at most one fragment, so a
 heartbeat never waits for a transfer. Within a lane, order is kept.

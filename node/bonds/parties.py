@@ -1,4 +1,4 @@
-"""Who a connection (``C``) deals with: its group and its process."""
+"""The parties that a connection (``C``) deals with: its group and its process."""
 
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,7 @@ C_contra = TypeVar("C_contra", contravariant=True)
 
 
 class Group(TicketParty, Protocol[C_contra]):
-    """What a connection asks of its group."""
+    """What a connection needs from its group."""
 
     def gate_for(self, connection: C_contra) -> Gate: ...
     def shaking(self, connection: C_contra) -> None: ...
@@ -30,7 +30,7 @@ class Group(TicketParty, Protocol[C_contra]):
 
 
 class Host(Protocol[C_contra]):
-    """What a connection asks of its process."""
+    """What a connection needs from its process."""
 
     @property
     def settings(self) -> BondSettings: ...

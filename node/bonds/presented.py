@@ -1,4 +1,4 @@
-"""What somebody presented, for the audit log. Nothing of it has been judged when this looks at it."""
+"""What a peer presented, for the audit log. It has not been judged when this module reads it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from attestation.tickets.tdx import TICKET_CLASS, cluster_value, parse_ticket_un
 
 
 def describe_tickets(tickets: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return size and digest of each ticket, and the measurements that a TDX ticket's quote speaks of.
+    """Return size and digest of each ticket, and the measurements in a TDX ticket's quote.
 
-    Unverified: a refused quote may say anything. The log keeps it because it is what an operator needs to
+    Unverified: a refused quote may claim anything. The log keeps the claims because an operator needs them to
     find the node that runs the wrong image.
     """
     described: dict[str, Any] = {}

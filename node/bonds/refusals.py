@@ -1,4 +1,4 @@
-"""Why a bond is refused or closed. The numbers are the ones of the system that bondstone follows."""
+"""Why a bond is refused or closed. The numbers are those of the system that bondstone follows."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,8 +20,8 @@ class Refusal:
     Attributes:
         code: for the peer's program.
         reason: stable kebab-case, for logs and people.
-        message: one sentence; stays on this side.
-        values: what was expected and found, JSON-able; stays on this side.
+        message: one sentence; not sent to the peer.
+        values: what was expected and found, JSON-able; not sent to the peer.
     """
 
     code: RefusalCode

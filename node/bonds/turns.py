@@ -1,6 +1,6 @@
-"""A thread for work that takes long, whose jobs come in turns: nobody waits for the jobs of a crowd.
+"""A thread for long work whose jobs come in turns, so that no share waits for the jobs of a crowd.
 
-Whoever has the group key may ask for a quote before it is admitted, and with a derived key that is anybody.
+A peer that has the group key may request a quote before it is admitted, and a derived key is known to anyone.
 """
 
 import asyncio
@@ -10,20 +10,20 @@ from typing import Any, Final
 
 from node.places import Places, Share, Usage
 
-JOBS_MAX: Final = 2048  # of every bond that there can be, and every handshake
+JOBS_MAX: Final = 2048  # for every bond that there can be, and every handshake
 
 _Job = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 
 class TurnThread:
-    """Runs one job at a time. Of those that wait, the shares take turns (``node.places``).
+    """Runs one job at a time. Among the waiting jobs the shares take turns (``node.places``).
 
     Args:
-        name: of what waits, for metrics; of the thread too.
+        name: of the waiting jobs, for metrics, and of the thread.
     """
 
     def __init__(self, name: str) -> None:
-        # One thread: neither issuers nor validators need to be safe for several.
+        # One thread: issuers and validators need not be thread-safe.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._waiting: Places[_Job] = Places(name, JOBS_MAX)
         self._running = False
@@ -31,11 +31,11 @@ class TurnThread:
 
     @property
     def usage(self) -> Usage:
-        """Of the jobs that wait."""
+        """How many jobs wait, and of which standing."""
         return self._waiting.usage
 
     def run(self, work: Callable[[], Any], share: Share, *, known: bool) -> "asyncio.Future[Any]":
-        """Return what ``work`` returns or raises, once it had its turn. Cancelled before, it never runs."""
+        """Return what ``work`` returns or raises, after its turn came. Cancelled before, it never runs."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         goes = self._waiting.enter((future, work), share, known=known)
         if goes is not None:
@@ -44,13 +44,13 @@ class TurnThread:
         return future
 
     def shutdown(self) -> None:
-        """Wait for the job that runs; none begins any more."""
+        """Wait for the running job; no other begins."""
         self._closed = True
         self._thread.shutdown()
 
     def _next(self) -> None:
         job = None if self._running or self._closed else self._waiting.take_next()
-        while job is not None and job[0].done():  # nobody waits for it any more
+        while job is not None and job[0].done():  # no caller waits for it any longer
             job = self._waiting.take_next()
         if job is None:
             return

@@ -1,10 +1,10 @@
-"""How a call on a group can end other than well.
+"""The errors of a call on a group.
 
 GroupError
 ├─ NotExecutedError    it did not happen and never will: safe to try again
 ├─ OutcomeUnknownError it may or may not have happened: ask, or retry with the same idempotency key
-├─ AlreadyExecutedError  it was executed when it came before; its results are not kept any more
-├─ CommandFailedError  it was committed, and the state machine refused it, the same way everywhere
+├─ AlreadyExecutedError  an earlier call with this key executed it; its results are no longer kept
+├─ CommandFailedError  it was committed, and the state machine refused it, equally on every node
 ├─ SupersededError     another term's entry was committed at that index
 └─ GroupClosedError    this handle's group has ended
 """
@@ -35,11 +35,11 @@ class OutcomeUnknownError(GroupError):
 
 
 class AlreadyExecutedError(GroupError):
-    """The command was executed exactly once, when it came before with the same key.
+    """The command was executed exactly once, by an earlier call with the same key.
 
     Attributes:
-        at: where.
-        digest: SHA-256 of the deterministic CBOR of the list of its results, which are not kept any more.
+        at: its position in the log.
+        digest: SHA-256 of the deterministic CBOR of the list of its results, which are no longer kept.
         size: bytes of that list.
     """
 
@@ -70,7 +70,7 @@ class SupersededError(GroupError):
 
 
 class GroupClosedError(GroupError):
-    """The group ended before this could be answered."""
+    """The group ended before it could answer this call."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the group has ended: {reason}")

@@ -1,9 +1,9 @@
-"""What makes a group this group: its key and its id (docs/design/identities.md).
+"""The identity of a group: its key and its id (docs/design/identities.md).
 
-The GroupId folds in everything that must be equal on all members. Two nodes that differ in any of it have
-different ids, and a bond handshake between different ids ends before anything is said. It follows from the
-group document (``node.group_document``); a group that a program makes without one has an id of the same form
-over what its builder was given.
+The GroupId covers everything that must be equal on all members. Two nodes that differ in any of it have
+different ids, and a bond handshake between different ids ends before either side sends anything about itself.
+The id follows from the group document (``node.group_document``). A group that a program makes without a
+document has an id of the same form over the values that its builder received.
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ class GroupKey:
 
     @classmethod
     def derived(cls, validators: Sequence[TicketValidator]) -> "GroupKey":
-        """Return the key that follows from the validators alone, for a group without a document.
+        """Return the key that is derived only from the validators, for a group without a document.
 
-        It is no secret: with it, admission rests on attestation only.
+        It is not secret: with it, admission depends only on attestation.
         """
         if not validators:
             raise ConfigError("a derived group key needs at least one ticket validator")
@@ -61,9 +61,9 @@ class GroupKey:
 
     @classmethod
     def of_document(cls, document: GroupDocument) -> "GroupKey":
-        """Return the key that follows from the document alone.
+        """Return the key that is derived only from the document.
 
-        It is no secret: with it, admission rests on attestation only.
+        It is not secret: with it, admission depends only on attestation.
 
         Raises:
             ConfigError: the document names a key by its digest.
@@ -75,7 +75,7 @@ class GroupKey:
 
     @property
     def public_digest(self) -> bytes:
-        """32 bytes that identify the key without giving it away."""
+        """32 bytes that identify the key without revealing it."""
         return digest("bondstone/group-key/v1", self.secret)
 
 
@@ -86,10 +86,10 @@ class GroupKeyDiffersError(ConfigError):
 
 
 def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> GroupKey:
-    """Return the key if it is the one whose digest the document names, whoever sends it.
+    """Return the key if the document names its digest. This holds for every sender of a key.
 
     Raises:
-        GroupKeyDiffersError: it is not.
+        GroupKeyDiffersError: the document names another digest.
     """
     expected = (
         GroupKey.of_document(document).public_digest if isinstance(document.key, Derived) else document.key
@@ -103,7 +103,7 @@ def require_key(document: GroupDocument, key: GroupKey, *, source: str) -> Group
 
 
 def validators_named_by(document: GroupDocument) -> list[tuple[str, bytes]]:
-    """Return class and signature of the ticket validators that a group document asks for, in order."""
+    """Return class and signature of the ticket validators that a group document requires, in order."""
     validators: list[TicketValidator] = [
         TdxValidator(policy=document.policy, root=document.root, endorsements_source=None)
     ]
@@ -133,7 +133,7 @@ def group_id(
 
 
 def _changed(settings: Settings) -> dict[str, Any]:
-    """Return the settings that are not the defaults: one more in a later release changes no id."""
+    """Return the settings that differ from the defaults: a new setting in a later release changes no id."""
     defaults = Settings()
     return {
         item.name: getattr(settings, item.name)

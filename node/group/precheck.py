@@ -1,7 +1,7 @@
-"""What no state of the machine would take is refused before it costs every member a place in its log.
+"""Refuses commands that the machine would refuse in every state, before they take space in each member's log.
 
-The machine judges again when it applies, equally everywhere; this is only the node that was asked sparing the
-group what can be known beforehand (``StateMachine.check``).
+The machine judges again when it applies, equally on every node. Here the node that received the request only
+spares the group the commands whose refusal is certain beforehand (``StateMachine.check``).
 """
 
 import logging
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def refused_beforehand(machine: StateMachine, event: Event) -> tuple[Failed, ...] | None:
-    """Return what would become of the commands in ``event``, if one of them is refused whatever the state.
+    """Return the outcome of the commands in ``event``, if the machine refuses one of them in every state.
 
-    None: only the log can tell; or they are no commands of the machine.
+    None: the outcome depends on the log, or the commands are not the machine's.
     """
     if not isinstance(event, Execute) or event.system:
         return None

@@ -1,6 +1,6 @@
-"""Waiting for things to become true of a group.
+"""Waits for conditions of a group.
 
-Every method returns an awaitable. If the group ends first, it raises ``GroupClosedError``: nothing hangs.
+Every method returns an awaitable. If the group ends first, it raises ``GroupClosedError``: none hangs.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from node.raft.types import Cursor, Incarnation, MemberStatus, Role
 
 
 class Conditions:
-    """Predicates over a member's status, checked whenever something about it changed."""
+    """Predicates over a member's status, checked whenever the member changed."""
 
     def __init__(self, status: Callable[[], MemberStatus]) -> None:
         self._status = status
@@ -31,7 +31,7 @@ class Conditions:
         return future
 
     def changed(self) -> None:
-        """Look again."""
+        """Check all predicates again."""
         if not self._waiting:
             return
         status = self._status()
@@ -51,17 +51,17 @@ class Conditions:
         self._waiting = still
 
     def close(self, reason: str) -> None:
-        """Let everything that waits raise ``GroupClosedError``."""
+        """Let every waiting future raise ``GroupClosedError``."""
         self._closed = reason
         for _, future in self._waiting:
             if not future.done():
                 future.set_exception(GroupClosedError(reason))
-                future.exception()  # retrieved here: a waiter that went away is not a warning
+                future.exception()  # retrieved here: a waiter that went away causes no warning
         self._waiting.clear()
 
 
 class CursorWatcher:
-    """Watches one cursor: the end of the log, or what is committed."""
+    """Watches one cursor: the end of the log, or the last committed entry."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class CursorWatcher:
         self._term_at = term_at
 
     def changed(self) -> asyncio.Future[Cursor]:
-        """Resolve with the cursor when it differs from what it is now."""
+        """Resolve with the cursor when it differs from its present value."""
         start = self._cursor_of(self._status())
         return self._conditions.wait(lambda s: c if (c := self._cursor_of(s)) != start else None)
 
     def advanced(self) -> asyncio.Future[Cursor]:
-        """Resolve with the cursor when its index is higher than now."""
+        """Resolve with the cursor when its index is higher than at present."""
         start = self._cursor_of(self._status())
         return self._conditions.wait(lambda s: c if (c := self._cursor_of(s)).index > start.index else None)
 
@@ -112,7 +112,7 @@ class CursorWatcher:
 
 
 class When:
-    """``group.when().leader_elected()`` and its siblings."""
+    """The conditions, as in ``group.when().leader_elected()``."""
 
     def __init__(
         self,
@@ -125,11 +125,11 @@ class When:
         self._term_at = term_at
 
     def leader_elected(self) -> asyncio.Future[Incarnation]:
-        """At once if there is a leader."""
+        """Resolve with the leader, at once if there is one."""
         return self._conditions.wait(lambda s: s.leader)
 
     def leader_changed(self) -> asyncio.Future[Incarnation]:
-        """The next leader that is not the present one."""
+        """Resolve with the next leader that is not the present one."""
         present = self._status().leader
         return self._conditions.wait(lambda s: s.leader if s.leader != present else None)
 
@@ -140,13 +140,13 @@ class When:
         return self._conditions.wait(lambda s: True if s.role is Role.LEADER else None)
 
     def is_follower(self) -> asyncio.Future[bool]:
-        """This node follows a leader, as a voter or as a learner."""
+        """Resolve when this node follows a leader, as a voter or as a learner."""
         return self._conditions.wait(
             lambda s: True if s.role in (Role.FOLLOWER, Role.LEARNER) and s.leader is not None else None
         )
 
     def online(self) -> asyncio.Future[bool]:
-        """A leader is known and this node's log is in step with it."""
+        """Resolve when a leader is known and this node's log is in step with it."""
         return self._conditions.wait(lambda s: True if s.online else None)
 
     def offline(self) -> asyncio.Future[bool]:

@@ -14,7 +14,7 @@ VALUE_MIN: Final = -(2**63)
 
 
 class Counter(StateMachine):
-    """One signed 64-bit number, 0 at first. Leaving the range is refused, not wrapped."""
+    """One signed 64-bit number, 0 at first. A command that would leave the range is refused."""
 
     def __init__(self) -> None:
         self._value = 0

@@ -8,10 +8,10 @@ from node.machines.base import CommandError
 
 
 class Fields:
-    """The members of one command, each taken once; ``done`` refuses what nobody took.
+    """The members of one command, each taken once; ``done`` refuses members that were not taken.
 
     Raises:
-        CommandError: from every method, when the command is not what it must be.
+        CommandError: from every method, when the command is malformed.
     """
 
     __slots__ = ("_left",)
@@ -29,7 +29,7 @@ class Fields:
         return op
 
     def done(self) -> None:
-        """Refuse any member that is still there."""
+        """Refuse any member that is left."""
         for name in self._left:
             shown = name[:64] if isinstance(name, str) else type(name).__name__
             raise CommandError("unknown-member", f"unknown member `{shown}`")
@@ -57,7 +57,7 @@ class Fields:
         return value
 
     def nullable_bytes_of(self, name: str, *, bytes_max: int) -> bytes | None:
-        """Like ``bytes_of``, but null is a value too: None. The member must be there."""
+        """Like ``bytes_of``, but null is allowed and gives None. The member must be there."""
         if f"{name}_b64" not in self._left and name in self._left and self._left[name] is None:
             del self._left[name]
             return None
@@ -99,9 +99,9 @@ def _of_base64(name: str, value: Any) -> bytes:
 
 
 def plain_put(command: Any, *, key_bytes_max: int, value_bytes_max: int) -> tuple[bytes, bytes] | None:
-    """Return key and value of a put of text without more ado, as nearly all commands are.
+    """Return key and value of a put of text by a short way, because nearly all commands are such puts.
 
-    None: it is another command, or none at all, or too large; what is wrong with it is for ``Fields`` to say.
+    None: it is another command, too large or malformed; the caller lets ``Fields`` find out.
     """
     if type(command) is not dict or len(command) != 3 or command.get("op") != "put":
         return None
@@ -118,7 +118,7 @@ def plain_put(command: Any, *, key_bytes_max: int, value_bytes_max: int) -> tupl
 
 
 def put_bytes(target: dict[str, Any], name: str, value: bytes) -> None:
-    """Write ``value`` under ``name`` if it is UTF-8 text, else as base64 under ``name_b64``."""
+    """Write ``value`` under ``name`` if it is UTF-8 text, otherwise as base64 under ``name_b64``."""
     try:
         target[name] = value.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Which keys a command or a query touches: what access to key prefixes is judged by."""
+"""The keys that a command or a query touches; access to key prefixes is judged by them."""
 
 from typing import Final
 
@@ -34,7 +34,7 @@ class KeyRange(Struct, frozen=True):
 
 
 def _behind_prefix(prefix: bytes) -> bytes | None:
-    """Return the first key behind all that begin with ``prefix``; None if there is none."""
+    """Return the first key behind all that begin with ``prefix``; None if no key is behind them."""
     kept = prefix.rstrip(bytes((_LAST,)))
     return kept[:-1] + bytes((kept[-1] + 1,)) if kept else None
 
@@ -43,7 +43,7 @@ class Touched(Struct, frozen=True):
     """What a command or query touches.
 
     Attributes:
-        reads: every key of which the result may show the value, now or before.
+        reads: every key whose present or past value the result may show.
         writes: every key that may be changed.
     """
 

@@ -1,7 +1,7 @@
 """A key-value store with etcd's data model: every change has a revision, and the recent past can be read.
 
 Keys and values are bytes; in commands they are text, or base64 under ``key_b64``, ``value_b64`` (and so on),
-and in results text when the bytes are valid UTF-8, else base64 under the same names.
+and in results text when the bytes are valid UTF-8, otherwise base64 under the same names.
 
 Commands:
 
@@ -9,9 +9,9 @@ Commands:
     {"op": "delete", "key", "prev"?: bool}         -> {"revision", "deleted": 0 | 1, "prev"?}
     {"op": "cas", "key", "expect", "value"}        -> {"revision", "swapped": bool, "item"?}
 
-``prev: true`` asks for the item that the key held before, or null. ``cas``: null in ``expect`` means "the key
-is absent", null in ``value`` means "make it absent"; a mismatch is an answer, not an error, and ``item`` then
-says what the key holds (or null). Results do not echo what the caller just sent.
+``prev: true`` requests the item that the key held before, or null. ``cas``: null in ``expect`` means "the key
+is absent", null in ``value`` means "make it absent". A mismatch is an answer, not an error, and ``item`` then
+shows what the key holds (or null). Results do not repeat what the caller just sent.
 
 Queries:
 
@@ -37,15 +37,16 @@ from node.machines.fields import Fields, plain_put, put_bytes
 from node.machines.keys import KeyRange, Touched
 from node.machines.sorted_keys import SortedKeys
 
-# Keys and values are limited by the command alone: its size is a setting of the group, at most this.
+# Only the command limits keys and values: its size is a setting of the group, at most this.
 KEY_BYTES_MAX: Final = 2 * 1024 * 1024
 VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
-# Of keys and values that live now. etcd's quota does the same; without one, a client fills the TD's memory.
+# For the keys and values that exist now. etcd's quota does the same; without it a client could fill the TD's
+# memory.
 STORE_BYTES_MAX: Final = 256 * 1024 * 1024
 LIST_LIMIT_DEFAULT: Final = 1000
 LIST_LIMIT_MAX: Final = 10_000
 LIST_BYTES_MAX: Final = 4 * 1024 * 1024
-# How much of the past can be read: what is older is compacted, oldest first. Part of the state (and so of
+# How much of the past can be read: older versions are compacted, oldest first. Part of the state (and so of
 # the signature): equal on every node.
 HISTORY_VERSIONS_MAX: Final = 10_000
 HISTORY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -89,7 +90,7 @@ _Undo = _WasLive | _WasCompacted
 class KeyValue(StateMachine):
     """See the module's documentation for commands, queries and results.
 
-    ``savepoint`` keeps an undo log from there on; only the newest savepoint can be rolled back to.
+    ``savepoint`` starts an undo log; ``rollback`` works only with the newest savepoint.
     """
 
     def __init__(self) -> None:
@@ -182,7 +183,7 @@ class KeyValue(StateMachine):
 
     # ---- which keys -------------------------------------------------------------
     def keys_of(self, command: Any) -> Touched:
-        """A command that shows what a key held before reads it too."""
+        """Return the keys; a command whose result shows what a key held before reads that key too."""
         fields = Fields(command)
         match fields.op():
             case "put" | "delete":
@@ -195,7 +196,7 @@ class KeyValue(StateMachine):
                 raise _unknown_command()
 
     def keys_of_query(self, query: Any) -> Touched:
-        """A list touches its whole prefix, wherever it begins and however much of it is shown."""
+        """Return the keys; a list touches its whole prefix, wherever it begins and however much it shows."""
         fields = Fields(query)
         match fields.op():
             case "get":
@@ -297,7 +298,7 @@ class KeyValue(StateMachine):
         self._supersede(key, before)
 
     def _supersede(self, key: bytes, before: Version) -> None:
-        """Make ``before`` the youngest of the past."""
+        """Make ``before`` the youngest of the past versions."""
         self._remember(Past(key, before, self._revision))
         while len(self._past) > HISTORY_VERSIONS_MAX or self._past_bytes > HISTORY_BYTES_MAX:
             self._compact_oldest()
@@ -345,7 +346,7 @@ class KeyValue(StateMachine):
 
     # ---- undo -------------------------------------------------------------------
     def savepoint(self) -> tuple[int, int]:
-        """Return a token; what was done before it can no longer be undone."""
+        """Return a token; changes before it can no longer be undone."""
         self._undo.clear()
         self._savepoints += 1
         return (self._savepoints, self._revision)
@@ -380,14 +381,14 @@ class KeyValue(StateMachine):
         """Replace everything.
 
         Raises:
-            ValueError: this is not a snapshot of this machine; the state is as it was.
+            ValueError: this is not a snapshot of this machine; the state is unchanged.
         """
         fresh = KeyValue()
         try:
             fresh._load(snapshot)
         except (KeyError, TypeError) as exc:
             raise ValueError("not a snapshot of a KeyValue") from exc
-        savepoints = self._savepoints + 1  # a savepoint of before has nothing to return to
+        savepoints = self._savepoints + 1  # an earlier savepoint has no state to return to
         self.__dict__.update(fresh.__dict__)
         self._savepoints = savepoints
 
@@ -421,7 +422,7 @@ def _unknown_query() -> CommandError:
 
 
 def _put_of(fields: Fields) -> tuple[bytes, bytes, bool]:
-    """Return key, value, and whether the item before is asked for."""
+    """Return key, value, and whether the caller requests the item before."""
     key = _key_of(fields)
     value = fields.bytes_of("value", bytes_max=VALUE_BYTES_MAX)
     wants_previous = fields.boolean("prev")
@@ -430,7 +431,7 @@ def _put_of(fields: Fields) -> tuple[bytes, bytes, bool]:
 
 
 def _delete_of(fields: Fields) -> tuple[bytes, bool]:
-    """Return key, and whether the item before is asked for."""
+    """Return key, and whether the caller requests the item before."""
     key = _key_of(fields)
     wants_previous = fields.boolean("prev")
     fields.done()

@@ -6,7 +6,7 @@ from node.machines.base import ApplyContext, StateMachine
 
 
 class NoOp(StateMachine):
-    """Every command and every query is answered with null."""
+    """Answers every command and every query with null."""
 
     @property
     def signature(self) -> str:
@@ -22,7 +22,7 @@ class NoOp(StateMachine):
         return None
 
     def rollback(self, savepoint: Any) -> None:
-        """There is nothing to undo."""
+        """Do nothing: there is nothing to undo."""
 
     def snapshot(self) -> None:
         return None

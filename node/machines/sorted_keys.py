@@ -1,4 +1,4 @@
-"""Keys in byte order, in blocks, so that an insertion moves a block and not everything."""
+"""Keys in byte order, in blocks, so that an insertion moves only one block."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class SortedKeys:
     __slots__ = ("_blocks", "_last_of")
 
     def __init__(self) -> None:
-        self._blocks: list[list[bytes]] = []  # none is empty
+        self._blocks: list[list[bytes]] = []  # no block is empty
         self._last_of: list[bytes] = []  # the last key of each block
 
     def __iter__(self) -> Iterator[bytes]:

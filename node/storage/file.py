@@ -1,10 +1,10 @@
 """Term, vote and log of a trust_disk member in one append-only file (``node.storage.format``).
 
-One ``persist`` is one batch and one synchronous write, however many records it has. The space that it writes
-to is zeros that were laid down and made durable before, so the disk need not note a new size or place each
-time: that would cost a second write, into a journal that all files share.
+One ``persist`` is one batch and one synchronous write, whatever the number of records. It writes into space
+that was filled with zeros and made durable before, so the disk need not record a new size or allocate a place
+each time: that would cost a second write, into a journal that all files share.
 
-The file grows with the log; it is written anew, compacted, when the member starts.
+The file grows with the log. When the member starts, the file is written again in compacted form.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from node.storage.format import (
     recover,
 )
 
-SPACE_BYTES: Final = 1024 * 1024  # laid down at a time
+SPACE_BYTES: Final = 1024 * 1024  # reserved at a time
 COMPACT_BYTES: Final = 1024 * 1024  # of payload in a batch of the compacted file
 
 
@@ -42,7 +42,8 @@ class FileStorage:
         """Open or create the file at ``path`` for incarnation ``me``.
 
         Raises:
-            CorruptStorageError: it belongs to another incarnation, is in use, or is not what was written.
+            CorruptStorageError: the file belongs to another incarnation, is in use, or is not what was
+                written.
         """
         self._path = path
         self._me = me
@@ -70,12 +71,12 @@ class FileStorage:
             raise CorruptStorageError(f"{self._path}: {exc}") from exc
 
     def _compact(self) -> tuple[int, int]:
-        """Write what counts into a new file beside the old one, and put it in its place.
+        """Write the records that still count into a new file, and put it in the place of the old one.
 
-        Returns its handle, every write through which is synchronous, and how far its space reaches.
+        Returns the new file's handle, whose writes are all synchronous, and the end of its reserved space.
         """
         fresh = self._path.with_name(self._path.name + ".new")
-        fresh.unlink(missing_ok=True)  # what a start that did not come to its end has left
+        fresh.unlink(missing_ok=True)  # left by a start that was interrupted
         handle = open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             _write_all(handle, file_head(self._batches.salt), 0)
@@ -108,8 +109,8 @@ class FileStorage:
         """Make ``records`` durable, in their order, with one write. Blocking: call it off the event loop.
 
         Raises:
-            OSError: the disk refused; nothing after this can be trusted to be durable, so the member must
-                stop.
+            OSError: the disk refused. Nothing written after this can be trusted to be durable, so the member
+                must stop.
         """
         at = self._batches.at
         data = self._batches.encode(encode_records(records))
@@ -138,7 +139,7 @@ def _portions(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
 
 
 def _whole_spaces(end: int) -> int:
-    """Return ``end`` rounded up to the next whole multiple of the space laid down at a time."""
+    """Return ``end`` rounded up to the next whole multiple of the space that is reserved at a time."""
     return end + -end % SPACE_BYTES
 
 

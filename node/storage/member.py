@@ -1,10 +1,11 @@
-"""Where a trust_disk member keeps what must outlive its process: its identity, and term, vote and log.
+"""The durable state of a trust_disk member: its identity, and term, vote and log.
 
     <directory>/identity.pem    the incarnation's private key, PKCS #8, readable by its owner only
     <directory>/log             ``node.storage.file``
 
-Both or nothing. A key without the log it has voted by would be a voter that has forgotten its promises, so
-without a log there is a new key, hence a new incarnation, which has promised nothing yet (rule R1).
+Either both are there or neither. A key without the log that it voted by would make a voter that has forgotten
+its promises. So without a log there is a new key, and a new incarnation, which has promised nothing yet (rule
+R1).
 """
 
 import contextlib
@@ -37,7 +38,7 @@ class MemberDisk:
 
 
 def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequence[str] = ()) -> MemberDisk:
-    """Go on as the incarnation that the directory holds, or begin as a new one.
+    """Go on as the incarnation that the directory holds; otherwise begin as a new one.
 
     Args:
         directory: made if it is absent.
@@ -46,8 +47,8 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
         hosts: see ``Identity.generate``.
 
     Raises:
-        CorruptStorageError: what is there is not what was written, belongs together with nothing, or is in
-            use by another process.
+        CorruptStorageError: the directory does not hold what was written, holds parts that do not match, or
+            is in use by another process.
     """
     files.make_directory(directory, mode=0o700)
     key_file, log_file = directory / "identity.pem", directory / "log"
@@ -63,7 +64,7 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
 
 @contextlib.contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Two first starts at once must not both choose an identity: one would run under a key that is gone."""
+    """Lock the directory: of two first starts at once, one would run under a key that the other replaced."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,5 +92,5 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _save_key(path: Path, identity: Identity) -> None:
-    """Make the key durable before anything is promised in its name."""
+    """Make the key durable before the member promises anything under it."""
     files.replace(path, identity.private_key_pem(), mode=0o600, durable=True)

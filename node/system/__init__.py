@@ -1,1 +1,1 @@
-"""The system state: what the group itself replicates beside the user's machine, such as who may call."""
+"""The system state: what the group itself replicates beside the user's machine, such as the access list."""

@@ -1,16 +1,17 @@
-"""Who may call, as replicated state: the same list on every member at the same index.
+"""The access list as replicated state: the same on every member at the same index.
 
-It begins with the founding list, which stands in the group document and so in the GroupId. Commands, which
-need ``admin``:
+It begins with the founding list, which is in the group document and so in the GroupId. Commands, which need
+``admin``:
 
     ["access-new", grant]                                     -> {"name", "credential", "admins"}
     ["access-revoke", {"name" | "credential", "force"?}]      -> {"name", "credential", "admins"}
 
-Queries: ``["access-list"]``, which needs ``admin``, -> ``{"grants": [grant...]}``, passwords left out; and
-``["access-current"]``, which is for members, -> null: asked strongly, it makes the list here current.
-``grant`` is what ``node.system.forms`` describes; ``admins`` is how many admins there are afterwards.
+Queries: ``["access-list"]``, which needs ``admin``, -> ``{"grants": [grant...]}``, without passwords; and
+``["access-current"]``, which is for members, -> null: a strong query of it makes this node's list current.
+``grant`` has the form in ``node.system.forms``; ``admins`` is the number of admins afterwards.
 
-Time is the log's own: a grant has expired for a command if its entry's time says so, on every member alike.
+Time is the log's own: for a command, a grant has expired if the time of the command's entry is past its
+expiry, on every member alike.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ _SYSTEM: Final = frozenset({Request.SYSTEM_COMMAND, Request.SYSTEM_QUERY})
 
 
 class AccessState(SystemPart):
-    """The access list behind the log.
+    """The access list that the log changes.
 
     Args:
         founding: the list of the group document.
@@ -48,10 +49,10 @@ class AccessState(SystemPart):
 
     @property
     def grants(self) -> AccessList:
-        """The list as of the newest applied entry. A value: it never changes, another one takes its place."""
+        """The list as of the newest applied entry. The value never changes: a new list takes its place."""
         return self._grants
 
-    # ---- who may do what ------------------------------------------------------
+    # ---- permissions ------------------------------------------------------
     def judge(
         self,
         credential: bytes | None,
@@ -61,11 +62,11 @@ class AccessState(SystemPart):
         now_ms: int,
         machine: StateMachine,
     ) -> None:
-        """Refuse whoever may not ask this, with ``not-permitted``.
+        """Refuse a caller that may not make this request, with ``not-permitted``.
 
-        What is no command or query may be refused with the machine's own code.
+        A malformed command or query may be refused with the machine's own code.
 
-        A member may ask by itself, for its evidence was accepted; but not for changes of this list.
+        A member may make requests for itself, because its evidence was accepted; but no changes of this list.
         """
         if credential is None:
             if request in _SYSTEM and name_of(value) in _NAMES - {CURRENT}:
@@ -89,7 +90,7 @@ class AccessState(SystemPart):
         """Execute one change.
 
         Raises:
-            CommandError: it is refused, and the list is as it was.
+            CommandError: the change is refused, and the list stays as it was.
         """
         match command:
             case ["access-new", form]:
@@ -149,7 +150,7 @@ class AccessState(SystemPart):
         """Answer from the list.
 
         Raises:
-            CommandError: it is none of the queries.
+            CommandError: ``query`` is not one of the queries.
         """
         if list(query) == [CURRENT]:
             return None
@@ -175,7 +176,7 @@ class AccessState(SystemPart):
         """Replace the whole list.
 
         Raises:
-            ValueError: this is no snapshot of an access list; the list is as it was.
+            ValueError: this is not a snapshot of an access list; the list is unchanged.
         """
         match snapshot:
             case [*forms]:

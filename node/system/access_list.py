@@ -9,13 +9,13 @@ from node.system.grants import Grant, Kind, not_permitted
 
 GRANTS_MAX: Final = 1024
 LIST_BYTES_MAX: Final = 1024 * 1024
-# Every change of the list has each node's TLS take them all as anchors, on its event loop.
+# After every change each node's TLS reads all certificates as trust anchors, on the node's event loop.
 CERTIFICATES_MAX: Final = 256
-_GRANT_BYTES: Final = 128  # beside its texts
+_GRANT_BYTES: Final = 128  # besides its texts
 
 
 class AccessList:
-    """Immutable: a change makes another one. Raises CommandError where two grants cannot be told apart."""
+    """Immutable: a change makes a new list. Raises CommandError if two grants share a name or credential."""
 
     __slots__ = ("_by_credential", "_by_name", "_certificates", "size_bytes", "unlimited")
 
@@ -26,19 +26,19 @@ class AccessList:
         self._certificates = 0
         for grant in grants:
             self._take(grant)
-        # Credentials that may give every command and query: of these nothing more needs to be asked.
+        # Credentials that permit every command and query: these need no further check.
         self.unlimited = frozenset(grant.credential for grant in self if grant.unlimited)
 
     def __iter__(self) -> Iterator[Grant]:
-        """In the order in which they were granted."""
+        """Iterate in the order in which the grants were made."""
         return iter(self._by_name.values())
 
     def __len__(self) -> int:
         return len(self._by_name)
 
     def of_credential(self, credential: bytes) -> Grant | None:
-        # A dictionary, not a comparison in constant time: it is looked up by a digest, of which nobody can
-        # choose a part.
+        # A dictionary, not a comparison in constant time: the key is a digest, and no caller can choose a
+        # part of a digest.
         return self._by_credential.get(credential)
 
     def of_name(self, name: str) -> Grant | None:
@@ -58,11 +58,11 @@ class AccessList:
         return grant
 
     def of_token(self, token: bytes) -> Grant | None:
-        """Return the grant of whoever shows this bearer token."""
+        """Return the grant of a caller that shows this bearer token."""
         return self._of_kind(hashlib.sha256(token).digest(), Kind.TOKEN)
 
     def of_key(self, spki_digest: bytes) -> Grant | None:
-        """Return the grant of whoever has shown, in TLS, that he holds this key."""
+        """Return the grant of a caller that has proved in TLS that it holds this key."""
         return self._of_kind(spki_digest, Kind.CERTIFICATE)
 
     def _of_kind(self, credential: bytes, kind: Kind) -> Grant | None:
@@ -75,14 +75,14 @@ class AccessList:
         return tuple(grant.certificate for grant in self if grant.certificate is not None)
 
     def admins(self, now_ms: int) -> tuple[Grant, ...]:
-        """Return whoever may change this list at this time."""
+        """Return the grants that permit changes of this list at this time."""
         return tuple(grant for grant in self if grant.is_admin and not grant.expired(now_ms))
 
     def with_grant(self, grant: Grant, now_ms: int) -> "AccessList":
-        """Return the list with ``grant`` too. If there is no room, what has expired makes it.
+        """Return the list with ``grant`` too. If there is no room, expired grants are removed.
 
         Raises:
-            CommandError: its name or credential is in the list, or there is no room.
+            CommandError: the list has the name or credential already, or there is no room.
         """
         try:
             return AccessList((*self, grant))

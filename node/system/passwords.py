@@ -1,7 +1,7 @@
 """Passwords: hashed with scrypt (RFC 7914) before they reach the log.
 
-One set of parameters, so that every judgement costs the same, whoever is named; another set would be another
-``version``.
+There is one set of parameters, so that every judgement costs the same, whichever user is named. Another set
+would be another ``version``.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _MEMORY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class Password(Struct, frozen=True):
-    """What is kept of a password."""
+    """What is stored of a password."""
 
     version: int
     salt: bytes
@@ -36,12 +36,12 @@ class Password(Struct, frozen=True):
 
 
 def hash_password(password: bytes, salt: bytes) -> Password:
-    """Return what is kept of ``password``. Blocking, and dear: not for an event loop."""
+    """Return what is stored of ``password``. Blocking and expensive: not for an event loop."""
     return Password(VERSION, salt, _scrypt(password, salt))
 
 
 def matches(password: bytes, kept: Password) -> bool:
-    """Return whether this is the password. Blocking, and dear: not for an event loop."""
+    """Return whether this is the password. Blocking and expensive: not for an event loop."""
     return hmac.compare_digest(_scrypt(password, kept.salt), kept.hash)
 
 

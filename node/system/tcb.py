@@ -1,12 +1,12 @@
-"""When the group first saw each set of collateral, as replicated fact: what grace periods count from.
+"""When the group first saw each set of collateral, as replicated state: the start of grace periods.
 
-A note on one node's disk could be deleted by its host, and grace would begin again. Command, for members
-alone:
+A host could delete a note on one node's disk, and grace would begin again. There is one command, which only
+members may use:
 
     ["tcb-seen", fmspc, number, newest level]     -> true if it is new       6 bytes, a number, Unix seconds
 
-A member writes it when its own fetch first brings a number, the leader at once, others a moment later. The
-time of the sight is the entry's. A number that is not above all others of its platform model is no news.
+A member writes it when its own fetch first brings a number: the leader at once, other members a moment later.
+The time of the sight is the entry's. A number that is not above all others of its platform model is not new.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class TcbState(SystemPart):
 
     @property
     def sights(self) -> tuple[Sight, ...]:
-        """All of them. From any thread: a change makes another value."""
+        """All sights. From any thread: a change makes another value."""
         return tuple(
             Sight(
                 seen=CollateralSet(
@@ -99,7 +99,7 @@ class TcbState(SystemPart):
         known = self._sights.get(fmspc, ())
         if known and number <= known[-1][0]:
             return False
-        # Nothing is ever dropped for room: what is forgotten would begin its grace again.
+        # No sight is ever dropped to make room: the grace of a forgotten one would begin again.
         if (not known and len(self._sights) >= MODELS_MAX) or len(known) >= NUMBERS_MAX:
             raise CommandError("tcb-seen-full", "there is no room for another sight: those there are stay")
         self._sights = MappingProxyType({**self._sights, fmspc: (*known, (number, newest, at_ms))})
@@ -121,7 +121,7 @@ class TcbState(SystemPart):
         """Replace everything.
 
         Raises:
-            ValueError: this is no snapshot of it; the state is as it was.
+            ValueError: this is not a snapshot of this state; the state is unchanged.
         """
         if not isinstance(snapshot, list) or len(snapshot) > MODELS_MAX:
             raise ValueError("not a snapshot of what was seen of collateral")
