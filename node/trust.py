@@ -241,7 +241,7 @@ def further_issuers_of(config: NodeConfig) -> tuple[TicketIssuer, ...]:
 
 
 def load_freshness(config: NodeConfig) -> FreshnessState:
-    """Return what earlier lives of this node saw. The host owns the disk, but it can only delete the memory.
+    """Return what earlier lives of this node saw. The host owns the disk, and can only make the node forget.
 
     Raises:
         ConfigError: the file exists and is damaged; the operator must decide whether to delete it.

@@ -273,7 +273,7 @@ class AuditLog:
             files.copy(aside[0], self._size)
         self._descriptor = files.open_written()
         if start is None or start != link or (not self._full and start.seq > self._gone_to):
-            # The current file would follow an event that is not there, so nothing could show it complete.
+            # The current file begins at a place where no file that is left ends.
             start = start or EMPTY
             missing = AuditChainError(start.seq, "predecessor-missing", "is not the end of the file before")
             broken = broken or missing

@@ -1,7 +1,7 @@
 """The certificate that a peer shows in TLS: self-signed, P-256, no authority behind it.
 
 TLS has proved that the peer holds the key; all else follows from evidence about that key. Names, dates and
-extensions are therefore not read: the peer writes them itself, and the dates depend on the host's clock.
+extensions are therefore not judged: the peer writes them itself, and the host's clock must not decide here.
 """
 
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ class TurnThread:
 
     @property
     def usage(self) -> Usage:
-        """How many jobs wait, and of which standing."""
+        """How much of the pool of waiting jobs is in use."""
         return self._waiting.usage
 
     def run(self, work: Callable[[], Any], share: Share, *, known: bool) -> "asyncio.Future[Any]":

@@ -160,7 +160,7 @@ class MemberDriver:
         self.submit(BondDown(peer, loss))
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
-        """Take a message from a bond. One that no member sends ends the bond; too many pause it."""
+        """Take a peer's message. One that no member sends ends the bond; too many pause the reading."""
         if self._closed is not None:
             return
         try:
