@@ -27,7 +27,7 @@ class WorkEndedError(Exception):
 
 
 class FatalWorkError(Exception):
-    """Work that the process cannot go on without has failed; the cause says how."""
+    """Work that the process cannot go on without has failed; ``__cause__`` is its error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

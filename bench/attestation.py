@@ -4,7 +4,7 @@
 
 Medians over the calls: from raw (quote and collateral as bytes) and warm (collateral verified once). Then a
 storm of 1,000 different quotes, with the memory before and after. Uses a real quote of the shared vectors
-if they are there, a mock authority's otherwise, and says which.
+if they are there, otherwise a mock authority's; the report shows which.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def _evidence() -> tuple[str, bytes, bytes, datetime, TrustRoot]:
 def _medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
     """Return each call's medians in milliseconds: of the clock, and of this thread's processor time.
 
-    Taken in turns of BLOCK calls, so that noise meets all alike; on a busy machine only the second is worth
-    comparing.
+    The calls take turns in blocks of BLOCK calls, so that noise affects all alike. On a busy machine, compare
+    only the processor time.
     """
     wall: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}

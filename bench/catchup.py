@@ -1,13 +1,14 @@
-"""How fast a fresh learner pulls a long log, and what that costs the writers.
+"""How fast a fresh learner pulls a long log, and how much that slows the writers.
 
 python -m bench.catchup [--entries 100000] [--rate 1000]
 
 Three voters take writes at a steady rate while a fourth node joins behind the whole log. All four are
-processes on this machine; the learner's process is up before it begins, so that the interpreter's start is
-not measured. The writes asked for while it pulled stand beside those of an equally long time before it began
-(of ``BEFORE_S`` at most) and those asked for while it joined. Shares of a core are of process time: on a
-machine that does other work too, a learner with a share far below one did not get the core (or waited), and
-``cpu_us_per_entry`` says what it could have done. Voters are listed leader first.
+processes on this machine. The learner's process starts before the measurement, so that the interpreter's
+start is not measured. The report compares the writes requested while the learner pulled with the writes in an
+equally long time before it began (at most ``BEFORE_S``) and with the writes requested while it joined. Shares
+of a core are of process time: on a machine that does other work too, a learner with a share far below one did
+not get the core (or waited), and ``cpu_us_per_entry`` shows the speed that was possible. Voters are listed
+leader first.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def workers(directory: Path) -> list[Worker]:
 
 
 async def fill(leader: Worker, entries: int) -> int:
-    """Write until the log is so long; return its length."""
+    """Write until the log has at least this length; return its length."""
     while True:
         state = await leader.ask(do="status")
         if state["applied"] >= entries:
@@ -64,13 +65,13 @@ async def cpu_seconds(workers: list[Worker]) -> list[float]:
 
 
 async def cpu_since(earlier: list[float], workers: list[Worker], seconds: float) -> list[float]:
-    """Return what share of a core each took since then."""
+    """Return the share of a core that each process used since then."""
     now = await cpu_seconds(workers)
     return [round((after - before) / seconds, 2) for before, after in zip(earlier, now, strict=True)]
 
 
 def latencies(asked: list[dict[str, Any]], from_s: float, until_s: float) -> dict[str, float]:
-    """Return what the writes took that were asked for within this time."""
+    """Return the latencies of the writes that were requested within this time."""
     took = sorted(took for each in asked for at, took in each["writes"] if from_s <= at < until_s)
     if not took:
         return {"writes": 0}
@@ -120,7 +121,7 @@ async def main() -> None:
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--rate", type=int, default=1000, help="writes per second")
     args = parser.parse_args()
-    require_pysyncobj()  # no group of it runs here, but ``bench.pysyncobj_node`` is what runs
+    require_pysyncobj()  # no group of it runs here, but ``bench.pysyncobj_node`` imports it
     report = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cores": os.cpu_count(),

@@ -1,7 +1,7 @@
 """A local cluster for measuring: started by its public command, followed by its JSON events.
 
-One whose nodes trust their disks is written as ``bondstone dev`` writes it, with that setting added: a
-development cluster has no such flag.
+For a cluster with nodes that trust their disks, this module writes the files as ``bondstone dev`` does, with
+that setting added: a development cluster has no such flag.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Cluster:
-    """What ``ready`` said, and the events so far with the seconds since start."""
+    """The ``ready`` event, and all events until now with the seconds since start."""
 
     ready: dict[str, Any]
     seconds_to_ready: float
@@ -45,7 +45,7 @@ class Cluster:
         return int(self.nodes[node]["api"].rpartition(":")[2])
 
     def cpu_seconds(self) -> float:
-        """User and system CPU seconds of all nodes so far."""
+        """User and system CPU seconds of all nodes until now."""
         total = 0
         for node in self.nodes:
             fields = Path(f"/proc/{node['pid']}/stat").read_text().rpartition(") ")[2].split()

@@ -1,6 +1,6 @@
-"""Keep-alive HTTPS clients that cost little, so that what is measured is the server.
+"""Keep-alive HTTPS clients that cost little, so that the measurement is of the server.
 
-Each client sends its next request when the answer to the last has come (closed loop).
+Each client sends its next request when it has received the answer to the last one (closed loop).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Load:
-    """What one run saw. Latencies in seconds."""
+    """The results of one run. Latencies in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     failures: int = 0
@@ -75,7 +75,7 @@ def post(path: str, body: bytes, *, token: str | None, host: str = "127.0.0.1") 
 async def run_load(
     requests: list[bytes], *, port: int, tls: ssl.SSLContext, seconds: float
 ) -> tuple[Load, float]:
-    """Run one client per request for so long; return what they saw and the seconds it took."""
+    """Run one client per request for this many seconds; return their results and the seconds it took."""
     load = Load()
     loop = asyncio.get_running_loop()
     start = time.perf_counter()

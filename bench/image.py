@@ -2,8 +2,8 @@
 
 python -m bench.image [--out DIR]        (on an idle machine; needs qemu-system-x86)
 
-Seconds on the wall are what an idle machine is held to. CPU seconds are given beside them: on a busy machine
-only they say anything, and two cores need at least half of a group's sum.
+The aims are in wall-clock seconds on an idle machine. The report also has CPU seconds: on a busy machine only
+they are meaningful, and two cores need at least half of a group's sum.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def guests(image: Path, count: int, port: int, path: str) -> dict[str, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    # proc(5): utime and stime are fields 14 and 15; what follows the name's parenthesis starts with field 3.
+    # proc(5): utime and stime are fields 14 and 15; field 3 is the first after the name's parenthesis.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -4,7 +4,7 @@ python -m bench.pysyncobj [--rounds 3] [--seconds 5] [--in-flight 64]
 
 Both as three processes on loopback, in one run, alternating. The load is made in the leader's own process
 through the system's own Python API (no HTTP); ``follower`` numbers in a follower's. bondstone runs as it
-always does, over attested TLS 1.3 bonds; PySyncObj speaks plain TCP. Each keeps its default timing.
+always does, over attested TLS 1.3 bonds; PySyncObj uses plain TCP. Each keeps its default timing.
 Needs PySyncObj, one of the development tools.
 """
 
@@ -60,7 +60,7 @@ class Worker:
         return answer
 
     def begin(self) -> None:
-        """Let a worker begin that was started with ``--hold``."""
+        """Let a worker that was started with ``--hold`` begin."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
@@ -136,7 +136,7 @@ async def throughput(name: str, in_flight: int, seconds: float) -> dict[str, Any
 
 
 async def failover(name: str) -> dict[str, Any]:
-    """Kill the leader under a paced load at a follower that lives on."""
+    """Kill the leader under a paced load at a follower that keeps running."""
     async with group(name) as (leader, followers):
         running = asyncio.ensure_future(followers[0].ask(do="pace", every_s=PACE_S, seconds=FAILOVER_SECONDS))
         await asyncio.sleep(KILL_AFTER_S)
@@ -145,7 +145,7 @@ async def failover(name: str) -> dict[str, Any]:
 
 
 def require_pysyncobj() -> None:
-    """End with a hint if it is missing: the processes of a group would only say so in their logs."""
+    """End with a hint if it is missing: the processes of a group would only report it in their logs."""
     if find_spec("pysyncobj") is None:
         raise SystemExit("PySyncObj is missing. hint: pip install --require-hashes -r requirements-dev.lock")
 

@@ -4,7 +4,7 @@ Started by ``bench.pysyncobj`` and ``bench.catchup``. Reads JSON requests from s
 each with one line: ``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``,
 ``{"do": "pace", "every_s", "seconds"}``, and for bondstone ``{"do": "rate", "per_second", "seconds"}``,
 ``{"do": "catch_up", "target"}``.
-Both systems replicate ``put(key, value)`` of the same sizes and count a command when the group has committed
+Both systems replicate ``put(key, value)`` of the same sizes. A command counts when the group has committed
 it, this process has applied it and the caller has its result.
 """
 
@@ -33,7 +33,7 @@ KEYS = 1000
 
 
 class System(Protocol):
-    """What is measured."""
+    """The measured system."""
 
     def leads(self) -> bool: ...
     def ready(self) -> bool: ...
@@ -43,7 +43,7 @@ class System(Protocol):
 
 
 class BondstoneSystem:
-    """A whole node; only its HTTP API is passed by."""
+    """A whole node; the load bypasses only its HTTP API."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -60,7 +60,7 @@ class BondstoneSystem:
 
     async def put(self, key: str, value: str) -> bool:
         command = {"op": "put", "key": key, "value": value}
-        # By the member itself: there is no caller whose credential could be judged.
+        # The member itself submits it: there is no caller with a credential to judge.
         group = self._daemon._require_group()
         outcome = await group.outcome(lambda token: Execute(token, (command,)), timeout_s=10)
         return isinstance(outcome, Ok) and isinstance(outcome.results[0], Applied)
@@ -78,7 +78,7 @@ class Store(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
 
 class PySyncObjSystem:
-    """With its own defaults. Its callbacks come on its own thread."""
+    """PySyncObj with its own defaults. It calls its callbacks on its own thread."""
 
     def __init__(self, me: str, others: list[str], journal: Path | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -108,7 +108,7 @@ def _resolve(done: "asyncio.Future[bool]", succeeded: bool) -> None:
 
 
 async def load(system: System, in_flight: int, seconds: float) -> dict[str, Any]:
-    """Keep so many commands in flight for so long."""
+    """Keep this many commands in flight for this many seconds."""
     latencies: list[float] = []
     failures = 0
     start = time.perf_counter()
@@ -135,7 +135,7 @@ async def load(system: System, in_flight: int, seconds: float) -> dict[str, Any]
 
 
 async def pace(system: System, every_s: float, seconds: float) -> dict[str, Any]:
-    """Hand in a command every ``every_s``, whatever became of those before; find the longest silence."""
+    """Submit a command every ``every_s``, without waiting for the earlier ones; find the longest gap."""
     completed = [time.perf_counter()]
     waiting: set[asyncio.Task[None]] = set()
 
@@ -159,9 +159,9 @@ async def pace(system: System, every_s: float, seconds: float) -> dict[str, Any]
 
 
 async def rate(system: System, per_second: int, seconds: float) -> dict[str, Any]:
-    """Hand in so many commands a second, evenly, whatever became of those before.
+    """Submit this many commands a second, evenly, without waiting for the earlier ones.
 
-    The answer says of each when it was asked, by the machine's monotonic clock, and how long it took.
+    For each command, the answer has the latency and the start time, by the machine's monotonic clock.
     """
     writes: list[tuple[float, float]] = []
     waiting: set[asyncio.Task[None]] = set()
@@ -186,7 +186,7 @@ async def rate(system: System, per_second: int, seconds: float) -> dict[str, Any
 
 
 async def catch_up(system: BondstoneSystem, target: int) -> dict[str, Any]:
-    """Say how long it took from the first entry here to the one at ``target``, and when that was."""
+    """Report how long it took from the first entry here to the one at ``target``, and when that was."""
     asked = time.monotonic()
     while (first := system.applied()) == 0:
         await asyncio.sleep(0.001)
@@ -240,7 +240,7 @@ async def main() -> None:
     parser.add_argument("--hold", action="store_true", help="begin at the first byte of standard input")
     args = parser.parse_args()
     if args.hold:
-        os.read(sys.stdin.fileno(), 1)  # unbuffered: what follows is for ``serve``
+        os.read(sys.stdin.fileno(), 1)  # unbuffered: ``serve`` reads the rest
     if args.config is not None:
         files = load_node(args.config)
         async with running(files.document, files.config, lambda _event: None) as daemon:

@@ -1,4 +1,4 @@
-"""Schedules and events per CPU second of the simulator, on one core, every oracle watching.
+"""Schedules and events per CPU second of the simulator, on one core, with every oracle active.
 
 python -m bench.simulator [--schedules 300] [--compiled] [--json]
 """
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         **totals.to_json_value(),
         "schedules_per_cpu_second": round(totals.schedules / seconds, 1),
         "events_per_cpu_second": round(totals.events / seconds),
-        # What one core does in schedules of exactly 600 events, healing counted as events like any other.
+        # The rate on one core in schedules of exactly 600 events. Healing counts as events like any other.
         "schedules_of_600_events_per_cpu_second": round(totals.events / seconds / 600, 1),
     }
 

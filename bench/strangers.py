@@ -2,10 +2,11 @@
 
 python -m bench.strangers [--runs 5] [--only NAME]
 
-One node runs in a process of its own and watches its loop; this one sends, each input on a fresh connection,
-and asks afterwards. Of the runs of one input the least stall counts: what else the machine does adds to it.
-``cpu_ms`` is what the loop's thread computed in one go, without what others had the core for meanwhile. The
-aims are for it: 20 ms for strangers and whoever has the group key, 50 ms for writers.
+One node runs in a process of its own and watches its loop. This process sends each input on a fresh
+connection and then requests the node's result. The least stall of an input's runs counts, because other work
+on the machine only adds to it. ``cpu_ms`` is the longest CPU time of the loop's thread between two turns; it
+does not include time in which other processes had the core. The aims are for ``cpu_ms``: 20 ms for strangers
+and for peers that have the group key, 50 ms for writers.
 """
 
 import argparse
@@ -50,7 +51,7 @@ AIM_MS = {"stranger": 20, "key holder": 20, "writer": 50}
 
 # ---- the node ---------------------------------------------------------------------------------
 class Watch:
-    """The longest time between two turns of the loop, and the most that its thread computed between them."""
+    """The longest time between two turns of the loop, and the longest CPU time of its thread between them."""
 
     def __init__(self) -> None:
         self.reset()
@@ -69,7 +70,7 @@ class Watch:
 
 
 async def serve(directory: Path, port: int) -> None:
-    """Run the node; answer each line on standard input with what was seen since the line before."""
+    """Run the node; answer each line on standard input with the results since the line before."""
     cluster = DevCluster(directory, nodes=1, api_port=port, emit=lambda _event: None)
     cluster.prepare()
     (node,) = cluster.nodes
@@ -102,7 +103,7 @@ async def serve(directory: Path, port: int) -> None:
 
 
 class Target:
-    """The running node, from here."""
+    """The running node, as this process sees it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -116,7 +117,7 @@ class Target:
         return line
 
     def seen(self) -> dict[str, float]:
-        """Return what was seen since the last call."""
+        """Return the results since the last call."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -167,13 +168,13 @@ def json_of(shape: bytes, wrap: bytes = b'{"command":[') -> bytes:
 
 
 def few_values(count: int = 8000) -> bytes:
-    """As many values as are taken, in a command that no machine takes."""
+    """As many values as the node accepts, in a command that no machine accepts."""
     return b'{"command":[' + b"[]," * (count // 2) + b"0]}"
 
 
 # ---- over the bond port ---------------------------------------------------------------------------
 def huge_key(bits: int = 3072) -> rsa.RSAPrivateKey:
-    """Return an RSA key with an exponent that makes its verification as dear as its use."""
+    """Return an RSA key with an exponent that makes its verification as expensive as signing."""
     known = rsa.generate_private_key(65537, bits).private_numbers()
     p, q = known.p, known.q
     order, e = (p - 1) * (q - 1), (1 << (bits - 8)) + 1
@@ -186,7 +187,7 @@ def huge_key(bits: int = 3072) -> rsa.RSAPrivateKey:
 
 
 def chain_context(length: int = 60) -> SSL.Context:
-    """Return a TLS client with a P-256 leaf below so many RSA certificates."""
+    """Return a TLS client with a P-256 leaf below this many RSA certificates."""
     key, leaf_key, now = huge_key(), ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
 
     def named(number: int) -> x509.Name:
@@ -216,7 +217,7 @@ def chain_context(length: int = 60) -> SSL.Context:
 
 
 class Peer:
-    """A client of the bond port that says whatever it wants."""
+    """A client of the bond port that can send any message."""
 
     def __init__(self, target: Target, context: SSL.Context | None = None) -> None:
         self.identity = Identity.generate("stranger", datetime.now(UTC))
@@ -247,7 +248,7 @@ class Peer:
                 self._frames.receive_data(self.tls.receive_data_untrusted(data))
 
     def prove(self) -> None:
-        """Say hello, and prove the group key."""
+        """Send a Hello, and prove the group key."""
         at, me = self._target.at, self.identity.peer_id
         group_id = bytes.fromhex(at["group_id"])
         self.send(
@@ -308,7 +309,7 @@ def raw(target: Target, which: str, data: bytes) -> None:
         plain.recv(65536)
 
 
-# ---- what is sent -----------------------------------------------------------------------------------
+# ---- the inputs -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Input:
     who: str
@@ -356,7 +357,7 @@ def measure(target: Target, one: Input, runs: int) -> dict[str, Any]:
     for _ in range(runs):
         target.seen()
         one.send(target)
-        time.sleep(0.05)  # what it left behind in the loop
+        time.sleep(0.05)  # includes the work that it left in the loop
         seen.append(target.seen())
     stall_ms = min(run["stall_s"] for run in seen) * 1000
     cpu_ms = min(run["cpu_s"] for run in seen) * 1000
@@ -390,7 +391,7 @@ def main() -> None:
             ]
             assert process.stdin is not None
             process.stdin.close()
-    # By what the loop computed: on a machine with other work its wall clock says how long that work took.
+    # Compared by CPU time: on a busy machine, the wall clock would include the time of other work.
     over = [result["input"] for result in results if result["cpu_ms"] > result["aim_ms"]]
     print(json.dumps({"inputs": results, "over_the_aim": over}, indent=2))
 

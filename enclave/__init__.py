@@ -1,4 +1,4 @@
-"""The attester (RATS, RFC 9334): what the inside of a trust domain offers.
+"""The attester (RATS, RFC 9334): the facilities inside a trust domain.
 
     from datetime import UTC, datetime
     from enclave import Identity, MockAuthority
@@ -10,7 +10,7 @@
     quote = td.quote(report_data=bytes(64))
 
 A real TD is ``TsmAttester()``: the same interface, over the kernel's configfs-tsm. The mock's quotes verify
-under ``authority.trust_root`` alone, and everything that is made of them is marked as mock.
+under ``authority.trust_root`` alone, and every result from them is marked as mock.
 
 These names are the package's interface. The modules behind them may move.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from enclave.mock.authority import MockAuthority as MockAuthority
     from enclave.tsm import TsmAttester as TsmAttester
 
-# Where each name is: it is imported when it is asked for, so that one command does not load all.
+# The module of each name. A name is imported at its first use, so that one command does not load everything.
 _PLACES: Final = {
     "Attester": "enclave.attester",
     "EnclaveError": "enclave.errors",
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the interface when it is first asked for (PEP 562)."""
+    """Import a name of the interface at its first use (PEP 562)."""
     place = _PLACES.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The seam between a node and the trust domain that it runs in."""
+"""The interface between a node and the trust domain that it runs in."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ REPORT_DATA_BYTES = 64
 
 
 class Attester(Protocol):
-    """What a node asks of the TD around it. Real: configfs-tsm. Mock: ``enclave.mock``."""
+    """What a node needs from its TD. The real one uses configfs-tsm; the mock one is in ``enclave.mock``."""
 
     @property
     def mock(self) -> bool:

@@ -2,7 +2,7 @@
 
 
 class EnclaveError(Exception):
-    """The base: something that the inside of a trust domain should offer is not there."""
+    """The base: a facility that a trust domain should offer is missing."""
 
 
 class NotATrustDomainError(EnclaveError):
@@ -10,8 +10,8 @@ class NotATrustDomainError(EnclaveError):
 
 
 class QuoteUnavailableError(EnclaveError):
-    """This is a TD, but no quote could be had now (quoting service busy, down, or the host refused)."""
+    """This is a TD, but no quote is available now (quoting service busy, down, or the host refused)."""
 
 
 class MockAuthorityError(EnclaveError):
-    """The saved mock authority cannot be read: the message names the file and what to do."""
+    """The saved mock authority cannot be read: the message names the file and the remedy."""

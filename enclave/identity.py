@@ -1,8 +1,8 @@
 """The node's identity: a key born in the trust domain's memory, and its self-signed certificate.
 
 The key is never written anywhere, so a reboot is a new incarnation with a new peer id; the safety of
-the volatile voters rests on exactly that. Trust in the key comes from a quote that names its digest,
-never from the certificate, whose dates and names therefore promise nothing.
+the volatile voters depends on that. Trust in the key comes from a quote that contains its digest, never from
+the certificate, so the certificate's dates and names prove nothing.
 A ``trust_disk`` node, which trusts its host, is the exception: it keeps its key on its disk.
 """
 
@@ -19,8 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from attestation.tickets.ids import peer_id_of_spki
 
-# Expiry of admission is the ticket's business. The certificate only must never be what ends a bond,
-# so it outlives every uptime, and starts early enough for a verifier whose clock is behind ours.
+# The ticket alone decides when an admission expires. The certificate must never end a bond, so it outlives
+# every uptime, and starts early enough for a verifier with a clock behind ours.
 VALIDITY_BEFORE: Final = timedelta(days=30)
 VALIDITY_AFTER: Final = timedelta(days=3650)
 
@@ -56,7 +56,7 @@ class Identity:
             hosts: further DNS names and IP addresses under which clients reach this node.
 
         Raises:
-            ValueError: the name or a host cannot stand in a certificate.
+            ValueError: the name or a host is not valid in a certificate.
         """
         return cls.of_key(ec.generate_private_key(ec.SECP256R1()), name, now, hosts=hosts)
 
@@ -64,7 +64,7 @@ class Identity:
     def of_key(
         cls, key: ec.EllipticCurvePrivateKey, name: str, now: datetime, *, hosts: Sequence[str] = ()
     ) -> "Identity":
-        """Return the incarnation whose P-256 key this is, with a new certificate. As ``generate`` else."""
+        """Return the incarnation with this P-256 key and a new certificate. Otherwise as ``generate``."""
         if not 1 <= len(name) <= NAME_CHARS_MAX:
             raise ValueError(f"a node name has 1 to {NAME_CHARS_MAX} characters, not {len(name)}")
         spki = key.public_key().public_bytes(
@@ -80,7 +80,7 @@ class Identity:
         )
 
     def private_key_pem(self) -> bytes:
-        """Return the unencrypted PKCS #8 PEM of the key, for TLS libraries that insist on PEM."""
+        """Return the unencrypted PKCS #8 PEM of the key, for TLS libraries that accept only PEM."""
         return self.private_key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -88,7 +88,7 @@ class Identity:
         )
 
     def certificate_pem(self) -> bytes:
-        """Return the PEM of the certificate: what an HTTPS client pins."""
+        """Return the PEM of the certificate, which an HTTPS client pins."""
         certificate = x509.load_der_x509_certificate(self.certificate_der)
         return certificate.public_bytes(serialization.Encoding.PEM)
 

@@ -1,4 +1,4 @@
-"""Makes this node's own TDX tickets: claims, a quote over them, and what helps others to judge it."""
+"""Makes this node's own TDX tickets: claims, a quote over them, and the data that peers need to judge it."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ class TdxTicketIssuer:
         endorsements_source: collateral of our own platform, to staple; None to staple none.
         started_at: when this node started, aware UTC.
         lifetime: from quote to expiry.
-        runtime_events: what this node has extended into RTMR3 so far, in order.
+        runtime_events: the events that this node has extended into RTMR3, in order.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class TdxTicketIssuer:
 
         Args:
             group_id: the group whose bond is being formed, 32 bytes; None outside a group.
-            cluster: of which this node holds a committed entry; None before that.
+            cluster: the cluster of which this node holds a committed entry; None before that.
             binding: from the verifier's nonce and this connection, 32 bytes; None for publication.
             now: aware.
 
         Raises:
             NotATrustDomainError: there is no TD here.
-            QuoteUnavailableError: no quote, or no usable event log, could be had.
+            QuoteUnavailableError: no quote, or no usable event log, is available.
         """
         quoted_at = whole_seconds(now)
         claims = TdxClaims(
@@ -80,7 +80,7 @@ class TdxTicketIssuer:
             expires_at=quoted_at + self._lifetime,
             binding=binding,
         )
-        # The log first: what is extended between log and quote would contradict it.
+        # The log comes first. An extension between log and quote would contradict the log.
         events = self._runtime_events()
         quote = self._attester.quote(claims.report_data())
         source = self._endorsements_source

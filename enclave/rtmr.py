@@ -1,7 +1,7 @@
 """Measurement registers in sysfs (Linux 6.16 and newer; A13.2).
 
-RTMR0 and RTMR1 belong to firmware and boot loader; the running system extends RTMR2 and RTMR3. Whoever
-extends keeps the log, because no CCEL has it.
+RTMR0 and RTMR1 belong to firmware and boot loader; the running system extends RTMR2 and RTMR3. The program
+that extends a register keeps the log, because no CCEL contains these events.
 """
 
 import errno
@@ -25,7 +25,7 @@ _FIXED: Final = {
 
 
 class RegisterError(EnclaveError):
-    """A measurement register is there, but did not do what it should."""
+    """A measurement register is there, but an operation on it failed."""
 
 
 class MeasurementRegisters:
@@ -70,8 +70,8 @@ class MeasurementRegisters:
         Raises:
             ValueError: another register, or another length.
             NotATrustDomainError: there are no registers here.
-            RegisterError: the kernel refused, or somebody else extended at the same time, so that a log
-                which lists our digest alone would not replay.
+            RegisterError: the kernel refused, or another process extended at the same time, so that a log
+                with our digest alone would not replay.
         """
         if index not in EXTENDABLE:
             raise ValueError(f"RTMR{index} is not ours to extend, only RTMR2 and RTMR3 are")

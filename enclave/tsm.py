@@ -1,17 +1,17 @@
 """Quotes from configfs-tsm (Linux 6.7 and newer; A13.1).
 
     mkdir <root>/<name>          ENOENT: no configfs-tsm; ENXIO: no provider. Either way: no TD
-    read provider                "tdx_guest", or we are not where we think
+    read provider                "tdx_guest"; otherwise this is another kind of machine
     read generation              g
     write 64 bytes to inblob     takes effect when the file is closed, and configfs drops its error
-    read generation              g + 1, or our write was lost (EBUSY, say), or is not the only one
+    read generation              g + 1; otherwise our write was lost (such as EBUSY), or is not the only one
     read outblob                 the quote; made now, under a lock of the whole machine
-    read generation              still g + 1, or another one's write came between
+    read generation              still g + 1; otherwise another process wrote in between
     rmdir                        always
 
-One directory per request, so that nobody reads another's report; the generation all the same, and at the
-end the quote itself must carry the REPORTDATA that was asked for. There is no other way to a quote, and
-above all no fallback to the mock.
+There is one directory per request, so that no request reads another's report. The generation is checked all
+the same, and at the end the quote itself must carry the requested REPORTDATA. There is no other way to a
+quote, and in particular no fallback to the mock.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ NAME_PREFIX: Final = "bondstone-"
 TEXT_BYTES_MAX: Final = 256
 
 BACKOFF_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 5.0)
-"""Waits between attempts. Together more than 30 s: so long an abandoned request may stay in flight."""
+"""Waits between attempts. Together more than 30 s: an abandoned request may stay in flight that long."""
 
 _BUSY: Final = frozenset({errno.EBUSY, errno.EINTR, errno.EAGAIN, errno.EEXIST})
-# The kernel has waited 30 s by itself, or the host said no: worth few attempts, not all of them.
+# The kernel has waited 30 s by itself, or the host refused: worth a few attempts, not all of them.
 _HOST: Final = frozenset({errno.ETIMEDOUT, errno.EIO})
 HOST_ATTEMPTS_MAX: Final = 3
 
@@ -59,7 +59,7 @@ _WHY: Final = {
 
 
 class ReportTree(Protocol):
-    """The file operations that the protocol is made of. Each raises OSError, as the kernel does."""
+    """The file operations that the protocol uses. Each raises OSError, as the kernel does."""
 
     def names(self) -> list[str]:
         """Return the names of the report directories that exist."""
@@ -117,7 +117,7 @@ class ConfigfsTree:
             if written != len(data):
                 raise OSError(errno.EIO, f"{written} of {len(data)} bytes were taken")
         finally:
-            # What the kernel makes of a binary attribute happens here.
+            # The kernel handles the bytes of a binary attribute at this point.
             os.close(descriptor)
 
 
@@ -135,8 +135,8 @@ class TsmAttester:
     Args:
         root: where the kernel has its report directories.
         event_log: the CCEL log that firmware left.
-        tree: the file operations, the kernel's own unless a test says otherwise.
-        sleep: waits a number of seconds.
+        tree: the file operations, the kernel's own except in tests.
+        sleep: waits for the given number of seconds.
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class TsmAttester:
         """Make sure that this is a TD with quotes, and remove directories that dead processes left.
 
         Raises:
-            NotATrustDomainError: it is not.
-            QuoteUnavailableError: it cannot be told now.
+            NotATrustDomainError: it is not a TD with quotes.
+            QuoteUnavailableError: this cannot be determined now.
         """
         self._remove_stale()
         self._attempts(self._require_provider)
@@ -176,7 +176,7 @@ class TsmAttester:
         Raises:
             ValueError: another length.
             NotATrustDomainError: there is no TD here.
-            QuoteUnavailableError: retries did not help; the message says why the last one failed.
+            QuoteUnavailableError: retries did not help; the message has the cause of the last failure.
         """
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"REPORTDATA has {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
@@ -224,7 +224,7 @@ class TsmAttester:
     def _require_generation(self, name: str, expected: int) -> None:
         actual = self._generation(name)
         if actual != expected:
-            # The report may be for whatever was written instead of, or after, our own bytes.
+            # The report may be for bytes that another process wrote instead of, or after, our own.
             raise _RetryError(f"the report's generation is {actual}, not {expected}")
 
     def _generation(self, name: str) -> int:
@@ -251,7 +251,7 @@ class TsmAttester:
         raise QuoteUnavailableError(f"no quote could be had: {why}")
 
     def _in_directory(self, request: Callable[[str], bytes]) -> bytes:
-        # The process id lets a later start tell what a dead one left behind.
+        # The process id lets a later start detect directories that a dead process left behind.
         name = f"{NAME_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         try:
             self._tree.make(name)
@@ -264,8 +264,8 @@ class TsmAttester:
         except OSError as exc:
             raise self._judged(exc) from exc
         finally:
-            # A directory that will not go is no reason to drop a good quote, nor to hide why there is
-            # none. The next start removes it.
+            # If the directory cannot be removed, a good quote is still returned, and a failure still has its
+            # own cause. The next start removes the directory.
             with contextlib.suppress(OSError):
                 self._tree.remove(name)
 
@@ -296,7 +296,7 @@ class TsmAttester:
             pid = name.removeprefix(NAME_PREFIX).partition("-")[0]
             if not name.startswith(NAME_PREFIX) or not pid.isdecimal() or _is_alive(int(pid)):
                 continue
-            # Somebody else's start may have removed it first, or it is in use after all.
+            # Another process may have removed it first at its start, or it is still in use.
             with contextlib.suppress(OSError):
                 self._tree.remove(name)
 

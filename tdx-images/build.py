@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR | mock-tsm | gcp``.
 
-Needs no root and no chroot. The same lock and the same checkout give the same bytes, whoever builds
-them and where.
+Needs no root and no chroot. The same lock and the same checkout give the same bytes on every builder's
+machine.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def require_small(initrd: bytes) -> bytes:
 
 
 def manifest(files: ImageFiles, locked: dict, machines: list) -> bytes:
-    """Return ``image.json``: what starting and measuring need to know beside the files."""
+    """Return ``image.json``: the facts that starting and measuring need besides the files."""
     value = {
         "version": 1,
         "name": files.name,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run guests of an image: emulated, as a group of mock TDs on loopback, or as one TD on a host with TDX.
 
-Prints one JSON event per line on stdout and runs until it is told to stop (SIGTERM, SIGINT), or
-until all guests have ended.
+Prints one JSON event per line on stdout and runs until it receives SIGTERM or SIGINT, or until all guests
+have ended.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 class Guests:
-    """The processes of the guests, and what they say on their consoles."""
+    """The processes of the guests, and the output on their consoles."""
 
     def __init__(self) -> None:
         self._running: dict[int, tuple[subprocess.Popen[bytes], Path, int]] = {}
@@ -58,7 +58,7 @@ class Guests:
         emit("guest-started", number=number, pid=process.pid, console=str(console), **fields)
 
     def follow(self) -> int:
-        """Relay console lines until all guests have ended; return 0 if they were told to."""
+        """Relay console lines until all guests have ended; return 0 if this process stopped them."""
         while self._running:
             for number in list(self._running):
                 process, console, offset = self._running[number]
@@ -136,7 +136,7 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
 
 
 def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
-    """Start one TD with a configuration that the operator wrote, or say how it is started."""
+    """Start one TD with a configuration that the operator wrote, or print how to start it."""
     if image.profile is Profile.EMULATION:
         raise BuildError(
             f"{image.folder} is for emulation: a TD runs a production image",
@@ -175,7 +175,7 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
 
 
 def checked_config(path: Path, image: BuiltImage) -> GroupDocument:
-    """Return the group document of a configuration, and refuse what the guest would refuse."""
+    """Return the group document of a configuration; refuse a configuration that the guest would refuse."""
     with path.open("rb") as file:
         document = file.read(CONFIG_BYTES_MAX + 1)
     config = parse_guest_config_untrusted(document, profile=image.profile)

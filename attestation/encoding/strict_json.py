@@ -55,7 +55,7 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
             ``json-too-many-values``.
     """
     _require_few_values(data, values_max)
-    # Few brackets cannot nest deep, whatever is between them.
+    # Few brackets cannot nest deep.
     if data.count(b"[") + data.count(b"{") > depth_max and _depth_of(data) > depth_max:
         raise MalformedError("json-too-deep", f"nested deeper than {depth_max} levels")
     try:
@@ -77,7 +77,7 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
 
 def _require_few_values(data: bytes, values_max: int) -> None:
     """Raise ``MalformedError`` if there are more values in ``data``."""
-    # Few separators cannot separate many values, whatever is between them.
+    # Few separators cannot separate many values.
     if data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
         return
     plain = _without_escapes(data)

@@ -51,7 +51,7 @@ class EndorsementsSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedEndorsements:
-    """A source that has one set, whatever the quote."""
+    """A source that has one set for all quotes."""
 
     endorsements: Endorsements
 
@@ -251,7 +251,7 @@ class EndorsementsStore:
             if known is not None:
                 self._authentic.move_to_end(digest)
                 return known
-        # Outside the lock: it takes milliseconds, and doing it twice harms nobody.
+        # Outside the lock: it takes milliseconds, and doing it twice is harmless.
         authentic = authenticate_endorsements(endorsements, root=self._root)
         with self._lock:
             _put(self._authentic, digest, authentic)

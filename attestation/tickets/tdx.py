@@ -283,7 +283,7 @@ class TdxValidator:
 
     Args:
         policy: what is acceptable.
-        root: the pinned root; a mock root makes everything this validator says mock.
+        root: the pinned root; a mock root makes every result of this validator mock.
         endorsements_source: our own endorsements; None if stapled ones must do.
         freshness: the floors seen before; an older set is refused.
         update: the mode in which the source requests endorsements; it decides whose floors count.

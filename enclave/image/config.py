@@ -6,9 +6,9 @@ One JSON document, through fw_cfg (``opt/bondstone/config``) or at the start of 
      "files": {"node.toml": "...", "group.toml": "..."},
      "addresses": {"eth1": "10.77.0.1/24"}}
 
-Nothing in it is trusted for being there. What decides is the group document, one of the files: it is in the
-GroupId, and MRCONFIGID, when the host sets it, is SHA-384 of its canonical form, which the guest compares
-before its node does anything. The rest can only cost availability.
+The guest trusts nothing in it just because it is there. The group document, one of the files, decides: it is
+in the GroupId. If the host sets MRCONFIGID, that is SHA-384 of the document's canonical form, and the guest
+compares it before its node does anything. The other contents can only cost availability.
 """
 
 import json
@@ -35,7 +35,7 @@ DISK_SECTOR_BYTES: Final = 512
 
 MR_CONFIG_ID_BYTES: Final = 48
 
-# What a node reads, and no ending that an interpreter, a loader or a shell would take for its own.
+# Files that a node reads. No ending here is one that an interpreter, a loader or a shell would run.
 _ENDINGS: Final = ("toml", "pem", "json", "jwt")
 _SECRET_ENDINGS: Final = ("key",)
 _NAME: Final = "[a-z0-9][a-z0-9_-]{0,30}"
@@ -56,7 +56,7 @@ class Profile(StrEnum):
 
     @property
     def has_mock(self) -> bool:
-        """Whether its node can be a mock TD. A production image does not even hold the program for it."""
+        """Whether its node can be a mock TD. A production image does not even contain the code for it."""
         return self is not Profile.PROD
 
     @property
@@ -79,7 +79,8 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
     """Parse the document.
 
     Raises:
-        GuestConfigError: too large, malformed, or with what this image does not take: a group key, a mock TD.
+        GuestConfigError: too large, malformed, or with a setting that this image refuses (a group key, a mock
+            TD).
     """
     if len(data) > CONFIG_BYTES_MAX:
         raise GuestConfigError(
@@ -103,11 +104,11 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
 def require_measured(own: bytes, mr_config_id: bytes) -> None:
     """Raise unless MRCONFIGID is unset (all zeros), or is ``own``, the digest of the loaded group document.
 
-    That it *is* set can be required only by whoever appraises the quote (``mrconfigid = "own"`` in its
-    policy): a host that leaves it out is not caught in here.
+    Only the verifier of the quote can require that it *is* set (``mrconfigid = "own"`` in its policy). This
+    check does not detect a host that leaves it unset.
 
     Raises:
-        GuestConfigError: this is not the group document that was measured into the TD.
+        GuestConfigError: another group document was measured into the TD.
     """
     if len(mr_config_id) != MR_CONFIG_ID_BYTES:
         raise GuestConfigError("mrconfigid-length", f"MRCONFIGID has {len(mr_config_id)} bytes")
@@ -137,7 +138,7 @@ def config_disk_length_untrusted(header: bytes) -> int | None:
     """Return how many bytes of document follow this header, or None if the disk carries no configuration.
 
     Raises:
-        GuestConfigError: it would be too large; nothing has been read yet.
+        GuestConfigError: the document is too large; nothing of it has been read yet.
     """
     if len(header) < DISK_HEADER_BYTES or header[: len(DISK_MAGIC)] != DISK_MAGIC:
         return None

@@ -1,4 +1,4 @@
-"""The boot logs that a guest prints on its serial console, put together again."""
+"""Reassembles the boot logs that a guest prints on its serial console."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ _MEMBERS: Final = {"kind": str, "offset": int, "size": int, "data": str}
 
 
 def boot_log_kinds_untrusted(console: bytes) -> frozenset[str]:
-    """Return the kinds of logs of which there are pieces on a console.
+    """Return the kinds of logs with at least one piece on a console.
 
     Raises:
         MalformedImageError: a damaged piece.
@@ -26,7 +26,7 @@ def boot_log_untrusted(console: bytes, kind: str) -> bytes:
     """Return the log of this kind (``ccel`` or ``tpm``) out of a console's output.
 
     Raises:
-        MalformedImageError: there is none, or a piece of it is missing.
+        MalformedImageError: the log, or a piece of it, is missing.
     """
     log = b""
     size: object = None
@@ -39,7 +39,7 @@ def boot_log_untrusted(console: bytes, kind: str) -> bytes:
             raise MalformedImageError("console-line", "a damaged line of the boot log") from exc
         offset, size = record["offset"], record["size"]
         if offset == 0:
-            log = b""  # the guest was started again
+            log = b""  # the guest restarted
         if offset != len(log) or len(log) + len(piece) > BOOT_LOG_BYTES_MAX:
             raise MalformedImageError("console-gap", "a piece of the boot log is missing")
         log += piece
@@ -52,7 +52,7 @@ def boot_log_untrusted(console: bytes, kind: str) -> bytes:
 
 
 def _records(console: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the lines that PID 1 prints of logs, with the types of their members checked."""
+    """Yield PID 1's lines with pieces of logs, with the types of their members checked."""
     if len(console) > CONSOLE_BYTES_MAX:
         raise MalformedImageError("console-too-large", f"{len(console)} bytes of console output")
     for line in console.splitlines():

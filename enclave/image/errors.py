@@ -1,10 +1,10 @@
-"""What can be wrong with an image, a firmware, or the configuration of a guest.
+"""The errors of an image, a firmware, or the configuration of a guest.
 
 ImageError(reason)
-├─ MalformedImageError         is it bytes that we understand?
+├─ MalformedImageError         do we understand the bytes?
 ├─ UnsupportedFirmwareError    do we know the rules by which this firmware measures?
-├─ MeasurementMismatchError    did it boot what was predicted?
-└─ GuestConfigError            may this guest start with what its host gave it?
+├─ MeasurementMismatchError    did the guest boot as predicted?
+└─ GuestConfigError            may this guest start with the host's configuration?
 """
 
 from enclave.errors import EnclaveError
@@ -32,12 +32,12 @@ class MalformedImageError(ImageError):
 
 
 class UnsupportedFirmwareError(ImageError):
-    """This firmware cannot start a TD, or it is of a generation whose rules we do not know."""
+    """This firmware cannot start a TD, or we do not know the rules of its generation."""
 
 
 class MeasurementMismatchError(ImageError):
-    """What was measured is not what was predicted."""
+    """The measurement differs from the prediction."""
 
 
 class GuestConfigError(ImageError):
-    """The configuration from the host is too large, malformed, or not the one that was measured."""
+    """The configuration from the host is too large, malformed, or differs from the measured one."""

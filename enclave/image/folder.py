@@ -1,4 +1,4 @@
-"""A built image as it lies in a folder. The only module here that reads files."""
+"""A built image in a folder. This is the only module here that reads files."""
 
 import json
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class BuiltImage:
         """Measure the files as they are now, not as they were when they were built.
 
         Raises:
-            MalformedImageError: a file is missing, or not what it should be.
+            MalformedImageError: a file is missing, or has the wrong content.
         """
 
         def read(name: str) -> bytes:
@@ -71,7 +71,7 @@ class BuiltImage:
         """Return the measurements that were written when the image was built.
 
         Raises:
-            MalformedImageError: there are none.
+            MalformedImageError: the image has no measurements.
         """
         try:
             value: dict[str, Any] = json.loads(
@@ -88,7 +88,7 @@ def load_image(folder: Path) -> BuiltImage:
     """Return the image in ``folder``.
 
     Raises:
-        MalformedImageError: there is none, or its manifest is damaged.
+        MalformedImageError: the folder has no image, or its manifest is damaged.
     """
     try:
         manifest = json.loads(read_bytes(folder / "image.json", bytes_max=JSON_BYTES_MAX))

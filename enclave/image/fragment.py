@@ -36,13 +36,13 @@ def policy_fragment(
     in_group_document: bool = False,
     allowed: AbstractSet[Profile] = _PRODUCTION,
 ) -> str:
-    """Return TOML to paste into a group document or an appraisal policy, so that it admits just this image.
+    """Return TOML to paste into a group document or an appraisal policy, so that it admits only this image.
 
     Args:
         value: the JSON value of ``measurements.json``.
         boot: the way in which the image is started.
-        waive_rtmr0: go without RTMR[0] where it was not predicted; the fragment says what that means.
-        in_group_document: as tables of a group document, which MRCONFIGID can bind; else of a policy file.
+        waive_rtmr0: accept a missing prediction of RTMR[0]; the fragment explains the consequence.
+        in_group_document: as tables of a group document, which MRCONFIGID can bind; otherwise of a policy.
         allowed: the profiles whose images may be admitted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""GUID partition tables: reading one as firmware measures it, and laying one down.
+"""GUID partition tables: reading one as firmware measures it, and writing one.
 
 Source: UEFI specification, section 5.3. All integers are little-endian; sectors are 512 bytes.
 """

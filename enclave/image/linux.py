@@ -1,4 +1,4 @@
-"""What a Linux kernel and its loader measure: command line, initrd, and a kernel that QEMU has patched.
+"""The measurements of a Linux kernel and its loader: command line, initrd, and a kernel that QEMU patched.
 
 Sources: Linux ``drivers/firmware/efi/libstub`` (from 6.9 on: load options and initrd go into PCR 9,
 which is RTMR[2]), ``Documentation/arch/x86/boot.rst`` (the setup header), QEMU
@@ -14,7 +14,7 @@ from enclave.image.rtmr import MeasuredEvent, event
 COMMAND_LINE_CHARACTERS_MAX: Final = 2047  # COMMAND_LINE_SIZE of x86, without the NUL
 INITRD_BYTES_MAX: Final = 1024 * 1024 * 1024
 
-# edk2's stable tags whose rules were measured, first and last.
+# The first and the last stable tag of edk2 with rules that were confirmed by measuring.
 EDK2_FIRST: Final = 202411
 EDK2_LAST: Final = 202608
 
@@ -22,7 +22,7 @@ _INITRD_FIRST_SINCE: Final = 202508
 _KERNEL_BLOB_SINCE: Final = 202502
 _LOW_MEMORY_SPLIT: Final = 0xB0000000
 _LOW_MEMORY_LARGE: Final = 0x80000000
-_ACPI_DATA_BYTES: Final = 0x28000  # what QEMU keeps free below the end of low memory
+_ACPI_DATA_BYTES: Final = 0x28000  # QEMU keeps this much free below the end of low memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +42,17 @@ class Edk2:
 
     @property
     def initrd_option_first(self) -> bool:
-        """Whether ``initrd=initrd`` stands before the command line rather than behind it."""
+        """Whether ``initrd=initrd`` comes before the command line rather than after it."""
         return self.tag >= _INITRD_FIRST_SINCE
 
     @property
     def reads_unpatched_kernel(self) -> bool:
-        """Whether it asks QEMU for the kernel file as it is (``etc/boot/kernel``)."""
+        """Whether it reads the unchanged kernel file from QEMU (``etc/boot/kernel``)."""
         return self.tag >= _KERNEL_BLOB_SINCE
 
 
 def require_command_line(command_line: str) -> str:
-    """Return ``command_line`` if a kernel will see it unchanged.
+    """Return ``command_line`` if a kernel will receive it unchanged.
 
     Raises:
         MalformedImageError: too long, or not printable ASCII.
@@ -68,7 +68,7 @@ def require_command_line(command_line: str) -> str:
 
 
 def direct_load_options(command_line: str, *, edk2: Edk2, initrd: bool) -> str:
-    """Return what firmware hands to a kernel started by ``-kernel``: also the guest's /proc/cmdline."""
+    """Return the firmware's command line for a kernel of ``-kernel``: also the guest's /proc/cmdline."""
     require_command_line(command_line)
     if not initrd:
         return command_line

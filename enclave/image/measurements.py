@@ -1,7 +1,7 @@
-"""``measurements.json``: all that can be known of an image before it runs.
+"""``measurements.json``: all measurements of an image that are known before it runs.
 
-The values are *predictions*. Everything that they rest on is written down beside them, and
-``bondstone image verify`` holds the log of a first boot on real hardware against them.
+The values are *predictions*. The file also lists everything that they depend on, and
+``bondstone image verify`` compares the log of a first boot on real hardware with them.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _ASSUMPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFiles:
-    """The files of one built image, with what their build declares."""
+    """The files of one built image, with the declarations of their build."""
 
     name: str
     profile: Profile
@@ -100,12 +100,12 @@ def measure(
 
     Args:
         files: the image.
-        host: how the host starts it; as a TD, unless said otherwise.
+        host: how the host starts it; by default, as a TD.
         acpi: the ACPI blobs of one shape, to predict RTMR[0] for it.
 
     Raises:
         UnsupportedFirmwareError: this firmware, or its generation, cannot be predicted.
-        MalformedImageError: a file is not what it should be.
+        MalformedImageError: a file has the wrong content.
     """
     shape = host or HostShape()
     firmware = parse_firmware_untrusted(files.firmware)
@@ -141,10 +141,10 @@ def measure(
 
 
 def parse_measurements_untrusted(data: bytes) -> dict[Boot, tuple[MeasuredEvent, ...]]:
-    """Read the events of each boot back from ``measurements.json``, for comparing a log with them.
+    """Read the events of each boot from ``measurements.json``, for comparing a log with them.
 
     Raises:
-        MalformedImageError: not such a file.
+        MalformedImageError: the data is not such a file.
     """
     if len(data) > MEASUREMENTS_BYTES_MAX:
         raise MalformedImageError("measurements-too-large", f"{len(data)} bytes")

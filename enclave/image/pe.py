@@ -27,14 +27,14 @@ class PeSection:
     name: str
     address: int
     memory_bytes: int
-    """VirtualSize: how much of it counts, without the padding in the file."""
+    """VirtualSize: the bytes that count, without the padding in the file."""
     file_offset: int
     file_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executable:
-    """A PE file whose headers have been checked against its size."""
+    """A PE file with headers that were checked against its size."""
 
     data: bytes
     sections: tuple[PeSection, ...]
@@ -44,7 +44,7 @@ class Executable:
     certificate_bytes: int
 
     def contents(self, name: str) -> bytes | None:
-        """Return the ``memory_bytes`` of the section called ``name``, or None if there is none.
+        """Return the ``memory_bytes`` of the section called ``name``, or None if it is missing.
 
         Raises:
             MalformedImageError: two sections have this name.
@@ -65,7 +65,7 @@ def parse_executable_untrusted(data: bytes) -> Executable:
     """Parse the headers of a PE32 or PE32+ file.
 
     Raises:
-        MalformedImageError: it is not one, or its headers point outside of it.
+        MalformedImageError: it is not a PE file, or its headers point outside it.
     """
     if not 0x40 <= len(data) <= EXECUTABLE_BYTES_MAX or data[:2] != b"MZ":
         raise MalformedImageError("pe-signature", "not a PE file: it does not start with MZ")
@@ -126,7 +126,7 @@ def authenticode_sha384(executable: Executable) -> bytes:
 
 
 def _directories_offset(data: bytes, optional: int, optional_bytes: int) -> int:
-    """Return where the data directories start inside of the optional header."""
+    """Return where the data directories start inside the optional header."""
     if optional_bytes < 96:
         raise MalformedImageError("pe-optional-header", "the optional PE header is too short")
     match _u16(data, optional):

@@ -1,4 +1,4 @@
-"""What a boot of given files will extend into RTMR[1] and RTMR[2], event by event.
+"""Predicts each event that a boot of given files extends into RTMR[1] and RTMR[2].
 
 Sources: edk2 ``OvmfPkg`` and ``SecurityPkg`` (202411 and newer), Linux 6.9 and newer, systemd-stub
 257. Each rule was checked against the log of a boot of the same firmware with a software TPM, and
@@ -31,7 +31,7 @@ from enclave.image.uki import linux_section, uki_events
 
 
 class KernelLoading(StrEnum):
-    """What QEMU does to the kernel of ``-kernel`` before the firmware sees it."""
+    """QEMU's change to the kernel of ``-kernel`` before the firmware reads it."""
 
     AS_IS = "as-is"
     """A TD on any QEMU that has them, and any guest of QEMU 10 and newer."""
@@ -41,21 +41,21 @@ class KernelLoading(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostShape:
-    """What the host's software adds to the boot of an image. A TD never needs more than the defaults."""
+    """The host software's influence on the boot of an image. A TD only needs the defaults."""
 
     kernel_loading: KernelLoading = KernelLoading.AS_IS
     memory_bytes: int = 2 << 30
-    """Matters only for a patched kernel."""
+    """Only used for a patched kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootPrediction:
-    """One way to boot, and what it leads to."""
+    """One way to boot, and its events."""
 
     boot: Boot
     events: tuple[MeasuredEvent, ...]
     command_line: str
-    """What the guest will find in /proc/cmdline."""
+    """The contents of the guest's /proc/cmdline."""
 
     def of_register(self, register: int) -> tuple[MeasuredEvent, ...]:
         """Return the events of RTMR[``register``], in order."""
@@ -78,7 +78,7 @@ def predict_direct(
     """Predict ``-kernel vmlinuz -initrd initrd -append CMDLINE``.
 
     Raises:
-        MalformedImageError: the kernel is not one, or the command line cannot be used.
+        MalformedImageError: the file is not a kernel, or the command line cannot be used.
     """
     seen = kernel
     patched = host.kernel_loading is KernelLoading.QEMU_PATCHED or not edk2.reads_unpatched_kernel

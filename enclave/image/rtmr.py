@@ -1,7 +1,6 @@
 """Events, and the registers that they are extended into.
 
 Source: Intel TDX Module Base Architecture Specification, TDG.MR.RTMR.EXTEND: ``MR := SHA-384(MR || digest)``.
-Where this file writes H, it means SHA-384.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ EXIT_BOOT_SERVICES_DONE: Final = b"Exit Boot Services Returned with Success"
 
 
 class Boot(StrEnum):
-    """The three ways in which the same kernel and initrd come up."""
+    """The three ways to boot the same kernel and initrd."""
 
     DIRECT = "direct"
     """``-kernel vmlinuz -initrd initrd -append CMDLINE``."""

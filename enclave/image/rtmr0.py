@@ -1,4 +1,4 @@
-"""RTMR[0]: what the firmware measures of the virtual machine's shape, for edk2 up to 202505.
+"""RTMR[0]: the firmware's measurements of the virtual machine's shape, for edk2 up to 202505.
 
 Sources: PI specification volume 3 (hand-off blocks), edk2 ``OvmfPkg/IntelTdx/TdxHelperLib`` (the
 list that the VMM passes and that is measured), UEFI specification 8.2 (EV_EFI_VARIABLE data), QEMU
@@ -45,7 +45,7 @@ _RESOURCE_ATTRIBUTES: Final = 7  # present, initialized, tested
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcpiBlobs:
-    """What QEMU offers through fw_cfg: ``etc/table-loader``, ``etc/acpi/rsdp``, ``etc/acpi/tables``."""
+    """QEMU's ACPI files in fw_cfg: ``etc/table-loader``, ``etc/acpi/rsdp``, ``etc/acpi/tables``."""
 
     loader: bytes
     rsdp: bytes

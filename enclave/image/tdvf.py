@@ -1,4 +1,4 @@
-"""TDVF metadata of an OVMF image, and the MRTD that it leads to.
+"""TDVF metadata of an OVMF image, and the resulting MRTD.
 
 Source: Intel TDX Virtual Firmware Design Guide (344991), section 11 (metadata, little-endian), and the Intel
 TDX Module Base Architecture Specification, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND (what goes into MRTD).
@@ -31,7 +31,7 @@ _PAGE_AUG: Final = 1 << 1
 
 
 class SectionType(IntEnum):
-    """What a TDVF section holds (TDVF Design Guide, table 11-3)."""
+    """The type of a TDVF section's contents (TDVF Design Guide, table 11-3)."""
 
     BFV = 0
     """Boot firmware volume: the code."""
@@ -42,7 +42,7 @@ class SectionType(IntEnum):
 
 
 class PageOrder(StrEnum):
-    """In which order the host adds and measures pages. It depends on the host, not on the firmware."""
+    """The order in which the host adds and measures pages. It depends on the host, not on the firmware."""
 
     INTERLEAVED = "interleaved"
     """Each page is added, then measured: upstream KVM (Linux 6.16 and newer, QEMU 10.1 and newer)."""
@@ -67,7 +67,7 @@ class TdvfSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firmware:
-    """A firmware file whose TDVF metadata has been checked against its size."""
+    """A firmware file with TDVF metadata that was checked against its size."""
 
     data: bytes
     sections: tuple[TdvfSection, ...]
@@ -78,14 +78,14 @@ class Firmware:
         return hashlib.sha256(self.data).digest()
 
     def contents(self, section: TdvfSection) -> bytes:
-        """Return the bytes of the file that ``section`` is loaded from."""
+        """Return the file's bytes from which ``section`` is loaded."""
         return self.data[section.file_offset : section.file_offset + section.file_bytes]
 
     def section(self, section_type: SectionType) -> TdvfSection:
         """Return the one section of this type.
 
         Raises:
-            UnsupportedFirmwareError: there is none, or more than one.
+            UnsupportedFirmwareError: there is no such section, or more than one.
         """
         found = [section for section in self.sections if section.type is section_type]
         if len(found) != 1:
@@ -101,7 +101,7 @@ def parse_firmware_untrusted(data: bytes) -> Firmware:
 
     Raises:
         UnsupportedFirmwareError: it has no TDVF metadata, so it cannot start a TD.
-        MalformedImageError: its metadata contradict themselves or the file.
+        MalformedImageError: its metadata contradicts itself or the file.
     """
     if not _FOOTER_FROM_END + 16 <= len(data) <= FIRMWARE_BYTES_MAX:
         raise MalformedImageError(
@@ -133,7 +133,7 @@ def parse_firmware_untrusted(data: bytes) -> Firmware:
 
 
 def mrtd(firmware: Firmware, order: PageOrder) -> bytes:
-    """Return the 48 bytes of MRTD that a TD built from ``firmware`` alone starts with."""
+    """Return the initial MRTD, 48 bytes, of a TD that is built from ``firmware`` alone."""
     running = hashlib.sha384()
     for section in firmware.sections:
         contents = firmware.contents(section).ljust(section.memory_bytes, b"\0")
@@ -156,7 +156,7 @@ def _passes(order: PageOrder) -> tuple[tuple[bool, bool], ...]:
 
 
 def _record(name: bytes, address: int) -> bytes:
-    """Return the 128 bytes by which the TDX module measures an operation."""
+    """Return the 128 bytes that the TDX module measures for an operation."""
     return (name.ljust(16, b"\0") + address.to_bytes(8, "little")).ljust(128, b"\0")
 
 

@@ -4,8 +4,8 @@ Source: TCG PC Client Platform Firmware Profile 1.06, section 10 (crypto-agile l
 the same records as a CCEL, but with PCR numbers), and UEFI 2.11 section 38.4.1 (PCR 1 and 7 are
 RTMR[0], 2 to 6 RTMR[1], 8 to 15 RTMR[2]).
 
-Firmware closes each of PCR 0 to 7 with a separator of its own, but an RTMR with one, so only the
-first of each is kept.
+Firmware closes each of PCR 0 to 7 with a separator of its own, but each RTMR with only one. So only the
+first separator of each RTMR is kept.
 """
 
 import struct
@@ -90,7 +90,7 @@ def _events(data: bytes) -> list[Event]:
 
 
 def _register(pcr: int) -> int | None:
-    """Return the RTMR that stands for a PCR, or None for PCR 0 (MRTD) and those that no TD has."""
+    """Return the RTMR that replaces a PCR, or None for PCR 0 (MRTD) and PCRs that no TD has."""
     if pcr in {1, 7}:
         return 0
     if 2 <= pcr <= 6:

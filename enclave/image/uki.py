@@ -1,4 +1,4 @@
-"""Unified kernel images: laying one down, and what systemd-stub measures of it.
+"""Unified kernel images: building one, and the measurements that systemd-stub makes of it.
 
 Sources: the UAPI Group's UKI specification; systemd 257 ``src/boot/stub.c``, ``measure.c`` and
 ``cpio.c``. The order of the sections and the archive that the stub makes are that version's
@@ -12,7 +12,7 @@ from enclave.image.linux import initrd_event, load_options_event, require_comman
 from enclave.image.pe import Executable, parse_executable_untrusted
 from enclave.image.rtmr import MeasuredEvent, event
 
-# systemd 257's enum of sections: all that are measured, in the order in which they are.
+# systemd 257's enum of sections: all measured sections, in the order of measuring.
 MEASURED_SECTIONS: Final = (
     ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey",
 )  # fmt: skip
@@ -27,19 +27,19 @@ _READ_ONLY_DATA: Final = 0x40000040  # IMAGE_SCN_MEM_READ | IMAGE_SCN_CNT_INITIA
 
 
 def linux_section(uki: Executable) -> bytes:
-    """Return the kernel inside of a UKI.
+    """Return the kernel inside a UKI.
 
     Raises:
-        MalformedImageError: there is none.
+        MalformedImageError: the file has no kernel.
     """
     return _required(uki, ".linux")
 
 
 def uki_events(uki: Executable) -> tuple[MeasuredEvent, ...]:
-    """Return what the stub, then the kernel, extend into RTMR[2].
+    """Return the events that the stub, then the kernel, extend into RTMR[2].
 
     Raises:
-        MalformedImageError: a section is missing, or of a kind whose measuring is not known here.
+        MalformedImageError: a section is missing, or this module does not know how the stub measures it.
     """
     unknown = sorted({section.name for section in uki.sections} & _NEVER_HANDLED)
     if unknown:
@@ -106,7 +106,7 @@ def _required(uki: Executable, name: str) -> bytes:
 
 
 def _stub_archive(os_release: bytes) -> bytes:
-    """Return the cpio archive that the stub makes of ``.osrel`` and appends to the initrd."""
+    """Return the cpio archive that the stub makes from ``.osrel`` and appends to the initrd."""
     return (
         _newc(b".extra", inode=1, mode=0o040555)
         + _newc(b".extra/os-release", inode=2, mode=0o100444, contents=os_release)

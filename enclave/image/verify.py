@@ -1,4 +1,4 @@
-"""Holding the log of a boot against what was predicted for it."""
+"""Compares the log of a boot with its prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from enclave.image.rtmr import MeasuredEvent, replay
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The first event at which a boot departs from its prediction. One of the two may be missing."""
+    """The first event at which a boot differs from its prediction. One of the two may be missing."""
 
     register: int
     index: int
@@ -65,7 +65,7 @@ def require_predicted(
 def require_registers(
     predicted: Sequence[MeasuredEvent], quoted: Sequence[bytes], *, registers: Sequence[int]
 ) -> None:
-    """Return only if a quote's registers are the predicted ones. A log alone is the host's word.
+    """Return only if a quote's registers are the predicted ones. A log alone proves nothing.
 
     Args:
         predicted: the boot's events.

@@ -1,7 +1,7 @@
 """The mock quoting authority: what Intel is to real platforms, for mock ones.
 
-It holds the private keys of everything, so it belongs on the machine of whoever tries the service out,
-and its root must never be pinned anywhere else. ``TrustRoot`` marks it as mock by comparing with Intel's.
+It holds all private keys, so it belongs on the machine of a developer who tries the service out, and its root
+must never be pinned anywhere else. ``TrustRoot`` marks it as mock by comparing it with Intel's.
 """
 
 import errno
@@ -156,7 +156,7 @@ class MockAuthority:
         )
 
     def endorsements_for(self, quote: Quote, now: datetime) -> Endorsements:  # noqa: ARG002
-        """Return :meth:`endorsements` of the default platform: the authority is a source of them."""
+        """Return :meth:`endorsements` of the default platform, as an endorsements source."""
         return self.endorsements(now)
 
     def create_td(
@@ -172,12 +172,12 @@ class MockAuthority:
         """Return a mock TD, see :class:`enclave.mock.td.MockTD`.
 
         Args:
-            mrtd: 48 bytes; like the next two, instead of what ``settings`` says.
+            mrtd: 48 bytes; like the next two, it replaces the value in ``settings``.
             rtmrs: four times 48 bytes.
             attributes: TDATTRIBUTES as an integer.
-            settings: everything else, by default a TD that is beyond reproach.
+            settings: everything else; by default, a TD that the default rules accept.
             platform: the machine it runs on, by default the authority's own.
-            boot_events: what firmware and loader extended.
+            boot_events: the events that firmware and loader extended.
         """
         settings = settings or TDSettings()
         return MockTD(
@@ -220,7 +220,7 @@ class MockAuthority:
         """Return the authority that :meth:`save` wrote.
 
         Raises:
-            MockAuthorityError: a file is missing, too large, or not what it should be.
+            MockAuthorityError: a file is missing, too large, or has the wrong content.
         """
         root = _read_signer(directory / ROOT_FILE)
         platform_ca = _read_signer(directory / PLATFORM_CA_FILE)
@@ -238,7 +238,7 @@ class MockAuthority:
 
 
 def _pck_values(path: Path, pck: Signer) -> PCKValues:
-    """Return what the certificate itself says of the platform: it is the only record of it."""
+    """Return the platform's values from its certificate, which is their only record."""
     try:
         certificate = load_certificate_untrusted(pck.certificate_der, role="pck")
         if certificate.sgx_extension is None:
@@ -268,7 +268,7 @@ def _signer_to_pem(signer: Signer) -> bytes:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    # A new file: two authorities that overwrite each other by halves would fit together nowhere.
+    # A new file only: if two authorities each overwrote half of the files, neither set would fit together.
     files.create(path, data)
 
 

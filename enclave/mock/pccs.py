@@ -1,8 +1,8 @@
 """A PCCS that serves one set of endorsements: a mock authority's, or a recorded one.
 
-It speaks Intel's and the PCCS' dialects and can be told to fail in the ways that real sources do, so that
-the collateral client is exercised over the very HTTP it meets in the world. Nothing that it serves can
-pass for Intel's: the signatures are the set's own.
+It implements Intel's and the PCCS' API variants and can be set to fail in the ways that real sources do, so
+that tests run the collateral client over the same HTTP as in production. Its answers can never verify as
+Intel's: the signatures are the set's own.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from attestation.collateral.evaluation_numbers import SignedEvaluationNumbers
 from attestation.collateral.tcb_info import parse_tcb_info_untrusted
 
 _PAD_BYTES: Final = 4 * 1024 * 1024
-# A body, and the headers beside it.
+# A body and its headers.
 _Content = tuple[bytes, Mapping[str, str]]
 
 
@@ -49,27 +49,27 @@ class Fault(StrEnum):
     OVERSIZED = "oversized"  # megabytes of blanks behind the body
     NO_HEADER = "no-header"  # the issuer chain is not sent
     WRONG_HEADER = "wrong-header"  # the issuer chain is not PEM
-    STALE = "stale"  # an older set's item, as a cache that is never refreshed has it
-    COMPRESSED = "compressed"  # says gzip though nobody asked
+    STALE = "stale"  # an older set's item, as from a cache that is never refreshed
+    COMPRESSED = "compressed"  # marked as gzip, although the client did not request it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PCCSSettings:
-    """What this PCCS serves and how.
+    """The content that this PCCS serves, and how.
 
     Attributes:
-        endorsements: the set to serve, asked anew for each request.
+        endorsements: returns the set to serve; called for each request.
         fault: what goes wrong with the next answer for this item (``root-crl``, ``pck-crl``, ``tcb-info``,
             ``qe-identity``, ``evaluation-numbers``); None if nothing does.
-        early: the set to serve for ``update=early`` and for its own number; None if it is the same one.
-        stale: the set that a stale answer comes from; None if there is no such fault.
+        early: the set to serve for ``update=early`` and for its own number; None if it is the same set.
+        stale: the set from which a stale answer comes; None if no answer has that fault.
         evaluation_numbers: the signed list of published evaluation data numbers; None answers 404.
         crl_encoding: how CRLs are written.
-        honours_encoding: does ``encoding=der`` win over that?
+        honours_encoding: whether ``encoding=der`` overrides ``crl_encoding``.
         tcb_info_chain_header: ``TCB-Info-Issuer-Chain``, or the old API's ``SGX-TCB-Info-Issuer-Chain``.
-        slow_s: how late a slow answer is.
+        slow_s: the delay of a slow answer.
         retry_after: value of the header of a busy answer.
-        sleep: waits that many seconds.
+        sleep: waits for the given number of seconds.
     """
 
     endorsements: Callable[[], Endorsements]
@@ -91,7 +91,7 @@ def no_fault(_item: str) -> Fault | None:
 
 
 def create_pccs(settings: PCCSSettings) -> Starlette:
-    """Return the ASGI app. The root CRL is both where a PCCS and where Intel has it."""
+    """Return the ASGI app. The root CRL is at a PCCS' path and at Intel's."""
     service = _Service(settings)
     v4 = "/certification/v4"
     return Starlette(
@@ -173,7 +173,7 @@ class _Service:
         return await self._answer(request, fault, content(served))
 
     def _selected(self, request: Request) -> Endorsements | Response:
-        """Return the set that the request selects, or the refusal of Intel's PCS if there is none."""
+        """Return the set that the request selects; otherwise the refusal that Intel's PCS would send."""
         explicit = request.query_params.get("tcbEvaluationDataNumber")
         update = request.query_params.get("update")
         if explicit is not None and update is not None:
@@ -238,7 +238,7 @@ def _signed(member: str, document: bytes, signature: bytes) -> bytes:
 
 
 def _corrupt(body: bytes) -> bytes:
-    """Return the body with one digit of a date changed: still well-formed, no longer what was signed."""
+    """Return the body with one digit of a date changed: well-formed, but the signature does not match."""
     position = body.find(b'"issueDate":"')
     if position < 0:
         # A CRL: the last byte is in the signature, whatever the encoding.

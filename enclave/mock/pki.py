@@ -1,7 +1,7 @@
 """The mock authority's certificates and CRLs, in the shapes of Intel's (A4 and A6).
 
 Signatures are deterministic (RFC 6979), so that two nodes which make the collateral of one authority for
-one day get the same bytes, and thereby one cache entry and one digest.
+one day get the same bytes, and so one cache entry and one digest.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from attestation.encoding import der
 from attestation.x509.pck import SGX_EXTENSION_OID
 
-# The role words of A6.1 are in them, the maker's name is not.
+# They contain the role names of A6.1, but not Intel's name.
 ROOT_NAME: Final = "Mock SGX Root CA"
 PLATFORM_CA_NAME: Final = "Mock SGX PCK Platform CA"
 PCK_NAME: Final = "Mock SGX PCK Certificate"
@@ -50,7 +50,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PCKValues:
-    """What a PCK certificate's SGX extension says of its platform.
+    """The platform's values in the SGX extension of a PCK certificate.
 
     Attributes:
         ppid: 16 bytes.
@@ -210,7 +210,7 @@ def encode_sgx_extension(values: PCKValues) -> bytes:
         + _field((2, 17), _integer(values.pce_svn))
         + _field((2, 18), _tlv(der.OCTET_STRING, cpu_svn)),
     )
-    # Dynamic platform, cached keys and SMT are set on every scalable platform ever seen.
+    # Dynamic platform, cached keys and SMT are set on every scalable platform observed until now.
     configuration = _tlv(
         der.SEQUENCE, b"".join(_field((7, index), _tlv(der.BOOLEAN, _TRUE)) for index in (1, 2, 3))
     )
@@ -239,7 +239,7 @@ def _tlv(tag: int, content: bytes) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    # One bit more than the value has: DER integers are signed.
+    # DER integers are signed, so the length must have room for one more bit than the value.
     return _tlv(der.INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 

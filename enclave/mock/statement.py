@@ -1,6 +1,6 @@
-"""What a quoting authority says of its platforms at one moment: TCB info and QE identity.
+"""A quoting authority's statement about its platforms at one moment: TCB info and QE identity.
 
-A :class:`Statement` holds everything that a test may want to be otherwise (levels, statuses, dates,
+A :class:`Statement` holds everything that a test may want to change (levels, statuses, dates,
 evaluation numbers, revocations). The documents are PCS v4's JSON (A5), minified, in a fixed
 member order: the signature covers exactly these bytes.
 """
@@ -32,7 +32,7 @@ _SUPERSEDED: Final = datetime(2024, 3, 13, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformLevel:
-    """One TCB level of the TCB info. SVNs are what a platform must at least have."""
+    """One TCB level of the TCB info. SVNs are the minimum for a platform."""
 
     sgx_svns: tuple[int, ...]
     pce_svn: int
@@ -118,7 +118,7 @@ QE_LEVELS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """Everything that the authority's collateral says but the platform's own values.
+    """Everything in the authority's collateral except the platform's own values.
 
     Attributes:
         issued_before: the documents are issued this long before the UTC midnight that precedes ``now``.
@@ -127,7 +127,7 @@ class Statement:
         root_crl_valid_for: Intel's is about a year.
         tcb_evaluation_data_number: of the TCB info.
         qe_evaluation_data_number: of the QE identity.
-        published_numbers: which evaluation data numbers there are, each with the dates of its recovery event
+        published_numbers: the published evaluation data numbers, each with the dates of its recovery event
             and of its levels.
         revoked_pck_serials: on the PCK CRL.
         revoked_ca_serials: on the root CRL.
@@ -215,7 +215,7 @@ def _level(
     tcb: dict[str, Any], date: datetime, status: TcbStatus, advisory_ids: tuple[str, ...]
 ) -> dict[str, Any]:
     value = {"tcb": tcb, "tcbDate": timestamp(date), "tcbStatus": status.value}
-    # PCS leaves the member out where there is nothing to say.
+    # PCS omits the member if it would be empty.
     return value | ({"advisoryIDs": list(advisory_ids)} if advisory_ids else {})
 
 

@@ -1,8 +1,8 @@
 """A mock trust domain: chosen measurements, quotes of real layout, keys of the mock authority.
 
-It takes the path of a real TD: REPORTDATA in, quote bytes out, verified by the same verifier as any
-other. The quoting enclave is mocked along: an attestation key per TD, a QE report that binds it, and the
-platform's PCK key, which signs that report.
+It has the interface of a real TD: REPORTDATA in, quote bytes out, and the same verifier verifies them. It
+also mocks the quoting enclave: an attestation key per TD, a QE report that binds it, and the platform's PCK
+key, which signs that report.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ REGISTER_BYTES: Final = 48
 REGISTERS: Final = 4
 ZERO_REGISTERS: Final = (bytes(REGISTER_BYTES),) * REGISTERS
 
-# Intel's QE puts 00 01 .. 1f there.
+# The value in quotes of Intel's QE: 00 01 .. 1f.
 _QE_AUTH_DATA: Final = bytes(range(32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MockPlatform:
-    """One machine: its provisioning certification key, and what the certificate says.
+    """One machine: its provisioning certification key, and the contents of its certificate.
 
     Attributes:
         issuers: PEM of the platform CA and of the root, in this order.
@@ -61,7 +61,7 @@ class MockPlatform:
 
     @property
     def chain_pem(self) -> bytes:
-        """The PCK chain as it travels in a quote: leaf to root, and the NUL that Intel's QE adds."""
+        """The PCK chain as in a quote: leaf to root, and the NUL that Intel's QE adds."""
         return self.pck.certificate_pem + b"".join(self.issuers) + b"\0"
 
     @property
@@ -72,13 +72,13 @@ class MockPlatform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TDSettings:
-    """What a TD is launched with. Measurements are 48 bytes, attribute words are integers.
+    """The launch settings of a TD. Measurements are 48 bytes, attribute fields are integers.
 
     Attributes:
         quote_version: 4 (TD report 1.0) or 5.
         report_version: ``1.0`` or ``1.5``; version 4 carries 1.0 only.
         tee_tcb_svn: SVNs at launch, 16 bytes.
-        tee_tcb_svn_2: SVNs of the module running now; only in report 1.5, by default those of launch.
+        tee_tcb_svn_2: SVNs of the module running now; only in report 1.5, by default the same as at launch.
     """
 
     mrtd: bytes = hashlib.sha384(b"bondstone mock firmware").digest()
@@ -141,10 +141,10 @@ class MockTD:
 
     Args:
         platform: the machine it runs on.
-        settings: what it was launched with.
-        boot_events: what firmware and loader extended. Given, RTMR0 to RTMR3 start as their replay and
-            :meth:`event_log` returns their CCEL; not given, the registers start as the settings say and
-            there is no log, because none could explain them.
+        settings: its launch settings.
+        boot_events: the events that firmware and loader extended. With them, RTMR0 to RTMR3 start as their
+            replay and :meth:`event_log` returns their CCEL. Without them, the registers start with the values
+            in ``settings``, and there is no log, because no log could explain them.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ class MockTD:
     def extend_rtmr(self, index: int, digest: bytes) -> None:
         """RTMR[index] := SHA-384(RTMR[index] || digest), as TDG.MR.RTMR.EXTEND does.
 
-        Such an extension at run time is in no CCEL: whoever extends keeps the log.
+        No CCEL contains an extension at run time: the caller that extends keeps the log.
 
         Raises:
-            ValueError: no such register, or a digest that has not 48 bytes.
+            ValueError: no such register, or the digest's length is not 48 bytes.
         """
         if not 0 <= index < REGISTERS:
             raise ValueError(f"there is no RTMR{index}")

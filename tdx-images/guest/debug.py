@@ -1,4 +1,4 @@
-"""What a debug image does beyond a production one."""
+"""The functions that only a debug image has."""
 
 import os
 from collections.abc import Callable

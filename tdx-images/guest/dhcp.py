@@ -1,7 +1,7 @@
 """DHCPv4, the client's side, as values: messages out, leases in (RFC 2131, RFC 2132). No sockets here.
 
-The server is the host, so its answers are hostile input: bounded, checked against our transaction,
-and worth no more than an address.
+The server is the host, so its answers are hostile input: they are bounded, checked against our transaction,
+and used for an address only.
 """
 
 import struct
@@ -21,7 +21,7 @@ _OPTIONS_WANTED = bytes((1, 3, 6, 51, 54))
 
 
 class DhcpError(Exception):
-    """An answer that is not one to us."""
+    """A message that is not a valid answer to our request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,23 +35,23 @@ class Lease:
 
 
 class Tenancy:
-    """How long a lease is held, and when to ask again (RFC 2131, 4.4.5). Times are monotonic seconds."""
+    """How long a lease is held, and when to renew it (RFC 2131, 4.4.5). Times are monotonic seconds."""
 
     def __init__(self, lease: Lease, *, now: float) -> None:
         self.renewed(lease, now=now)
 
     def renewed(self, lease: Lease, *, now: float) -> None:
-        """A server acknowledged this lease: ask again at T1, half of its time."""
+        """Record that a server acknowledged this lease: renew at T1, half of its time."""
         self.lease = lease
         self._expires_at = now + lease.seconds
         self.ask_at = now + lease.seconds / 2
 
     def unanswered(self, *, now: float) -> None:
-        """Nobody answered: ask again after half of what is left, but not sooner than in a minute."""
+        """Record that no server answered: retry after half of the rest, but not sooner than in a minute."""
         self.ask_at = now + max((self._expires_at - now) / 2, RETRY_SECONDS_MIN)
 
     def expired(self, *, now: float) -> bool:
-        """Return whether the address is ours no more, so that a new one has to be discovered."""
+        """Return whether the lease has expired, so that a new address has to be discovered."""
         return now >= self._expires_at
 
 
@@ -79,7 +79,7 @@ def parse_answer_untrusted(data: bytes, *, transaction: int, hardware: bytes) ->
     """Return the kind of an answer, and its lease unless it is a NAK.
 
     Raises:
-        DhcpError: malformed, or for somebody else.
+        DhcpError: malformed, or for another client.
     """
     if not _HEADER.size + 4 <= len(data) <= MESSAGE_BYTES_MAX:
         raise DhcpError(f"an answer of {len(data)} bytes")

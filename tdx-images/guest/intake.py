@@ -24,10 +24,10 @@ _MR_CONFIG_ID_OFFSET = 512 + 8 + 8 + 48
 
 
 def read_config() -> tuple[bytes, str]:
-    """Return the configuration document and where it came from. fw_cfg goes before disks.
+    """Return the configuration document and where it came from. fw_cfg has priority over disks.
 
     Raises:
-        GuestConfigError: none was given, it is too large, or several disks carry one.
+        GuestConfigError: the host gave no document, it is too large, or several disks carry one.
     """
     blob = FW_CFG / "config" / "raw"
     if blob.exists():
@@ -53,7 +53,7 @@ def is_trust_domain() -> bool:
 
 
 def mr_config_id() -> bytes:
-    """Return MRCONFIGID: of the TDREPORT in a TD, and in an emulated guest what the host says it would be."""
+    """Return MRCONFIGID: of the TDREPORT in a TD; in an emulated guest, the value that the host gives."""
     if is_trust_domain():
         request = bytearray(_REPORT_DATA_BYTES + _TDREPORT_BYTES)
         with TDX_GUEST.open("rb") as device:

@@ -1,7 +1,6 @@
 """PID 1: mounts, modules, network, configuration, then the node, which is the only workload. Never returns.
 
-Everything it says is one JSON object per line on the serial console, which the host reads: no
-secrets go there.
+It prints one JSON object per line on the serial console, which the host reads, so it never prints a secret.
 """
 
 import base64
@@ -25,11 +24,11 @@ RUN = Path("/run/bondstone")
 CONFIG = RUN / "config"
 DATA = RUN / "data"
 MODULES = Path("/usr/lib/bondstone/modules")
-# Isolated (-I): no folder or variable outside of the measured image adds to what is imported, and the host's
-# files lie outside. No site (-S) and its .pth files, no writing of bytecode (-B), no buffers (-u).
+# Isolated (-I): no folder or variable outside the measured image adds to the imports, and the host's files
+# are outside. No site (-S) and its .pth files, no writing of bytecode (-B), no buffers (-u).
 NODE_COMMAND = ("/usr/bin/python3.13", "-I", "-S", "-B", "-u", "/opt/bondstone/guest/start_node.py")
 WORKING_DIRECTORY = "/"
-# Nothing of the kernel's command line reaches the environment (init(5) passes unknown words on).
+# Nothing of the kernel's command line reaches the environment (init(5) passes unknown parameters on).
 ENVIRONMENT = {
     "PATH": "/usr/bin",
     "LC_ALL": "C.UTF-8",
@@ -96,7 +95,7 @@ def _run() -> None:
     _mount("configfs", "/sys/kernel/config", "configfs", _HARDENED, "")
     _floor_clock(image["built"])
     log("trust-domain", tdx=intake.is_trust_domain())
-    # Before anything can be refused: what was booted is told in any case.
+    # This comes before any refusal, so that the report of what was booted is always printed.
     _print_boot_logs()
     if profile is Profile.DEBUG:
         from guest import debug
@@ -148,7 +147,7 @@ def load_module(path: Path) -> str | None:
 
 
 def _floor_clock(built: int) -> None:
-    """Never run before the image was built: the clock comes from the host, which may only shorten trust."""
+    """Raise a clock that is before the image's build: the host sets it, and may only shorten trust."""
     if time.time() < built:
         log("clock-behind", clock=time.time(), built=built)
         time.clock_settime(time.CLOCK_REALTIME, built)
@@ -184,7 +183,7 @@ def _start_network(config: GuestConfig) -> None:
 
 
 def _print_boot_logs() -> None:
-    """Print what the boot measured, so that ``bondstone image verify`` can compare it with the prediction."""
+    """Print the boot's measurements, for ``bondstone image verify`` to compare with the prediction."""
     for kind, path in _BOOT_LOGS:
         if path.exists():
             with path.open("rb") as file:
@@ -199,12 +198,12 @@ def _print_blob(kind: str, data: bytes) -> None:
 
 
 def without_padding(area: bytes) -> bytes:
-    """Return a CCEL area without most of the 0xFF that fills it: the last event may end in some, too."""
+    """Return a CCEL area without most of its 0xFF padding. Some remains: the last event may end in 0xFF."""
     return area[: len(area.rstrip(b"\xff")) + CCEL_PADDING_KEPT]
 
 
 def node_environment(image: dict[str, Any]) -> dict[str, str]:
-    """Return all that the node's environment holds. Its clock never shows a time before the image's build."""
+    """Return the node's whole environment. Its clock never shows a time before the image's build."""
     return {
         **ENVIRONMENT,
         "BONDSTONE_BUILD_DATE": str(image["built"]),
@@ -212,7 +211,7 @@ def node_environment(image: dict[str, Any]) -> dict[str, str]:
 
 
 def _supervise(environment: dict[str, str]) -> None:
-    """Run the node and wait for it, reaping whatever else ends."""
+    """Run the node and wait for it, and reap every other process that ends."""
     node = subprocess.Popen(
         [*NODE_COMMAND, str(CONFIG / "node.toml")],
         env=environment, cwd=WORKING_DIRECTORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -234,7 +233,7 @@ def _supervise(environment: dict[str, str]) -> None:
 
 
 def _confine() -> None:
-    """Leave the node no capability but binding low ports, and no way to get one back."""
+    """Leave the node no capability except binding low ports, and no way to regain another one."""
     for capability in range(_CAP_LAST + 1):
         if capability != _CAP_NET_BIND_SERVICE:
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -243,7 +242,7 @@ def _confine() -> None:
 
 
 def _relay(stream: Any) -> None:
-    """Pass the node's lines on; what is not a JSON object becomes the text of one."""
+    """Relay the node's lines; a line that is not a JSON object becomes the text of one."""
     while line := stream.readline(LINE_BYTES_MAX):
         text = line.rstrip(b"\n")
         try:

@@ -49,7 +49,7 @@ def _sockaddr(address: IPv4Address) -> bytes:
 
 
 class DhcpClient:
-    """Keeps one interface's lease. The first lease is waited for; renewing goes on in a thread."""
+    """Keeps one interface's lease. The caller waits for the first lease; a thread renews it."""
 
     def __init__(self, name: str, log: Log) -> None:
         self._name = name
@@ -59,7 +59,7 @@ class DhcpClient:
         )
 
     def acquire(self, *, tries: int) -> dhcp.Lease | None:
-        """Return a lease that has been set on the interface, or None if nobody answers."""
+        """Get a lease, set it on the interface and return it; None if no server answers."""
         for number in range(tries):
             transaction = int.from_bytes(os.urandom(4), "big")
             discover = dhcp.message(dhcp.DISCOVER, transaction=transaction, hardware=self._hardware)
@@ -77,7 +77,7 @@ class DhcpClient:
         return None
 
     def keep(self, lease: dhcp.Lease) -> None:
-        """Renew for ever, in a thread of its own."""
+        """Renew without end, in a thread of its own."""
         threading.Thread(target=self._renew, args=(lease,), name=f"dhcp-{self._name}", daemon=True).start()
 
     def _renew(self, lease: dhcp.Lease) -> None:
@@ -87,12 +87,12 @@ class DhcpClient:
             try:
                 self.renew(tenancy)
             except OSError as exc:
-                # A link that is down now may be up at the next time.
+                # A link that is down now may be up at the next attempt.
                 self._log("dhcp-error", interface=self._name, error=str(exc))
                 tenancy.unanswered(now=time.monotonic())
 
     def renew(self, tenancy: dhcp.Tenancy) -> None:
-        """Ask for the lease again; for a new one if the server refuses it, or once it has run out."""
+        """Renew the lease; request a new one if the server refuses, or if the lease has expired."""
         transaction = int.from_bytes(os.urandom(4), "big")
         bound = tenancy.lease.address
         renewing = dhcp.message(dhcp.REQUEST, transaction=transaction, hardware=self._hardware, bound=bound)
@@ -149,7 +149,7 @@ def _datagram(body: bytes) -> bytes:
 
 
 def _payload_untrusted(packet: bytes) -> bytes | None:
-    """Return what an IPv4 UDP packet to port 68 carries, or None for everything else."""
+    """Return the payload of an IPv4 UDP packet to port 68; None for any other packet."""
     if len(packet) < 28 or packet[0] >> 4 != 4 or packet[9] != 17:
         return None
     start = (packet[0] & 15) * 4

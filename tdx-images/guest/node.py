@@ -1,11 +1,11 @@
-"""The workload: one node, until SIGTERM. Says what it has to say on standard output, one JSON object a line.
+"""The workload: one node, until SIGTERM. It reports on standard output, one JSON object a line.
 
-The command line of ``bondstone node run`` is for people: its parser would be a third of a guest's start.
+``bondstone node run`` is not used here: its parser would take a third of a guest's start.
 """
 
 import gc
 
-# Imports leave no cycles worth a search, and under emulation each search costs what ten modules do.
+# Imports leave few cycles to collect, and under emulation each collection costs as much as ten imports.
 gc.disable()
 
 import asyncio  # noqa: E402
@@ -68,10 +68,10 @@ def tell(event: dict[str, Any]) -> None:
 
 
 def _checked(files: NodeFiles) -> tuple[NodeFiles, Machines]:
-    """Return what a guest of this image may run, with its machines: their code is measured with the image.
+    """Return the files that a guest of this image may run, with its machines: the image measures their code.
 
     Raises:
-        GuestConfigError: MRCONFIGID is set, and not to this group document.
+        GuestConfigError: MRCONFIGID is set, but not to this group document's digest.
         ConfigError: the document is not for such an image.
     """
     image = json.loads(IMAGE.read_bytes())
@@ -84,7 +84,7 @@ def _checked(files: NodeFiles) -> tuple[NodeFiles, Machines]:
 
 
 def _as_started(config: NodeConfig, measured: bytes) -> NodeConfig:
-    """Have a mock TD report the MRCONFIGID that its host has set, as a real one does."""
+    """Make a mock TD report the MRCONFIGID that its host has set, as a real TD does."""
     mock = config.attestation.mock
     if mock is None:
         return config

@@ -1,4 +1,4 @@
-"""Starts the node in an isolated interpreter: its code comes out of the image, and from nowhere else."""
+"""Starts the node in an isolated interpreter: all of its code comes from the image."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""ELF64, little-endian: which libraries a file needs, and what of it a loader reads (System V gABI)."""
+"""ELF64, little-endian: which libraries a file needs, and which parts a loader reads (System V gABI)."""
 
 import struct
 
@@ -8,7 +8,7 @@ _DT_NEEDED, _DT_STRTAB = 1, 5
 
 
 def stripped(data: bytes) -> bytes:
-    """Return an ELF64 file without its section table and all behind the last segment: symbols for debuggers.
+    """Return an ELF64 file without its section table and the bytes (debug symbols) after the last segment.
 
     Loaders read segments only, so the file behaves the same; other files are returned as they are.
     """
@@ -22,7 +22,7 @@ def stripped(data: bytes) -> bytes:
 
 
 def needed(data: bytes) -> list[str]:
-    """Return the DT_NEEDED names, in order; none for what is not a dynamic ELF64 file."""
+    """Return the DT_NEEDED names, in order; an empty result if it is not a dynamic ELF64 file."""
     if data[:6] != _MAGIC:
         return []
     headers = _program_headers(data)

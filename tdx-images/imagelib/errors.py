@@ -1,4 +1,4 @@
-"""What stops a build: one sentence, and what to do about it."""
+"""The error that stops a build: one sentence, and the remedy."""
 
 
 class BuildError(Exception):

@@ -1,4 +1,4 @@
-"""What Google Cloud imports: ``disk.raw``, of a whole number of gibibytes, in an old GNU tar, gzipped.
+"""The archive that Google Cloud imports: ``disk.raw``, a whole number of GiB, in an old GNU tar, gzipped.
 
 Source: "Requirements to import a disk" of Compute Engine's documentation on images.
 """
@@ -16,9 +16,9 @@ GIB = 1 << 30
 
 
 def archive(image: BuiltImage, out: Path) -> None:
-    """Write the archive. It measures the same: of the disk, firmware measures the first partition table only.
+    """Write the archive. The measurements stay the same: firmware measures only the first partition table.
 
-    Zeros follow the disk; its second partition table stays where the first one says that it is.
+    Zeros follow the disk; its second partition table stays at the place that the first one names.
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-gcp-") as folder:
         disk = Path(folder, "disk.raw")

@@ -34,7 +34,7 @@ max_lifetime_seconds = 3600
 
 
 class EmulatedGroup:
-    """Writes what the guests of one run need below ``folder``; keeps authority and token between runs."""
+    """Writes the files of one run's guests below ``folder``; keeps authority and token between runs."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class EmulatedGroup:
             self.key_file.touch(mode=0o600)
             self.key_file.write_text(GroupKey.generate().secret.hex() + "\n")
         self.policy_file = folder / "policy.toml"
-        # Emulation has no RTMR[0] of its own: the mock TD says what it is configured to say.
+        # Emulation has no RTMR[0] of its own: the mock TD reports its configured value.
         fragment = functools.partial(
             policy_fragment,
             images[0].published(),
@@ -154,7 +154,7 @@ root = "{root}"
 
 
 def _node_toml(number: int, count: int, measured: Measurements, *, await_key: bool) -> str:
-    """The mock TD says of itself what the very files that run have been measured to be."""
+    """Make the mock TD report the measurements of the files that run."""
     boot = measured.boots[Boot.DIRECT]
     seeds = [f"{_address(other)}:{BOND_PORT}" for other in range(count) if other != number]
     return f"""\

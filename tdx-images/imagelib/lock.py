@@ -1,4 +1,4 @@
-"""``lock.json``: every input of an image by name, version and SHA-256, and how they are brought here."""
+"""``lock.json``: every input of an image by name, version and SHA-256, and how to download them."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def lock(progress: Progress) -> None:
             known[package.name] = package if other is None else mirror.newest(other, package)
     groups = {name: list(names) for name, names in recipe["packages"].items()}
     groups["kernel"] = [_image_of(known, recipe["kernel"])]
-    # For the mock report provider of debug images only: the kernel's headers, and what its build tools need.
+    # For the mock report provider of debug images only: the kernel's headers, and its build tools' needs.
     version = groups["kernel"][0].removeprefix("linux-image-")
     flavourless = version.removesuffix("-cloud-amd64")
     groups["headers"] = [
@@ -82,7 +82,7 @@ def lock(progress: Progress) -> None:
 
 
 def fetch(progress: Progress) -> None:
-    """Bring every locked input into the cache. Each counts only by its SHA-256."""
+    """Download every locked input into the cache. An input is accepted by its SHA-256 only."""
     locked = load(LOCK)
     (CACHE / "debs").mkdir(parents=True, exist_ok=True)
     (CACHE / "wheels").mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def wheel_path(wheel: dict[str, Any]) -> Path:
 
 
 def require_cached(locked: dict[str, Any]) -> None:
-    """Raise unless every input of an image lies in the cache with its locked SHA-256."""
+    """Raise unless every input of an image is in the cache with its locked SHA-256."""
     debs = [deb for deb in locked["debs"] if deb["group"] != "headers"]
     for path, sha256 in [(deb_path(d), d["sha256"]) for d in debs] + [
         (wheel_path(w), w["sha256"]) for w in locked["wheels"]
@@ -126,7 +126,7 @@ def require_cached(locked: dict[str, Any]) -> None:
 
 
 def _image_of(known: dict[str, mirror.Package], meta: str) -> str:
-    """Return the package of the kernel that a meta package stands for."""
+    """Return the kernel's package to which a meta package refers."""
     found = re.search(r"linux-image-\d\S*", _find(known, meta).depends)
     if found is None:
         raise BuildError(f"{meta} names no kernel", hint="check tdx-images/recipe.json")
@@ -161,7 +161,7 @@ def _pip_download(python: str, folder: str, *arguments: str) -> None:
 
 
 def _lock_wheels(python: str, *, left_out: frozenset[str]) -> list[dict[str, str]]:
-    """Take the project's own locked versions as wheels for the image's interpreter, but not Windows'."""
+    """Lock the project's own locked versions as wheels for the image's interpreter, but not Windows'."""
     text = (PROJECT / "requirements.lock").read_text()
     lines = [line for line in text.splitlines() if "sys_platform == 'win32'" not in line]
     pins = set(re.findall(r"^([A-Za-z0-9_.\-]+==[^\s;\\]+)", "\n".join(lines), re.MULTILINE))
@@ -206,7 +206,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
+    """Write the whole file or nothing."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data)
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""Debian's archive: which mirror, and what a signed release says is in it.
+"""Debian's archive: which mirror, and the packages that a signed release lists.
 
 The mirror is the one that this machine's apt uses, with the image's suites in place of its own. A
 Release file counts only with a signature by a key of ``debian-archive-keyring``; indices and
@@ -119,7 +119,7 @@ def _parse_index(text: str, archive: str) -> dict[str, Package]:
 
 
 def newest(first: Package, second: Package) -> Package:
-    """Return the one with the higher version, by dpkg's rules."""
+    """Return the package with the higher version, by dpkg's rules."""
     try:
         done = subprocess.run(
             ["dpkg", "--compare-versions", first.version, "ge", second.version], check=False

@@ -22,7 +22,7 @@ _TOOLS = (
     ("scripts/basic/fixdep", "scripts/basic/fixdep"),
     ("tools/objtool/objtool", "tools/objtool/objtool.real-x86"),
 )
-# The kernel was compiled by a newer gcc: give an older one the flag that it knows.
+# A newer gcc compiled the kernel: an older gcc gets the flag that it knows.
 _COMPILER = """#!/bin/bash
 arguments=()
 for argument in "$@"; do
@@ -36,7 +36,7 @@ exec gcc "${arguments[@]}"
 
 
 def build_module(locked: dict[str, Any], template: bytes) -> bytes:
-    """Return ``mock_tsm.ko``, whose quotes are ``template`` with the caller's REPORTDATA put in."""
+    """Return ``mock_tsm.ko``. Its quotes are ``template`` with the caller's REPORTDATA."""
     missing = [tool for tool in ("gcc", "make", "bash") if shutil.which(tool) is None]
     if missing:
         raise BuildError(f"{', '.join(missing)} missing", hint=f"apt-get install {' '.join(missing)}")
@@ -76,7 +76,7 @@ def build_module(locked: dict[str, Any], template: bytes) -> bytes:
 
 
 def overlay(module: bytes) -> bytes:
-    """Return an archive to append to a debug image's initrd: its PID 1 loads what is in there."""
+    """Return an archive to append to a debug image's initrd: its PID 1 loads the module in it."""
     root = Tree()
     root.file("usr/lib/bondstone/extra/mock_tsm.ko", module)
     return cpio.encode(root, epoch=0)

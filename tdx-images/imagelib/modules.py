@@ -7,14 +7,14 @@ from imagelib.errors import BuildError
 
 
 class Modules:
-    """The modules of one kernel package, by name, decompressed when asked for."""
+    """The modules of one kernel package, by name. A module is decompressed at its first use."""
 
     def __init__(self, files: dict[str, bytes], built_in: str) -> None:
         self._files = {_name(path): data for path, data in files.items()}
         self._built_in = {_name(path) for path in built_in.split()}
 
     def load_order(self, wanted: list[str]) -> list[str]:
-        """Return the wanted modules, each behind all that it depends on; built-in ones are left out."""
+        """Return the wanted modules, each after all of its dependencies, without built-in ones."""
         order: list[str] = []
         for name in wanted:
             self._visit(name.replace("-", "_"), order, ())

@@ -40,7 +40,7 @@ def require_qemu() -> str:
 
 
 def emulated(guest: Guest, *, mr_config_id: bytes | None = None) -> list[str]:
-    """Return the command for software emulation: no TDX, so quotes can only be the mock's."""
+    """Return the command for software emulation: there is no TDX, so quotes can only be the mock's."""
     command = [
         require_qemu(), "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
         *_common(guest),
@@ -58,7 +58,7 @@ def emulated(guest: Guest, *, mr_config_id: bytes | None = None) -> list[str]:
 def trust_domain(guest: Guest, *, mr_config_id: bytes, qgs_socket: str = QGS_SOCKET) -> list[str]:
     """Return the command for a TD on a host with TDX: QEMU 10.1 or newer, Linux 6.16 or newer.
 
-    It can be made where neither is: for looking at it, or for taking it to such a host.
+    A machine without them can also make the command, to print it or to copy it to such a host.
     """
     td = {
         "qom-type": "tdx-guest",
@@ -85,7 +85,7 @@ def _common(guest: Guest) -> list[str]:
         "-smp", str(guest.cpus), "-m", f"{guest.memory_mib}M",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-serial", f"file:{guest.console}",
-        # restrict=on: the guest cannot reach anything outside of this machine.
+        # restrict=on: the guest cannot reach anything outside this machine.
         "-netdev", f"user,id=n0,restrict=on,{','.join(forwards)}",
         "-device", "virtio-net-pci,netdev=n0,romfile=",
         "-fw_cfg", f"name={CONFIG_ENTRY},file={guest.config}",

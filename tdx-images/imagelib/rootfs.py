@@ -25,7 +25,7 @@ MACHINES = lock.HERE / "machines"
 """Python sources of the state machines that the recipe names, as they are imported."""
 
 _STDLIB = "usr/lib/python3.13"
-# What no node runs: manuals, tools for people, tests, graphical toolkits, the package installer.
+# Files that no node uses: manuals, tools for people, tests, graphical toolkits, the package installer.
 _REMOVED = (
     "usr/share", "usr/sbin", "usr/libexec", "usr/games", "etc", "var", "usr/lib/init",
     "usr/lib/valgrind",
@@ -40,10 +40,10 @@ _REMOVED = (
         "pdb.py", "sitecustomize.py", "curses", "dbm", "doctest.py", "venv", "xmlrpc", "_pyrepl",
         "sqlite3", "unittest", "xml",
     )),
-    # For people at a keyboard, and for tests: a guest has neither.
+    # For interactive use and for tests: a guest has neither.
     *(f"{SITE}/{name}" for name in ("node/cli", "node/dev.py", "node/simulation")),
 )  # fmt: skip
-# What a production image is built without: then no configuration can make a mock TD of it.
+# A production image does not contain these, so no configuration can make it a mock TD.
 MOCK = (f"{SITE}/enclave/mock", f"{SITE}/node/mocked.py")
 _IMPORTED = ("guest.main", "guest.node", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl")
 _LOAD_MACHINES = """\
@@ -182,19 +182,19 @@ def _add_modules(root: Tree, wanted: list[str], modules: Modules) -> None:
 def _compiled(root: Tree, machines: tuple[str, ...]) -> dict[str, bytes]:
     """Return the bytecode of all Python files, made by the image's own interpreter.
 
-    ``unchecked-hash`` and ``-B``: without them the files carry times, or are written by the
-    compiling interpreter for its own imports.
+    ``unchecked-hash`` and ``-B``: without them the files would contain times, or the compiling interpreter
+    would write some for its own imports.
     """
     with tempfile.TemporaryDirectory(prefix="bondstone-image-") as folder:
         _stage(root, Path(folder))
         compiling = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
         compiling += ["-p", "/", "-s", folder]
-        # Bytecode may depend on what its process compiled before, so each process has its own fixed share.
+        # Bytecode may depend on earlier compilations in the same process, so each process has a fixed share.
         with ThreadPoolExecutor() as pool:
             shares = [pool.submit(_python, folder, *compiling, f"{folder}/{p}") for p in (_STDLIB, SITE)]
         for share in shares:
             share.result()
-        # What was pruned must not be missed: import what the guest runs, with nothing but the image's files.
+        # No pruned file may be needed: import the guest's modules with only the image's files.
         _python(folder, "-c", f"import {', '.join(_IMPORTED)}")
         if machines:
             _python(folder, "-c", _LOAD_MACHINES, *machines)
@@ -217,7 +217,7 @@ def _python(folder: str, *arguments: str) -> None:
         "LC_ALL": "C.UTF-8",
     }
     command = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", libraries, f"{folder}/{PYTHON}"]
-    # In a folder of its own: Python looks for modules where it is started.
+    # In a folder of its own: Python searches for modules in the folder in which it starts.
     done = subprocess.run(
         [*command, "-B", "-S", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
@@ -230,7 +230,7 @@ def _python(folder: str, *arguments: str) -> None:
 
 
 def _stage(root: Tree, folder: Path) -> None:
-    """Write what the interpreter needs. Absolute links are left out: they would reach the build host."""
+    """Write the interpreter's files, without absolute links: those would lead into the build host."""
     for path in sorted(root.nodes):
         node = root.nodes[path]
         target = folder / path
@@ -249,7 +249,7 @@ def _stage(root: Tree, folder: Path) -> None:
 
 
 def _require_closed(root: Tree) -> None:
-    """Raise if a shared library that something in the image needs is not in it."""
+    """Raise if the image lacks a shared library that one of its files needs."""
     there = {path.rsplit("/", 1)[-1] for path in root.nodes}
     missing: dict[str, str] = {}
     for path, node in root.files():

@@ -73,7 +73,7 @@ class ClientSource:
         """Fetch, verify and return the early set of the quote's platform; the set has no other effect.
 
         Raises:
-            AttestationError: there is none, or it is not good.
+            AttestationError: the early set is missing, or not good.
         """
         return await self._client.look_at(platform_of_quote_untrusted(quote), UpdateMode.EARLY)
 
