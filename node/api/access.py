@@ -112,7 +112,7 @@ class Gate:
         return self._require(latest, roles)
 
     async def require_current(self) -> None:
-        """Return if the list is current enough for what the log does not judge again.
+        """Return if the list is current enough for operations that the log does not judge again.
 
         Raises:
             ProblemError: 503 ``access-not-current``.

@@ -33,7 +33,7 @@ _STATUS: Final[dict[type[Answers], int]] = {
 
 
 class HandOver:
-    """When a request may still be handed to the group, and until when it may wait there.
+    """Decides whether a request may still go to the group, and until when it may wait there.
 
     Args:
         limits: of the API.

@@ -2,7 +2,7 @@
 
 An Idempotency-Key works because the group remembers it, for its ``session_ttl_ms``. An attacker that controls
 the network can hold a request back for longer, while its sender repeats it at another node. So the age of a
-request decides, when the node hands it to the group; whether the group knows its key does not.
+request decides at the moment when the node gives it to the group, not whether the group knows its key.
 
 The node cannot know how old a request is, but it knows an upper bound. The client wrote the request after the
 answer to its last request on that connection. If it is the first request, the client wrote it after the
@@ -33,7 +33,7 @@ def boot_time_s() -> float:
 
 
 def time_left_s(scope: Any, limits: ApiLimits, now_s: float) -> float:
-    """Return for how long this request may still be handed to the group, if it has an Idempotency-Key.
+    """Return for how long the node may still give this request to the group, if it has an Idempotency-Key.
 
     Args:
         scope: has ``SENT_AFTER``. A server that does not set it cannot serve such requests.

@@ -65,7 +65,7 @@ class ApiLimits:
 
     @property
     def keyed_age_s_max(self) -> float:
-        """How old a request with an Idempotency-Key may be when it is handed to the group."""
+        """How old a request with an Idempotency-Key may be when the node gives it to the group."""
         return self.session_ttl_s * AGE_OF_TTL
 
     @property

@@ -26,7 +26,7 @@ _OTHER: Final = "other"
 
 
 class ApiMetrics:
-    """Counts requests, and renders everything."""
+    """Counts requests, and renders all metrics."""
 
     def __init__(self, service: Service, registry: CollectorRegistry) -> None:
         self._registry = registry

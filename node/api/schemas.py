@@ -83,7 +83,7 @@ class StatusWarning(_Response, frozen=True):
 
 
 class Levels(_Response, frozen=True):
-    """What the group runs at; see docs/features.md."""
+    """The levels that the group runs at; see docs/features.md."""
 
     feature_level: Unsigned
     machine: Annotated[str, Meta(description="The state machine's family.")]
@@ -91,7 +91,7 @@ class Levels(_Response, frozen=True):
 
 
 class Software(_Response, frozen=True):
-    """What a node says that its software is and knows; see docs/features.md."""
+    """A node's own report of its software and of the levels that it knows; see docs/features.md."""
 
     image: str
     feature_levels: Annotated[Sequence[Unsigned], Meta(description="The lowest and the highest.")]
@@ -193,7 +193,7 @@ class CommandResults(_Response, frozen=True):
 
 
 class AlreadyExecuted(_Response, frozen=True):
-    """A copy with this Idempotency-Key came before and was executed, once. What it returned is not kept."""
+    """An earlier copy with this Idempotency-Key was executed, once. Its results are not kept."""
 
     term: Unsigned
     index: Unsigned
@@ -273,7 +273,7 @@ class OwnEvidence(_Response, frozen=True):
 
 
 class PeerEvidence(_Response, frozen=True):
-    """A bonded peer's evidence as it was received, and what was made of it."""
+    """A bonded peer's evidence as it was received, and the results of its appraisal."""
 
     peer_id: Hex32
     name: str
@@ -296,7 +296,10 @@ class AuditEvents(_Response, frozen=True):
 
 # ---- the birth certificate ----------------------------------------------------------
 class BirthCertificate(_Response, frozen=True):
-    """The authority's signed word that this cluster is the group; it proves itself (docs/bonds.md)."""
+    """The authority's signed statement that this cluster is the group (docs/bonds.md).
+
+    A client verifies it by its signatures alone.
+    """
 
     birth_certificate: Annotated[
         Base64 | None, Meta(description="Deterministic CBOR; null before the cluster was confirmed.")
@@ -318,7 +321,7 @@ Role = Annotated[Literal["read", "write", "audit", "metrics", "export", "admin"]
 
 
 class AccessRequest(_Request, frozen=True):
-    """Exactly one of ``token_sha256``, ``certificate_pem`` and ``password`` says what will be shown."""
+    """Exactly one of ``token_sha256``, ``certificate_pem`` and ``password`` names the new credential."""
 
     name: AccessName
     roles: Annotated[list[Role], Meta(min_length=1, max_length=6)]
@@ -387,7 +390,7 @@ class Failure(_Response, frozen=True):
 
 
 class Problem(_Response, frozen=True):
-    """RFC 9457. Which of the optional members are there depends on ``code``."""
+    """RFC 9457. ``code`` decides which of the optional members are present."""
 
     type: str
     title: str

@@ -53,7 +53,7 @@ def quorum_schema(outlook: Outlook) -> schemas.Quorum:
 
 
 def is_ill(outlook: Outlook) -> bool:
-    """Return whether the group cannot go on, or not with everything, as far as this node sees."""
+    """Return whether, as far as this node sees, the group cannot serve some or all operations."""
     return outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
 
 

@@ -65,9 +65,9 @@ def verify(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the whole hash chain, and who begins each life in it.
+    """Check the whole hash chain, and which node begins each life in it.
 
-    Exit code 0 intact, 1 broken, saying where, 3 undecided: the kept head's event is deleted, or the node
+    Exit code 0 intact, 1 broken (with the place), 3 undecided: the kept head's event is deleted, or the node
     does not answer.
     """
     kept = None if head is None else _kept(head)
@@ -117,7 +117,7 @@ def _intact(chain: AuditChain) -> str:
 
 
 def _lives(chain: AuditChain) -> Iterator[str]:
-    """Say whose events these are: who has verified a node's evidence knows its peer id."""
+    """Yield the author of each range of events. A user that verified a node's evidence knows its peer id."""
     begins = [life.seq for life in chain.lives]
     first = chain.after.seq + 1
     unsigned_to = (begins[0] if begins else chain.head.seq + 1) - 1
@@ -125,7 +125,7 @@ def _lives(chain: AuditChain) -> Iterator[str]:
         why = "their life's beginning is deleted" if chain.after.seq else "nobody has signed where they begin"
         yield f"events {first} to {unsigned_to}: {why}"
     ends = [*(begin - 1 for begin in begins[1:]), chain.head.seq]
-    for life, end in zip(chain.lives, ends, strict=False):  # without lives, there is one end too many
+    for life, end in zip(chain.lives, ends, strict=False):  # without lives, ``ends`` has one more
         yield f"events {life.seq} to {end}: begun by {life.name}, incarnation {life.peer_id}"
 
 

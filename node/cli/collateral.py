@@ -58,7 +58,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
-    """How to reach the sources: whom to trust, and through whom."""
+    """How to reach the sources: which certificates to trust, and through which proxy."""
 
     tls_ca: Path | None
     tls_roots: Path | None
@@ -87,7 +87,7 @@ def fetch(
 ) -> None:
     """Fetch the collateral of a platform, verify it, and print or write it.
 
-    Exit code 0 fetched and verified, 1 not genuine, 3 not to be had now.
+    Exit code 0 fetched and verified, 1 not genuine, 3 not available now.
     """
     collateral = asyncio.run(
         _fetch(
@@ -116,7 +116,7 @@ def fetch(
 
 @app.command()
 def show(file: File, as_json: AsJson = False) -> None:
-    """Show what collateral says. Nothing is verified: use `collateral verify` for that."""
+    """Show the content of collateral. Nothing is verified: use `collateral verify` for that."""
     endorsements = _read(file)
     _print(
         {"verified": False, **_summary(endorsements)},
@@ -168,10 +168,10 @@ def numbers(
     proxy: Proxy = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the published tcbEvaluationDataNumbers, verified: what `fetch --update` can be told.
+    """List the published tcbEvaluationDataNumbers, verified: the possible values of `fetch --update`.
 
-    With a platform, say too which of them `standard` and `early` give it now, and whether that one is still
-    published. Exit code 0 fetched and verified, 1 not genuine, 3 not to be had now.
+    With a platform, also show which of them `standard` and `early` give it now, and whether that number is
+    still published. Exit code 0 fetched and verified, 1 not genuine, 3 not available now.
     """
     platform = None if quote is None and fmspc is None else _platform(quote, fmspc, ca)
     value = asyncio.run(
@@ -197,9 +197,9 @@ def compare(
     proxy: Proxy = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a quote under the standard and under the early set: what will become of it when that is standard.
+    """Judge a quote under the standard and the early set. The early set shows its verdict of the future.
 
-    Exit code 0 accepted under both, 1 refused under one of them, 3 a set is not to be had now.
+    Exit code 0 accepted under both, 1 refused under one of them, 3 a set is not available now.
     """
     data = read_quote(quote)
     root = load_trust_root(trust_root)
@@ -363,7 +363,7 @@ def _verify(endorsements: Endorsements, root: TrustRoot, now: datetime) -> None:
 
 
 def _summary(endorsements: Endorsements) -> dict[str, Any]:
-    """Return what a set says of itself.
+    """Return a summary of a set, from its own fields.
 
     Raises:
         MalformedError: a part cannot be parsed.

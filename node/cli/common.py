@@ -1,4 +1,4 @@
-"""What several commands share: reading files with limits, finding the cluster, printing."""
+"""Functions that several commands share: reading files with limits, finding the cluster, printing."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ def read_file(path: Path, *, what: str, bytes_max: int = FILE_BYTES_MAX, secret:
     """Read a file that the user named.
 
     Raises:
-        ConfigError: missing, unreadable, no regular file or too large; exit code 2.
+        ConfigError: the file is missing, unreadable, too large or not a regular file; exit code 2.
     """
     try:
         return files.read_bytes(path, bytes_max=bytes_max, secret=secret)
@@ -37,10 +37,10 @@ def read_file(path: Path, *, what: str, bytes_max: int = FILE_BYTES_MAX, secret:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write what the user asked for.
+    """Write a file that the user requested.
 
     Raises:
-        ConfigError: it cannot be written; exit code 2.
+        ConfigError: the file cannot be written; exit code 2.
     """
     try:
         files.write_output(path, data)
@@ -49,7 +49,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse Unix seconds, or ISO 8601 with a zone (``Z`` or an offset; none means UTC)."""
+    """Parse Unix seconds, or ISO 8601 with a zone (``Z`` or an offset; without one, UTC)."""
     try:
         if text.isascii() and text.isdigit():
             return datetime.fromtimestamp(int(text), UTC)
@@ -60,10 +60,10 @@ def parse_time(text: str) -> datetime:
 
 
 def load_policy(path: Path, *, tickets: bool = True) -> AppraisalPolicy:
-    """Read an appraisal policy; without ``tickets`` it is for a bare quote.
+    """Read an appraisal policy. Without ``tickets`` it is for a bare quote.
 
     Raises:
-        ConfigError: it cannot be read, or is malformed; exit code 2.
+        ConfigError: the policy cannot be read, or is malformed; exit code 2.
     """
     try:
         return load_policy_untrusted(read_file(path, what="policy"), tickets=tickets)
@@ -91,10 +91,10 @@ class _ClientSettings(msgspec.Struct, frozen=True):
 
 
 def connect(url: list[str] | None, token: str | None, ca: Path | None) -> BondstoneClient:
-    """Return a client from flags; what they leave out from the environment, then from ``client.json``.
+    """Return a client. Each setting comes from the flags, otherwise the environment, then ``client.json``.
 
-    That file is ``BONDSTONE_CLUSTER``, or that of `bondstone dev` here. Its token and its cluster are for its
-    nodes: they go with its certificates alone.
+    That file is ``BONDSTONE_CLUSTER``, or the one of `bondstone dev` in this directory. Its token and its
+    cluster belong to its nodes: they are used only together with its certificates.
 
     Raises:
         ConfigError: something is missing or malformed.

@@ -1,4 +1,4 @@
-"""Deciding what the authority signs: which cluster, as whose successor. Without I/O."""
+"""Decides what the authority signs: which cluster, and which earlier cluster it replaces. Without I/O."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def require_one_cluster(clusters: Sequence[tuple[str, Cluster | None]]) -> Clust
     """Return the one cluster that all these nodes attest to be in.
 
     Args:
-        clusters: for each node, its URL and what its quote names.
+        clusters: for each node, its URL and the cluster that its quote names.
 
     Raises:
         AuthorityError: ``cluster-none``: a node holds nothing of a cluster yet; ``clusters-differ``.
@@ -45,20 +45,20 @@ def certificate_to_sign(
     replace: str | None,
     now_s: int,
 ) -> BirthCertificate:
-    """Return the certificate for ``cluster``, with the signatures that it has already.
+    """Return the certificate for ``cluster``, with the signatures that it already has.
 
     Args:
-        kept: from the operator's own file; None if there is none.
-        served: the newest that the nodes hand out, verified; None if they have none.
+        kept: the certificate in the operator's own file; None if that does not exist.
+        served: the newest certificate that the nodes return, verified; None if they have no certificate.
         group_id: 32 bytes.
-        cluster: what the founders attest.
-        replace: the cluster id, hex, that the operator gives up for this one; None: none.
+        cluster: the cluster that the founders attest.
+        replace: the id (hex) of the cluster that the operator gives up for this one; None: it gives up none.
         now_s: whole Unix seconds.
 
     Raises:
-        AuthorityError: ``already-confirmed``: another cluster was confirmed, and the operator gives up none,
-            or another one.
-        ConfigError: ``replace`` without a certificate of what it replaces.
+        AuthorityError: ``already-confirmed``: another cluster was confirmed, and ``replace`` is None or names
+            a third one.
+        ConfigError: ``replace`` without a certificate of the cluster that it names.
     """
     known = [item for item in (kept, served) if item is not None]
     if any(item.statement.group_id != group_id for item in known):
@@ -101,7 +101,7 @@ def is_complete(certificate: BirthCertificate, authority: Authority, group_id: b
     """Return whether enough keys have signed.
 
     Raises:
-        AuthorityError: a signature does not verify, which more signatures would not mend.
+        AuthorityError: a signature does not verify. More signatures would not repair that.
     """
     try:
         certificate.verified(authority, group_id=group_id)
@@ -113,10 +113,10 @@ def is_complete(certificate: BirthCertificate, authority: Authority, group_id: b
 
 
 def verified_untrusted(data: bytes, authority: Authority, group_id: bytes) -> BirthCertificate:
-    """Return the certificate that a node handed out, if the authority has signed it.
+    """Return the certificate that a node sent, if the authority has signed it.
 
     Raises:
-        AuthorityError: why not.
+        AuthorityError: the certificate is malformed, or the authority has not signed it.
     """
     certificate = birth_certificate_untrusted(data)
     certificate.verified(authority, group_id=group_id)

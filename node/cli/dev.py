@@ -61,7 +61,7 @@ async def _run(cluster: DevCluster) -> None:
 
 
 class _Printer:
-    """Tells a person what happens."""
+    """Prints progress for people."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -98,7 +98,7 @@ class _Printer:
         cli = _shown(bondstone_command())
         url = event["nodes"][0]["api"]
         folder = shlex.quote(str(self._directory))
-        # Only the default directory is found by itself, and only from where this runs.
+        # Other commands find only the default directory by themselves, and only from the present directory.
         found = self._directory == DEV_DIRECTORY
         settings = shlex.quote(str(self._directory.resolve() / "client.json"))
         lines = [
@@ -120,7 +120,7 @@ class _Printer:
 
 
 def _shown(command: list[str]) -> str:
-    """Return the command as one would type it here: relative, where that is shorter."""
+    """Return the command as a user would type it here: relative where that is shorter."""
     here = Path.cwd()
     first = Path(command[0])
     if first.is_relative_to(here):

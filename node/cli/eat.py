@@ -1,9 +1,9 @@
 """A verdict for a relying party's program: an attestation result in the form of EAR (draft-fv-rats-ear),
-which is an EAT (RFC 9711). JSON claims, or a JWT (RFC 7519) if somebody signs it.
+which is an EAT (RFC 9711). It has the form of JSON claims or, if it is signed, of a JWT (RFC 7519).
 
-``ear.status`` is "affirming" for accepted, "contraindicated" for refused, "none" for undecided: a relying
-party that looks at it alone never takes one for another. Unsigned claims are for the process that called us;
-who sends them on must sign them.
+``ear.status`` is "affirming" for accepted, "contraindicated" for refused, "none" for undecided. A relying
+party can distinguish the verdicts by this claim alone. Unsigned claims are for the calling process. If it
+sends them on, it must sign them.
 """
 
 from datetime import UTC, datetime
@@ -30,9 +30,9 @@ def ear_claims(report: VerificationReport, *, nonce: bytes | None, issued_at: da
     """Return the claims of a result.
 
     Args:
-        report: what the verification came to.
-        nonce: that REPORTDATA was compared with, if it was.
-        issued_at: aware; when the verdict was made, not the time that it is about (``bondstone.judged_at``).
+        report: the result of the verification.
+        nonce: the nonce that REPORTDATA was compared with; None if it was not compared.
+        issued_at: aware; when the verdict was made, not the time that it is for (``bondstone.judged_at``).
     """
     value = report.value
     submodule = {
@@ -66,7 +66,7 @@ def signed(claims: dict[str, Any], key_file: Path) -> str:
     """Return the claims as a JWT, signed with a P-256 key; its ``kid`` is the key's thumbprint (RFC 7638).
 
     Raises:
-        ConfigError: the file holds no such private key.
+        ConfigError: the file does not hold such a private key.
     """
     data = read_file(key_file, what="signing key", bytes_max=KEY_BYTES_MAX, secret=True)
     try:

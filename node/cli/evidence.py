@@ -60,12 +60,13 @@ class VerifiedNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appraiser:
-    """By what a node is judged.
+    """The requirements for a node.
 
     Attributes:
-        group_id: the group that it must be in, hex; None: any, or none.
+        group_id: the group that the node must be in, hex; None: it may be in any group or in no group.
         own_config_id: SHA-384 of the canonical group document, for ``mrconfigid = "own"``.
-        authority: of the group document, whose word for the cluster is required; None: it has none.
+        authority: the group document's authority, which must have confirmed the cluster; None: the document
+            names no authority.
     """
 
     policy: AppraisalPolicy
@@ -78,7 +79,7 @@ class Appraiser:
 def appraiser_of(
     *, group_document: Path | None, policy: Path | None, trust_root: str | None, group_id: str | None
 ) -> Appraiser:
-    """Return what the user's files and ids say; a policy or root of its own goes before the document's.
+    """Return the requirements from the user's files and ids. A given policy or root replaces the document's.
 
     Raises:
         ConfigError: a file is missing or malformed, or neither document nor policy is given.
@@ -110,13 +111,13 @@ def verify_node(
     collateral: Path | None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
 ) -> VerifiedNode:
-    """Ask a node for evidence bound to a fresh nonce and to the TLS key of the same connection; judge it.
+    """Fetch and judge a node's evidence, bound to a fresh nonce and to the TLS key of the same connection.
 
     ``enforcement``: since when the collateral is enforced, for the policy's grace period; unknown: no grace.
 
     Raises:
         ConfigError: a file is missing or malformed.
-        ClientError: the node cannot be reached, or does not answer as one.
+        ClientError: the node cannot be reached, or its answer is not that of a node.
         TicketRejectedError: the evidence is refused, with its reason.
     """
     source: EndorsementsSource | None = None
@@ -149,26 +150,26 @@ def verify_node(
         raw = base64.b64decode(ticket, validate=True)
     except ValueError as exc:  # no base64, or no ASCII
         raise MalformedError("ticket-malformed", f"{url} sent a ticket that is not base64") from exc
-    # Network and group are what the node says they are; its quote covers both, so it cannot say one thing
-    # here and another to its peers. Who expects a certain group names it.
+    # The node itself names its network and group. Its quote covers both, so the node cannot name others to
+    # its peers. A user that expects a certain group names it.
     expected = ExpectedClaims(
         peer_id=peer_id,
         network_id=bytes.fromhex(live.document.network_id),
         group_id=None if claimed is None else bytes.fromhex(claimed),
         binding=binding_of_nonce(nonce),
-        cluster=ANY_CLUSTER,  # what the quote names is returned, and compared by require_cluster
+        cluster=ANY_CLUSTER,  # the quote's cluster is returned; require_cluster compares it
     )
     expiration = validator.validate(raw, expected, datetime.now(UTC))
     return VerifiedNode(
         live=live,
         peer_id=peer_id,
-        cluster=parse_ticket_untrusted(raw).claims.cluster,  # REPORTDATA was checked: these are the quote's
+        cluster=parse_ticket_untrusted(raw).claims.cluster,  # REPORTDATA was checked: the quote covers it
         expiration=expiration,
     )
 
 
 class NotConfirmedError(UndecidedError):
-    """The authority has not confirmed any cluster yet: whether this one is the group is open."""
+    """The authority has not confirmed any cluster yet, so it is undecided whether this one is the group."""
 
 
 def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedCluster:
@@ -177,7 +178,7 @@ def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedClus
     Raises:
         ClusterUnknownError: the node is in no cluster yet.
         NotConfirmedError: the node has no birth certificate.
-        AppraisalError: it does not verify, or confirms another cluster.
+        AppraisalError: the certificate does not verify, or confirms another cluster.
     """
     if node.cluster is None:
         raise _in_no_cluster()
@@ -204,16 +205,16 @@ def _in_no_cluster() -> "ClusterUnknownError":
 
 
 class ClusterUnknownError(UndecidedError):
-    """The node is genuine and accepted, and holds nothing of a cluster: which one it will be in is open."""
+    """The node is genuine and accepted, but is in no cluster yet. Which one it will join is not known."""
 
 
 def require_cluster(node: VerifiedNode, cluster: str) -> None:
     """Require that a verified node's quote names this cluster, ``ID/GENERATION`` or ``ID``.
 
     Raises:
-        ConfigError: ``cluster`` is none.
+        ConfigError: ``cluster`` does not name a cluster.
         ClusterUnknownError: the node is in no cluster yet, so this cannot be decided.
-        AppraisalError: ``cluster-mismatch``: it is in another one.
+        AppraisalError: ``cluster-mismatch``: the node is in another cluster.
     """
     try:
         wanted = Cluster.from_text_untrusted(cluster)

@@ -1,10 +1,10 @@
-"""What the exit codes mean, for every command: one table.
+"""The meaning of the exit codes of every command, in one table.
 
 0   yes: done, accepted, intact, found
-1   no: refused, broken, not there. It was decided, and asking again gives the same answer
+1   no: refused, broken, not there. This is decided, and a repetition has the same result
 2   usage: the command line, a file or a variable is wrong
-3   could not decide: nobody could be reached, the credentials are not enough, something to judge by is
-    missing, or a write may or may not have happened
+3   could not decide: no node could be reached, the credentials are not enough, something needed for the
+    verdict is missing, or a write may or may not have happened
 """
 
 from typing import Final
@@ -21,8 +21,8 @@ NO: Final = 1
 USAGE: Final = 2
 UNDECIDED: Final = 3
 
-# Which refusals of a node answer the question. Every other one (no credentials, no role, not ready, its own
-# failure) leaves it open.
+# The refusals of a node that decide the question. Every other refusal (no credentials, no role, not ready,
+# its own failure) leaves it undecided.
 _ANSWERS: Final = frozenset(
     {
         "command-failed",
@@ -57,5 +57,5 @@ def exit_code_of(failure: Exception) -> int:
 
 
 def word_of(code: int) -> str:
-    """Return what a verdict with this exit code is called."""
+    """Return the name of a verdict with this exit code."""
     return {YES: "accepted", NO: "refused", USAGE: "error"}.get(code, "undecided")

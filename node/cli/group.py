@@ -1,4 +1,4 @@
-"""``bondstone group``: the authority's word on which cluster is the group."""
+"""``bondstone group``: birth certificates, by which the authority confirms which cluster is the group."""
 
 import base64
 import binascii
@@ -61,7 +61,7 @@ def authority_key(
 ) -> None:
     """Make an Ed25519 key for the authority, and print its entry for the group document.
 
-    Whoever has the key speaks for the group: keep it off the hosts, better in a token or encrypted.
+    A holder of the key can confirm any cluster: keep it off the hosts, better in a token or encrypted.
     """
     key, pem = new_private_key_pem()
     try:
@@ -86,10 +86,10 @@ def confirm(
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify the founders' evidence, sign that their cluster is the group, and hand that to them.
+    """Verify the founders' evidence, sign that their cluster is the group, and send them the certificate.
 
-    With a threshold above one, the others sign the kept file with `bondstone group sign`, and whoever is last
-    hands it in with `bondstone group submit`.
+    With a threshold above one, the other signers sign the kept file with `bondstone group sign`, and the last
+    one sends it with `bondstone group submit`.
     """
     document = load_group_document(group_document)
     authority = _authority_of(document)
@@ -147,7 +147,7 @@ def submit(
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a node, and hand it a birth certificate that enough keys have signed."""
+    """Verify a node, and send it a birth certificate that enough keys have signed."""
     document = load_group_document(group_document)
     authority = _authority_of(document)
     kept_at = certificate or group_document.with_suffix(".birth")
@@ -171,7 +171,7 @@ def _authority_of(document: GroupDocument) -> Authority:
 
 
 def _require_founders(document: GroupDocument, nodes: dict[str, VerifiedNode]) -> None:
-    """Require as many different members as found the group: no look-alike of one node is confirmed."""
+    """Require as many different members as found the group, so that no copy of one node is confirmed."""
     wanted, given = max(document.founding.expect, 1), len({node.peer_id for node in nodes.values()})
     if given < wanted:
         raise ConfigError(
@@ -182,7 +182,7 @@ def _require_founders(document: GroupDocument, nodes: dict[str, VerifiedNode]) -
 def _served(
     nodes: dict[str, VerifiedNode], authority: Authority, document: GroupDocument
 ) -> BirthCertificate | None:
-    """Return the newest certificate that the nodes hand out."""
+    """Return the newest certificate that the nodes return."""
     newest: BirthCertificate | None = None
     for url, node in nodes.items():
         text = node.live.document.birth_certificate

@@ -14,7 +14,7 @@ from node.group.identity import GroupKey
 from node.group_document import GroupDocument, load_group_document
 
 DEFAULT: Final = object()
-"""In place of a value that is not written."""
+"""Stands for a value that is not written."""
 
 
 def command(

@@ -273,7 +273,7 @@ def verify(
     memory: Memory = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the log of a boot against what the image should measure; name the first event that differs."""
+    """Compare the log of a boot with the image's expected measurements; name the first event that differs."""
     loading = KernelLoading.QEMU_PATCHED if emulated else KernelLoading.AS_IS
     host = HostShape(kernel_loading=loading, memory_bytes=memory * MIB)
     predicted = _boot_of(load_image(folder).measure(host=host), boot).events
@@ -289,7 +289,7 @@ def verify(
             raise MeasurementMismatchError(
                 "register-differs", f"RTMR[0] is {body.rtmrs[0].hex()}, but the log leads to {rtmr0}"
             )
-    # No prediction covers RTMR[0] here: the log of a TD and its quote can only agree on what the host chose.
+    # No prediction covers RTMR[0] here: the TD's log and its quote can only agree on what the host chose.
     unchecked = ["rtmr0"] if quote is not None else ["rtmr0", "quote"]
     if as_json:
         print_json(
@@ -315,7 +315,7 @@ def verify(
 
 
 def _require_one_choice(acpi: Path | None, *, waive_rtmr0: bool) -> None:
-    """Have RTMR[0] predicted or waived by whoever makes the policy: it is never left out by omission."""
+    """Require that the user either has RTMR[0] predicted or waives it: an omission never leaves it out."""
     if acpi is None and not waive_rtmr0:
         raise ConfigError(
             "a policy wants RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
@@ -341,7 +341,7 @@ def _boot_of(measured: Measurements, boot: Boot) -> Any:
 def _observed(
     *, ccel: Path | None, tpm_log: Path | None, console: Path | None
 ) -> tuple[Sequence[Event], bool]:
-    """Return the events of a boot, and whether a TD logged them: a TPM's log knows no RTMR[0]."""
+    """Return the events of a boot, and whether a TD logged them: a TPM's log has no RTMR[0]."""
     given = [path for path in (ccel, tpm_log, console) if path is not None]
     if len(given) != 1:
         raise ConfigError("which boot? hint: one of --ccel, --tpm-log, --console")
@@ -356,7 +356,7 @@ def _observed(
 
 
 def _acpi(source: Path | None) -> AcpiBlobs | None:
-    """Return the ACPI blobs of a shape out of a folder, or out of a debug guest's console."""
+    """Return the ACPI blobs of a shape from a folder, or from a debug guest's console."""
     if source is None:
         return None
     if source.is_dir():
@@ -397,7 +397,7 @@ def _command(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _follow(arguments: Sequence[str]) -> None:
-    """Run the guests and tell a person what happens, until Ctrl-C."""
+    """Run the guests and print their progress for people, until Ctrl-C."""
     if shutil.which("qemu-system-x86_64") is None:
         raise ConfigError("qemu-system-x86_64 is missing. hint: apt-get install qemu-system-x86")
     with subprocess.Popen(_command("run.py", arguments), stdout=subprocess.PIPE, text=True) as process:
@@ -430,7 +430,7 @@ def _tell(event: dict[str, Any]) -> None:
 
 
 def _tell_line(number: int, line: dict[str, Any]) -> None:
-    """Tell what a guest's node said, and why a guest stopped; the rest stays in its console."""
+    """Print messages of a guest's node, and why a guest stopped. All else stays in its console."""
     if line.get("source") == "node" and line.get("event") != "log":
         details = (f"{key}={value}" for key, value in line.items() if key not in _LINE_FRAME)
         say(f"guest {number}: {line.get('event')} {' '.join(details)}".rstrip())

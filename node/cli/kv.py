@@ -1,7 +1,7 @@
 """``bondstone kv get|put|del|list``.
 
-Keys and values are bytes. On the command line they are text, or ``--hex`` or ``--base64``; a value can also
-come from a file or from standard input.
+Keys and values are bytes. The command line has them as text, or in hex (``--hex``) or Base64 (``--base64``).
+A value can also come from a file or from standard input.
 """
 
 import base64
@@ -41,7 +41,7 @@ def put(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a value. Exit code 0 written, 1 refused, 3 could not be written, or nobody knows."""
+    """Write a value. Exit code 0 written, 1 refused, 3 could not be written, or the outcome is unknown."""
     data = _given_value(value, file, as_hex=as_hex, as_base64=as_base64)
     name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
@@ -60,7 +60,7 @@ def get(
     weak: Weak = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a value, exactly its bytes unless on a terminal. Exit code 1: there is none, 3: unknown."""
+    """Print a value, exactly its bytes unless on a terminal. Exit code 1: no such key, 3: unknown."""
     name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
         item = client.get(_field(name), consistency="weak" if weak else "strong")
@@ -84,7 +84,7 @@ def delete(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a key. Exit code 1 if there was none, 3 if nobody can say."""
+    """Delete a key. Exit code 1 if it was absent, 3 if the outcome is unknown."""
     name = _given(key, what="key", as_hex=as_hex, as_base64=as_base64)
     with connect(url, token, ca) as client:
         deleted = client.delete(_field(name))
@@ -139,7 +139,7 @@ def _value(item: Item) -> dict[str, Any]:
 
 
 def _field(data: bytes) -> str | bytes:
-    """Return text as text: that is how the API has it, and how others' programs show it."""
+    """Return text as text: the API has it in this form, and other programs show it in this form."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -147,10 +147,10 @@ def _field(data: bytes) -> str | bytes:
 
 
 def _given(text: str, *, what: str, as_hex: bool, as_base64: bool) -> bytes:
-    """Return the bytes that an argument stands for; as text, the very bytes that the shell has passed.
+    """Return the bytes of an argument. For text these are exactly the bytes that the shell has passed.
 
     Raises:
-        ConfigError: it is not what the flags say.
+        ConfigError: ``text`` is not in the form that the flags name.
     """
     if as_hex and as_base64:
         raise ConfigError("--hex or --base64, not both")

@@ -1,8 +1,8 @@
-"""The log of a node on stderr: one line a message, nothing in it obeyed, and nobody can flood it.
+"""The log of a node on stderr: one line per message, no active control characters, and no floods.
 
-Whoever can open a connection can cause a message, a bad request or a failed handshake say. So each kind of
-message, its logger and its text before values are put in, has a ration: a burst, then one now and then, and
-that one says how many were left out.
+A client that can open a connection can cause a message, for example by a bad request or a failed handshake.
+So each kind of message has a ration: a burst, and later one message now and then, which reports how many were
+left out. The logger and the text before values are inserted make the kind.
 """
 
 import logging
@@ -16,7 +16,7 @@ from node.cli.output import VisibleFormatter
 
 BURST: Final = 20
 INTERVAL_S: Final = 10.0
-# A kind is a fixed text of the program; somebody's library may put values into it.
+# A kind is a fixed text of the program, but a library may put values into its texts.
 KINDS_MAX: Final = 1024
 
 
@@ -30,7 +30,7 @@ class _Kind:
 
 
 class Ration(logging.Filter):
-    """Lets through a burst of each kind of message, then one each ``INTERVAL_S``; and all of DEBUG.
+    """Lets through a burst of each kind of message, then one per ``INTERVAL_S``, and all of DEBUG.
 
     Args:
         clock: monotonic seconds.
@@ -42,7 +42,7 @@ class Ration(logging.Filter):
         self._kinds: OrderedDict[tuple[str, str], _Kind] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the message is logged; add to it how many of its kind were not."""
+        """Return whether the message is logged. Add to it how many of its kind were left out."""
         if record.levelno < logging.INFO:
             return True
         now = self._clock()
@@ -72,7 +72,7 @@ class Ration(logging.Filter):
 
 
 def log_to_stderr(level: int) -> None:
-    """Set the process' logging up, for as long as it lives."""
+    """Set up the logging of this process for its whole life."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     handler.addFilter(Ration())

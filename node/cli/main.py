@@ -15,7 +15,7 @@ from node.errors import ConfigError
 
 UNDECIDED: Final = 3
 
-# Command -> (module, help). A module is imported only for its own command: `node run` starts faster so.
+# Command -> (module, help). A module is imported only for its own command, so that `node run` starts faster.
 COMMANDS: Final = {
     "dev": ("node.cli.dev", "Run a local cluster of mock TDs, one process each"),
     "node": ("node.cli.node", "Run one node"),
@@ -95,10 +95,10 @@ def main() -> None:
 
 
 def fail(exc: Exception, code: int) -> None:
-    """Print on stderr what went wrong, and end.
+    """Print the error on stderr, and end.
 
-    Only what we say of the user's own files may have several lines: another line of foreign text would look
-    like one of ours.
+    Only messages about the user's own files may have several lines: in other messages a second line of
+    foreign text would look like a line of this program.
     """
     if isinstance(exc, ConfigError):
         say_lines(f"error: {exc}", error=True)

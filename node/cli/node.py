@@ -65,7 +65,7 @@ async def _run(files: NodeFiles, tell: Tell, *, stop_with_stdin: bool) -> None:
 
 
 class _UntilEnd(asyncio.Protocol):
-    """Sets an event when the pipe ends: whoever started us is gone."""
+    """Sets an event when the pipe ends: then the process that started this one is gone."""
 
     def __init__(self, ended: asyncio.Event) -> None:
         self._ended = ended
@@ -81,7 +81,7 @@ def _tell_json(event: dict[str, Any]) -> None:
     try:
         print_event(event)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nobody listens any more
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the pipe has no reader any more
 
 
 def _tell_text(event: dict[str, Any]) -> None:

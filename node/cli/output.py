@@ -1,8 +1,8 @@
-"""The one place that prints. What a server, a peer, a quote or a stored value says is foreign text.
+"""The only module that prints. Text from a server, a peer, a quote or a stored value is foreign text.
 
 A terminal obeys control characters, and ``rich`` obeys ``[brackets]``: foreign text could paint "accepted"
-over "refused". So every text becomes visible first, whatever it says of itself, and nothing is ever markup. A
-value that is asked for goes out byte by byte, unless a person looks at it.
+over "refused". So every text is first made visible, wherever it comes from, and no text is ever markup. A
+requested value is printed byte by byte, unless the output is a terminal.
 """
 
 import json
@@ -28,14 +28,14 @@ Part = str | tuple[str, str]
 
 
 def visible(text: str) -> str:
-    """Return one line in which every character is shown: what is not printable is escaped."""
+    """Return one line in which every character is visible: characters that are not printable are escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def visible_bytes(data: bytes) -> str:
     r"""Return a text that stands for these bytes alone.
 
-    UTF-8 as it is, ``\xNN`` for what is none or is not printable, ``\\`` for a backslash.
+    UTF-8 as it is, ``\xNN`` for other bytes and for unprintable characters, ``\\`` for a backslash.
     """
     shown = []
     for char in data.decode("utf-8", "surrogateescape"):
@@ -80,7 +80,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, title: str 
 
 
 def pairs(rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """Print names and what they stand for."""
+    """Print names and their values."""
     shown = Table(show_header=False, title=Text(visible(title)) if title else None, title_justify="left")
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
@@ -88,7 +88,7 @@ def pairs(rows: Iterable[Sequence[str]], *, title: str = "") -> None:
 
 
 def say_unchecked(not_checked: Sequence[str]) -> None:
-    """Warn of what a policy waived, where that gives the host a hold on what was accepted."""
+    """Warn of checks that a policy waived, where the host could then influence what was accepted."""
     if "rtmr0" in not_checked:
         say((RTMR0_WAIVED, CAUTION))
 
@@ -100,13 +100,13 @@ def print_json(value: Any) -> None:
 
 
 def print_event(value: Any) -> None:
-    """Print one JSON event a line, at once."""
+    """Print one JSON event on a line of its own, at once."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def value_bytes(data: bytes) -> None:
-    """Print a value: exactly its bytes, or, to a person, visibly and on a line."""
+    """Print a value: on a terminal visibly and on a line, otherwise exactly its bytes."""
     if sys.stdout.isatty():
         sys.stdout.write(visible_bytes(data) + "\n")
     else:
@@ -116,14 +116,14 @@ def value_bytes(data: bytes) -> None:
 
 
 class VisibleFormatter(logging.Formatter):
-    """Log lines, which quote peers and clients: a line is one line, and nothing in it moves the cursor."""
+    """Formats log messages, which quote peers and clients: each stays one line and cannot move the cursor."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class' name
         return visible(super().formatMessage(record))
 
 
 def prepare() -> None:
-    """Let no character that a terminal lacks end the program."""
+    """Ensure that a character that the terminal lacks does not end the program."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

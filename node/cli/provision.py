@@ -27,9 +27,9 @@ def command(
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Verify a node's fresh evidence; only then send it the group key, to the very key that was verified."""
+    """Verify a node's fresh evidence, then send it the group key over a channel with the verified TLS key."""
     key = GroupKey.from_hex(read_file(group_key, what="group key", secret=True).decode("ascii", "replace"))
-    if group_document is not None:  # never give another group's key away, not even to a verified node
+    if group_document is not None:  # never send another group's key, not even to a verified node
         require_key(load_group_document(group_document), key, source=str(group_key))
     appraiser = appraiser_of(
         group_document=group_document, policy=policy, trust_root=trust_root, group_id=None

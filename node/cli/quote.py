@@ -48,7 +48,7 @@ EventLog = Annotated[Path | None, typer.Option(help="The attester's event log: C
 
 
 class Form(Enum):
-    """How a verdict is printed."""
+    """The output form of a verdict."""
 
     TEXT = "text"
     JSON = "json"
@@ -80,7 +80,7 @@ def show(
     dstack: Dstack = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a quote says. Nothing is verified: use `quote verify` for that."""
+    """Show the content of a quote. Nothing is verified: use `quote verify` for that."""
     quote = parse_quote_untrusted(read_quote(file))
     value = _shown(quote)
     if event_log is not None:
@@ -174,7 +174,7 @@ def _shown(quote: Quote) -> dict[str, Any]:
 
 
 def _claimed_pck(quote: Quote) -> dict[str, Any] | None:
-    """Return what the PCK certificate in the quote says of the platform; None if there is none."""
+    """Return the platform's values in the quote's PCK certificate; None if the quote has no certificate."""
     data = quote.signature_data
     if data.certification_type != CERTIFICATION_PCK_CHAIN:
         return None
@@ -265,7 +265,7 @@ def _print_verdict(value: dict[str, Any], exit_code: int) -> None:
 
 
 def _shortfall_lines(tcb: dict[str, Any] | None) -> list[str]:
-    """Say, for each part that could be better, what the nearest better level needs."""
+    """Return, for each part that could be better, what the nearest better level needs."""
     if tcb is None:
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""Reading quotes from files: the bytes as they are, or as hex or base64. What else it may be is named."""
+"""Reads quotes from files: raw bytes, hex or base64. An error names what other file it may be."""
 
 import base64
 import binascii
@@ -39,7 +39,7 @@ def read_quote(path: Path) -> bytes:
         if _is_quote(decoded):
             return decoded
         raise ConfigError(f"{path} is text that stands for {_named(decoded) or 'no quote'}")
-    return data  # the parser says what is wrong with it
+    return data  # the parser reports any error
 
 
 def _is_quote(data: bytes) -> bool:
@@ -63,7 +63,7 @@ def _of_base64(text: bytes) -> bytes | None:
 
 
 def _named(data: bytes) -> str | None:
-    """Return what somebody may have taken for a quote."""
+    """Return the name of a kind of file that a user may confuse with a quote; None if it is unknown."""
     if data.startswith(_HCL_MAGIC):
         return (
             "an Azure HCL attestation report, which holds a TD report; a quote is made of that one: ask the "

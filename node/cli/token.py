@@ -49,7 +49,7 @@ def new(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token and let it call the group. It is shown once; the group is told its digest alone."""
+    """Make a token and let it call the group. It is shown once; the group receives its digest alone."""
     roles, prefixes = list(dict.fromkeys(role)), list(dict.fromkeys(prefix or ()))
     expires_at = None if expires is None else _end(expires, datetime.now(UTC))
     made = new_token()
@@ -80,7 +80,7 @@ def new(
 
 @app.command("list")
 def list_access(url: Url = None, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
-    """Show everybody who may call the group."""
+    """Show every credential that may call the group."""
     with connect(url, token, ca) as client:
         listing = client.access()
     if as_json:
@@ -118,7 +118,7 @@ def revoke(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a credential call no more, on every node from the same index on."""
+    """Revoke a credential, on every node from the same index on."""
     with connect(url, token, ca) as client:
         changed = client.revoke(name, force=force)
     if as_json:
@@ -132,7 +132,7 @@ def revoke(
 def _check(
     name: str, made: str, roles: list[AccessRole], prefixes: list[str], expires_at: datetime | None
 ) -> None:
-    """Raise ConfigError if no group would take this, before one is asked."""
+    """Raise ConfigError if every group would refuse this, before a request is sent."""
     grant = Grant(
         name=name,
         kind=Kind.TOKEN,

@@ -115,7 +115,7 @@ def _reason_of(exc: ClientError) -> str:
 
 
 def _save(directory: Path, url: str, node: VerifiedNode) -> Path:
-    """Leave the verified certificate, and the settings by which other commands find and trust this node."""
+    """Write the verified certificate, and the settings by which other commands find and trust this node."""
     certificate = x509.load_der_x509_certificate(node.live.certificate_der)
     ca, settings = directory / "api-ca.pem", directory / "client.json"
     try:
@@ -134,8 +134,8 @@ def _remember(
 ) -> None:
     """Keep which cluster of this group was verified, and refuse another one than before.
 
-    Mock evidence proves nothing, and each start of a local cluster founds a new one: it is remembered only
-    where the user says.
+    Mock evidence proves nothing, and each start of a local cluster founds a new one. So a mock cluster is
+    kept only in a file that the user names.
 
     Raises:
         AppraisalError: ``cluster-changed`` or ``birth-certificate-superseded``.

@@ -31,7 +31,7 @@ class ConfirmedBy:
 
     @classmethod
     def of_document(cls, group_document: Path, *, pins: Path | None = None) -> Self:
-        """Return what a group document requires.
+        """Return the requirement of a group document.
 
         Raises:
             ConfigError: it cannot be read, or names no authority.

@@ -115,7 +115,7 @@ def _put_pinned(
     base, deadline = checked_url(url), _deadline_in(timeout_s)
     pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     context = client_tls_context(pem)
-    context.check_hostname = False  # the pinned key, not a name, is what was verified
+    context.check_hostname = False  # the pinned key was verified, not a name
     with bounded_client(context, deadline, httpx.Timeout(timeout_s)) as http:
         try:
             with http.stream("PUT", base + path, json=body) as response:

@@ -46,7 +46,7 @@ class Totals:
         self.counts.update(report.counts)
 
     def merge(self, other: "Totals") -> None:
-        """Add what another process has counted."""
+        """Add the sums of another process."""
         for name in ("schedules", "events", "messages", "reboots", "faults", "healed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.counts.update(other.counts)
@@ -54,7 +54,7 @@ class Totals:
         self.cpu_seconds += other.cpu_seconds
 
     def to_json_value(self) -> dict[str, Any]:
-        """Return everything as plain JSON data."""
+        """Return all sums as plain JSON data."""
         return {
             "schedules": self.schedules,
             "events": self.events,

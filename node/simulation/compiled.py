@@ -206,7 +206,7 @@ def start(copy: Path, module: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def read(child: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Return the JSON object that ``child`` prints. Ctrl-C also reaches the child, which prints what it has.
+    """Return the JSON object that ``child`` prints. Ctrl-C also reaches the child, which prints its sums.
 
     Raises:
         DivergenceError: the child prints no such object, or ran something else than the compiled copy.

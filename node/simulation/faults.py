@@ -116,7 +116,7 @@ class Fault:
     Attributes:
         at_us: when it happens.
         blow: its kind.
-        targets: places, or ``leader``; what they mean depends on the blow.
+        targets: places, or ``leader``; their meaning depends on the blow.
         span_us: how long it lasts; for a crash, until the reboot (negative: never).
         amount: how many sends a torn process still makes; how far the wall clock jumps, in ms.
     """

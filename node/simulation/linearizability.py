@@ -2,7 +2,7 @@
 
 The algorithm is Wing and Gong's search with Lowe's memory of (set of linearized operations, state), as in
 porcupine. Registers of different keys are independent, and linearizability is local (Herlihy and Wing 1990,
-theorem 1), so each key is checked alone; that is what keeps the exponential search small.
+theorem 1), so each key is checked alone. That keeps the exponential search small.
 
 An operation of unknown outcome may have happened at any time after its invocation, or never.
 
@@ -27,7 +27,7 @@ class Operation:
         key: the object it is about; operations of different keys do not influence each other.
         invoked: when the caller asked; any increasing number.
         returned: when the caller had its answer; None if it never learned the outcome.
-        input: what was asked, given to the model.
+        input: the request, as the model receives it.
         output: the answer; it has no meaning if ``returned`` is None.
         label: for people.
     """
@@ -130,7 +130,7 @@ class _History:
     is_read: Callable[[Operation], bool]
 
     def moves(self, done: int, state: Hashable) -> Iterator[tuple[int, Hashable]]:
-        """Yield what may come next, and the state after it."""
+        """Yield each operation that may come next, and the state after it."""
         moves: list[tuple[int, Hashable]] = []
         for number in _candidates(self.operations, done):
             operation = self.operations[number]

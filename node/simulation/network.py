@@ -179,7 +179,7 @@ class Network(Postman):
 
     # ---- cuts -----------------------------------------------------------------
     def block(self, pairs: list[tuple[str, str]]) -> None:
-        """Lose everything between these (from, to) places until they are unblocked as often."""
+        """Lose all messages between these (from, to) places until each ``block`` has had its ``unblock``."""
         for pair in pairs:
             self._blocked[pair] += 1
         fresh = set(pairs)

@@ -42,7 +42,7 @@ class Oracles(Watcher):
     """All oracles of one run.
 
     Attributes:
-        agreements: by cluster, what it agreed on.
+        agreements: the agreement of each cluster.
         counts: leaders elected, commits, configuration changes, answers judged.
         entry_levels: which feature level each kind of entry belongs to.
         is_split: two clusters were founded that may never merge; only an operator can choose between them.
@@ -264,7 +264,7 @@ class Oracles(Watcher):
                 self._appended(process, change, commit)
 
     def _left(self, process: Process, advanced: list[int]) -> list[int]:
-        """Note that ``process`` emptied its log in this step; return what it committed afterwards.
+        """Note that ``process`` emptied its log in this step; return the commit indices after that.
 
         Only a member that leaves its cluster does that, and only after a committed DISSOLVE entry ended it.
         """
