@@ -1,7 +1,8 @@
 """The attester (RATS, RFC 9334): the facilities inside a trust domain.
 
     from datetime import UTC, datetime
-    from enclave import Identity, MockAuthority
+    from enclave import Identity
+    from enclave.mock import MockAuthority
 
     now = datetime.now(UTC)
     identity = Identity.generate("node-a", now)          # a key that is born in this process
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from enclave.errors import QuoteUnavailableError as QuoteUnavailableError
     from enclave.identity import Identity as Identity
     from enclave.issuer import TdxTicketIssuer as TdxTicketIssuer
-    from enclave.mock.authority import MockAuthority as MockAuthority
     from enclave.tsm import TsmAttester as TsmAttester
 
 # The module of each name. A name is imported at its first use, so that one command does not load everything.
@@ -33,7 +33,6 @@ _PLACES: Final = {
     "Attester": "enclave.attester",
     "EnclaveError": "enclave.errors",
     "Identity": "enclave.identity",
-    "MockAuthority": "enclave.mock.authority",
     "NotATrustDomainError": "enclave.errors",
     "QuoteUnavailableError": "enclave.errors",
     "TdxTicketIssuer": "enclave.issuer",
@@ -43,7 +42,6 @@ __all__ = [
     "Attester",
     "EnclaveError",
     "Identity",
-    "MockAuthority",
     "NotATrustDomainError",
     "QuoteUnavailableError",
     "TdxTicketIssuer",

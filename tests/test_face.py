@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from enclave import Identity, MockAuthority
+from enclave import Identity
+from enclave.mock import MockAuthority
 
 ROOT = Path(__file__).resolve().parents[1]
 FACES = ["attestation", "enclave", "node"]
 # Packages whose __init__ is an interface too.
-PUBLIC = {*FACES, "node.client", "node.simulation"}
+PUBLIC = {*FACES, "enclave.mock", "node.client", "node.simulation"}
 POLICY = b"""
 version = 1
 [tcb]
