@@ -44,6 +44,11 @@ class VerifiedNode:
     cluster: Cluster | None
     expiration: Expiration
 
+    @property
+    def mock(self) -> bool:
+        """Whether the evidence leads to a mock root, by the verdict and not by what the node writes."""
+        return bool(self.expiration.appraisal["mock"])
+
     def to_json_value(self) -> dict[str, Any]:
         document, at = self.live.document, self.expiration.at
         return {
@@ -53,7 +58,7 @@ class VerifiedNode:
             "group_id": document.group_id,
             "cluster": cluster_value(self.cluster),
             "expires_at": None if at is None else at.isoformat().replace("+00:00", "Z"),
-            "mock": document.mock,
+            "mock": self.mock,
             "appraisal": self.expiration.appraisal,
         }
 

@@ -141,7 +141,7 @@ def _remember(
         AppraisalError: ``cluster-changed`` or ``birth-certificate-superseded``.
     """
     group_id = node.live.document.group_id
-    if node.cluster is None or group_id is None or (pins is None and node.live.document.mock):
+    if node.cluster is None or group_id is None or (pins is None and node.mock):
         return
     known = Pins.load(default_pins() if pins is None else pins)
     group = bytes.fromhex(group_id)
