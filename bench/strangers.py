@@ -41,8 +41,8 @@ from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context
 from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster
-from node.raft.features import Build, Span
-from node.raft.types import Incarnation, Preference
+from node.features import Build, Span
+from node.peers import Incarnation, Preference
 
 MIB = 2**20
 TICK_S = 0.001

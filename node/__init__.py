@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from node.group_document import load_group_document as load_group_document
     from node.machines.base import ApplyContext as ApplyContext
     from node.machines.base import CommandError as CommandError
-    from node.machines.base import Preference as Preference
     from node.machines.base import StateMachine as StateMachine
     from node.machines.counter import Counter as Counter
     from node.machines.kv import KeyValue as KeyValue
+    from node.peers import Preference as Preference
     from node.raft.types import Bootstrap as Bootstrap
     from node.raft.types import Consistency as Consistency
     from node.raft.types import Founding as Founding
@@ -75,7 +75,7 @@ _PLACES: Final = {
     "NodeError": "node.errors",
     "NotExecutedError": "node.group.errors",
     "OutcomeUnknownError": "node.group.errors",
-    "Preference": "node.machines.base",
+    "Preference": "node.peers",
     "Settings": "node.raft.types",
     "StateMachine": "node.machines.base",
     "load_group_document": "node.group_document",

@@ -29,7 +29,8 @@ from node.group_document import (
     load_group_document,
     readable,
 )
-from node.raft.types import Bootstrap, Founding, Preference
+from node.peers import Preference
+from node.raft.types import Bootstrap, Founding
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
 MIB: Final = 1024 * 1024

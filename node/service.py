@@ -30,10 +30,11 @@ from node.group.network import GroupBuilder, Network
 from node.group_document import GroupDocument, grants_of
 from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
+from node.peers import Incarnation
 from node.places import Usage
 from node.raft.events import Execute, Query
 from node.raft.outlook import Quorum, describe
-from node.raft.types import Answer, Consistency, Cursor, Incarnation, Outcome
+from node.raft.types import Answer, Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList

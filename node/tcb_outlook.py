@@ -24,7 +24,7 @@ from attestation.quote.codec import Quote, parse_quote_untrusted
 from attestation.tickets.protocol import ExpectedClaims, TicketRejectedError
 from attestation.tickets.tdx import TICKET_CLASS, Foresight, TdxValidator, parse_ticket_untrusted
 from node.api.service import Notice
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 
 EARLY_EVERY: Final = timedelta(hours=6)
 SELF_EVERY: Final = timedelta(hours=1)

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from attestation.tickets.protocol import Cluster
 from node.errors import NodeError
-from node.raft.features import Build
+from node.features import Build
+from node.peers import Incarnation, Preference
 from node.raft.outlook import UNKNOWN, Outlook
-from node.raft.types import Consistency, Cursor, Incarnation, KeyUse, MemberStatus, Outcome, Preference
+from node.raft.types import Consistency, Cursor, KeyUse, MemberStatus, Outcome
 from node.system.access_list import AccessList
 from node.system.grants import Grant
 

@@ -7,9 +7,10 @@ from typing import Literal
 from attestation.tickets.protocol import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
-from node.raft.features import Build, Levels
+from node.features import Build, Levels
+from node.peers import Incarnation
 from node.raft.outlook import Outlook, Quorum, describe
-from node.raft.types import Incarnation, MemberStatus
+from node.raft.types import MemberStatus
 
 
 def group_response(view: GroupView, *, mock: bool) -> schemas.Group:

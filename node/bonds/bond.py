@@ -38,7 +38,7 @@ from node.bonds.messages import (
 from node.bonds.refusals import Refusal, RefusalCode
 from node.bonds.settings import BondSettings
 from node.errors import RemoteProtocolError
-from node.raft.events import BondLoss
+from node.peers import BondLoss
 
 
 # ---- actions ------------------------------------------------------------------

@@ -40,8 +40,8 @@ from node.bonds.outbox import Lane
 from node.bonds.parties import Group, Host
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import RemoteProtocolError
-from node.raft.events import BondLoss
-from node.raft.features import Build
+from node.features import Build
+from node.peers import BondLoss
 
 logger = logging.getLogger(__name__)
 

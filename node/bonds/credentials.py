@@ -11,7 +11,7 @@ from attestation.encoding import canonical
 from attestation.errors import MalformedError
 from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 
 SIGNATURE_BYTES_MAX: Final = 512
 _DOMAIN: Final = "bondstone/identity-signature/v1"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from node.bonds.refusals import Refusal
-from node.raft.events import BondLoss
+from node.peers import BondLoss
 
 
 class Phase(Enum):

@@ -23,8 +23,8 @@ from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import bond_context
 from node.bonds.turns import TurnThread
 from node.errors import ConfigError, LocalProtocolError
+from node.peers import Incarnation
 from node.places import Places, Share, Usage, share_of_address
-from node.raft.types import Incarnation
 
 __all__ = ["BondEndpoint", "BondHandler", "BondInfo", "GroupBonds", "GroupSpec"]
 

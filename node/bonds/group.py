@@ -28,9 +28,8 @@ from node.bonds.parties import Host as ConnectionHost
 from node.bonds.record import BondRecorder
 from node.bonds.refusals import Refusal, RefusalCode
 from node.errors import ConfigError, LocalProtocolError
-from node.raft.events import BondLoss
-from node.raft.features import Build, Levels, objection, objection_to_peer
-from node.raft.types import Incarnation
+from node.features import Build, Levels, objection, objection_to_peer
+from node.peers import BondLoss, Incarnation
 
 logger = logging.getLogger(__name__)
 

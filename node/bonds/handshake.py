@@ -50,8 +50,8 @@ from node.bonds.messages import (
     Refuse,
 )
 from node.bonds.refusals import Refusal, RefusalCode
-from node.raft.features import Build
-from node.raft.types import Incarnation
+from node.features import Build
+from node.peers import Incarnation
 
 
 class Role(Enum):

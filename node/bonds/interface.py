@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
-from node.raft.events import BondLoss
-from node.raft.features import Build, Levels
-from node.raft.types import Incarnation, Preference
+from node.features import Build, Levels
+from node.peers import BondLoss, Incarnation, Preference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

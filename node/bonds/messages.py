@@ -14,8 +14,8 @@ from attestation.encoding import canonical
 from attestation.errors import MalformedError
 from node.bonds.addresses import is_address
 from node.errors import RemoteProtocolError
-from node.raft.features import FAMILY_CHARS_MAX, IMAGE_CHARS_MAX, NUMBER_MAX, Build, Span
-from node.raft.types import Incarnation, Preference
+from node.features import FAMILY_CHARS_MAX, IMAGE_CHARS_MAX, NUMBER_MAX, Build, Span
+from node.peers import Incarnation, Preference
 
 PROTOCOL: Final = "bondstone/bond"
 VERSIONS: Final = (2,)

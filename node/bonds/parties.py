@@ -11,8 +11,8 @@ from node.bonds.handshake import Gate
 from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.turns import TurnThread
+from node.peers import Incarnation
 from node.places import Share
-from node.raft.types import Incarnation
 
 C_contra = TypeVar("C_contra", contravariant=True)
 

@@ -22,7 +22,7 @@ from node.bonds.ending import Ending, Phase
 from node.bonds.messages import PeerEntry
 from node.bonds.presented import describe_tickets
 from node.bonds.refusals import RefusalCode
-from node.raft.events import BondLoss
+from node.peers import BondLoss
 
 
 class Standing(Enum):

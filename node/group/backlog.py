@@ -8,8 +8,8 @@ be faster than this node, too.
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from node.peers import Incarnation
 from node.raft.ranges import RANGES_PER_SOURCE
-from node.raft.types import Incarnation
 
 MESSAGES_MAX: Final = 2048
 BYTES_MAX: Final = 8 * 1024 * 1024  # can be exceeded by less than one message

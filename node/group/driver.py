@@ -22,14 +22,15 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
+from node.features import Build
 from node.group.backlog import Backlog, Source
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
 from node.group.precheck import refused_beforehand
 from node.group.standing import Standing
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.events import (
     BondDown,
-    BondLoss,
     BondUp,
     Cancel,
     Effects,
@@ -41,10 +42,9 @@ from node.raft.events import (
     Send,
     Tick,
 )
-from node.raft.features import Build
 from node.raft.member import Member
 from node.raft.messages import Append, Chunk, Fetch, Ignorable
-from node.raft.types import Incarnation, NotExecuted, Ok, Outcome, Preference, Unknown
+from node.raft.types import NotExecuted, Ok, Outcome, Unknown
 from node.raft.wire import decode_untrusted, encode
 
 EVENTS_PER_STEP_MAX: Final = 512

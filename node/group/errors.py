@@ -10,7 +10,8 @@ GroupError
 """
 
 from node.errors import NodeError
-from node.raft.types import Cursor, Incarnation
+from node.peers import Incarnation
+from node.raft.types import Cursor
 
 
 class GroupError(NodeError):

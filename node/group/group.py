@@ -20,6 +20,7 @@ from node.group.errors import (
 )
 from node.group.when import Conditions, When
 from node.machines.system import SystemState
+from node.peers import Incarnation
 from node.raft.events import ChangeVersion, Event, Execute, Query, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
@@ -31,7 +32,6 @@ from node.raft.types import (
     Consistency,
     Cursor,
     Failed,
-    Incarnation,
     KeyUse,
     MemberStatus,
     NotExecuted,

@@ -30,6 +30,7 @@ from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
 from node.bonds.refusals import RefusalCode
 from node.bonds.settings import BondSettings, Environment
 from node.errors import ConfigError
+from node.features import Features
 from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
@@ -40,8 +41,8 @@ from node.machines.base import StateMachine
 from node.machines.loader import require_named
 from node.machines.noop import NoOp
 from node.machines.system import EmptySystem, SystemState
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.events import (
-    BondLoss,
     ConfigCommitted,
     DataDiscarded,
     FoundingStalled,
@@ -53,11 +54,10 @@ from node.raft.events import (
     Unfit,
     Violation,
 )
-from node.raft.features import Features
 from node.raft.log import LogStore, MemoryLog
 from node.raft.member import Member
 from node.raft.outlook import Quorum, describe
-from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
+from node.raft.types import Bootstrap, Founding, Settings
 
 LOG_REPLAY_SIGNATURE: Final = "bondstone/log-replay/v1"
 

@@ -9,8 +9,8 @@ member to nothing overtake it.
 
 from typing import Final, cast, get_args
 
+from node.peers import Incarnation
 from node.raft.messages import ClusterMessage, FoundingMessage, Message, Presence
-from node.raft.types import Incarnation
 
 _FOUNDING: Final = frozenset(get_args(FoundingMessage))
 

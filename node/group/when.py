@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from node.group.errors import GroupClosedError, SupersededError
-from node.raft.types import Cursor, Incarnation, MemberStatus, Role
+from node.peers import Incarnation
+from node.raft.types import Cursor, MemberStatus, Role
 
 
 class Conditions:

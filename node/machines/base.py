@@ -7,22 +7,14 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 import copy
 import re
 from abc import ABC, abstractmethod
-from enum import Enum
 from typing import Any, Final
 
 from msgspec import Struct
 
 from node.machines.keys import Touched
+from node.peers import Preference
 
 _VERSIONED: Final = re.compile(r"(.+)/v([1-9][0-9]{0,3})", re.DOTALL)
-
-
-class Preference(Enum):
-    """How much a node wants to lead. Local: not in the GroupId, but announced to peers."""
-
-    NORMAL = "normal"
-    RELUCTANT = "reluctant"
-    OBSERVER = "observer"
 
 
 class ApplyContext(Struct, frozen=True, gc=False):

@@ -6,10 +6,11 @@ The rules that come from Raft are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (
 
 from typing import Final
 
+from node.peers import Incarnation, Preference
 from node.raft.messages import TimeoutNow, Vote, VoteReply, VoteRequest
 from node.raft.origin import Origin
 from node.raft.state import CATCHING_UP_PATIENCE
-from node.raft.types import Incarnation, Position, Preference, Role
+from node.raft.types import Position, Role
 
 # Members that lose the leader at the same moment stand one after another, so that votes do not split.
 STAGGER_MS: Final = 25

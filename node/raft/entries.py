@@ -22,9 +22,10 @@ from typing import Any, Final
 from attestation.encoding.canonical import DEPTH_MAX, decode_each_untrusted, decode_untrusted, digest, encode
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
-from node.raft.features import Levels, is_number, levels_untrusted
+from node.features import Levels, is_number, levels_untrusted
+from node.peers import Incarnation
 from node.raft.quorum import Config
-from node.raft.types import CommandBatch, Entry, EntryKind, Incarnation, Key, Position
+from node.raft.types import CommandBatch, Entry, EntryKind, Key, Position
 
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM

@@ -9,25 +9,19 @@ need not wait: the member itself holds back every message that must not be sent 
 is the latest time at which a ``Tick`` is due.
 """
 
-from enum import Enum
 from typing import Any
 
 from msgspec import Struct, field
 
-from node.raft.features import Build, Levels
+from node.features import Build, Levels
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.outlook import Outlook
-from node.raft.types import Consistency, Cursor, Entry, Incarnation, Outcome, Preference, Role
+from node.raft.types import Consistency, Cursor, Entry, Outcome, Role
 
 
 # ---- events -----------------------------------------------------------------
 class Tick(Struct, frozen=True):
     """Time passed."""
-
-
-class BondLoss(Enum):
-    LOST = "lost"  # the connection broke, or nothing arrived on it
-    DEPARTED = "departed"  # the peer announced that it leaves
-    EXPIRED = "expired"  # its ticket expired, or a policy or new collateral revoked it
 
 
 class BondUp(Struct, frozen=True):

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Any, Final, NoReturn
 
 from node.errors import RemoteProtocolError
+from node.peers import Incarnation
 from node.raft.entries import (
     INTEGER_MAX,
     check_payload_untrusted,
     incarnation_untrusted,
     make_entries,
 )
-from node.raft.types import Cursor, Entry, EntryKind, Incarnation, Position
+from node.raft.types import Cursor, Entry, EntryKind, Position
 
 ENTRIES_MAX: Final = 65_536
 FIELDS_MAX: Final = 64  # of an array of fixed form, so that a later release may add some

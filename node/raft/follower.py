@@ -1,8 +1,9 @@
 """The follower's side of replication (3.5; thesis 3.5)."""
 
+from node.peers import Incarnation
 from node.raft.messages import Append, AppendReply, Verdict
 from node.raft.pull import AVAIL_ON_COMMIT_MS, Pull
-from node.raft.types import FOLLOWER, LEADER, Cursor, Incarnation
+from node.raft.types import FOLLOWER, LEADER, Cursor
 
 
 class Follower(Pull):

@@ -10,13 +10,14 @@ An incarnation is in one cluster at a time, and signs one genesis at a time (see
 
 from typing import Final
 
+from node.features import Levels, common_levels
+from node.peers import Incarnation, Preference
 from node.raft.entries import (
     Signatures,
     encode_config,
     genesis_digest,
     make_entry,
 )
-from node.raft.features import Levels, common_levels
 from node.raft.messages import (
     AvailReply,
     Genesis,
@@ -27,15 +28,7 @@ from node.raft.messages import (
 from node.raft.quorum import Config
 from node.raft.replication import AUTO_GENESIS
 from node.raft.signing import GENESIS_TERM, Signing
-from node.raft.types import (
-    ORIGIN,
-    Bootstrap,
-    Cursor,
-    Entry,
-    EntryKind,
-    Incarnation,
-    Preference,
-)
+from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind
 
 PRESENCE_AGAIN_MS: Final = 500
 GENESIS: Final = "genesis"  # why the first Cfg was written

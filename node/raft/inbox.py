@@ -5,9 +5,10 @@ A message is compared with each class in turn, the frequent ones first.
 
 from typing import Any, Final, assert_never, get_args
 
+from node.features import objection, objection_to_peer
+from node.peers import BondLoss, Incarnation
 from node.raft.events import (
     BondDown,
-    BondLoss,
     BondUp,
     Cancel,
     ChangeVersion,
@@ -20,7 +21,6 @@ from node.raft.events import (
     TransferLeadership,
     Unfit,
 )
-from node.raft.features import objection, objection_to_peer
 from node.raft.messages import (
     Append,
     AppendReply,
@@ -44,7 +44,7 @@ from node.raft.messages import (
 )
 from node.raft.rivals import Rivals
 from node.raft.state import Peer
-from node.raft.types import Bootstrap, Incarnation
+from node.raft.types import Bootstrap
 
 FOUNDING: Final = frozenset(get_args(FoundingMessage))
 

@@ -7,6 +7,7 @@ follower, never streams a backlog.
 
 from typing import Final
 
+from node.peers import Incarnation, Preference
 from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
@@ -17,10 +18,8 @@ from node.raft.types import (
     Cursor,
     Entry,
     EntryKind,
-    Incarnation,
     NotExecuted,
     Ok,
-    Preference,
     Unknown,
 )
 

@@ -7,11 +7,12 @@ out as ``Effects``. Equal construction and equal steps give equal effects, byte 
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from node.features import Build, Features, Span
 from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.entries import session_id
 from node.raft.events import (
-    BondLoss,
     ChangeVersion,
     Effects,
     Event,
@@ -23,7 +24,6 @@ from node.raft.events import (
     Recovered,
     TransferLeadership,
 )
-from node.raft.features import Build, Features, Span
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
@@ -37,10 +37,8 @@ from node.raft.types import (
     LEADER,
     Cursor,
     Founding,
-    Incarnation,
     MemberStatus,
     NotExecuted,
-    Preference,
     Settings,
     Unknown,
 )

@@ -7,13 +7,14 @@ shrinks the quorum is committed by the old quorum and the new one, so no minorit
 from collections.abc import Iterator
 from typing import Final
 
+from node.features import Build, Features
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.entries import encode_config, encode_number
-from node.raft.events import BondLoss, ChangeVersion
-from node.raft.features import Build, Features
+from node.raft.events import ChangeVersion
 from node.raft.leader import Leader
 from node.raft.quorum import Config, is_quorum, tie_for
 from node.raft.state import Leadership
-from node.raft.types import Entry, EntryKind, Incarnation, NotExecuted, Outcome, Preference
+from node.raft.types import Entry, EntryKind, NotExecuted, Outcome
 
 PROMOTION_ROUNDS: Final = 3
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from node.raft.features import Levels
-from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Incarnation, Position
+from node.features import Levels
+from node.peers import Incarnation
+from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Position
 
 DISSOLVED_MAX: Final = 64
 

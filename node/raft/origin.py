@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.errors import RemoteProtocolError
+from node.peers import Incarnation
 from node.raft.entries import (
     KEY_BYTES_MAX,
     SessionChange,
@@ -31,7 +32,6 @@ from node.raft.types import (
     COMMANDS,
     Cursor,
     EntryKind,
-    Incarnation,
     Key,
     NotExecuted,
     Ok,

@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from node.peers import Incarnation
 from node.raft.quorum import Config, is_quorum_of_all
-from node.raft.types import Incarnation
 
 
 class Quorum(Enum):

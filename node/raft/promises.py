@@ -6,10 +6,10 @@ all earlier steps. Without trust_disk a crash ends the incarnation and all its p
 
 from collections import deque
 
+from node.peers import Incarnation
 from node.raft.events import Send
 from node.raft.messages import Message, VoteRequest, is_promise
 from node.raft.state import State
-from node.raft.types import Incarnation
 
 
 class Promises(State):

@@ -13,6 +13,7 @@ The leader's Appends that arrive meanwhile are kept up to a bound; a hole only m
 
 from typing import Final
 
+from node.peers import Incarnation
 from node.raft.log import OVERHEAD_BYTES, entry_bytes
 from node.raft.messages import (
     ACK,
@@ -27,7 +28,7 @@ from node.raft.messages import (
 )
 from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, PullState, Range
 from node.raft.replication import Replication
-from node.raft.types import Cursor, Incarnation, Position, Role
+from node.raft.types import Cursor, Position, Role
 
 AVAIL_AGAIN_MS: Final = 1000
 AVAIL_ON_COMMIT_MS: Final = 100

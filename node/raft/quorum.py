@@ -8,7 +8,7 @@ that differ by one voter can have disjoint quorums (3.6).
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from node.peers import Incarnation
 from node.raft.messages import Append, Chunk
-from node.raft.types import Incarnation
 
 RANGE_ENTRIES: Final = 512
 # This many ranges are on their way from one source at a time, so that a slow answer does not stop the pull. A

@@ -6,11 +6,12 @@ The rules that come from Raft are in the thesis 6.4 (ReadIndex) and 6.4.1 (lease
 from collections import deque
 from dataclasses import dataclass, field
 
+from node.peers import Incarnation
 from node.raft.events import Query
 from node.raft.membership import Membership
 from node.raft.messages import ReadIndex, ReadIndexReply
 from node.raft.state import Leadership
-from node.raft.types import Answer, Consistency, Cursor, Incarnation, NotExecuted
+from node.raft.types import Answer, Consistency, Cursor, NotExecuted
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ on every node.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from node.features import Levels
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import Request, SystemState
 from node.raft.entries import (
@@ -17,7 +18,6 @@ from node.raft.entries import (
     plain_bytes,
 )
 from node.raft.events import Query
-from node.raft.features import Levels
 from node.raft.kept import aborted
 from node.raft.sessions import Decided, SessionTable
 from node.raft.types import (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from node.errors import RemoteProtocolError
+from node.features import LOWEST, Levels, objection
 from node.raft.entries import (
     ENTRY_LEVELS,
     counts_as_command,
@@ -16,7 +17,6 @@ from node.raft.entries import (
     make_entry,
 )
 from node.raft.events import Advanced, ConfigCommitted, LevelsChanged, SaveEntries, SaveTruncation
-from node.raft.features import LOWEST, Levels, objection
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
 from node.raft.state import NOTHING_AWAITED, HaltError

@@ -5,6 +5,7 @@ that entry leaves. No entry behind it is ever applied, so commands that were pen
 and are handed over again elsewhere.
 """
 
+from node.peers import Incarnation
 from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
 from node.raft.founding import Founding
@@ -12,7 +13,7 @@ from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
-from node.raft.types import Bootstrap, Cursor, EntryKind, Incarnation, NotExecuted, Unknown
+from node.raft.types import Bootstrap, Cursor, EntryKind, NotExecuted, Unknown
 
 
 class Rivals(Founding):

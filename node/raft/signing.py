@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.errors import RemoteProtocolError
+from node.features import LOWEST, Levels
+from node.peers import Incarnation
 from node.raft.election import Election
 from node.raft.entries import INTEGER_MAX, decode_config_untrusted, genesis_digest
 from node.raft.events import FoundingStalled, SaveVote
-from node.raft.features import LOWEST, Levels
 from node.raft.messages import GenesisProposal
-from node.raft.types import Entry, EntryKind, Incarnation
+from node.raft.types import Entry, EntryKind
 
 STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
 GENESIS_TERM: Final = 1

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from node.features import Build
 from node.machines.base import StateMachine
 from node.machines.system import SystemState
+from node.peers import Incarnation, Preference
 from node.raft.events import (
     Effects,
     LeaderChanged,
@@ -27,7 +29,6 @@ from node.raft.events import (
     Send,
     Violation,
 )
-from node.raft.features import Build
 from node.raft.log import LogStore
 from node.raft.messages import Message, Presence
 from node.raft.quorum import Config, is_quorum_of_all
@@ -38,9 +39,7 @@ from node.raft.types import (
     Cursor,
     Entry,
     Founding,
-    Incarnation,
     Outcome,
-    Preference,
     Role,
     Settings,
 )

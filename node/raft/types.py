@@ -10,23 +10,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from node.machines.base import Preference as Preference  # noqa: PLC0414 - a name of consensus too
-from node.raft.features import Levels
-
-
-class Incarnation(Struct, frozen=True, order=True, cache_hash=True):
-    """One life of one node: the Raft voter (rule R1).
-
-    Attributes:
-        name: the operator's stable label.
-        id: 32-byte peer id: digest of the SPKI of the key born in TD memory at this start.
-    """
-
-    name: str
-    id: bytes
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.id.hex()[:8]}"
+from node.features import Levels
+from node.peers import Incarnation
 
 
 class Cursor(NamedTuple):

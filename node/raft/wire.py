@@ -17,8 +17,8 @@ import cbor2
 from attestation.encoding.canonical import decode_untrusted as decode_cbor_untrusted
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
+from node.features import levels_untrusted
 from node.raft.entries import ENTRY_BYTES_MAX, VOTERS_MAX, check_payload_untrusted
-from node.raft.features import levels_untrusted
 from node.raft.fields import (
     array,
     boolean,

@@ -9,8 +9,9 @@ that lacks it (3.4).
 
 from collections import defaultdict
 
+from node.peers import Incarnation
 from node.raft.messages import ACK, AppendReply
-from node.raft.types import Incarnation, Position
+from node.raft.types import Position
 from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process

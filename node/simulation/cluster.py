@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from node.features import Features
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import Request
-from node.raft.events import BondLoss, TransferLeadership
-from node.raft.features import Features
+from node.peers import BondLoss, Incarnation, Preference
+from node.raft.events import TransferLeadership
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
-from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Role, Settings
+from node.raft.types import Bootstrap, Founding, Role, Settings
 from node.simulation.callers import SystemRecorder, callers
 from node.simulation.chance import stream
 from node.simulation.disk import Credentials, Disk

@@ -32,10 +32,12 @@ _SOURCES: Final = (
     "attestation/errors.py",
     "node/__init__.py",
     "node/errors.py",
+    "node/features.py",
     "node/machines/__init__.py",
     "node/machines/base.py",
     "node/machines/keys.py",
     "node/machines/system.py",
+    "node/peers.py",
     "node/raft/*.py",
     "node/simulation/*.py",
     "node/system/__init__.py",
@@ -50,10 +52,11 @@ _SOURCES: Final = (
 # compiled one.
 _INTERPRETED: Final = frozenset(
     {
+        "node/features.py",
         "node/machines/base.py",
         "node/machines/system.py",
+        "node/peers.py",
         "node/raft/events.py",
-        "node/raft/features.py",
         "node/raft/messages.py",
         "node/raft/types.py",
         "node/simulation/__main__.py",

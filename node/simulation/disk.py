@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Protocol
 
+from node.peers import Incarnation
 from node.raft.events import (
     Event,
     Persisted,
@@ -16,7 +17,7 @@ from node.raft.events import (
     SaveTruncation,
     SaveVote,
 )
-from node.raft.types import Entry, Incarnation, Position
+from node.raft.types import Entry, Position
 from node.simulation.errors import InvariantError
 from node.simulation.scheduler import Scheduler
 

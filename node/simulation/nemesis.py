@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from node.raft.events import BondLoss
+from node.peers import BondLoss
 from node.simulation.faults import LEADER, Blow, Fault
 from node.simulation.network import Network
 from node.simulation.process import Process

@@ -9,9 +9,9 @@ from collections import Counter
 from random import Random
 from typing import Any, Final
 
-from node.raft.events import BondDown, BondLoss, BondUp, Received
-from node.raft.features import objection, objection_to_peer
-from node.raft.types import Incarnation
+from node.features import objection, objection_to_peer
+from node.peers import BondLoss, Incarnation
+from node.raft.events import BondDown, BondUp, Received
 from node.simulation.faults import Weather
 from node.simulation.process import Postman, Process
 from node.simulation.scheduler import SECOND_US, Scheduler

@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from node.features import NUMBER_MAX
 from node.machines.base import ApplyContext
+from node.peers import Incarnation
 from node.raft.entries import ENTRY_LEVELS, counts_as_command, decode_number_untrusted
 from node.raft.events import (
     Advanced,
@@ -25,10 +27,9 @@ from node.raft.events import (
     RoleChanged,
     Violation,
 )
-from node.raft.features import NUMBER_MAX
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import LEADER, Answer, Entry, EntryKind, Incarnation, Position
+from node.raft.types import LEADER, Answer, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from node.peers import Incarnation, Preference
 from node.raft.events import Effects, Event, Tick, Unfit
 from node.raft.member import Member
-from node.raft.types import Incarnation, Outcome, Preference
+from node.raft.types import Outcome
 from node.simulation.disk import Disk
 from node.simulation.recorder import Recorder
 from node.simulation.scheduler import MS_US, Scheduler

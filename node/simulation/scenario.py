@@ -34,9 +34,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from node.raft.events import BondLoss
+from node.peers import BondLoss, Preference
 from node.raft.member import Member
-from node.raft.types import Answer, Applied, Bootstrap, NotExecuted, Ok, Preference, Role
+from node.raft.types import (
+    Answer,
+    Applied,
+    Bootstrap,
+    NotExecuted,
+    Ok,
+    Role,
+)
 from node.simulation.clients import Ask, Call, Clients, Habits
 from node.simulation.cluster import Cluster, Shape
 from node.simulation.faults import CALM, LEADER, Weather

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
-from node.raft.features import Features
+from node.features import Features
+from node.peers import Preference
 from node.raft.member import Member
-from node.raft.types import Answer, Bootstrap, Ok, Preference, Role, Settings
+from node.raft.types import Answer, Bootstrap, Ok, Role, Settings
 from node.simulation.chance import stream
 from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
 from node.simulation.cluster import Cluster, Shape

@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from node.raft.types import Entry, Incarnation
+from node.peers import Incarnation
+from node.raft.types import Entry
 from node.simulation.scheduler import Scheduler
 
 

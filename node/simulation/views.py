@@ -6,8 +6,8 @@ Equal prefixes of logs are the same node of the tree, so the oracles compare onl
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from node.features import LOWEST
 from node.raft.entries import decode_config_untrusted, decode_number_untrusted
-from node.raft.features import LOWEST
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply
 from node.raft.quorum import Config

@@ -16,8 +16,9 @@ from typing import Final
 
 from attestation.files import open_own, open_to_read, sync_directory
 from node.errors import CorruptStorageError
+from node.peers import Incarnation
 from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveVote
-from node.raft.types import Entry, Incarnation
+from node.raft.types import Entry
 from node.storage.format import (
     SALT_BYTES,
     Batches,

@@ -34,10 +34,11 @@ from enum import IntEnum
 from typing import Final
 
 from node.errors import CorruptStorageError
+from node.peers import Incarnation
 from node.raft.entries import ENTRY_LEVELS, make_entry
 from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.types import ORIGIN, Entry, EntryKind, Incarnation, Position
+from node.raft.types import ORIGIN, Entry, EntryKind, Position
 
 MAGIC: Final = b"bondstone-log/5\n"
 SALT_BYTES: Final = 16

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from attestation import files
 from enclave.identity import Identity
 from node.errors import CorruptStorageError
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 from node.storage.file import FileStorage
 
 KEY_BYTES_MAX: Final = 4096

@@ -15,7 +15,7 @@ from attestation.tickets.standing import MemberTable, Moment
 from attestation.values import TcbStatus
 from enclave.identity import Identity
 from enclave.mock.statement import PLATFORM_OUT_OF_DATE, PLATFORM_UP_TO_DATE
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 from node.tcb_outlook import EARLY_EVERY, SELF_EVERY, TcbOutlook, TcbOutlookCollector
 from tests.support.tickets import NOW, Bench, endorsements
 

@@ -23,9 +23,8 @@ from node.bonds.frames import FrameReader, frame_of
 from node.bonds.messages import Message, decode_untrusted
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import TLSSession, bond_context
-from node.raft.events import BondLoss
-from node.raft.features import Build, Levels, Span
-from node.raft.types import Incarnation, Preference
+from node.features import Build, Levels, Span
+from node.peers import BondLoss, Incarnation, Preference
 
 NETWORK = network_id_of_name("test")
 GROUP = canonical.digest("bondstone/test-group/v1")

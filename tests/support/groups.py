@@ -12,13 +12,14 @@ import pytest
 from attestation.tickets.protocol import Cluster, TicketIssuer
 from enclave.identity import Identity
 from node.audit import AuditLog
+from node.features import Features
 from node.group.group import Group
 from node.group.identity import GroupKey
 from node.group.network import GroupBuilder, Network
 from node.machines.counter import Counter
-from node.raft.features import Features
+from node.peers import Incarnation, Preference
 from node.raft.member import build_of
-from node.raft.types import Bootstrap, Founding, Incarnation, Preference, Settings
+from node.raft.types import Bootstrap, Founding, Settings
 from tests.support.bonds import QUICK, Clock, Node
 
 NAME = "test"

@@ -25,21 +25,20 @@ from node.api.service import (
     Readiness,
     UnavailableError,
 )
+from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
 from node.machines.system import Request
-from node.raft.features import Build, Levels, Span
+from node.peers import Incarnation, Preference
 from node.raft.outlook import Outlook, Quorum
 from node.raft.types import (
     Answer,
     Applied,
     Cursor,
     Failed,
-    Incarnation,
     KeyUse,
     MemberStatus,
     Ok,
-    Preference,
     Role,
 )
 from node.system.access import AccessState

@@ -31,8 +31,7 @@ from node.bonds.messages import (
 from node.bonds.refusals import RefusalCode
 from node.bonds.settings import BondSettings
 from node.errors import RemoteProtocolError
-from node.raft.events import BondLoss
-from node.raft.types import Incarnation, Preference
+from node.peers import BondLoss, Incarnation, Preference
 from tests.support.bonds import BUILD
 
 EXPORTER = b"e" * 32

@@ -12,7 +12,7 @@ from attestation.encoding import canonical
 from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
 from node.bonds.credentials import IdentityCredentials
-from node.raft.types import Incarnation
+from node.peers import Incarnation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALICE, BOB = Identity.generate("alice", NOW), Identity.generate("bob", NOW)

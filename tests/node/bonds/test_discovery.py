@@ -3,7 +3,7 @@
 from node.bonds.discovery import DIALS_MAX, PLACES_MAX, AddressBook
 from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
-from node.raft.types import Incarnation, Preference
+from node.peers import Incarnation, Preference
 
 ME, LOW, HIGH = b"\x50" * 32, b"\x01" * 32, b"\x99" * 32
 SETTINGS = BondSettings(

@@ -24,8 +24,7 @@ from node.bonds.endpoint import BondEndpoint
 from node.bonds.handshake import Role
 from node.bonds.settings import BondSettings
 from node.errors import ConfigError, LocalProtocolError
-from node.raft.events import BondLoss
-from node.raft.types import Incarnation, Preference
+from node.peers import BondLoss, Incarnation, Preference
 from tests.support.bonds import GROUP, NETWORK, QUICK, Cluster, FakeIssuer, FakeValidator, Node
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -40,8 +40,8 @@ from node.bonds.messages import (
     Refuse,
 )
 from node.bonds.refusals import Refusal, RefusalCode
-from node.raft.features import Build
-from node.raft.types import Incarnation, Preference
+from node.features import Build
+from node.peers import Incarnation, Preference
 from tests.support.bonds import BUILD
 
 NETWORK, GROUP, SECRET = b"n" * 32, b"g" * 32, b"s" * 32

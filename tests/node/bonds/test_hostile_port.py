@@ -21,8 +21,8 @@ from enclave.identity import Identity
 from node.bonds.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.handshake import Role, proof_of
 from node.bonds.messages import Hello, PeerEntry, Ping, Prove, Refuse
+from node.peers import Incarnation, Preference
 from node.places import Places
-from node.raft.types import Incarnation, Preference
 from tests.support.bonds import BUILD, GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer
 
 

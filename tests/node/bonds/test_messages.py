@@ -34,8 +34,8 @@ from node.bonds.messages import (
 )
 from node.bonds.outbox import Lane, Outbox
 from node.errors import RemoteProtocolError
-from node.raft.features import Build, Span
-from node.raft.types import Incarnation, Preference
+from node.features import Build, Span
+from node.peers import Incarnation, Preference
 
 ids = st.binary(min_size=32, max_size=32)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)

@@ -18,7 +18,7 @@ from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
-from node.raft.events import BondLoss
+from node.peers import BondLoss
 from tests.support.bonds import NETWORK, Cluster
 from tests.support.tickets import FIRMWARE, REGISTERS, policy
 

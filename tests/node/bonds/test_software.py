@@ -21,7 +21,7 @@ from node.bonds.messages import (
 )
 from node.bonds.outbox import Lane
 from node.errors import RemoteProtocolError
-from node.raft.features import Build, Levels, Span
+from node.features import Build, Levels, Span
 from tests.support.bonds import GROUP, NETWORK, Cluster, Node, RawPeer
 
 LEVELS = Levels(2, "test", 3)

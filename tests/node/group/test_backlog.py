@@ -11,11 +11,12 @@ from node.bonds.group import GroupBonds
 from node.group.backlog import BYTES_MAX, MESSAGES_MAX, TURNS_MAX, Backlog
 from node.group.driver import MemberDriver
 from node.group.group import Group
+from node.peers import Incarnation, Preference
 from node.raft.entries import SESSION_ID_BYTES, encode_command_body, encode_commands, make_entries
 from node.raft.events import Received
 from node.raft.messages import Append, Avail, Chunk, Fetch, Message
 from node.raft.ranges import RANGES_PER_SOURCE
-from node.raft.types import ORIGIN, EntryKind, Incarnation, Preference
+from node.raft.types import ORIGIN, EntryKind
 from node.raft.wire import encode
 from tests.node.group.test_driver import ME, PEER, Bonds, execute, lead, start
 from tests.node.group.test_driver import run as run_driver

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from node.bonds.messages import _DECODE as BOND_DECODERS
 from node.bonds.messages import IGNORABLE_TAG as BOND_IGNORABLE
+from node.features import HIGHEST, LOWEST
 from node.raft.entries import ENTRY_LEVELS
-from node.raft.features import HIGHEST, LOWEST
 from node.raft.fields import FIELDS_MAX
 from node.raft.types import EntryKind
 from node.raft.wire import _CODECS_BY_TAG as CODECS

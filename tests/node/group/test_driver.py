@@ -16,6 +16,7 @@ from node.group.errors import GroupClosedError
 from node.group.precheck import refused_beforehand
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.counter import Counter
+from node.peers import Incarnation, Preference
 from node.raft.events import Cancel, Effects, Execute, Notice, Query, Record, Recovered, Tick
 from node.raft.log import MemoryLog
 from node.raft.member import Member
@@ -27,10 +28,8 @@ from node.raft.types import (
     Consistency,
     Failed,
     Founding,
-    Incarnation,
     NotExecuted,
     Ok,
-    Preference,
     Role,
     Settings,
     Unknown,

@@ -10,14 +10,15 @@ import pytest
 import uvloop
 
 from node.errors import ConfigError
+from node.features import Features, Levels
 from node.group.errors import CommandFailedError, GroupClosedError, NotExecutedError, SupersededError
 from node.group.group import Group
 from node.group.when import Conditions, CursorWatcher
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import VALUE_MAX, Counter
 from node.machines.system import EmptySystem
-from node.raft.features import Features, Levels
-from node.raft.types import Consistency, Cursor, Preference
+from node.peers import Preference
+from node.raft.types import Consistency, Cursor
 from node.storage.file import FileStorage
 from tests.support.groups import (
     FAST,

@@ -3,9 +3,10 @@
 import pytest
 
 from node.group.standing import Standing
+from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.messages import Avail, Genesis, Presence
-from node.raft.types import ORIGIN, Bootstrap, EntryKind, Incarnation
+from node.raft.types import ORIGIN, Bootstrap, EntryKind
 
 PEER, OTHER = Incarnation("peer", b"\x01" * 32), Incarnation("other", b"\x02" * 32)
 OURS, THEIRS = b"o" * 32, b"t" * 32

@@ -8,7 +8,9 @@ import pytest
 import uvloop
 
 from node.bonds.refusals import RefusalCode
+from node.features import Levels
 from node.group.group import Group
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.entries import (
     Config,
     Signatures,
@@ -18,8 +20,6 @@ from node.raft.entries import (
     make_entry,
     session_id,
 )
-from node.raft.events import BondLoss
-from node.raft.features import Levels
 from node.raft.messages import (
     Append,
     AppendReply,
@@ -40,10 +40,8 @@ from node.raft.types import (
     Entry,
     EntryKind,
     Founding,
-    Incarnation,
     MemberStatus,
     Position,
-    Preference,
     Role,
 )
 from node.raft.wire import MESSAGE_BYTES_MAX, encode

@@ -4,11 +4,12 @@ import hashlib
 from collections import deque
 from random import Random
 
+from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import EmptySystem
+from node.peers import BondLoss, Incarnation, Preference
 from node.raft.events import (
     BondDown,
-    BondLoss,
     BondUp,
     Execute,
     Persisted,
@@ -17,18 +18,9 @@ from node.raft.events import (
     Tick,
     Violation,
 )
-from node.raft.features import Build, Levels, Span
 from node.raft.log import MemoryLog
 from node.raft.member import Member
-from node.raft.types import (
-    Bootstrap,
-    Consistency,
-    Founding,
-    Incarnation,
-    Preference,
-    Role,
-    Settings,
-)
+from node.raft.types import Bootstrap, Consistency, Founding, Role, Settings
 
 BUILD = Build("", Span(1, 1), "test/register", Span(1, 1))  # of a member of ``Cluster``
 LEVELS = Levels(1, "test/register", 1)  # of the group of such members

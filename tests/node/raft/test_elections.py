@@ -1,12 +1,20 @@
 """Elections (3.4 of docs/design/consensus.md), rule by rule."""
 
+from node.peers import BondLoss, Preference
 from node.raft.election import STAGGER_MS
 from node.raft.entries import encode_config, make_entry
-from node.raft.events import BondDown, BondLoss, Received, RoleChanged
+from node.raft.events import BondDown, Received, RoleChanged
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, TimeoutNow, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config
-from node.raft.types import ORIGIN, Bootstrap, EntryKind, Position, Preference, Role, Settings
+from node.raft.types import (
+    ORIGIN,
+    Bootstrap,
+    EntryKind,
+    Position,
+    Role,
+    Settings,
+)
 from tests.node.raft.cluster import Cluster, inc, three
 
 

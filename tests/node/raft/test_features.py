@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from node.errors import RemoteProtocolError
+from node.features import (
+    Features,
+    Levels,
+    Span,
+    common_levels,
+    objection,
+    objection_to_peer,
+)
 from node.machines.base import CommandError
+from node.peers import BondLoss, Preference
 from node.raft.entries import (
     EMPTY_PAYLOAD,
     ENTRY_LEVELS,
@@ -18,7 +27,6 @@ from node.raft.entries import (
 )
 from node.raft.events import (
     BondDown,
-    BondLoss,
     BondUp,
     Cancel,
     ChangeVersion,
@@ -30,7 +38,6 @@ from node.raft.events import (
     Unfit,
     Violation,
 )
-from node.raft.features import Features, Levels, Span, common_levels, objection, objection_to_peer
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, GenesisProposal, GenesisSignature, Verdict
 from node.raft.types import (
@@ -42,7 +49,6 @@ from node.raft.types import (
     Failed,
     NotExecuted,
     Ok,
-    Preference,
     Unknown,
 )
 from tests.node.raft.cluster import BUILD, LEVELS, Cluster, Register, inc, three

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from msgspec import structs
 
+from node.peers import BondLoss, Preference
 from node.raft.entries import (
     EMPTY_PAYLOAD,
     decode_config_untrusted,
@@ -14,7 +15,6 @@ from node.raft.entries import (
 )
 from node.raft.events import (
     BondDown,
-    BondLoss,
     BondUp,
     DataDiscarded,
     FoundingStalled,
@@ -38,7 +38,15 @@ from node.raft.messages import (
     Presence,
     TimeoutNow,
 )
-from node.raft.types import ORIGIN, Applied, Bootstrap, EntryKind, Ok, Preference, Role, Unknown
+from node.raft.types import (
+    ORIGIN,
+    Applied,
+    Bootstrap,
+    EntryKind,
+    Ok,
+    Role,
+    Unknown,
+)
 from tests.node.raft.cluster import BUILD, GROUP, LEVELS, Cluster, FakeCredentials, inc, three
 
 

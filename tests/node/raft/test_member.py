@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.raft.events import BondDown, BondLoss, Received, Tick
-from node.raft.types import Bootstrap, EntryKind, Preference, Role
+from node.peers import BondLoss, Preference
+from node.raft.events import BondDown, Received, Tick
+from node.raft.types import Bootstrap, EntryKind, Role
 from tests.node.raft.cluster import Cluster, three
 from tests.node.raft.test_wire import KINDS, strategy
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from node.peers import BondLoss, Preference
 from node.raft.entries import encode_config
-from node.raft.events import BondLoss, Received
+from node.raft.events import Received
 from node.raft.messages import AppendReply, Verdict
 from node.raft.quorum import Config, is_quorum, is_quorum_of_all, tie_for
-from node.raft.types import Bootstrap, Cursor, EntryKind, Ok, Preference, Role
+from node.raft.types import Bootstrap, Cursor, EntryKind, Ok, Role
 from tests.node.raft.cluster import Cluster, inc, three
 
 A, B, C, D = (inc(name) for name in "abcd")

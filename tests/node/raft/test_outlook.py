@@ -2,7 +2,8 @@
 
 import pytest
 
-from node.raft.events import BondLoss, QuorumChanged
+from node.peers import BondLoss
+from node.raft.events import QuorumChanged
 from node.raft.outlook import Absence, Outlook, Quorum, describe
 from node.raft.quorum import Config
 from node.raft.state import HaltError

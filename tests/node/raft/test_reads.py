@@ -1,5 +1,6 @@
 """Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads say how old."""
 
+from node.peers import Preference
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
 from node.raft.events import BondUp, Cancel, Query, Received, Recovered, Tick, TransferLeadership
 from node.raft.member import Member
@@ -12,7 +13,6 @@ from node.raft.types import (
     EntryKind,
     Failed,
     NotExecuted,
-    Preference,
     Role,
 )
 from tests.node.raft.cluster import BUILD, Cluster, three

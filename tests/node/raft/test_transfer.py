@@ -1,8 +1,9 @@
 """Leadership transfer (3.4): to whom, when the word is given, and what waits meanwhile."""
 
-from node.raft.events import BondLoss, Received, Recovered, TransferLeadership
+from node.peers import BondLoss, Preference
+from node.raft.events import Received, Recovered, TransferLeadership
 from node.raft.messages import Append, Chunk, TimeoutNow
-from node.raft.types import Bootstrap, NotExecuted, Ok, Preference, Role, Unknown
+from node.raft.types import Bootstrap, NotExecuted, Ok, Role, Unknown
 from tests.node.raft.cluster import inc, three
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from attestation.encoding.canonical import digest, encode
 from node.errors import RemoteProtocolError
+from node.features import Levels
+from node.peers import Incarnation
 from node.raft import messages, wire
 from node.raft.entries import (
     EMPTY_PAYLOAD,
@@ -25,7 +27,6 @@ from node.raft.entries import (
     make_entry,
     payload_prefix,
 )
-from node.raft.features import Levels
 from node.raft.messages import Append, Chunk, Forward, Proposal
 from node.raft.quorum import Config
 from node.raft.types import (
@@ -35,7 +36,6 @@ from node.raft.types import (
     Cursor,
     Entry,
     EntryKind,
-    Incarnation,
     Key,
     Position,
 )

@@ -13,8 +13,10 @@ from pathlib import Path
 from attestation.encoding.canonical import encode as cbor
 from node.bonds import messages as bonds
 from node.bonds.handshake import Role, proof_of
+from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import SystemState
+from node.peers import Incarnation, Preference
 from node.raft import messages as raft
 from node.raft import wire
 from node.raft.entries import (
@@ -31,7 +33,6 @@ from node.raft.entries import (
     session_id,
 )
 from node.raft.events import SaveEnd, SaveEntries, SaveTruncation, SaveVote
-from node.raft.features import Build, Levels, Span
 from node.raft.quorum import Config
 from node.raft.replica import Replica
 from node.raft.types import (
@@ -39,10 +40,8 @@ from node.raft.types import (
     Bootstrap,
     Cursor,
     EntryKind,
-    Incarnation,
     Key,
     Position,
-    Preference,
     Settings,
 )
 from node.storage.format import MAGIC, Batches, encode_identity, encode_records, file_head

@@ -12,8 +12,10 @@ from random import Random
 
 import pytest
 
+from node.features import Levels
 from node.machines.base import ApplyContext
 from node.machines.counter import Counter
+from node.peers import Incarnation
 from node.raft.entries import EMPTY_PAYLOAD, encode_config, encode_number, make_entry
 from node.raft.events import (
     Advanced,
@@ -30,7 +32,6 @@ from node.raft.events import (
     Tick,
     Violation,
 )
-from node.raft.features import Levels
 from node.raft.member import Member
 from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteRequest
 from node.raft.pull import PullState
@@ -43,7 +44,6 @@ from node.raft.types import (
     Consistency,
     Cursor,
     EntryKind,
-    Incarnation,
     NotExecuted,
     Ok,
     Role,

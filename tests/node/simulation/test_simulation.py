@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from node.raft.events import BondLoss, Persisted, SaveVote
+from node.peers import BondLoss
+from node.raft.events import Persisted, SaveVote
 from node.simulation import campaign
 from node.simulation.campaign import Totals, run_batch, run_campaign
 from node.simulation.clients import Call, Fate

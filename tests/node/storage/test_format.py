@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.errors import CorruptStorageError
+from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.events import Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.types import ORIGIN, EntryKind, Incarnation, Position
+from node.raft.types import ORIGIN, EntryKind, Position
 from node.storage import format as file_format
 from node.storage.format import SECTOR_BYTES, Batches, encode_identity, encode_records, file_head, recover
 

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from node.errors import CorruptStorageError
+from node.peers import Incarnation
 from node.raft.events import SaveVote
-from node.raft.types import Incarnation
 from node.storage import member
 from node.storage.member import open_member_disk
 

@@ -1,11 +1,19 @@
 """A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
 
+from node.peers import BondLoss, Preference
 from node.raft.entries import session_id
-from node.raft.events import BondDown, BondLoss, BondUp, Persisted, Received, Recovered, Tick
+from node.raft.events import (
+    BondDown,
+    BondUp,
+    Persisted,
+    Received,
+    Recovered,
+    Tick,
+)
 from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
 from node.raft.origin import Outbox
-from node.raft.types import Applied, Bootstrap, Ok, Position, Preference
+from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import BUILD, GROUP, Cluster, inc, three
 from tests.node.storage.test_file import entries

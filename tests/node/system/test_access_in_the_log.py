@@ -5,7 +5,8 @@ import random
 import pytest
 
 from node.machines.system import CombinedSystem
-from node.raft.events import BondLoss, Query
+from node.peers import BondLoss
+from node.raft.events import Query
 from node.raft.messages import Forward
 from node.raft.types import Applied, Bootstrap, Consistency, Failed, NotExecuted, Ok
 from node.system.access import CURRENT, PART, AccessState
