@@ -261,7 +261,7 @@ def test_a_name_that_the_code_does_not_define_is_noticed() -> None:
         (SCENARIO, "Scenario 26e, D03", ["26e", "03"]),
     ],
 )
-def test_numbers_of_this_design_are_told_from_others(
+def test_references_to_this_design_are_distinguished_from_others(
     pattern: re.Pattern[str], text: str, found: list[str]
 ) -> None:
     matches = pattern.finditer(FOREIGN.sub("", text))

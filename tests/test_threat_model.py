@@ -26,7 +26,7 @@ def test_everything_that_the_host_feeds_has_a_row():
     assert [what for what in sorted(FED) if what not in named] == []
 
 
-def test_every_row_says_who_measures_or_judges_what_is_left_and_which_test_shows_it():
+def test_every_row_names_who_measures_or_judges_the_rest_and_the_test_that_shows_it():
     for row in rows():
         assert len(row) == len(COLUMNS), row
         assert all(row), row

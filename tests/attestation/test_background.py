@@ -169,7 +169,7 @@ def test_closing_cancels_what_runs_what_pauses_and_what_has_not_begun():
 
 
 @pytest.mark.parametrize("way", ["keep", "once"])
-def test_who_is_cancelled_is_cancelled_and_not_counted_as_failed(way):
+def test_a_cancelled_task_is_cancelled_and_not_counted_as_failed(way):
     async def main() -> None:
         background, begun = Background(), asyncio.Event()
 

@@ -50,7 +50,7 @@ REMOTE = [words for words in _commands() if words[1] in {"fetch", "numbers"}]
 
 @needs_vectors
 @pytest.mark.parametrize("words", LOCAL, ids=" ".join)
-def test_every_command_of_the_walk_through_does_what_is_said(words):
+def test_every_command_of_the_walk_through_does_what_the_page_states(words):
     done = cli(*words, env={"COLUMNS": "400"})
 
     assert done.returncode == (1 if "case02" in " ".join(words) else 0), done.stderr

@@ -35,7 +35,7 @@ READ_ERRORS = {
 
 
 @pytest.mark.parametrize("kind", READ_ERRORS)
-def test_what_is_no_regular_file_is_refused_at_once_in_one_sentence_with_its_name(tmp_path, kind):
+def test_a_file_that_is_not_regular_is_refused_at_once_in_one_sentence_with_its_name(tmp_path, kind):
     path = kinds(tmp_path)[kind]
     with pytest.raises(FileError) as caught:
         files.read_bytes(path, bytes_max=10)
@@ -57,7 +57,7 @@ def test_a_link_to_a_regular_file_is_read(tmp_path):
     assert files.read_bytes(tmp_path / "link", bytes_max=1) == b"x"
 
 
-def test_text_that_is_none_is_refused_with_the_name(tmp_path):
+def test_bytes_that_are_not_text_are_refused_with_the_files_name(tmp_path):
     (tmp_path / "f").write_bytes(b"\xff")
     with pytest.raises(FileError, match="/f is not UTF-8 text"):
         files.read_text(tmp_path / "f", bytes_max=9)
@@ -80,7 +80,7 @@ def test_a_secret_that_others_may_use_is_warned_of_once(tmp_path, caplog, mode, 
         assert "b'secret'" not in caplog.text
 
 
-def test_what_is_no_secret_is_not_warned_of(tmp_path, caplog):
+def test_a_file_that_is_not_secret_causes_no_warning(tmp_path, caplog):
     path = tmp_path / "policy"
     path.write_bytes(b"x")
     path.chmod(0o666)
@@ -114,7 +114,7 @@ def test_a_replacement_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_replacing_a_directory_is_refused_in_words(tmp_path):
+def test_replacing_a_directory_is_refused_with_a_message(tmp_path):
     (tmp_path / "f").mkdir()
     with pytest.raises(FileError, match=r"cannot write .*/f: Is a directory"):
         files.replace(tmp_path / "f", b"x")
@@ -150,7 +150,7 @@ def test_an_output_may_be_anything_and_its_error_names_it(tmp_path):
         files.write_output(tmp_path, b"x")
 
 
-def test_a_directory_that_cannot_be_made_is_refused_in_words(tmp_path):
+def test_a_directory_that_cannot_be_made_is_refused_with_a_message(tmp_path):
     (tmp_path / "f").write_bytes(b"")
     with pytest.raises(FileError, match=r"cannot make the directory .*/f/x: Not a directory"):
         files.make_directory(tmp_path / "f" / "x")

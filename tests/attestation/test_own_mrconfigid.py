@@ -73,7 +73,7 @@ def test_without_a_document_it_is_neither_accepted_nor_refused():
     assert TicketRejectedError.of(caught.value).undecided
 
 
-def test_what_speaks_against_it_is_said_before_the_missing_document():
+def test_a_contradiction_is_reported_before_the_missing_document():
     debug = evidence.verified(TDSettings(mr_config_id=OWN, td_attributes=0x1000_0001), None, NOW)
     with pytest.raises(AppraisalError) as caught:
         appraise(debug, policy(), now=NOW, report_data=REPORT_DATA)

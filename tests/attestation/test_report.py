@@ -96,7 +96,7 @@ def test_an_accepted_quote_is_described_completely():
     assert value["trust_root"] == {"sha256": ROOT.fingerprint.hex(), "mock": True}
 
 
-def test_a_quote_of_an_outdated_platform_is_told_what_to_update():
+def test_the_report_of_an_outdated_platform_names_what_to_update():
     low = TDSettings(tee_tcb_svn=bytes([4, 1, 3]) + bytes(13))
     report = _report(evidence.quote(low))
     module = report.value["tcb"]["launch"]["module"]
@@ -146,7 +146,7 @@ def test_a_revoked_platform_is_refused_with_its_status():
     assert report.value["tcb"]["launch"]["platform"]["status"] == "Revoked"
 
 
-def test_findings_about_the_td_are_told_beside_a_missing_level():
+def test_findings_about_the_td_are_reported_beside_a_missing_level():
     statement = Statement(platform_levels=(PLATFORM_UP_TO_DATE,))
     low = evidence.authority().create_platform(
         NOW, type(evidence.authority().platform.values)(sgx_svns=(0,) * 16)

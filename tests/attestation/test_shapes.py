@@ -191,7 +191,7 @@ def test_tcb_info_without_module_identities_serves_modules_without_a_version_onl
     assert refusal(QUOTE, old) == "tdx-module-unknown"
 
 
-def test_an_empty_list_of_module_identities_is_none() -> None:
+def test_an_empty_list_of_module_identities_counts_as_absent() -> None:
     empty = resigned("tcb_info", lambda value: value.update(tdxModuleIdentities=[]))
 
     assert refusal(QUOTE, empty) == "tdx-module-unknown"

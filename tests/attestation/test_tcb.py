@@ -202,7 +202,7 @@ def test_the_evaluation_data_number_is_the_smaller_one():
         assert evidence.verified(statement=statement).tcb.tcb_evaluation_data_number == 19
 
 
-def test_a_platform_below_every_level_has_no_status_and_is_told_what_is_short():
+def test_a_platform_below_every_level_has_no_status_and_the_report_names_what_is_short():
     levels = (
         _platform(S.UP_TO_DATE, sgx_svns=(9,) * 16),
         _platform(S.OUT_OF_DATE, sgx_svns=(8, *SGX[1:]), pce_svn=99),
@@ -323,7 +323,7 @@ def test_the_running_module_must_have_a_level_too():
 # ---- the quoting enclave --------------------------------------------------------------------------------
 
 
-def test_a_quoting_enclave_below_every_level_is_refused_and_told_what_the_lowest_needs():
+def test_a_quoting_enclave_below_every_level_is_refused_and_the_message_names_the_lowest():
     levels = (
         SVNLevel(isv_svn=12, date=NEW, status=S.UP_TO_DATE),
         SVNLevel(isv_svn=9, date=OLD, status=S.OUT_OF_DATE),
@@ -476,7 +476,7 @@ def test_a_number_may_be_as_large_as_its_field_and_no_larger(parse, member, chan
         ("tcbType", 0x10000, "tcb-info-malformed"),
     ],
 )
-def test_an_unknown_version_or_type_is_told_from_what_is_none(member, value, reason):
+def test_an_unknown_version_or_type_is_distinguished_from_an_invalid_one(member, value, reason):
     with pytest.raises(MalformedError, match=reason):
         parse_tcb_info_untrusted(_tcb_info(lambda v: v.update({member: value})))
 

@@ -103,7 +103,7 @@ def _report(case: VectorCase) -> tuple[dict, int]:
 
 
 @pytest.mark.parametrize("case", TDX_CASES, ids=lambda case: case.name)
-def test_real_quote_is_evaluated_as_the_index_says(case):
+def test_a_real_quote_is_evaluated_as_the_index_expects(case):
     expected = case.entry["tcb"]
 
     if "error" in expected:
@@ -150,7 +150,7 @@ def _verify(case: VectorCase):
 
 
 @pytest.mark.parametrize("case", TDX_CASES, ids=lambda case: case.name)
-def test_real_quote_is_appraised_as_the_index_says(case):
+def test_a_real_quote_is_appraised_as_the_index_expects(case):
     expected = case.entry["with_td_policy"]
 
     value, exit_code = _report(case)

@@ -116,7 +116,7 @@ def test_members_are_replaced_by_their_next_incarnations_while_clients_work():
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_nodes_keep_no_files_threads_or_tasks_of_bonds_and_clients_that_are_gone():
+def test_nodes_keep_no_files_threads_or_tasks_of_closed_bonds_and_clients():
     calm = "pause,pause_two,partition,one_way,isolate_leader,slow,lossy,flap,hand_over"
     report = chaos("--seconds", "120", "--nodes", "3", "--pause", "6", "--sample", "4", "--only", calm)
     assert report["broken"] == {}
@@ -134,7 +134,7 @@ def test_nodes_keep_no_files_threads_or_tasks_of_bonds_and_clients_that_are_gone
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not can_fake_clocks(), reason="no libfaketime here (apt-get install faketime)")
-def test_a_node_whose_clock_jumps_knows_it_and_keeps_its_promises():
+def test_a_node_notices_that_its_clock_jumped_and_keeps_its_promises():
     report = chaos("--seconds", "20", "--nodes", "3", "--pause", "6", "--seed", "1", "--only", "jump_clock")
     assert report["broken"] == {}
     assert report["seen"]["clock-jump"] > 0

@@ -108,7 +108,7 @@ def test_it_takes_nothing_from_a_node_that_is_behind_it(cluster, ledger, followe
     assert [node for node, _, _ in ledger.sights] == ["node-0"]
 
 
-def test_it_says_when_a_node_goes_back(cluster, follower):
+def test_it_reports_a_node_whose_state_goes_back(cluster, follower):
     cluster.clients[0].apply(put("a", "1"), put("a", "2"))
     assert follower.step(cluster.nodes[0])
     cluster.clients[0].machine = KeyValue()  # and yet it says that it has applied as much

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 TTL_MS = 3000
 
 
-def test_what_a_stopped_node_had_in_its_sockets_is_not_executed_once_its_key_is_forgotten(tmp_path):
+def test_a_request_that_waited_in_a_stopped_nodes_socket_is_not_executed_after_its_key_expired(tmp_path):
     command = {"op": "put", "key": "k", "value": "v"}
     with chaos_cluster(tmp_path, 3, None, Kind(session_ttl_ms=TTL_MS)) as cluster:
         leader = cluster.leader()

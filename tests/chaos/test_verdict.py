@@ -93,11 +93,11 @@ def test_a_delete_that_was_applied_twice_is_seen():
     assert breaches(ledger, PUT_A, replace(PUT_B, revision=4, found=("b", 1)), unknown) == {"applied-twice"}
 
 
-def test_a_write_that_nobody_asked_for_is_seen():
+def test_a_write_that_no_client_requested_is_detected():
     assert breaches(A_THEN_B, PUT_A) == {"nobody-wrote-this"}
 
 
-def test_a_write_that_happened_though_its_client_was_told_that_it_never_will_is_seen():
+def test_a_write_that_happened_after_its_client_got_a_definite_failure_is_detected():
     refused = call("put", 2, None, value="b", outcome=Outcome.REFUSED)
     assert breaches(A_THEN_B, PUT_A, refused) == {"refused-write-happened"}
 
@@ -150,7 +150,7 @@ def test_a_write_without_an_answer_may_not_happen_before_it_was_asked_for():
         search(*calls)
 
 
-def test_a_node_that_held_something_else_is_seen():
+def test_a_node_that_held_another_state_is_detected():
     sights = [("node-0", 2, {"k": ("a", 1, 2)}), ("node-1", 2, {"k": ("x", 1, 2)})]
     ledger = replace(A_THEN_B, sights=sights[:1])
     assert breaches(ledger, PUT_A, PUT_B) == set()
@@ -162,7 +162,7 @@ def test_a_version_that_skips_is_seen():
     assert breaches(ledger, PUT_A, replace(PUT_B, found=("b", 3))) == {"version-wrong"}
 
 
-def test_a_revision_that_nobody_shows_is_seen():
+def test_a_revision_that_no_node_shows_is_detected():
     with pytest.raises(LedgerError, match="revision-missing"):
         check_complete(Ledger(changes={2: Change("k", "a", 1), 4: Change("k", "b", 2)}))
 
@@ -171,7 +171,7 @@ PAIR = Ledger(changes={2: Change("k", "a", 1), 3: Change("j", "b", 1)})
 BOTH = (put(0, 3, "a", 2, 1, batch=1), put(0, 3, "b", 3, 1, batch=1, key="j"))
 
 
-def test_a_batch_whose_writes_are_neighbours_is_accepted():
+def test_a_batch_whose_writes_are_adjacent_is_accepted():
     assert breaches(PAIR, *BOTH, get(4, 5, 3, ("a", 1))) == set()
 
 

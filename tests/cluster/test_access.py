@@ -133,7 +133,7 @@ def test_a_name_with_its_password_opens_every_node(cluster):
         client.revoke("alice")
 
 
-def test_without_a_quorum_status_alone_remains_and_a_restarted_node_knows_nobody(own_cluster):
+def test_without_a_quorum_only_status_answers_and_a_restarted_node_knows_no_credential(own_cluster):
     cluster = own_cluster
     token = cluster.ready["token"]
     with cluster.client() as client:

@@ -118,7 +118,7 @@ def test_a_node_with_another_group_key_does_not_start(cluster):
     assert "wrong.key" in run.stderr
 
 
-def test_a_node_whose_document_names_another_key_is_another_group(cluster):
+def test_a_document_that_names_another_group_key_makes_another_group(cluster):
     key = GroupKey(b"\x11" * 32)
     (cluster.directory / "other.key").write_text(key.secret.hex())
     ours = GroupKey.from_hex((cluster.directory / "group.key").read_text())
@@ -154,7 +154,7 @@ def test_a_td_that_was_not_started_with_the_groups_document_never_bonds(cluster,
     process.stop()
 
 
-def test_a_node_that_is_told_to_use_tdx_and_finds_none_stops(cluster):
+def test_a_node_that_is_configured_for_tdx_and_finds_none_stops(cluster):
     text = intruder(cluster, "real").read_text()
     text = text[: text.index("[attestation.mock]")].replace('mode = "mock"', 'mode = "tdx"')
     config = cluster.directory / "real" / "tdx.toml"

@@ -99,7 +99,7 @@ def test_from_founding_to_look_alike(founded, look_alike, tmp_path):
     assert verify(founded)[0] == 0
 
 
-def test_a_group_without_an_authority_says_that_nobody_can_confirm_it(tmp_path):
+def test_a_group_without_an_authority_reports_that_it_cannot_be_confirmed(tmp_path):
     with local_cluster(tmp_path / "plain", nodes=1) as cluster:
         code, text = group(cluster, "confirm", *urls(cluster))
         assert (code, "there is no [authority]" in text) == (2, True)

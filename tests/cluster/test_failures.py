@@ -167,7 +167,7 @@ def test_no_acknowledged_write_is_lost_or_applied_twice_over_repeated_kills(own_
     assert min(final) > 0
 
 
-def test_the_audit_log_tells_of_departure_and_return(own_cluster):
+def test_the_audit_log_records_departure_and_return(own_cluster):
     cluster = own_cluster
     victim = (cluster.leader() + 1) % 3
     witness = (victim + 1) % 3

@@ -55,7 +55,7 @@ def test_readme_has_examples_of_both_kinds():
     assert sum("bondstone" in line.split()[0] for line in examples) >= 5
 
 
-def test_ready_event_says_all_that_a_script_needs(cluster):
+def test_the_ready_event_holds_all_that_a_script_needs(cluster):
     ready = cluster.ready
 
     assert set(ready) == {"event", "group_id", "nodes", "token", "ca"}
@@ -93,13 +93,13 @@ def test_group_has_the_members_that_the_design_promises(cluster):
     assert group["mock"] is True
 
 
-def test_every_answer_about_attestation_says_mock(cluster):
+def test_every_answer_about_attestation_reports_mock(cluster):
     with cluster.http(1) as http:
         for path in ("/v1/attestation/peers", f"/v1/attestation/evidence?nonce={'ab' * 32}", "/v1/bonds"):
             assert http.get(path).json()["mock"] is True
 
 
-def test_verify_refuses_another_policy_and_says_which_register(cluster, tmp_path):
+def test_verify_refuses_another_policy_and_names_the_register(cluster, tmp_path):
     document = (cluster.directory / "group.toml").read_text()
     other = tmp_path / "other.toml"
     other.write_text(re.sub(r'rtmr2 = \["..', 'rtmr2 = ["00', document))
@@ -139,7 +139,7 @@ def policy_of(cluster, tmp_path) -> Path:
     return policy
 
 
-def test_a_policy_that_says_own_decides_nothing_without_the_group_document(cluster, tmp_path):
+def test_a_policy_with_own_decides_nothing_without_the_group_document(cluster, tmp_path):
     arguments = [
         "verify", cluster.nodes[0]["api"], "--policy", policy_of(cluster, tmp_path), "--json",
         "--trust-root", cluster.directory / "authority" / "trust-root.der",
@@ -219,7 +219,7 @@ def test_no_token_and_a_wrong_token_are_refused(cluster):
             assert http.get("/healthz").status_code == 200
 
 
-def test_a_command_may_have_two_mebibytes_whatever_of_it_is_key_or_value(cluster):
+def test_a_command_may_have_two_mebibytes_whether_in_its_key_or_its_value(cluster):
     """The request is the only limit of keys and values (``consensus.command_bytes_max``)."""
     key, value = "k" * (512 * 1024), "v" * (1500 * 1024)
     with cluster.client(0) as client:

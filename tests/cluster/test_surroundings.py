@@ -54,9 +54,7 @@ def copied(cluster, tmp_path):
 
 
 @pytest.mark.parametrize("named", ["node-0/node.toml", "group.key", "group.toml"])
-def test_a_fifo_in_the_place_of_a_file_neither_hangs_a_node_nor_makes_it_deaf_to_sigterm(
-    cluster, tmp_path, named
-):
+def test_a_fifo_in_the_place_of_a_file_neither_hangs_a_node_nor_blocks_sigterm(cluster, tmp_path, named):
     """The process ends by itself, at once; if it hung, SIGTERM would have to end it."""
     here = copied(cluster, tmp_path)
     path = here / named
@@ -87,7 +85,7 @@ def test_a_node_does_not_start_on_a_disk_that_takes_nothing(cluster, tmp_path, m
         make_data_directory(config)
 
 
-def test_what_dev_prints_for_another_directory_talks_to_that_cluster(tmp_path):
+def test_the_commands_that_dev_prints_for_another_directory_reach_that_cluster(tmp_path):
     with started(
         "dev",
         "--nodes",
@@ -152,7 +150,7 @@ def test_what_verify_has_verified_is_what_kv_then_trusts(cluster, tmp_path):
         assert client.get("k").value == b"v"
 
 
-def test_a_malicious_servers_words_are_shown_and_do_nothing(tmp_path):
+def test_a_malicious_servers_texts_are_shown_escaped_and_do_nothing(tmp_path):
     body = json.dumps(
         {
             "type": "urn:x",
@@ -205,7 +203,7 @@ def test_a_ticket_that_is_no_base64_is_refused_and_no_traceback(tmp_path, ticket
     assert done.stderr.startswith(("refused: ", "undecided: "))
 
 
-def test_dev_tells_when_the_quorum_is_lost(tmp_path):
+def test_dev_reports_a_lost_quorum(tmp_path):
     arguments = ("dev", "--json", "--dir", tmp_path / "dev", "--api-port", str(free_port_block(3)))
     with started(*arguments, cwd=tmp_path) as dev:
         told = None

@@ -86,7 +86,7 @@ def test_another_implementation_finds_the_same_in_them(
         dcap_qvl.verify(quote, collateral, now)
 
 
-def test_a_td_says_what_it_was_launched_with() -> None:
+def test_a_td_reports_what_it_was_launched_with() -> None:
     settings = TDSettings(
         mrtd=b"\x01" * 48,
         rtmrs=(b"\x02" * 48, b"\x03" * 48, b"\x04" * 48, b"\x05" * 48),
@@ -144,7 +144,7 @@ def test_what_the_tdx_module_refuses_the_mock_refuses() -> None:
         TDSettings(report_version="1.5")
 
 
-def test_it_is_an_attester_that_says_it_is_a_mock() -> None:
+def test_the_mock_td_is_an_attester_that_reports_mock() -> None:
     attester: Attester = AUTHORITY.create_td()
 
     assert (attester.mock, attester.provider) == (True, "mock")
@@ -248,7 +248,7 @@ def test_a_damaged_authority_is_refused_by_file(tmp_path: Path) -> None:
             MockAuthority.load(tmp_path)
 
 
-def test_a_pck_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_a_pck_are_refused(tmp_path: Path) -> None:
     AUTHORITY.save(tmp_path)
     (tmp_path / PCK_FILE).write_bytes((tmp_path / ROOT_FILE).read_bytes())
 
@@ -275,7 +275,7 @@ def test_a_key_on_another_curve_is_refused(tmp_path: Path) -> None:
         MockAuthority.load(tmp_path)
 
 
-def test_an_authority_that_cannot_be_saved_says_where(tmp_path: Path) -> None:
+def test_an_authority_that_cannot_be_saved_is_an_error_with_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(MockAuthorityError, match="cannot make the directory"):

@@ -56,7 +56,7 @@ def test_extending_is_hashing_old_value_and_digest(root: Path, index: int) -> No
     assert registers.rtmr(5 - index) == bytes(48)
 
 
-def test_the_registers_of_firmware_and_loader_are_not_ours(root: Path) -> None:
+def test_the_registers_of_firmware_and_loader_cannot_be_extended(root: Path) -> None:
     for index in (-1, 0, 1, 4):
         with pytest.raises(ValueError, match="not ours"):
             MeasurementRegisters(root).extend(index, DIGEST)
@@ -70,9 +70,7 @@ def test_a_digest_has_48_bytes(root: Path, size: int) -> None:
         MeasurementRegisters(root).extend(3, bytes(size))
 
 
-def test_somebody_who_extends_at_the_same_time_is_noticed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_concurrent_extension_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
 
     def twice(descriptor: int, data: bytes) -> int:

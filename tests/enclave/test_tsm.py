@@ -192,7 +192,7 @@ def test_what_a_retry_cannot_help_is_not_retried(world: World, code: int) -> Non
     assert not world.slept
 
 
-def test_a_user_without_rights_is_told_who_has_them(world: World) -> None:
+def test_a_user_without_rights_gets_an_error_that_names_the_group_with_rights(world: World) -> None:
     world.tsm.mkdir_errors = [errno.EACCES]
     with pytest.raises(QuoteUnavailableError, match="root"):
         world.attester.quote(REPORT_DATA)
@@ -229,7 +229,7 @@ def test_a_report_that_another_writer_got_in_between_is_dropped(world: World) ->
     assert len(world.slept) == 1
 
 
-def test_a_writer_who_always_intrudes_gives_an_error_and_no_quote(world: World) -> None:
+def test_a_writer_that_always_interferes_causes_an_error_and_no_quote(world: World) -> None:
     def intrude(name: str) -> None:
         world.tsm.reports[name].write_generation += 1
 
@@ -244,7 +244,7 @@ def test_a_quote_over_other_report_data_is_refused(world: World) -> None:
         world.attester.quote(REPORT_DATA)
 
 
-def test_a_directory_that_somebody_removes_is_made_anew(world: World) -> None:
+def test_a_directory_that_was_removed_is_created_again(world: World) -> None:
     def remove(name: str) -> None:
         world.tsm.before_read = None
         del world.tsm.reports[name]
@@ -297,7 +297,7 @@ def test_a_directory_that_will_not_go_does_not_cost_the_quote(world: World) -> N
     assert len(world.tsm.reports) == 1
 
 
-def test_a_probe_removes_what_dead_processes_left_and_nothing_else(world: World) -> None:
+def test_a_probe_removes_only_what_dead_processes_left(world: World) -> None:
     dead = f"{NAME_PREFIX}4194305-aa"  # beyond the kernel's largest process id
     mine = f"{NAME_PREFIX}{os.getpid()}-aa"
     foreign = "somebody-else"

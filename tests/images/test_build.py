@@ -46,7 +46,7 @@ def elsewhere():
         yield Path(folder)
 
 
-def test_two_builds_elsewhere_by_somebody_else_are_identical(locked_inputs, elsewhere, tmp_path):
+def test_two_builds_by_different_users_in_different_places_are_identical(locked_inputs, elsewhere, tmp_path):
     # A path of another length, another user if we may choose one, another Python, zone, mask and hash seed.
     copy = elsewhere / "checkout"
     for name in ("attestation", "enclave", "node", "tdx-images"):

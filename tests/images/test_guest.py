@@ -151,7 +151,7 @@ def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_pat
         (encode_guest_config({"node.toml": "", "../init": ""}), "config-file-name"),
     ],
 )
-def test_a_bad_configuration_stops_the_guest_which_says_why_and_writes_nothing(
+def test_a_bad_configuration_stops_the_guest_with_a_reason_and_writes_nothing(
     monkeypatch, tmp_path, document, reason
 ):
     main, intake = guest_main(), importlib.import_module("guest.intake")
@@ -289,7 +289,7 @@ def test_the_node_of_a_guest_does_nothing_by_a_group_document_that_was_not_measu
 
 
 @pytest.mark.parametrize(("mrconfigid", "measured"), [(OWN, True), (bytes(48), False), (None, False)])
-def test_the_node_of_a_guest_says_whether_its_group_document_was_measured(
+def test_the_node_of_a_guest_reports_whether_its_group_document_was_measured(
     files, tmp_path, mrconfigid, measured
 ):
     # Other comments and another order of keys are the same document.
@@ -435,7 +435,7 @@ def test_a_refusal_gives_no_lease():
         answer() + bytes(2000),
     ],
 )  # fmt: skip
-def test_answers_that_are_not_for_us_or_make_no_sense_are_refused(data):
+def test_answers_for_others_or_without_sense_are_refused(data):
     with pytest.raises(dhcp().DhcpError):
         parse(data)
 

@@ -80,7 +80,7 @@ def test_the_command_of_a_td_is_printed_without_hardware_and_names_the_images_fi
     assert f"file={config}" in option(command, "-fw_cfg")
 
 
-def test_a_td_is_not_started_where_there_is_none(image, config):
+def test_a_td_is_not_started_on_a_host_without_tdx(image, config):
     if harness.host_offers_tdx():
         pytest.skip("this host has TDX")
     done = bondstone("run", image, "--td", "--config", config)
@@ -360,7 +360,7 @@ class Builder:
         return "" if command == "lock" else self.answers.pop(0)
 
 
-def test_a_stale_lock_is_replaced_for_the_run_of_the_tests_and_said_aloud(tmp_path):
+def test_a_stale_lock_is_replaced_for_the_run_of_the_tests_with_a_warning(tmp_path):
     fresh, said = tmp_path / "lock.json", []
     builder = Builder(f"error: libc6 2 is {harness.STALE}: 404", "")
 

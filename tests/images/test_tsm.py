@@ -54,7 +54,7 @@ def test_a_debug_image_gets_quotes_over_real_configfs_from_a_mock_provider(debug
     assert "DEBUG-IMAGE" in seen
 
 
-def test_without_a_provider_the_driver_says_that_this_is_no_td_and_the_machines_shape_is_told(
+def test_without_a_provider_the_driver_reports_that_this_is_not_a_td_and_describes_the_machine(
     debug_image, tmp_path
 ):
     console = console_of(debug_image, tmp_path, b"", command_line=command_line(debug_image))

@@ -53,7 +53,7 @@ def filled(path: Path | None, count: int = 5) -> AuditLog:
     return log
 
 
-def test_an_event_is_what_the_documents_say() -> None:
+def test_an_event_has_the_documented_form() -> None:
     log = opened(None)
     event = log.append("bond-refused", reason="td-debug", peer_id=b"\xab" * 2, at_worst=NOW)
     body = {

@@ -59,7 +59,7 @@ def test_the_first_event_of_each_life_is_signed_by_its_incarnation(path):
     ]
 
 
-def test_a_broken_chain_is_told_of_after_the_first_event_of_the_life_that_found_it(path):
+def test_a_broken_chain_is_reported_after_the_first_event_of_the_process_that_found_it(path):
     lived(path, ONE)
     path.write_bytes(path.read_bytes()[:-10])
     lived(path, TWO)
@@ -68,7 +68,7 @@ def test_a_broken_chain_is_told_of_after_the_first_event_of_the_life_that_found_
     assert len(verify_kept_untrusted(lines_of_log(path)).lives) == 2
 
 
-def test_a_wholly_invented_log_is_nobodys_or_of_an_incarnation_that_nobody_knows(path):
+def test_an_invented_log_is_unsigned_or_names_an_unknown_incarnation(path):
     lived(path, None)
     assert verify_kept_untrusted(lines_of_log(path)).lives == ()
     said = cli("audit", "verify", path).stdout
@@ -156,7 +156,7 @@ def test_a_kept_head_that_is_in_the_log_is_found(path):
     assert done.returncode == 0, done.stdout
 
 
-def test_a_log_that_was_cut_written_anew_or_invented_does_not_hold_the_kept_head(path):
+def test_a_log_that_was_cut_rewritten_or_invented_does_not_contain_the_kept_head(path):
     kept = lived(path, ONE)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     cut = cli("audit", "verify", path, "--head", f"{kept.seq}:{kept.hash}")
@@ -187,6 +187,6 @@ def test_a_kept_head_whose_event_was_deleted_leaves_it_undecided():
 @pytest.mark.parametrize(
     "head", ["", "1", "0:" + "00" * 32, "x:" + "00" * 32, "1:" + "0" * 63, "1:" + "A" * 64, "²:" + "00" * 32]
 )
-def test_a_head_that_is_none_is_2(path, head):
+def test_an_invalid_head_is_exit_code_2(path, head):
     lived(path, ONE)
     assert cli("audit", "verify", path, "--head", head).returncode == 2

@@ -133,7 +133,7 @@ def test_a_restart_reads_the_last_file_only_and_serves_all(
 
 # ---- what is deleted is said ------------------------------------------------------------------
 @pytest.mark.usefixtures("no_window")
-def test_the_oldest_file_goes_and_an_event_says_what_went(path: Path) -> None:
+def test_the_oldest_file_is_removed_and_an_event_records_what_was_removed(path: Path) -> None:
     log = filled(path, 100, FEW)
     parts = segments(path)
     events = everything(log)
@@ -150,7 +150,7 @@ def test_the_oldest_file_goes_and_an_event_says_what_went(path: Path) -> None:
     assert opened(path, FEW).head() == log.head()
 
 
-def test_a_beginning_that_is_missing_without_a_word_is_found(path: Path) -> None:
+def test_a_missing_beginning_without_its_event_is_found(path: Path) -> None:
     closed(path)
     segments(path)[0].unlink()
     with pytest.raises(AuditChainError) as caught:

@@ -123,7 +123,7 @@ def test_a_point_of_small_order_is_no_key(encoded):
     assert unusable(ED_PREFIX + bytes.fromhex(encoded))
 
 
-def test_with_a_point_of_small_order_anybody_could_have_signed():
+def test_with_a_point_of_small_order_anyone_could_sign():
     """The attack that the check stops: R the neutral point and s zero verify for every message."""
     neutral = load_der_public_key(ED_PREFIX + bytes.fromhex(SMALL_ORDER[2]))
     forged = bytes.fromhex(SMALL_ORDER[2]) + bytes(32)

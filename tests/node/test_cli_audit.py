@@ -48,7 +48,7 @@ def test_a_change_in_an_old_file_is_found(path):
     assert run.stdout == "broken: event 4: was changed after it was written [hash-mismatch]\n"
 
 
-def test_it_says_from_where_on_a_shortened_log_is_checked(path):
+def test_it_reports_from_where_on_a_shortened_log_is_checked(path):
     head = written(path, 3)
     run = cli("audit", "verify", path)
     answer = json.loads(cli("audit", "verify", path, "--json").stdout)

@@ -142,7 +142,7 @@ def test_fetch_of_an_unknown_platform_is_undecided(root_file: Path) -> None:
     assert error.reason == "platform-unknown"
 
 
-def test_fetch_into_a_file_says_what_it_wrote(root_file: Path, tmp_path: Path) -> None:
+def test_fetch_into_a_file_reports_what_it_wrote(root_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "fetched.json"
     common = ["fetch", "--fmspc", FMSPC, "--trust-root", str(root_file)]
     with serving(FaultScript()) as url:
@@ -155,7 +155,7 @@ def test_fetch_into_a_file_says_what_it_wrote(root_file: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("update", "reason"), [("early", None), ("17", "evaluation-number-gone")])
-def test_fetch_asks_for_the_update_that_it_is_told(root_file: Path, update: str, reason: str | None) -> None:
+def test_fetch_requests_the_given_update(root_file: Path, update: str, reason: str | None) -> None:
     common = ["fetch", "--fmspc", FMSPC, "--trust-root", str(root_file), "--update", update]
     with serving(FaultScript()) as url:
         result = invoke(*common, "--pccs", url)
@@ -181,7 +181,7 @@ def test_fetch_asks_for_the_update_that_it_is_told(root_file: Path, update: str,
         (["--fmspc", FMSPC, "--tls-ca", "/nowhere/ca.pem"], "TLS certificates"),
     ],
 )
-def test_fetch_says_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
+def test_fetch_reports_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
     assert text in str(raised(invoke("fetch", *arguments), ConfigError))
 
 
@@ -205,7 +205,7 @@ def test_numbers_lists_what_is_published(root_file: Path) -> None:
     raised(under_intels, VerificationError)
 
 
-def test_numbers_says_which_one_standard_and_early_give_and_whether_it_is_still_published(
+def test_numbers_shows_which_one_standard_and_early_give_and_whether_it_is_still_published(
     root_file: Path,
 ) -> None:
     options = {
@@ -234,7 +234,7 @@ def test_numbers_of_a_source_without_the_list_are_undecided(root_file: Path) -> 
 # ---- show and verify ----------------------------------------------------------------------------
 
 
-def test_show_says_that_nothing_is_verified(collateral_file: Path) -> None:
+def test_show_states_that_nothing_is_verified(collateral_file: Path) -> None:
     result = invoke("show", collateral_file)
     value = json.loads(invoke("show", collateral_file, "--json").stdout)
 
@@ -304,7 +304,7 @@ def test_names_in_foreign_bytes_drive_neither_the_terminal_nor_the_table(tmp_pat
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
-def test_what_is_no_collateral_is_refused(command: str, tmp_path: Path) -> None:
+def test_an_invalid_collateral_is_refused(command: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("{}")
 
@@ -355,7 +355,7 @@ def test_every_recorded_set_of_intels_is_genuine_within_its_window(case: str) ->
         (["show", "/nowhere.json"], 2),
     ],
 )
-def test_the_exit_code_says_yes_no_usage_or_undecided(
+def test_the_exit_code_means_yes_no_usage_or_undecided(
     arguments: list[str],
     code: int,
     root_file: Path,
@@ -379,7 +379,7 @@ def test_the_exit_code_says_yes_no_usage_or_undecided(
 # ---- compare ------------------------------------------------------------------------------------
 
 
-def test_compare_says_what_becomes_of_a_quote_when_the_early_set_is_standard(
+def test_compare_shows_the_verdict_on_a_quote_once_the_early_set_is_standard(
     root_file: Path, tmp_path: Path
 ) -> None:
     quote = tmp_path / "quote.hex"

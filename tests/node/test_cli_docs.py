@@ -37,5 +37,5 @@ def test_the_field_that_names_a_request_is_documented():
     assert f"`{REQUEST_FIELD.decode().title()}`" in API
 
 
-def test_the_readme_says_that_ctrl_c_forgets_everything():
+def test_the_readme_states_that_ctrl_c_forgets_everything():
     assert "Ctrl-C forgets everything" in (PROJECT / "README.md").read_text()

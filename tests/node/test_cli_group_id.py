@@ -38,7 +38,7 @@ def changed(file, old: str, new: str):
     return other
 
 
-def test_it_prints_the_group_id_and_nothing_else(file):
+def test_it_prints_only_the_group_id(file):
     assert invoke(file) == document().group_id.hex() + "\n"
 
 
@@ -62,7 +62,7 @@ def test_explain_shows_what_is_hashed_and_only_that(file):
     assert "heartbeat_ms" not in text
 
 
-def test_against_says_what_an_edit_changes_and_that_it_is_another_group(file):
+def test_against_shows_what_an_edit_changes_and_that_it_makes_another_group(file):
     other = changed(file, '"expect 3"', '"expect 5"')
     text = invoke(file, "--against", other, code=1)
 
@@ -70,7 +70,7 @@ def test_against_says_what_an_edit_changes_and_that_it_is_another_group(file):
     assert document().group_id.hex() in text
 
 
-def test_against_a_document_of_the_same_meaning_says_so(file):
+def test_against_a_document_of_the_same_meaning_reports_no_difference(file):
     other = changed(file, "schema = 1", "# another spelling\nschema = 1")
 
     assert "it is the same group" in invoke(file, "--against", other)

@@ -121,7 +121,7 @@ COMMANDS = (["get", "k"], ["put", "k", "v"], ["del", "k"], ["list"])
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda given: given[0])
-def test_who_cannot_be_reached_leaves_it_undecided(ca, tmp_path, arguments):
+def test_an_unreachable_node_leaves_it_undecided(ca, tmp_path, arguments):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         done = kv(ca, unused.getsockname()[1], *arguments)
@@ -132,7 +132,7 @@ def test_who_cannot_be_reached_leaves_it_undecided(ca, tmp_path, arguments):
 @pytest.mark.parametrize(
     "ending", [NotExecuted("deadline", None), Unknown("deadline"), ProblemError("internal-error", "x")]
 )
-def test_a_node_that_cannot_say_leaves_it_undecided(ca, arguments, ending, monkeypatch):
+def test_a_node_that_does_not_know_leaves_it_undecided(ca, arguments, ending, monkeypatch):
     monkeypatch.setattr("node.cli.common.BondstoneClient", partial(BondstoneClient, deadline_s=0.3))
     with served(FakeService(end_with=ending)) as port:
         url = f"https://localhost:{port}"
@@ -199,6 +199,6 @@ def test_client_settings_that_are_malformed_are_refused_by_their_name(tmp_path, 
 @pytest.mark.parametrize(
     "url", ["https://[::1", "http://x", "https://", "https://x/?q", "ftp://x", "https://u:p@x"]
 )
-def test_an_address_that_is_none_is_2_and_no_traceback(tmp_path, ca, url):
+def test_an_invalid_address_is_exit_code_2_without_a_traceback(tmp_path, ca, url):
     done = run_with({}, "get", "k", "--url", url, "--ca", str(ca))
     assert done.returncode == 2, done.stderr

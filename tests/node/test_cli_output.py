@@ -77,7 +77,7 @@ def test_json_is_ascii_whatever_is_in_it(capsys):
     assert json.loads(printed) == {"key": HOSTILE + "\x7fü"}
 
 
-def test_a_log_line_is_one_line_whatever_a_peer_has_said():
+def test_a_log_line_is_one_line_whatever_a_peer_sent():
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(output.VisibleFormatter("%(levelname)s %(message)s"))

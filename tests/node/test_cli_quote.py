@@ -38,7 +38,7 @@ def verify(name: str, case: dict, *more: str):
 
 @needs_vectors
 @pytest.mark.parametrize(("name", "case"), first_cases())
-def test_verdict_is_what_the_index_says(name, case):
+def test_the_verdict_is_what_the_index_expects(name, case):
     run = verify(name, case)
     answer = json.loads(run.stdout)
     expected = case["with_td_policy"]
@@ -74,7 +74,7 @@ def test_without_collateral_nothing_can_be_decided():
     assert json.loads(run.stdout)["reason"] == "collateral-missing"
 
 
-def test_a_missing_file_and_a_time_that_is_none_are_named():
+def test_a_missing_file_and_an_invalid_time_are_named():
     missing = cli("quote", "verify", "nowhere.bin", "--at", "0")
     untimely = cli("quote", "verify", __file__, "--at", "yesterday")
 
@@ -93,7 +93,7 @@ def test_show_explains_a_quote_and_its_event_log():
 
 
 @needs_vectors
-def test_a_refusal_says_at_once_what_is_short_and_by_how_much():
+def test_a_refusal_shows_at_once_what_is_short_and_by_how_much():
     run = cli(
         "quote", "verify", REAL / "quote.bin", "--collateral", REAL / "case02" / "collateral.json",
         "--at", "2026-08-28T05:21:24Z", env={"COLUMNS": "400"},

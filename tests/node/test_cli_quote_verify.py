@@ -121,12 +121,12 @@ def test_report_data_and_a_nonce_are_compared(run):
         ["--nonce", "00", "--report-data", "00" * 64],
     ],
 )
-def test_report_data_that_is_none_is_2(run, arguments):
+def test_invalid_report_data_is_exit_code_2(run, arguments):
     assert run(*arguments)[0] == 2
 
 
 # ---- policies -------------------------------------------------------------------------------------
-def test_without_a_policy_the_second_line_says_that_any_td_would_be_accepted(run):
+def test_without_a_policy_the_second_line_states_that_any_td_would_be_accepted(run):
     first, second, *_ = run()[1].splitlines()
     assert first.startswith("accepted")
     assert "any TD in the world" in second
@@ -197,7 +197,7 @@ def key_file(tmp_path):
     return path
 
 
-def test_an_eat_result_says_the_verdict_by_which_policy_over_what(run):
+def test_an_eat_result_carries_the_verdict_the_policy_and_the_evidence(run):
     code, said = run("--format", "eat", "--nonce", NONCE.hex())
     claims = json.loads(said)
     result = claims["submods"]["tdx"]

@@ -56,7 +56,7 @@ def test_what_no_group_would_take_is_refused_before_any_is_asked(arguments, says
     assert says in run.stderr
 
 
-def test_a_time_is_given_as_it_is_or_from_now():
+def test_a_time_is_given_absolutely_or_relative_to_now():
     now = datetime(2026, 1, 1, 0, 0, 0, 5, tzinfo=UTC)
     today = now.replace(microsecond=0)
 

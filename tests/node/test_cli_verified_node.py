@@ -31,7 +31,7 @@ def verified(*, written: bool, judged: bool) -> VerifiedNode:
 
 @pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("judged", [True, False])
-def test_a_node_cannot_pass_for_real_or_for_mock_by_what_it_writes(written, judged):
+def test_a_node_cannot_pass_for_real_or_for_mock_by_its_own_claim(written, judged):
     assert verified(written=written, judged=judged).to_json_value()["mock"] is judged
 
 

@@ -53,7 +53,7 @@ def test_time_is_never_before_the_newest_issue_date_seen():
     assert clock.now() == TRUE - timedelta(days=1)
 
 
-def test_time_is_not_far_behind_the_majority_of_peers_and_goes_on_from_what_they_said():
+def test_time_is_not_far_behind_the_majority_of_peers_and_continues_from_their_time():
     machine = Machine()
     clock = machine.clock()
     for peer in (b"a", b"b", b"c"):
@@ -74,7 +74,7 @@ def test_one_lying_peer_of_three_moves_nothing():
     assert clock.now() == TRUE
 
 
-def test_only_the_peers_heard_last_count():
+def test_only_the_most_recent_peers_count():
     machine = Machine()
     clock = machine.clock()
     for i in range(PLATFORMS_MAX):

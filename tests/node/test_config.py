@@ -245,7 +245,7 @@ def test_a_file_of_version_1_is_never_read_and_is_answered_with_what_to_write():
     assert "trust_disk" not in text.partition("Write group.toml")[2]
 
 
-def test_what_the_migration_text_says_to_write_is_a_group_document():
+def test_the_text_that_the_migration_shows_is_a_valid_group_document():
     """Followed literally, with the policy's tables renamed, it makes a document that is taken."""
     v1 = V1.partition("[attestation.jwt]")[0].replace('key_file = "group.key"', "derive_key = true")
     text = refusal(v1)

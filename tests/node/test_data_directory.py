@@ -53,7 +53,7 @@ def test_a_directory_in_the_place_of_the_file_does_not_turn_a_clean_stop_into_a_
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_a_freshness_file_that_is_none_is_refused_at_start_by_its_name(config, make):
+def test_an_invalid_freshness_file_is_refused_at_start_by_its_name(config, make):
     make(data_directory(config) / "freshness.cbor")
     with pytest.raises(ConfigError, match=r"freshness.cbor: it is a (FIFO|directory)"):
         load_freshness(config)

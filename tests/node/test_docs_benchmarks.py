@@ -35,7 +35,7 @@ def test_each_option_exists(command):
     assert {option for option in options if f'add_argument("{option}"' not in source(module)} == set()
 
 
-def test_make_bench_runs_what_the_table_says():
+def test_make_bench_runs_the_benchmarks_of_the_table():
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.split("\nbench:")[1].split("\n\n")[0]
     run = re.findall(r"^\t@\$\(BIN\)/python -m (.+)$", recipe, re.MULTILINE)
@@ -48,7 +48,7 @@ def test_the_numbers_have_a_place_and_the_page_is_listed():
     assert "(docs/benchmarks.md)" in (ROOT / "README.md").read_text()
 
 
-def test_where_pysyncobj_is_missing_the_bench_says_so_and_where_it_is_it_says_nothing(monkeypatch):
+def test_the_bench_reports_a_missing_pysyncobj_and_prints_no_notice_otherwise(monkeypatch):
     if util.find_spec("pysyncobj") is not None:
         require_pysyncobj()
     monkeypatch.setitem(sys.modules, "pysyncobj", None)

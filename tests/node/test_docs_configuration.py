@@ -110,7 +110,7 @@ def test_the_default_of_each_key_is_the_documented_one(file, key):
 
 
 @pytest.mark.parametrize(("key", "reason"), [(key, reason) for key, _, _, reason in NODE_ROWS])
-def test_of_every_node_key_it_is_said_why_a_hostile_value_costs_no_more_than_availability(key, reason):
+def test_every_node_key_has_a_reason_why_a_hostile_value_costs_only_availability(key, reason):
     number = [row[0] for row in NODE_ROWS].index(key)
     if reason == "the same":
         assert number > 0

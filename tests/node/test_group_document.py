@@ -271,7 +271,7 @@ def test_the_families_in_the_id_are_those_of_the_built_in_machines():
     assert {name: machine().family for name, machine in BUILT_IN.items()} == dict(group_document.FAMILIES)
 
 
-def test_a_policy_file_given_as_a_group_document_is_told_where_it_belongs():
+def test_a_policy_file_given_as_a_group_document_is_refused_with_its_proper_place():
     text = refusal('version = 1\n[tcb]\naccepted_statuses = ["UpToDate"]\n[ticket]\n[reference_values]\n')
 
     assert text == (
@@ -409,7 +409,7 @@ def test_a_group_key_of_the_node_file_is_refused_too(key):
 @pytest.mark.parametrize(
     "text", ["", "schema", "schema = 1\nschema = 1", "\x00", "[a]\n[a]", "a = " + "[" * 5000]
 )
-def test_what_is_no_document_is_refused(text):
+def test_an_invalid_document_is_refused(text):
     assert refusal(text).startswith("group.toml: ")
 
 
@@ -431,7 +431,7 @@ def test_a_missing_document_is_named(tmp_path):
         load_group_document(tmp_path / "nowhere.toml")
 
 
-def test_a_certificate_is_pinned_whole_and_what_is_none_is_refused():
+def test_a_certificate_is_pinned_whole_and_anything_else_is_refused():
     one, two = (Identity.generate(name, NOW).certificate_pem().decode() for name in ("a", "b"))
 
     def with_certificate(pem: str) -> str:
@@ -473,7 +473,7 @@ def test_names_for_the_groups_own_authority_have_one_form():
         "a" * 64,
     ],
 )
-def test_a_name_that_is_none_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     assert "[ca.names" in refusal(MINIMAL + f'[ca]\nnames = ["{name}"]\n')
 
 
@@ -485,7 +485,7 @@ def frozen() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", sorted(frozen()))
-def test_documents_of_the_first_release_keep_their_bytes_and_ids_for_ever(name):
+def test_documents_of_the_first_release_keep_their_bytes_and_ids(name):
     vector = frozen()[name]
     read = document(vector["document"])
 

@@ -11,7 +11,7 @@ from node.raft.types import Consistency, Role
 from tests.node.test_provisioning import PATIENCE_S, waiting
 
 
-def test_a_node_that_has_stopped_leads_nobody_and_takes_nothing(tmp_path, caplog):
+def test_a_halted_node_leads_no_group_and_takes_nothing(tmp_path, caplog):
     async def scenario() -> None:
         async with waiting(tmp_path) as node:
             await node.send(node.key.secret)

@@ -51,14 +51,14 @@ def test_strangers_bad_requests_do_not_write_one_line_each(log):
     assert len(through) == BURST + 2
 
 
-def test_texts_of_somebody_elses_making_do_not_fill_the_memory(log):
+def test_texts_from_outside_do_not_fill_the_memory(log):
     send, _, through = log
     for number in range(3 * KINDS_MAX):
         send(f"text {number}")
     assert len(through) == 3 * KINDS_MAX
 
 
-def test_whoever_debugs_gets_everything(log):
+def test_debug_logging_has_no_ration(log):
     send, _, through = log
     for number in range(100):
         send("x %s", number, level=logging.DEBUG)
@@ -136,7 +136,7 @@ STARTING = Readiness(ready=False, reason="no-cluster", message="not yet")
         ([READY, LOST, HALTED], ["bonded", "ready", "quorum-lost", "halted"]),
     ],
 )
-def test_a_halt_and_a_lost_quorum_are_told(sequence, told, monkeypatch):
+def test_a_halt_and_a_lost_quorum_are_logged(sequence, told, monkeypatch):
     monkeypatch.setattr("node.daemon.READINESS_S", 0)
     monkeypatch.setattr("node.daemon.STARTING_S", 0)
     events = []

@@ -32,7 +32,7 @@ def told(folder, machine, machines):
     return heard
 
 
-def test_a_node_in_a_td_says_that_its_imported_machine_is_measured_nowhere(tmp_path):
+def test_a_node_in_a_td_reports_that_its_imported_machine_is_not_measured(tmp_path):
     (event,) = told(tmp_path, IMPORTED, IMPORTABLE)
 
     assert (event["event"], event["state_machine"]) == ("machine-not-measured", IMPORTED)

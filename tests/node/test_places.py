@@ -13,13 +13,13 @@ def filled(places, *entries):
     return [places.enter(item, share, known=known) for item, share, known in entries]
 
 
-def test_while_there_are_places_nobody_goes():
+def test_while_there_are_places_no_holder_is_evicted():
     places = Places("test", 8)
 
     assert filled(places, *[(n, "a", False) for n in range(7)]) == [None] * 7
 
 
-def test_the_one_of_the_largest_share_who_has_waited_longest_goes():
+def test_the_longest_waiting_of_the_largest_share_is_evicted():
     places = Places("test", 4)
     filled(places, (1, "a", False), (2, "b", False), (3, "b", False), (4, "c", False))
 
@@ -59,7 +59,7 @@ def test_the_known_leave_strangers_room():
     assert places.enter("t", "t", known=False) is None
 
 
-def test_one_who_shows_credentials_is_a_stranger_no_more():
+def test_a_holder_that_shows_credentials_is_no_longer_a_stranger():
     places = Places("test", 16)
     filled(places, *[(n, "a", False) for n in range(14)])
     assert places.enter(0, "caller", known=True) is None
@@ -69,7 +69,7 @@ def test_one_who_shows_credentials_is_a_stranger_no_more():
     assert (places.usage.known, places.usage.strangers) == (1, 14)
 
 
-def test_who_cannot_go_stays_and_the_newcomer_goes_if_nobody_can():
+def test_a_protected_holder_stays_and_the_newcomer_is_evicted_if_all_are_protected():
     busy = set()
     places = Places("test", 2, may_go=lambda item: item not in busy)
     filled(places, (1, "a", True), (2, "b", True))
@@ -149,7 +149,7 @@ def test_a_share_of_one_is_not_touched_while_another_has_more(steps):
             assert counts[model.pop(gone)] == max(counts.values())
 
 
-def test_nobody_gets_all_of_a_room():
+def test_no_holder_gets_all_of_a_room():
     room = Room("test", 80)
 
     assert room.take(10, None)

@@ -149,7 +149,7 @@ def test_a_standing_peer_is_named_with_the_warning_not_to_restart_it():
     )
 
 
-def test_the_early_set_tells_who_would_fall_back_why_and_what_is_short():
+def test_the_early_set_shows_which_platforms_would_fall_back_why_and_what_is_short():
     site = Site(early=RECOVERED)
     site.look()
     site.now += timedelta(days=9)

@@ -70,7 +70,7 @@ def entry(number: Any = 21, **changes: Any) -> dict[str, Any]:
 # ---- genuine and current --------------------------------------------------------------------------------
 
 
-def test_the_list_says_which_numbers_there_are_highest_first() -> None:
+def test_the_list_gives_the_numbers_highest_first() -> None:
     shuffled = edited(tcbEvalNumbers=[entry(18), entry(20), entry(19)])
     numbers = verify(signed_by(AUTHORITY.tcb_signer, AUTHORITY.tcb_signer, document=shuffled)).numbers
 
@@ -264,7 +264,7 @@ def test_what_is_not_the_list_is_refused_by_name(document: bytes, reason: str) -
     assert caught.value.reason == reason
 
 
-def test_a_list_of_another_version_says_which_one_is_known() -> None:
+def test_a_list_of_another_version_is_refused_naming_the_known_one() -> None:
     with pytest.raises(MalformedError) as caught:
         parse_evaluation_numbers_untrusted(edited(version=2))
 
@@ -279,7 +279,7 @@ def test_the_largest_number_and_unknown_members_are_taken() -> None:
     assert 2**32 - 1 in parsed
 
 
-def test_a_list_whose_window_is_one_second_is_one() -> None:
+def test_a_list_may_be_valid_for_a_single_second() -> None:
     same = edited(issueDate="2026-05-12T00:00:00Z", nextUpdate="2026-05-12T00:00:00Z")
     parsed = parse_evaluation_numbers_untrusted(same)
 

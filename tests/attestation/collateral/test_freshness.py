@@ -199,7 +199,7 @@ def test_the_clock_is_never_before_the_newest_issue_date_seen() -> None:
         ((99, 99, 99, 10, 10), 99),
     ],
 )
-def test_the_clock_follows_what_more_than_half_of_the_peers_say_at_least(
+def test_the_clock_follows_the_time_that_a_majority_of_peers_has_reached(
     offsets: tuple[int, ...], expected: int
 ) -> None:
     peers = tuple(T + days * DAY for days in offsets)
@@ -233,7 +233,7 @@ def test_a_clock_at_the_end_of_time_can_be_added_to(host: datetime) -> None:
     assert now + DURATION_MAX + CLOCK_AHEAD_MAX > now
 
 
-def test_unless_told_otherwise_a_clock_may_be_five_minutes_behind_its_peers() -> None:
+def test_by_default_a_clock_may_be_five_minutes_behind_its_peers() -> None:
     floor = clock_floor(build_date=T - DAY, newest_issue=None, peer_clocks=(T,))
 
     assert (floor.source, floor.at) == ("peers", T - timedelta(minutes=5))

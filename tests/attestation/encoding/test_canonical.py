@@ -47,7 +47,7 @@ def test_the_order_of_a_maps_keys_changes_nothing():
     assert encode({"b": 1, "a": 2}) == encode({"a": 2, "b": 1})
 
 
-def test_digests_tell_apart_what_concatenation_would_not():
+def test_digests_distinguish_what_concatenation_would_not():
     assert digest("d", b"ab", b"c") != digest("d", b"a", b"bc")
     assert digest("d", [b"a"], b"b") != digest("d", [b"a", b"b"])
     assert digest("d", b"a") != digest("e", b"a")
@@ -91,7 +91,7 @@ def shared(doublings: int) -> bytes:
 
 
 @pytest.mark.parametrize("doublings", [10, 30, 200])
-def test_a_few_shared_references_do_not_make_a_tree_that_nobody_can_walk(doublings):
+def test_a_few_shared_references_do_not_make_a_tree_too_large_to_walk(doublings):
     with pytest.raises(MalformedError) as caught:
         decode_untrusted(shared(doublings), bytes_max=10_000, items_max=10_000)
 
@@ -223,7 +223,7 @@ def items_of(value):
 
 
 @given(plain)
-def test_exactly_so_many_items_are_taken_as_there_are(value):
+def test_exactly_the_allowed_number_of_items_is_accepted(value):
     data, count = encode(value), items_of(value)
 
     assert decode_untrusted(data, bytes_max=100_000, items_max=count) == value

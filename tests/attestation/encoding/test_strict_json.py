@@ -32,7 +32,7 @@ def test_a_member_name_that_occurs_twice_is_refused(data):
     assert refusal(data).reason == "json-member-repeated"
 
 
-def test_the_repeated_name_is_told_but_not_all_of_a_long_one():
+def test_the_message_names_the_repeated_name_shortened_if_long():
     assert "'key'" in refusal(b'{"key":1,"key":2}').message
     assert len(refusal(b'{"%s":1,"%s":2}' % (b"x" * 9000, b"x" * 9000)).message) < 200
 
@@ -66,7 +66,7 @@ def test_the_same_name_in_different_objects_is_no_repetition():
     ],
     ids=lambda data: repr(data)[:24],
 )
-def test_what_is_not_json_for_everybody_is_refused(data):
+def test_json_that_parsers_read_differently_is_refused(data):
     assert refusal(data).reason == "json-invalid"
 
 
@@ -91,7 +91,7 @@ def test_brackets_in_texts_and_names_nest_nothing(text):
 @pytest.mark.parametrize(
     "data", [b'"' + b'\\"' * 500_000, b'"a' * 500_000, b"\\" * 1_000_000, b'"' + b"[" * 1_000_000 + b"\\"]
 )
-def test_what_is_no_json_takes_no_longer_than_what_is(data):
+def test_invalid_json_takes_no_longer_than_valid_json(data):
     """Each start of a text is looked at once: quadratic time would run into the tests' limit."""
     assert refusal(data).reason == "json-invalid"
 
@@ -149,7 +149,7 @@ def test_a_megabyte_of_tiny_values_is_refused_before_any_is_built(kind, monkeypa
 @pytest.mark.parametrize(
     "text", ["," * 2**20, "[" * 2**20, '"' * 2**19, "\\" * 2**19, '\\"[' * 2**18], ids=lambda text: text[:3]
 )
-def test_what_a_text_holds_are_no_values(text):
+def test_the_content_of_a_string_does_not_count_as_values(text):
     data = json.dumps({"value": [text, text]}).encode()
 
     assert parse_strict_untrusted(data, depth_max=2, values_max=4) == {"value": [text, text]}
@@ -173,7 +173,7 @@ values = st.recursive(
 
 
 @given(values, st.booleans())
-def test_exactly_so_many_parts_are_taken_as_there_are(value, ascii_only):
+def test_exactly_the_allowed_number_of_parts_is_accepted(value, ascii_only):
     data, count = json.dumps(value, ensure_ascii=ascii_only).encode(), parts_of(value)
 
     assert parse_strict_untrusted(data, depth_max=100, values_max=count) == value

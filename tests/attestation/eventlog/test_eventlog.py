@@ -124,7 +124,7 @@ def test_events_of_an_unexplained_register_are_not_handed_out() -> None:
     assert verify_event_log(RUNTIME, bad, relied_on=()).runtime_payloads("image") == ()
 
 
-def test_events_on_a_register_that_the_quote_says_is_zero_contradict_it() -> None:
+def test_events_on_a_register_that_is_zero_in_the_quote_contradict_it() -> None:
     with pytest.raises(AppraisalError) as caught:
         verify_event_log(RUNTIME, (REGISTER_ZERO,) * 4, relied_on={3})
     assert caught.value.reason == "event-log-contradicts-quote"

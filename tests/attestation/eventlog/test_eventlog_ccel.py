@@ -190,7 +190,7 @@ def test_a_changed_byte_raises_only_the_declared_error(position: int, change: in
 
 @needs_vectors
 @pytest.mark.parametrize("name", ["google-cos113.ccel_table.bin", "goeventlog-CCEL.table.bin"])
-def test_a_recorded_acpi_table_says_where_the_log_is(name: str) -> None:
+def test_a_recorded_acpi_table_gives_the_address_of_the_log(name: str) -> None:
     table = parse_ccel_table_untrusted(vector("ccel", name))
 
     assert table.log_area_bytes >= 65536

@@ -109,7 +109,7 @@ def test_only_covered_bytes_are_handed_out_as_proven() -> None:
 
 
 @needs_vectors
-def test_most_events_of_a_real_boot_are_proven_and_none_is_denied() -> None:
+def test_most_events_of_a_real_boot_are_proven_and_no_event_is_contradicted() -> None:
     found = [
         vouch(item).coverage for item in parse_ccel_untrusted(vector("ccel", "google-cos113.ccel_data.bin"))
     ]

@@ -167,7 +167,7 @@ def test_a_dstack_log_of_arbitrary_bytes_raises_only_the_declared_error(data: by
 # ---- for people ------------------------------------------------------------------------------------
 
 
-def test_the_json_form_says_what_is_proven_and_how_each_register_stands() -> None:
+def test_the_json_form_reports_what_is_proven_and_the_state_of_each_register() -> None:
     events = (*BOOT, *RUNTIME)
     value = event_log_to_json_value(events, compare(events, replay(events)))
 

@@ -333,7 +333,7 @@ def test_grace_counts_from_first_sight_and_not_from_the_levels_date():
         appraise(verified, policy, **judged, enforcement=EnforcedSince(NOW - days(10)))
 
 
-def test_who_does_not_know_since_when_a_set_is_enforced_gives_no_grace():
+def test_without_the_date_of_enforcement_there_is_no_grace():
     verified = evidence.verified(None, _outdated(), NOW)
     with pytest.raises(AppraisalError):
         appraise(verified, _policy(tcb="grace_period_days = 3650"), now=NOW, report_data=REPORT_DATA)
@@ -478,7 +478,7 @@ rtmr1 = "{RTMR1.hex()}"
 """
 
 
-def test_one_variant_must_match_beside_the_baseline():
+def test_one_variant_must_match_as_well_as_the_baseline():
     matching = TDSettings(rtmrs=(bytes(48), RTMR1, bytes(48), bytes(48)))
 
     assert _appraise(_policy(values=VARIANTS), matching).variant == "new"
@@ -506,7 +506,7 @@ def test_report_data_must_be_the_expected_one():
     assert _findings(_policy(), report_data=REPORT_DATA[:32]) == ["report-data-mismatch"]
 
 
-def test_report_data_is_skipped_only_in_so_many_words():
+def test_report_data_is_skipped_only_by_an_explicit_choice():
     result = _appraise(_policy(), report_data=REPORT_DATA_UNCHECKED)
 
     assert "report_data" in result.not_checked
@@ -578,7 +578,7 @@ def test_an_appraisal_checks_the_windows_again():
         appraise(verified, _policy(), now=NOW + days(60), report_data=REPORT_DATA)
 
 
-def test_what_is_not_checked_is_said():
+def test_the_policy_lists_what_it_does_not_check():
     full = "\n".join(f'{name} = "{value}"' for name, value in _actual(TDSettings()).items())
     strict = _policy(
         tcb=f'minimum_evaluation_data_number = 1\nmax_collateral_age_days = 30\nminimum_tee_tcb_svn = "{"01" * 2 + "00" * 14}"',
@@ -617,7 +617,7 @@ def test_a_register_pinned_in_some_variants_only_is_not_pinned():
         _policy(values=values.replace('"rtmr2", ', ""))
 
 
-def test_a_policy_that_accepts_any_td_must_say_so():
+def test_a_policy_that_accepts_any_td_must_declare_it():
     waived = f"not_checked = [{', '.join(repr(name) for name in ALL)}]".replace("'", '"')
 
     with pytest.raises(MalformedError, match="policy-accepts-any-td"):

@@ -96,7 +96,7 @@ def test_every_field_of_every_rule_is_in_the_digest(policy, part, name):
     assert after.signature_with(INTEL_SGX_ROOT) != policy.signature_with(INTEL_SGX_ROOT)
 
 
-def test_every_class_of_rules_says_what_absence_means():
+def test_every_class_of_rules_documents_what_absence_means():
     classes = {type(getattr(WRITTEN, part)) for part in RULES} | {AppraisalPolicy}
 
     assert set(ABSENT) == classes

@@ -192,7 +192,7 @@ def test_acceptance_by_an_older_set_does_not_begin_the_period_again() -> None:
         ),
     ],
 )
-def test_what_is_worse_than_out_of_date_never_stands(statement: dict[str, Any], reason: str) -> None:
+def test_a_status_worse_than_out_of_date_never_has_standing(statement: dict[str, Any], reason: str) -> None:
     peer = member()
     life = Life()
     assert life.verdict(peer) == "accepted"
@@ -258,14 +258,14 @@ def test_a_member_stands_when_its_grace_is_over() -> None:
     assert life.verdict(peer) == "tcb-status-not-accepted"
 
 
-def test_nobody_stands_if_the_policy_gives_no_days() -> None:
+def test_no_incarnation_has_standing_if_the_policy_gives_no_days() -> None:
     peer = member()
     strict = policy(tcb__standing_days=0)
 
     assert fallen(peer, rules=strict).verdict(peer) == "tcb-status-not-accepted"
 
 
-def test_the_table_is_bounded_and_who_was_accepted_last_stays() -> None:
+def test_the_table_is_bounded_and_the_last_accepted_stays() -> None:
     life = Life()
     for number in range(MEMBERS_MAX + 1):
         life.table.accepted(number.to_bytes(32, "big"), 20)

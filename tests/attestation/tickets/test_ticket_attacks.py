@@ -354,7 +354,7 @@ def test_a_ticket_without_any_endorsements_cannot_be_judged() -> None:
     assert Bench(stapled=None).refusal().reason == "endorsements-missing"
 
 
-def test_our_own_endorsements_judge_a_ticket_that_staples_none() -> None:
+def test_our_own_endorsements_judge_a_ticket_that_carries_none() -> None:
     bench = Bench(stapled=None, own=AUTHORITY)
 
     assert bench.validator().validate(bench.ticket(), bench.peer(), NOW).appraisal["endorsements"] == "own"
@@ -657,7 +657,7 @@ def test_a_group_has_a_quorum_after_refused_evidence_and_two_restarts(how: str) 
         state = FreshnessState.from_bytes_untrusted(judged.validator.freshness.to_bytes())
 
 
-def test_a_group_has_none_if_what_refused_evidence_brings_raises_the_floor(
+def test_if_refused_evidence_could_raise_the_floor_a_restarted_member_would_admit_no_peer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What happened when a set was remembered as soon as the quote under it was genuine."""

@@ -54,7 +54,7 @@ def test_a_ticket_of_every_quote_version_admits(version: int, report: str) -> No
     assert expiration.appraisal["quote_version"] == version
 
 
-def test_the_appraisal_says_what_was_established() -> None:
+def test_the_appraisal_reports_what_was_established() -> None:
     bench = Bench()
     appraisal = bench.validator().validate(bench.ticket(), bench.peer(), NOW).appraisal
 
@@ -80,7 +80,7 @@ def test_report_data_of_a_quote_is_the_digest_of_the_claims() -> None:
     assert parse_quote_untrusted(ticket.quote).body.report_data == ticket.claims.report_data()
 
 
-def test_report_data_is_what_the_documents_say() -> None:
+def test_report_data_is_what_the_documents_state() -> None:
     """SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v2", claims], fixed for all time."""
     claims = [
         "bondstone/tdx-ticket/v2",
@@ -321,7 +321,7 @@ def test_a_ticket_may_be_as_large_as_the_limit_and_no_larger() -> None:
         filled(size + 1).encode()
 
 
-def test_every_second_that_can_be_said_is_a_time() -> None:
+def test_every_second_that_can_be_encoded_is_a_time() -> None:
     edges = replace(
         CLAIMS,
         started_at=datetime.fromtimestamp(0, UTC),

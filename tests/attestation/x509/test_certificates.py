@@ -94,7 +94,7 @@ def test_a_mock_root_cannot_claim_to_be_real_nor_the_real_one_to_be_mock():
         ROOT.certificate_pem * 2,
     ],
 )
-def test_what_is_not_a_self_signed_ca_cannot_be_a_root(data):
+def test_a_certificate_that_is_not_a_self_signed_ca_cannot_be_a_root(data):
     with pytest.raises(MalformedError, match="root-"):
         TrustRoot.from_bytes_untrusted(data)
 
@@ -258,7 +258,7 @@ def test_a_path_length_must_leave_room_for_what_is_below():
         make("a", None, ca=None, key_usage=usage("digital_signature")),
     ],
 )
-def test_what_may_not_sign_is_no_leaf(signer):
+def test_a_certificate_that_may_not_sign_is_not_a_leaf(signer):
     with pytest.raises(AttestationError, match="pck-not-leaf"):
         require_leaf(_load(signer))
 
@@ -453,7 +453,7 @@ def test_an_extension_may_have_four_kibibytes_and_no_more():
         parse_pck_extension_untrusted(filled(content + 1))
 
 
-def test_a_refused_extension_says_which_part_it_is():
+def test_the_refusal_of_an_extension_names_the_part():
     with pytest.raises(MalformedError) as caught:
         parse_pck_extension_untrusted(_tcb(lambda members: members.__delitem__(0)))
 

@@ -126,7 +126,7 @@ def test_bad_configurations_are_refused_by_name(data, reason):
         "x.py.pem", "X.pem", "x.PEM", "x.pem\n", "x.pem\0", "x .pem", "\u00e9.pem", "", "a" * 32 + ".pem", "x.jsonl",
     ],
 )  # fmt: skip
-def test_a_configuration_holds_no_file_that_could_be_code_or_lie_elsewhere(name):
+def test_a_configuration_holds_no_file_that_could_be_code_or_be_placed_elsewhere(name):
     with pytest.raises(GuestConfigError) as caught:
         parse(document(files={**FILES, name: ""}))
 

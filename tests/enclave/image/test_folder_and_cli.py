@@ -143,7 +143,7 @@ def test_the_shape_of_a_machine_is_read_from_a_debug_guests_console(folder):
     assert hashlib.sha384(blobs["acpi-tables"]).hexdigest() in digests, labels
 
 
-def test_a_policy_is_asked_for_with_the_hosts_acpi_tables_or_with_a_word_that_they_are_not_checked(folder):
+def test_a_policy_needs_the_hosts_acpi_tables_or_an_explicit_choice_not_to_check_them(folder):
     omitted = run("measure", folder, "--policy")
     assert isinstance(omitted.exception, ConfigError)
     assert "guest's memory" in str(omitted.exception)
@@ -156,7 +156,7 @@ def test_a_policy_is_asked_for_with_the_hosts_acpi_tables_or_with_a_word_that_th
     assert "# RTMR[0] IS NOT CHECKED" in waived.stdout
 
 
-def test_verifying_a_boot_says_that_nothing_predicted_the_hosts_acpi_tables(folder):
+def test_verifying_a_boot_reports_that_the_hosts_acpi_tables_were_not_predicted(folder):
     with_quote(folder, rtmr0=None)
     arguments = ["verify", folder, "--ccel", folder / "log", "--json"]
     assert json.loads(run(*arguments).stdout)["not_checked"] == ["rtmr0", "quote"]
@@ -242,7 +242,7 @@ def test_a_configuration_that_the_node_would_refuse_is_not_packed(files, tmp_pat
     assert says in str(caught.value)
 
 
-def test_a_file_that_the_node_file_names_is_packed_with_it_or_missed(files, tmp_path):
+def test_a_file_that_the_node_file_names_is_packed_with_it_or_reported_missing(files, tmp_path):
     files[0].write_text(NODE + "[attestation.collateral]\ntls_ca = 'ca.pem'\n")
     done = run("config", *files, "--out", tmp_path / "document")
     assert "[attestation.collateral.tls_ca] names ca.pem" in str(done.exception)

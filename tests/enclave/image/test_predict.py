@@ -167,7 +167,7 @@ def test_measurements_survive_their_file_and_replay_to_their_registers():
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version":1,"boots":{"direct":{"events":[{}]}}}']
 )
-def test_a_file_that_is_not_of_ours_is_refused(data):
+def test_a_file_that_is_not_a_measurements_file_is_refused(data):
     with pytest.raises(MalformedImageError):
         parse_measurements_untrusted(data)
 
@@ -221,7 +221,7 @@ def test_a_policy_is_not_made_for_another_image_than_productions_unless_asked(pr
     assert "ever for real secrets" in allowed
 
 
-def test_a_policy_does_not_leave_out_the_hosts_acpi_tables_unless_that_was_asked_and_says_what_it_means():
+def test_a_policy_leaves_out_the_hosts_acpi_tables_only_on_request_and_explains_what_that_means():
     value = json.loads(measure(image()).to_json())
 
     with pytest.raises(ImageError) as caught:

@@ -65,7 +65,7 @@ def test_the_sha384_digest_is_taken_wherever_it_stands():
         (bytes(1024 * 1024 + 1), "tpm-log-too-large"),
     ],
 )
-def test_logs_that_say_nothing_about_registers_are_refused(log, reason):
+def test_logs_without_register_measurements_are_refused(log, reason):
     with pytest.raises(MalformedImageError) as caught:
         parse_tpm_log_untrusted(log)
 

@@ -126,7 +126,7 @@ def test_any_known_caller_may_read_the_interface_description(role):
         (TOKENS[AccessRole.READ], "credentials-missing"),
     ],
 )
-def test_what_is_no_known_credential_opens_nothing(header, code):
+def test_an_unknown_credential_opens_nothing(header, code):
     reply = call(FakeService(), "GET", "/v1/group", headers=[("Authorization", header)])
 
     assert (reply.status, reply.json["code"]) == (401, code)
@@ -175,14 +175,14 @@ def test_two_authorization_fields_are_refused():
     assert call(FakeService(), "GET", "/v1/group", headers=headers).status == 401
 
 
-def test_an_empty_list_admits_nobody():
+def test_an_empty_list_permits_no_caller():
     reply = call(FakeService(state=AccessState()), "GET", "/v1/group", role=ADMIN)
 
     assert (reply.status, reply.json["reason"]) == (401, "token-unknown")
 
 
 @pytest.mark.parametrize("operation", NEEDS_A_ROLE, ids=lambda operation: operation.name)
-def test_who_has_expired_opens_nothing(operation):
+def test_an_expired_credential_opens_nothing(operation):
     def service(expires_ms):
         return FakeService(state=AccessState([token_grant("a", "t", ADMIN, expires_ms=expires_ms), *ACCESS]))
 
@@ -276,7 +276,7 @@ def test_a_connection_pays_for_its_password_once_however_often_the_list_changes(
     assert status("other") == 200
 
 
-def test_passwords_are_judged_off_the_loop_and_only_so_many_wait(monkeypatch):
+def test_passwords_are_judged_off_the_loop_and_the_number_waiting_is_bounded(monkeypatch):
     release, threads = threading.Event(), set()
 
     def slow(_password, _kept):
@@ -317,7 +317,7 @@ def test_passwords_are_judged_off_the_loop_and_only_so_many_wait(monkeypatch):
 
 # ---- a list that may be behind -------------------------------------------------------------
 @pytest.mark.parametrize("operation", NEEDS_SOMEBODY, ids=lambda operation: operation.name)
-def test_a_node_that_was_never_current_knows_nobody(operation):
+def test_a_node_that_was_never_current_knows_no_credential(operation):
     for headers in (bearer(TOKENS[ADMIN]), bearer("unknown")):
         reply = ask(operation, FakeService(current=False), headers=headers)
 
@@ -332,7 +332,7 @@ def test_a_token_is_known_everywhere_as_soon_as_it_was_granted():
     assert call(service, "GET", "/v1/group", role=AccessRole.READ).status == 200
 
 
-def test_nobody_is_refused_by_a_list_that_may_be_old():
+def test_no_caller_is_refused_by_a_list_that_may_be_old():
     service = FakeService()
     app = create_app(service, ApiLimits())
 
@@ -445,7 +445,7 @@ def test_what_was_proven_counts_from_when_the_question_was_asked_not_from_the_an
     asyncio.run(main())
 
 
-def test_a_node_that_left_its_cluster_knows_nobody_of_it():
+def test_a_node_that_left_its_cluster_knows_none_of_its_credentials():
     service = FakeService()
     app = create_app(service, ApiLimits())
 
@@ -458,14 +458,14 @@ def test_a_node_that_left_its_cluster_knows_nobody_of_it():
     assert ask_weakly().json["code"] == "access-not-current"
 
 
-def test_while_no_leader_is_known_nobody_waits_for_a_proof():
+def test_while_no_leader_is_known_no_caller_waits_for_a_proof():
     service = FakeService(leader_known=False)
     reply = call(service, "GET", "/v1/group", headers=bearer("unknown"))
 
     assert (reply.status, reply.json["code"], service.proofs) == (503, "access-not-current", 0)
 
 
-def test_all_who_ask_at_a_time_share_one_proof_and_an_earlier_one_is_none():
+def test_concurrent_callers_share_one_proof_and_an_earlier_proof_does_not_count():
     class Counted(Asked):
         proofs = 0
         gate = asyncio.Event()
@@ -518,7 +518,7 @@ def test_strangers_cannot_have_one_round_to_the_quorum_after_the_other():
     assert gaps == pytest.approx([PAUSE_S] * len(gaps))
 
 
-def test_who_shares_a_proof_does_not_suffer_when_its_maker_goes_away():
+def test_callers_that_share_a_proof_get_it_even_if_its_first_caller_leaves():
     class Gated(Asked):
         def __init__(self):
             self.gate = asyncio.Event()
@@ -580,7 +580,7 @@ LIMITED = token_grant("app", "t", AccessRole.READ, AccessRole.WRITE, prefixes=(b
         ("/v1/queries", {"query": {"op": "frob"}}, 422),
     ],
 )
-def test_who_is_limited_to_prefixes_reaches_nothing_outside(path, body, status):
+def test_a_caller_limited_to_prefixes_reaches_nothing_outside_them(path, body, status):
     service = FakeService(state=AccessState([LIMITED]))
     before = service.machine.snapshot()
     reply = call(service, "POST", path, json_body=body, headers=bearer("t"))
@@ -630,7 +630,7 @@ def test_a_token_that_is_granted_opens_what_it_may_until_it_is_revoked():
     assert call(service, "GET", "/v1/group", headers=bearer(token)).status == 401
 
 
-def test_who_changed_the_list_is_in_the_audit_log_and_who_was_refused_is_not():
+def test_a_change_of_the_list_is_in_the_audit_log_with_its_caller_and_a_refused_one_is_not():
     service = FakeService()
     body = {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32}
     access(service, "POST", json_body=body)
@@ -716,7 +716,7 @@ def test_a_change_with_an_idempotency_key_happens_once_and_no_command_has_the_sa
     ],
     ids=range(18),
 )
-def test_what_is_no_grant_is_refused_and_named(change, says):
+def test_an_invalid_grant_is_refused_and_named(change, says):
     service = FakeService()
     body = {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32, **change}
     reply = access(service, "POST", json_body=body)
@@ -767,7 +767,7 @@ def test_a_revocation_names_one_credential(query):
 @pytest.mark.parametrize(
     ("query", "reason"), [("?name=nobody", "access-unknown"), ("?name=admin", "access-last-admin")]
 )
-def test_a_revocation_that_is_refused_says_why(query, reason):
+def test_a_refused_revocation_reports_the_reason(query, reason):
     reply = access(FakeService(), "DELETE", query)
 
     assert (reply.status, reply.json["code"], reply.json["reason"]) == (422, "access-refused", reason)
@@ -781,7 +781,7 @@ def test_the_last_admin_goes_by_force_alone():
     assert access(service).status == 401
 
 
-def test_a_change_that_did_not_happen_says_so():
+def test_a_change_that_did_not_happen_is_reported_as_such():
     service = FakeService(end_with=NotExecuted("no-leader"))
 
     assert access(service, "DELETE", "?name=read").json["code"] == "not-executed"
@@ -797,7 +797,7 @@ def test_a_405_names_every_method_that_there_is():
 
 # ---- provisioning ------------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["", "ab", "zz" * 32, "ab" * 33, 7])
-def test_what_is_no_group_key_is_not_taken(key):
+def test_an_invalid_group_key_is_not_taken(key):
     service = FakeService(group_key=None)
     reply = call(service, "PUT", "/v1/provision", json_body={"group_key": key})
 

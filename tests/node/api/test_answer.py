@@ -63,7 +63,7 @@ def test_an_answer_to_head_has_no_body():
     ("keep_alive", "headers"),
     [(False, []), (True, [(b"connection", b"close")]), (False, [(b"connection", b"close")])],
 )
-def test_the_last_answer_says_so_once_and_closes(keep_alive, headers):
+def test_the_last_answer_announces_the_close_once_and_closes(keep_alive, headers):
     wire = Wire(keep_alive=keep_alive)
     answer(wire, headers=headers)
 

@@ -24,7 +24,7 @@ NONCE = "0f" * 32
 
 
 # ---- health ---------------------------------------------------------------------------
-def test_ready_says_why_not():
+def test_readyz_reports_why_the_node_is_not_ready():
     down = Readiness(ready=False, reason="no-leader", message="no leader is known")
     reply = call(FakeService(readiness_answer=down), "GET", "/readyz")
 
@@ -36,7 +36,7 @@ def test_ready_says_why_not():
     assert (reply.json["reason"], reply.json["detail"]) == ("no-leader", "no leader is known")
 
 
-def test_metrics_tell_the_groups_state_and_the_requests():
+def test_metrics_show_the_groups_state_and_the_requests():
     service = FakeService()
     app = create_app(service, ApiLimits())
 
@@ -77,7 +77,7 @@ def test_metrics_count_successful_commands_by_the_time_they_took():
     assert "bondstone_command_seconds_sum 0.5015" in text
 
 
-def test_before_there_is_a_group_nobody_is_known():
+def test_before_there_is_a_group_no_credential_is_known():
     reply = call(FakeService(group_key=None), "GET", "/metrics", role=ADMIN)
 
     assert (reply.status, reply.json["code"]) == (503, "not-ready")
@@ -90,7 +90,7 @@ SHORT = Outlook(Quorum.SHORT, (Absent(PEER, Absence.UNREACHABLE),))
 
 
 @pytest.mark.parametrize(("outlook", "helps"), [(LOST, True), (GONE, False), (SHORT, True)])
-def test_status_names_who_is_missing_and_whether_waiting_can_help(outlook, helps):
+def test_status_names_the_missing_voters_and_whether_waiting_can_help(outlook, helps):
     group = call(FakeService(outlook=outlook), "GET", "/v1/group", role=ADMIN).json
 
     assert group["quorum"]["state"] == outlook.quorum.value
@@ -107,7 +107,7 @@ def test_status_names_who_is_missing_and_whether_waiting_can_help(outlook, helps
     "ending", [NotExecuted("deadline"), Unknown("deadline"), UnavailableError("no", "unavailable")]
 )
 @pytest.mark.parametrize("path", ["/v1/commands", "/v1/queries"])
-def test_what_fails_for_want_of_a_quorum_says_so(ending, path):
+def test_a_request_that_fails_without_a_quorum_names_that_cause(ending, path):
     body = PUT_BODY if path == "/v1/commands" else {"query": {"op": "get", "key": "a"}}
     reply = call(FakeService(end_with=ending, outlook=GONE), "POST", path, role=ADMIN, json_body=body)
 
@@ -120,7 +120,7 @@ def test_what_fails_for_want_of_a_quorum_says_so(ending, path):
     assert "quorum" not in well.json
 
 
-def test_readyz_names_who_is_missing():
+def test_readyz_names_the_missing_voters():
     down = Readiness(ready=False, reason="quorum-lost", message=describe(LOST))
     reply = call(FakeService(readiness_answer=down, outlook=LOST), "GET", "/readyz")
 
@@ -130,7 +130,7 @@ def test_readyz_names_who_is_missing():
     assert reply.json["quorum"]["missing"][0]["name"] == PEER.name
 
 
-def test_metrics_tell_a_quorum_that_is_lost_and_one_that_is_gone():
+def test_metrics_show_a_quorum_that_is_lost_and_one_that_is_gone():
     def gauges(outlook):
         text = call(FakeService(outlook=outlook), "GET", "/metrics", role=ADMIN).body.decode()
         return [
@@ -184,7 +184,7 @@ def test_the_group_names_leader_voters_and_learners_by_peer_id():
     assert group["levels"] == {"feature_level": 1, "machine": "bondstone/kv", "machine_version": 1}
 
 
-def test_members_tell_role_and_bond():
+def test_members_shows_role_and_bond():
     members = call(FakeService(), "GET", "/v1/members", role=ADMIN).json["members"]
 
     assert [(m["name"], m["role"], m["self"], m["bonded"], m["api"]) for m in members] == [
@@ -194,7 +194,7 @@ def test_members_tell_role_and_bond():
     ]
 
 
-def test_bonds_tell_appraisal_and_expiry():
+def test_bonds_shows_appraisal_and_expiry():
     answer = call(FakeService(), "GET", "/v1/bonds", role=ADMIN).json
 
     assert answer["mock"] is True
@@ -255,7 +255,7 @@ def test_peers_evidence_is_as_it_was_received():
     "path", ["/v1/attestation/evidence", f"/v1/attestation/evidence?nonce={NONCE}", "/v1/attestation/peers"]
 )
 @pytest.mark.parametrize("role", [None, ADMIN], ids=["anybody", "admin"])
-def test_every_attestation_answer_says_whether_it_is_mock_refusals_too(mock, path, role):
+def test_every_attestation_answer_reports_whether_it_is_mock_even_a_refusal(mock, path, role):
     assert call(FakeService(mock=mock), "GET", path, role=role).json["mock"] is mock
 
 
@@ -297,7 +297,7 @@ def served_one_by_one(app, service, crowd_from, *, crowd=12):
     return asyncio.run(scenario())
 
 
-def test_a_crowd_that_asks_for_evidence_leaves_an_auditor_his_turn():
+def test_many_evidence_requests_from_one_address_still_leave_an_auditor_a_turn():
     """Twelve strangers left him one in five: the newest lost."""
     service = FakeService()
     app = create_app(service, ApiLimits(concurrent_evidence_max=2))
@@ -308,7 +308,7 @@ def test_a_crowd_that_asks_for_evidence_leaves_an_auditor_his_turn():
     assert {status for _, status in answered} == {200}
 
 
-def test_a_crowd_of_many_addresses_leaves_him_his_turn_too():
+def test_many_evidence_requests_from_many_addresses_still_leave_an_auditor_a_turn():
     service = FakeService()
     app = create_app(service, ApiLimits(concurrent_evidence_max=2))
     status, answered = served_one_by_one(app, service, lambda number: f"192.0.2.{number}")
@@ -317,7 +317,7 @@ def test_a_crowd_of_many_addresses_leaves_him_his_turn_too():
     assert len(answered) <= 16
 
 
-def test_evidence_requests_beyond_the_waiting_room_are_429_for_whom_has_most_of_it():
+def test_evidence_requests_beyond_the_waiting_room_are_429_for_the_caller_with_the_most():
     async def scenario():
         service = FakeService(gate=asyncio.Event())
         app = create_app(service, ApiLimits(concurrent_evidence_max=2, evidence_waiting_max=4))
@@ -334,7 +334,7 @@ def test_evidence_requests_beyond_the_waiting_room_are_429_for_whom_has_most_of_
     assert auditor.status == later.status == 200
 
 
-def test_who_waits_for_evidence_too_long_is_told_so_and_takes_no_turn():
+def test_a_caller_that_waits_too_long_for_evidence_gets_an_error_and_takes_no_turn():
     async def scenario():
         service = FakeService(gate=asyncio.Event())
         app = create_app(service, ApiLimits(concurrent_evidence_max=1, evidence_wait_s_max=0.01))

@@ -43,7 +43,7 @@ def guess_a_key():
     return b"secret" in reply.body
 
 
-def test_another_callers_answer_cannot_be_had_by_his_idempotency_key():
+def test_another_callers_answer_cannot_be_read_with_its_idempotency_key():
     assert not guess_a_key()
 
 
@@ -198,13 +198,13 @@ def test_a_reader_cannot_write():
     assert write_with_a_readers_token() is None
 
 
-def test_he_cannot_even_past_the_gate_because_the_log_judges_him_again(monkeypatch):
+def test_past_the_gate_the_log_still_refuses_the_caller(monkeypatch):
     monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
 
     assert write_with_a_readers_token() is None
 
 
-def test_he_could_without_both_checks_of_the_role(monkeypatch):
+def test_without_both_checks_of_the_role_the_attack_works(monkeypatch):
     monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
     monkeypatch.setattr(Grant, "permit_command", lambda self, _command, _machine: None)
 

@@ -149,7 +149,7 @@ def test_the_group_key_goes_to_the_holder_of_the_verified_key_only():
 
 
 @pytest.mark.parametrize("url", ["http://localhost:1", "localhost:1", ""])
-def test_neither_evidence_nor_key_goes_over_anything_but_https(url):
+def test_evidence_and_keys_are_sent_over_https_only(url):
     with pytest.raises(ConfigError, match="https://"):
         fetch_evidence_unauthenticated(url, b"n" * 16)
     with pytest.raises(ConfigError, match="https://"):
@@ -249,7 +249,7 @@ def test_a_write_that_may_have_happened_ends_as_unknown_with_its_key(scripted):
     assert clock.now < 6
 
 
-def test_a_write_that_surely_did_not_happen_says_so(scripted):
+def test_a_write_that_surely_did_not_happen_is_reported_as_such(scripted):
     client, _, _ = scripted(httpx.ConnectError("refused"), problem("not-executed", reason="no-leader"))
     with pytest.raises(NotExecutedError) as caught:
         client.execute(1)
@@ -257,7 +257,7 @@ def test_a_write_that_surely_did_not_happen_says_so(scripted):
     assert caught.value.problem.reason == "no-leader"
 
 
-def test_a_read_that_nobody_answers_is_unreachable_never_unknown(scripted):
+def test_a_read_without_an_answer_is_unreachable_never_unknown(scripted):
     client, _, _ = scripted(httpx.ReadError("reset"))
     with pytest.raises(UnreachableError):
         client.group()
@@ -304,7 +304,7 @@ def test_an_error_that_is_no_problem_document_is_an_error_of_its_own(scripted):
         client.get("a")
 
 
-def test_a_write_that_something_else_answers_may_have_happened_and_its_key_is_told(scripted):
+def test_a_write_answered_by_another_program_may_have_happened_and_its_key_is_reported(scripted):
     client, script, _ = scripted(httpx.Response(502, content=b"<html>"))
     with pytest.raises(OutcomeUnknownError, match="502") as caught:
         client.execute(1)
@@ -343,7 +343,7 @@ def test_a_missing_or_empty_ca_file_is_a_configuration_error(tmp_path):
         BondstoneClient(["https://a"], token=None, ca=tmp_path / "empty")
 
 
-def test_a_write_that_was_executed_and_whose_results_are_not_kept_is_told_as_that(scripted):
+def test_an_executed_write_whose_results_are_no_longer_kept_is_reported_as_that(scripted):
     kept = schemas.AlreadyExecuted(term=3, index=7, digest="ab" * 32, size=5000)
     answer = httpx.Response(208, content=msgspec.json.encode(kept))
     client, script, _ = scripted(httpx.ReadError("reset"), answer)

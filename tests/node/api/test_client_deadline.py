@@ -94,7 +94,7 @@ BEHAVIOURS = (drip, drip_body, continue_for_ever, silent)
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda given: given.__name__)
-def test_verify_ends_although_the_server_drips_or_sends_100_continue_for_ever(behaviour):
+def test_verify_ends_although_the_server_drips_or_sends_100_continue_without_end(behaviour):
     with listening(behaviour) as port, pytest.raises(UnreachableError):
         fetch_evidence_unauthenticated(f"https://127.0.0.1:{port}", bytes(32), timeout_s=0.5)
 

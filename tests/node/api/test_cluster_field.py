@@ -41,7 +41,7 @@ def test_every_answer_names_the_cluster(path):
         assert call(FakeService(), "GET", path, role=role).headers["bondstone-cluster"] == "09" * 32 + "/0"
 
 
-def test_a_node_that_holds_nothing_of_a_cluster_names_none():
+def test_a_node_without_cluster_state_names_no_cluster():
     reply = call(FakeService(cluster=None), "GET", "/readyz")
 
     assert "bondstone-cluster" not in reply.headers
@@ -129,7 +129,7 @@ def test_a_client_that_was_given_a_cluster_names_it_from_the_start(ca):
 
 
 @pytest.mark.parametrize("answered", [THEIRS, None, Cluster(id=OURS.id, generation=1)])
-def test_a_success_of_another_cluster_or_of_none_is_no_success(ca, answered):
+def test_a_success_of_another_cluster_or_of_no_cluster_is_an_error(ca, answered):
     client, _ = scripted(ca, answer(answered), cluster=str(OURS))
     with pytest.raises(ClusterChangedError) as caught:
         client.execute({"op": "x"})
@@ -163,7 +163,7 @@ def confirmed_by(pins=None):
     return ConfirmedBy(authority=AUTHORITY, group_id=GROUP, pins=pins)
 
 
-def test_a_client_with_an_authority_speaks_with_the_confirmed_cluster_alone(ca):
+def test_a_client_with_an_authority_sends_to_the_confirmed_cluster_only(ca):
     service = FakeService(certificate=certificate(OURS))
     with served(service) as port, connected(ca, port, confirmed_by=confirmed_by()) as client:
         client.put("a", "1")
@@ -180,7 +180,9 @@ def test_a_client_with_an_authority_speaks_with_the_confirmed_cluster_alone(ca):
     ],
     ids=["none", "look-alike", "forged", "malformed"],
 )
-def test_without_the_authoritys_word_for_this_cluster_nothing_is_asked_of_it(ca, held, handed_out, error):
+def test_without_the_authoritys_signature_for_this_cluster_the_client_sends_no_request(
+    ca, held, handed_out, error
+):
     service = FakeService(cluster=held, certificate=handed_out)
     with served(service) as port, connected(ca, port, confirmed_by=confirmed_by()) as client:
         for _ in range(2):  # and the second call is not let through because the first one asked

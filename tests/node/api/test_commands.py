@@ -52,7 +52,7 @@ def test_accepted_answers_202_with_the_place_alone():
     assert service.executed[0][2] is True
 
 
-def test_a_copy_whose_results_are_not_kept_is_told_that_it_was_executed():
+def test_a_repetition_whose_results_are_no_longer_kept_gets_that_it_was_executed():
     kept = AlreadyExecuted(Cursor(3, 7), b"d" * 32, 5000)
     reply = command(FakeService(end_with=kept), {"command": PUT})
 
@@ -93,7 +93,7 @@ def test_two_callers_with_the_same_idempotency_key_do_not_meet():
 
 
 # ---- commands that end otherwise --------------------------------------------------------
-def test_a_refusal_by_the_state_machine_tells_its_code_and_place():
+def test_a_refusal_by_the_state_machine_carries_its_code_and_place():
     reply = command(FakeService(), {"command": {"op": "frob"}})
 
     assert reply.status == 422
@@ -116,7 +116,7 @@ def test_a_refused_command_in_a_batch_is_named_and_nothing_of_the_batch_happens(
 
 
 @pytest.mark.parametrize("leader", [ME, None])
-def test_not_executed_is_503_and_says_that_a_repetition_is_safe(leader):
+def test_not_executed_is_503_and_states_that_a_repetition_is_safe(leader):
     reply = command(FakeService(end_with=NotExecuted("no-leader", leader)), {"command": PUT})
 
     assert reply.status == 503
@@ -164,7 +164,7 @@ def test_a_group_that_ends_leaves_a_command_unknown_and_a_query_unanswered():
     assert written.json["reason"] == asked.json["reason"] == "group-closed"
 
 
-def test_a_bug_is_500_without_a_word_about_the_inside(caplog):
+def test_a_bug_is_500_without_internal_details(caplog):
     reply = command(FakeService(end_with=ZeroDivisionError("secret")), {"command": PUT})
 
     assert reply.status == 500
@@ -248,7 +248,7 @@ def test_a_charset_parameter_does_no_harm():
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 129])
-def test_an_idempotency_key_that_is_none_is_refused(key):
+def test_an_invalid_idempotency_key_is_refused(key):
     reply = command(FakeService(), {"command": PUT}, headers=[("Idempotency-Key", key)])
 
     assert (reply.status, reply.json["code"]) == (422, "request-invalid")
@@ -260,7 +260,7 @@ def test_two_idempotency_keys_are_refused():
     assert command(FakeService(), {"command": PUT}, headers=twice).status == 422
 
 
-def test_another_method_is_405_and_says_which():
+def test_another_method_is_405_and_lists_the_allowed_ones():
     reply = call(FakeService(), "GET", "/v1/commands", role=AccessRole.WRITE)
 
     assert (reply.status, reply.json["code"]) == (405, "method-not-allowed")
@@ -353,7 +353,7 @@ def test_a_client_that_goes_away_in_its_body_gets_nothing_executed():
 
 
 # ---- queries -------------------------------------------------------------------------------
-def test_a_query_answers_with_the_state_that_it_speaks_of():
+def test_a_query_answers_with_the_state_that_it_read():
     service = FakeService()
     command(service, {"command": PUT})
     reply = query(service, {"query": {"op": "get", "key": "a"}})
@@ -411,7 +411,7 @@ def test_a_bad_query_is_refused_by_name(body, says):
     ],
     ids=["not-executed", "superseded", "unknown", "failed", "unavailable"],
 )
-def test_a_query_without_an_answer_says_why(ending, status, code, reason):
+def test_a_query_without_an_answer_reports_the_reason(ending, status, code, reason):
     reply = query(FakeService(end_with=ending), {"query": 1})
 
     assert (reply.status, reply.json["code"], reply.json.get("reason")) == (status, code, reason)

@@ -233,7 +233,7 @@ def test_a_refusal_is_an_answer_so_the_same_connection_can_be_used_again():
     play(scene)
 
 
-def test_a_request_whose_end_is_held_back_grows_older_meanwhile():
+def test_a_request_whose_last_bytes_are_delayed_ages_meanwhile():
     async def scene(group, connect):
         connection = connect()
         begun = await connection.arrives(post(b"k")[:-1])
@@ -301,7 +301,7 @@ def send_behind_the_handshake(port, *, held_s):
 
 @pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize(("ttl_s", "status"), [(1.2, 503), (60.0, 200)])
-def test_a_handshake_whose_end_is_held_back_does_not_make_the_first_request_younger(ttl_s, status):
+def test_a_handshake_whose_last_bytes_are_delayed_does_not_make_the_first_request_younger(ttl_s, status):
     limits = ApiLimits(session_ttl_s=ttl_s, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port:
         assert send_behind_the_handshake(port, held_s=0.3) == status

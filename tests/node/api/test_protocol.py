@@ -53,7 +53,7 @@ def test_a_body_that_does_not_come_ends_in_408():
         assert problem_in(read_all(tls)) == (408, "request-timeout")
 
 
-def test_a_body_that_nobody_waits_for_does_not_keep_the_connection():
+def test_an_unread_body_does_not_keep_the_connection_open():
     limits = ApiLimits(body_timeout_s=0.2, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, connection(port) as tls:
         tls.sendall(b"POST /v1/commands HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
@@ -86,7 +86,7 @@ def test_half_a_head_ends_in_408_also_when_it_drips():
     assert time.monotonic() - start < 5
 
 
-def test_a_connection_that_says_nothing_is_closed():
+def test_a_connection_that_sends_nothing_is_closed():
     limits = ApiLimits(head_timeout_s=0.2, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, connection(port) as tls:
         assert read_all(tls) == b""
@@ -178,7 +178,7 @@ def test_what_is_not_http_gets_a_problem_document_and_the_door(garbage):
         assert problem_in(read_all(tls)) == (400, "http-invalid")
 
 
-def test_plain_http_to_the_tls_port_harms_nobody_else():
+def test_plain_http_to_the_tls_port_harms_no_other_client():
     with served(FakeService()) as port:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")

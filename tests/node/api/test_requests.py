@@ -207,7 +207,7 @@ def test_a_head_has_at_most_its_limit_to_the_byte_also_in_one_write():
                 assert problem_in(read_all(tls)) == (431, "head-too-large")
 
 
-def test_a_head_has_at_most_so_many_fields():
+def test_the_number_of_fields_in_a_head_is_bounded():
     fields = b"a:\r\n" * FIELDS_MAX  # and the Host field
     with pytest.raises(BadRequestError) as caught:
         read_head_untrusted(get(fields))
@@ -262,7 +262,7 @@ def test_requests_are_cut_the_same_however_they_arrive(requests, cuts, closed):
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
-def test_garbage_is_refused_or_waited_for_never_anything_else(data, step):
+def test_garbage_is_refused_or_incomplete_and_never_parsed(data, step):
     with contextlib.suppress(BadRequestError):
         read_in([data[start : start + step] for start in range(0, len(data), step)])
 

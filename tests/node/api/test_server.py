@@ -152,7 +152,7 @@ def test_trust_anchors_follow_the_access_list(tmp_path):
             http.get(url)
 
 
-def test_a_certificate_that_tls_cannot_trust_takes_nobody_elses_way_in(tmp_path):
+def test_a_certificate_that_tls_cannot_trust_keeps_no_other_credential_from_working(tmp_path):
     unusable = structs.replace(pinned(STRANGER), name="unusable", certificate=b"\x30\x00")
     service = FakeService(state=AccessState([unusable, pinned(CLIENT)]))
     with served(service) as port, client(context_of(CLIENT, tmp_path)) as http:
@@ -229,7 +229,7 @@ def test_they_would_not_if_the_newest_lost(monkeypatch):
             assert (reply.status_code, reply.json()["code"]) == (503, "overloaded")
 
 
-def test_a_caller_who_holds_all_connections_crowds_out_himself():
+def test_a_caller_that_holds_all_connections_loses_its_own():
     limits = ApiLimits(connections_max=16, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
         greedy = hold(stack, port, "127.0.0.2", 14)
@@ -258,7 +258,7 @@ def test_a_connection_with_a_request_in_progress_is_not_closed_for_another():
             assert tls.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_over_the_limit_by_more_than_can_be_told_is_closed_without_a_word():
+def test_far_over_the_limit_a_connection_is_closed_without_an_answer():
     limits = ApiLimits(connections_max=1, handshakes_max=1, tls_shutdown_timeout_s=30, shutdown_timeout_s=1)
     service = FakeService(gate=asyncio.Event())
     body = json.dumps(PUT).encode()
@@ -279,7 +279,7 @@ def idle_strangers(stack, port, count):
     ]
 
 
-def test_strangers_that_never_shake_hands_keep_nobody_out(loop):
+def test_connections_without_a_handshake_keep_no_client_out(loop):
     """The longest-waiting one goes when there are too many."""
     limits = ApiLimits(handshakes_max=8, tls_handshake_timeout_s=300, shutdown_timeout_s=1)
     with served(FakeService(), limits=limits) as port, contextlib.ExitStack() as stack:
@@ -374,7 +374,7 @@ def test_closing_lets_a_request_in_progress_end():
     assert [reply.status_code for reply in replies] == [200]
 
 
-def test_after_closing_nobody_listens():
+def test_after_closing_no_socket_listens():
     with served(FakeService()) as port:
         pass
     with pytest.raises(ConnectionRefusedError):
@@ -382,7 +382,7 @@ def test_after_closing_nobody_listens():
 
 
 # ---- work in the background ------------------------------------------------------------------
-def test_a_server_that_fails_ends_the_process_instead_of_leaving_a_node_that_nobody_can_ask(monkeypatch):
+def test_a_server_that_fails_ends_the_process_instead_of_leaving_an_unreachable_node(monkeypatch):
     async def fails(_):
         raise RuntimeError("no more")
 

@@ -111,7 +111,7 @@ def test_what_was_sent_and_answered_in_v1_is_taken_and_answered_so_today(tmp_pat
     assert uvloop.run(replay(tmp_path)) == []
 
 
-def test_the_recording_speaks_of_all_that_clients_use():
+def test_the_recording_covers_all_that_clients_use():
     paths = {exchange["request"]["path"].partition("?")[0] for exchange in RECORDING}
 
     assert paths >= {

@@ -62,7 +62,7 @@ TICKET_ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", TICKET_ATTACKS)
-def test_a_ticket_that_a_validator_rejects_admits_nobody(attack: str) -> None:
+def test_a_peer_whose_ticket_a_validator_rejects_is_not_admitted(attack: str) -> None:
     issuer, reason, check = TICKET_ATTACKS[attack]
 
     async def run(without: frozenset[str]) -> None:
@@ -185,7 +185,7 @@ HANDSHAKE_ATTACKS: dict[str, tuple[dict[str, Any], int, str, str, Callable[..., 
 
 
 @pytest.mark.parametrize("attack", HANDSHAKE_ATTACKS)
-def test_a_stranger_to_key_or_network_is_refused(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_with_another_key_or_network_is_refused(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changes, code, reason, check, ablation = HANDSHAKE_ATTACKS[attack]
     # In the ablated run tickets name another network too; that check is not the one under test.
     lenient = FakeValidator(without=frozenset({"network"}))
@@ -210,7 +210,7 @@ def test_a_stranger_to_key_or_network_is_refused(attack: str, monkeypatch: pytes
     asyncio.run(run(ablated=True))
 
 
-def test_another_group_is_not_found_and_nothing_is_said_about_ours() -> None:
+def test_a_peer_of_another_group_finds_no_group_and_learns_nothing_about_ours() -> None:
     async def run() -> None:
         async with Cluster() as cluster:
             victim = await cluster.start("victim")
@@ -240,7 +240,7 @@ def test_a_member_without_a_ticket_of_the_required_class_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_validator_that_fails_admits_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_validator_that_fails_admits_no_peer(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise RuntimeError("a bug")
 

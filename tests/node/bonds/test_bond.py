@@ -77,7 +77,7 @@ def test_a_busy_bond_needs_no_ping() -> None:
     assert Driven().run(10_000, heard=True) == []
 
 
-def test_a_quiet_bond_is_pinged_at_the_interval_and_closed_after_the_silence() -> None:
+def test_an_idle_bond_is_pinged_at_the_interval_and_closed_when_no_answer_comes() -> None:
     happened = Driven().run(3000)
 
     assert [at for at, action in happened if action == SendControl(Ping())] == [500, 1000, 1500, 2000, 2500]
@@ -91,7 +91,7 @@ def test_a_quiet_bond_is_pinged_at_the_interval_and_closed_after_the_silence() -
     )
 
 
-def test_our_own_pause_is_not_the_peers_silence() -> None:
+def test_a_pause_of_our_own_process_does_not_count_against_the_peer() -> None:
     """The process was stopped for a minute: what the peer said meanwhile is still in the socket."""
     driven = Driven()
     driven.run(1000, heard=True)
@@ -101,7 +101,7 @@ def test_our_own_pause_is_not_the_peers_silence() -> None:
     assert any(isinstance(action, Closed) for _, action in driven.run(3000))
 
 
-def test_a_peer_that_is_not_read_is_pinged_and_never_called_silent() -> None:
+def test_a_peer_whose_reading_is_paused_is_pinged_and_never_timed_out() -> None:
     driven = Driven(timedelta(seconds=60))
     driven.bond.reading = False
     happened = driven.run(10_000)
@@ -241,7 +241,7 @@ def test_where_others_are_is_learned() -> None:
     [{"peer": Incarnation("bobby", BOB.id)}, {"preference": Preference.OBSERVER}],
     ids=["name", "preference"],
 )
-def test_a_peer_cannot_become_somebody_else(change: dict[str, Any]) -> None:
+def test_a_peer_cannot_change_its_identity(change: dict[str, Any]) -> None:
     fields = {
         "peer": BOB,
         "preference": Preference.NORMAL,

@@ -21,7 +21,7 @@ WHO = Incarnation("alice", ALICE.peer_id)
 SIGNATURE = CREDENTIALS.sign(b"genesis")
 
 
-def test_anybody_can_verify_what_an_incarnation_signed() -> None:
+def test_an_incarnations_signature_verifies_with_its_public_identity() -> None:
     assert IdentityCredentials(BOB).verify(WHO, b"genesis", SIGNATURE)
 
 

@@ -181,7 +181,7 @@ def test_a_bond_that_was_ended_for_a_lasting_reason_is_not_formed_again_at_once(
     assert b.due(8000, ()) == ["10.0.0.1:1"]
 
 
-def test_only_so_many_addresses_are_dialled_at_the_same_time() -> None:
+def test_the_number_of_addresses_dialled_at_the_same_time_is_bounded() -> None:
     b = book(*(f"10.0.0.{i}:1" for i in range(DIALS_MAX + 8)))
     first = b.due(0, ())
     assert len(first) == DIALS_MAX

@@ -218,7 +218,7 @@ def test_a_seed_with_a_dns_name_is_resolved(run: Run) -> None:
 
 
 # ---- ending ------------------------------------------------------------------------
-def test_a_departure_is_told_apart_from_a_loss(run: Run) -> None:
+def test_a_departure_is_distinguished_from_a_loss(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -294,7 +294,7 @@ def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
     run(scenario())
 
 
-def test_a_node_that_starts_again_at_the_same_address_is_bonded_as_somebody_new(run: Run) -> None:
+def test_a_node_that_restarts_at_the_same_address_is_bonded_as_a_new_incarnation(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -387,7 +387,7 @@ def pausing(node: Node, peer: Node) -> Callable[[Incarnation, bytes], None]:
     return take
 
 
-def test_a_departure_behind_a_pause_is_a_departure_behind_everything_that_was_said(run: Run) -> None:
+def test_after_a_pause_a_departure_is_reported_after_all_messages_sent_before_it(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -454,7 +454,7 @@ def test_nothing_is_delivered_of_a_bond_that_is_to_end(run: Run) -> None:
     run(scenario())
 
 
-def test_the_user_of_a_bond_can_end_it_and_the_peer_hears_why(run: Run) -> None:
+def test_the_owner_of_a_bond_can_end_it_and_the_peer_gets_the_reason(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -471,7 +471,7 @@ def test_the_user_of_a_bond_can_end_it_and_the_peer_hears_why(run: Run) -> None:
     run(scenario())
 
 
-def test_a_bond_that_one_side_does_not_want_is_not_formed_over_and_over(run: Run) -> None:
+def test_a_bond_that_one_side_refuses_is_not_retried_in_a_loop(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             settings = replace(QUICK, refused_max_ms=60_000)
@@ -837,7 +837,7 @@ def test_judging_again_while_newer_tickets_are_judged_expels_no_honest_member(ru
     run(scenario())
 
 
-def test_a_node_that_cannot_make_its_ticket_says_so(run: Run) -> None:
+def test_a_node_that_cannot_make_its_ticket_reports_it(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -853,7 +853,7 @@ def test_a_node_that_cannot_make_its_ticket_says_so(run: Run) -> None:
     run(scenario())
 
 
-def test_a_peer_can_tell_where_it_is_now(run: Run) -> None:
+def test_a_peer_can_announce_its_new_address(run: Run) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             a = await cluster.start("a")
@@ -897,7 +897,7 @@ def test_a_port_in_use_is_named_with_its_key(run: Run) -> None:
     run(scenario())
 
 
-def test_an_endpoint_that_nobody_could_reach_is_not_started(run: Run) -> None:
+def test_an_endpoint_that_no_peer_could_reach_is_not_started(run: Run) -> None:
     async def scenario() -> None:
         endpoint = endpoint_of(Node("a"), listen=("0.0.0.0", 0))
         with pytest.raises(ConfigError, match=r"bond\.advertise"):

@@ -177,7 +177,7 @@ def test_each_side_binds_its_ticket_to_the_connection_and_the_others_nonce() -> 
     assert pair.of("a", Judge) == [Judge(TICKETS, binding_of(export(GROUP), b"a" * 32))]
 
 
-def test_nothing_of_the_group_is_said_before_the_peer_was_judged() -> None:
+def test_nothing_about_the_group_is_sent_before_the_peer_was_judged() -> None:
     pair = Pair(initiator(), responder())
     pair.issue("a")
     pair.issue("b")
@@ -186,7 +186,7 @@ def test_nothing_of_the_group_is_said_before_the_peer_was_judged() -> None:
         assert not any(isinstance(message, Admit) for message in sent(pair.actions[side]))
 
 
-def test_a_responder_says_nothing_before_it_knows_the_group() -> None:
+def test_a_responder_sends_nothing_before_it_knows_the_group() -> None:
     assert responder().start() == []
 
 

@@ -100,7 +100,7 @@ def test_a_peer_that_trickles_is_dropped_before_it_proved_the_key() -> None:
     run(scenario())
 
 
-def test_a_silent_connection_is_dropped() -> None:
+def test_a_connection_that_sends_nothing_is_dropped() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             node = await cluster.start("node", settings=replace(QUICK, proof_timeout_ms=100))
@@ -208,7 +208,7 @@ def test_a_proof_of_another_connection_is_worthless() -> None:
     run(scenario())
 
 
-def test_an_entry_of_somebody_else_is_refused() -> None:
+def test_an_announcement_about_another_identity_is_refused() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             node = await cluster.start("node")
@@ -326,7 +326,7 @@ class Siege:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def test_four_silent_addresses_do_not_keep_a_member_with_right_evidence_out() -> None:
+def test_four_addresses_that_send_nothing_do_not_keep_a_genuine_member_out() -> None:
     """They kept a restarted node out for as long as they liked: the newest lost."""
 
     async def scenario() -> None:

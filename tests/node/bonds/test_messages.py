@@ -197,7 +197,7 @@ def test_an_address_is_its_host_and_its_port(address: str, host: str, port: int)
 @pytest.mark.parametrize(
     "address", ["", ":1", "a:", "a:65536", "::1:1", "[]:1", "a:1 ", "a:\u0661", "a:-1", "a:1\n"]
 )
-def test_what_is_not_host_and_port_is_no_address(address: str) -> None:
+def test_an_address_needs_a_host_and_a_port(address: str) -> None:
     with pytest.raises(ValueError, match="is not host:port"):
         split_address(address)
 
@@ -210,7 +210,7 @@ def test_names() -> None:
 
 # ---- frames ------------------------------------------------------------------------
 @given(st.lists(st.binary(max_size=100), max_size=10), st.integers(1, 37))
-def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(bodies: list[bytes], step: int) -> None:
+def test_frames_survive_any_fragmentation_of_the_stream(bodies: list[bytes], step: int) -> None:
     stream = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
     reader = FrameReader(100)
     out = []
@@ -265,7 +265,7 @@ def test_a_heartbeat_overtakes_a_transfer_between_two_fragments() -> None:
     assert outbox.size == 0
 
 
-def test_a_full_outbox_takes_nothing_more() -> None:
+def test_a_full_outbox_refuses_more() -> None:
     outbox = Outbox(10)
     outbox.put(Lane.BULK, [b"123456"])
     with pytest.raises(RemoteProtocolError) as caught:

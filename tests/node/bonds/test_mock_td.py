@@ -59,7 +59,7 @@ class MockNode:
         return {"identity": identity, "issuers": (issuer,), "validators": (validator,)}
 
 
-def test_nodes_in_mock_tds_bond_and_say_that_they_are_mock(authority: MockAuthority) -> None:
+def test_nodes_in_mock_tds_bond_and_report_that_they_are_mock(authority: MockAuthority) -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             setup = MockNode(authority)

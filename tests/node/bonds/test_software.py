@@ -62,7 +62,7 @@ async def node_at(cluster: Cluster, name: str, *seeds: str, build: Build = FITS,
 
 
 @pytest.mark.parametrize(("fields", "reason"), UNFIT, ids=[reason for _, reason in UNFIT])
-def test_who_does_not_know_what_the_group_runs_at_is_refused_at_its_hello(
+def test_a_peer_that_does_not_know_the_groups_feature_level_is_refused_at_its_hello(
     fields: dict[str, Any], reason: str
 ) -> None:
     async def scenario() -> None:
@@ -82,7 +82,7 @@ def test_who_does_not_know_what_the_group_runs_at_is_refused_at_its_hello(
     run(scenario())
 
 
-def test_who_dials_is_as_strict_as_who_is_dialled_and_makes_no_quote_for_it() -> None:
+def test_the_initiator_is_as_strict_as_the_responder_and_makes_no_quote_for_a_refused_peer() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:
             old = await node_at(cluster, "old", build=changed(FITS, features=Span(1, 1)))

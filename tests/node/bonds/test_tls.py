@@ -84,7 +84,7 @@ def test_garbage_instead_of_a_handshake(server: bool, data: bytes) -> None:
 
 
 @given(place=st.integers(5, 60), change=st.integers(1, 255))
-def test_a_changed_record_fails_and_nothing_more_is_said(place: int, change: int) -> None:
+def test_a_changed_record_fails_and_nothing_more_is_sent(place: int, change: int) -> None:
     client, server = established()
     client.send_data(b"x" * 39)  # 5 bytes of header, 39 of data, 1 of type, 16 of tag
     record = bytearray(client.data_to_send())

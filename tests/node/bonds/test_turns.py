@@ -51,7 +51,7 @@ def test_a_known_address_comes_before_strangers() -> None:
     assert ran_in_order([*CROWD, ("member", "198.51.100.7", True)])[0] == "member"
 
 
-def test_what_nobody_waits_for_any_more_is_not_done() -> None:
+def test_work_whose_requester_is_gone_is_not_done() -> None:
     order = ran_in_order(CROWD, cancel=frozenset({"crowd-0", "crowd-3"}))
 
     assert order == ["crowd-1", "crowd-2", "crowd-4"]

@@ -70,7 +70,7 @@ def test_07_execute_without_catch_up_and_weak_queries() -> None:
     uvloop.run(scenario())
 
 
-def test_08_queries_say_which_state_they_speak_of_and_strong_ones_need_a_quorum() -> None:
+def test_08_queries_name_the_state_that_they_answer_from_and_strong_ones_need_a_quorum() -> None:
     async def scenario() -> None:
         async with Site() as site:
             # With min_voters=3 nobody can shrink the quorum when two are gone.

@@ -174,7 +174,7 @@ def test_05_rivals_with_the_same_log_position_agree_on_one_leader() -> None:
     uvloop.run(scenario())
 
 
-def test_06_rivals_with_shorter_logs_discard_them_if_the_group_says_so() -> None:
+def test_06_rivals_with_shorter_logs_discard_them_if_the_group_permits_it() -> None:
     async def scenario() -> None:
         async with Site() as site:
             groups, gates = await _apart(site, on_rival="discard-shorter")

@@ -273,7 +273,7 @@ def test_21_every_one_of_several_validators_must_be_satisfied() -> None:
     uvloop.run(scenario())
 
 
-def test_nodes_in_mock_tds_are_one_group_and_another_image_is_none_of_it() -> None:
+def test_nodes_in_mock_tds_form_one_group_and_another_image_does_not_join_it() -> None:
     async def scenario() -> None:
         async with Site() as site:
             authority = MockAuthority.create(datetime.now(UTC))

@@ -89,7 +89,7 @@ def test_a_flood_keeps_the_others_waiting_for_no_longer_than_its_share() -> None
     run_driver(scenario)
 
 
-def test_a_new_bond_of_a_peer_whose_share_is_used_up_is_paused_too() -> None:
+def test_a_new_bond_of_a_peer_with_a_full_backlog_is_paused_too() -> None:
     paused: list[str] = []
 
     class Source:
@@ -136,7 +136,7 @@ def watch(group: Group, peer: Incarnation) -> list[int]:
     return noted
 
 
-def test_an_admitted_peer_that_floods_is_answered_in_full_and_disturbs_nobody(run: Any) -> None:
+def test_an_admitted_peer_that_floods_is_answered_in_full_and_disturbs_no_other_peer(run: Any) -> None:
     async def scenario(site: Site) -> None:
         a, b = await site.counters(2)
         await within(a.execute(add(1)))

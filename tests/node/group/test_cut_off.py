@@ -103,7 +103,7 @@ async def a_few_turns() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 2], ids=["leader", "follower"])
-def test_a_member_without_a_quorum_keeps_so_much_refuses_more_at_once_and_answers_what_it_kept(
+def test_a_member_without_a_quorum_keeps_a_bounded_queue_refuses_the_rest_and_answers_the_queue_later(
     place: int,
 ) -> None:
     async def scenario(site: Site) -> None:

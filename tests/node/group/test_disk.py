@@ -96,7 +96,7 @@ def test_the_end_waits_for_the_write_under_way_and_begins_no_other() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("broken"), SystemExit(1), asyncio.CancelledError()], ids=repr)
-def test_after_a_failure_nothing_is_written_or_called_durable(
+def test_after_a_failure_nothing_is_written_or_reported_durable(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(desk: Desk) -> None:
@@ -118,7 +118,7 @@ def test_after_a_failure_nothing_is_written_or_called_durable(
     assert "made durable" in caplog.text
 
 
-def test_a_loop_that_is_closed_is_told_nothing_and_breaks_nothing() -> None:
+def test_a_result_for_a_closed_loop_is_dropped_without_an_error() -> None:
     left: list[Desk] = []
 
     async def leave(desk: Desk) -> None:

@@ -38,7 +38,7 @@ def test_the_table_of_levels_is_what_the_code_does() -> None:
     assert numbers(records) == {int(kind) for kind in RecordKind}
 
 
-def test_what_is_reserved_is_named_and_known_to_nobody() -> None:
+def test_reserved_levels_are_named_and_no_build_knows_them() -> None:
     reserved = re.search(r"Reserved for later levels: entries (.*?)\.", PAGE)
     assert reserved is not None
     named = {EntryKind(int(number)) for number in re.findall(r"\d+", reserved[1])}

@@ -67,7 +67,7 @@ def test_a_builder_that_contradicts_its_document_does_not_join(what, change):
     uvloop.run(scenario())
 
 
-def test_one_that_is_as_its_document_says_has_its_id_and_may_found_or_join():
+def test_a_build_that_matches_its_document_has_its_id_and_may_found_or_join():
     async def scenario() -> None:
         async with asyncio.timeout(30), Site() as site:
             builder = as_documented(await site.network("a", issuers=[TICKET]))

@@ -241,7 +241,7 @@ def test_a_timer_ticks_the_member_when_nothing_else_happens() -> None:
 
 # ---- what others send -------------------------------------------------------
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x81\x18\x3f"])
-def test_bytes_that_are_no_message_are_a_violation_and_nothing_else(data: bytes) -> None:
+def test_bytes_that_are_not_a_message_are_a_violation_and_have_no_other_effect(data: bytes) -> None:
     async def scenario() -> None:
         bonds = Bonds()
         driver = start(bonds)
@@ -261,7 +261,7 @@ def test_bytes_that_are_no_message_are_a_violation_and_nothing_else(data: bytes)
 
 
 # ---- giving up --------------------------------------------------------------
-def test_a_deadline_before_anything_left_says_that_nothing_happened() -> None:
+def test_a_deadline_before_anything_was_sent_reports_that_nothing_happened() -> None:
     async def scenario() -> None:
         driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
 
@@ -274,7 +274,7 @@ def test_a_deadline_before_anything_left_says_that_nothing_happened() -> None:
     run(scenario)
 
 
-def test_of_many_deadlines_that_pass_in_one_turn_each_says_that_nothing_happened(
+def test_many_deadlines_that_pass_in_one_turn_each_report_that_nothing_happened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More than one step takes: the last are seen by the member some turns later."""
@@ -292,7 +292,7 @@ def test_of_many_deadlines_that_pass_in_one_turn_each_says_that_nothing_happened
     run(scenario)
 
 
-def test_a_deadline_after_a_command_was_written_says_unknown_and_the_token_is_forgotten() -> None:
+def test_a_deadline_after_a_command_was_written_reports_unknown_and_the_token_is_forgotten() -> None:
     async def scenario() -> None:
         disk = Disk()
         disk.gate.set()
@@ -447,7 +447,7 @@ class Broken(Counter):
         return super().apply(command, context)
 
 
-def test_a_member_that_halts_says_nothing_more_and_ends_every_future() -> None:
+def test_a_member_that_halts_sends_nothing_more_and_ends_every_future() -> None:
     async def scenario() -> None:
         bonds = Bonds()
         driver = start(bonds, machine=Broken())
@@ -488,7 +488,7 @@ def test_a_bug_in_the_member_ends_every_future(
 
 @pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt])
-def test_whatever_a_step_raises_halts_the_member_and_only_a_wish_to_end_the_process_goes_on_to_do_so(
+def test_an_exception_of_a_step_halts_the_member_and_only_a_request_to_exit_propagates(
     error: type[BaseException],
     loop: Callable[[Coroutine[Any, Any, None]], None],
     caplog: pytest.LogCaptureFixture,
@@ -567,7 +567,7 @@ class LateLoop:
         return getattr(self._loop, name)
 
 
-def test_who_took_a_chunk_lets_others_have_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_taking_a_chunk_a_member_yields_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         bonds = Bonds()
         driver = start(bonds)

@@ -108,7 +108,9 @@ def test_a_trust_disk_member_comes_back_with_its_log(tmp_path: Path) -> None:
     run(scenario)
 
 
-def test_an_older_image_on_a_kept_log_stops_by_name_before_it_says_a_word(tmp_path: Path) -> None:
+def test_an_older_image_on_a_kept_log_stops_with_a_named_error_before_it_sends_anything(
+    tmp_path: Path,
+) -> None:
     async def scenario(site: Site) -> None:
         network = await site.network("a")
         settings = replace(FAST, trust_disk=True)
@@ -139,7 +141,7 @@ class Shy(Counter):
         return Preference.OBSERVER
 
 
-def test_status_says_who_may_vote_and_lead() -> None:
+def test_status_reports_which_members_may_vote_and_lead() -> None:
     async def scenario(site: Site) -> None:
         a = await alone(site)
         b = counter(await site.network("b", site.networks[0]), JOIN).join()
@@ -158,7 +160,7 @@ def test_status_says_who_may_vote_and_lead() -> None:
 @pytest.mark.parametrize(
     ("chosen", "shown"), [(None, Preference.OBSERVER), (Preference.RELUCTANT, Preference.RELUCTANT)]
 )
-def test_the_machine_says_how_much_a_node_wants_to_lead_unless_the_builder_does(
+def test_the_machine_sets_the_leader_priority_unless_the_builder_does(
     chosen: Preference | None, shown: Preference
 ) -> None:
     async def scenario(site: Site) -> None:
@@ -199,7 +201,7 @@ def test_a_batch_raises_what_was_refused_in_it_and_changes_nothing() -> None:
     run(scenario)
 
 
-def test_without_a_leader_a_deadline_says_that_it_is_safe_to_try_again() -> None:
+def test_without_a_leader_a_deadline_reports_that_a_retry_is_safe() -> None:
     async def scenario(site: Site) -> None:
         group = counter(await site.network("a"), JOIN).join()
         for call in (
@@ -308,7 +310,7 @@ def test_a_group_rises_when_its_last_old_member_has_gone_and_lets_no_old_one_in_
 
 
 @pytest.mark.parametrize("wrong", [{"versions": range(0)}, {"family": ""}, {"signature": "a\nb"}])
-def test_a_machine_that_peers_cannot_be_told_of_joins_no_group(wrong: dict[str, Any]) -> None:
+def test_a_machine_whose_signature_cannot_be_sent_to_peers_joins_no_group(wrong: dict[str, Any]) -> None:
     async def scenario(site: Site) -> None:
         machine = type("Nameless", (Counter,), wrong)()
         network = await site.network("a")
@@ -327,7 +329,7 @@ class Twofold(Counter):
         return super().apply(command | {"by": command["by"] * context.version}, context)
 
 
-def test_a_group_runs_the_highest_version_that_its_founders_have_and_none_joins_that_lacks_it() -> None:
+def test_a_group_runs_its_founders_highest_common_version_and_refuses_members_without_it() -> None:
     async def scenario(site: Site) -> None:
         (group,) = await site.counters(1, machine=Twofold())
         assert (await within(group.execute(add(1)))).result == {"value": 2}
@@ -342,7 +344,7 @@ def test_a_group_runs_the_highest_version_that_its_founders_have_and_none_joins_
 
 
 # ---- waiting ----------------------------------------------------------------
-def test_when_tells_of_leaders_roles_and_being_online() -> None:
+def test_conditions_report_leaders_roles_and_being_online() -> None:
     async def scenario(site: Site) -> None:
         a, b = await site.counters(2)
         assert await within(b.when().leader_elected()) == a.me
@@ -363,7 +365,7 @@ def test_when_tells_of_leaders_roles_and_being_online() -> None:
     run(scenario)
 
 
-def test_when_tells_that_a_node_is_cut_off() -> None:
+def test_a_condition_reports_that_a_node_is_cut_off() -> None:
     async def scenario(site: Site) -> None:
         a, _, _ = await site.counters(3, settings=replace(FAST, min_voters=3))
         offline = a.when().offline()

@@ -29,5 +29,5 @@ def test_a_group_with_contradicting_settings_cannot_be_joined(settings: dict[str
     uvloop.run(main())
 
 
-def test_the_settings_that_nobody_changed_go_together() -> None:
+def test_the_default_settings_are_consistent() -> None:
     assert Settings().contradiction() == ""

@@ -45,7 +45,7 @@ def test_what_was_under_way_in_a_cluster_that_ended_may_still_come() -> None:
     assert standing.allows(PEER, Avail(THEIRS, 1))
 
 
-def test_a_new_bond_begins_without_a_word() -> None:
+def test_a_new_bond_begins_without_a_report() -> None:
     standing = Standing(ordered=True)
     standing.allows(PEER, presence(OURS))
     standing.forget(PEER)
@@ -53,7 +53,7 @@ def test_a_new_bond_begins_without_a_word() -> None:
     assert standing.allows(PEER, Avail(THEIRS, 1))
 
 
-def test_what_is_said_before_there_is_a_cluster_names_none() -> None:
+def test_a_report_before_there_is_a_cluster_names_no_cluster() -> None:
     standing = Standing(ordered=True)
     standing.allows(PEER, presence(None))
     entry = make_entry(ORIGIN, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")

@@ -397,7 +397,9 @@ def test_a_node_that_lost_its_disk_during_the_grace_counts_from_the_groups_first
     asyncio.run(scenario())
 
 
-def test_a_node_that_lost_its_disk_after_the_grace_gets_in_nowhere_and_lets_nobody_in_longer() -> None:
+def test_a_node_that_lost_its_disk_after_the_grace_is_admitted_nowhere_and_admits_no_peer_for_longer() -> (
+    None
+):
     async def scenario() -> None:
         async with Site() as site:
             day = Day(site, grace_days=10)  # members stand, so that there still is a group

@@ -44,7 +44,7 @@ def code_of(step):
 
 @pytest.mark.parametrize("machine", [KeyValue, Counter])
 @given(before=st.lists(st.sampled_from(["a", "b"])), command=commands)
-def test_check_refuses_what_apply_refuses_in_every_state_and_nothing_else(machine, before, command):
+def test_check_refuses_exactly_what_apply_refuses_in_every_state(machine, before, command):
     some = machine()
     for key in before:
         code_of(lambda key=key: some.apply({"op": "put", "key": key, "value": "x"}, CONTEXT))
@@ -57,7 +57,7 @@ def test_check_refuses_what_apply_refuses_in_every_state_and_nothing_else(machin
     assert checked == (None if applied in OF_THE_STATE else applied)
 
 
-def test_a_plain_put_is_taken_without_more_ado_or_not_at_all():
+def test_the_fast_check_of_a_plain_put_still_refuses_an_empty_key():
     KeyValue().check({"op": "put", "key": "a", "value": "x" * VALUE_BYTES_MAX})
     with pytest.raises(CommandError) as caught:
         KeyValue().check({"op": "put", "key": "", "value": "x"})

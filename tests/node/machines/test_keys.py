@@ -94,7 +94,7 @@ def test_a_list_touches_its_whole_prefix_wherever_it_begins(query, touched):
         {"op": "cas", "key": "\ud800", "expect": None, "value": None},
     ],
 )
-def test_what_is_no_command_has_no_keys_and_the_same_code_as_from_the_machine(asked):
+def test_an_invalid_command_has_no_keys_and_the_same_code_as_from_the_machine(asked):
     with pytest.raises(CommandError) as of_keys:
         KeyValue().keys_of(asked)
     with pytest.raises(CommandError) as of_machine:
@@ -106,7 +106,7 @@ def test_what_is_no_command_has_no_keys_and_the_same_code_as_from_the_machine(as
 @pytest.mark.parametrize(
     "asked", [None, {}, {"op": "put", "key": "a"}, {"op": "get"}, {"op": "list", "prefix": 7}]
 )
-def test_what_is_no_query_has_no_keys_and_the_same_code_as_from_the_machine(asked):
+def test_an_invalid_query_has_no_keys_and_the_same_code_as_from_the_machine(asked):
     with pytest.raises(CommandError) as of_keys:
         KeyValue().keys_of_query(asked)
     with pytest.raises(CommandError) as of_machine:

@@ -57,7 +57,7 @@ def test_what_changes_nothing_makes_no_revision():
     }
 
 
-def test_get_tells_creation_last_change_and_version():
+def test_get_shows_creation_last_change_and_version():
     machine = KeyValue()
     put(machine, "a", "1")
     put(machine, "b", "1")
@@ -160,7 +160,7 @@ def test_list_pages_with_after_and_misses_nothing():
     assert seen == names
 
 
-def test_one_answer_is_bounded_in_bytes_and_says_that_there_is_more(monkeypatch):
+def test_one_answer_is_bounded_in_bytes_and_reports_that_there_is_more(monkeypatch):
     monkeypatch.setattr(kv, "LIST_BYTES_MAX", 100)
     machine = KeyValue()
     for number in range(5):
@@ -382,7 +382,7 @@ def test_a_restored_snapshot_goes_on_as_the_original(before, after):
 @pytest.mark.parametrize(
     "snapshot", [None, {}, {"revision": 1}, {"revision": 1, "compact_revision": 0, "live": [[1]], "past": []}]
 )
-def test_what_is_no_snapshot_is_refused_and_changes_nothing(snapshot):
+def test_an_invalid_snapshot_is_refused_and_changes_nothing(snapshot):
     machine = KeyValue()
     put(machine, "a", "1")
     before = machine.snapshot()

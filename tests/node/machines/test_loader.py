@@ -92,7 +92,7 @@ class Several(Counter):
         ("ledger/v1/v2", "ledger/v1", 2),
     ],
 )
-def test_a_signature_says_family_and_version(signature, family, version):
+def test_a_signature_names_family_and_version(signature, family, version):
     class Named(Counter):
         pass
 

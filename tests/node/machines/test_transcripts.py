@@ -98,7 +98,7 @@ def changed(monkeypatch, path, machine_class, old, new):
         ("noop", NoOp, "return None", "return 0", "became"),
     ],
 )
-def test_what_changes_under_the_old_signature_is_told_to_bump_it(
+def test_a_change_under_the_old_signature_fails_with_the_advice_to_bump_it(
     tmp_path, monkeypatch, name, machine_class, old, new, shows
 ):
     monkeypatch.setenv("REWRITE", "1")  # not even then is it recorded as if it were the same

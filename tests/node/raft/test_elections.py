@@ -68,7 +68,7 @@ def test_pre_vote_changes_nobodys_state():
     assert (node.term, node.voted_for, node.role) == before
 
 
-def test_who_hears_a_leader_refuses_pre_votes():
+def test_a_member_that_receives_from_a_leader_refuses_pre_votes():
     cluster = three()
     a, b = cluster.followers()
     node = cluster.nodes[a]
@@ -87,7 +87,7 @@ def test_a_follower_that_lost_the_leaders_bond_does_not_count_as_hearing_it():
     assert reply.vote is Vote.GRANTED
 
 
-def test_who_only_asks_around_still_gives_its_free_vote():
+def test_a_pre_candidate_still_grants_its_unused_vote():
     """Or two that know the same term, one standing and one about to, split their votes again and again."""
     cluster = three()
     leader, (name, other) = cluster.leader(), cluster.followers()
@@ -136,7 +136,7 @@ def test_with_leases_a_later_term_does_not_free_the_promise_to_the_leader():
     assert after.vote is Vote.GRANTED
 
 
-def test_with_leases_a_broken_bond_makes_nobody_stand_before_its_promise_has_run_out():
+def test_with_leases_a_broken_bond_starts_no_election_before_the_promise_has_expired():
     cluster = three(lease_reads=True)
     leader, (a, b) = cluster.leader(), cluster.followers()
     node = cluster.nodes[a]
@@ -168,7 +168,7 @@ def test_a_refused_pre_vote_carries_the_refusers_own_term():
     assert (reply.vote, reply.term) == (Vote.DENIED, node.term)
 
 
-def test_a_pre_candidate_takes_the_term_of_who_refuses_it():
+def test_a_pre_candidate_takes_the_term_of_a_member_that_refuses_it():
     """Without it two voters refuse each other for ever (seeds 3324, 3608 of the first prototype)."""
     cluster = three()
     follower = cluster.followers()[0]
@@ -259,7 +259,7 @@ def test_a_lagging_voter_grants():
     assert reply.vote is Vote.GRANTED
 
 
-def test_who_is_not_in_the_roll_abstains_and_is_bound_by_nothing():
+def test_a_member_outside_the_roll_abstains_and_is_bound_by_nothing():
     cluster = three()
     cluster.add("d", Bootstrap.JOIN, preference=Preference.OBSERVER)
     cluster.run(2000)
@@ -382,7 +382,7 @@ def test_a_second_leader_of_a_term_is_a_violation():
     assert [v.reason for v in cluster.violations()] == ["second-leader-in-term"]
 
 
-def test_check_quorum_deposes_a_leader_that_nobody_answers_but_not_a_new_one():
+def test_check_quorum_deposes_a_leader_without_answers_but_not_a_new_one():
     cluster = three()
     leader = cluster.leader()
     cluster.drop = lambda sender, to, message: leader in (sender, to)
@@ -439,16 +439,16 @@ def left_behind_by_a_dead_leader(member):
     return {name for name, node in cluster.nodes.items() if node.role is Role.LEADER} & set(left)
 
 
-def test_a_demoted_voter_that_knows_so_does_not_keep_the_others_from_electing():
+def test_a_demoted_voter_that_learned_of_it_does_not_keep_the_others_from_electing():
     """Seed 600184310."""
     assert left_behind_by_a_dead_leader(Member)
 
 
-def test_who_hears_of_no_commit_from_other_members_waits_for_ever():
+def test_without_learning_the_commit_the_remaining_voters_never_elect_a_leader():
     assert not left_behind_by_a_dead_leader(HearsOfNoCommit)
 
 
-def test_a_candidate_that_learns_of_its_own_demotion_stands_no_more():
+def test_a_candidate_that_learns_of_its_own_demotion_does_not_stand_again():
     """Seed 21027515: else the vote that tells it so elects who is no voter."""
     cluster = three()
     leader, (name, other) = cluster.leader(), cluster.followers()

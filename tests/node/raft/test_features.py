@@ -122,7 +122,7 @@ def build(low, high, family="m", first=1, last=1):
         (build(1, 2, first=2, last=3), "machine-version-too-high"),
     ],
 )
-def test_a_build_fits_a_group_or_is_refused_by_name(one, reason):
+def test_a_build_fits_a_group_or_is_refused_with_a_named_reason(one, reason):
     assert objection(one, Levels(2, "m", 1)) == reason
 
 
@@ -166,7 +166,7 @@ def test_a_group_begins_at_the_highest_version_of_the_machine_that_all_its_found
     assert cluster.outcome(cluster.execute("a", 4)).results == (Applied(8),)
 
 
-def test_who_founds_alone_begins_at_its_own_highest():
+def test_a_sole_founder_begins_at_its_own_highest_level():
     cluster = Cluster(min_voters=1)
     cluster.add("a", bootstrap=Bootstrap.INIT, features=NEWEST, machine=Versions(2, 3))
     cluster.elect()
@@ -261,7 +261,7 @@ def test_a_voter_that_is_not_there_may_know_nothing():
     assert written(cluster) == []
 
 
-def test_who_comes_and_goes_makes_the_minute_begin_again():
+def test_a_member_that_comes_and_goes_restarts_the_minute():
     cluster = stay(grown(NEW, NEW), 40_000)
     cluster.add("o", bootstrap=Bootstrap.JOIN, preference=Preference.OBSERVER, features=OLD)
     cluster.run(1_000)
@@ -295,7 +295,7 @@ def test_the_minute_is_what_keeps_a_level_from_being_written_at_once():
 
 
 # ---- who does not know it ----------------------------------------------------------
-def test_a_peer_that_does_not_know_the_groups_level_is_turned_away_before_a_word_is_said():
+def test_a_peer_that_does_not_know_the_groups_level_is_refused_before_anything_is_sent():
     cluster = group(NEW, NEW, NEW)
     leader = cluster.leader()
     stranger = inc("stranger")
@@ -310,7 +310,7 @@ def test_a_peer_that_does_not_know_the_groups_level_is_turned_away_before_a_word
     assert not any(stranger in send.to for send in later.sends)
 
 
-def test_a_bonded_peer_that_does_not_know_the_new_level_is_parted_with_in_the_step_that_applies_it():
+def test_the_bond_to_a_peer_that_does_not_know_the_new_level_ends_in_the_step_that_applies_it():
     cluster = grown(NEW, NEW)
     leader = cluster.leader()
     node = cluster.nodes[leader]
@@ -380,7 +380,7 @@ def test_every_kind_of_entry_has_a_level_or_is_refused():
     "payload", [b"", EMPTY_PAYLOAD, b"\x81\x00", b"\x81\x1a\x00\x01\x00\x00", b"\x81\xf5"]
 )
 @pytest.mark.parametrize("kind", [EntryKind.FEATURE, EntryKind.MACHINE])
-def test_a_level_or_version_that_is_none_is_refused(kind, payload):
+def test_an_invalid_level_or_version_is_refused(kind, payload):
     check_payload_untrusted(kind, encode_number(65_535))
     with pytest.raises(RemoteProtocolError):
         check_payload_untrusted(kind, payload)
@@ -438,7 +438,7 @@ def test_a_machine_that_refuses_goes_on_as_it_was_on_every_member(first, version
     assert set(cluster.values().values()) == {first + 1}
 
 
-def test_a_machine_that_cannot_migrate_says_so_by_name():
+def test_a_version_change_that_the_machine_cannot_migrate_to_is_refused_with_a_named_reason():
     cluster, leader = old_group(Versions(1, 2), Versions(1, 2))
     (result,) = cluster.outcome(change(cluster, leader, 2)).results
     assert result.code == "machine-version-change-unsupported"
@@ -460,7 +460,7 @@ def test_only_the_leader_changes_the_version():
     )
 
 
-def test_who_stops_waiting_for_a_change_of_version_hears_that_nobody_knows():
+def test_a_caller_that_stops_waiting_for_a_version_change_gets_unknown():
     cluster, leader = old_group(Migrating(1, 2), Migrating(1, 2))
     cluster.drop = lambda *_: True
     ticket = change(cluster, leader, 2)
@@ -478,7 +478,7 @@ def test_a_leader_that_steps_down_does_not_know_what_became_of_it():
     assert cluster.outcomes[ticket] == Unknown("leader-lost")
 
 
-def test_a_learner_whose_machine_does_not_know_the_groups_version_is_turned_away():
+def test_a_learner_whose_machine_does_not_know_the_groups_version_is_refused():
     cluster, leader = old_group(Migrating(1, 2), Migrating(1, 2))
     cluster.outcome(change(cluster, leader, 2))
     effects = cluster.step(leader, BondUp(inc("old"), Preference.NORMAL, BUILD))

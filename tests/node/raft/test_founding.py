@@ -105,7 +105,7 @@ def test_more_than_expected_found_with_the_smallest_and_the_others_join():
 
 
 @pytest.mark.parametrize("rank", range(4))
-def test_an_observer_is_no_founder_whatever_its_identity_and_keeps_nobody_from_founding(rank):
+def test_an_observer_is_never_a_founder_and_does_not_keep_others_from_founding(rank):
     """The smallest identities found, and the smallest of all collects the signatures."""
     names = sorted("abcd", key=inc)
     observer = names.pop(rank)
@@ -120,7 +120,7 @@ def test_an_observer_is_no_founder_whatever_its_identity_and_keeps_nobody_from_f
 
 
 @pytest.mark.parametrize("bootstrap", [Bootstrap.AUTO, Bootstrap.INIT])
-def test_an_observer_alone_founds_nothing(bootstrap):
+def test_a_single_observer_founds_nothing(bootstrap):
     cluster = Cluster()
     cluster.add("o", bootstrap, preference=Preference.OBSERVER, delay=1000)
     cluster.run(20_000)
@@ -168,7 +168,7 @@ def about_to_found():
     [(1, (0, 1, 2)), (0, (0, 1)), (0, (0, 1, 3))],
     ids=["another-collects", "without-us", "another-in-our-place"],
 )
-def test_a_proposal_that_is_not_the_senders_or_leaves_us_out_is_a_violation_and_not_signed(says, voters):
+def test_a_proposal_by_another_member_or_without_us_is_a_violation_and_not_signed(says, voters):
     cluster, names = about_to_found()
     asked, sender = cluster.nodes[names[2]], inc(names[says])
     stranger = next(one for one in map(inc, "defgh") if one > inc(names[1]))
@@ -410,7 +410,7 @@ def test_the_empty_side_yields_to_the_side_with_commands():
     assert cluster.values() == {"a": 5, "b": 5}
 
 
-def test_who_gave_up_its_cluster_for_another_waits_for_that_ones_word_and_founds_none():
+def test_a_member_that_dissolved_its_cluster_for_another_waits_for_its_reply_and_founds_none():
     cluster = autos("ab")
     rich = max("ab", key=lambda n: cluster.nodes[n].cluster)
     (poor,) = {"a", "b"} - {rich}
@@ -434,7 +434,7 @@ def says_that_it_is_over(cluster, who, to):
     return cluster.step(to, Received(node.me, over))
 
 
-def test_a_cluster_that_was_founded_together_ends_on_nobody_s_word():
+def test_a_cluster_that_was_founded_together_ends_on_no_peers_message():
     cluster = three()
     leader, name = cluster.leader(), cluster.followers()[0]
     for to in (leader, cluster.followers()[1]):
@@ -444,7 +444,7 @@ def test_a_cluster_that_was_founded_together_ends_on_nobody_s_word():
     assert cluster.outcome(cluster.execute(leader, 1)).results == (Applied(1),)
 
 
-def test_an_auto_cluster_with_commands_ends_on_nobody_s_word():
+def test_an_auto_cluster_with_commands_ends_on_no_peers_message():
     cluster = autos("ab")
     cluster.heal()
     cluster.run_until(lambda: len(clusters(cluster)) == 1)
@@ -469,7 +469,7 @@ def test_two_sides_with_commands_stay_apart_by_default():
     assert any(isinstance(n, RivalCluster) for n in cluster.notices["a"])
 
 
-def test_discard_shorter_keeps_the_longer_log_whole_and_says_what_is_lost():
+def test_discard_shorter_keeps_the_longer_log_whole_and_reports_what_is_lost():
     """Checklist item 6, only behind its flag."""
     cluster = autos(on_rival="discard-shorter")
     for name, count in (("a", 3), ("b", 1)):
@@ -549,7 +549,7 @@ def joined_by_two():
     return cluster
 
 
-def test_who_joins_may_tell_another_that_their_auto_cluster_ended():
+def test_a_joining_member_may_inform_another_that_their_auto_cluster_ended():
     cluster = joined_by_two()
     gone = cluster.nodes["a"].cluster
     cluster.isolate("y")
@@ -566,7 +566,7 @@ def test_who_joins_may_tell_another_that_their_auto_cluster_ended():
     assert clusters(cluster) == {cluster.nodes["b"].cluster}
 
 
-def test_an_empty_auto_cluster_yields_whoever_leads_it():
+def test_an_empty_auto_cluster_yields_whichever_member_leads_it():
     cluster = joined_by_two()
     cluster.step("a", TransferLeadership(77, cluster.nodes["x"].me))
     cluster.run_until(lambda: cluster.leader() == "x")
@@ -631,7 +631,7 @@ def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_t
     assert not any(isinstance(record, SaveVote) for record in effects.persist)
 
 
-def test_who_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_another():
+def test_a_member_that_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_another():
     cluster = Cluster(trust_disk=True)
     for name in "abc":
         cluster.add(name, bond=False)
@@ -655,7 +655,7 @@ def test_who_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_anothe
     assert votes[-2:] == [SaveVote(0, None), SaveVote(1, collector.me)]
 
 
-def test_who_has_nothing_of_an_auto_cluster_believes_one_that_was_in_it():
+def test_a_member_without_state_of_an_auto_cluster_believes_a_former_member_of_it():
     cluster = Cluster()
     node = cluster.add("e", Bootstrap.EXPECT)
     joiner = inc("j")

@@ -84,7 +84,7 @@ class Plain:
         self.digest = lambda: name.ljust(32, b"\x00")
 
 
-def test_keys_of_one_shard_are_told_apart_whatever_their_tags(monkeypatch):
+def test_keys_of_one_shard_are_distinguished_whatever_their_tags(monkeypatch):
     monkeypatch.setattr(keys, "sha256", Plain)
     table = KeyTable(TTL_MS)
     names = [
@@ -161,7 +161,7 @@ def test_an_integer_that_no_processor_holds_is_kept_as_digest():
     assert isinstance(table.find(b"k").outcome(), AlreadyExecuted)
 
 
-def test_a_refusal_is_told_again_even_when_there_is_no_room(monkeypatch):
+def test_a_refusal_is_repeated_even_when_there_is_no_room(monkeypatch):
     """Or a copy of what was refused would be told that it was executed."""
     monkeypatch.setattr(keys, "KEPT_BYTES_MAX", 0)
     table = KeyTable(TTL_MS)
@@ -171,7 +171,7 @@ def test_a_refusal_is_told_again_even_when_there_is_no_room(monkeypatch):
     assert table.find(b"k").outcome() == Ok((other, Failed("no", ""), other), Cursor(1, 1))
 
 
-def test_a_long_refusal_is_told_again_cut():
+def test_a_long_refusal_is_repeated_shortened():
     table = KeyTable(TTL_MS)
     add(table, b"k", Cursor(1, 1), (Failed("no", "x" * 4096),), size=4096)
 
@@ -192,7 +192,7 @@ def test_a_session_that_keeps_much_takes_no_room_of_another():
 
 
 @pytest.mark.parametrize("value", [1.5, {1: 2}, {"a"}, KeyValue, [b"", {"a": 0.5}], "\ud800"])
-def test_what_is_not_plain_data_cannot_be_kept(value):
+def test_a_result_that_is_not_plain_data_cannot_be_kept(value):
     with pytest.raises(NotPlainError):
         plain_bytes(value)
 
@@ -209,7 +209,7 @@ def put(replica, last, kind, payload):
     return resolution.outcome, Position(1, entry.index, entry.chain)
 
 
-def test_136_large_results_of_one_writer_get_nobody_s_commands_refused():
+def test_large_results_of_one_writer_cause_no_refusal_for_other_writers():
     """They filled what all sessions had together, and for a minute everybody was refused as overloaded."""
     replica, last = replica_of_kv()
     writer, other = bytes([1]) * 16, bytes([2]) * 16

@@ -29,7 +29,7 @@ def follower_of(cluster):
     return name, cluster.nodes[name], cluster.nodes[cluster.leader()]
 
 
-def test_a_transfer_of_an_earlier_term_makes_nobody_stand():
+def test_a_transfer_of_an_earlier_term_starts_no_election():
     cluster = three()
     name, node, leader = follower_of(cluster)
     term = node.term
@@ -59,7 +59,7 @@ def test_a_grant_to_a_pre_vote_for_another_term_does_not_count():
 
 
 @pytest.mark.parametrize(("term", "session", "counts"), [(-1, 0, False), (0, 1, False), (0, 0, True)])
-def test_where_a_leader_of_another_term_or_session_put_a_command_is_told_nobody(term, session, counts):
+def test_an_index_assigned_in_another_term_or_session_is_never_reported(term, session, counts):
     cluster = three()
     name, node, leader = follower_of(cluster)
     cluster.outcome(cluster.execute(name, 1))

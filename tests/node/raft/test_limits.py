@@ -71,7 +71,7 @@ def test_past_the_bound_commands_are_refused_as_overloaded():
     assert {o.reason for o in cluster.outcomes.values()} == {"overloaded"}
 
 
-def test_past_so_many_bytes_commands_are_refused_as_overloaded_until_others_are_answered(monkeypatch):
+def test_above_the_limit_in_bytes_commands_are_refused_as_overloaded_until_others_are_answered(monkeypatch):
     commands = (1,) * 1000
     size = len(encode_command_body(commands))
     monkeypatch.setattr("node.raft.origin.PENDING_BYTES_MAX", 3 * size)
@@ -110,7 +110,7 @@ def test_the_window_bounds_what_is_in_flight_and_nothing_is_lost():
 
 # ---- what a leader writes before anything of it is committed -------------------
 @pytest.mark.parametrize("through", ["leader", "follower"])
-def test_a_leader_that_commits_nothing_writes_up_to_its_bound_and_callers_are_told(through):
+def test_a_leader_that_commits_nothing_writes_up_to_its_bound_and_its_callers_get_a_refusal(through):
     bound = 10
     cluster = three(pending_max=bound)
     leader, follower = cluster.leader(), cluster.followers()[0]

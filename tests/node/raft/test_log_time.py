@@ -64,7 +64,7 @@ def test_a_jump_ends_no_session():
 
 
 @pytest.mark.parametrize("skew_ms", [YEARS_MS, -YEARS_MS])
-def test_whatever_the_wall_says_a_key_is_remembered_about_as_long_as_its_ttl(skew_ms):
+def test_whatever_the_wall_clock_shows_a_key_is_remembered_for_about_its_ttl(skew_ms):
     cluster = three()
     cluster.wall_skew_ms[cluster.leader()] = skew_ms
     first = write(cluster, 7, key=b"order-1")

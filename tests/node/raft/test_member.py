@@ -117,7 +117,7 @@ def test_equal_members_stepped_equally_have_equal_effects_under_every_hash_seed(
     assert len(told) == 1
 
 
-def test_status_tells_the_state():
+def test_status_reports_the_state():
     cluster = three()
     cluster.outcome(cluster.execute("a", 1))
     cluster.run(300)
@@ -132,7 +132,7 @@ def test_status_tells_the_state():
     assert set(status.match.values()) == {status.commit.index}
 
 
-def test_term_at_tells_the_term_of_entries_in_the_log_only():
+def test_term_at_gives_the_term_of_entries_in_the_log_only():
     cluster = three()
     node = cluster.nodes["a"]
 

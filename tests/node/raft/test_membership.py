@@ -57,7 +57,7 @@ def test_a_learner_is_promoted_after_it_kept_up():
     assert all(n.role is not Role.LEARNER for n in cluster.nodes.values())
 
 
-def test_a_learner_whose_answers_miss_every_other_look_is_promoted_too():
+def test_a_learner_whose_answers_miss_every_other_check_is_promoted_too():
     """Where a heartbeat's time is short for its host, that is how answers come (seed 450002185)."""
     cluster = three()
     heartbeat_ms = cluster.settings.heartbeat_ms
@@ -71,7 +71,7 @@ def test_a_learner_whose_answers_miss_every_other_look_is_promoted_too():
 
 
 @pytest.mark.parametrize("word", ["lag", "silence"])
-def test_who_lags_or_is_silent_begins_anew_to_show_that_it_keeps_up(word):
+def test_a_learner_that_lags_or_stops_answering_starts_its_catch_up_rounds_again(word):
     cluster = three()
     cluster.add("d", Bootstrap.JOIN)
     lead = cluster.nodes[cluster.leader()].lead
@@ -110,7 +110,7 @@ def test_beyond_max_voters_members_stay_learners_and_replace_the_fallen():
     assert "d" in voters(cluster)
 
 
-def test_a_silent_voter_is_demoted_after_demote_after_and_not_before():
+def test_a_voter_without_answers_is_demoted_after_demote_after_and_not_before():
     cluster = three()
     follower = cluster.followers()[0]
     cluster.kill(follower)
@@ -121,7 +121,7 @@ def test_a_silent_voter_is_demoted_after_demote_after_and_not_before():
     assert (before, voters(cluster)) == (["a", "b", "c"], sorted(cluster.nodes))
 
 
-def test_a_voter_that_says_goodbye_or_whose_ticket_expires_is_demoted_at_once():
+def test_a_voter_that_departs_or_whose_ticket_expires_is_demoted_at_once():
     for loss in (BondLoss.DEPARTED, BondLoss.EXPIRED):
         cluster = three()
         follower = cluster.followers()[0]
@@ -131,7 +131,7 @@ def test_a_voter_that_says_goodbye_or_whose_ticket_expires_is_demoted_at_once():
         assert follower not in voters(cluster)
 
 
-def test_a_lost_bond_alone_demotes_nobody_at_once():
+def test_a_lost_bond_alone_demotes_no_voter_at_once():
     cluster = three()
     cluster.isolate(cluster.followers()[0], BondLoss.LOST)
     cluster.run(300)
@@ -150,7 +150,7 @@ def test_a_voter_that_makes_no_progress_is_demoted():
     assert cluster.nodes[leader].lead.heard_ms[cluster.nodes[follower].me] > cluster.now - 500
 
 
-def test_nobody_is_demoted_below_min_voters():
+def test_no_voter_is_demoted_below_min_voters():
     cluster = three(min_voters=3)
     cluster.kill(cluster.followers()[0])
     cluster.run(8000)
@@ -216,7 +216,7 @@ def test_a_rebooted_voter_is_replaced_by_its_new_incarnation_in_one_step():
     assert cluster.nodes[victim].me in config.voters
 
 
-def test_a_second_member_of_a_name_waits_until_the_first_is_silent():
+def test_a_second_member_of_a_name_waits_until_the_first_no_longer_answers():
     """Named schedule 8, cloned disk."""
     cluster = three()
     first = cluster.followers()[0]

@@ -27,7 +27,7 @@ def told(cluster, name):
     return [n.outlook.quorum for n in cluster.notices[name] if isinstance(n, QuorumChanged)]
 
 
-def test_with_a_leader_there_is_a_quorum_and_the_leader_names_who_is_away():
+def test_with_a_leader_there_is_a_quorum_and_the_leader_names_the_missing_voters():
     cluster = three()
     leader, (first, second) = cluster.leader(), cluster.followers()
     assert seen(cluster, leader) == seen(cluster, first) == (Quorum.HELD, {})
@@ -54,7 +54,7 @@ def test_voters_that_only_cannot_be_reached_may_come_back():
     assert told(cluster, leader) == [Quorum.LOST, Quorum.HELD]
 
 
-def test_a_quorum_that_said_goodbye_is_gone_for_good_and_waiting_does_not_help():
+def test_a_quorum_that_departed_is_gone_for_good_and_waiting_does_not_help():
     cluster = three()
     leader, followers = cluster.leader(), cluster.followers()
     cluster.isolate(leader, loss=BondLoss.DEPARTED)
@@ -103,7 +103,7 @@ def test_one_that_may_come_back_is_enough_to_wait_for_if_it_makes_the_quorum():
     assert seen(cluster, leader) == (Quorum.LOST, {first: DEPARTED, second: EXPIRED})
 
 
-def test_a_voter_with_a_disk_that_said_goodbye_may_be_started_again():
+def test_a_voter_with_a_disk_that_departed_may_be_started_again():
     cluster = three(trust_disk=True)
     leader, followers = cluster.leader(), cluster.followers()
     cluster.isolate(leader, loss=BondLoss.DEPARTED)
@@ -112,7 +112,7 @@ def test_a_voter_with_a_disk_that_said_goodbye_may_be_started_again():
     assert seen(cluster, leader) == (Quorum.LOST, dict.fromkeys(followers, DEPARTED))
 
 
-def test_one_of_two_voters_that_leads_alone_says_that_it_commits_nothing():
+def test_one_of_two_voters_that_leads_alone_reports_that_it_commits_nothing():
     """It is a quorum by the tie, online and ready; commands looked like "try again" for ever."""
     cluster = three()
     tie, (first, second) = cluster.leader(), cluster.followers()
@@ -156,7 +156,7 @@ def test_every_active_configuration_must_have_its_quorum():
 
 
 # ---- who has stopped ---------------------------------------------------------------
-def test_a_leader_that_halts_leads_nobody_any_more():
+def test_a_halted_leader_no_longer_leads():
     cluster = three()
     name = cluster.leader()
     node = cluster.nodes[name]

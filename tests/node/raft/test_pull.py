@@ -117,7 +117,7 @@ def test_a_pull_with_few_places_for_chunks_never_asks_for_more_and_comes_to_its_
     assert most == places
 
 
-def test_chunks_that_come_in_the_wrong_order_are_taken_in_the_right_one():
+def test_chunks_that_arrive_out_of_order_are_applied_in_order():
     cluster = filled(RANGE_ENTRIES * 10)
     kept = []
     searching = True
@@ -187,7 +187,7 @@ def test_ranges_shrink_to_what_fits_into_a_chunk_and_grow_again():
 
 
 # ---- what becomes of a range ---------------------------------------------------
-def test_a_range_is_late_only_when_its_source_says_nothing_for_so_long():
+def test_a_range_is_late_only_after_its_source_sent_nothing_for_the_timeout():
     pull = PullState(1, 10_000, 0, 0, 0)
     for number in range(4):
         pull.sent(A, number * 10, number * 10 + 10, 0)
@@ -198,7 +198,7 @@ def test_a_range_is_late_only_when_its_source_says_nothing_for_so_long():
     assert pull.flying == {}
 
 
-def test_a_range_that_others_overtake_is_late_after_a_while_though_its_source_talks():
+def test_a_range_that_others_overtake_is_late_in_the_end_though_its_source_sends():
     flight = Flight(0)
     pull = PullState(1, 10_000, 0, 0, 0, flying={A: flight})
     pull.sent(A, 0, 10, 0)
@@ -210,7 +210,7 @@ def test_a_range_that_others_overtake_is_late_after_a_while_though_its_source_ta
     assert [r.after for r in pull.take_late(A, 4000, PATIENCE_MS)] == [0]
 
 
-def test_an_answer_counts_once_and_only_from_whom_it_was_asked():
+def test_an_answer_counts_once_and_only_from_the_asked_peer():
     pull = PullState(1, 10_000, 0, 0, 0)
     pull.sent(A, 0, 10, 0)
 
@@ -255,7 +255,7 @@ def behind_a_slow_link(delay_ms):
 
 
 @pytest.mark.parametrize("delay_ms", [PATIENCE_MS + 50, 2 * PATIENCE_MS, 5 * PATIENCE_MS])
-def test_chunks_that_take_longer_than_an_election_timeout_are_taken_all_the_same(delay_ms):
+def test_chunks_that_take_longer_than_an_election_timeout_are_still_accepted(delay_ms):
     assert behind_a_slow_link(delay_ms)
 
 
@@ -276,7 +276,7 @@ def given_up(*, asked_of=None, joined=True):
     return pull
 
 
-def test_a_late_answer_takes_the_place_of_who_is_asked_instead():
+def test_a_late_answer_replaces_the_request_to_another_peer():
     pull = given_up(asked_of=B)
     before = pull.outstanding
 
@@ -285,7 +285,7 @@ def test_a_late_answer_takes_the_place_of_who_is_asked_instead():
     assert pull.answered(B, 0, PATIENCE_MS) is None
 
 
-def test_a_late_answer_is_taken_for_what_nobody_is_asked_for_yet():
+def test_a_late_answer_is_taken_for_a_range_that_is_not_requested_yet():
     pull = given_up()
 
     assert pull.answered_late(A, 0, 1).upto == 10
@@ -314,7 +314,7 @@ def test_no_late_answer_is_held_beyond_the_places_for_chunks():
     assert pull.again == [(0, 10)]
 
 
-def test_of_ranges_given_up_only_so_many_are_remembered():
+def test_the_memory_of_abandoned_ranges_is_bounded():
     pull = PullState(1, 10_000, 0, 0, 0)
     for number in range(2 * GIVEN_UP_MAX):
         pull.sent(A, number, number + 1, 0)
@@ -377,7 +377,7 @@ def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     assert node.pull is None or node.pull.at <= node.log.last().index
 
 
-def test_two_silent_sources_are_not_asked_in_turn_for_ever():
+def test_two_unresponsive_sources_are_not_retried_alternately_without_end():
     cluster = filled(RANGE_ENTRIES)
     leader = cluster.leader()
     join(cluster, lambda sender, to, message: isinstance(message, Fetch) and to != leader)

@@ -34,7 +34,7 @@ def test_5_1_a_server_rejects_a_request_with_a_stale_term():
     assert (vote.vote, vote.term) == (Vote.DENIED, node.term)
 
 
-def test_5_2_a_candidate_that_hears_a_leader_of_its_term_returns_to_follower():
+def test_5_2_a_candidate_that_receives_from_a_leader_of_its_term_returns_to_follower():
     cluster = three()
     a, b = cluster.followers()
     node = cluster.nodes[a]
@@ -165,7 +165,7 @@ def test_8_a_leader_serves_reads_only_after_it_committed_in_its_term():
     assert ticket not in cluster.outcomes
 
 
-def test_thesis_4_2_3_a_server_that_hears_the_leader_ignores_candidates():
+def test_thesis_4_2_3_a_server_that_receives_from_the_leader_ignores_candidates():
     cluster = three(lease_reads=True)
     a, b = cluster.followers()
     node = cluster.nodes[a]

@@ -103,7 +103,7 @@ def test_reads_survive_a_change_of_leader():
     assert isinstance(cluster.outcome(ticket), Answer)
 
 
-def test_a_weak_read_answers_without_a_leader_and_says_its_age():
+def test_a_weak_read_answers_without_a_leader_and_reports_its_age():
     cluster = three()
     cluster.outcome(cluster.execute(cluster.leader(), 3))
     cluster.run(500)
@@ -140,7 +140,7 @@ def test_read_your_writes_waits_until_the_write_is_applied_here():
     assert answer.at >= written.at
 
 
-def test_a_read_after_a_cursor_that_never_came_to_be_says_so():
+def test_a_read_after_a_cursor_that_never_existed_reports_that():
     cluster = three()
     leader = cluster.leader()
     wrong = Cursor(1, cluster.nodes[leader].commit)
@@ -246,7 +246,7 @@ def test_a_lease_runs_from_the_sending_of_what_was_echoed():
     assert node.lead.lease_ms > cluster.now
 
 
-def test_broadcasts_that_nobody_echoes_are_remembered_up_to_a_bound_and_the_lease_is_renewed_all_the_same(
+def test_unanswered_broadcasts_are_remembered_up_to_a_bound_and_the_lease_is_still_renewed(
     monkeypatch,
 ):
     monkeypatch.setattr("node.raft.state.UNECHOED_MAX", 8)
@@ -315,7 +315,7 @@ def late_answer_to_an_earlier_life():
     return cluster, ticket, leader, node, late
 
 
-def test_who_restarts_is_not_answered_what_its_former_life_asked():
+def test_a_restarted_member_gets_no_answer_to_its_former_incarnations_request():
     """A trust_disk restart is the same incarnation in the same term: a read index must not outlive its bond."""
     _, _, _, _, late = late_answer_to_an_earlier_life()
 
@@ -412,7 +412,7 @@ def test_a_member_that_never_covered_a_leader_has_no_age_and_meets_no_bound():
     assert weak(cluster, "d", max_age_ms=200).value == 3
 
 
-def test_a_state_ages_although_the_leader_is_heard_while_the_backlog_does_not_come():
+def test_a_state_ages_while_the_backlog_does_not_arrive_although_the_leader_sends():
     cluster = three()
     leader, follower = cluster.leader(), cluster.followers()[0]
     cluster.drop = lambda sender, to, message: to == follower and isinstance(message, Append)
@@ -427,7 +427,7 @@ def test_a_state_ages_although_the_leader_is_heard_while_the_backlog_does_not_co
     assert weak(cluster, follower).age_ms >= 64_000
 
 
-def test_what_a_new_leader_says_before_its_own_commit_makes_no_state_current():
+def test_a_new_leaders_messages_before_its_own_commit_make_no_state_current():
     # Its commit index may be behind what its predecessor told its clients.
     cluster = three()
     follower = cluster.followers()[0]
@@ -502,7 +502,7 @@ def test_a_new_leader_keeps_the_age_that_it_had_until_it_knows_better():
     assert node.covered_age_ms(cluster.now) <= 100
 
 
-def test_who_is_a_quorum_alone_is_always_current():
+def test_a_member_that_is_a_quorum_alone_is_always_current():
     cluster = Cluster(min_voters=1)
     cluster.add("a", bootstrap=Bootstrap.INIT)
     cluster.run(5000)

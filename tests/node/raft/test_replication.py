@@ -114,7 +114,7 @@ def test_an_ack_of_the_last_index_counts_a_tail_that_the_leader_does_not_have():
     assert reply.match == last.index + 1
 
 
-def test_a_deposed_leader_is_told_so():
+def test_a_deposed_leader_is_informed():
     cluster = three()
     a, b = cluster.followers()
     node = cluster.nodes[a]
@@ -416,7 +416,7 @@ def test_two_entries_with_one_term_and_index_halt_the_member():
     assert effects.notices == [Halted("log-divergence")]
 
 
-def test_a_halted_member_answers_every_command_and_says_nothing_any_more():
+def test_a_halted_member_answers_every_command_and_sends_nothing():
     cluster = three()
     leader, follower = cluster.leader(), cluster.followers()[0]
     node = cluster.nodes[leader]
@@ -429,7 +429,7 @@ def test_a_halted_member_answers_every_command_and_says_nothing_any_more():
     assert cluster.outcomes[late].reason == "halted"
 
 
-def test_a_member_that_halts_in_a_step_does_not_say_that_what_it_did_there_was_not_done():
+def test_a_member_that_halts_in_a_step_does_not_report_the_steps_commands_as_not_done():
     cluster = Cluster(min_voters=1)
     node = cluster.add("a", Bootstrap.INIT)
     cluster.elect()
@@ -547,7 +547,7 @@ def test_appends_that_come_together_are_answered_once():
     )
 
 
-def test_an_answer_never_takes_back_what_one_in_the_same_step_said():
+def test_an_answer_never_contradicts_an_earlier_one_of_the_same_step():
     cluster = three()
     follower = cluster.followers()[0]
     first, second, third = appends_kept_from(cluster, follower)

@@ -115,7 +115,7 @@ class Told:
         return known
 
 
-def test_past_the_window_a_session_gets_no_more_before_it_acknowledges():
+def test_a_session_above_its_window_gets_no_more_before_it_acknowledges():
     told = Told(session_window=3)
     assert [told.execute(seq) for seq in (1, 2, 3)] == [None] * 3
 
@@ -164,7 +164,7 @@ def test_what_was_decided_by_a_key_stays_decided_when_the_key_is_forgotten(comma
     assert told.execute(3, key=b"k", command=command, time_ms=2 + TTL_MS) is None
 
 
-def test_past_so_many_keys_a_keyed_command_is_refused_until_one_is_forgotten(monkeypatch):
+def test_above_the_limit_of_keys_a_keyed_command_is_refused_until_a_key_is_forgotten(monkeypatch):
     monkeypatch.setattr("node.raft.keys.KEYS_MAX", 2)
     told = Told(session_ttl_ms=TTL_MS)
     told.execute(1, key=b"first", time_ms=1)
@@ -245,7 +245,7 @@ def put(value, name, content):
         object.__setattr__(value, name, content)
 
 
-def test_what_has_no_fields_that_could_be_told_is_not_passed_over():
+def test_a_value_without_fields_raises_instead_of_leaving_the_digest():
     with pytest.raises(TypeError):
         fingerprint([object()])
 

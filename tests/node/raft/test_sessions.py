@@ -295,7 +295,7 @@ def test_execute_many_is_one_entry_and_all_or_nothing():
     assert set(cluster.values().values()) == {6}
 
 
-def test_whoever_drives_a_member_is_told_of_every_exception_out_of_its_machine():
+def test_the_driver_of_a_member_is_informed_of_every_exception_from_its_machine():
     cluster, told = three(), []
     for name, node in cluster.nodes.items():
         node.on_raised = lambda what, raised, name=name: told.append((name, what, type(raised)))
@@ -396,7 +396,7 @@ def test_feed_answers_with_the_cursor_before_the_commit():
     assert set(cluster.values().values()) == {3}
 
 
-def test_index_theft_another_command_at_the_promised_index_completes_nobody_else():
+def test_index_theft_another_command_at_the_promised_index_completes_no_other_caller():
     """C8, scenario 18."""
     cluster = three()
     old, (thief, victim) = cluster.leader(), cluster.followers()
@@ -468,7 +468,7 @@ def test_commands_that_cannot_be_executed_are_refused_with_their_reason():
     assert cluster.outcome(cluster.execute(leader, 1, key=b""), 0).reason == "bad-idempotency-key"
 
 
-def test_nobody_forwards_for_anothers_session():
+def test_no_member_forwards_for_another_members_session():
     cluster = three()
     leader, (a, b) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
@@ -482,7 +482,7 @@ def test_nobody_forwards_for_anothers_session():
     assert node.log.last() == last
 
 
-def test_a_payload_says_its_session_and_number_in_its_first_bytes():
+def test_a_payload_carries_its_session_and_number_in_its_first_bytes():
     session = session_id(GROUP, b"i" * 32, 3)
     for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
         payload = encode_commands(session, seq, 1, Key(b"k", 7), encode_command_body((1, {"a": None})))

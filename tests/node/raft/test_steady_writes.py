@@ -22,7 +22,7 @@ def test_a_learner_is_promoted_under_steady_writes():
     assert "d" in {voter.name for voter in cluster.nodes[leader].members}
 
 
-def test_a_silent_voter_is_demoted_under_steady_writes():
+def test_a_voter_without_answers_is_demoted_under_steady_writes():
     cluster = three()
     leader = cluster.elect()
     silent = next(name for name in cluster.nodes if name != leader)

@@ -86,7 +86,7 @@ def failure(outcome):
 
 
 # ---- commands of the system state ----------------------------------------------
-def test_a_system_command_is_applied_on_every_member_at_the_same_index_whoever_is_asked():
+def test_a_system_command_is_applied_on_every_member_at_the_same_index_whichever_member_is_asked():
     cluster = callers()
     for number, name in enumerate("abc"):
         done = system(cluster, name, ["let-in", bytes([number]), 5], credential=ALICE)
@@ -136,7 +136,7 @@ def test_a_batch_of_system_commands_is_done_as_a_whole_or_not_at_all():
     assert states(cluster) == before
 
 
-def test_a_system_state_that_raises_stops_nobody():
+def test_a_system_state_that_raises_stops_no_member():
     cluster = callers()
     assert failure(system(cluster, "a", ["no such command"])) == ["apply-raised"]
     assert isinstance(cluster.outcome(cluster.execute("a", 1)), Ok)
@@ -206,7 +206,7 @@ def test_without_the_judgement_at_its_index_it_is_executed():
     assert values == {1000}
 
 
-def test_who_is_refused_changes_nothing_and_the_refusal_is_remembered():
+def test_a_refused_command_changes_nothing_and_the_refusal_is_remembered():
     cluster = callers()
     first = cluster.outcome(cluster.execute("a", 1, credential=MALLORY, key=b"k"))
     system(cluster, "a", ["let-in", MALLORY, 2**62])
@@ -271,7 +271,7 @@ def test_a_weak_query_is_judged_by_what_the_member_has_applied():
     assert ask(cluster, "a", credential=ALICE, **weak).value == 0
 
 
-def test_the_judge_hears_what_is_asked_of_whom():
+def test_the_judge_receives_the_command_and_its_caller():
     heard = []
 
     class Listens(EmptySystem):
@@ -294,7 +294,7 @@ def test_the_judge_hears_what_is_asked_of_whom():
 
 
 # ---- keys and sessions are one caller's ---------------------------------------------
-def test_nobody_gets_the_answer_to_what_another_caller_asked_under_a_key():
+def test_no_caller_gets_the_answer_to_another_callers_command_under_a_key():
     cluster = callers()
     system(cluster, "a", ["let-in", MALLORY, 2**62])
     asked = cluster.outcome(cluster.execute("a", 1, key=b"k", credential=ALICE))
@@ -306,7 +306,7 @@ def test_nobody_gets_the_answer_to_what_another_caller_asked_under_a_key():
     assert cluster.outcome(cluster.execute("b", 1, key=b"k", credential=ALICE)) == asked
 
 
-def test_a_key_of_a_machine_command_is_none_of_the_same_system_command():
+def test_a_key_of_a_machine_command_does_not_match_the_same_system_command():
     cluster = three()
     assert isinstance(cluster.outcome(cluster.execute("a", 1, key=b"k")), Ok)
     assert system(cluster, "a", 1, key=b"k") == NotExecuted("idempotency-key-reused")
@@ -320,7 +320,7 @@ def test_a_credential_that_no_entry_could_carry_is_refused_at_once(credential):
     assert cluster.nodes["a"].log.last() == last
 
 
-def test_nobody_forwards_system_commands_for_anothers_session():
+def test_no_member_forwards_system_commands_for_another_members_session():
     cluster = callers()
     leader, (a, b) = cluster.leader(), cluster.followers()
     ticket = cluster.execute(b, ["let-in", MALLORY, 2**62], system=True)

@@ -83,7 +83,7 @@ def test_a_transfer_is_done_when_its_target_leads_and_not_when_it_only_stands():
     assert isinstance(cluster.outcomes[ticket], Ok)
 
 
-def test_a_transfer_of_which_nothing_is_heard_again_is_of_unknown_outcome():
+def test_a_transfer_without_a_reported_result_is_of_unknown_outcome():
     cluster = three()
     leader, target = cluster.leader(), cluster.followers()[0]
     cluster.drop = lambda sender, to, message: to == leader and isinstance(message, Append)
@@ -104,7 +104,7 @@ def test_leadership_is_not_handed_to_an_observer():
     assert cluster.outcomes[asked] == NotExecuted("no-such-voter", cluster.nodes[leader].me)
 
 
-def test_a_voter_that_comes_back_as_an_observer_is_none_for_long():
+def test_a_voter_that_comes_back_as_an_observer_is_soon_demoted():
     cluster = three(trust_disk=True)
     leader, (name, other) = cluster.leader(), cluster.followers()
     comes_back_as_an_observer(cluster, name)
@@ -124,7 +124,7 @@ def test_where_no_voter_may_be_missing_an_observer_is_replaced():
     assert {voter.name for voter in cluster.nodes[leader].status().voters} == {leader, other, "d"}
 
 
-def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
+def test_a_transfer_to_an_unresponsive_member_is_given_up_and_commands_go_on():
     cluster = three()
     leader, target = cluster.leader(), cluster.followers()[1]
     cluster.drop = lambda sender, to, message: target in (sender, to)
@@ -137,7 +137,7 @@ def test_a_transfer_to_a_silent_member_is_given_up_and_commands_go_on():
     assert isinstance(cluster.outcome(ticket), Ok)
 
 
-def test_a_transfer_that_its_target_was_told_of_may_still_happen():
+def test_a_transfer_whose_target_received_the_request_may_still_happen():
     cluster = three()
     leader, target = cluster.leader(), cluster.followers()[1]
     late = []
@@ -158,7 +158,7 @@ def test_a_transfer_that_its_target_was_told_of_may_still_happen():
     assert cluster.leader() == target
 
 
-def test_the_target_is_told_to_stand_only_when_it_holds_all_that_the_leader_wrote():
+def test_the_target_gets_the_request_to_stand_only_when_it_holds_all_that_the_leader_wrote():
     """Told before, it would be refused every vote, and the group be without a leader for nothing."""
     cluster = three()
     target = cluster.followers()[0]
@@ -176,7 +176,7 @@ def test_the_target_is_told_to_stand_only_when_it_holds_all_that_the_leader_wrot
     assert isinstance(cluster.outcomes[ticket], Ok)
 
 
-def test_who_is_silent_is_not_chosen_as_the_successor_though_it_holds_as_much_and_is_bonded():
+def test_an_unresponsive_member_is_not_chosen_as_the_successor_though_it_holds_as_much_and_is_bonded():
     cluster = three()
     # Of equals the largest identity is taken: that one is silent here.
     *_, awake, silent = sorted(cluster.followers(), key=inc)

@@ -262,7 +262,7 @@ def test_kinds_of_entries_that_this_version_does_not_know_are_refused():
             wire.decode_untrusted(cbor2.dumps(fields))
 
 
-def test_an_entry_is_chained_to_what_precedes_it_whatever_its_sender_says():
+def test_an_entry_is_chained_to_its_predecessor_whatever_its_sender_claims():
     prev = Position(5, 9, b"a" * 32)
     entry = Entry(7, 10, EntryKind.NOOP, 1, EMPTY_PAYLOAD, b"lie" + bytes(29))
     decoded = wire.decode_untrusted(wire.encode(Append(bytes(32), 7, prev, (entry,), 0, 0)))
@@ -378,7 +378,7 @@ def test_entries_and_names_have_no_more_fields_than_this_release_knows():
 
 
 @pytest.mark.parametrize("tag", [64, 65, 1000, 2**40])
-def test_a_message_with_a_high_unknown_tag_is_for_whoever_knows_it(tag):
+def test_a_message_with_a_high_unknown_tag_is_ignored_by_members_that_do_not_know_it(tag):
     assert wire.decode_untrusted(cbor2.dumps([tag, "whatever"])) == messages.Ignorable(tag)
 
 

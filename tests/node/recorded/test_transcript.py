@@ -72,7 +72,7 @@ def test_nothing_of_this_level_is_missing():
     assert {cls.__name__ for cls in bonds._ENCODE} == set(RECORDED["bond messages"])
 
 
-def test_a_change_of_bytes_is_noticed_and_the_message_says_what_to_do(monkeypatch):
+def test_a_change_of_bytes_is_noticed_and_the_message_gives_the_remedy(monkeypatch):
     monkeypatch.setattr(transcript, "LEVELS", transcript.Levels(1, "example.org/other", 1))
     with pytest.raises(pytest.fail.Exception, match="behind the next level") as failed:
         test_what_is_written_and_sent_is_what_was_recorded("entries")

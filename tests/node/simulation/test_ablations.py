@@ -162,7 +162,7 @@ def test_without_its_latest_time_a_command_is_executed_again_when_its_key_is_for
     assert any(line.startswith("a b c: x=1") for line in broken.expected)
 
 
-def test_a_late_word_of_the_disk_is_not_taken_for_other_entries_at_the_same_indices():
+def test_a_late_report_of_the_disk_does_not_confirm_other_entries_at_the_same_indices():
     def known(member):
         blocks = play("23-truncate-while-persisting", member)
         lines = [line for block in blocks for line in block.expected]
@@ -174,7 +174,7 @@ def test_a_late_word_of_the_disk_is_not_taken_for_other_entries_at_the_same_indi
     ]
 
 
-def test_without_the_refuser_s_term_two_voters_refuse_each_other_for_ever():
+def test_without_the_refusers_term_two_voters_refuse_each_other_without_end():
     with pytest.raises(ScenarioError, match="no leader b in time"):
         play("15-prevote-term-gap", ablations.RefusalHidesTerm)
 

@@ -63,7 +63,7 @@ def test_the_document_has_a_row_for_each_size():
 
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("leader_too", [False, True], ids=["followers", "leader-too"])
-def test_so_many_may_fail_at_once_and_not_one_more(size, leader_too):
+def test_the_stated_number_may_fail_at_once_and_not_one_more(size, leader_too):
     at_once = table()[size][0]
     for failures, goes_on in ((at_once, True), (at_once + 1, False)):
         group = Group(size)
@@ -118,7 +118,7 @@ def test_of_an_even_number_of_founders_half_may_not_since_a_genesis_has_no_tie(s
     assert not group.takes_writes()
 
 
-def test_a_group_of_one_takes_writes_and_nobody_has_its_data_after_it():
+def test_a_group_of_one_takes_writes_and_its_data_ends_with_it():
     group = Group(1)
 
     assert group.takes_writes()

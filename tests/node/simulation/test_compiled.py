@@ -77,7 +77,7 @@ class TestBuild:
         assert [copy] == list(tmp_path.iterdir())
         assert not (copy / "made").exists()
 
-    def test_without_mypyc_it_says_what_to_install(self, tmp_path, monkeypatch):
+    def test_without_mypyc_the_error_names_what_to_install(self, tmp_path, monkeypatch):
         def missing(name):
             raise metadata.PackageNotFoundError(name)
 
@@ -86,7 +86,7 @@ class TestBuild:
         with pytest.raises(CompileError, match=r"mypy is not installed. hint: pip install mypy setuptools"):
             build(tmp_path, tell=lambda _: None)
 
-    def test_without_a_c_compiler_it_says_what_to_install(self, tmp_path, monkeypatch):
+    def test_without_a_c_compiler_the_error_names_what_to_install(self, tmp_path, monkeypatch):
         monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
 
         with pytest.raises(CompileError, match=r"no C compiler .* hint: apt-get install gcc"):
@@ -139,7 +139,7 @@ class TestProof:
         with pytest.raises(DivergenceError, match="seed 2: b when interpreted, nothing when compiled"):
             compare({"1": "a", "2": "b"}, {"1": "a"})
 
-    def test_a_copy_that_dies_is_told_from_one_that_answers(self):
+    def test_a_copy_that_dies_is_distinguished_from_one_that_answers(self):
         with pytest.raises(DivergenceError, match="ended with exit code 3"):
             read(child("", code=3))
 
@@ -203,7 +203,7 @@ def test_a_copy_has_all_that_a_campaign_imports():
 
 @pytest.mark.long
 @pytest.mark.timeout(880)
-def test_a_compiled_campaign_is_proven_and_says_that_it_is_compiled(tmp_path):
+def test_a_compiled_campaign_is_proven_and_reports_that_it_is_compiled(tmp_path):
     command = [sys.executable, "-m", "node.simulation", "--compiled", "--json"]
     command += ["--seconds", "5", "--jobs", "1", "--first", "0"]
     done = subprocess.run(

@@ -512,12 +512,12 @@ def commits_what_it_was_told_and_leads(group: Group, told: int) -> None:
     group.see(group.b, RoleChanged(Role.LEADER, term), Advanced(Cursor(group.term, group.last + told)))
 
 
-def test_who_takes_over_in_the_step_in_which_it_hears_of_a_commit_has_not_counted_it():
+def test_a_new_leader_has_not_counted_a_commit_that_it_learns_of_in_the_same_step():
     # Seed 931000914 with leases.
     commits_what_it_was_told_and_leads(Group(), 1)
 
 
-def test_who_takes_over_counts_what_nobody_told_it():
+def test_a_new_leader_counts_commits_that_no_message_reported():
     with pytest.raises(InvariantError) as caught:
         commits_what_it_was_told_and_leads(Group(), 2)
 
@@ -819,7 +819,7 @@ def test_two_geneses_of_different_founders_are_two_clusters():
     assert group.oracles.is_split
 
 
-def test_what_the_dead_have_said_of_a_cluster_of_other_founders_may_still_come():
+def test_a_dead_members_messages_about_a_cluster_of_other_founders_may_still_arrive():
     # Seed 920469132: two TDs that the host started beside the others founded, and died, while a founder stood still.
     group = Group()
     cluster = group.b.log.position(1).chain
@@ -832,7 +832,7 @@ def test_what_the_dead_have_said_of_a_cluster_of_other_founders_may_still_come()
     assert group.oracles.is_split
 
 
-def test_a_genesis_that_nobody_holds_any_more_never_was():
+def test_a_genesis_that_no_member_holds_any_more_counts_as_never_founded():
     # Seed 470007740: its collector lost power before anybody heard of it.
     group = Group()
     for process in (group.a, group.b):
@@ -853,7 +853,7 @@ def test_a_founder_of_two_geneses_is_seen():
 
 
 @pytest.mark.parametrize("mode", ["auto", "expect"])
-def test_only_auto_members_may_be_left_in_a_cluster_that_nobody_holds(mode):
+def test_only_auto_members_may_remain_in_a_cluster_that_no_member_holds(mode):
     # Seed 21035849.
     group = Group()
     group.cluster.shape = replace(group.cluster.shape, bootstrap=Bootstrap(mode))
@@ -873,7 +873,7 @@ def test_a_refusal_is_no_completion_of_a_lease():
     assert group.a.view.leased == (group.term, frozenset())
 
 
-def test_an_answer_of_who_stood_still_after_reading_the_clock_is_no_breach_of_a_lease():
+def test_an_answer_by_a_process_paused_after_reading_the_clock_breaches_no_lease():
     # Seed 410018728.
     group = Group("lease_reads=true")
     group.a.view.leased = (group.term - 1, frozenset({5}))
@@ -907,7 +907,7 @@ def test_a_member_was_frozen_in_the_step_whose_clock_it_had_read_and_in_no_other
     assert not any(later)
 
 
-def test_every_oracle_that_can_speak_has_a_test_that_makes_it_speak():
+def test_every_oracle_that_can_report_has_a_test_that_makes_it_report():
     sources = [path.read_text() for path in PACKAGE.glob("*.py")]
     named = {name for text in sources for name in re.findall(r'InvariantError\(\s*"([a-z-]+)"', text)}
     shown = set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text()))

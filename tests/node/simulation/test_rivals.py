@@ -75,5 +75,5 @@ def missed_the_end_of_its_cluster(*, restarts):
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_who_missed_the_end_of_its_cluster_is_told_by_whoever_acknowledged_it(restarts):
+def test_a_member_that_missed_the_end_of_its_cluster_is_informed_by_one_that_acknowledged_it(restarts):
     assert missed_the_end_of_its_cluster(restarts=restarts) == (True, 1)

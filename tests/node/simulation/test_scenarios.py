@@ -29,7 +29,7 @@ def test_scenario(path):
 NAMED = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 15, 16, 18, 19, 20, 21, 23, 24)
 
 
-def test_every_named_schedule_is_here_and_says_which_it_is_and_there_are_more_of_our_own():
+def test_every_numbered_schedule_exists_under_its_number_beside_our_own():
     firsts = {path.stem: path.read_text().splitlines()[0] for path in SCENARIOS}
     named = {
         number for number in NAMED for line in firsts.values() if re.search(rf"Scenario {number}\b", line)

@@ -78,7 +78,7 @@ def test_thirty_seeds_contradict_no_oracle_and_exercise_everything():
         assert totals[name] > 10, name
 
 
-def test_a_simulator_that_breaks_says_in_which_schedule(monkeypatch):
+def test_a_simulator_that_breaks_names_the_schedule(monkeypatch):
     def breaks(_schedule):
         raise IndexError("list index out of range")
 
@@ -146,7 +146,7 @@ def test_all_clients_have_their_answer_at_the_end_of_a_healed_run():
     }
 
 
-def test_in_a_healed_world_nobody_stays_bonded_with_the_dead_however_patient_bonds_were():
+def test_in_a_healed_world_no_member_stays_bonded_with_a_dead_one_however_patient_bonds_were():
     patient = replace(CALM, bond_timeout_us=10**12, reset=0.0)
     schedule = draw_schedule(1, names=("a", "b", "c"), founders=("a", "b", "c"), trust_disk=False)
     cluster = Simulation(replace(schedule, weather=patient, plan=())).cluster

@@ -127,7 +127,7 @@ def test_a_durable_promise_does_not_wait_for_what_its_step_writes_besides():
     assert [(s.message.match, s.message.seq) for s in sends] == [(first.index, 50)]
 
 
-def test_who_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
+def test_a_peer_that_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
     cluster = three(trust_disk=True)
     leader, follower = cluster.leader(), cluster.followers()[0]
     peer, node = cluster.nodes[leader], cluster.nodes[follower]
@@ -147,7 +147,7 @@ def test_who_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behind():
     assert [(send.to, send.message.seq) for send in sends] == [((peer.me,), 50)]
 
 
-def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whoever_comes_and_goes():
+def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whichever_peers_come_and_go():
     cluster = Cluster(trust_disk=True)
     cluster.drop = lambda sender, to, message: isinstance(message, GenesisSignature)
     for name in "abc":
@@ -339,14 +339,14 @@ def lost_genesis(tmp_path):
     return cluster
 
 
-def test_a_genesis_that_was_lost_with_its_founder_leaves_nobody_in_a_cluster_that_none_has(tmp_path):
+def test_a_genesis_that_was_lost_with_its_founder_leaves_no_member_in_a_cluster_that_none_holds(tmp_path):
     cluster = lost_genesis(tmp_path)
 
     assert cluster.leader() is not None
     assert len({node.cluster for node in cluster.nodes.values()}) == 1
 
 
-def test_a_pre_vote_before_the_genesis_is_durable_strands_who_hears_it(tmp_path, monkeypatch):
+def test_a_pre_vote_before_the_genesis_is_durable_strands_its_receiver(tmp_path, monkeypatch):
     monkeypatch.setattr(Member, "_is_promise", lambda _, message: is_promise(message))
     cluster = lost_genesis(tmp_path)
 

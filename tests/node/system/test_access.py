@@ -141,7 +141,7 @@ def test_a_new_credential_is_known_and_a_revoked_one_no_more():
     ],
     ids=range(21),
 )
-def test_what_is_no_grant_or_one_twice_is_refused_and_changes_nothing(grant, code):
+def test_an_invalid_or_repeated_grant_is_refused_and_changes_nothing(grant, code):
     assert refused(AccessState([ROOT]), ["access-new", encode_grant(grant)]) == code
 
 
@@ -183,11 +183,11 @@ FORM = encode_grant(token("ci", "read"))
     ],
     ids=range(29),
 )
-def test_what_is_no_change_is_refused_and_changes_nothing(command):
+def test_an_invalid_change_is_refused_and_changes_nothing(command):
     assert refused(AccessState([ROOT]), command) == "access-invalid"
 
 
-def test_who_is_not_there_cannot_be_revoked():
+def test_an_absent_credential_cannot_be_revoked():
     assert refused(AccessState([ROOT]), ["access-revoke", {"name": "ci"}]) == "access-unknown"
     assert refused(AccessState([ROOT]), ["access-revoke", {"credential": bytes(32)}]) == "access-unknown"
 
@@ -282,14 +282,14 @@ def test_each_role_opens_its_own_requests_and_admin_all(role):
 
 
 @pytest.mark.parametrize("request_", list(Request), ids=lambda request: request.value)
-def test_who_is_not_in_the_list_may_do_nothing(request_):
+def test_a_caller_outside_the_list_may_do_nothing(request_):
     value = {Request.COMMAND: PUT, Request.QUERY: GET}.get(request_, ["access-list"])
 
     assert judged(AccessState([ROOT]), "stranger", request_, value) == "not-permitted"
     assert judged(AccessState(), "root", request_, value) == "not-permitted"
 
 
-def test_a_member_by_itself_may_do_all_but_change_who_may_call():
+def test_a_member_without_a_caller_may_do_everything_but_change_the_access_list():
     state = AccessState([ROOT])
 
     assert judged(state, None, Request.COMMAND, PUT) is None
@@ -333,7 +333,7 @@ INSIDE = [
 
 
 @pytest.mark.parametrize(("request_", "value"), OUTSIDE)
-def test_who_is_limited_to_prefixes_reaches_nothing_outside(request_, value):
+def test_a_caller_limited_to_prefixes_reaches_nothing_outside_them(request_, value):
     limited = token("caller", "read", "write", prefixes=(b"app/", b"tmp/"))
 
     assert judged(AccessState([limited]), "caller", request_, value) == "not-permitted"
@@ -341,14 +341,14 @@ def test_who_is_limited_to_prefixes_reaches_nothing_outside(request_, value):
 
 
 @pytest.mark.parametrize(("request_", "value"), INSIDE)
-def test_who_is_limited_to_prefixes_reaches_all_within(request_, value):
+def test_a_caller_limited_to_prefixes_reaches_all_within_them(request_, value):
     limited = token("caller", "read", "write", "audit", prefixes=(b"app/", b"tmp/"))
 
     assert judged(AccessState([limited]), "caller", request_, value) is None
 
 
 @pytest.mark.parametrize("prefixes", [(), (b"app/",)], ids=["everywhere", "limited"])
-def test_who_may_only_write_is_shown_nothing_that_was_there(prefixes):
+def test_a_caller_that_may_only_write_sees_nothing_of_the_previous_value(prefixes):
     state = AccessState([token("caller", "write", prefixes=prefixes)])
 
     assert judged(state, "caller", Request.COMMAND, PUT) is None
@@ -361,7 +361,7 @@ def test_who_may_only_write_is_shown_nothing_that_was_there(prefixes):
     assert judged(state, "caller", Request.COMMAND, CAS) == "not-permitted"
 
 
-def test_a_machine_without_keys_refuses_who_is_limited_to_some():
+def test_a_machine_without_keys_refuses_a_caller_limited_to_prefixes():
     limited = AccessState([token("caller", "read", "write", prefixes=(b"a",))])
     writer = AccessState([token("caller", "write")])
 
@@ -370,7 +370,7 @@ def test_a_machine_without_keys_refuses_who_is_limited_to_some():
     assert judged(writer, "caller", Request.COMMAND, {"op": "add"}, machine=Counter()) is None
 
 
-def test_what_is_no_command_is_refused_with_the_machines_own_code():
+def test_an_invalid_command_is_refused_with_the_machines_own_code():
     limited = AccessState([token("caller", "read", "write", prefixes=(b"a",))])
 
     assert judged(limited, "caller", Request.COMMAND, {"op": "put", "value": "1"}) == "member-missing"
@@ -438,7 +438,7 @@ def test_states_that_saw_the_same_are_equal_and_a_rollback_forgets(changes):
 
 
 @pytest.mark.parametrize("snapshot", [None, {}, [1], [FORM, FORM], [FORM | {"x": 1}]])
-def test_what_is_no_snapshot_leaves_the_list_as_it_was(snapshot):
+def test_an_invalid_snapshot_leaves_the_list_as_it_was(snapshot):
     state = AccessState([ROOT])
     with pytest.raises(ValueError, match="not a snapshot"):
         state.restore(snapshot)

@@ -96,7 +96,7 @@ def test_a_command_that_its_callers_revocation_overtakes_changes_nothing_anywher
     assert set(cluster.values().values()) == {0}
 
 
-def test_an_admin_whose_revocation_overtakes_his_grant_lets_nobody_in():
+def test_a_grant_by_an_admin_whose_revocation_is_applied_first_has_no_effect():
     cluster = group()
     second, late = token("second", AccessRole.ADMIN), token("late", AccessRole.ADMIN)
     grant(cluster, "a", second)
@@ -127,7 +127,7 @@ def test_a_change_is_made_once_however_often_it_is_asked():
     assert set(map(tuple, lists(cluster).values())) == {("root", "ci")}
 
 
-def test_who_is_no_admin_changes_nothing_and_neither_does_a_member_by_itself():
+def test_a_caller_that_is_not_an_admin_changes_nothing_and_neither_does_a_member_without_a_caller():
     cluster = group()
     grant(cluster, "a")
     ours = encode_grant(token("mallory", AccessRole.ADMIN))
@@ -140,7 +140,7 @@ def test_who_is_no_admin_changes_nothing_and_neither_does_a_member_by_itself():
     assert set(map(tuple, lists(cluster).values())) == {("root", "ci")}
 
 
-def test_a_credential_expires_at_one_index_on_all_members_whatever_their_clocks_say():
+def test_a_credential_expires_at_one_index_on_all_members_whatever_their_clocks_show():
     cluster = group()
     now_ms = cluster.nodes[cluster.leader()].replica.applied_ms
     grant(cluster, "a", token("ci", expires_ms=now_ms + 3000))
@@ -213,12 +213,12 @@ def race(seed):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(6, 206))
-def test_members_agree_on_who_may_call_in_many_more_races(seed):
+def test_members_agree_on_the_access_list_in_many_more_races(seed):
     race(seed)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_the_network_loses_members_agree_on_who_may_call_and_on_what_was_done(seed):
+def test_whatever_the_network_loses_members_agree_on_the_access_list_and_on_what_was_executed(seed):
     executed, refused = race(seed)
 
     assert executed > 3

@@ -74,7 +74,7 @@ def test_another_groups_certificate_is_refused_though_the_same_authority_signed_
     assert refusal(lambda: foreign.verified(AUTHORITY, group_id=GROUP)) == "birth-certificate-group"
 
 
-def test_a_look_alike_cluster_is_refused_by_whoever_never_met_the_first_one():
+def test_a_look_alike_cluster_is_refused_by_a_client_that_never_met_the_first_one():
     confirmed = certificate().verified(AUTHORITY, group_id=GROUP)
 
     confirmed.require_cluster(OURS)
@@ -83,7 +83,7 @@ def test_a_look_alike_cluster_is_refused_by_whoever_never_met_the_first_one():
     assert refusal(lambda: confirmed.require_cluster(recovered)) == "birth-certificate-cluster"
 
 
-def test_whoever_saw_the_successor_refuses_the_one_before_it():
+def test_a_client_that_saw_the_successor_refuses_the_cluster_before_it():
     later = certificate(next_statement(FIRST, THEIRS, now_s=1_800_000_100))
     confirmed = later.verified(AUTHORITY, group_id=GROUP)
 

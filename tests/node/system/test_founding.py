@@ -21,7 +21,7 @@ def entry(more="", roles='["read"]', name="a", digest=DIGEST):
     return f'[[access.token]]\nname = "{name}"\nsha256 = "{digest}"\nroles = {roles}\n{more}\n'
 
 
-def test_every_member_begins_with_what_the_document_says():
+def test_every_member_begins_with_the_documents_access_list():
     (grant,) = founding(
         entry('prefixes = ["é/", "b/"]\nexpires_at = 2030-01-01T00:00:00+01:00', '["write", "read"]')
     )
@@ -33,7 +33,7 @@ def test_every_member_begins_with_what_the_document_says():
     assert list(AccessState([grant]).grants) == [grant]
 
 
-def test_the_order_in_the_document_is_none_of_the_states():
+def test_the_order_in_the_document_does_not_change_the_state():
     other = entry(name="b", digest="ab" * 32)
 
     assert founding(entry() + other) == founding(other + entry())

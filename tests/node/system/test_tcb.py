@@ -104,7 +104,7 @@ def test_a_snapshot_restores_it_and_a_savepoint_takes_it_back():
 @pytest.mark.parametrize(
     "snapshot", [None, {}, [[b"short", [[1, 2, 3]]]], [[FMSPC, []]], [[FMSPC, [[1, 2]]]]]
 )
-def test_what_is_no_snapshot_changes_nothing(snapshot):
+def test_an_invalid_snapshot_changes_nothing(snapshot):
     state = seen(command_of(SET))
     before = state.digest()
     with pytest.raises(ValueError, match="not a"):

@@ -137,7 +137,7 @@ def test_a_passing_failure_is_not_remembered_when_nothing_is_held() -> None:
     assert get(r).endorsements == SET
 
 
-def test_many_who_ask_at_once_cause_one_fetch() -> None:
+def test_concurrent_requests_cause_one_fetch() -> None:
     r = rig()
 
     async def storm() -> list[Any]:
@@ -151,7 +151,7 @@ def test_many_who_ask_at_once_cause_one_fetch() -> None:
     assert [r.faults.asked[item] for item in ITEMS] == [1, 1, 1, 1]
 
 
-def test_many_who_ask_at_once_all_learn_of_the_failure() -> None:
+def test_concurrent_requests_all_get_the_failure() -> None:
     r = rig()
     r.faults.fail_all(Fault.SERVER_ERROR)
 
@@ -169,7 +169,7 @@ def test_many_who_ask_at_once_all_learn_of_the_failure() -> None:
     assert r.faults.asked["tcb-info"] == ATTEMPTS_MAX
 
 
-def test_when_the_one_who_fetches_is_cancelled_those_who_wait_still_get_the_set() -> None:
+def test_when_the_fetching_caller_is_cancelled_the_waiting_callers_still_get_the_set() -> None:
     gate = asyncio.Event()
     r = rig(transport=lambda inner: Held(inner, gate))
 
@@ -189,7 +189,7 @@ def test_when_the_one_who_fetches_is_cancelled_those_who_wait_still_get_the_set(
     assert run(scenario()).endorsements == SET
 
 
-def test_one_who_waits_may_be_cancelled_without_harm_to_the_others() -> None:
+def test_a_waiting_caller_may_be_cancelled_without_harm_to_the_others() -> None:
     gate = asyncio.Event()
     r = rig(transport=lambda inner: Held(inner, gate))
 
@@ -324,7 +324,7 @@ def test_a_damaged_or_forged_record_is_discarded_and_fetched_anew(tmp_path: Path
     assert parse_record_untrusted(path.read_bytes()).endorsements == SET
 
 
-def test_a_record_that_does_not_verify_is_not_left_for_the_next_life(tmp_path: Path) -> None:
+def test_a_record_that_does_not_verify_is_removed_from_the_disk(tmp_path: Path) -> None:
     get(rig(directory=tmp_path))
     record_path(tmp_path).write_bytes(b"{}")
     r = rig(directory=tmp_path)
@@ -334,7 +334,7 @@ def test_a_record_that_does_not_verify_is_not_left_for_the_next_life(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_dated_in_the_future_is_refreshed_all_the_same(tmp_path: Path) -> None:
+def test_a_record_dated_in_the_future_is_still_refreshed(tmp_path: Path) -> None:
     get(rig(directory=tmp_path))
     path = record_path(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"2026-11-22T12:00:00Z", b"2096-11-22T12:00:00Z"))

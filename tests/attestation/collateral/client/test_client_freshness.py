@@ -117,7 +117,7 @@ def test_a_client_that_asked_for_the_early_set_once_takes_the_standard_one_again
     assert refused(again, StaleEndorsementsError) == "endorsements-rolled-back"
 
 
-def test_new_collateral_is_told_of_and_the_same_again_is_not() -> None:
+def test_new_collateral_is_reported_and_the_same_again_is_not() -> None:
     r = rig()
     get(r)
     run(r.client.refresh(PLATFORM))

@@ -83,7 +83,7 @@ def test_it_writes_crls_in_the_encoding_that_it_is_set_to(encoding: CRLEncoding,
     assert get(url, crl_encoding=encoding).content.startswith(expected)
 
 
-def test_each_fault_is_the_one_it_is_called() -> None:
+def test_each_fault_of_the_mock_pccs_does_what_its_name_states() -> None:
     good = get(URLS["tcb-info"])
     options: dict[str, Any] = {"sleep": ManualClock(NOW).sleep, "stale": lambda: OLD_SET}
     answers = {fault: with_fault("tcb-info", fault, **options) for fault in Fault}
@@ -127,7 +127,7 @@ def test_it_serves_the_early_and_the_standard_set_side_by_side(
     assert expected.qe_identity in answers[1]
 
 
-def test_it_has_no_list_of_numbers_unless_it_is_given_one() -> None:
+def test_the_mock_pccs_has_no_list_of_numbers_by_default() -> None:
     url = f"{BASE_URL}/tdx/certification/v4/tcbevaluationdatanumbers"
 
     assert get(url).status_code == 404

@@ -21,7 +21,7 @@ QUOTES = sorted(path.parent.name for path in VECTORS.glob("real/*/quote.bin"))
 
 @needs_vectors
 @pytest.mark.parametrize("name", QUOTES)
-def test_the_platform_of_a_real_quote_is_what_its_pck_certificate_says(name: str) -> None:
+def test_the_platform_of_a_real_quote_is_the_one_in_its_pck_certificate(name: str) -> None:
     quote = parse_quote_untrusted(vector("real", name, "quote.bin"))
     entry = next(item for item in json.loads(vector("index.json"))["real"] if item["name"] == name)
     if quote.signature_data.certification_type != 5:
@@ -37,7 +37,7 @@ def test_the_platform_of_a_real_quote_is_what_its_pck_certificate_says(name: str
 
 
 @needs_vectors
-def test_a_real_quote_of_the_processor_ca_is_told_apart() -> None:
+def test_a_real_quote_of_the_processor_ca_is_recognised() -> None:
     quote = parse_quote_untrusted(vector("real", "dcapqvl-sgx_quote", "quote.bin"))
 
     assert platform_of_quote_untrusted(quote) == Platform.from_text_untrusted("00a067110000", "processor")
@@ -71,7 +71,7 @@ def test_a_pck_of_another_issuer_names_no_platform() -> None:
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "pck-malformed"),
     ],
 )
-def test_what_is_no_pck_chain_names_no_platform(pem: bytes, reason: str) -> None:
+def test_bytes_that_are_not_a_pck_chain_name_no_platform(pem: bytes, reason: str) -> None:
     with pytest.raises(MalformedError) as caught:
         platform_of_pck_chain_untrusted(pem)
     assert caught.value.reason == reason

@@ -37,7 +37,7 @@ def fetched(r: ClientRig, number: int, rank: Rank) -> Platform:
 # ---- who goes when there is no room -----------------------------------------------------------------
 
 
-def test_strangers_platforms_are_few_and_evict_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unproven_platforms_are_limited_and_evict_no_proven_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attestation.collateral.client.collateral_client.STRANGERS_MAX", 2)
     assert STRANGERS_MAX < PLATFORMS_MAX
     r = rig()
@@ -48,7 +48,7 @@ def test_strangers_platforms_are_few_and_evict_nobody_else(monkeypatch: pytest.M
     assert list(r.client._held) == [PLATFORM, known, *strangers[-2:]]
 
 
-def test_our_own_platforms_set_is_never_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_platforms_set_is_never_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attestation.collateral.client.collateral_client.PLATFORMS_MAX", 2)
     r = rig()
     run(r.client.endorsements(PLATFORM, least=Rank.OWN))
@@ -124,7 +124,7 @@ def test_a_callback_that_raises_is_logged_and_ends_nothing(caplog: pytest.LogCap
     assert "whoever watches the collateral" in caplog.text
 
 
-def test_what_nobody_foresaw_in_one_refresh_leaves_the_others_refreshed(
+def test_an_unexpected_error_in_one_refresh_leaves_the_others_refreshed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     r = rig()

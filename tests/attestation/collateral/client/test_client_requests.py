@@ -102,7 +102,7 @@ def test_plain_http_is_for_loopback_alone(url: str) -> None:
         "90c06f000000\n",
     ],
 )
-def test_an_fmspc_that_is_not_twelve_hex_digits_never_gets_near_a_url(fmspc: str) -> None:
+def test_an_fmspc_that_is_not_twelve_hex_digits_never_gets_into_a_url(fmspc: str) -> None:
     with pytest.raises(MalformedError) as caught:
         Platform.from_text_untrusted(fmspc, "platform")
     assert caught.value.reason == "fmspc-invalid"
@@ -191,7 +191,7 @@ def test_only_what_may_pass_by_itself_is_asked_for_again() -> None:
     assert again == [408, 425, 429, 500, 502, 503, 504]
 
 
-def test_an_unknown_platform_is_told_only_by_its_tcb_info() -> None:
+def test_only_the_tcb_info_reveals_that_a_platform_is_unknown() -> None:
     request = requests_for(INTEL_PCS, PLATFORM, UpdateMode.STANDARD)[0]
 
     assert error_of_status(request, 404).reason == "collateral-not-found"

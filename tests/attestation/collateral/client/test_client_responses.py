@@ -177,7 +177,7 @@ def test_a_crl_is_read_in_every_encoding_by_its_content(body: bytes) -> None:
         b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----",
     ],
 )
-def test_what_is_no_crl_is_refused(body: bytes) -> None:
+def test_bytes_that_are_not_a_crl_are_refused(body: bytes) -> None:
     with pytest.raises(MalformedError) as caught:
         decode_crl_untrusted(body, role="pck-crl")
     assert caught.value.reason == "pck-crl-malformed"

@@ -48,7 +48,7 @@ def test_roots_that_are_named_are_trusted_instead_of_the_built_in_ones(tmp_path)
         "http://p?q",
     ],
 )
-def test_an_address_that_is_none_of_a_proxy_is_refused(text):
+def test_an_address_that_is_not_a_proxys_is_refused(text):
     with pytest.raises(ValueError, match="http://HOST:PORT"):
         proxy_address(text)
 
