@@ -14,7 +14,7 @@ from attestation.files import FileError
 from node.config import load_node
 from node.daemon import make_data_directory
 from node.errors import ConfigError
-from tests.node.api.test_client_deadline import listening
+from tests.node.client.test_deadline import listening
 from tests.support.cluster import COMMAND, PROJECT, cli, free_port_block
 
 pytestmark = pytest.mark.cluster

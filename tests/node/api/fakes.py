@@ -377,6 +377,13 @@ def call(service, method, path, *, role=None, json_body=None, body=None, headers
 IDENTITY = Identity.generate("node-a", datetime.now(UTC), hosts=("localhost", "127.0.0.1"))
 
 
+def write_ca(directory):
+    """Write the certificate that a client of ``served`` trusts; return its file."""
+    path = directory / "ca.pem"
+    path.write_bytes(IDENTITY.certificate_pem())
+    return path
+
+
 @contextmanager
 def served(service, *, limits=None, identity=IDENTITY, port=0):
     """Serve over HTTPS in a thread with a loop of its own; yields the port."""

@@ -19,11 +19,11 @@ from node.config import ApiTable
 from node.daemon import _api_server_of
 from node.places import Usage
 from node.tokens import AccessRole
-from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
+from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served, write_ca
 from tests.node.api.raw import AUTHORIZATION, client
 from tests.support import documents
 
-TEXT = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 ANYTHING = "…"
 
 
@@ -46,8 +46,7 @@ def as_shown(expected, actual):
 
 @pytest.fixture
 def environment(tmp_path):
-    ca = tmp_path / "ca.pem"
-    ca.write_bytes(IDENTITY.certificate_pem())
+    ca = write_ca(tmp_path)
     with served(FakeService()) as port:
         yield {
             "PATH": os.environ["PATH"],

@@ -19,7 +19,7 @@ from node.errors import ConfigError
 from node.system.birth import BirthCertificate, first_statement
 from node.tokens import AccessRole
 from tests.node.api.fakes import FakeService, call, served
-from tests.node.api.scripted import OK, TOKEN, Clock, Script, connected
+from tests.node.client.scripted import OK, TOKEN, Clock, Script, connected
 
 OURS = Cluster(id=b"\x09" * 32)
 THEIRS = Cluster(id=b"\x0b" * 32)
@@ -138,7 +138,7 @@ def test_a_success_of_another_cluster_or_of_no_cluster_is_an_error(ca, answered)
 
 
 def test_a_node_that_waits_for_its_cluster_does_not_end_the_pin(ca):
-    from tests.node.api.scripted import problem
+    from tests.node.client.scripted import problem
 
     client, script = scripted(ca, problem("not-ready", reason="no-cluster"), answer(OURS), cluster=str(OURS))
     client.execute({"op": "x"})

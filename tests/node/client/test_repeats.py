@@ -9,7 +9,7 @@ import pytest
 from node.api.limits import REPEATED_OF_TTL
 from node.client import NotExecutedError, OutcomeUnknownError, UnreachableError
 from node.client.client import CONNECT_TIMEOUT_S, SESSION_TTL_S_DEFAULT
-from tests.node.api.scripted import OK, problem
+from tests.node.client.scripted import OK, problem
 
 REPEAT_S = SESSION_TTL_S_DEFAULT * REPEATED_OF_TTL
 

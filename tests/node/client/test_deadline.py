@@ -14,7 +14,7 @@ from node.client import BondstoneClient, UnreachableError, fetch_evidence_unauth
 from node.client.deadline import Deadline, bounded_client
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
-from tests.node.api.scripted import Clock, problem
+from tests.node.client.scripted import Clock, problem
 
 ADMIN = TOKENS[AccessRole.ADMIN]
 

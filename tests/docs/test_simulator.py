@@ -9,7 +9,7 @@ from node.machines.base import CommandError
 from node.machines.counter import Counter
 from node.simulation import ScheduleError, Workload, draw_schedule, run
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "simulator.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "simulator.md"
 
 
 def test_the_example_of_ten_lines_runs():

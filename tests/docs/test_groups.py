@@ -21,7 +21,7 @@ from node.group.identity import GroupKey
 from node.group.network import Network
 from tests.attestation.tickets.test_ticket_jwt import validator
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "groups.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "groups.md"
 TICKETS = DOCUMENT.read_text().split("## Who is admitted\n")[1].split("\n## ")[0]
 
 

@@ -13,7 +13,7 @@ from node.raft.wire import _CODECS_BY_TAG as CODECS
 from node.raft.wire import IGNORABLE_TAG
 from node.storage.format import RecordKind
 
-PAGE = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
 
 
 def numbers(text: str) -> set[int]:

@@ -23,7 +23,7 @@ from node.client import (
 from node.errors import ConfigError
 from node.machines import kv
 from tests.node.api.fakes import IDENTITY, ME, FakeService, served
-from tests.node.api.scripted import OK, TOKEN, connected, problem
+from tests.node.client.scripted import OK, TOKEN, connected, problem
 
 
 # ---- over the real server -------------------------------------------------------------

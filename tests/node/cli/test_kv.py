@@ -15,16 +15,14 @@ from node.cli.kv import app
 from node.client import BondstoneClient
 from node.raft.types import NotExecuted, Unknown
 from node.tokens import AccessRole
-from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
+from tests.node.api.fakes import TOKENS, FakeService, served, write_ca
 
 ADMIN = TOKENS[AccessRole.ADMIN]
 
 
 @pytest.fixture
 def ca(tmp_path):
-    path = tmp_path / "ca.pem"
-    path.write_bytes(IDENTITY.certificate_pem())
-    return path
+    return write_ca(tmp_path)
 
 
 @pytest.fixture
