@@ -34,10 +34,10 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from enclave.identity import Identity
-from node.bonds.frames import FrameReader, frame_of
-from node.bonds.handshake import Role, proof_of
-from node.bonds.messages import VERSIONS, Hello, PeerEntry, Prove
+from node.bonds.core.handshake import Role, proof_of
 from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context
+from node.bonds.wire.frames import FrameReader, frame_of
+from node.bonds.wire.messages import VERSIONS, Hello, PeerEntry, Prove
 from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster

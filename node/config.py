@@ -17,7 +17,7 @@ import msgspec
 from attestation import files
 from attestation.collateral.client.session import proxy_address
 from attestation.files import FileError
-from node.bonds.addresses import split_address
+from node.bonds.wire.addresses import split_address
 from node.errors import ConfigError
 from node.group_document import (
     DERIVED as DERIVED_TEXT,

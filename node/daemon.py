@@ -28,8 +28,8 @@ from node.api.limits import ApiLimits
 from node.api.metrics import BackgroundCollector, PoolsCollector
 from node.api.server import ApiServer, ServerTls
 from node.audit import AuditLimits, AuditLog
-from node.bonds.addresses import split_address
 from node.bonds.settings import Environment
+from node.bonds.wire.addresses import split_address
 from node.clock import RELEASED, NodeClock
 from node.config import NodeConfig
 from node.environment import read_environment

@@ -178,7 +178,7 @@ AFTER_THE_VERDICT = {
     "AcceptedEvidence": {"attestation/tickets/tdx.py"},
     "AttestationResult": {"attestation/policy/appraise.py"},
     # What keeps it: a group's judge, and a node that judges itself.
-    "remember": {"node/bonds/admission.py", "node/tcb_outlook.py"},
+    "remember": {"node/bonds/tickets/admission.py", "node/tcb_outlook.py"},
     # Only our own client's sets raise floors.
     "fetched": {"attestation/collateral/client/collateral_client.py", "attestation/tickets/store.py"},
 }

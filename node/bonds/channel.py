@@ -6,12 +6,12 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from node.bonds.frames import HELLO_BYTES_MAX, FrameReader, frame_of
-from node.bonds.messages import Message, decode_untrusted
-from node.bonds.outbox import Lane, Outbox
+from node.bonds.core.send_queue import Lane, SendQueue
 from node.bonds.tls import TLSSession
+from node.bonds.wire.frames import HELLO_BYTES_MAX, FrameReader, frame_of
+from node.bonds.wire.messages import Message, decode_untrusted
 
-# Above this the outbox keeps frames back, so that urgent ones can still overtake.
+# Above this the queue keeps frames back, so that urgent ones can still overtake.
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 
 
@@ -25,7 +25,7 @@ class Channel:
     def __init__(self, context: SSL.Context, *, server: bool, send_buffer_bytes_max: int) -> None:
         self.tls = TLSSession(context, server=server)
         self._reader = FrameReader(HELLO_BYTES_MAX)
-        self._outbox = Outbox(send_buffer_bytes_max)
+        self._send_queue = SendQueue(send_buffer_bytes_max)
         self._transport: asyncio.Transport | None = None
         self._paused = False
 
@@ -77,7 +77,7 @@ class Channel:
         Raises:
             RemoteProtocolError: ``send-buffer-full``.
         """
-        self._outbox.put(lane, frames)
+        self._send_queue.put(lane, frames)
         self._pump()
 
     def pause(self) -> None:
@@ -98,7 +98,7 @@ class Channel:
     def finish(self) -> None:
         """Send nothing more; the frames that wait are dropped. Reading from the peer goes on, or resumes."""
         self.resume_reading()
-        self._outbox.clear()
+        self._send_queue.clear()
         self.tls.send_close()
         self.flush()
         if self._transport is not None and self._transport.can_write_eof():
@@ -120,7 +120,7 @@ class Channel:
     def _pump(self) -> None:
         """Give the transport only as much as keeps the rest under the control of the lanes."""
         while not self._paused:
-            frame = self._outbox.next_frame()
+            frame = self._send_queue.next_frame()
             if frame is None:
                 return
             self._write(frame)

@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import cast
 
-from node.bonds import bond as steady
-from node.bonds import handshake as shaking
-from node.bonds.addresses import join_address
-from node.bonds.admission import Admission
-from node.bonds.bond import Bond, BondAction
-from node.bonds.certificate import peer_key_untrusted
 from node.bonds.channel import Channel
-from node.bonds.desk import Shown, TicketDesk, refusal_of
-from node.bonds.ending import Ending, Phase, Presented
-from node.bonds.frames import FRAME_BYTES_MAX, frame_of
-from node.bonds.handshake import Gate, Handshake, Role
-from node.bonds.messages import (
+from node.bonds.core import bond as steady
+from node.bonds.core import handshake as shaking
+from node.bonds.core.bond import Bond, BondAction
+from node.bonds.core.handshake import Gate, Handshake, Role
+from node.bonds.core.send_queue import Lane
+from node.bonds.lifecycle import Ending, Phase, Presented
+from node.bonds.parties import Group, Host
+from node.bonds.tickets.admission import Admission
+from node.bonds.tickets.jobs import Shown, TicketJobs, refusal_of
+from node.bonds.tls import peer_key_untrusted
+from node.bonds.wire.addresses import join_address
+from node.bonds.wire.frames import FRAME_BYTES_MAX, frame_of
+from node.bonds.wire.messages import (
     ITEMS_MAX,
     Admit,
     ClaimsChanged,
@@ -36,9 +38,7 @@ from node.bonds.messages import (
     Reattest,
     Refuse,
 )
-from node.bonds.outbox import Lane
-from node.bonds.parties import Group, Host
-from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.errors import RemoteProtocolError
 from node.features import Build
 from node.peers import BondLoss
@@ -78,7 +78,7 @@ class BondConnection(asyncio.Protocol):
         self._opened_ms = host.environment.monotonic_ms()
         self._linger_until_ms = 0
         self._host = host
-        self._desk = TicketDesk(
+        self._desk = TicketJobs(
             environment=host.environment,
             network_id=host.network_id,
             issuing=host.issuing,

@@ -11,22 +11,22 @@ from OpenSSL import SSL
 from attestation.background import Background
 from enclave.identity import Identity
 from node.audit import AuditLog
-from node.bonds.addresses import is_address, join_address
+from node.bonds.audit_events import BondRecorder
 from node.bonds.connection import BondConnection
-from node.bonds.ending import Ending
-from node.bonds.group import GroupBonds
-from node.bonds.handshake import Role
+from node.bonds.core.handshake import Role
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
-from node.bonds.messages import ADDRESSES_MAX, is_name
-from node.bonds.record import BondRecorder
+from node.bonds.lifecycle import Ending
+from node.bonds.mesh import BondMesh
 from node.bonds.settings import BondSettings, Environment
+from node.bonds.tickets.turns import TurnThread
 from node.bonds.tls import bond_context
-from node.bonds.turns import TurnThread
+from node.bonds.wire.addresses import is_address, join_address
+from node.bonds.wire.messages import ADDRESSES_MAX, is_name
 from node.errors import ConfigError, LocalProtocolError
 from node.peers import Incarnation
 from node.places import Places, Share, Usage, share_of_address
 
-__all__ = ["BondEndpoint", "BondHandler", "BondInfo", "GroupBonds", "GroupSpec"]
+__all__ = ["BondEndpoint", "BondHandler", "BondInfo", "BondMesh", "GroupSpec"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class BondEndpoint:
         # One thread for each: a quote that takes seconds must not delay verdicts.
         self._issuing = TurnThread("bond-quotes")
         self._judging = TurnThread("bond-verdicts")
-        self._groups: dict[bytes, GroupBonds] = {}
+        self._groups: dict[bytes, BondMesh] = {}
         self._connections: set[BondConnection] = set()
         self._knocking: Places[BondConnection] = Places(
             "bond-handshakes",
@@ -122,7 +122,7 @@ class BondEndpoint:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def join(self, spec: GroupSpec, handler: BondHandler) -> GroupBonds:
+    def join(self, spec: GroupSpec, handler: BondHandler) -> BondMesh:
         """Accept and open bonds for one more group.
 
         Raises:
@@ -135,7 +135,7 @@ class BondEndpoint:
         for seed in spec.seeds:
             if not is_address(seed):
                 raise ConfigError(f"the seed {seed!r} is not host:port (key bond.seeds)")
-        group = GroupBonds(self, spec, handler)
+        group = BondMesh(self, spec, handler)
         self._groups[spec.group_id] = group
         group.tick(self._environment.monotonic_ms())
         return group
@@ -203,10 +203,10 @@ class BondEndpoint:
     def recorder(self) -> BondRecorder:
         return self._recorder
 
-    def find_group(self, group_id: bytes) -> GroupBonds | None:
+    def find_group(self, group_id: bytes) -> BondMesh | None:
         return self._groups.get(group_id)
 
-    def left(self, group: GroupBonds) -> None:
+    def left(self, group: BondMesh) -> None:
         self._groups.pop(group.group_id, None)
 
     def opened(self, connection: BondConnection) -> bool:

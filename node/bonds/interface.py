@@ -73,7 +73,7 @@ class BondInfo:
 
 
 class BondHandler(Protocol):
-    """The user of the bonds. Called on the event loop, never from within a call to ``GroupBonds``."""
+    """The user of the bonds. Called on the event loop, never from within a call to ``BondMesh``."""
 
     def bond_up(self, bond: BondInfo) -> None: ...
     def bond_down(self, peer: Incarnation, loss: BondLoss, reason: str) -> None: ...

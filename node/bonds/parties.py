@@ -5,12 +5,12 @@ from typing import Protocol, TypeVar
 from OpenSSL import SSL
 
 from attestation.background import Background
-from node.bonds.desk import TicketParty
-from node.bonds.ending import Ending
-from node.bonds.handshake import Gate
-from node.bonds.messages import PeerEntry
+from node.bonds.core.handshake import Gate
+from node.bonds.lifecycle import Ending
 from node.bonds.settings import BondSettings, Environment
-from node.bonds.turns import TurnThread
+from node.bonds.tickets.jobs import TicketParty
+from node.bonds.tickets.turns import TurnThread
+from node.bonds.wire.messages import PeerEntry
 from node.peers import Incarnation
 from node.places import Share
 

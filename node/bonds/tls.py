@@ -2,7 +2,9 @@
 
 pyOpenSSL and not ``ssl``, because a bond's proofs and tickets are bound to exported keying material (RFC
 5705, RFC 8446 7.5). Certificates are self-signed, so OpenSSL's path check decides nothing. OpenSSL does check
-that the peer holds the key (CertificateVerify). ``certificate.py`` judges the rest.
+that the peer holds the key (CertificateVerify). ``peer_key_untrusted`` judges the rest. No authority
+stands behind a certificate: all else follows from evidence about its key. Names, dates and extensions are not
+judged: the peer writes them itself, and the host's clock must not decide here.
 
 Any client that can connect can send a chain, in either direction. OpenSSL would verify each signature in it
 before this module's callback overrules the result: sixty RSA keys with huge exponents cost half a second. So
@@ -11,21 +13,24 @@ the path ends at the leaf, and only keys and signatures of P-256 are accepted.
 No resumption: a resumed session would carry no certificate and no fresh evidence. No early data either.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
+from attestation.tickets.ids import peer_id_of_spki
 from node.errors import LocalProtocolError, RemoteProtocolError
 
 ALPN: Final = b"bondstone/bond/1"
 EXPORTER_LABEL: Final = b"EXPORTER-bondstone-bond-v1"
 EXPORTER_BYTES: Final = 32
 # One suite, because both ends run this software. A bond lives for months, and AES-GCM needs new keys after
-# 2^24.5
-# records (RFC 8446 5.5), which pyOpenSSL cannot ask for; ChaCha20-Poly1305 has no such limit.
+# 2^24.5 records (RFC 8446 5.5), which pyOpenSSL cannot ask for; ChaCha20-Poly1305 has no such limit.
 CIPHERSUITES: Final = b"TLS_CHACHA20_POLY1305_SHA256"
 # For CertificateVerify and for certificates: identities are P-256 keys (``enclave.identity``).
 SIGNATURE_ALGORITHMS: Final = b"ecdsa_secp256r1_sha256"
@@ -158,9 +163,14 @@ class TLSSession:
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def peer_certificate_der(self) -> bytes:
-        """Return the certificate whose key the peer has proved to hold. Only when established."""
+        """Return the certificate whose key the peer has proved to hold. Only when established.
+
+        Raises:
+            RemoteProtocolError: ``peer-certificate``: there is none. The context lets no such peer get here.
+        """
         certificate = self._connection.get_peer_certificate(as_cryptography=True)
-        assert certificate is not None
+        if certificate is None:
+            raise RemoteProtocolError("peer-certificate", "the peer has shown no certificate")
         return certificate.public_bytes(Encoding.DER)
 
     def export(self, context: bytes) -> bytes:
@@ -191,3 +201,44 @@ def _text_of(error: SSL.Error) -> str:
         if isinstance(arg, list) and arg:
             return "; ".join(str(item[-1]) for item in arg)
     return ", ".join(str(arg) for arg in error.args) or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerKey:
+    """A key that the peer proved to hold.
+
+    Attributes:
+        peer_id: 32 bytes.
+        spki_der: canonical DER of the SubjectPublicKeyInfo (uncompressed point).
+    """
+
+    peer_id: bytes
+    spki_der: bytes
+
+
+def peer_key_untrusted(certificate_der: bytes) -> PeerKey:
+    """Return the key of a peer's certificate.
+
+    Raises:
+        RemoteProtocolError: ``peer-certificate``.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        key = certificate.public_key()
+        signature_hash = certificate.signature_hash_algorithm
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise RemoteProtocolError("peer-certificate", "the peer's key is not P-256")
+        if not isinstance(signature_hash, SHA256):
+            raise RemoteProtocolError("peer-certificate", "signed otherwise than ecdsa-with-SHA256")
+        # This also checks that issuer and subject are the same name.
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, InvalidSignature) as exc:
+        raise RemoteProtocolError("peer-certificate", "not a self-signed certificate") from exc
+    except Exception as exc:
+        if isinstance(exc, RemoteProtocolError):
+            raise
+        # cryptography can also raise UnsupportedAlgorithm, and parser errors of its own.
+        raise RemoteProtocolError("peer-certificate", "a certificate that cannot be read") from exc
+    # Encoded again, so that one key has one id, whatever form its point had in the certificate.
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return PeerKey(peer_id=peer_id_of_spki(spki), spki_der=spki)

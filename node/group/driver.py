@@ -24,10 +24,10 @@ from typing import Final, Protocol
 from node.errors import RemoteProtocolError
 from node.features import Build
 from node.group.backlog import Backlog, Source
+from node.group.cluster_claims import ClusterClaims
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
 from node.group.precheck import refused_beforehand
-from node.group.standing import Standing
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.events import (
     BondDown,
@@ -54,7 +54,7 @@ LAZY_S: Final = 0.003
 logger = logging.getLogger(__name__)
 
 
-class Outbox(Source, Protocol):
+class Transport(Source, Protocol):
     """The bonds, as the driver needs them."""
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...
@@ -78,16 +78,16 @@ class MemberDriver:
     """Owns one member: feeds events to it and carries out its effects."""
 
     def __init__(
-        self, member: Member, *, outbox: Outbox, listener: Listener, durable: DurableLog | None
+        self, member: Member, *, transport: Transport, listener: Listener, durable: DurableLog | None
     ) -> None:
         self.member = member
         member.on_raised = _log_raised
-        self._outbox = outbox
+        self._transport = transport
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Event, int]] = deque()  # with the size of what a peer sent
-        self._backlog = Backlog(outbox)
-        self._standing = Standing(ordered=durable is None)
+        self._backlog = Backlog(transport)
+        self._claims = ClusterClaims(ordered=durable is None)
         self._taken = 0  # number of events that have left the inbox
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -156,7 +156,7 @@ class MemberDriver:
         self.submit(BondUp(peer, preference, build))
 
     def bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
-        self._standing.forget(peer)
+        self._claims.forget(peer)
         self.submit(BondDown(peer, loss))
 
     def payload(self, peer: Incarnation, data: bytes) -> None:
@@ -170,7 +170,7 @@ class MemberDriver:
             return
         if isinstance(message, Ignorable):
             return
-        if not self._standing.allows(peer, message):
+        if not self._claims.allows(peer, message):
             self._listener.violated(peer, "wrong-cluster")
             return
         self.submit(Received(peer, message), len(data))
@@ -252,7 +252,7 @@ class MemberDriver:
         if isinstance(send.message, Append):
             self._lazy = None
         # A transfer to a peer that lags behind must not delay the messages that keep the others in step.
-        self._outbox.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
+        self._transport.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
 
     def send_lazy(self) -> None:
         """Send the kept message, if any. It comes before a goodbye, because no message may follow that."""
@@ -261,7 +261,7 @@ class MemberDriver:
         self._lazy_timer = None
         send, self._lazy = self._lazy, None
         if send is not None and self._closed is None:
-            self._outbox.send(send.to, encode(send.message), bulk=False)
+            self._transport.send(send.to, encode(send.message), bulk=False)
 
     def _complete(self, token: int, outcome: Outcome) -> None:
         future = self._futures.pop(token, None)

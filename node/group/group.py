@@ -10,7 +10,7 @@ import msgspec
 
 from attestation.background import Background
 from attestation.tickets.protocol import Cluster
-from node.bonds.endpoint import BondInfo, GroupBonds
+from node.bonds.endpoint import BondInfo, BondMesh
 from node.group.driver import MemberDriver
 from node.group.errors import (
     AlreadyExecutedError,
@@ -60,7 +60,7 @@ class Group:
     """Made by ``GroupBuilder.join``. All calls must come from the event loop that made it."""
 
     def __init__(
-        self, group_id: bytes, driver: MemberDriver, bonds: GroupBonds, *, background: Background
+        self, group_id: bytes, driver: MemberDriver, bonds: BondMesh, *, background: Background
     ) -> None:
         self._id = group_id
         self._driver = driver

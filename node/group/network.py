@@ -25,12 +25,12 @@ from attestation.tickets.ids import network_id_of_name
 from attestation.tickets.protocol import TicketIssuer, TicketValidator
 from enclave.identity import Identity
 from node.audit import AuditLog
-from node.bonds.credentials import IdentityCredentials
-from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
-from node.bonds.refusals import RefusalCode
+from node.bonds.endpoint import BondEndpoint, BondInfo, BondMesh, GroupSpec
 from node.bonds.settings import BondSettings, Environment
+from node.bonds.wire.refusals import RefusalCode
 from node.errors import ConfigError
 from node.features import Features
+from node.group.credentials import IdentityCredentials
 from node.group.disk import DurableLog
 from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
@@ -308,8 +308,8 @@ class _Wiring:
 
     def __init__(self, network: Network, member: Member, durable: DurableLog | None) -> None:
         self._network = network
-        self._driver = MemberDriver(member, outbox=self, listener=self, durable=durable)
-        self._bonds: GroupBonds | None = None
+        self._driver = MemberDriver(member, transport=self, listener=self, durable=durable)
+        self._bonds: BondMesh | None = None
         self._group: Group | None = None
         self._violators: set[Incarnation] = set()
         self._cluster: bytes | None = None

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from node.bonds.addresses import split_address
+from node.bonds.wire.addresses import split_address
 from tests.chaos.cluster import chaos_cluster
 from tests.chaos.files import Kind
 from tests.support.held import HeldRequest

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from node.bonds.messages import _DECODE as BOND_DECODERS
-from node.bonds.messages import IGNORABLE_TAG as BOND_IGNORABLE
+from node.bonds.wire.messages import _DECODE as BOND_DECODERS
+from node.bonds.wire.messages import IGNORABLE_TAG as BOND_IGNORABLE
 from node.features import HIGHEST, LOWEST
 from node.raft.entries import ENTRY_LEVELS
 from node.raft.fields import FIELDS_MAX

@@ -8,7 +8,7 @@ from attestation.collateral.freshness import PEER_CLOCK_TOLERANCE
 from attestation.tickets.protocol import TicketRejectedError
 from enclave.mock.pki import PCKValues
 from enclave.mock.td import MockPlatform
-from node.bonds.admission import judge
+from node.bonds.tickets.admission import judge
 from node.clock import PLATFORMS_MAX, NodeClock
 from tests.support.bonds import FakeValidator
 from tests.support.tickets import AUTHORITY, FIRMWARE, NOW, REGISTERS, Bench

@@ -18,11 +18,11 @@ from attestation.tickets.protocol import Cluster as Founded
 from attestation.tickets.protocol import ExpectedClaims, Expiration, TicketRejectedError
 from enclave.identity import Identity
 from node.audit import AuditLog
-from node.bonds.endpoint import BondEndpoint, BondInfo, GroupBonds, GroupSpec
-from node.bonds.frames import FrameReader, frame_of
-from node.bonds.messages import Message, decode_untrusted
+from node.bonds.endpoint import BondEndpoint, BondInfo, BondMesh, GroupSpec
 from node.bonds.settings import BondSettings, Environment
 from node.bonds.tls import TLSSession, bond_context
+from node.bonds.wire.frames import FrameReader, frame_of
+from node.bonds.wire.messages import Message, decode_untrusted
 from node.features import Build, Levels, Span
 from node.peers import BondLoss, Incarnation, Preference
 
@@ -198,7 +198,7 @@ class Node:
             settings=settings,
             environment=self.clock.environment(),
         )
-        self.bonds: GroupBonds | None = None
+        self.bonds: BondMesh | None = None
         self.cluster: Founded | None = None
         self.rivals_meet = False
         self.build = BUILD
@@ -229,7 +229,7 @@ class Node:
         )
         self.bonds = self.endpoint.join(spec, self.handler)
 
-    def group(self) -> GroupBonds:
+    def group(self) -> BondMesh:
         assert self.bonds is not None
         return self.bonds
 

@@ -15,7 +15,7 @@ from attestation.values import TcbStatus
 from enclave.identity import Identity
 from enclave.mock.pki import PCKValues
 from enclave.mock.statement import PLATFORM_OUT_OF_DATE, PLATFORM_UP_TO_DATE
-from node.bonds.admission import judge
+from node.bonds.tickets.admission import judge
 from tests.support.tickets import AUTHORITY, FIRMWARE, NOW, REGISTERS, Bench, endorsements, policy
 
 DAY = timedelta(days=1)

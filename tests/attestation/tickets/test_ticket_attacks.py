@@ -36,7 +36,7 @@ from enclave.mock.statement import (
     Statement,
 )
 from enclave.mock.td import TDSettings
-from node.bonds.admission import judge
+from node.bonds.tickets.admission import judge
 from tests.support.tickets import (
     AUTHORITY,
     BINDING,

@@ -16,7 +16,7 @@ from attestation.tickets.ids import network_id_of_name
 from attestation.tickets.protocol import Cluster as Founded
 from attestation.tickets.protocol import Expiration
 from enclave.identity import Identity
-from node.bonds.handshake import Handshake
+from node.bonds.core.handshake import Handshake
 from tests.support.bonds import AUTHORITY, Cluster, FakeIssuer, FakeValidator, Node
 
 

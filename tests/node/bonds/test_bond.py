@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from attestation.tickets.protocol import binding_of
-from node.bonds.bond import Bond, BondAction, Closed, Deliver, Learned, Rejudge, Renew, SendControl
-from node.bonds.frames import FRAGMENT_BYTES
-from node.bonds.messages import (
+from node.bonds.core.bond import Bond, BondAction, Closed, Deliver, Learned, Rejudge, Renew, SendControl
+from node.bonds.settings import BondSettings
+from node.bonds.wire.frames import FRAGMENT_BYTES
+from node.bonds.wire.messages import (
     Admit,
     Attest,
     BondFormed,
@@ -28,8 +29,7 @@ from node.bonds.messages import (
     ReattestRequest,
     Refuse,
 )
-from node.bonds.refusals import RefusalCode
-from node.bonds.settings import BondSettings
+from node.bonds.wire.refusals import RefusalCode
 from node.errors import RemoteProtocolError
 from node.peers import BondLoss, Incarnation, Preference
 from tests.support.bonds import BUILD

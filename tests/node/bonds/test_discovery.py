@@ -1,8 +1,8 @@
 """The address book under a hand-driven clock."""
 
-from node.bonds.discovery import DIALS_MAX, PLACES_MAX, AddressBook
-from node.bonds.messages import PeerEntry
+from node.bonds.core.discovery import DIALS_MAX, PLACES_MAX, AddressBook
 from node.bonds.settings import BondSettings
+from node.bonds.wire.messages import PeerEntry
 from node.peers import Incarnation, Preference
 
 ME, LOW, HIGH = b"\x50" * 32, b"\x01" * 32, b"\x99" * 32

@@ -20,8 +20,8 @@ from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims
 from attestation.tickets.protocol import Cluster as Founded
 from enclave.identity import Identity
 from node.bonds.connection import BondConnection
+from node.bonds.core.handshake import Role
 from node.bonds.endpoint import BondEndpoint
-from node.bonds.handshake import Role
 from node.bonds.settings import BondSettings
 from node.errors import ConfigError, LocalProtocolError
 from node.peers import BondLoss, Incarnation, Preference

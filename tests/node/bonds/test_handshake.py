@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.tickets.protocol import binding_of
-from node.bonds.handshake import (
+from node.bonds.core.handshake import (
     Action,
     Ended,
     Formed,
@@ -21,7 +21,7 @@ from node.bonds.handshake import (
     State,
     proof_of,
 )
-from node.bonds.messages import (
+from node.bonds.wire.messages import (
     Admit,
     Attest,
     BondFormed,
@@ -39,7 +39,7 @@ from node.bonds.messages import (
     ReattestRequest,
     Refuse,
 )
-from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.features import Build
 from node.peers import Incarnation, Preference
 from tests.support.bonds import BUILD

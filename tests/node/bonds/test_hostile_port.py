@@ -18,9 +18,9 @@ from cryptography.x509.oid import NameOID
 
 from attestation.encoding import canonical
 from enclave.identity import Identity
-from node.bonds.frames import HELLO_BYTES_MAX, frame_of
-from node.bonds.handshake import Role, proof_of
-from node.bonds.messages import Hello, PeerEntry, Ping, Prove, Refuse
+from node.bonds.core.handshake import Role, proof_of
+from node.bonds.wire.frames import HELLO_BYTES_MAX, frame_of
+from node.bonds.wire.messages import Hello, PeerEntry, Ping, Prove, Refuse
 from node.peers import Incarnation, Preference
 from node.places import Places
 from tests.support.bonds import BUILD, GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer

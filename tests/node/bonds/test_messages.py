@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from attestation.encoding import canonical
 from attestation.errors import MalformedError
-from node.bonds.addresses import is_address, join_address, split_address
-from node.bonds.frames import FRAGMENT_BYTES, FrameReader, frame_of, frames_of_payload
-from node.bonds.messages import (
+from node.bonds.core.send_queue import Lane, SendQueue
+from node.bonds.wire.addresses import is_address, join_address, split_address
+from node.bonds.wire.frames import FRAGMENT_BYTES, FrameReader, frame_of, frames_of_payload
+from node.bonds.wire.messages import (
     Admit,
     Attest,
     BondFormed,
@@ -32,7 +33,6 @@ from node.bonds.messages import (
     encode,
     is_name,
 )
-from node.bonds.outbox import Lane, Outbox
 from node.errors import RemoteProtocolError
 from node.features import Build, Span
 from node.peers import Incarnation, Preference
@@ -248,28 +248,28 @@ def test_no_frame_of_a_payload_is_larger_than_a_fragment(size: int, stream: int)
 
 # ---- lanes ------------------------------------------------------------------------
 def test_a_heartbeat_overtakes_a_transfer_between_two_fragments() -> None:
-    outbox = Outbox(10_000_000)
+    queue = SendQueue(10_000_000)
     bulk = frames_of_payload(b"b" * 3 * FRAGMENT_BYTES, stream=1)
     large = frames_of_payload(b"c" * 2 * FRAGMENT_BYTES, stream=0)
     ping = frame_of(Ping())
-    outbox.put(Lane.BULK, bulk)
-    assert outbox.next_frame() == bulk[0]
-    outbox.put(Lane.CONSENSUS, large)
-    assert outbox.next_frame() == large[0]
-    outbox.put(Lane.CONTROL, [ping])
+    queue.put(Lane.BULK, bulk)
+    assert queue.next_frame() == bulk[0]
+    queue.put(Lane.CONSENSUS, large)
+    assert queue.next_frame() == large[0]
+    queue.put(Lane.CONTROL, [ping])
     rest = []
-    while (frame := outbox.next_frame()) is not None:
+    while (frame := queue.next_frame()) is not None:
         rest.append(frame)
 
     assert rest == [ping, large[1], bulk[1], bulk[2]]
-    assert outbox.size == 0
+    assert queue.size == 0
 
 
-def test_a_full_outbox_refuses_more() -> None:
-    outbox = Outbox(10)
-    outbox.put(Lane.BULK, [b"123456"])
+def test_a_full_send_queue_refuses_more() -> None:
+    queue = SendQueue(10)
+    queue.put(Lane.BULK, [b"123456"])
     with pytest.raises(RemoteProtocolError) as caught:
-        outbox.put(Lane.CONTROL, [b"123", b"45"])
+        queue.put(Lane.CONTROL, [b"123", b"45"])
 
     assert caught.value.reason == "send-buffer-full"
-    assert outbox.size == 6
+    assert queue.size == 6

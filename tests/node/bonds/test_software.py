@@ -9,8 +9,9 @@ import pytest
 import uvloop
 
 from attestation.encoding import canonical
-from node.bonds.frames import frame_of
-from node.bonds.messages import (
+from node.bonds.core.send_queue import Lane
+from node.bonds.wire.frames import frame_of
+from node.bonds.wire.messages import (
     VERSIONS,
     Hello,
     Ignorable,
@@ -19,7 +20,6 @@ from node.bonds.messages import (
     decode_untrusted,
     encode,
 )
-from node.bonds.outbox import Lane
 from node.errors import RemoteProtocolError
 from node.features import Build, Levels, Span
 from tests.support.bonds import GROUP, NETWORK, Cluster, Node, RawPeer

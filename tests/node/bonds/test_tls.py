@@ -16,8 +16,7 @@ from OpenSSL import SSL
 
 from enclave.identity import Identity
 from node.bonds import tls
-from node.bonds.certificate import peer_key_untrusted
-from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context
+from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context, peer_key_untrusted
 from node.errors import RemoteProtocolError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

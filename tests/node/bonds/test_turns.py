@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node.bonds.turns import TurnThread
+from node.bonds.tickets.turns import TurnThread
 
 
 def ran_in_order(jobs: list[tuple[str, str, bool]], *, cancel: frozenset[str] = frozenset()) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from node.bonds.group import GroupBonds
+from node.bonds.mesh import BondMesh
 from node.group.backlog import BYTES_MAX, MESSAGES_MAX, TURNS_MAX, Backlog
 from node.group.driver import MemberDriver
 from node.group.group import Group
@@ -168,7 +168,7 @@ def test_honest_members_that_catch_up_never_meet_a_limit(run: Any, monkeypatch: 
     pauses: list[Incarnation] = []
     chunks: list[Incarnation] = []
 
-    def pause_reading(_: GroupBonds, peer: Incarnation) -> None:
+    def pause_reading(_: BondMesh, peer: Incarnation) -> None:
         pauses.append(peer)
 
     payload = MemberDriver.payload
@@ -182,7 +182,7 @@ def test_honest_members_that_catch_up_never_meet_a_limit(run: Any, monkeypatch: 
         groups = await site.counters(3)
         for _ in range(40):
             await within(asyncio.gather(*(group.execute(add(1)) for group in groups for _ in range(100))))
-        monkeypatch.setattr(GroupBonds, "pause_reading", pause_reading)
+        monkeypatch.setattr(BondMesh, "pause_reading", pause_reading)
         monkeypatch.setattr(MemberDriver, "payload", note)
         for name in "fg":
             groups.append(counter(await site.network(name, *site.networks), JOIN).join())

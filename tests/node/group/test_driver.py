@@ -52,7 +52,7 @@ class Key:
 
 @dataclass
 class Bonds:
-    """An outbox and a listener that keep what they get."""
+    """A transport and a listener that keep what they get."""
 
     sent: list[tuple[tuple[Incarnation, ...], Any]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -125,7 +125,7 @@ def start(
         randrange=lambda _: 0,
         now_ms=int(asyncio.get_running_loop().time() * 1000),
     )
-    return MemberDriver(member, outbox=bonds, listener=bonds, durable=durable)
+    return MemberDriver(member, transport=bonds, listener=bonds, durable=durable)
 
 
 async def lead(driver: MemberDriver) -> None:

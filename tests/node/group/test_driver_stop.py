@@ -47,7 +47,7 @@ def test_it_is_cancelled_no_later_than_what_arrived_during_the_stop_is_taken(run
 
     async def stop_while_it_waits() -> None:
         loop = asyncio.get_running_loop()
-        driver = MemberDriver(cast("Member", member), outbox=bonds, listener=bonds, durable=None)
+        driver = MemberDriver(cast("Member", member), transport=bonds, listener=bonds, durable=None)
         near, far = socket.socketpair()
         with near, far:
             loop.add_reader(near, lambda: near.recv(1) and driver.payload(PEER, message))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.group.standing import Standing
+from node.group.cluster_claims import Standing
 from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.messages import Avail, Genesis, Presence

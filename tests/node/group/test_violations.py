@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from node.bonds.refusals import RefusalCode
+from node.bonds.wire.refusals import RefusalCode
 from node.features import Levels
 from node.group.group import Group
 from node.peers import BondLoss, Incarnation, Preference

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from node.bonds import messages as bonds
+from node.bonds.wire import messages as bonds
 from node.raft import wire
 from node.raft.entries import ENTRY_LEVELS, make_entries
 from node.raft.types import ORIGIN, EntryKind

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from attestation.encoding.canonical import encode as cbor
-from node.bonds import messages as bonds
-from node.bonds.handshake import Role, proof_of
+from node.bonds.core.handshake import Role, proof_of
+from node.bonds.wire import messages as bonds
 from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import SystemState

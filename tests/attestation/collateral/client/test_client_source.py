@@ -13,7 +13,7 @@ from attestation.quote.codec import parse_quote_untrusted
 from attestation.tickets.store import EndorsementsSource
 from enclave.mock.authority import MockAuthority
 from enclave.mock.pccs import Fault
-from node.bonds.admission import judge
+from node.bonds.tickets.admission import judge
 from tests.support import tickets
 from tests.support.pccs import ClientRig, make_rig, platform_of
 from tests.support.vectors import needs_vectors, vector

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attestation.encoding import canonical
 from attestation.errors import MalformedError
-from node.bonds.addresses import is_address
+from node.bonds.wire.addresses import is_address
 from node.errors import RemoteProtocolError
 from node.features import FAMILY_CHARS_MAX, IMAGE_CHARS_MAX, NUMBER_MAX, Build, Span
 from node.peers import Incarnation, Preference

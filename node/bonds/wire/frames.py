@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from node.bonds.messages import Fragment, Message, Payload, encode
+from node.bonds.wire.messages import Fragment, Message, Payload, encode
 from node.errors import RemoteProtocolError
 
 HEADER_BYTES: Final = 4

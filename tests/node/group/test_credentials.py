@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attestation.encoding import canonical
 from attestation.tickets.ids import peer_id_of_spki
 from enclave.identity import Identity
-from node.bonds.credentials import IdentityCredentials
+from node.group.credentials import IdentityCredentials
 from node.peers import Incarnation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

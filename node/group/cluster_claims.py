@@ -15,7 +15,7 @@ from node.raft.messages import ClusterMessage, FoundingMessage, Message, Presenc
 _FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
 
-class Standing:
+class ClusterClaims:
     """The last Presence of each bonded peer. ``ordered``: no message overtakes a Presence."""
 
     def __init__(self, *, ordered: bool) -> None:

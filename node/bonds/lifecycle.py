@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from node.bonds.refusals import Refusal
+from node.bonds.wire.refusals import Refusal
 from node.peers import BondLoss
 
 

@@ -17,7 +17,7 @@ class Lane(IntEnum):
     BULK = 2
 
 
-class Outbox:
+class SendQueue:
     """Frames by lane, together at most ``bytes_max``."""
 
     def __init__(self, bytes_max: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from node.bonds.addresses import is_ip, join_address, split_address
-from node.bonds.messages import PeerEntry
 from node.bonds.settings import BondSettings
+from node.bonds.wire.addresses import is_ip, join_address, split_address
+from node.bonds.wire.messages import PeerEntry
 
 PLACES_MAX: Final = 1024
 DIALS_MAX: Final = 32

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from node.audit import AuditLog
-from node.bonds.record import RATIONS, REASONS_MAX, SUMMARY_INTERVAL_MS, BondRecorder, Standing
+from node.bonds.audit_events import RATIONS, REASONS_MAX, SUMMARY_INTERVAL_MS, BondRecorder, PeerTrust
 
-BURST, INTERVAL_MS = RATIONS[Standing.STRANGER]
+BURST, INTERVAL_MS = RATIONS[PeerTrust.STRANGER]
 
 
 class Driven:

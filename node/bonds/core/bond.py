@@ -18,8 +18,9 @@ from datetime import datetime
 from typing import Any
 
 from attestation.tickets.protocol import binding_of
-from node.bonds.frames import Reassembler
-from node.bonds.messages import (
+from node.bonds.settings import BondSettings
+from node.bonds.wire.frames import Reassembler
+from node.bonds.wire.messages import (
     BondFormed,
     ClaimsChanged,
     Departure,
@@ -35,8 +36,7 @@ from node.bonds.messages import (
     ReattestRequest,
     Refuse,
 )
-from node.bonds.refusals import Refusal, RefusalCode
-from node.bonds.settings import BondSettings
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.errors import RemoteProtocolError
 from node.peers import BondLoss
 

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from attestation.tickets.protocol import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
-from node.bonds.addresses import join_address, split_address
+from node.bonds.audit_events import BondRecorder
 from node.bonds.connection import BondConnection
-from node.bonds.discovery import AddressBook
-from node.bonds.ending import Ending, Phase
-from node.bonds.frames import frame_of, frames_of_payload
-from node.bonds.handshake import Gate, Role
+from node.bonds.core.discovery import AddressBook
+from node.bonds.core.handshake import Gate, Role
+from node.bonds.core.send_queue import Lane
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
-from node.bonds.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
-from node.bonds.outbox import Lane
+from node.bonds.lifecycle import Ending, Phase
 from node.bonds.parties import Host as ConnectionHost
-from node.bonds.record import BondRecorder
-from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.wire.addresses import join_address, split_address
+from node.bonds.wire.frames import frame_of, frames_of_payload
+from node.bonds.wire.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.errors import ConfigError, LocalProtocolError
 from node.features import Build, Levels, objection, objection_to_peer
 from node.peers import BondLoss, Incarnation
@@ -52,10 +52,10 @@ class Host(ConnectionHost[BondConnection], Protocol):
     def advertised(self) -> tuple[str, ...]: ...
     @property
     def recorder(self) -> BondRecorder: ...
-    def left(self, group: "GroupBonds") -> None: ...
+    def left(self, group: "BondMesh") -> None: ...
 
 
-class GroupBonds:
+class BondMesh:
     """The bonds of one group. Made by ``BondEndpoint.join``."""
 
     def __init__(self, host: Host, spec: GroupSpec, handler: BondHandler) -> None:
@@ -410,7 +410,7 @@ class GroupBonds:
 class _ConnectionGate:
     """The part of the group that the handshake of one connection uses."""
 
-    group: GroupBonds
+    group: BondMesh
     connection: BondConnection
 
     @property

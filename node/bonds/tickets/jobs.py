@@ -8,10 +8,10 @@ from typing import Any, Final, Protocol
 
 from attestation.errors import AttestationError
 from attestation.tickets.protocol import AnyCluster, Cluster, ExpectedClaims, TicketIssuer, TicketValidator
-from node.bonds.admission import Admission, judge
-from node.bonds.refusals import Refusal, RefusalCode
 from node.bonds.settings import Environment
-from node.bonds.turns import TurnThread
+from node.bonds.tickets.admission import Admission, judge
+from node.bonds.tickets.turns import TurnThread
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.places import Share
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Shown:
     fresh: bool
 
 
-class TicketDesk:
+class TicketJobs:
     """The ticket work of one connection; all of it is dropped when the connection ends.
 
     Args:

@@ -35,8 +35,8 @@ from typing import Any, Final, Protocol
 
 from attestation.encoding import canonical
 from attestation.tickets.protocol import binding_of
-from node.bonds.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
-from node.bonds.messages import (
+from node.bonds.wire.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
+from node.bonds.wire.messages import (
     HELLO_ITEMS_MAX,
     ITEMS_MAX,
     TICKETS_ITEMS_MAX,
@@ -49,7 +49,7 @@ from node.bonds.messages import (
     Prove,
     Refuse,
 )
-from node.bonds.refusals import Refusal, RefusalCode
+from node.bonds.wire.refusals import Refusal, RefusalCode
 from node.features import Build
 from node.peers import Incarnation
 

@@ -16,16 +16,16 @@ from enum import Enum
 from typing import Any, Final
 
 from node.audit import AuditLog
-from node.bonds.admission import Admission
 from node.bonds.connection import BondConnection
-from node.bonds.ending import Ending, Phase
-from node.bonds.messages import PeerEntry
-from node.bonds.presented import describe_tickets
-from node.bonds.refusals import RefusalCode
+from node.bonds.lifecycle import Ending, Phase
+from node.bonds.tickets.admission import Admission
+from node.bonds.tickets.summary import describe_tickets
+from node.bonds.wire.messages import PeerEntry
+from node.bonds.wire.refusals import RefusalCode
 from node.peers import BondLoss
 
 
-class Standing(Enum):
+class PeerTrust(Enum):
     """How much the node knows of the peer that causes an event."""
 
     STRANGER = "stranger"  # has not proved the group key
@@ -55,9 +55,9 @@ class _Ration:
 
 # (burst, milliseconds per event): after the burst, strangers cause at most about 30 kB an hour.
 RATIONS: Final = {
-    Standing.STRANGER: (50, 30_000),
-    Standing.HOLDER: (200, 2_000),
-    Standing.DUPLICATE: (20, 60_000),
+    PeerTrust.STRANGER: (50, 30_000),
+    PeerTrust.HOLDER: (200, 2_000),
+    PeerTrust.DUPLICATE: (20, 60_000),
 }
 SUMMARY_INTERVAL_MS: Final = 60_000
 REASONS_MAX: Final = 32
@@ -71,8 +71,8 @@ class BondRecorder:
         self._monotonic_ms = monotonic_ms
         now_ms = monotonic_ms()
         self._rations = {
-            standing: _Ration(burst, interval_ms, burst, now_ms)
-            for standing, (burst, interval_ms) in RATIONS.items()
+            trust: _Ration(burst, interval_ms, burst, now_ms)
+            for trust, (burst, interval_ms) in RATIONS.items()
         }
         self._suppressed: Counter[str] = Counter()
         self._summary_due_ms = 0
@@ -97,7 +97,7 @@ class BondRecorder:
 
     def turned_away(self, address: str, reason: str) -> None:
         """Write that a connection was dropped before a byte was read."""
-        self._rationed("bond-refused", Standing.STRANGER, address=address, reason=reason)
+        self._rationed("bond-refused", PeerTrust.STRANGER, address=address, reason=reason)
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
         """Write that a connection ended, in whatever phase."""
@@ -112,7 +112,7 @@ class BondRecorder:
             kind = "bond-duplicate"
         self._rationed(
             kind,
-            _standing(connection, ending),
+            _trust_in(connection, ending),
             **_party(connection),
             phase=ending.phase.value,
             code=int(refusal.code),
@@ -143,9 +143,9 @@ class BondRecorder:
             kind, **_party(connection), loss=ending.loss.value, by_peer=ending.by_peer, **details
         )
 
-    def _rationed(self, kind: str, standing: Standing, *, reason: str, **fields: Any) -> None:
+    def _rationed(self, kind: str, trust: PeerTrust, *, reason: str, **fields: Any) -> None:
         """Write an event that others cause at will, if the ration lasts. Callables are called only then."""
-        if self._rations[standing].take(self._monotonic_ms()):
+        if self._rations[trust].take(self._monotonic_ms()):
             values = {name: item() if callable(item) else item for name, item in fields.items()}
             self._audit.append(kind, reason=reason, **values)
             return
@@ -181,7 +181,7 @@ def _party(connection: BondConnection) -> dict[str, Any]:
     }
 
 
-def _standing(connection: BondConnection, ending: Ending) -> Standing:
+def _trust_in(connection: BondConnection, ending: Ending) -> PeerTrust:
     if ending.refusal.reason in {"already-bonded", "self-connection"}:
-        return Standing.DUPLICATE
-    return Standing.HOLDER if connection.presented.proved else Standing.STRANGER
+        return PeerTrust.DUPLICATE
+    return PeerTrust.HOLDER if connection.presented.proved else PeerTrust.STRANGER
