@@ -13,7 +13,7 @@ From the sending of the first copy of a command: the last copy is sent within ``
 client's duty), and handed to the group within ``AGE_OF_TTL`` of that (checked here). Three quarters of a
 TTL are less than 0.83 of it by the group's clock, which may go a tenth faster than time. From there on the
 entry itself carries its latest time of execution: an eighth later, whatever delays it among the members
-(``WAY_OF_TTL`` in ``node/raft/origin.py``).
+(``NOT_AFTER_DIVISOR`` in ``node/raft/client_session.py``).
 """
 
 import time

@@ -7,8 +7,8 @@ The rules that come from Raft are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (
 from typing import Final
 
 from node.peers import Incarnation, Preference
+from node.raft.client_session import Clients
 from node.raft.messages import TimeoutNow, Vote, VoteReply, VoteRequest
-from node.raft.origin import Origin
 from node.raft.state import CATCHING_UP_PATIENCE
 from node.raft.types import Position, Role
 
@@ -16,26 +16,26 @@ from node.raft.types import Position, Role
 STAGGER_MS: Final = 25
 
 
-class Election(Origin):
+class Election(Clients):
     """Elections: voting, standing, and winning a term."""
 
     grants: set[Incarnation]
     own_vote_serial: int = 0
-    hunting_until: int = 0
+    quick_retry_until_ms: int = 0
 
     # ---- standing -----------------------------------------------------------
     def _may_stand(self) -> bool:
         """Return whether we are a voter, no Observer, and not catching up while others could lead."""
         if not self.is_voter or self.preference is Preference.OBSERVER:
             return False
-        if self.pull is None or self.heard_ms is None:
+        if self.pull is None or self.leader_contact_ms is None:
             return True
         patience = CATCHING_UP_PATIENCE * self.settings.election_timeout_ms
-        return self.now - self.heard_ms >= patience
+        return self.now - self.leader_contact_ms >= patience
 
     def _tick_election(self) -> None:
         self._rearm_election()
-        if self.now < self.hunting_until:
+        if self.now < self.quick_retry_until_ms:
             beat = self.settings.heartbeat_ms
             self.election_due = self.now + beat + self.randrange(beat)
         if not self._may_stand():
@@ -55,7 +55,7 @@ class Election(Origin):
         if self.role is not Role.FOLLOWER or not self._may_stand():
             return
         start = self.bound_ms if self._is_bound() else self.now
-        self.hunting_until = start + self.settings.election_timeout_ms
+        self.quick_retry_until_ms = start + self.settings.election_timeout_ms
         rank = self.members.index(self.me)
         delay = rank * STAGGER_MS + self.randrange(STAGGER_MS)
         if self.preference is Preference.RELUCTANT:
@@ -82,7 +82,7 @@ class Election(Origin):
         self._set_vote(self.term + 1, self.me)
         self.role = Role.CANDIDATE
         self.leader = None
-        self.heard_ms = None
+        self.leader_contact_ms = None
         self._rearm_election()
         self.grants = set()
         self.own_vote_serial = self.serial
@@ -118,7 +118,7 @@ class Election(Origin):
             granted = (
                 m.term > self.term
                 and self._is_up_to_date(m.last)
-                and (m.transfer or not self._hears_leader())
+                and (m.transfer or not self._follows_leader())
             )
             self._reply_vote(sender, m, Vote.GRANTED if granted else Vote.DENIED)
         else:
@@ -142,7 +142,7 @@ class Election(Origin):
 
     def _lease_binds(self, m: VoteRequest) -> bool:
         """With lease reads, a member that follows a leader elects no other leader in any term (3.7)."""
-        return self.settings.lease_reads and not m.transfer and self._hears_leader()
+        return self.settings.lease_reads and not m.transfer and self._follows_leader()
 
     def _remember_vote(self, candidate: Incarnation) -> None:
         if self.voted_for is None:
@@ -159,7 +159,7 @@ class Election(Origin):
 
     # ---- counting answers ---------------------------------------------------
     def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
-        if m.commit.index > self.commit and self.lead is None:
+        if m.commit.index > self.commit and self.leadership is None:
             self._learn_commit(m.commit)
         if m.vote is Vote.GRANTED:
             asking = Role.PRE_CANDIDATE if m.pre else Role.CANDIDATE

@@ -31,7 +31,7 @@ class Follower(Pull):
         if m.term > self.term or not followed or self.role is not FOLLOWER:
             self._become_follower(m.term, sender)
             self._end_old_pull()
-        self._hear_leader(m)
+        self._note_leader(m)
         if not self._agrees(m.prev):
             self.in_step = False
             self._start_pull(m)
@@ -46,8 +46,8 @@ class Follower(Pull):
             self._drain_pull(self.pull)
         self._reply_append(Verdict.ACK)
 
-    def _hear_leader(self, m: Append) -> None:
-        self.heard_ms = self.now
+    def _note_leader(self, m: Append) -> None:
+        self.leader_contact_ms = self.now
         self._bind()
         self.election_due = self.now + self.election_wait
         if m.seq > self.last_seq:

@@ -28,7 +28,7 @@ from node.raft.messages import (
 from node.raft.quorum import Config
 from node.raft.replication import AUTO_GENESIS
 from node.raft.signing import GENESIS_TERM, Signing
-from node.raft.types import ORIGIN, Bootstrap, Cursor, Entry, EntryKind
+from node.raft.types import LOG_START, Bootstrap, Cursor, Entry, EntryKind
 
 PRESENCE_AGAIN_MS: Final = 500
 GENESIS: Final = "genesis"  # why the first Cfg was written
@@ -40,15 +40,15 @@ class Founding(Signing):
     # ---- presence -----------------------------------------------------------
     def _presence(self) -> Presence:
         visible = self._visible() if self.cluster is None else ()
-        birth = self.birth
+        state = self.founding_state
         return Presence(
             self.cluster,
             self.replica.commands,
             self.commit,
             self._mode(),
             visible,
-            birth.dissolved,
-            birth.abandoned,
+            state.dissolved,
+            state.abandoned,
         )
 
     def _mode(self) -> Bootstrap:
@@ -80,9 +80,9 @@ class Founding(Signing):
     def _may_found(self) -> bool:
         return self.preference is not Preference.OBSERVER and self.founding.bootstrap is not Bootstrap.JOIN
 
-    def _tell_presence(self) -> None:
+    def _broadcast_presence(self) -> None:
         self._broadcast_to_all(self._presence())
-        self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
+        self.founding_state.presence_due = self.now + PRESENCE_AGAIN_MS
 
     def _broadcast_to_all(self, message: Presence) -> None:
         for peer in sorted(self.peers):
@@ -95,7 +95,7 @@ class Founding(Signing):
         peer.cluster = m.cluster
         if before is None or known != m.cluster:
             self._refresh_audience()
-        signed = self.birth.signed
+        signed = self.founding_state.signed
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
             self._free_signature()
         if self.cluster is not None and self.cluster in m.dissolved:
@@ -132,37 +132,41 @@ class Founding(Signing):
         The first entry of our cluster records whether it is an ``auto`` cluster. A member that does not hold
         that entry decides by the founding modes of itself and of the peer.
         """
+        if self.replica.commands and self.settings.on_rival != "discard-shorter":
+            return False
         if self.log.last().index:
-            may_end = self.is_auto
-        else:
-            in_it = before is not None and before.cluster == self.cluster and before.mode
-            may_end = Bootstrap.AUTO in (self.founding.bootstrap, m.mode, in_it) or not self._may_found()
-        return may_end and (not self.replica.commands or self.settings.on_rival == "discard-shorter")
+            return self.is_auto
+        if not self._may_found():
+            return True
+        was_auto_in_it = (
+            before is not None and before.cluster == self.cluster and before.mode is Bootstrap.AUTO
+        )
+        return was_auto_in_it or Bootstrap.AUTO in (self.founding.bootstrap, m.mode)
 
     def _enter(self, cluster: bytes) -> None:
         """Enter the cluster of a peer: as a learner, until the cluster's log makes this member a voter."""
-        if cluster in self.birth.dissolved:
+        if cluster in self.founding_state.dissolved:
             return
         self.cluster = cluster
         self._forget_founding()
         self._refresh_audience()
-        self._tell_presence()
+        self._broadcast_presence()
 
     def _forget_founding(self) -> None:
-        birth = self.birth
-        if birth.nonce is not None:
+        state = self.founding_state
+        if state.nonce is not None:
             self._abandon()
-        birth.visible = ()
+        state.visible = ()
 
     # ---- founding -----------------------------------------------------------
     def _drive_founding(self) -> None:
         if self.cluster is not None or not self._may_found():
             return
-        birth = self.birth
+        state = self.founding_state
         visible = self._visible()
-        if visible != birth.visible:
-            birth.visible = visible
-            self._tell_presence()
+        if visible != state.visible:
+            state.visible = visible
+            self._broadcast_presence()
         match self.founding.bootstrap:
             case Bootstrap.INIT:
                 self._found_alone()
@@ -187,25 +191,25 @@ class Founding(Signing):
         arrives, again and again.
         """
         known = (peer.cluster for peer in self.peers.values())
-        return any(cluster is not None and cluster not in self.birth.dissolved for cluster in known)
+        return any(cluster is not None and cluster not in self.founding_state.dissolved for cluster in known)
 
     def _drive_expect(self, visible: tuple[Incarnation, ...]) -> None:
-        birth = self.birth
+        state = self.founding_state
         founders = visible[: self.founding.expect]
-        if birth.nonce is not None and birth.voters != founders:
+        if state.nonce is not None and state.voters != founders:
             self._abandon()
         if len(founders) < self.founding.expect or founders[0] != self.me:
             self._watch_collector()
             return
         levels = self._common_levels(founders)
-        if birth.nonce is None and levels is not None and self._all_see(founders) and birth.signed is None:
-            birth.nonce = self.randrange(2**128).to_bytes(16, "big")
-            birth.voters, birth.levels = founders, levels
-            birth.signatures = {}
-            birth.round += 1
-            self._set_signed((self.me, GenesisProposal(birth.round, birth.nonce, founders, levels)))
-            digest = genesis_digest(self.group_id, birth.nonce, founders, levels)
-            birth.signatures[self.me] = self.credentials.sign(digest)
+        if state.nonce is None and levels is not None and self._all_see(founders) and state.signed is None:
+            state.nonce = self.randrange(2**128).to_bytes(16, "big")
+            state.voters, state.levels = founders, levels
+            state.signatures = {}
+            state.round += 1
+            self._set_signed((self.me, GenesisProposal(state.round, state.nonce, founders, levels)))
+            digest = genesis_digest(self.group_id, state.nonce, founders, levels)
+            state.signatures[self.me] = self.credentials.sign(digest)
             self._ask_signatures()
         self._complete_genesis()
 
@@ -225,25 +229,25 @@ class Founding(Signing):
         return True
 
     def _ask_signatures(self) -> None:
-        birth = self.birth
-        assert birth.nonce is not None
-        assert birth.levels is not None
-        proposal = GenesisProposal(birth.round, birth.nonce, birth.voters, birth.levels)
-        for founder in birth.voters:
-            if founder not in birth.signatures:
+        state = self.founding_state
+        assert state.nonce is not None
+        assert state.levels is not None
+        proposal = GenesisProposal(state.round, state.nonce, state.voters, state.levels)
+        for founder in state.voters:
+            if founder not in state.signatures:
                 self._send(founder, proposal)
 
     def _abandon(self) -> None:
         """Give up the genesis that only we could complete, and announce that in our Presence."""
-        birth = self.birth
-        birth.abandoned = birth.round
-        birth.nonce = None
+        state = self.founding_state
+        state.abandoned = state.round
+        state.nonce = None
         self._set_signed(None)
-        birth.signatures = {}
-        self._tell_presence()
+        state.signatures = {}
+        self._broadcast_presence()
 
     def _on_genesis_proposal(self, sender: Incarnation, m: GenesisProposal) -> None:
-        birth = self.birth
+        state = self.founding_state
         if self.cluster is not None or self.founding.bootstrap is not Bootstrap.EXPECT:
             return
         if m.voters[0] != sender or self.me not in m.voters:
@@ -253,36 +257,36 @@ class Founding(Signing):
         if known is not None and known.abandoned >= m.round:
             return  # a late copy
         wanted = (sender, m)
-        if birth.signed is None and m.voters == self._visible()[: self.founding.expect]:
+        if state.signed is None and m.voters == self._visible()[: self.founding.expect]:
             if m.levels != self._common_levels(m.voters):
                 self._violation(sender, "bad-genesis-proposal")
                 return
             self._set_signed(wanted)
-            birth.collector_seen_ms = self.now
-        if birth.signed == wanted:
+            state.collector_seen_ms = self.now
+        if state.signed == wanted:
             digest = genesis_digest(self.group_id, m.nonce, m.voters, m.levels)
             self._send(sender, GenesisSignature(m.nonce, self.credentials.sign(digest)))
 
     def _on_genesis_signature(self, sender: Incarnation, m: GenesisSignature) -> None:
-        birth = self.birth
-        if birth.nonce is None or m.nonce != birth.nonce or sender not in birth.voters:
+        state = self.founding_state
+        if state.nonce is None or m.nonce != state.nonce or sender not in state.voters:
             return
-        assert birth.levels is not None
-        digest = genesis_digest(self.group_id, birth.nonce, birth.voters, birth.levels)
+        assert state.levels is not None
+        digest = genesis_digest(self.group_id, state.nonce, state.voters, state.levels)
         if not self.credentials.verify(sender, digest, m.signature):
             self._violation(sender, "bad-genesis-signature")
             return
-        birth.signatures[sender] = m.signature
+        state.signatures[sender] = m.signature
         self._complete_genesis()
 
     def _complete_genesis(self) -> None:
-        birth = self.birth
-        if birth.nonce is None or len(birth.signatures) < len(birth.voters):
+        state = self.founding_state
+        if state.nonce is None or len(state.signatures) < len(state.voters):
             return
-        assert birth.levels is not None
-        signatures = tuple(birth.signatures[founder] for founder in birth.voters)
-        founding = Signatures(nonce=birth.nonce, signatures=signatures, levels=birth.levels)
-        self._found(birth.voters, founding)
+        assert state.levels is not None
+        signatures = tuple(state.signatures[founder] for founder in state.voters)
+        founding = Signatures(nonce=state.nonce, signatures=signatures, levels=state.levels)
+        self._found(state.voters, founding)
 
     def _found_alone(self) -> None:
         nonce = self.randrange(2**128).to_bytes(16, "big")
@@ -296,18 +300,18 @@ class Founding(Signing):
         config = Config(epoch=1, voters=voters, tie=None, reason=AUTO_GENESIS if auto else GENESIS)
         payload = encode_config(config, signatures)
         entry = make_entry(
-            ORIGIN,
+            LOG_START,
             term=GENESIS_TERM,
             kind=EntryKind.CONFIG,
             time_ms=self.wall,
             payload=payload,
         )
-        self.birth.nonce = None
+        self.founding_state.nonce = None
         self._adopt_genesis(entry)
         for voter in voters:
             if voter != self.me:
                 self._send(voter, Genesis(entry))
-        self._tell_presence()
+        self._broadcast_presence()
         self.election_due = self.now
 
     def _adopt_genesis(self, entry: Entry) -> None:
@@ -322,7 +326,11 @@ class Founding(Signing):
 
     def _on_genesis(self, sender: Incarnation, m: Genesis) -> None:
         chain = m.entry.chain
-        if self.cluster not in (None, chain) or self.log.last().index or chain in self.birth.dissolved:
+        if (
+            self.cluster not in (None, chain)
+            or self.log.last().index
+            or chain in self.founding_state.dissolved
+        ):
             return
         if self.founding.bootstrap is not Bootstrap.EXPECT:
             return
@@ -330,7 +338,7 @@ class Founding(Signing):
             self._violation(sender, "bad-genesis")
             return
         self._adopt_genesis(m.entry)
-        self._tell_presence()
+        self._broadcast_presence()
 
     # ---- time ---------------------------------------------------------------
     def _presence_wanted(self) -> bool:
@@ -340,7 +348,7 @@ class Founding(Signing):
         """
         if self.cluster is None or self._lacks_genesis():
             return bool(self.peers)
-        return self.strangers
+        return self.has_outsiders
 
     def _lacks_genesis(self) -> bool:
         """Return whether we may be a voter without knowing it, while there is no leader to pull from."""
@@ -352,17 +360,17 @@ class Founding(Signing):
         )
 
     def _tick_founding(self) -> None:
-        self.birth.presence_due = self.now + PRESENCE_AGAIN_MS
-        if self.birth.reborn:
+        self.founding_state.presence_due = self.now + PRESENCE_AGAIN_MS
+        if self.founding_state.may_have_collected:
             # Rounds continue above those of the earlier process, and all of the earlier rounds are abandoned.
-            self.birth.reborn = False
-            self.birth.round = self.birth.abandoned = self.wall
+            self.founding_state.may_have_collected = False
+            self.founding_state.round = self.founding_state.abandoned = self.wall
         if self._presence_wanted():
-            self._tell_presence()
+            self._broadcast_presence()
             for sender, peer in sorted(self.peers.items()):
                 rival = peer.presence
                 if rival is not None and rival.cluster not in (None, self.cluster) and self.cluster:
                     self._meet_rival(sender, rival)
-        if self.birth.nonce is not None:
+        if self.founding_state.nonce is not None:
             self._ask_signatures()
         self._drive_founding()

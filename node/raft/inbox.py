@@ -82,7 +82,7 @@ class Inbox(Rivals):
     def _on_bond_up(self, bond: BondUp) -> None:
         peer = bond.peer
         self.peers[peer] = Peer(bond.preference, bond.build)
-        self.gone.pop(peer, None)
+        self.ended_bonds.pop(peer, None)
         if self._turn_away(peer):
             return
         self._refresh_audience()
@@ -112,15 +112,15 @@ class Inbox(Rivals):
         self._refresh_audience()
         self._forget_promises(peer)
         if loss is not BondLoss.LOST and peer in self.members:
-            self.gone[peer] = loss
-        if self.lead is not None:
-            self.lead.review_due = True
-            self.lead.streak.pop(peer, None)
+            self.ended_bonds[peer] = loss
+        if self.leadership is not None:
+            self.leadership.review_due = True
+            self.leadership.streak.pop(peer, None)
             if peer not in self.members:
-                self.lead.match.pop(peer, None)
-                self.lead.echo.pop(peer, None)
-                self.lead.heard_ms.pop(peer, None)
-                self.lead.lag.pop(peer, None)
+                self.leadership.match.pop(peer, None)
+                self.leadership.echo.pop(peer, None)
+                self.leadership.answered_ms.pop(peer, None)
+                self.leadership.lag.pop(peer, None)
         if peer == self.leader:
             self._leader_bond_lost()
         if self.pull is not None:
@@ -158,7 +158,7 @@ class Inbox(Rivals):
                 peer.cluster = self.cluster
                 self._refresh_audience()
             return True
-        if message.cluster in self.birth.dissolved:
+        if message.cluster in self.founding_state.dissolved:
             self._send(sender, self._presence())
             return False
         peer.cluster = message.cluster

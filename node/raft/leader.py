@@ -32,14 +32,16 @@ MARK_MS: Final = 10
 class Leader(Follower):
     """Write, broadcast, count, commit."""
 
-    handed: Transfer | None = None  # TimeoutNow was sent to its target; the next leader decides the outcome
+    handed_over: Transfer | None = (
+        None  # TimeoutNow was sent to its target; the next leader decides the outcome
+    )
 
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
         self.role = LEADER
         self.leader = self.me
         self.pull = None
-        lead = self.lead = Leadership(
+        leadership = self.leadership = Leadership(
             term=self.term,
             noop_index=self.log.last().index + 1,
             since_ms=self.now,
@@ -47,10 +49,10 @@ class Leader(Follower):
             mark_due=self.now,
             census_due=self.now + self.settings.heartbeat_ms,
             # A new leader has received no answer yet: check-quorum must not depose it (3.13).
-            heard_ms=dict.fromkeys(self.members, self.now),
+            answered_ms=dict.fromkeys(self.members, self.now),
         )
-        lead.sent_index = self.log.last().index
-        lead.announced = self.commit
+        leadership.sent_index = self.log.last().index
+        leadership.announced = self.commit
         self._open_term()
 
     def _open_term(self) -> None:
@@ -58,9 +60,9 @@ class Leader(Follower):
         self._write(EntryKind.NOOP, EMPTY_PAYLOAD)
 
     # ---- writing ------------------------------------------------------------
-    def _refusal(self, lead: Leadership) -> str:
+    def _refusal(self, leadership: Leadership) -> str:
         """Return why no command may be written now; empty if one may."""
-        if lead.transfer is not None:
+        if leadership.transfer is not None:
             return "transferring"
         if self.dissolve_index:
             return "dissolving"
@@ -74,10 +76,10 @@ class Leader(Follower):
         None: the session is open already, or the command was refused. The log carries the refusal to its
         origin.
         """
-        lead = self.lead
-        assert lead is not None
+        leadership = self.leadership
+        assert leadership is not None
         key = (session, proposal.seq)
-        at = lead.proposed.get(key)
+        at = leadership.proposed.get(key)
         if at is not None:
             return Cursor(self.term, at)
         if proposal.kind in COMMANDS:
@@ -87,38 +89,40 @@ class Leader(Follower):
         elif session in self.replica.table and is_open(proposal.payload):
             return None
         entry = self._write(proposal.kind, proposal.payload)
-        lead.proposed[key] = entry.index
+        leadership.proposed[key] = entry.index
         return Cursor(entry.term, entry.index)
 
     # ---- broadcasting -------------------------------------------------------
-    def _flush_leader(self, lead: Leadership, *, wants_round: bool) -> None:
+    def _flush_leader(self, leadership: Leadership, *, wants_round: bool) -> None:
         """One broadcast for everything that happened since the last one."""
         last = self.log.last().index
-        if last > lead.sent_index:
-            while lead.sent_index < last:
-                first = lead.sent_index + 1
+        if last > leadership.sent_index:
+            while leadership.sent_index < last:
+                first = leadership.sent_index + 1
                 entries = self.log.slice(first, last, self.settings.append_bytes_max)
-                self._broadcast_append(lead, entries)
-        elif wants_round or self.now >= lead.heartbeat_due or lead.awaited > lead.announced:
-            if wants_round or self.now >= lead.heartbeat_due or self.commit > lead.announced:
-                self._broadcast_append(lead, ())
-        elif self.commit > lead.announced:
+                self._broadcast_append(leadership, entries)
+        elif wants_round or self.now >= leadership.heartbeat_due or leadership.awaited > leadership.announced:
+            if wants_round or self.now >= leadership.heartbeat_due or self.commit > leadership.announced:
+                self._broadcast_append(leadership, ())
+        elif self.commit > leadership.announced:
             # Only our own callers waited for this commit, and they have their answer.
-            self._broadcast_append(lead, (), lazy=True)
+            self._broadcast_append(leadership, (), lazy=True)
 
-    def _broadcast_append(self, lead: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False) -> None:
-        lead.seq += 1
+    def _broadcast_append(
+        self, leadership: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False
+    ) -> None:
+        leadership.seq += 1
         last = self.log.last()
-        prev = last if lead.sent_index == last.index else self.log.position(lead.sent_index)
-        lead.sent_index += len(entries)
-        lead.announced = self.commit
-        lead.heartbeat_due = self.now + self.settings.heartbeat_ms
-        if self.now >= lead.mark_due:
-            lead.mark_due = self.now + MARK_MS
-            lead.marks.append(Mark(lead.seq, self.commit, self.now))
+        prev = last if leadership.sent_index == last.index else self.log.position(leadership.sent_index)
+        leadership.sent_index += len(entries)
+        leadership.announced = self.commit
+        leadership.heartbeat_due = self.now + self.settings.heartbeat_ms
+        if self.now >= leadership.mark_due:
+            leadership.mark_due = self.now + MARK_MS
+            leadership.marks.append(Mark(leadership.seq, self.commit, self.now))
         if self.settings.lease_reads:
-            lead.sent_ms.append((lead.seq, self.now))
-        message = Append(self._cluster, self.term, prev, entries, self.commit, lead.seq)
+            leadership.sent_ms.append((leadership.seq, self.now))
+        message = Append(self._cluster, self.term, prev, entries, self.commit, leadership.seq)
         self._broadcast(message, lazy=lazy)
 
     # ---- counting -----------------------------------------------------------
@@ -126,41 +130,41 @@ class Leader(Follower):
         if m.term > self.term:
             self._become_follower(m.term, None)
             return
-        lead = self.lead
-        if lead is None or m.verdict is STALE or not self._is_of_this_term(m):
+        leadership = self.leadership
+        if leadership is None or m.verdict is STALE or not self._is_of_this_term(m):
             return
-        if m.match > self.log.last().index or m.seq > lead.seq:
+        if m.match > self.log.last().index or m.seq > leadership.seq:
             self._violation(sender, "reply-beyond-log")
             return
-        lead.heard_ms[sender] = self.now
-        if m.seq > lead.echo.get(sender, -1):
-            lead.echo[sender] = m.seq
+        leadership.answered_ms[sender] = self.now
+        if m.seq > leadership.echo.get(sender, -1):
+            leadership.echo[sender] = m.seq
         if m.verdict is ACK:
-            if m.match > lead.match.get(sender, -1):
-                lead.match[sender] = m.match
-            if lead.lag:
-                lead.lag.pop(sender, None)
-            lead.acked.add(sender)
+            if m.match > leadership.match.get(sender, -1):
+                leadership.match[sender] = m.match
+            if leadership.lag:
+                leadership.lag.pop(sender, None)
+            leadership.acked.add(sender)
         else:
-            self._note_lag(lead, sender, m.have.index)
+            self._note_lag(leadership, sender, m.have.index)
 
     def _is_of_this_term(self, m: AppendReply) -> bool:
         """An ACK is about the log of its own term's leader (I3): in a later term our log differs."""
         return m.term == self.term
 
-    def _note_lag(self, lead: Leadership, sender: Incarnation, have: int) -> None:
-        lead.acked.discard(sender)
-        lead.streak[sender] = 0
-        before = lead.lag.get(sender)
+    def _note_lag(self, leadership: Leadership, sender: Incarnation, have: int) -> None:
+        leadership.acked.discard(sender)
+        leadership.streak[sender] = 0
+        before = leadership.lag.get(sender)
         if before is None or have > before[0]:
-            lead.lag[sender] = (have, self.now)
+            leadership.lag[sender] = (have, self.now)
 
     def _own_match(self) -> int:
         return self.durable_index if self.settings.trust_disk else self.log.last().index
 
-    def _holders(self, lead: Leadership, index: int) -> set[Incarnation]:
+    def _holders(self, leadership: Leadership, index: int) -> set[Incarnation]:
         """Return the members that are proven to hold the log up to ``index``."""
-        holders = {peer for peer, match in lead.match.items() if match >= index}
+        holders = {peer for peer, match in leadership.match.items() if match >= index}
         if self._own_match() >= index:
             holders.add(self.me)
         return holders
@@ -183,58 +187,58 @@ class Leader(Follower):
     def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
         return len(holders) >= self._copies_needed()
 
-    def _try_commit(self, lead: Leadership) -> None:
+    def _try_commit(self, leadership: Leadership) -> None:
         """Commit up to the largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
         progress = True
         while progress:
             progress = False
-            for index in sorted({self._own_match(), *lead.match.values()}, reverse=True):
+            for index in sorted({self._own_match(), *leadership.match.values()}, reverse=True):
                 if index <= self.commit or not self._may_commit(index):
                     break
-                holders = self._holders(lead, index)
+                holders = self._holders(leadership, index)
                 if self._have(holders) and self._has_enough_copies(holders):
                     before = self.active
                     self._commit_to(index)
                     progress = self.active is not before  # fewer Cfgs may let more through
                     break
 
-    def _echoed(self, lead: Leadership, seq: int) -> bool:
+    def _echoed(self, leadership: Leadership, seq: int) -> bool:
         """Return whether a quorum answered an Append of ours from ``seq`` on."""
-        return self._have({self.me, *(peer for peer, echo in lead.echo.items() if echo >= seq)})
+        return self._have({self.me, *(peer for peer, echo in leadership.echo.items() if echo >= seq)})
 
-    def _prove_marks(self, lead: Leadership) -> None:
+    def _prove_marks(self, leadership: Leadership) -> None:
         """Find the latest time at which no other leader existed: when we sent what a quorum answered.
 
         We may be deposed since. The arrival of the answers does not count: the network can delay them, and so
         can a host that stops this member.
         """
         if self._have({self.me}):
-            self._await_commit(max(self.commit, lead.noop_index), lead.term, self.now)
+            self._await_commit(max(self.commit, leadership.noop_index), leadership.term, self.now)
             return
-        echoed = sorted(set(lead.echo.values()), reverse=True)
-        echo = next((seq for seq in echoed if self._echoed(lead, seq)), 0)
+        echoed = sorted(set(leadership.echo.values()), reverse=True)
+        echo = next((seq for seq in echoed if self._echoed(leadership, seq)), 0)
         proven: Mark | None = None
-        while lead.marks and lead.marks[0].seq <= echo:
-            proven = lead.marks.popleft()
+        while leadership.marks and leadership.marks[0].seq <= echo:
+            proven = leadership.marks.popleft()
         if proven is not None:
-            self._await_commit(max(proven.commit, lead.noop_index), lead.term, proven.ms)
+            self._await_commit(max(proven.commit, leadership.noop_index), leadership.term, proven.ms)
 
-    def _renew_lease(self, lead: Leadership) -> None:
-        while lead.sent_ms and self._echoed(lead, lead.sent_ms[0][0]):
-            _, sent = lead.sent_ms.popleft()
+    def _renew_lease(self, leadership: Leadership) -> None:
+        while leadership.sent_ms and self._echoed(leadership, leadership.sent_ms[0][0]):
+            _, sent = leadership.sent_ms.popleft()
             span = self.settings.election_timeout_ms * (100 - LEASE_DRIFT_PERCENT) // 100
-            lead.lease_ms = sent + span
+            leadership.lease_ms = sent + span
 
     # ---- staying in office --------------------------------------------------
-    def _responsive(self, lead: Leadership) -> set[Incarnation]:
+    def _responsive(self, leadership: Leadership) -> set[Incarnation]:
         window = self.settings.election_timeout_ms
-        heard = {peer for peer, at in lead.heard_ms.items() if self.now - at < window}
+        heard = {peer for peer, at in leadership.answered_ms.items() if self.now - at < window}
         heard.add(self.me)
         return heard
 
-    def _check_quorum(self, lead: Leadership) -> None:
+    def _check_quorum(self, leadership: Leadership) -> None:
         """Step down when no quorum answers any more (3.7)."""
-        if not self._have(self._responsive(lead)):
+        if not self._have(self._responsive(leadership)):
             self._become_follower(self.term, None)
 
     def _leave(self) -> None:
@@ -243,24 +247,24 @@ class Leader(Follower):
 
     # ---- leadership transfer ------------------------------------------------
     def _start_transfer(self, token: int, target: Incarnation | None) -> None:
-        lead = self.lead
-        if lead is None:
+        leadership = self.leadership
+        if leadership is None:
             self._complete(token, NotExecuted("not-leader", self.leader))
             return
-        if lead.transfer is not None:
+        if leadership.transfer is not None:
             self._complete(token, NotExecuted("transferring", self.me))
             return
-        chosen = target if target is not None else self._best_successor(lead)
+        chosen = target if target is not None else self._best_successor(leadership)
         if chosen is None or chosen == self.me or not self._may_succeed(chosen):
             self._complete(token, NotExecuted("no-such-voter", self.me))
             return
         until = self.now + self.settings.election_timeout_ms
-        lead.transfer = Transfer(token, chosen, until)
+        leadership.transfer = Transfer(token, chosen, until)
 
-    def _best_successor(self, lead: Leadership) -> Incarnation | None:
-        responsive = self._responsive(lead)
+    def _best_successor(self, leadership: Leadership) -> Incarnation | None:
+        responsive = self._responsive(leadership)
         rated = [
-            (lead.match.get(peer, 0), peer)
+            (leadership.match.get(peer, 0), peer)
             for peer in self.members
             if peer != self.me and peer in responsive and peer in self.peers and self._may_succeed(peer)
         ]
@@ -271,36 +275,36 @@ class Leader(Follower):
         known = self.peers.get(peer)
         return peer in self.members and (known is None or known.preference is not Preference.OBSERVER)
 
-    def _drive_transfer(self, lead: Leadership, transfer: Transfer) -> None:
+    def _drive_transfer(self, leadership: Leadership, transfer: Transfer) -> None:
         if self.now >= transfer.until_ms or transfer.target not in self.peers:
-            lead.transfer = None
-            late = Unknown("transfer-timeout") if transfer.told else NotExecuted("transfer-timeout", self.me)
+            leadership.transfer = None
+            late = Unknown("transfer-timeout") if transfer.sent else NotExecuted("transfer-timeout", self.me)
             self._complete(transfer.token, late)
-        elif not transfer.told and lead.match.get(transfer.target, 0) == self.log.last().index:
-            transfer.told = True
+        elif not transfer.sent and leadership.match.get(transfer.target, 0) == self.log.last().index:
+            transfer.sent = True
             # From here a voter may be elected although others still follow us: no lease in this term.
-            lead.lease_forbidden = True
+            leadership.lease_forbidden = True
             self._send(transfer.target, TimeoutNow(self._cluster, self.term))
 
-    def _abdicated(self, lead: Leadership) -> None:
-        self._prove_marks(lead)
-        if lead.version_change is not None:
-            self._complete(lead.version_change[0], Unknown("leader-lost"))
-        transfer = lead.transfer
+    def _abdicated(self, leadership: Leadership) -> None:
+        self._prove_marks(leadership)
+        if leadership.version_change is not None:
+            self._complete(leadership.version_change[0], Unknown("leader-lost"))
+        transfer = leadership.transfer
         if transfer is None:
             return
-        if transfer.told:
-            self.handed = transfer
+        if transfer.sent:
+            self.handed_over = transfer
         else:
             self._complete(transfer.token, NotExecuted("transfer-lost", self.leader))
 
-    def _conclude_transfer(self, handed: Transfer) -> None:
+    def _conclude_transfer(self, handed_over: Transfer) -> None:
         """Answer as soon as a member leads. Our own stepping down does not prove that TimeoutNow arrived."""
-        if self.leader is None and self.now < handed.until_ms:
+        if self.leader is None and self.now < handed_over.until_ms:
             return
-        self.handed = None
+        self.handed_over = None
         last = self.log.last()
-        done = self.leader == handed.target
+        done = self.leader == handed_over.target
         self._complete(
-            handed.token, Ok((), Cursor(last.term, last.index)) if done else Unknown("transfer-lost")
+            handed_over.token, Ok((), Cursor(last.term, last.index)) if done else Unknown("transfer-lost")
         )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
-from node.raft.types import ORIGIN, Entry, Position
+from node.raft.types import LOG_START, Entry, Position
 
 OVERHEAD_BYTES: Final = 64  # of an entry, besides its payload: somewhat more than on the wire
 
@@ -42,7 +42,7 @@ class MemoryLog(LogStore):
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
-        self._last = ORIGIN
+        self._last = LOG_START
 
     def last(self) -> Position:
         return self._last
@@ -54,7 +54,7 @@ class MemoryLog(LogStore):
 
     def _position(self, index: int) -> Position:
         if index == 0:
-            return ORIGIN
+            return LOG_START
         entry = self._entries[index - 1]
         return Position(entry.term, entry.index, entry.chain)
 

@@ -11,6 +11,7 @@ from node.features import Build, Features, Span
 from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
 from node.peers import BondLoss, Incarnation, Preference
+from node.raft.client_session import ClientSession
 from node.raft.entries import session_id
 from node.raft.events import (
     ChangeVersion,
@@ -27,10 +28,9 @@ from node.raft.events import (
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.origin import Outbox
 from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, look_out
 from node.raft.reads import ReadQueues
-from node.raft.signing import Birth
+from node.raft.signing import FoundingState
 from node.raft.state import Credentials, HaltError, Leadership
 from node.raft.types import (
     FOLLOWER,
@@ -109,29 +109,29 @@ class Member(Inbox):
             randrange=randrange,
             now_ms=now_ms,
         )
-        self.gone = {}
+        self.ended_bonds = {}
         self.replaced: set[Incarnation] = set()  # voters whose nodes were here as other incarnations
-        self.told_outlook: Outlook | None = None  # the last report about a missing quorum
+        self.published_outlook: Outlook | None = None  # the last report about a missing quorum
         # An earlier process of this incarnation may have used any small number, also one whose opening its
         # disk has lost. If we continued its session, new commands would get old results. If we reused its
         # ReadIndex id, a late answer to it would be taken for an answer to ours.
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
         self.reads = ReadQueues(last_id=0 if recovered is None else randrange(NUMBERS))
-        self.box = Outbox(first, session_id(group_id, me.id, first))
+        self.session = ClientSession(first, session_id(group_id, me.id, first))
         self.grants = set()
-        self.birth = Birth(presence_due=now_ms)
+        self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
-        self.unsaid_halt = False
+        self.unpublished_halt = False
         if recovered is not None:
             try:
                 self._recover(recovered)
             except HaltError as exc:
-                self.halted, self.unsaid_halt = exc.reason, True
+                self.halted, self.unpublished_halt = exc.reason, True
 
     def _recover(self, recovered: Recovered) -> None:
         """Continue as the same incarnation (trust_disk): our promises rest on this term, vote and log."""
         assert self.settings.trust_disk
-        self.birth.dissolved = recovered.ended[-DISSOLVED_MAX:]
+        self.founding_state.dissolved = recovered.ended[-DISSOLVED_MAX:]
         self.term, self.voted_for = recovered.term, recovered.voted_for
         self._bind()  # we may have answered a leader a moment ago, and its lease relies on that answer
         if not recovered.entries:
@@ -158,8 +158,8 @@ class Member(Inbox):
         """Take several events at once: one broadcast and one Forward for all of them."""
         out = self.out = Effects()
         if self.halted is not None:
-            if self.unsaid_halt:
-                self.unsaid_halt = False
+            if self.unpublished_halt:
+                self.unpublished_halt = False
                 self._notice(Halted(self.halted))
             self._refuse_all(events)
             return out
@@ -189,30 +189,30 @@ class Member(Inbox):
 
     # ---- after the events ---------------------------------------------------
     def _tick(self) -> None:
-        if self.now >= self.birth.presence_due:
+        if self.now >= self.founding_state.presence_due:
             self._tick_founding()
         if self.cluster is None:
             return
         if self.now >= self.election_due and self.role is not LEADER:
             self._tick_election()
             self._watch_quorum()
-        elif self.told_outlook is not None and self.leader is not None:
+        elif self.published_outlook is not None and self.leader is not None:
             self._watch_quorum()  # a member leads again
         if self.pull is not None:
             self._tick_pull()
-        if self.box.flying:
+        if self.session.in_flight:
             self._retry_forwards()
-        if self.handed is not None:
-            self._conclude_transfer(self.handed)
-        lead = self.lead
-        if lead is None:
+        if self.handed_over is not None:
+            self._conclude_transfer(self.handed_over)
+        leadership = self.leadership
+        if leadership is None:
             return
-        if self.now >= lead.census_due:
+        if self.now >= leadership.census_due:
             # This must not depend on the heartbeat: under steady writes no heartbeat is ever due.
-            lead.census_due = self.now + self.settings.heartbeat_ms
-            self._check_quorum(lead)
-            if self.lead is not None:
-                self._count_rounds(lead)
+            leadership.census_due = self.now + self.settings.heartbeat_ms
+            self._check_quorum(leadership)
+            if self.leadership is not None:
+                self._count_rounds(leadership)
             self._watch_quorum()
 
     def _settle(self) -> None:
@@ -221,9 +221,9 @@ class Member(Inbox):
         for _ in range(SETTLE_ROUNDS_MAX):
             commit, last, role, cluster = self.commit, self.log.last(), self.role, self.cluster
             if cluster is not None and self.leader is not None:
-                self._flush_origin()
-            if self.lead is not None:
-                self._lead(self.lead)
+                self._flush_session()
+            if self.leadership is not None:
+                self._lead(self.leadership)
             if self.replica.applied.index < min(self.commit, limit):
                 self._apply_committed(limit)
                 if self.parting_due:
@@ -239,56 +239,56 @@ class Member(Inbox):
             ):
                 return
 
-    def _lead(self, lead: Leadership) -> None:
+    def _lead(self, leadership: Leadership) -> None:
         if self.log.last().index > self.commit:
-            self._try_commit(lead)
-        if lead.review_due:
-            self._adjust_membership(lead)
-        if lead.transfer is not None:
-            self._drive_transfer(lead, lead.transfer)
+            self._try_commit(leadership)
+        if leadership.review_due:
+            self._adjust_membership(leadership)
+        if leadership.transfer is not None:
+            self._drive_transfer(leadership, leadership.transfer)
         if self.settings.lease_reads:
-            self._renew_lease(lead)
-            self._read_under_lease(lead)
-        wants_round = bool(self.reads.asking or self.reads.remote) and self._begin_round(lead)
+            self._renew_lease(leadership)
+            self._read_under_lease(leadership)
+        wants_round = bool(self.reads.asking or self.reads.remote) and self._begin_round(leadership)
         last = self.log.last().index
         if (
             wants_round
-            or last > lead.sent_index
-            or self.commit > lead.announced
-            or self.now >= lead.heartbeat_due
+            or last > leadership.sent_index
+            or self.commit > leadership.announced
+            or self.now >= leadership.heartbeat_due
         ):
-            self._flush_leader(lead, wants_round=wants_round)
+            self._flush_leader(leadership, wants_round=wants_round)
         if self.reads.round is not None:
-            self._end_round(lead)
+            self._end_round(leadership)
         if not self.is_voter:
             self._leave()
 
     def _flush_reads(self) -> None:
         if self.reads.round is not None:
             self._drop_void_round()
-        if self.lead is None and self.reads.asking:
+        if self.leadership is None and self.reads.asking:
             self._ask_leader()
         if self.reads.settled:
             self._answer_settled()
 
     def _next_tick(self) -> int:
-        lead = self.lead
-        if lead is not None:
-            due = min(lead.heartbeat_due, lead.census_due)
+        leadership = self.leadership
+        if leadership is not None:
+            due = min(leadership.heartbeat_due, leadership.census_due)
         elif self.cluster is not None:
             due = self.election_due
         else:
             due = self.now + self.settings.election_timeout_ms
-        if self.cluster is None or self.strangers or self._lacks_genesis():
-            due = min(due, self.birth.presence_due)
+        if self.cluster is None or self.has_outsiders or self._lacks_genesis():
+            due = min(due, self.founding_state.presence_due)
         if self.reads.round is not None or self.reads.leased:
             due = self._reads_due(due)
         if self.pull is not None:
             due = min(due, self._pull_due(self.pull))
-        if self.box.flying:
-            due = min(due, self._origin_due())
-        if self.handed is not None:
-            due = min(due, self.handed.until_ms)
+        if self.session.in_flight:
+            due = min(due, self._session_due())
+        if self.handed_over is not None:
+            due = min(due, self.handed_over.until_ms)
         if self.replica.applied.index < self.commit:
             due = self.now
         return max(due, self.now)
@@ -297,21 +297,21 @@ class Member(Inbox):
     def _halt(self, reason: str) -> None:
         """Stop, because an invariant broke. No message that this step prepared may be sent."""
         self.halted = reason
-        lead = self.lead
-        transfers = (self.handed, lead.transfer if lead is not None else None)
-        unsaid = [token for token, _ in self.out.completions]
-        unsaid += [transfer.token for transfer in transfers if transfer is not None]
-        if lead is not None and lead.version_change is not None:
-            unsaid.append(lead.version_change[0])
+        leadership = self.leadership
+        transfers = (self.handed_over, leadership.transfer if leadership is not None else None)
+        unanswered = [token for token, _ in self.out.completions]
+        unanswered += [transfer.token for transfer in transfers if transfer is not None]
+        if leadership is not None and leadership.version_change is not None:
+            unanswered.append(leadership.version_change[0])
         self.out = Effects()
-        self.lead = self.handed = self.leader = None
+        self.leadership = self.handed_over = self.leader = None
         self.role = FOLLOWER  # from here on it neither leads nor follows, whatever its role was
         self._notice(Halted(reason))
-        for token in unsaid:
+        for token in unanswered:
             self._complete(token, Unknown("halted"))
         if self.online:
             self.online = False
-        for token in sorted(self.box.tokens):
+        for token in sorted(self.session.tokens):
             self._complete(token, Unknown("halted"))
         reads = self.reads
         waiting = [query for _, query in reads.settled] + list(reads.asking)
@@ -319,7 +319,7 @@ class Member(Inbox):
         waiting += [held.query for held in reads.leased]
         for query in waiting:
             self._complete(query.token, NotExecuted("halted"))
-        self.box.tokens.clear()
+        self.session.tokens.clear()
         self.reads = ReadQueues()
 
     def _refuse_all(self, events: Sequence[Event]) -> None:
@@ -354,9 +354,9 @@ class Member(Inbox):
         """Return what this member knows of quorum and missing voters, and whether waiting can help."""
         if self.halted is not None or not self.active:
             return UNKNOWN
-        if self.lead is None and self.leader is not None:
+        if self.leadership is None and self.leader is not None:
             return HELD  # it would step down without a quorum
-        here = self._responsive(self.lead) if self.lead is not None else {*self.audience, self.me}
+        here = self._responsive(self.leadership) if self.leadership is not None else {*self.audience, self.me}
         present = {peer for peer in here if peer == self.me or peer in self.peers}
         for voter in self.members:
             if any(peer.name == voter.name and peer != voter for peer in self.audience):
@@ -367,7 +367,7 @@ class Member(Inbox):
             self.active,
             present,
             absent,
-            led=self.lead is not None,
+            led=self.leadership is not None,
             copies_needed=self._copies_needed(),
             durable=self.settings.trust_disk,
         )
@@ -375,7 +375,7 @@ class Member(Inbox):
     def _absence(self, voter: Incarnation) -> Absence:
         if voter in self.replaced:
             return Absence.RESTARTED
-        match self.gone.get(voter):
+        match self.ended_bonds.get(voter):
             case BondLoss.DEPARTED:
                 return Absence.DEPARTED
             case BondLoss.EXPIRED:
@@ -385,16 +385,20 @@ class Member(Inbox):
 
     def _watch_quorum(self) -> None:
         """Report when the quorum is lost, when the missing voters change, and when the quorum is back."""
-        if self.lead is not None and self.told_outlook is None and len(self.members) > SHORT_VOTERS_MAX:
+        if (
+            self.leadership is not None
+            and self.published_outlook is None
+            and len(self.members) > SHORT_VOTERS_MAX
+        ):
             return  # it has a quorum of more than one member
         outlook = self.outlook()
         ill = outlook.quorum in (Quorum.SHORT, Quorum.LOST, Quorum.GONE)
         if not ill:
-            if self.told_outlook is None or outlook.quorum is Quorum.UNKNOWN:
+            if self.published_outlook is None or outlook.quorum is Quorum.UNKNOWN:
                 return
             outlook = HELD
-        if outlook != self.told_outlook:
-            self.told_outlook = outlook if ill else None
+        if outlook != self.published_outlook:
+            self.published_outlook = outlook if ill else None
             self._notice(QuorumChanged(outlook))
 
     def status(self) -> MemberStatus:
@@ -402,7 +406,7 @@ class Member(Inbox):
         last = self.log.last()
         config = self.last_config
         commit = self.log.position(self.commit)
-        lead = self.lead
+        leadership = self.leadership
         return MemberStatus(
             me=self.me,
             role=self.shown_role,
@@ -418,7 +422,7 @@ class Member(Inbox):
             tie=config.tie if config else None,
             online=self.online,
             halted=self.halted,
-            match={} if lead is None else dict(sorted(lead.match.items())),
+            match={} if leadership is None else dict(sorted(leadership.match.items())),
             electable=self._electable(),
             levels=self.replica.levels,
         )

@@ -24,30 +24,36 @@ class Membership(Leader):
 
     # Voters whose bond ended for good: they announced that they leave, or their ticket expired or was
     # revoked.
-    gone: dict[Incarnation, BondLoss]
+    ended_bonds: dict[Incarnation, BondLoss]
     features: Features
 
-    def _count_rounds(self, lead: Leadership) -> None:
+    def _count_rounds(self, leadership: Leadership) -> None:
         """Count, once per heartbeat, for how many rounds each learner has kept up and answered.
 
         A single round without an ACK does not end the count. If a heartbeat's time is short for a host, one
         answer may come just before one count, and the next answer just after the following count.
         """
-        lead.review_due = True
-        responsive = self._responsive(lead)
+        leadership.review_due = True
+        responsive = self._responsive(leadership)
         for peer in self.audience:
             if peer not in self.members:
-                if peer in lead.acked:
-                    lead.streak[peer] = lead.streak.get(peer, 0) + 1
+                if peer in leadership.acked:
+                    leadership.streak[peer] = leadership.streak.get(peer, 0) + 1
                 elif peer not in responsive:
-                    lead.streak[peer] = 0
-        lead.acked.clear()
+                    leadership.streak[peer] = 0
+        leadership.acked.clear()
         known = self.peers.keys() | set(self.members)
-        for table in (lead.match, lead.echo, lead.heard_ms, lead.lag, lead.streak):
+        for table in (
+            leadership.match,
+            leadership.echo,
+            leadership.answered_ms,
+            leadership.lag,
+            leadership.streak,
+        ):
             for stranger in [peer for peer in table if peer not in known]:
                 del table[stranger]
-        self._raise_level(lead)
-        self.gone = {peer: loss for peer, loss in self.gone.items() if peer in self.members}
+        self._raise_level(leadership)
+        self.ended_bonds = {peer: loss for peer, loss in self.ended_bonds.items() if peer in self.members}
 
     # ---- feature levels, and the machine's version --------------------------
     def _builds(self) -> list[Build] | None:
@@ -60,7 +66,7 @@ class Membership(Leader):
         others = {*self.members, *self.audience} - {self.me}
         return [self.build, *(self.peers[peer].build for peer in sorted(others))]
 
-    def _raise_level(self, lead: Leadership) -> None:
+    def _raise_level(self, leadership: Leadership) -> None:
         """Write FEATURE n when all have known n for a while.
 
         A member that is away for a moment must not find it written when it returns.
@@ -70,74 +76,82 @@ class Membership(Leader):
         builds = self._builds() if self.build.features.high > present else None
         level = present if builds is None else min(build.features.high for build in builds)
         if level <= present:
-            lead.feature = None
-        elif lead.feature is None or level < lead.feature[0]:
-            lead.feature = (level, self.now)
-        elif self._is_level_known_for_long(lead.feature[1]) and self._may_write_levels(lead):
-            self._write_levels(lead, EntryKind.FEATURE, lead.feature[0])
-            lead.feature = None
+            leadership.feature = None
+        elif leadership.feature is None or level < leadership.feature[0]:
+            leadership.feature = (level, self.now)
+        elif self._is_level_known_for_long(leadership.feature[1]) and self._may_write_levels(leadership):
+            self._write_levels(leadership, EntryKind.FEATURE, leadership.feature[0])
+            leadership.feature = None
 
     def _is_level_known_for_long(self, since_ms: int) -> bool:
         return self.now - since_ms >= self.features.after_ms
 
-    def _may_write_levels(self, lead: Leadership) -> bool:
+    def _may_write_levels(self, leadership: Leadership) -> bool:
         """Allow one such entry at a time, and only when we have applied all of them before it."""
         return (
-            not self._refusal(lead)
-            and self._has_committed_in_term(lead)
-            and lead.levels_index <= self.commit == self.replica.applied.index
+            not self._refusal(leadership)
+            and self._has_committed_in_term(leadership)
+            and leadership.levels_index <= self.commit == self.replica.applied.index
         )
 
-    def _write_levels(self, lead: Leadership, kind: EntryKind, number: int) -> Entry:
+    def _write_levels(self, leadership: Leadership, kind: EntryKind, number: int) -> Entry:
         entry = self._write(kind, encode_number(number))
-        lead.levels_index = lead.awaited = entry.index
+        leadership.levels_index = leadership.awaited = entry.index
         return entry
 
     def _change_version(self, change: ChangeVersion) -> None:
         """Write MACHINE v, if every voter and learner can run the machine as v."""
-        lead, builds, levels = self.lead, self._builds(), self.replica.levels
-        refusal = "not-leader" if lead is None else self._refusal(lead)
+        leadership, builds, levels = self.leadership, self._builds(), self.replica.levels
+        refusal = "not-leader" if leadership is None else self._refusal(leadership)
         if not refusal:
             known = builds is not None and all(
                 build.versions.low <= change.version <= build.versions.high for build in builds
             )
             refusal = "" if known else "machine-version-change-unsupported"
-        if not refusal and lead is not None and (levels is None or not self._may_write_levels(lead)):
+        if (
+            not refusal
+            and leadership is not None
+            and (levels is None or not self._may_write_levels(leadership))
+        ):
             refusal = "overloaded"
-        if refusal or lead is None:
+        if refusal or leadership is None:
             self._complete(change.token, NotExecuted(refusal, self.leader))
             return
-        entry = self._write_levels(lead, EntryKind.MACHINE, change.version)
-        lead.version_change = (change.token, entry.index)
+        entry = self._write_levels(leadership, EntryKind.MACHINE, change.version)
+        leadership.version_change = (change.token, entry.index)
 
     def _version_changed(self, index: int, outcome: Outcome) -> None:
         """The MACHINE entry at ``index`` is applied here."""
-        lead = self.lead
-        if lead is not None and lead.version_change is not None and lead.version_change[1] == index:
-            self._complete(lead.version_change[0], outcome)
-            lead.version_change = None
+        leadership = self.leadership
+        if (
+            leadership is not None
+            and leadership.version_change is not None
+            and leadership.version_change[1] == index
+        ):
+            self._complete(leadership.version_change[0], outcome)
+            leadership.version_change = None
 
     # ---- configurations ------------------------------------------------------
-    def _may_propose_config(self, lead: Leadership) -> bool:
+    def _may_propose_config(self, leadership: Leadership) -> bool:
         """I5: propose a Cfg only after a commit in our term, and keep one uncommitted Cfg at most."""
-        return self._has_committed_in_term(lead) and not self._config_is_pending()
+        return self._has_committed_in_term(leadership) and not self._config_is_pending()
 
-    def _has_committed_in_term(self, lead: Leadership) -> bool:
-        return self.commit >= lead.noop_index
+    def _has_committed_in_term(self, leadership: Leadership) -> bool:
+        return self.commit >= leadership.noop_index
 
     def _config_is_pending(self) -> bool:
         return self.configs[-1][0] > self.commit
 
-    def _adjust_membership(self, lead: Leadership) -> None:
-        if not lead.review_due:
+    def _adjust_membership(self, leadership: Leadership) -> None:
+        if not leadership.review_due:
             return
-        lead.review_due = False
-        if lead.transfer is not None or self.dissolve_index or not self._may_propose_config(lead):
+        leadership.review_due = False
+        if leadership.transfer is not None or self.dissolve_index or not self._may_propose_config(leadership):
             return
         config = self.last_config
         assert config is not None
-        responsive = self._responsive(lead)
-        for voters, reason in self._wishes(lead, config, responsive):
+        responsive = self._responsive(leadership)
+        for voters, reason in self._wishes(leadership, config, responsive):
             wish = Config(
                 epoch=config.epoch + 1,
                 voters=tuple(sorted(voters)),
@@ -148,18 +162,18 @@ class Membership(Leader):
                 entry = self._write(EntryKind.CONFIG, encode_config(wish))
                 # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit
                 # index at once.
-                lead.awaited = entry.index
+                leadership.awaited = entry.index
                 return
 
     def _wishes(
-        self, lead: Leadership, config: Config, responsive: set[Incarnation]
+        self, leadership: Leadership, config: Config, responsive: set[Incarnation]
     ) -> Iterator[tuple[set[Incarnation], str]]:
         """Return every single step that would improve the configuration, the most urgent first."""
         voters = set(config.voters)
         names = {voter.name for voter in voters}
-        promotable = [peer for peer in self.audience if self._is_promotable(lead, peer, voters)]
+        promotable = [peer for peer in self.audience if self._is_promotable(leadership, peer, voters)]
         for voter in config.voters:
-            loss = self.gone.get(voter)
+            loss = self.ended_bonds.get(voter)
             if loss is not None and voter != self.me:
                 yield voters - {voter}, f"demote {voter}: {loss.value}"
             known = self.peers.get(voter)
@@ -175,28 +189,28 @@ class Membership(Leader):
                     if peer.name == voter.name:
                         yield voters - {voter} | {peer}, f"replace {voter} by {peer}"
         for voter in config.voters:
-            if voter != self.me and self._is_silent(lead, voter):
+            if voter != self.me and self._is_unresponsive(leadership, voter):
                 yield voters - {voter}, f"demote {voter}: silent"
-            elif voter != self.me and self._is_lagging(lead, voter):
+            elif voter != self.me and self._is_lagging(leadership, voter):
                 yield voters - {voter}, f"demote {voter}: lagging"
         if len(voters) < self.settings.max_voters:
             for peer in promotable:
                 if peer.name not in names:
                     yield voters | {peer}, f"promote {peer}"
 
-    def _is_promotable(self, lead: Leadership, peer: Incarnation, voters: set[Incarnation]) -> bool:
+    def _is_promotable(self, leadership: Leadership, peer: Incarnation, voters: set[Incarnation]) -> bool:
         return (
             peer not in voters
             and self.peers[peer].preference is not Preference.OBSERVER
-            and lead.streak.get(peer, 0) >= PROMOTION_ROUNDS
+            and leadership.streak.get(peer, 0) >= PROMOTION_ROUNDS
         )
 
-    def _is_silent(self, lead: Leadership, voter: Incarnation) -> bool:
-        heard = lead.heard_ms.get(voter, lead.since_ms)
+    def _is_unresponsive(self, leadership: Leadership, voter: Incarnation) -> bool:
+        heard = leadership.answered_ms.get(voter, leadership.since_ms)
         return self.now - heard >= self.settings.demote_after_ms
 
-    def _is_lagging(self, lead: Leadership, voter: Incarnation) -> bool:
-        lag = lead.lag.get(voter)
+    def _is_lagging(self, leadership: Leadership, voter: Incarnation) -> bool:
+        lag = leadership.lag.get(voter)
         return lag is not None and self.now - lag[1] >= self.settings.demote_lag_ms
 
     def _preflight(self, config: Config, wish: Config, responsive: set[Incarnation]) -> bool:

@@ -54,7 +54,7 @@ class Pull(Replication):
         have = Cursor(last.term, last.index)
         reply = AppendReply(self._cluster, self.term, verdict, match, self.last_seq, have)
         before = self.out.sends[-1] if self.out.sends else None
-        if before is not None and before.to == (self.leader,) and _says_no_more(before.message, reply):
+        if before is not None and before.to == (self.leader,) and _is_covered_by(before.message, reply):
             # A peer that is behind receives many Appends at once, and the leader must read the answers of all
             # peers.
             self.out.sends.pop()
@@ -122,7 +122,7 @@ class Pull(Replication):
         return sorted([*known, leader], key=lambda peer: pull.resting.get(peer, 0))
 
     def _has_window(self, pull: PullState, source: Incarnation) -> bool:
-        flight = pull.flying.get(source)
+        flight = pull.in_flight.get(source)
         limit = RANGES_OF_LEADER if source == self.leader else RANGES_PER_SOURCE
         return flight is None or len(flight.ranges) < limit
 
@@ -133,7 +133,7 @@ class Pull(Replication):
         """Ask idle sources for what is missing."""
         sources = self._sources(pull)
         if not pull.joined:
-            if not pull.flying:
+            if not pull.in_flight:
                 self._search(pull, sources)
             return
         # The lowest range goes first: when every place is taken, the chunk that all others wait for has a
@@ -297,7 +297,7 @@ class Pull(Replication):
         if pull is None:
             return
         late = False
-        for source in list(pull.flying):
+        for source in list(pull.in_flight):
             patience_ms = self.settings.election_timeout_ms if source in self.peers else 0
             for asked in pull.take_late(source, self.now, patience_ms):
                 late = True
@@ -315,10 +315,10 @@ class Pull(Replication):
 
     def _pull_due(self, pull: PullState) -> int:
         due = pull.asked_ms + AVAIL_AGAIN_MS
-        if not pull.flying and self.now - pull.started_ms < self.settings.heartbeat_ms:
+        if not pull.in_flight and self.now - pull.started_ms < self.settings.heartbeat_ms:
             due = min(due, pull.started_ms + self.settings.heartbeat_ms)
         due = min([due, *(until for until in pull.resting.values() if until > self.now)])
-        for flight in pull.flying.values():
+        for flight in pull.in_flight.values():
             due = min(due, flight.due_ms(self.settings.election_timeout_ms))
         if self._kept_is_next(pull) or any(after <= self.verified for after in pull.held):
             due = self.now
@@ -353,7 +353,7 @@ class Pull(Replication):
         self._send(sender, Chunk(self._cluster, self.term, asked, False, (), hint))
 
 
-def _says_no_more(message: Message, reply: AppendReply) -> bool:
+def _is_covered_by(message: Message, reply: AppendReply) -> bool:
     """Return whether ``reply``, which follows ``message`` at once, contains all that ``message`` contains."""
     return (
         type(message) is AppendReply

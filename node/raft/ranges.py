@@ -32,17 +32,17 @@ class Flight:
     """The ranges that one source was asked for.
 
     Attributes:
-        heard_ms: when it last answered; at first, when it was first asked.
+        contact_ms: when it last answered; at first, when it was first asked.
         ranges: by ``after``, oldest first.
     """
 
-    heard_ms: int
+    contact_ms: int
     ranges: dict[int, Range] = field(default_factory=dict)
 
     def due_ms(self, patience_ms: int) -> int:
         """Return when the oldest range is late."""
         sent_ms = next(iter(self.ranges.values())).sent_ms
-        return min(max(sent_ms, self.heard_ms) + patience_ms, sent_ms + OVERTAKEN_FACTOR * patience_ms)
+        return min(max(sent_ms, self.contact_ms) + patience_ms, sent_ms + OVERTAKEN_FACTOR * patience_ms)
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class PullState:
         at: the next index to search an agreement at (while not ``joined``), then the first unassigned.
         joined: the start is agreed upon.
         span: how many entries to ask for at a time: what fits into a chunk.
-        flying: what each source was asked; no source without a range.
+        in_flight: what each source was asked; no source without a range.
         again: ranges to be asked anew, sorted.
         resting: sources that could not help, and when to try them again.
         given_up: ranges whose answer did not come in time, by source and ``after``, oldest first.
@@ -72,7 +72,7 @@ class PullState:
     joined: bool = False
     span: int = RANGE_ENTRIES
     known: dict[Incarnation, int] = field(default_factory=dict)
-    flying: dict[Incarnation, Flight] = field(default_factory=dict)
+    in_flight: dict[Incarnation, Flight] = field(default_factory=dict)
     again: list[tuple[int, int]] = field(default_factory=list)
     resting: dict[Incarnation, int] = field(default_factory=dict)
     given_up: dict[tuple[Incarnation, int], Range] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class PullState:
     @property
     def outstanding(self) -> int:
         """The number of chunks asked for or held: they may all have to be kept in memory."""
-        return len(self.held) + sum(len(flight.ranges) for flight in self.flying.values())
+        return len(self.held) + sum(len(flight.ranges) for flight in self.in_flight.values())
 
     @property
     def lowest(self) -> int:
@@ -110,19 +110,19 @@ class PullState:
             self.again.sort()
 
     def sent(self, source: Incarnation, after: int, upto: int, now_ms: int) -> None:
-        flight = self.flying.get(source)
+        flight = self.in_flight.get(source)
         if flight is None:
-            flight = self.flying[source] = Flight(now_ms)
+            flight = self.in_flight[source] = Flight(now_ms)
         flight.ranges[after] = Range(after, upto, now_ms)
 
     def answered(self, source: Incarnation, after: int, now_ms: int) -> Range | None:
         """Return the range that an answer belongs to; None if it was not asked for, or was given up."""
-        flight = self.flying.get(source)
+        flight = self.in_flight.get(source)
         asked = None if flight is None else flight.ranges.pop(after, None)
         if flight is not None and asked is not None:
-            flight.heard_ms = now_ms
+            flight.contact_ms = now_ms
             if not flight.ranges:
-                del self.flying[source]
+                del self.in_flight[source]
         return asked
 
     def answered_late(self, source: Incarnation, after: int, places: int) -> Range | None:
@@ -136,11 +136,11 @@ class PullState:
             return None
         if not self.joined and after != self.at:
             return None
-        for other, flight in self.flying.items():
+        for other, flight in self.in_flight.items():
             now_asked = flight.ranges.pop(after, None)
             if now_asked is not None:
                 if not flight.ranges:
-                    del self.flying[other]
+                    del self.in_flight[other]
                 return now_asked
         if not self.joined:
             return asked
@@ -157,7 +157,7 @@ class PullState:
 
     def take_late(self, source: Incarnation, now_ms: int, patience_ms: int) -> list[Range]:
         """Give up the ranges of ``source`` that are late by now; return them."""
-        flight = self.flying[source]
+        flight = self.in_flight[source]
         late = []
         while flight.ranges and now_ms >= flight.due_ms(patience_ms):
             asked = flight.ranges.pop(next(iter(flight.ranges)))
@@ -167,5 +167,5 @@ class PullState:
         while len(self.given_up) > GIVEN_UP_MAX:
             del self.given_up[next(iter(self.given_up))]
         if not flight.ranges:
-            del self.flying[source]
+            del self.in_flight[source]
         return late

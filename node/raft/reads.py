@@ -86,8 +86,8 @@ class Reads(Membership):
         committed may be missing here. A follower counts from when it received the leader's commit index. A
         leader counts from when it sent the broadcast that a quorum has answered.
         """
-        if self.lead is not None:
-            self._prove_marks(self.lead)
+        if self.leadership is not None:
+            self._prove_marks(self.leadership)
         self._cover()
         return None if self.covered_ms is None else max(now_ms - self.covered_ms, 0)
 
@@ -112,7 +112,7 @@ class Reads(Membership):
         )
 
     # ---- the leader ---------------------------------------------------------
-    def _begin_round(self, lead: Leadership) -> bool:
+    def _begin_round(self, leadership: Leadership) -> bool:
         """Return whether a broadcast is wanted to confirm reads.
 
         The index is the commit index now: with the no-op committed it is at least every earlier leader's, and
@@ -121,23 +121,25 @@ class Reads(Membership):
         reads = self.reads
         if reads.round is not None or not (reads.asking or reads.remote):
             return False
-        if not self._has_committed_in_term(lead):
+        if not self._has_committed_in_term(leadership):
             return False
         queries = list(reads.asking)
         reads.asking.clear()
         remote, reads.remote = reads.remote, {}
-        reads.round = ReadRound(queries, remote, self.term, self.now, index=self.commit, seq=lead.seq + 1)
+        reads.round = ReadRound(
+            queries, remote, self.term, self.now, index=self.commit, seq=leadership.seq + 1
+        )
         return self._needs_round()
 
     def _needs_round(self) -> bool:
         """Return whether reads need a quorum round: without one a deposed leader answers old state (3.13)."""
         return True
 
-    def _end_round(self, lead: Leadership) -> None:
+    def _end_round(self, leadership: Leadership) -> None:
         current = self.reads.round
         if current is None or current.id:
             return
-        if self._needs_round() and not self._echoed(lead, current.seq):
+        if self._needs_round() and not self._echoed(leadership, current.seq):
             return
         self.reads.round = None
         for query in current.queries:
@@ -147,7 +149,7 @@ class Reads(Membership):
 
     def _on_read_index(self, sender: Incarnation, m: ReadIndex) -> None:
         """Answer only as the leader: otherwise the asker asks again when it knows of a leader."""
-        if self.lead is not None:
+        if self.leadership is not None:
             self.reads.remote[sender] = m.id
 
     def _forget_reads_of(self, peer: Incarnation) -> None:
@@ -157,18 +159,18 @@ class Reads(Membership):
             self.reads.round.remote.pop(peer, None)
 
     # ---- leases -------------------------------------------------------------
-    def _lease_holds(self, lead: Leadership) -> bool:
+    def _lease_holds(self, leadership: Leadership) -> bool:
         return (
             self.settings.lease_reads
-            and not lead.lease_forbidden
-            and self._has_committed_in_term(lead)
-            and self.now < lead.lease_ms
+            and not leadership.lease_forbidden
+            and self._has_committed_in_term(leadership)
+            and self.now < leadership.lease_ms
         )
 
-    def _read_under_lease(self, lead: Leadership) -> None:
+    def _read_under_lease(self, leadership: Leadership) -> None:
         """Compute now, answer in the next step: the host can stop us anywhere in between."""
         reads = self.reads
-        if not reads.asking or not self._lease_holds(lead):
+        if not reads.asking or not self._lease_holds(leadership):
             return
         if self.replica.applied.index < self.commit:
             return  # what the lease covers is the committed state, so apply first
@@ -189,7 +191,7 @@ class Reads(Membership):
                 self.reads.asking.append(held.query)
 
     def _lease_still_holds(self) -> bool:
-        return self.lead is not None and self._lease_holds(self.lead)
+        return self.leadership is not None and self._lease_holds(self.leadership)
 
     # ---- followers ----------------------------------------------------------
     def _ask_leader(self) -> None:
@@ -217,7 +219,7 @@ class Reads(Membership):
         current = self.reads.round
         if current is None:
             return
-        void = current.term != self.term or bool(current.id) == (self.lead is not None)
+        void = current.term != self.term or bool(current.id) == (self.leadership is not None)
         late = current.id and self.now - current.sent_ms >= self.settings.election_timeout_ms // 2
         lost = current.id and self.leader not in self.peers
         if void or late or lost:

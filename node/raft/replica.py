@@ -50,7 +50,7 @@ class BrokenMachineError(Exception):
     """
 
 
-def told_to_nobody(_what: str, _raised: BaseException) -> None:
+def ignore_raised(_what: str, _raised: BaseException) -> None:
     """Ignore an exception of a machine: the default for a caller that keeps no log."""
 
 
@@ -75,7 +75,7 @@ class Replica:
         self.commands = 0
         self.levels: Levels | None = None
         # Called with every exception of the machine that is no refusal, for the traceback in the log.
-        self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
+        self.on_raised: Callable[[str, BaseException], None] = ignore_raised
         self._version = 1  # of the machine
         self._group_id = group_id
 

@@ -36,7 +36,7 @@ class Replication(Promises):
     log_time_rest = 0  # what the last entry's time lacks, in hundredths of a millisecond
     log_commands = 0  # commands of callers in the log, committed or not
     is_auto = False  # the log begins with the genesis of an ``auto`` cluster
-    told_levels: Levels | None = None
+    published_levels: Levels | None = None
     parting_due = False  # levels changed: a bonded peer may not know them
     dissolve_index = 0  # of the DISSOLVE entry in the log, 0 if there is none
 
@@ -243,7 +243,7 @@ class Replication(Promises):
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
             if entry.kind is EntryKind.CONFIG:
                 self._announce_config(entry)
-            if self.replica.levels is not self.told_levels:
+            if self.replica.levels is not self.published_levels:
                 self._announce_levels(Cursor(entry.term, entry.index))
             if entry.kind is EntryKind.DISSOLVE:
                 # No entry after it is ever applied: the cluster ended here, on every node alike.
@@ -279,7 +279,7 @@ class Replication(Promises):
         self.covered_ms, self.awaited_index = None, NOTHING_AWAITED
 
     def _announce_levels(self, at: Cursor) -> None:
-        levels = self.told_levels = self.replica.levels
+        levels = self.published_levels = self.replica.levels
         assert levels is not None
         self.parting_due = True
         self._notice(LevelsChanged(levels, at))

@@ -23,7 +23,7 @@ class Rivals(Founding):
 
     def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
         """Handle a rival cluster: never merge with it. One may yield, if both are in auto mode."""
-        if m.cluster in self.birth.dissolved:
+        if m.cluster in self.founding_state.dissolved:
             self._send(sender, self._presence())
             return
         if m.cluster is not None and m.commit and self._is_stranded():
@@ -77,8 +77,8 @@ class Rivals(Founding):
         return rival.commands == 0 or self.settings.on_rival == "discard-shorter"
 
     def _propose_dissolution(self) -> None:
-        lead = self.lead
-        if lead is None or self.dissolve_index or not self._may_propose_config(lead):
+        leadership = self.leadership
+        if leadership is None or self.dissolve_index or not self._may_propose_config(leadership):
             return
         self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
 
@@ -93,11 +93,11 @@ class Rivals(Founding):
             if self.settings.on_rival != "discard-shorter":
                 raise HaltError("dissolved-with-commands")
             self._notice(DataDiscarded(cursor))
-        self.birth.dissolved = (*self.birth.dissolved, self.cluster)[-DISSOLVED_MAX:]
+        self.founding_state.dissolved = (*self.founding_state.dissolved, self.cluster)[-DISSOLVED_MAX:]
         self._record(SaveEnd(self.cluster))
         self._become_follower(self.term, None)
         self._reset_cluster()
-        self._tell_presence()
+        self._broadcast_presence()
 
     def _ask_reads_again(self) -> None:
         """Ask reads again: an index confirmed in a cluster that ended proves nothing in the next log."""
@@ -113,19 +113,19 @@ class Rivals(Founding):
     def _reset_cluster(self) -> None:
         """Return to the state of a member that never was in a cluster; a dead cluster's votes do not bind."""
         self._ask_reads_again()
-        if self.handed is not None:
-            self._complete(self.handed.token, Unknown("transfer-lost"))
-            self.handed = None
+        if self.handed_over is not None:
+            self._complete(self.handed_over.token, Unknown("transfer-lost"))
+            self.handed_over = None
         if not self._is_signature_out():
-            self.birth.signed = None
+            self.founding_state.signed = None
         machine = self.replica.machine
         if self.replica.commands:
             machine.restore(self.initial_state)
         self.log.truncate(0)
         self._record(SaveTruncation(0))
         self._record(SaveVote(0, None))
-        if self.birth.signed is not None:
-            self._record(SaveVote(GENESIS_TERM, self.birth.signed[0]))
+        if self.founding_state.signed is not None:
+            self._record(SaveVote(GENESIS_TERM, self.founding_state.signed[0]))
         self.replica = self._make_replica(machine)
         self.cluster = None
         self.term, self.voted_for, self.leader = 0, None, None
@@ -134,10 +134,10 @@ class Rivals(Founding):
         self.log_commands = self.dissolve_index = 0
         self.durable_index = 0
         self.is_auto = False
-        self.told_levels = None
+        self.published_levels = None
         self.writes.clear()
         self.held.clear()
-        self.configs, self.pull, self.heard_ms = [], None, None
+        self.configs, self.pull, self.leader_contact_ms = [], None, None
         self._forget_coverage()
         self._refresh_active()
         self._renew_session()

@@ -21,7 +21,7 @@ GENESIS_TERM: Final = 1
 
 
 @dataclass(slots=True)
-class Birth:
+class FoundingState:
     """The founding state of this member before it is in a cluster.
 
     Attributes:
@@ -46,7 +46,7 @@ class Birth:
     levels: Levels | None = None
     signatures: dict[Incarnation, bytes] = field(default_factory=dict)
     signed: tuple[Incarnation, GenesisProposal] | None = None
-    reborn: bool = False
+    may_have_collected: bool = False
     collector_seen_ms: int = 0
     stalled: bool = False
     presence_due: int = 0
@@ -56,7 +56,7 @@ class Birth:
 class Signing(Election):
     """Our signature, and others' under a genesis."""
 
-    birth: Birth
+    founding_state: FoundingState
 
     def _free_signature(self) -> None:
         """Free our signature: its collector will never use it.
@@ -66,11 +66,11 @@ class Signing(Election):
         if self.term <= GENESIS_TERM:
             self._set_signed(None)
         else:
-            self.birth.signed = None
+            self.founding_state.signed = None
 
     def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
         """Our signature is our vote in the genesis term: durable before a peer receives it (trust_disk)."""
-        self.birth.signed = signed
+        self.founding_state.signed = signed
         self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
 
     def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
@@ -79,17 +79,17 @@ class Signing(Election):
         If ``term`` is later than a genesis's, that process was in a cluster, perhaps one that it founded. Its
         last vote there does not show which member collected.
         """
-        self.birth.reborn = True
+        self.founding_state.may_have_collected = True
         if term > GENESIS_TERM or collector not in (None, self.me):
             # The round is not known, so no message of the collector frees it; a new incarnation does.
             signed_for = collector or self.me
             unknown = Levels(LOWEST, self.build.family, LOWEST)
             proposal = GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,), unknown)
-            self.birth.signed = (signed_for, proposal)
+            self.founding_state.signed = (signed_for, proposal)
 
     def _is_signature_out(self) -> bool:
         """Return whether a genesis of another cluster than the one we leave may still use our signature."""
-        signed = self.birth.signed
+        signed = self.founding_state.signed
         if signed is None or self.log.last().index == 0:
             return signed is not None
         _, founding = decode_config_untrusted(self.log.get(1).payload)
@@ -97,16 +97,16 @@ class Signing(Election):
 
     def _watch_collector(self) -> None:
         """Report a collector that is gone with our signature: only a new incarnation can sign again."""
-        birth = self.birth
-        if birth.signed is None or birth.signed[0] == self.me:
+        state = self.founding_state
+        if state.signed is None or state.signed[0] == self.me:
             return
-        if birth.signed[0] in self.peers:
-            birth.collector_seen_ms = self.now
-        elif not birth.stalled:
+        if state.signed[0] in self.peers:
+            state.collector_seen_ms = self.now
+        elif not state.stalled:
             patience = STALLED_AFTER * self.settings.election_timeout_ms
-            if self.now - birth.collector_seen_ms >= patience:
-                birth.stalled = True
-                self._notice(FoundingStalled(birth.signed[0]))
+            if self.now - state.collector_seen_ms >= patience:
+                state.stalled = True
+                self._notice(FoundingStalled(state.signed[0]))
 
     def _is_genesis(self, entry: Entry) -> bool:
         """Return whether every founder signed ``entry``: no genesis with a missing signature exists."""

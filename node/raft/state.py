@@ -2,7 +2,7 @@
 
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
-    State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Origin
+    State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Clients
           > Election > Signing > Founding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
@@ -32,7 +32,7 @@ from node.raft.events import (
 from node.raft.log import LogStore
 from node.raft.messages import Message, Presence
 from node.raft.quorum import Config, is_quorum_of_all
-from node.raft.replica import Replica, told_to_nobody
+from node.raft.replica import Replica, ignore_raised
 from node.raft.types import (
     FOLLOWER,
     LEADER,
@@ -94,7 +94,7 @@ class Transfer:
     token: int
     target: Incarnation
     until_ms: int
-    told: bool = False
+    sent: bool = False
 
 
 class Mark(NamedTuple):
@@ -119,7 +119,7 @@ class Leadership:
             a Cfg.
         match: verified match index per peer.
         echo: highest seq answered per peer, in this term.
-        heard_ms: when a peer last answered.
+        answered_ms: when a peer last answered.
         sent_ms: (seq, when) of broadcasts that no quorum has echoed yet, oldest first; only the latest.
         marks: when broadcasts were sent that no quorum is known to have echoed, oldest first.
         lag: peer -> (have index, since when it makes no progress).
@@ -145,7 +145,7 @@ class Leadership:
     awaited: int = 0
     match: dict[Incarnation, int] = field(default_factory=dict)
     echo: dict[Incarnation, int] = field(default_factory=dict)
-    heard_ms: dict[Incarnation, int] = field(default_factory=dict)
+    answered_ms: dict[Incarnation, int] = field(default_factory=dict)
     sent_ms: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=UNECHOED_MAX))
     marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=MARKS_MAX))
     mark_due: int = 0
@@ -192,7 +192,7 @@ class State(ABC):
         self.randrange = randrange
         self.make_system = system
         # The driver may log exceptions of the machine; that changes nothing here.
-        self.on_raised: Callable[[str, BaseException], None] = told_to_nobody
+        self.on_raised: Callable[[str, BaseException], None] = ignore_raised
         self.replica = self._make_replica(machine)
 
         self.now = now_ms
@@ -212,16 +212,16 @@ class State(ABC):
         self.configs: list[tuple[int, Config]] = []
         self.verified_term = 0
         self.verified_index = 0
-        self.lead: Leadership | None = None
+        self.leadership: Leadership | None = None
 
         self.peers: dict[Incarnation, Peer] = {}
         self.audience: tuple[Incarnation, ...] = ()
-        self.strangers = False  # some bonded peers may not know our cluster, or be in another
+        self.has_outsiders = False  # some bonded peers may not know our cluster, or be in another
         self.active: tuple[Config, ...] = ()
         self.members: tuple[Incarnation, ...] = ()
         self.is_voter = False
 
-        self.heard_ms: int | None = None  # when the current leader's last message arrived
+        self.leader_contact_ms: int | None = None  # when the current leader's last message arrived
         # At ``covered_ms`` a leader had committed no more than what is applied here; None: never known.
         self.covered_ms: int | None = None
         # The index to apply to cover all that the leader of a term had committed at some time (3.7).
@@ -229,8 +229,8 @@ class State(ABC):
         self.bound_ms = now_ms  # until when lease reads bind our vote
         self.in_step = False  # the last Append matched
         self.online = False
-        self.told_leader: Incarnation | None = None
-        self.told_role = Role.LEARNER
+        self.published_leader: Incarnation | None = None
+        self.published_role = Role.LEARNER
         self.election_wait = self._draw_election_wait()
         self.election_due = now_ms + self.election_wait
 
@@ -249,7 +249,7 @@ class State(ABC):
         """A command of some session was decided."""
 
     @abstractmethod
-    def _abdicated(self, lead: Leadership) -> None:
+    def _abdicated(self, leadership: Leadership) -> None:
         """We stepped down."""
 
     @abstractmethod
@@ -303,21 +303,21 @@ class State(ABC):
         self._record(SaveVote(term, voted_for))
 
     def _become_follower(self, term: int, leader: Incarnation | None) -> None:
-        if self.lead is not None:
+        if self.leadership is not None:
             # "Verified in a term" means proven equal to the log of that term's leader.
             self.verified_term, self.verified_index = self.term, self.log.last().index
         if term > self.term:
             self._set_vote(term, None)
-            self.heard_ms = None
+            self.leader_contact_ms = None
         if self.role is not FOLLOWER or leader != self.leader:
             self._rearm_election()
         self.role = FOLLOWER
         self.leader = leader
         if leader is None:
             self.in_step = False
-        if self.lead is not None:
-            lead, self.lead, self.in_step = self.lead, None, False
-            self._abdicated(lead)
+        if self.leadership is not None:
+            leadership, self.leadership, self.in_step = self.leadership, None, False
+            self._abdicated(leadership)
 
     def _draw_election_wait(self) -> int:
         """Randomised, so that split votes are rare (Raft 5.2); Reluctant waits longer."""
@@ -330,7 +330,7 @@ class State(ABC):
         self.election_wait = self._draw_election_wait()
         self.election_due = self.now + self.election_wait
 
-    def _hears_leader(self) -> bool:
+    def _follows_leader(self) -> bool:
         """Stickiness: return whether to refuse other candidates because we follow a leader (3.4).
 
         A follower whose bond with the leader broke no longer counts as following it, so a killed leader is
@@ -338,9 +338,9 @@ class State(ABC):
         """
         if self.role is LEADER or self._is_bound():
             return True
-        if self.heard_ms is None or (self.leader is not None and self.leader not in self.peers):
+        if self.leader_contact_ms is None or (self.leader is not None and self.leader not in self.peers):
             return False
-        return self.now - self.heard_ms < self.settings.election_timeout_ms
+        return self.now - self.leader_contact_ms < self.settings.election_timeout_ms
 
     def _bind(self) -> None:
         """Promise to elect no leader, not even ourselves, for an election timeout from now."""
@@ -375,7 +375,7 @@ class State(ABC):
                 if peer.cluster is None or peer.cluster == self.cluster
             )
         )
-        self.strangers = any(
+        self.has_outsiders = any(
             peer.presence is None or peer.cluster != self.cluster for peer in self.peers.values()
         )
 
@@ -404,15 +404,15 @@ class State(ABC):
         return self.role
 
     def _publish(self) -> None:
-        if self.leader != self.told_leader:
-            self.told_leader = self.leader
+        if self.leader != self.published_leader:
+            self.published_leader = self.leader
             self._notice(LeaderChanged(self.leader, self.term))
         role = self.role if self.is_voter else self.shown_role
-        if role is not self.told_role:
-            self.told_role = role
+        if role is not self.published_role:
+            self.published_role = role
             self._notice(RoleChanged(role, self.term))
-        if self.lead is not None:
-            online = self.commit >= self.lead.noop_index
+        if self.leadership is not None:
+            online = self.commit >= self.leadership.noop_index
         else:
             online = self.leader is not None and self.in_step
         if online != self.online:

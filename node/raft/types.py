@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 
 CHAIN_START: Final = bytes(32)
-ORIGIN: Final = Position(0, 0, CHAIN_START)
+LOG_START: Final = Position(0, 0, CHAIN_START)
 
 
 class EntryKind(IntEnum):

@@ -64,7 +64,7 @@ from node.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from node.raft.types import COMMANDS, ORIGIN, Bootstrap, EntryKind
+from node.raft.types import COMMANDS, LOG_START, Bootstrap, EntryKind
 
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -228,7 +228,7 @@ def _genesis_signature(f: list[Any]) -> Message:
 
 def _genesis(f: list[Any]) -> Message:
     (entries,) = f
-    taken = entries_after(entries, ORIGIN)
+    taken = entries_after(entries, LOG_START)
     if len(taken) != 1:
         refuse("a genesis is one entry")
     return Genesis(taken[0])

@@ -5,9 +5,9 @@ A member also keeps the log itself (the entries, the state, the sessions' outcom
 
 from typing import Final
 
+from node.raft.client_session import PENDING_BYTES_MAX
 from node.raft.member import Member
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.origin import PENDING_BYTES_MAX
 from node.raft.ranges import PullState
 from node.raft.state import Leadership
 from node.simulation.errors import InvariantError
@@ -29,7 +29,7 @@ def check_buffers(process: Process) -> None:
     """
     member = process.member
     settings = member.settings
-    reads, box, pending_max = member.reads, member.box, settings.pending_max
+    reads, session, pending_max = member.reads, member.session, settings.pending_max
     current = reads.round
     waiting = len(reads.asking) + len(reads.settled) + len(reads.leased)
     if current is not None:
@@ -39,34 +39,34 @@ def check_buffers(process: Process) -> None:
     peers = len(member.peers)
     if len(reads.remote) > peers:
         _exceeded(process, "reads of peers", len(reads.remote), peers)
-    if len(box.tokens) > pending_max:
-        _exceeded(process, "unanswered commands", len(box.tokens), pending_max)
-    if box.bytes > PENDING_BYTES_MAX:
-        _exceeded(process, "bytes of unanswered commands", box.bytes, PENDING_BYTES_MAX)
-    if len(box.flying) > settings.session_window:
-        _exceeded(process, "commands in flight", len(box.flying), settings.session_window)
-    if len(member.birth.dissolved) > DISSOLVED_MAX:
-        _exceeded(process, "clusters left", len(member.birth.dissolved), DISSOLVED_MAX)
+    if len(session.tokens) > pending_max:
+        _exceeded(process, "unanswered commands", len(session.tokens), pending_max)
+    if session.bytes > PENDING_BYTES_MAX:
+        _exceeded(process, "bytes of unanswered commands", session.bytes, PENDING_BYTES_MAX)
+    if len(session.in_flight) > settings.session_window:
+        _exceeded(process, "commands in flight", len(session.in_flight), settings.session_window)
+    if len(member.founding_state.dissolved) > DISSOLVED_MAX:
+        _exceeded(process, "clusters left", len(member.founding_state.dissolved), DISSOLVED_MAX)
     if member.held:
         writes = member.serial - member.persisted
         _at_most(process, "held promises", len(member.held), writes * (_KINDS_OF_PROMISE * peers + 1))
-    if member.lead is not None:
-        _check_leader(process, member, member.lead)
+    if member.leadership is not None:
+        _check_leader(process, member, member.leadership)
     if member.pull is not None:
         _check_pull(process, member, member.pull)
 
 
-def _check_leader(process: Process, member: Member, lead: Leadership) -> None:
+def _check_leader(process: Process, member: Member, leadership: Leadership) -> None:
     settings = member.settings
     last = member.log.last().index
     # Entries that earlier leaders left behind are not bounded by this leader.
-    open_entries = last - max(member.commit, lead.noop_index - 1)
+    open_entries = last - max(member.commit, leadership.noop_index - 1)
     open_max = settings.pending_max + settings.session_window + _UNASKED
     if open_entries > open_max:
         _exceeded(process, "uncommitted entries", open_entries, open_max)
     unapplied = last - member.replica.applied.index
-    if len(lead.proposed) > unapplied:
-        _exceeded(process, "proposals", len(lead.proposed), unapplied)
+    if len(leadership.proposed) > unapplied:
+        _exceeded(process, "proposals", len(leadership.proposed), unapplied)
 
 
 def _check_pull(process: Process, member: Member, pull: PullState) -> None:
@@ -75,7 +75,7 @@ def _check_pull(process: Process, member: Member, pull: PullState) -> None:
     _at_most(process, "kept Appends (bytes)", pull.buffer_bytes, bytes_max)
     chunks_max = max(1, bytes_max // settings.chunk_bytes_max)
     _at_most(process, "chunks asked for or held", pull.outstanding, chunks_max)
-    _at_most(process, "sources", len(pull.flying), len(member.peers))
+    _at_most(process, "sources", len(pull.in_flight), len(member.peers))
     # Ranges to ask again are disjoint and not empty.
     _at_most(process, "ranges to ask again", len(pull.again), pull.at)
 

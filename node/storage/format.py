@@ -38,7 +38,7 @@ from node.peers import Incarnation
 from node.raft.entries import ENTRY_LEVELS, make_entry
 from node.raft.events import Record, Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.types import ORIGIN, Entry, EntryKind, Position
+from node.raft.types import LOG_START, Entry, EntryKind, Position
 
 MAGIC: Final = b"bondstone-log/5\n"
 SALT_BYTES: Final = 16
@@ -255,7 +255,7 @@ class _Replay:
         _, kind, term, time_ms, length = _ENTRY.unpack_from(body, at)
         at += _ENTRY.size
         payload, end = _exactly(body, at, length)
-        last = Position(self.log[-1].term, self.log[-1].index, self.log[-1].chain) if self.log else ORIGIN
+        last = Position(self.log[-1].term, self.log[-1].index, self.log[-1].chain) if self.log else LOG_START
         if kind not in _KINDS:
             # The digest matches what was written, so this is not damage.
             raise CorruptStorageError(

@@ -25,7 +25,7 @@ KEPT_RECORDS: Final = 30
 def acknowledge_before_commit() -> None:
     """The leader's own copy is enough to commit and answer."""
 
-    def commit_alone(self: Leader, lead: Leadership) -> None:
+    def commit_alone(self: Leader, leadership: Leadership) -> None:
         index = self._own_match()
         if index > self.commit and self._may_commit(index):
             self._commit_to(index)

@@ -16,7 +16,7 @@ from node.raft.entries import SESSION_ID_BYTES, encode_command_body, encode_comm
 from node.raft.events import Received
 from node.raft.messages import Append, Avail, Chunk, Fetch, Message
 from node.raft.ranges import RANGES_PER_SOURCE
-from node.raft.types import ORIGIN, EntryKind
+from node.raft.types import LOG_START, EntryKind
 from node.raft.wire import encode
 from tests.node.group.test_driver import ME, PEER, Bonds, execute, lead, start
 from tests.node.group.test_driver import run as run_driver
@@ -25,9 +25,9 @@ from tests.support.groups import GET, JOIN, Site, add, counter, until, until_vot
 OTHER = Incarnation("other", b"\x03" * 32)
 SMALL = Avail(bytes(32), 1)
 FETCH = Fetch(bytes(32), 1, 0, None, 1)
-CHUNK = Chunk(bytes(32), 1, ORIGIN, True, (), 0)
+CHUNK = Chunk(bytes(32), 1, LOG_START, True, (), 0)
 COMMANDS = encode_commands(bytes(SESSION_ID_BYTES), 1, 1, None, encode_command_body((bytes(1024 * 1024),)))
-LARGE = Append(bytes(32), 1, ORIGIN, make_entries(ORIGIN, [(1, EntryKind.COMMAND, 0, COMMANDS)]), 0, 1)
+LARGE = Append(bytes(32), 1, LOG_START, make_entries(LOG_START, [(1, EntryKind.COMMAND, 0, COMMANDS)]), 0, 1)
 
 
 def waiting(driver: MemberDriver, peer: Incarnation) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from node.group.cluster_claims import ClusterClaims
 from node.raft.entries import make_entry
 from node.raft.messages import Avail, Genesis, Presence
-from node.raft.types import ORIGIN, Bootstrap, EntryKind, Incarnation
+from node.raft.types import LOG_START, Bootstrap, EntryKind, Incarnation
 
 PEER, OTHER = Incarnation("peer", b"\x01" * 32), Incarnation("other", b"\x02" * 32)
 OURS, THEIRS = b"o" * 32, b"t" * 32
@@ -55,7 +55,7 @@ def test_a_new_bond_begins_without_a_word() -> None:
 def test_what_is_said_before_there_is_a_cluster_names_none() -> None:
     claims = ClusterClaims(ordered=True)
     claims.allows(PEER, presence(None))
-    entry = make_entry(ORIGIN, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
+    entry = make_entry(LOG_START, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
 
     assert claims.allows(PEER, Genesis(entry))
 

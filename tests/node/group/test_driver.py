@@ -22,7 +22,7 @@ from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.messages import Append, Chunk, Fetch, VoteReply, VoteRequest
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Applied,
     Bootstrap,
     Consistency,
@@ -268,7 +268,7 @@ def test_a_deadline_before_anything_was_sent_reports_that_nothing_happened() -> 
         assert await execute(driver, 1, timeout_s=0.02) == NotExecuted("deadline")
         query = driver.request(lambda token: Query(token, {"op": "get"}, Consistency.STRONG), timeout_s=0.02)
         assert await query == NotExecuted("deadline")
-        assert driver.member.box.tokens == {}
+        assert driver.member.session.tokens == {}
         driver.close("done")
 
     run(scenario)
@@ -302,7 +302,7 @@ def test_a_deadline_after_a_command_was_written_reports_unknown_and_the_token_is
         disk.gate.clear()
 
         assert await execute(driver, 1, timeout_s=0.02) == Unknown("deadline")
-        assert driver.member.box.tokens == {}
+        assert driver.member.session.tokens == {}
 
         disk.gate.set()
         outcome = await execute(driver, 1)
@@ -317,13 +317,13 @@ def test_a_cancelled_call_is_forgotten() -> None:
     async def scenario() -> None:
         driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
         call = asyncio.create_task(execute(driver, 1))
-        await until(lambda: len(driver.member.box.tokens) == 1)
+        await until(lambda: len(driver.member.session.tokens) == 1)
 
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
-        await until(lambda: driver.member.box.tokens == {})
+        await until(lambda: driver.member.session.tokens == {})
         driver.close("done")
 
     run(scenario)
@@ -352,7 +352,7 @@ def test_nothing_is_answered_before_it_is_durable_and_one_write_serves_all_that_
         calls = [asyncio.create_task(execute(driver, 1))]
         await until(lambda: len(disk.writing) == written + 1)
         calls += [asyncio.create_task(execute(driver, 1)) for _ in range(50)]
-        await until(lambda: len(driver.member.box.tokens) == 51)
+        await until(lambda: len(driver.member.session.tokens) == 51)
         # Many turns of the loop and of the member later:
         steps = driver.member.log.last().index
         for _ in range(100):
@@ -424,7 +424,7 @@ def test_closing_ends_every_future_and_every_later_call() -> None:
         bonds = Bonds()
         driver = start(bonds, bootstrap=Bootstrap.JOIN)
         calls = [asyncio.create_task(execute(driver, 1)) for _ in range(3)]
-        await until(lambda: len(driver.member.box.tokens) == 3)
+        await until(lambda: len(driver.member.session.tokens) == 3)
 
         driver.close("closed")
 
@@ -580,7 +580,7 @@ def test_after_taking_a_chunk_a_member_yields_the_core(monkeypatch: pytest.Monke
         await until(lambda: bonds.steps >= steps + 2)
         assert yields == []
 
-        driver.payload(PEER, encode(Chunk(bytes(32), 1, ORIGIN, True, (), 0)))
+        driver.payload(PEER, encode(Chunk(bytes(32), 1, LOG_START, True, (), 0)))
         await until(lambda: bool(yields))
         assert yields == [bonds.steps]
 
@@ -600,7 +600,7 @@ def test_a_chunk_ends_its_step_so_that_the_loop_comes_round(monkeypatch: pytest.
             return step_many(now_ms, events, wall_ms=wall_ms)
 
         monkeypatch.setattr(driver.member, "step_many", note)
-        chunk = Chunk(bytes(32), 1, ORIGIN, True, (), 0)
+        chunk = Chunk(bytes(32), 1, LOG_START, True, (), 0)
         fetch = Fetch(bytes(32), 1, 0, None, 1)
         for message in (chunk, chunk, fetch, fetch):
             driver.payload(PEER, encode(message))

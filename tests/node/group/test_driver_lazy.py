@@ -4,13 +4,13 @@ import asyncio
 
 from node.raft.events import Send
 from node.raft.messages import Append
-from node.raft.types import ORIGIN
+from node.raft.types import LOG_START
 from tests.node.group.test_driver import PEER, Bonds, lead, start
 from tests.support.groups import until
 
 
 def append(seq: int, commit: int) -> Append:
-    return Append(bytes(32), 9, ORIGIN, (), commit, seq)
+    return Append(bytes(32), 9, LOG_START, (), commit, seq)
 
 
 def test_a_lazy_append_is_dropped_for_the_one_that_follows():

@@ -6,7 +6,7 @@ from node.group.cluster_claims import Standing
 from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.messages import Avail, Genesis, Presence
-from node.raft.types import ORIGIN, Bootstrap, EntryKind
+from node.raft.types import LOG_START, Bootstrap, EntryKind
 
 PEER, OTHER = Incarnation("peer", b"\x01" * 32), Incarnation("other", b"\x02" * 32)
 OURS, THEIRS = b"o" * 32, b"t" * 32
@@ -56,7 +56,7 @@ def test_a_new_bond_begins_without_a_report() -> None:
 def test_a_report_before_there_is_a_cluster_names_no_cluster() -> None:
     standing = Standing(ordered=True)
     standing.allows(PEER, presence(None))
-    entry = make_entry(ORIGIN, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
+    entry = make_entry(LOG_START, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")
 
     assert standing.allows(PEER, Genesis(entry))
 

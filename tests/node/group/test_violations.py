@@ -34,7 +34,7 @@ from node.raft.messages import (
     VoteRequest,
 )
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Bootstrap,
     Cursor,
     Entry,
@@ -93,8 +93,8 @@ def oversized(scene: Scene) -> bytes:
 
 
 def of_anothers_session(scene: Scene) -> bytes:
-    box = scene.follower._driver.member.box
-    assert box.session == session_id(scene.target.id, scene.follower.me.id, 0)
+    session = scene.follower._driver.member.session
+    assert session.id == session_id(scene.target.id, scene.follower.me.id, 0)
     return forward(scene, scene.follower.me.id, 1)
 
 
@@ -110,20 +110,20 @@ LEVELS = Levels(1, "bondstone/counter", 1)
 def forged_genesis(founder: Incarnation) -> Entry:
     config = Config(epoch=1, voters=(founder,), tie=None, reason="genesis")
     payload = encode_config(config, Signatures(nonce=bytes(16), signatures=(b"s",), levels=LEVELS))
-    return make_entry(ORIGIN, term=1, kind=EntryKind.CONFIG, time_ms=0, payload=payload)
+    return make_entry(LOG_START, term=1, kind=EntryKind.CONFIG, time_ms=0, payload=payload)
 
 
 def other_genesis(scene: Scene) -> bytes:
     entry = forged_genesis(scene.intruder.me)
-    return encode(Append(scene.cluster, scene.status.term + 1, ORIGIN, (entry,), 1, 1))
+    return encode(Append(scene.cluster, scene.status.term + 1, LOG_START, (entry,), 1, 1))
 
 
 def second_leader(scene: Scene) -> bytes:
-    return encode(Append(scene.cluster, scene.status.term, ORIGIN, (), 0, 1))
+    return encode(Append(scene.cluster, scene.status.term, LOG_START, (), 0, 1))
 
 
 def next_leader(scene: Scene) -> bytes:
-    return encode(Append(scene.cluster, scene.status.term + 1, ORIGIN, (), 0, 1))
+    return encode(Append(scene.cluster, scene.status.term + 1, LOG_START, (), 0, 1))
 
 
 def handing_over(scene: Scene) -> bytes:
@@ -144,7 +144,7 @@ def of_another_cluster(scene: Scene) -> bytes:
     """As one who has said that it is of ours."""
     ours = Presence(scene.cluster, 0, 0, Bootstrap.JOIN, (), (), 0)
     scene.intruder.group().send([scene.target.me], encode(ours))
-    return encode(Append(b"o" * 32, scene.status.term + 1, ORIGIN, (), 0, 1))
+    return encode(Append(b"o" * 32, scene.status.term + 1, LOG_START, (), 0, 1))
 
 
 def run(

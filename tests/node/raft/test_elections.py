@@ -8,7 +8,7 @@ from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, TimeoutNow, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Bootstrap,
     EntryKind,
     Position,
@@ -123,7 +123,7 @@ def test_with_leases_a_later_term_does_not_free_the_promise_to_the_leader():
     node = cluster.nodes[a]
     later = node.term + 7
     cluster.step(
-        a, Received(cluster.nodes[b].me, VoteReply(node.cluster, later, True, Vote.DENIED, None, ORIGIN))
+        a, Received(cluster.nodes[b].me, VoteReply(node.cluster, later, True, Vote.DENIED, None, LOG_START))
     )
     assert node.term == later
     (same,) = ask(cluster, a, b, request(node, later))
@@ -142,7 +142,7 @@ def test_with_leases_a_broken_bond_starts_no_election_before_the_promise_has_exp
     node = cluster.nodes[a]
     cluster.drop = lambda sender, to, message: b in (sender, to)
     cluster.run(100)
-    heard, term = node.heard_ms, node.term
+    heard, term = node.leader_contact_ms, node.term
     cluster.kill(leader)
     asked = []
 
@@ -178,7 +178,7 @@ def test_a_pre_candidate_takes_the_term_of_a_member_that_refuses_it():
     assert node.role is Role.PRE_CANDIDATE
     other = cluster.leader()
     cluster.bond(follower, other)
-    reply = VoteReply(node.cluster, node.term + 7, True, Vote.DENIED, None, ORIGIN)
+    reply = VoteReply(node.cluster, node.term + 7, True, Vote.DENIED, None, LOG_START)
     wanted = node.term + 7
     cluster.step(follower, Received(cluster.nodes[other].me, reply))
 

@@ -41,7 +41,7 @@ from node.raft.events import (
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, GenesisProposal, GenesisSignature, Verdict
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Applied,
     Bootstrap,
     Cursor,
@@ -189,7 +189,7 @@ def test_a_founder_signs_no_genesis_at_other_levels_than_all_founders_know(wrong
 
     assert Violation(inc(first), "bad-genesis-proposal") in effects.notices
     assert not any(isinstance(send.message, GenesisSignature) for send in effects.sends)
-    assert cluster.nodes[last].birth.signed is None
+    assert cluster.nodes[last].founding_state.signed is None
 
 
 def test_founders_sign_the_levels_too():
@@ -199,7 +199,7 @@ def test_founders_sign_the_levels_too():
 
     for changed in (Levels(2, "test/register", 1), Levels(1, "test/register", 2), Levels(1, "test", 1)):
         payload = encode_config(config, replace(founding, levels=changed))
-        entry = make_entry(ORIGIN, term=1, kind=EntryKind.CONFIG, time_ms=5, payload=payload)
+        entry = make_entry(LOG_START, term=1, kind=EntryKind.CONFIG, time_ms=5, payload=payload)
         assert not node._is_genesis(entry)
     assert node._is_genesis(node.log.get(1))
 
@@ -315,7 +315,7 @@ def test_the_bond_to_a_peer_that_does_not_know_the_new_level_ends_in_the_step_th
     leader = cluster.leader()
     node = cluster.nodes[leader]
     late = inc("late")
-    cluster.run_until(lambda: node.lead.feature is not None)
+    cluster.run_until(lambda: node.leadership.feature is not None)
     node._builds = lambda: [node.build]  # as if it had bonded just after the leader looked
     cluster.step(leader, BondUp(late, Preference.OBSERVER, BUILD))
     cluster.run_until(lambda: node.status().levels.level == 2, 70_000)

@@ -39,7 +39,7 @@ from node.raft.messages import (
     TimeoutNow,
 )
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Applied,
     Bootstrap,
     EntryKind,
@@ -158,8 +158,8 @@ def about_to_found():
         cluster.add(name)
     cluster.run(200)
     names = sorted(cluster.nodes, key=inc)
-    assert cluster.nodes[names[0]].birth.nonce is not None
-    assert [cluster.nodes[name].birth.signed for name in names[1:]] == [None, None]
+    assert cluster.nodes[names[0]].founding_state.nonce is not None
+    assert [cluster.nodes[name].founding_state.signed for name in names[1:]] == [None, None]
     return cluster, names
 
 
@@ -178,7 +178,7 @@ def test_a_proposal_by_another_member_or_without_us_is_a_violation_and_not_signe
 
     assert effects.notices == [Violation(sender, "bad-genesis-proposal")]
     assert effects.sends == []
-    assert asked.birth.signed is None
+    assert asked.founding_state.signed is None
     # And its signature is still free for the honest one.
     cluster.drop = lambda *_: False
     cluster.elect()
@@ -189,12 +189,14 @@ def test_a_proposal_by_another_member_or_without_us_is_a_violation_and_not_signe
 def test_a_genesis_signature_that_does_not_verify_is_a_violation_and_founds_nothing(forger):
     cluster, names = about_to_found()
     first = cluster.nodes[names[0]]
-    digest = genesis_digest(GROUP, first.birth.nonce, first.birth.voters, LEVELS)
+    digest = genesis_digest(GROUP, first.founding_state.nonce, first.founding_state.voters, LEVELS)
     honest = {name: FakeCredentials(inc(name)).sign(digest) for name in names}
     sender, other = inc(names[forger]), names[3 - forger]
 
     def receives(name, signature):
-        return cluster.step(names[0], Received(inc(name), GenesisSignature(first.birth.nonce, signature)))
+        return cluster.step(
+            names[0], Received(inc(name), GenesisSignature(first.founding_state.nonce, signature))
+        )
 
     assert receives(other, honest[other]).notices == []
     of_another_text = FakeCredentials(sender).sign(digest[::-1])
@@ -219,7 +221,7 @@ def test_an_incarnation_signs_one_genesis_at_a_time():
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
     cluster.drop = lambda s, t, m: isinstance(m, GenesisSignature)
     cluster.run(100)
-    signed = cluster.nodes[c].birth.signed
+    signed = cluster.nodes[c].founding_state.signed
     assert signed is not None
     other = GenesisProposal(1, b"n" * 16, signed[1].voters, LEVELS)
     effects = cluster.step(c, Received(cluster.nodes[a].me, other))
@@ -237,11 +239,11 @@ def test_a_founder_that_dies_before_it_signs_frees_the_others_signatures():
     for pair in ((a, b), (b, c), (a, c)):
         cluster.bond(*pair)
     cluster.run(200)
-    assert cluster.nodes[b].birth.signed is not None
+    assert cluster.nodes[b].founding_state.signed is not None
     cluster.kill(c)
     cluster.drop = lambda *_: False
     cluster.run(1500)
-    assert cluster.nodes[b].birth.signed is None
+    assert cluster.nodes[b].founding_state.signed is None
     cluster.add(c, life=1)
     cluster.elect()
 
@@ -292,7 +294,7 @@ def test_a_genesis_of_another_cluster_than_ones_own_changes_nothing():
     target, first = cluster.nodes[names[1]], cluster.nodes[names[0]]
     config, signatures = decode_config_untrusted(first.log.get(1).payload)
     other = make_entry(
-        ORIGIN,
+        LOG_START,
         term=1,
         kind=EntryKind.CONFIG,
         time_ms=1,
@@ -416,16 +418,16 @@ def test_a_member_that_dissolved_its_cluster_for_another_waits_for_its_reply_and
     (poor,) = {"a", "b"} - {rich}
     cluster.outcome(cluster.execute(rich, 5))
     node, kept = cluster.nodes[poor], cluster.nodes[rich].cluster
-    cluster.drop = lambda sender, to, message: to == poor and node.birth.dissolved
+    cluster.drop = lambda sender, to, message: to == poor and node.founding_state.dissolved
     cluster.heal()
     cluster.run(2000)
 
-    assert len(node.birth.dissolved) == 1
+    assert len(node.founding_state.dissolved) == 1
     assert node.cluster is None
     cluster.drop = lambda sender, to, message: False
     cluster.run(2000)
     assert clusters(cluster) == {kept}
-    assert len(node.birth.dissolved) == 1
+    assert len(node.founding_state.dissolved) == 1
 
 
 def says_that_it_is_over(cluster, who, to):
@@ -489,7 +491,7 @@ def test_a_command_pending_in_a_cluster_that_dissolves_is_executed_in_the_other(
     cluster = autos("ab")
     yields = max("ab", key=lambda n: cluster.nodes[n].cluster)
     cluster.bond("a", "b")
-    cluster.run_until(lambda: cluster.nodes[yields].birth.dissolved)
+    cluster.run_until(lambda: cluster.nodes[yields].founding_state.dissolved)
     ticket = cluster.execute(yields, 5)
 
     assert isinstance(cluster.outcome(ticket), Ok)
@@ -519,7 +521,7 @@ def test_with_trust_disk_a_restart_does_not_forget_that_a_cluster_ended():
     yields = max("ab", key=lambda n: cluster.nodes[n].cluster)
     gone = cluster.nodes[yields].cluster
     cluster.heal()
-    cluster.run_until(lambda: cluster.nodes[yields].birth.dissolved)
+    cluster.run_until(lambda: cluster.nodes[yields].founding_state.dissolved)
     records = [record for _, batch in cluster.unsynced[yields] for record in batch]
     ended = tuple(record.cluster for record in records if isinstance(record, SaveEnd))
     assert ended == (gone,)
@@ -558,7 +560,7 @@ def test_a_joining_member_may_inform_another_that_their_auto_cluster_ended():
     cluster.outcome(cluster.execute("b", 1))
     for name in "ax":
         cluster.bond(name, "b")
-    cluster.run_until(lambda: gone in cluster.nodes["x"].birth.dissolved)
+    cluster.run_until(lambda: gone in cluster.nodes["x"].founding_state.dissolved)
     cluster.bond("x", "y")
     cluster.run(2000)
 
@@ -615,7 +617,7 @@ def signed_for_another(cluster, name, collector):
     """Let ``name`` have signed a genesis that ``collector`` proposed, before it came into its cluster."""
     node, peer = cluster.nodes[name], cluster.nodes[collector]
     voters = tuple(sorted((node.me, peer.me)))
-    node.birth.signed = (peer.me, GenesisProposal(1, bytes(16), voters, LEVELS))
+    node.founding_state.signed = (peer.me, GenesisProposal(1, bytes(16), voters, LEVELS))
     return node, peer
 
 
@@ -627,7 +629,7 @@ def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_t
     free = Presence(node.cluster, 0, 1, Bootstrap.EXPECT, (), (), 1)
     effects = cluster.step(node.me.name, Received(peer.me, free))
 
-    assert node.birth.signed is None
+    assert node.founding_state.signed is None
     assert not any(isinstance(record, SaveVote) for record in effects.persist)
 
 
@@ -640,7 +642,7 @@ def test_a_member_that_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_
     cluster.drop = lambda sender, to, message: sender == "c" and isinstance(message, GenesisSignature)
     cluster.run(700)
     node, collector = cluster.nodes["b"], min(cluster.nodes.values(), key=lambda n: n.me)
-    assert node.birth.signed[0] == collector.me != node.me
+    assert node.founding_state.signed[0] == collector.me != node.me
     for name in "ac":
         cluster.step("b", BondDown(cluster.nodes[name].me, BondLoss.LOST))
     dead, living = inc("x"), inc("y")
@@ -667,18 +669,18 @@ def test_a_member_without_state_of_an_auto_cluster_believes_a_former_member_of_i
 
     assert cluster.violations() == []
     assert node.cluster is None
-    assert node.birth.dissolved == (gone,)
+    assert node.founding_state.dissolved == (gone,)
 
 
 def test_a_transfer_under_way_when_the_cluster_ends_is_answered():
     cluster, leader = dissolving(before=TransferLeadership(77, None))
     name = leader.me.name
-    assert leader.lead.transfer.told
+    assert leader.leadership.transfer.sent
     cluster.drop = lambda *_: False
-    cluster.run_until(lambda: leader.birth.dissolved)
+    cluster.run_until(lambda: leader.founding_state.dissolved)
 
     assert cluster.outcomes[name, 77] == Unknown("transfer-lost")
-    assert leader.handed is None
+    assert leader.handed_over is None
 
 
 # ---- while a cluster gives itself up --------------------------------------------

@@ -25,7 +25,7 @@ from node.raft.keys import KEPT_BYTES_MAX, KEYS_MAX, SLICES_OF_TTL, KeyTable
 from node.raft.replica import Replica
 from node.raft.types import (
     BATCH_ABORTED,
-    ORIGIN,
+    LOG_START,
     AlreadyExecuted,
     Applied,
     Cursor,
@@ -200,7 +200,7 @@ def test_a_result_that_is_not_plain_data_cannot_be_kept(value):
 # ---- one writer and the others ------------------------------------------------------
 def replica_of_kv():
     replica = Replica(KeyValue(), EmptySystem(), Settings(), GROUP)
-    return replica, ORIGIN
+    return replica, LOG_START
 
 
 def put(replica, last, kind, payload):

@@ -66,10 +66,10 @@ def test_an_index_assigned_in_another_term_or_session_is_never_reported(term, se
     cluster.drop = lambda sender, to, message: isinstance(message, Forward)
     cluster.tokens += 1
     cluster.step(name, Execute(cluster.tokens, (1,), None, True))
-    (seq,) = node.box.flying
+    (seq,) = node.session.in_flight
     cursor = Cursor(node.term, 99)
     reply = ForwardReply(
-        node.cluster, node.term + term, node.box.number + session, ((seq, cursor),), "", leader.me
+        node.cluster, node.term + term, node.session.number + session, ((seq, cursor),), "", leader.me
     )
     cluster.step(name, Received(leader.me, reply))
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from node.raft.client_session import PAYLOAD_OVERHEAD_BYTES
 from node.raft.entries import encode_command_body, encode_commands
 from node.raft.events import Execute, Received, Violation
 from node.raft.messages import AppendReply, Forward, ForwardReply, Proposal
-from node.raft.origin import PAYLOAD_OVERHEAD_BYTES
 from node.raft.types import BATCH_ABORTED, Applied, EntryKind, NotExecuted, Ok
 from tests.node.raft.cluster import three
 
@@ -74,7 +74,7 @@ def test_past_the_bound_commands_are_refused_as_overloaded():
 def test_above_the_limit_in_bytes_commands_are_refused_as_overloaded_until_others_are_answered(monkeypatch):
     commands = (1,) * 1000
     size = len(encode_command_body(commands))
-    monkeypatch.setattr("node.raft.origin.PENDING_BYTES_MAX", 3 * size)
+    monkeypatch.setattr("node.raft.client_session.PENDING_BYTES_MAX", 3 * size)
     cluster = three()
     follower = cluster.followers()[0]
     cluster.isolate(follower)
@@ -99,12 +99,12 @@ def test_the_window_bounds_what_is_in_flight_and_nothing_is_lost():
     most = 0
     for i in range(100):
         cluster.execute(follower, i)
-        most = max(most, len(cluster.nodes[follower].box.flying))
+        most = max(most, len(cluster.nodes[follower].session.in_flight))
     cluster.run(5000)
 
     assert most == 8
     assert histories(cluster) == {tuple(range(100))}
-    session = cluster.nodes[follower].box.session
+    session = cluster.nodes[follower].session.id
     assert len(cluster.nodes[follower].replica.table._sessions[session].outcomes) <= 8
 
 
@@ -149,7 +149,7 @@ def test_a_leader_that_commits_nothing_writes_up_to_its_bound_and_its_callers_ge
 def forward_of_bytes(cluster, size):
     """Let a follower forward one command whose payload has ``size`` bytes; return what its leader noticed."""
     leader, follower = cluster.leader(), cluster.followers()[0]
-    node, session = cluster.nodes[leader], cluster.nodes[follower].box.session
+    node, session = cluster.nodes[leader], cluster.nodes[follower].session.id
 
     def payload(filling):
         return encode_commands(session, 1, 1, None, encode_command_body((b"x" * filling,)))

@@ -55,7 +55,7 @@ def test_a_jump_ends_no_session():
     cluster = three()
     follower = cluster.followers()[0]
     cluster.outcome(cluster.execute(follower, 1))
-    session = cluster.nodes[follower].box.session
+    session = cluster.nodes[follower].session.id
     cluster.wall_skew_ms[cluster.leader()] = YEARS_MS
     write(cluster)
     cluster.run(2000)

@@ -74,18 +74,18 @@ def test_a_learner_whose_answers_miss_every_other_check_is_promoted_too():
 def test_a_learner_that_lags_or_stops_answering_starts_its_catch_up_rounds_again(word):
     cluster = three()
     cluster.add("d", Bootstrap.JOIN)
-    lead = cluster.nodes[cluster.leader()].lead
+    leadership = cluster.nodes[cluster.leader()].leadership
     learner = cluster.nodes["d"].me
-    cluster.run_until(lambda: lead.streak.get(learner), stride=1)
+    cluster.run_until(lambda: leadership.streak.get(learner), stride=1)
     cluster.drop = lambda sender, *_: sender == "d"
     if word == "lag":
         node = cluster.nodes["d"]
-        lagging = AppendReply(node.cluster, node.term, Verdict.ABSTAIN, 0, lead.seq, Cursor(0, 0))
+        lagging = AppendReply(node.cluster, node.term, Verdict.ABSTAIN, 0, leadership.seq, Cursor(0, 0))
         cluster.step(cluster.leader(), Received(learner, lagging))
     else:
         cluster.run(cluster.settings.election_timeout_ms + 200)
 
-    assert lead.streak[learner] == 0
+    assert leadership.streak[learner] == 0
 
 
 def test_an_observer_is_never_promoted_but_sees_everything():
@@ -147,7 +147,7 @@ def test_a_voter_that_makes_no_progress_is_demoted():
     cluster.run(9000)
 
     assert follower not in voters(cluster)
-    assert cluster.nodes[leader].lead.heard_ms[cluster.nodes[follower].me] > cluster.now - 500
+    assert cluster.nodes[leader].leadership.answered_ms[cluster.nodes[follower].me] > cluster.now - 500
 
 
 def test_no_voter_is_demoted_below_min_voters():
@@ -264,14 +264,14 @@ def test_no_configuration_is_written_that_the_present_voters_could_not_commit():
     cluster = three()
     leader, (gone, _) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
-    between = node.lead.census_due - node.settings.heartbeat_ms // 2
+    between = node.leadership.census_due - node.settings.heartbeat_ms // 2
     cluster.run(between - cluster.now)
     cluster.execute(leader, 1)
     cluster.deliver()
     cluster.drop = lambda *_: True
     cluster.run(node.settings.election_timeout_ms)  # what it last heard is too old, as of the next census
     assert node.role is Role.LEADER
-    assert node._responsive(node.lead) == {node.me}
+    assert node._responsive(node.leadership) == {node.me}
     last = node.log.last()
     cluster.unbond(leader, gone, BondLoss.DEPARTED)
 

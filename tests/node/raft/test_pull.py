@@ -15,7 +15,7 @@ from node.raft.ranges import (
     Flight,
     PullState,
 )
-from node.raft.types import ORIGIN, Bootstrap, Entry, EntryKind, Position
+from node.raft.types import LOG_START, Bootstrap, Entry, EntryKind, Position
 from tests.node.raft.cluster import Register, inc, three
 
 
@@ -78,7 +78,7 @@ def test_each_follower_is_asked_for_several_ranges_at_a_time_before_any_has_come
     assert {name for name in "abc" if asked.count(name) >= RANGES_PER_SOURCE} == set(followers) - {"d"}
     assert cluster.leader() not in asked
     pull = cluster.nodes["d"].pull
-    assert all(len(flight.ranges) == RANGES_PER_SOURCE for flight in pull.flying.values())
+    assert all(len(flight.ranges) == RANGES_PER_SOURCE for flight in pull.in_flight.values())
 
 
 def test_a_leader_that_alone_can_serve_is_asked_for_little_at_a_time():
@@ -90,7 +90,7 @@ def test_a_leader_that_alone_can_serve_is_asked_for_little_at_a_time():
         nonlocal most
         pull = cluster.nodes["d"].pull
         if pull is not None:
-            most = max(most, *(len(flight.ranges) for flight in pull.flying.values()), 0)
+            most = max(most, *(len(flight.ranges) for flight in pull.in_flight.values()), 0)
         return isinstance(message, Avail)
 
     join(cluster, drop)
@@ -195,12 +195,12 @@ def test_a_range_is_late_only_after_its_source_sent_nothing_for_the_timeout():
 
     assert pull.take_late(A, 1899, PATIENCE_MS) == []
     assert [r.after for r in pull.take_late(A, 1900, PATIENCE_MS)] == [10, 20, 30]
-    assert pull.flying == {}
+    assert pull.in_flight == {}
 
 
 def test_a_range_that_others_overtake_is_late_in_the_end_though_its_source_sends():
     flight = Flight(0)
-    pull = PullState(1, 10_000, 0, 0, 0, flying={A: flight})
+    pull = PullState(1, 10_000, 0, 0, 0, in_flight={A: flight})
     pull.sent(A, 0, 10, 0)
     for at in range(0, 4000, 100):
         pull.sent(A, 10 + at, 20 + at, at)
@@ -408,7 +408,7 @@ def test_a_chunk_that_does_not_begin_with_its_clusters_genesis_is_a_violation_an
     genesis = chunk.entries[0]
     parts = [(genesis.term, genesis.kind, genesis.time_ms + 1, genesis.payload)]
     other = make_entries(chunk.after, parts)
-    assert chunk.after == ORIGIN
+    assert chunk.after == LOG_START
     wrong = Chunk(chunk.cluster, chunk.term, chunk.after, True, other, 0)
     cluster.step("d", Received(cluster.nodes[sender].me, wrong))
 

@@ -57,7 +57,7 @@ def test_5_2_split_votes_resolve_themselves():
     cluster = three()
     for node in cluster.nodes.values():
         node._become_follower(node.term, None)
-        node.heard_ms = None
+        node.leader_contact_ms = None
     for node in cluster.nodes.values():
         node._campaign(transfer=False)
     assert {node.term for node in cluster.nodes.values()} == {cluster.nodes["a"].term}
@@ -124,7 +124,7 @@ def test_5_4_2_a_new_leader_writes_a_no_op_before_anything_counts():
     node = cluster.nodes[cluster.elect()]
     first = next(e for e in node.log.slice(1, 99, 10**6) if e.term == node.term)
 
-    assert (first.kind, first.index) == (EntryKind.NOOP, node.lead.noop_index)
+    assert (first.kind, first.index) == (EntryKind.NOOP, node.leadership.noop_index)
 
 
 def test_5_5_a_repeated_request_does_no_harm():

@@ -242,8 +242,8 @@ def test_a_lease_runs_from_the_sending_of_what_was_echoed():
     cluster = leased()
     node = cluster.nodes[cluster.leader()]
 
-    assert node.lead.lease_ms <= cluster.now + cluster.settings.election_timeout_ms * 9 // 10
-    assert node.lead.lease_ms > cluster.now
+    assert node.leadership.lease_ms <= cluster.now + cluster.settings.election_timeout_ms * 9 // 10
+    assert node.leadership.lease_ms > cluster.now
 
 
 def test_unanswered_broadcasts_are_remembered_up_to_a_bound_and_the_lease_is_still_renewed(
@@ -252,18 +252,18 @@ def test_unanswered_broadcasts_are_remembered_up_to_a_bound_and_the_lease_is_sti
     monkeypatch.setattr("node.raft.state.UNECHOED_MAX", 8)
     cluster = leased()
     leader = cluster.leader()
-    lead = cluster.nodes[leader].lead
+    leadership = cluster.nodes[leader].leadership
     for i in range(30):
         cluster.now += 1
         cluster.execute(leader, i)
-        assert len(lead.sent_ms) <= 8
-    assert len(lead.sent_ms) == 8
-    before = lead.lease_ms
+        assert len(leadership.sent_ms) <= 8
+    assert len(leadership.sent_ms) == 8
+    before = leadership.lease_ms
 
     cluster.deliver()
 
-    assert not lead.sent_ms
-    assert lead.lease_ms > before
+    assert not leadership.sent_ms
+    assert leadership.lease_ms > before
 
 
 def restart(cluster, name):
@@ -402,7 +402,7 @@ def test_a_member_that_never_covered_a_leader_has_no_age_and_meets_no_bound():
     cluster.run(1000)
     node = cluster.nodes["d"]
 
-    assert cluster.now - node.heard_ms <= 100
+    assert cluster.now - node.leader_contact_ms <= 100
     assert weak(cluster, "d") == Answer(0, node.replica.applied, None)
     assert weak(cluster, "d", max_age_ms=86_400_000) == NotExecuted("never-current", node.leader)
     assert node.covered_age_ms(cluster.now) is None
@@ -421,7 +421,7 @@ def test_a_state_ages_while_the_backlog_does_not_arrive_although_the_leader_send
     cluster.run(65_000)
     node = cluster.nodes[follower]
 
-    assert cluster.now - node.heard_ms <= 100
+    assert cluster.now - node.leader_contact_ms <= 100
     assert node.replica.machine.value == 0
     assert weak(cluster, follower, max_age_ms=60_000) == NotExecuted("too-old", node.leader)
     assert weak(cluster, follower).age_ms >= 64_000
@@ -477,7 +477,9 @@ def test_what_waited_while_a_leader_stood_still_does_not_make_its_state_younger(
     cluster.run(1000)
     # The host stops it for half a minute; answers to its last broadcasts, and a query, wait for it.
     cluster.now += 30_000
-    reply = AppendReply(node.cluster, node.term, ACK, node.log.last().index, node.lead.seq, Cursor(1, 1))
+    reply = AppendReply(
+        node.cluster, node.term, ACK, node.log.last().index, node.leadership.seq, Cursor(1, 1)
+    )
     cluster.tokens += 1
     cluster.step(
         leader,
@@ -494,7 +496,7 @@ def test_a_new_leader_keeps_the_age_that_it_had_until_it_knows_better():
     cluster.drop = lambda sender, to, message: isinstance(message, AppendReply)
     cluster.kill(cluster.leader())
     cluster.run(700)
-    (node,) = [node for node in cluster.nodes.values() if node.lead is not None]
+    (node,) = [node for node in cluster.nodes.values() if node.leadership is not None]
 
     assert node.covered_age_ms(cluster.now) >= 700
     cluster.drop = lambda sender, to, message: False

@@ -22,7 +22,7 @@ from node.raft.member import Member
 from node.raft.messages import Append, Forward, ForwardReply, Proposal
 from node.raft.replica import Replica
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Applied,
     Bootstrap,
     EntryKind,
@@ -178,7 +178,7 @@ def executed_behind_a_dripping_bond(member):
     ttl_ms = 8000
     cluster = three(member=member, session_ttl_ms=ttl_ms)
     leader, (name, other) = cluster.leader(), cluster.followers()
-    session = cluster.nodes[name].box.session
+    session = cluster.nodes[name].session.id
     held = []
 
     def hold(sender, _to, message):
@@ -248,7 +248,7 @@ def test_an_expired_session_is_renewed_and_its_commands_executed_once():
     for _ in range(10):
         cluster.run(1000)
         cluster.execute(cluster.leader(), 100)
-    assert cluster.nodes[name].box.session not in cluster.nodes[cluster.leader()].replica.table
+    assert cluster.nodes[name].session.id not in cluster.nodes[cluster.leader()].replica.table
     cluster.heal()
     for ticket in tickets:
         assert isinstance(cluster.outcome(ticket), Ok)
@@ -256,21 +256,21 @@ def test_an_expired_session_is_renewed_and_its_commands_executed_once():
 
     (told,) = history(cluster)
     assert [i for i in told if i < 100] == [0, 1, 2]
-    assert cluster.nodes[name].box.number == 1
+    assert cluster.nodes[name].session.number == 1
 
 
 def test_an_idle_session_is_kept_alive():
     cluster = three(session_ttl_ms=5000)
     cluster.run(30_000)
 
-    assert {n.box.number for n in cluster.nodes.values()} == {0}
+    assert {n.session.number for n in cluster.nodes.values()} == {0}
 
 
 def test_a_late_copy_of_an_open_cannot_revive_an_expired_session():
     cluster = three(session_ttl_ms=5000)
     leader, name = cluster.leader(), cluster.followers()[0]
     node = cluster.nodes[leader]
-    session = cluster.nodes[name].box.session
+    session = cluster.nodes[name].session.id
     late = encode_session(SessionChange("open", session, cluster.nodes[name].me.id, 0))
     cluster.kill(name)
     cluster.run(20_000)
@@ -373,7 +373,7 @@ def test_what_surrounds_a_malformed_command_is_applied_as_if_it_stood_alone():
     good = [encode_commands(session, seq, 1, None, encode_command_body((seq,))) for seq in (1, 2, 3)]
     payloads = [good[0], good[1][:-1], b"\x83", good[1], good[2] + b"\x00", b"", good[2]]
     parts = [(1, EntryKind.COMMAND, 1, payload) for payload in payloads]
-    entries = make_entries(ORIGIN, [(1, EntryKind.SESSION, 1, opening), *parts])
+    entries = make_entries(LOG_START, [(1, EntryKind.SESSION, 1, opening), *parts])
     together, alone = (Replica(Register(), EmptySystem(), Settings(), GROUP) for _ in range(2))
 
     outcomes = [resolution for _, resolution in together.apply(entries)]
@@ -403,7 +403,7 @@ def test_index_theft_another_command_at_the_promised_index_completes_no_other_ca
     cluster.drop = lambda s, t, m: isinstance(m, Append)
     ticket = cluster.execute(victim, 1000)
     cluster.deliver()
-    promised = cluster.nodes[victim].box.flying[1].cursor
+    promised = cluster.nodes[victim].session.in_flight[1].cursor
     assert promised is not None
     cluster.drop = lambda *_: False
     cluster.kill(old)
@@ -472,7 +472,7 @@ def test_no_member_forwards_for_another_members_session():
     cluster = three()
     leader, (a, b) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
-    theirs = cluster.nodes[b].box.session
+    theirs = cluster.nodes[b].session.id
     body = encode_command_body((1,))
     stolen = Proposal(EntryKind.COMMAND, 99, encode_commands(theirs, 99, 1, None, body))
     last = node.log.last()
@@ -486,7 +486,7 @@ def test_a_payload_carries_its_session_and_number_in_its_first_bytes():
     session = session_id(GROUP, b"i" * 32, 3)
     for seq in (1, 23, 24, 255, 256, 65_536, 2**40):
         payload = encode_commands(session, seq, 1, Key(b"k", 7), encode_command_body((1, {"a": None})))
-        entry = make_entry(ORIGIN, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=payload)
+        entry = make_entry(LOG_START, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=payload)
         (batch,) = decode_commands_untrusted([entry])
 
         assert payload.startswith(payload_prefix(session, seq))
@@ -508,7 +508,7 @@ def test_what_the_origin_acknowledged_is_forgotten():
     cluster = three()
     for i in range(50):
         cluster.outcome(cluster.execute("a", i))
-    session = cluster.nodes["a"].box.session
+    session = cluster.nodes["a"].session.id
 
     assert len(cluster.nodes["b"].replica.table._sessions[session].outcomes) <= 2
 

@@ -30,7 +30,7 @@ from node.raft.entries import (
 from node.raft.messages import Append, Chunk, Forward, Proposal
 from node.raft.quorum import Config
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Bootstrap,
     CommandBatch,
     Cursor,
@@ -67,7 +67,7 @@ def test_a_command_entry_is_deterministic_cbor_and_gives_back_what_was_put_in(se
     assert payload == encode([session, seq, ack_below, told, credential, [{"put": text}, seq]])
     assert payload.startswith(payload_prefix(session, seq))
     keyed = b"" if key is None else body
-    entry = make_entry(ORIGIN, term=1, kind=kind, time_ms=1, payload=payload)
+    entry = make_entry(LOG_START, term=1, kind=kind, time_ms=1, payload=payload)
     (batch,) = decode_commands_untrusted([entry])
     system = kind is EntryKind.SYSTEM
     commands = ({"put": text}, seq)
@@ -81,7 +81,7 @@ def test_a_number_takes_as_many_bytes_as_deterministic_cbor_gives_it(seq):
         [bytes(16), seq, seq, None, None, ["x"]]
     )
     entry = make_entry(
-        ORIGIN._replace(index=seq - 1), term=seq, kind=EntryKind.NOOP, time_ms=seq, payload=b""
+        LOG_START._replace(index=seq - 1), term=seq, kind=EntryKind.NOOP, time_ms=seq, payload=b""
     )
     assert entry.chain == digest("bondstone/entry/v1", bytes(32), seq, seq, 0, seq, b"")
 
@@ -148,7 +148,7 @@ def strategy(kind):
     if kind is Forward:
         return forwards()
     if kind is messages.Genesis:
-        return entries_after(ORIGIN).filter(bool).map(lambda e: messages.Genesis(e[0]))
+        return entries_after(LOG_START).filter(bool).map(lambda e: messages.Genesis(e[0]))
     if kind is messages.Fetch:
         return st.builds(
             lambda c, t, p, checked, u: messages.Fetch(c, t, p.index, p if checked else None, u),
@@ -297,12 +297,12 @@ def test_the_chain_is_the_digest_that_the_design_defines(number):
 
 def test_entries_made_together_are_those_made_one_by_one():
     parts = [(1 + i // 3, EntryKind.COMMAND, 10**12 + i, bytes(i)) for i in range(300)]
-    one_by_one, last = [], ORIGIN
+    one_by_one, last = [], LOG_START
     for term, kind, time_ms, payload in parts:
         one_by_one.append(make_entry(last, term=term, kind=kind, time_ms=time_ms, payload=payload))
         last = Position(term, one_by_one[-1].index, one_by_one[-1].chain)
 
-    assert make_entries(ORIGIN, parts) == tuple(one_by_one)
+    assert make_entries(LOG_START, parts) == tuple(one_by_one)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_more_fields_than_any_release_adds_are_refused():
 def test_entries_and_names_have_no_more_fields_than_this_release_knows():
     """Every member must make the same of them; a later level is written after its FEATURE only."""
     long = cbor2.dumps([bytes(16), 1, 1, None, None, [1], "new"])
-    entry = make_entry(ORIGIN, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=long)
+    entry = make_entry(LOG_START, term=1, kind=EntryKind.COMMAND, time_ms=1, payload=long)
     assert decode_commands_untrusted([entry]) == [None]
     for name in (["a", bytes(32)], ["a", bytes(32), 1]):
         presence = cbor2.dumps([14, None, 0, 0, "init", [name], [], 0])

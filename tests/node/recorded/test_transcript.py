@@ -7,7 +7,7 @@ import pytest
 from node.bonds.wire import messages as bonds
 from node.raft import wire
 from node.raft.entries import ENTRY_LEVELS, make_entries
-from node.raft.types import ORIGIN, EntryKind
+from node.raft.types import LOG_START, EntryKind
 from node.storage.format import recover
 from tests.node.recorded import transcript
 
@@ -49,7 +49,7 @@ def entries():
             zip(transcript.payloads(), RECORDED["entries"].values(), strict=True)
         )
     ]
-    return make_entries(ORIGIN, parts)
+    return make_entries(LOG_START, parts)
 
 
 def test_the_recorded_log_is_chained_and_applied_as_it_was():

@@ -36,7 +36,7 @@ from node.raft.events import SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.quorum import Config
 from node.raft.replica import Replica
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Bootstrap,
     Cursor,
     EntryKind,
@@ -149,7 +149,7 @@ def log():
         (term, kind, START_MS + 1000 * place, payload)
         for place, (_, term, kind, payload) in enumerate(payloads())
     ]
-    return make_entries(ORIGIN, parts)
+    return make_entries(LOG_START, parts)
 
 
 # ---- what is said ------------------------------------------------------------------

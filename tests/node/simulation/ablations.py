@@ -111,8 +111,8 @@ class NewestConfigOnly(Member):
 class ManyMembersAtOnce(Member):
     """One Cfg makes every change that is wanted, and not one. With all active Cfgs counting that is safe."""
 
-    def _wishes(self, lead, config, responsive):
-        single = list(super()._wishes(lead, config, responsive))
+    def _wishes(self, leadership, config, responsive):
+        single = list(super()._wishes(leadership, config, responsive))
         voters = set(config.voters)
         leave = {peer for wish, _ in single for peer in voters - wish}
         enter = {peer for wish, _ in single for peer in wish - voters}
@@ -128,7 +128,7 @@ class NewestConfigOfManyMembers(ManyMembersAtOnce, NewestConfigOnly):
 class ConfigBeforeNoop(Member):
     """A leader may change the configuration before its no-op is committed."""
 
-    def _has_committed_in_term(self, lead):
+    def _has_committed_in_term(self, leadership):
         return True
 
 
@@ -170,7 +170,7 @@ class NoNoop(Member):
     def _open_term(self):
         pass
 
-    def _has_committed_in_term(self, lead):
+    def _has_committed_in_term(self, leadership):
         return True
 
 
@@ -248,7 +248,7 @@ class LeaseBindsNobody(Member):
     def _lease_binds(self, m):
         return False
 
-    def _hears_leader(self):
+    def _follows_leader(self):
         return False
 
     def _is_bound(self):
@@ -284,9 +284,9 @@ class LeaseForgottenAtRestart(Member):
 class LeaseBeforeApplied(Member):
     """What is committed and not yet applied is missing in what is read under a lease."""
 
-    def _read_under_lease(self, lead):
+    def _read_under_lease(self, leadership):
         reads = self.reads
-        while reads.asking and self._lease_holds(lead):
+        while reads.asking and self._lease_holds(leadership):
             query = reads.asking.popleft()
             answer = Answer(self.replica.query(query, self._reading_ms()), self.replica.applied)
             reads.leased.append(LeaseAnswer(query, answer))
@@ -295,15 +295,15 @@ class LeaseBeforeApplied(Member):
 class LeaseBeforeOwnCommit(Member):
     """A new leader reads under its lease before anything is committed in its term."""
 
-    def _lease_holds(self, lead):
-        return super()._lease_holds(replace(lead, noop_index=0))
+    def _lease_holds(self, leadership):
+        return super()._lease_holds(replace(leadership, noop_index=0))
 
 
 class ReadsBeforeOwnCommit(Member):
     """A new leader confirms a strong read before anything is committed in its term (C9)."""
 
-    def _begin_round(self, lead):
-        return super()._begin_round(replace(lead, noop_index=0))
+    def _begin_round(self, leadership):
+        return super()._begin_round(replace(leadership, noop_index=0))
 
 
 class AcksLastIndex(Member):
@@ -411,7 +411,7 @@ class ManyPendingConfigs(Member):
 class NeverStepsDown(Member):
     """No check-quorum: a leader that hears nobody goes on (it commits nothing; only liveness suffers)."""
 
-    def _check_quorum(self, lead):
+    def _check_quorum(self, leadership):
         pass
 
 

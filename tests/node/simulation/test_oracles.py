@@ -37,7 +37,7 @@ from node.raft.messages import AppendReply, Verdict, Vote, VoteReply, VoteReques
 from node.raft.pull import PullState
 from node.raft.quorum import Config
 from node.raft.types import (
-    ORIGIN,
+    LOG_START,
     Answer,
     Applied,
     Bootstrap,
@@ -108,7 +108,7 @@ class Group:
         self.see(process, sends=[Send((self.a.inc,), reply)])
 
     def vote(self, process, candidate, term):
-        reply = VoteReply(self.id, term, False, Vote.GRANTED, None, ORIGIN)
+        reply = VoteReply(self.id, term, False, Vote.GRANTED, None, LOG_START)
         self.see(process, sends=[Send((candidate,), reply)])
 
     def context(self, index):
@@ -562,19 +562,19 @@ def overfull_reads_of_peers(member):
 
 
 def overfull_outbox(member):
-    member.box.tokens.update(dict.fromkeys(range(member.settings.pending_max + 1)))
+    member.session.tokens.update(dict.fromkeys(range(member.settings.pending_max + 1)))
 
 
 def overfull_outbox_bytes(member):
-    member.box.bytes = 2**40
+    member.session.bytes = 2**40
 
 
 def overfull_window(member):
-    member.box.flying.update(dict.fromkeys(range(member.settings.session_window + 1)))
+    member.session.in_flight.update(dict.fromkeys(range(member.settings.session_window + 1)))
 
 
 def overfull_memory_of_clusters(member):
-    member.birth.dissolved = tuple(bytes([n]) * 32 for n in range(100))
+    member.founding_state.dissolved = tuple(bytes([n]) * 32 for n in range(100))
 
 
 def overfull_promises(member):
@@ -585,12 +585,12 @@ def overfull_promises(member):
 
 
 def overfull_proposals(member):
-    member.lead.proposed[b"session", 1] = 1
+    member.leadership.proposed[b"session", 1] = 1
 
 
 def overfull_log_of_a_leader(member):
     member.commit -= 3
-    member.lead.noop_index = 1
+    member.leadership.noop_index = 1
     member.settings = replace(member.settings, pending_max=0, session_window=-1)
 
 

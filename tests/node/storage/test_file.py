@@ -11,14 +11,14 @@ from node.errors import CorruptStorageError
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
 from node.raft.events import SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.types import ORIGIN, EntryKind, Position
+from node.raft.types import LOG_START, EntryKind, Position
 from node.storage.file import SPACE_BYTES, FileStorage
 from tests.node.raft.cluster import inc
 
 ME = inc("a")
 
 
-def entries(count, term=1, after=ORIGIN, payload=EMPTY_PAYLOAD):
+def entries(count, term=1, after=LOG_START, payload=EMPTY_PAYLOAD):
     made = []
     for _ in range(count):
         made.append(make_entry(after, term=term, kind=EntryKind.NOOP, time_ms=5, payload=payload))

@@ -12,7 +12,7 @@ from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.events import Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
-from node.raft.types import ORIGIN, EntryKind, Position
+from node.raft.types import LOG_START, EntryKind, Position
 from node.storage import format as file_format
 from node.storage.format import SECTOR_BYTES, Batches, encode_identity, encode_records, file_head, recover
 
@@ -22,7 +22,7 @@ SALT = bytes(range(16))
 SPACE = bytes(20 * SECTOR_BYTES)
 
 
-def entries(count, *, term=1, after=ORIGIN, payload=b"payload"):
+def entries(count, *, term=1, after=LOG_START, payload=b"payload"):
     made = []
     for _ in range(count):
         made.append(make_entry(after, term=term, kind=EntryKind.COMMAND, time_ms=5, payload=payload))
@@ -222,7 +222,7 @@ def histories(draw):
                     ended = (*ended, cluster)[-DISSOLVED_MAX:]
                     records.append(SaveEnd(cluster))
                 case _:
-                    after = Position(log[-1].term, log[-1].index, log[-1].chain) if log else ORIGIN
+                    after = Position(log[-1].term, log[-1].index, log[-1].chain) if log else LOG_START
                     size = draw(st.integers(0, 3 * SECTOR_BYTES))
                     more = entries(draw(st.integers(1, 5)), term=term, after=after, payload=bytes(size))
                     log += more

@@ -1,6 +1,7 @@
 """A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
 
 from node.peers import BondLoss, Preference
+from node.raft.client_session import ClientSession
 from node.raft.entries import session_id
 from node.raft.events import (
     BondDown,
@@ -12,7 +13,6 @@ from node.raft.events import (
 )
 from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
-from node.raft.origin import Outbox
 from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import BUILD, GROUP, Cluster, inc, three
@@ -100,13 +100,15 @@ def test_nothing_is_promised_before_it_is_durable():
     assert ticket not in cluster.outcomes
     assert node.commit < node.log.last().index
     assert cluster.nodes[follower].log.last() == node.log.last()
-    assert not any(index == node.log.last().index for index in node.lead.match.values())
+    assert not any(index == node.log.last().index for index in node.leadership.match.values())
     for name in (follower, leader):
         serial = cluster.unsynced[name][-1][0]
         cluster.step(name, Persisted(serial))
     cluster.deliver()
     assert isinstance(cluster.outcomes[ticket], Ok)
-    assert other not in [v.name for v, index in node.lead.match.items() if index == node.log.last().index]
+    assert other not in [
+        v.name for v, index in node.leadership.match.items() if index == node.log.last().index
+    ]
 
 
 def test_a_durable_promise_does_not_wait_for_what_its_step_writes_besides():
@@ -316,7 +318,7 @@ def test_no_genesis_signature_leaves_before_it_is_durable(tmp_path):
     for name in "abc":
         cluster.start(name)
     cluster.run(5000)
-    assert cluster.nodes["b"].birth.signed is not None
+    assert cluster.nodes["b"].founding_state.signed is not None
     assert set(signed) == {"c"}
 
     cluster.crash("b")
@@ -382,7 +384,7 @@ def test_a_restarted_member_never_goes_on_in_a_session_that_its_disk_has_lost(tm
 
 def test_in_the_same_session_a_new_command_passes_for_an_old_one_and_never_happens(tmp_path):
     cluster, node = restarted_without_its_session(tmp_path)
-    node.box = Outbox(0, session_id(GROUP, node.me.id, 0))
+    node.session = ClientSession(0, session_id(GROUP, node.me.id, 0))
     cluster.heal()
     ticket = cluster.execute("c", 100)
     cluster.run(10_000)
