@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from attestation.collateral.endorsements import Endorsements, authenticate_endorsements, verify_endorsements
+from attestation.collateral.endorsements import (
+    AuthenticEndorsements,
+    Endorsements,
+    authenticate_endorsements,
+)
 from attestation.collateral.enforcement import Enforcement
 from attestation.errors import (
     AppraisalError,
@@ -30,7 +34,7 @@ from attestation.policy.appraise import (
 )
 from attestation.policy.result import body_value, pck_value, policy_value, tcb_value, verified_value
 from attestation.policy.rules import REGISTERS, EventLogRules
-from attestation.quote.codec import TDReport, parse_quote_untrusted
+from attestation.quote.codec import Quote, TDReport, parse_quote_untrusted
 from attestation.steps import Step
 from attestation.tcb import TcbEvaluation
 from attestation.values import timestamp, whole_seconds
@@ -40,7 +44,7 @@ from attestation.verifier import (
     authenticate_quote,
     claimed_fmspc_untrusted,
     require_td_report,
-    verify_quote,
+    verify_parsed_quote,
 )
 from attestation.x509.trust import TrustRoot
 
@@ -60,6 +64,15 @@ class VerificationReport:
 
     value: dict[str, Any]
     exit_code: int
+
+
+@dataclass(slots=True)
+class _Reached:
+    """How far a verification came before it was refused; what was not reached is None."""
+
+    quote: Quote | None = None
+    endorsements: AuthenticEndorsements | None = None
+    verified: VerifiedQuote | None = None
 
 
 def verify_report(
@@ -92,17 +105,20 @@ def verify_report(
     """
     now = whole_seconds(now)
     applied = default_policy() if policy is None else policy
-    verified: VerifiedQuote | None = None
+    reached = _Reached()
     try:
-        require_td_report(parse_quote_untrusted(quote))
+        reached.quote = parse_quote_untrusted(quote)
+        require_td_report(reached.quote)
         if collateral is None:
             raise EndorsementsUnavailableError(
                 "collateral-missing", "no collateral was given, so nothing can be decided"
             )
-        endorsements = verify_endorsements(Endorsements.from_json_untrusted(collateral), root=root, now=now)
-        verified = verify_quote(quote, endorsements, now=now, pck_chain=pck_chain)
+        raw = Endorsements.from_json_untrusted(collateral)
+        reached.endorsements = authenticate_endorsements(raw, root=root)
+        current = reached.endorsements.require_current(now)
+        reached.verified = verify_parsed_quote(reached.quote, current, pck_chain=pck_chain)
         result = appraise(
-            verified,
+            reached.verified,
             applied if event_log is None else _relying_on(event_log, applied),
             now=now,
             report_data=report_data,
@@ -113,23 +129,16 @@ def verify_report(
         result = replace(result, policy=applied)
     except AttestationError as exc:
         value = {
-            **_claimed_value(quote, now),
+            **_claimed_value(reached.quote, now),
             "trust_root": {"sha256": root.fingerprint.hex(), "mock": root.mock},
             "mock": root.mock,
             "policy": policy_value(applied, root, variant=None, grace_until=None),
             "not_checked": list(not_checked(applied, report_data)),
         }
-        if verified is not None:
-            value |= verified_value(verified) | {"status": str(verified.tcb.status)}
+        if reached.verified is not None:
+            value |= verified_value(reached.verified) | {"status": str(reached.verified.tcb.status)}
         else:
-            value |= _authentic_value(
-                exc,
-                quote=quote,
-                collateral=collateral,
-                root=root,
-                pck_chain=pck_chain,
-                policy=applied,
-            )
+            value |= _authentic_value(exc, reached, pck_chain=pck_chain, policy=applied)
         undecided = exc.undecided
         return VerificationReport(
             value=_refusal_value(exc) | value,
@@ -169,8 +178,8 @@ def _refusal_value(exc: AttestationError) -> dict[str, Any]:
     }
 
 
-def _claimed_value(quote: bytes, now: datetime) -> dict[str, Any]:
-    """Return what the quote's bytes claim, as far as they can be read."""
+def _claimed_value(quote: Quote | None, now: datetime) -> dict[str, Any]:
+    """Return what the quote's bytes claim; None: they cannot be read."""
     value: dict[str, Any] = {
         "verified": False,
         "now": timestamp(now),
@@ -183,14 +192,12 @@ def _claimed_value(quote: bytes, now: datetime) -> dict[str, Any]:
         "collateral": None,
         "valid_from": None,
     }
-    try:
-        parsed = parse_quote_untrusted(quote)
-    except AttestationError:
+    if quote is None:
         return value
-    value["quote_version"] = parsed.version
-    if isinstance(parsed.body, TDReport):
-        value |= body_value(parsed.body)
-    fmspc = claimed_fmspc_untrusted(parsed)
+    value["quote_version"] = quote.version
+    if isinstance(quote.body, TDReport):
+        value |= body_value(quote.body)
+    fmspc = claimed_fmspc_untrusted(quote)
     value["fmspc"] = None if fmspc is None else fmspc.hex()
     return value
 
@@ -210,10 +217,8 @@ _NO_BODY: Final[dict[str, Any]] = {
 
 def _authentic_value(
     refusal: AttestationError,
+    reached: _Reached,
     *,
-    quote: bytes,
-    collateral: bytes | None,
-    root: TrustRoot,
     pck_chain: bytes | None,
     policy: AppraisalPolicy,
 ) -> dict[str, Any]:
@@ -222,11 +227,10 @@ def _authentic_value(
     Evidence that is refused because it is out of its window, or Revoked, still has a TCB status; evidence
     with a broken signature does not. Nothing here can turn a refusal into anything else.
     """
-    if collateral is None or not isinstance(refusal, VerificationError):
+    if reached.quote is None or reached.endorsements is None or not isinstance(refusal, VerificationError):
         return {}
     try:
-        endorsements = authenticate_endorsements(Endorsements.from_json_untrusted(collateral), root=root)
-        authentic = authenticate_quote(parse_quote_untrusted(quote), endorsements, pck_chain=pck_chain)
+        authentic = authenticate_quote(reached.quote, reached.endorsements, pck_chain=pck_chain)
     except AttestationError:
         return {}
     value: dict[str, Any] = {

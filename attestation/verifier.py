@@ -6,7 +6,7 @@ of a debug TD, on an outdated platform, running any software.
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -39,7 +39,7 @@ from attestation.quote.codec import (
 )
 from attestation.steps import Step, at_step
 from attestation.tcb import TcbEvaluation, evaluate_tcb
-from attestation.values import TcbStatus, whole_seconds
+from attestation.values import TcbStatus
 from attestation.x509.certificates import (
     Certificate,
     load_certificate_untrusted,
@@ -147,6 +147,18 @@ class VerifiedQuote:
             self.pck.ca_certificate.not_after,
         )
 
+    def require_current(self, now: datetime) -> "VerifiedQuote":
+        """Return this quote as verified at ``now``; windows are checked only if that is another time.
+
+        Raises:
+            StaleEndorsementsError: an endorsement or the PCK chain is outside its window.
+        """
+        if now == self.verified_at:
+            return self
+        endorsements = self.endorsements.require_current(now)
+        _require_pck_in_window(self.pck, endorsements.verified_at)
+        return replace(self, endorsements=endorsements, verified_at=endorsements.verified_at)
+
 
 def verify_quote(
     quote: bytes,
@@ -159,7 +171,8 @@ def verify_quote(
 
     Args:
         quote: raw bytes; padding after the signature data is accepted and ignored.
-        endorsements: of the quote's own platform; their windows are checked again at ``now``.
+        endorsements: of the quote's own platform; their windows are checked again if ``now`` is another
+            time than theirs.
         now: aware; one time for everything.
         pck_chain: PEM, for quotes that do not carry a chain; the endorsements' own is used if None.
 
@@ -167,13 +180,20 @@ def verify_quote(
         MalformedError: not a quote, or a format that is refused by name.
         VerificationError: not genuine, not current, no TCB level, or revoked.
     """
-    now = whole_seconds(now)
     parsed = parse_quote_untrusted(quote)
-    current = endorsements.require_current(now)
-    authentic = authenticate_quote(parsed, current.authentic, pck_chain=pck_chain)
-    with at_step(Step.PCK_WINDOWS):
-        require_in_window(authentic.pck.certificate, now)
-        require_in_window(authentic.pck.ca_certificate, now)
+    return verify_parsed_quote(parsed, endorsements.require_current(now), pck_chain=pck_chain)
+
+
+def verify_parsed_quote(
+    quote: Quote, endorsements: VerifiedEndorsements, *, pck_chain: bytes | None = None
+) -> VerifiedQuote:
+    """Verify as :func:`verify_quote` does, at the time at which the endorsements are verified.
+
+    Raises:
+        MalformedError, VerificationError: as :func:`verify_quote`.
+    """
+    authentic = authenticate_quote(quote, endorsements.authentic, pck_chain=pck_chain)
+    _require_pck_in_window(authentic.pck, endorsements.verified_at)
     tcb = authentic.evaluate()
     require_not_revoked_tcb(tcb)
     return VerifiedQuote(
@@ -181,9 +201,15 @@ def verify_quote(
         body=authentic.body,
         pck=authentic.pck,
         tcb=tcb,
-        endorsements=current,
-        verified_at=now,
+        endorsements=endorsements,
+        verified_at=endorsements.verified_at,
     )
+
+
+def _require_pck_in_window(pck: Pck, now: datetime) -> None:
+    with at_step(Step.PCK_WINDOWS):
+        require_in_window(pck.certificate, now)
+        require_in_window(pck.ca_certificate, now)
 
 
 def claimed_fmspc_untrusted(quote: Quote) -> bytes | None:

@@ -16,6 +16,7 @@ COMPONENTS: Final = 16
 SVN_MAX: Final = 255
 LABEL_LENGTH_MAX: Final = 64
 _PLATFORM_STATUSES: Final = frozenset(TcbStatus) - RELAUNCH_STATUSES
+_LABELLED: Final = tuple(f"{kind}[{index}]" for kind in ("sgx", "tdx") for index in range(COMPONENTS))
 _ISV_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
 assert OUT_OF_DATE_STATUSES < _PLATFORM_STATUSES
 
@@ -210,12 +211,16 @@ def _components(tcb: Members, name: str) -> tuple[int, ...]:
 
 def _labels(level: Members) -> dict[str, str]:
     """Return the names of a level's components; Intel uses the same names in all levels of a document."""
-    out = {}
-    for kind in ("sgx", "tdx"):
-        for index, item in enumerate(level.object("tcb").array(f"{kind}tcbcomponents")):
-            parts = [part for key in ("category", "type") if isinstance(part := item.get(key), str)]
-            out[f"{kind}[{index}]"] = " ".join(parts)[:LABEL_LENGTH_MAX]
-    return out
+    tcb = level.object("tcb")
+    items = [*tcb.array("sgxtcbcomponents"), *tcb.array("tdxtcbcomponents")]
+    return dict(zip(_LABELLED, map(_label, items), strict=True))
+
+
+def _label(item: dict[str, Any]) -> str:
+    category, kind = item.get("category"), item.get("type")
+    if category is None and kind is None:  # of most components
+        return ""
+    return " ".join(part for part in (category, kind) if isinstance(part, str))[:LABEL_LENGTH_MAX]
 
 
 def _platform_level(level: Members) -> TcbLevel:

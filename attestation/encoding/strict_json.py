@@ -15,8 +15,9 @@ _NAME_SHOWN_MAX: Final = 64
 # An escape that alone, or with another, stands for half of a surrogate pair.
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE: Final = " \t\n\r"
-_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
+_STEPS: Final = {ord("["): 1, ord("]"): -1}
+_BRACKETS_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _NO_PARTS: Final = bytes(set(range(256)) - set(b",[{"))
 
 
@@ -56,7 +57,7 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
     """
     _require_few_values(data, values_max)
     # Few brackets cannot nest deep.
-    if data.count(b"[") + data.count(b"{") > depth_max and _depth_of(data) > depth_max:
+    if data.count(b"[") + data.count(b"{") > depth_max and _is_deeper_than(depth_max, data):
         raise MalformedError("json-too-deep", f"nested deeper than {depth_max} levels")
     try:
         text = data.decode("utf-8").strip(_SPACE)
@@ -77,8 +78,8 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
 
 def _require_few_values(data: bytes, values_max: int) -> None:
     """Raise ``MalformedError`` if there are more values in ``data``."""
-    # Few separators cannot separate many values.
-    if data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
+    # Few bytes hold few values, and few separators cannot separate many.
+    if len(data) <= values_max or data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
         return
     plain = _without_escapes(data)
     # Each value is at most one text, with a name before it. With more quotes than that, there are more values
@@ -99,11 +100,17 @@ def _outside_text(plain: bytes) -> bytes:
     return b"".join(plain.split(b'"')[::2])
 
 
-def _depth_of(data: bytes) -> int:
-    """Return how deep containers nest, by the brackets alone: the decoder uses its stack for each level.
+def _is_deeper_than(depth_max: int, data: bytes) -> bool:
+    """Return whether containers nest deeper, by the brackets alone: each level takes of the decoder's stack.
 
     After the first place where ``data`` is not JSON, this may be wrong. The decoder stops at that place, and
     was no deeper than was counted.
     """
-    brackets = _outside_text(_without_escapes(data)).translate(None, _NO_BRACKETS)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    brackets = _outside_text(_without_escapes(data)).translate(_BRACKETS_ALIKE, _NO_BRACKETS)
+    # Each pass removes the innermost level everywhere. If nothing is left, there were no more levels.
+    rest = brackets
+    for _ in range(depth_max):
+        rest = rest.replace(b"[]", b"")
+        if not rest:
+            return False
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth_max

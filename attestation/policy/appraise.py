@@ -35,7 +35,6 @@ from attestation.steps import Step
 from attestation.values import (
     td_attribute_names,
     u64_hex,
-    whole_seconds,
 )
 from attestation.verifier import VerifiedQuote
 
@@ -105,9 +104,9 @@ def appraise(
     """Accept a verified quote; otherwise report every rule of the policy that it violates.
 
     Args:
-        verified: from ``verify_quote`` at this ``now``.
+        verified: from ``verify_quote``, best at this ``now``.
         policy: from ``load_policy_untrusted``.
-        now: aware; the endorsements' windows are checked again.
+        now: aware. If the quote was verified at another time, every window is checked again.
         report_data: the 64 bytes that the quote must carry, or ``REPORT_DATA_UNCHECKED``.
         event_log: the attester's log, if it sent one: bytes, or imported events. Ignored unless the policy
             relies on it.
@@ -116,15 +115,14 @@ def appraise(
         enforcement: since when sets are enforced, for the policy's grace period; unknown: no grace.
 
     Raises:
-        StaleEndorsementsError: ``now`` is outside the endorsements' windows.
+        StaleEndorsementsError: ``now`` is outside the windows of the endorsements or the PCK chain.
         MalformedError: the event log that the policy relies on cannot be parsed.
         AppraisalError: with the first finding's reason; ``values["findings"]`` has them all.
         UndecidedError: there are no findings, but ``own_config_id`` is needed and missing.
     """
     outcome = appraise_member(
-        verified,
+        verified.require_current(now),
         policy,
-        now=now,
         report_data=report_data,
         event_log=event_log,
         own_config_id=own_config_id,
@@ -139,7 +137,6 @@ def appraise_member(
     verified: VerifiedQuote,
     policy: AppraisalPolicy,
     *,
-    now: datetime,
     report_data: bytes | ReportData,
     event_log: EventLogEvidence | None = None,
     own_config_id: bytes | None = None,
@@ -147,11 +144,12 @@ def appraise_member(
 ) -> AttestationResult | FallenBack:
     """Appraise as :func:`appraise` does, and distinguish evidence whose TCB alone has fallen back.
 
+    The time of the appraisal is the time at which the quote is verified.
+
     Raises:
-        StaleEndorsementsError, MalformedError, AppraisalError, UndecidedError: as ``appraise``.
+        MalformedError, AppraisalError, UndecidedError: as ``appraise``.
     """
-    now = whole_seconds(now)
-    verified.endorsements.require_current(now)
+    now = verified.verified_at
     findings = [
         *_td_findings(verified.body, policy.td),
         *tcb_findings(verified, policy.tcb, now, enforcement),

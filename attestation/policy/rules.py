@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -134,7 +135,7 @@ class EventLogRules:
     registers: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: its canonical form is made once
 class AppraisalPolicy:
     """Everything that decides whether genuine evidence is accepted."""
 
@@ -152,14 +153,18 @@ class AppraisalPolicy:
         """
         return _canonical_rules(self)
 
+    @cached_property
+    def _canonical(self) -> dict[str, Any]:
+        return self.canonical()
+
     @property
     def signature(self) -> bytes:
         """32-byte digest of the policy's meaning."""
-        return digest("bondstone/appraisal-policy/v2", self.canonical())
+        return digest("bondstone/appraisal-policy/v2", self._canonical)
 
     def signature_with(self, root: TrustRoot) -> bytes:
         """32-byte digest of the policy's meaning under one trust root: mock and real never share it."""
-        return digest("bondstone/tdx-appraisal/v2", root.spki_digest, root.mock, self.canonical())
+        return digest("bondstone/tdx-appraisal/v2", root.spki_digest, root.mock, self._canonical)
 
 
 STANDING_DAYS: Final = 14

@@ -60,7 +60,7 @@ from attestation.tickets.store import (
     set_of,
 )
 from attestation.values import OUT_OF_DATE_STATUSES, timestamp, whole_seconds
-from attestation.verifier import verify_quote
+from attestation.verifier import verify_parsed_quote
 from attestation.x509.trust import TrustRoot
 
 TICKET_CLASS: Final = "tdx"
@@ -369,7 +369,7 @@ class TdxValidator:
         verified_set = authenticate_endorsements(endorsements, root=self._root).require_current(now)
         number, fmspc = verified_set.tcb_evaluation_data_number, verified_set.tcb_info.fmspc
         try:
-            verified = verify_quote(parsed.quote, verified_set, now=now)
+            verified = verify_parsed_quote(parse_quote_untrusted(parsed.quote), verified_set)
         except VerificationError as exc:
             status = "Revoked" if isinstance(exc, RevokedError) else "none"
             return Foresight(fmspc=fmspc, number=number, reason=exc.reason, status=status, short=())
@@ -396,14 +396,14 @@ class TdxValidator:
     def _validate(self, data: bytes, peer: ExpectedClaims, now: datetime) -> Expiration:
         ticket = parse_ticket_untrusted(data)
         claims = ticket.claims
-        choice = self._store.choose(parse_quote_untrusted(ticket.quote), ticket.endorsements, now)
-        verified = verify_quote(ticket.quote, choice.endorsements, now=now)
+        quote = parse_quote_untrusted(ticket.quote)
+        choice = self._store.choose(quote, ticket.endorsements, now)
+        verified = verify_parsed_quote(quote, choice.endorsements)
         if choice.enforced:
             self._saw(set_of(choice.endorsements))
         outcome = appraise_member(
             verified,
             self._policy,
-            now=now,
             report_data=claims.report_data(),
             event_log=ticket.event_log,
             own_config_id=self._own_config_id,

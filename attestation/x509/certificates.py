@@ -31,7 +31,10 @@ from attestation.x509.pck import SGX_EXTENSION_OID
 CERTIFICATE_BYTES_MAX: Final = 8 * 1024
 PEM_BYTES_MAX: Final = 64 * 1024
 PARSED_MAX: Final = 64
-"""How many parsed certificates are kept. Results of checks on them are never kept."""
+"""How many parsed certificates are kept."""
+
+LINKS_MAX: Final = 64
+"""How many pairs of a certificate and its issuer are kept of which the signature was found right."""
 
 LIBRARY_ERRORS: Final = (
     ValueError,
@@ -46,6 +49,7 @@ LIBRARY_ERRORS: Final = (
 )
 """The exceptions that the library raises for bytes that it cannot parse as a certificate or CRL."""
 
+_DASHES: Final = b"-----"
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
 # AlgorithmIdentifier{1.2.840.10045.4.3.2}, without parameters (RFC 5758 3.2).
@@ -53,9 +57,9 @@ _ECDSA_WITH_SHA256: Final = bytes.fromhex("06082a8648ce3d040302")
 _PROCESSED: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Certificate:
-    """A parsed certificate with a P-256 key; nothing about it is verified.
+    """A parsed certificate with a P-256 key; nothing about it is verified. It is equal to itself alone.
 
     Attributes:
         role: its required role (``pck``, ``pck-ca``, ``tcb-info-signer``, …): the prefix of its reason codes.
@@ -92,28 +96,32 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
     if len(data) > PEM_BYTES_MAX:
         raise MalformedError(f"{role}-chain-malformed", f"{len(data)} bytes of PEM, at most {PEM_BYTES_MAX}")
     out: list[bytes] = []
-    body: list[bytes] | None = None
-    # RFC 7468 3: each boundary has a line of its own. Some platforms add a NUL at the end.
-    for line in data.rstrip(b"\0").split(b"\n"):
-        text = line.lstrip(b"\0").rstrip(b" \t\r")
-        if text == _BEGIN and body is None and len(out) < count_max:
-            body = []
-        elif text == _END and body is not None:
-            out.append(_decode_pem_body(b"".join(body), role))
-            body = None
+    body_at: int | None = None
+    data = data.rstrip(b"\0")  # some platforms add a NUL
+    dashes = data.find(_DASHES)
+    while dashes >= 0:
+        # RFC 7468 3: each boundary has a line of its own.
+        line_at, line_end = data.rfind(b"\n", 0, dashes) + 1, data.find(b"\n", dashes)
+        line_end = len(data) if line_end < 0 else line_end
+        text = data[line_at:line_end].lstrip(b"\0").rstrip(b" \t\r")
+        if text == _BEGIN and body_at is None and len(out) < count_max:
+            body_at = line_end
+        elif text == _END and body_at is not None:
+            out.append(_decode_pem_body(data[body_at:line_at], role))
+            body_at = None
         elif b"-----BEGIN" in text or b"-----END" in text:
             raise MalformedError(
                 f"{role}-chain-malformed",
                 f"a PEM boundary is out of place or not a certificate's, or there are more than {count_max}",
             )
-        elif body is not None:
-            body.append(line.rstrip(b"\r"))
-    if body is not None:
+        dashes = data.find(_DASHES, line_end)
+    if body_at is not None:
         raise MalformedError(f"{role}-chain-malformed", "a PEM block is not finished")
     return tuple(out)
 
 
-def _decode_pem_body(text: bytes, role: str) -> bytes:
+def _decode_pem_body(body: bytes, role: str) -> bytes:
+    text = b"".join([line.rstrip(b"\r") for line in body.split(b"\n")])
     try:
         out = binascii.a2b_base64(text)
     except ValueError as exc:
@@ -220,8 +228,13 @@ def _load(der_bytes: bytes, role: str) -> Certificate:
     )
 
 
+@lru_cache(maxsize=LINKS_MAX)
 def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     """Require that ``issuer``'s subject and key made this certificate.
+
+    Whether they did is a fact about the bytes of the two and nothing else: no time, root, role or revocation.
+    So it is kept of the latest pairs that passed, by the objects that ``load_certificate_untrusted`` keeps. A
+    refusal is never kept.
 
     Raises:
         CertificatePathError: ``<role>-issuer-mismatch``: issued in another name.

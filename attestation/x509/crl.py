@@ -1,7 +1,8 @@
 """Certificate revocation lists (RFC 5280 5 and 6.3; A6.3 and A6.4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -12,6 +13,8 @@ from attestation.x509.certificates import LIBRARY_ERRORS, Certificate, require_w
 from attestation.x509.ecdsa import is_der_signature_valid
 
 CRL_BYTES_MAX: Final = 512 * 1024
+SIGNED_MAX: Final = 16
+"""How many CRLs are kept of which the issuer's signature was found right. There are three of Intel."""
 
 # Extensions that limit a list to some of its issuer's certificates, critical (as RFC 5280 wants) or not.
 _NARROWING: Final = frozenset(
@@ -25,7 +28,7 @@ _CERTIFICATE_ISSUER_DER: Final = bytes.fromhex("0603551d1d")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationList:
-    """A parsed CRL; nothing about it is verified.
+    """A parsed CRL; nothing about it is verified. Two are equal if their bytes and roles are.
 
     Attributes:
         role: ``root-crl`` or ``pck-crl``: the prefix of its reason codes.
@@ -33,13 +36,14 @@ class RevocationList:
     """
 
     role: str
-    parsed: x509.CertificateRevocationList
-    issuer: x509.Name
-    signed: bytes
-    this_update: datetime
-    next_update: datetime
-    number: int
-    authority_key_identifier: bytes
+    der: bytes
+    parsed: x509.CertificateRevocationList = field(compare=False)
+    issuer: x509.Name = field(compare=False)
+    signed: bytes = field(compare=False)
+    this_update: datetime = field(compare=False)
+    next_update: datetime = field(compare=False)
+    number: int = field(compare=False)
+    authority_key_identifier: bytes = field(compare=False)
 
     @property
     def last_valid(self) -> datetime:
@@ -71,6 +75,7 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
         next_update = crl.next_update_utc
         out = RevocationList(
             role=role,
+            der=der,
             parsed=crl,
             issuer=crl.issuer,
             # version, signature (RFC 5280 5.1).
@@ -109,8 +114,12 @@ def _of_entries(crl: x509.CertificateRevocationList, der: bytes) -> list[str]:
     ]
 
 
+@lru_cache(maxsize=SIGNED_MAX)
 def require_crl_signed_by(crl: RevocationList, issuer: Certificate) -> None:
     """Require that this CRL was issued in the name and with the key of ``issuer``.
+
+    That is a fact about the bytes of the two, without time, so it is kept of the latest lists that passed. A
+    refusal is never kept.
 
     Raises:
         CertificatePathError: ``<role>-issuer-mismatch`` or ``<role>-issuer-not-crl-signer``.

@@ -39,6 +39,10 @@ class TrustRoot:
     ``mock`` cannot hide a mock root: the constructor raises unless it is False for Intel's own certificate,
     byte for byte, and True for every other one.
 
+    Attributes:
+        spki_digest: SHA-256 over the DER SubjectPublicKeyInfo, 32 bytes.
+        fingerprint: SHA-256 over the certificate's DER, 32 bytes.
+
     Raises:
         MalformedError: ``root-*``: not a self-signed P-256 CA certificate, or ``mock`` contradicts its bytes.
     """
@@ -46,6 +50,8 @@ class TrustRoot:
     certificate_der: bytes
     mock: bool
     certificate: Certificate = field(init=False, repr=False, compare=False)
+    spki_digest: bytes = field(init=False, repr=False, compare=False)
+    fingerprint: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mock == (self.certificate_der == _INTEL_SGX_ROOT_DER):
@@ -58,18 +64,10 @@ class TrustRoot:
             raise MalformedError(
                 "root-malformed", "the trust root is not a self-signed CA certificate"
             ) from exc
+        spki = certificate.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         object.__setattr__(self, "certificate", certificate)
-
-    @property
-    def spki_digest(self) -> bytes:
-        """SHA-256 over the DER SubjectPublicKeyInfo, 32 bytes."""
-        spki = self.certificate.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return hashlib.sha256(spki).digest()
-
-    @property
-    def fingerprint(self) -> bytes:
-        """SHA-256 over the certificate's DER, 32 bytes."""
-        return hashlib.sha256(self.certificate_der).digest()
+        object.__setattr__(self, "spki_digest", hashlib.sha256(spki).digest())
+        object.__setattr__(self, "fingerprint", hashlib.sha256(self.certificate_der).digest())
 
     @classmethod
     def from_bytes_untrusted(cls, data: bytes) -> Self:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from attestation import verifier
+from attestation.collateral import endorsements
 from attestation.collateral.endorsements import verify_endorsements
 from attestation.errors import (
     AttestationError,
@@ -311,6 +313,41 @@ def test_an_expired_pck_ca_is_refused_and_the_result_expires_with_it():
     assert verified.valid_until == NOW + days(1)
     with pytest.raises(StaleEndorsementsError, match="pck-ca-expired"):
         verify_quote(raw, _current(), now=NOW + days(2))
+
+
+def test_a_pck_that_was_accepted_before_is_refused_once_it_is_revoked():
+    """Its chain's signatures are not verified again; what can change is checked every time."""
+    revoked = Statement(revoked_pck_serials=frozenset({PLATFORM.serial_number}))
+    assert verify_quote(evidence.quote(), _current(), now=NOW)
+
+    with pytest.raises(AttestationError, match="pck-revoked"):
+        verify_quote(evidence.quote(), _current(revoked), now=NOW)
+
+
+def test_windows_are_checked_once_for_one_time_and_again_for_another(monkeypatch):
+    short = AUTHORITY.create_platform(NOW, valid_for=days(1))
+    raw = AUTHORITY.create_td(platform=short).quote(bytes(64))
+    current, checked = _current(), []
+    for module in (endorsements, verifier):
+        monkeypatch.setattr(module, "require_in_window", lambda certificate, now: checked.append(now))
+
+    verified = verify_quote(raw, current, now=NOW)
+    assert verified.endorsements is current
+    assert verified.require_current(NOW) is verified
+    assert len(checked) == 2, "those of the PCK and its CA"
+
+    later = verified.require_current(NOW + days(2))
+    assert later.verified_at == later.endorsements.verified_at == NOW + days(2)
+    assert checked[2:] == [NOW + days(2)] * 5
+
+
+def test_a_verified_quote_does_not_outlive_its_pck():
+    short = AUTHORITY.create_platform(NOW, valid_for=days(1))
+    verified = verify_quote(AUTHORITY.create_td(platform=short).quote(bytes(64)), _current(), now=NOW)
+
+    with pytest.raises(StaleEndorsementsError, match="pck-expired") as caught:
+        verified.require_current(NOW + days(2))
+    assert caught.value.step == Step.PCK_WINDOWS
 
 
 def test_a_quote_is_mock_under_a_mock_root():

@@ -578,6 +578,19 @@ def test_an_appraisal_checks_the_windows_again():
         appraise(verified, _policy(), now=NOW + days(60), report_data=REPORT_DATA)
 
 
+def test_an_appraisal_at_another_time_checks_the_windows_of_the_pck_too():
+    short = evidence.authority().create_platform(NOW, valid_for=days(1))
+    quote = evidence.authority().create_td(platform=short).quote(REPORT_DATA)
+    current = verify_endorsements(evidence.endorsements(), root=evidence.authority().trust_root, now=NOW)
+    verified = verify_quote(quote, current, now=NOW)
+
+    assert appraise(
+        verified, _policy(), now=NOW + days(1), report_data=REPORT_DATA
+    ).appraised_at == NOW + days(1)
+    with pytest.raises(StaleEndorsementsError, match="pck-expired"):
+        appraise(verified, _policy(), now=NOW + days(2), report_data=REPORT_DATA)
+
+
 def test_the_policy_lists_what_it_does_not_check():
     full = "\n".join(f'{name} = "{value}"' for name, value in _actual(TDSettings()).items())
     strict = _policy(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from attestation.encoding.canonical import encode
 from attestation.errors import MalformedError
+from attestation.quote import codec
 from attestation.quote.codec import parse_quote_untrusted
 from attestation.tickets.protocol import Cluster, TicketRejectedError
 from attestation.tickets.tdx import (
@@ -52,6 +53,21 @@ def test_a_ticket_of_every_quote_version_admits(version: int, report: str) -> No
 
     assert expiration.at == NOW + bench.lifetime
     assert expiration.appraisal["quote_version"] == version
+
+
+def test_a_quote_is_parsed_once_on_its_way_to_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, parsed = codec._parse_header, []
+
+    def counted(data: bytes) -> Any:
+        parsed.append(data)
+        return real(data)
+
+    bench = Bench()
+    validator, ticket = bench.validator(), bench.ticket()
+    monkeypatch.setattr(codec, "_parse_header", counted)
+
+    assert validator.validate(ticket, bench.peer(), NOW).at is not None
+    assert len(parsed) == 1
 
 
 def test_the_appraisal_reports_what_was_established() -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from attestation.encoding import der
 from attestation.errors import AttestationError, MalformedError, SignatureError, StaleEndorsementsError
+from attestation.x509 import certificates
+from attestation.x509 import crl as crls
 from attestation.x509.certificates import (
     CERTIFICATE_BYTES_MAX,
     PEM_BYTES_MAX,
@@ -273,6 +275,49 @@ def test_an_issuer_is_known_by_name_and_by_key():
         require_issued_by(_load(leaf), _load(other, "pck-ca"))
     with pytest.raises(AttestationError, match="pck-issuer-mismatch"):
         require_issued_by(_load(leaf), _load(stranger, "pck-ca"))
+
+
+def _count_signatures(monkeypatch, module):
+    real, checked = module.is_der_signature_valid, []
+
+    def counted(*arguments):
+        checked.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "is_der_signature_valid", counted)
+    return checked
+
+
+def test_a_link_that_passed_is_verified_once_and_one_that_did_not_each_time(monkeypatch):
+    checked = _count_signatures(monkeypatch, certificates)
+    issuer, other = make("CA", None, ca=True), make("CA", None, ca=True)
+    leaf = make("leaf", issuer)
+
+    for _ in range(3):
+        require_issued_by(_load(leaf), _load(issuer, "pck-ca"))
+    assert len(checked) == 1
+    for _ in range(3):
+        with pytest.raises(SignatureError, match="pck-signature"):
+            require_issued_by(_load(leaf), _load(other, "pck-ca"))
+    assert len(checked) == 4
+
+
+def test_a_crl_that_passed_is_verified_once_and_one_with_other_bytes_again(monkeypatch):
+    checked = _count_signatures(monkeypatch, crls)
+    data, issuer = make_crl(ROOT, (1, 2, 3), NOW - days(1), NOW + days(1)), _load(ROOT, "root")
+
+    for _ in range(3):
+        require_crl_signed_by(parse_crl_untrusted(data, role="pck-crl"), issuer)
+    assert len(checked) == 1
+    for _ in range(2):
+        with pytest.raises(AttestationError, match="pck-crl-signature"):
+            require_crl_signed_by(
+                parse_crl_untrusted(data[:-1] + bytes([data[-1] ^ 1]), role="pck-crl"), issuer
+            )
+    assert len(checked) == 3
+    newer = make_crl(ROOT, (1, 2, 3, 4), NOW - days(1), NOW + days(1))
+    require_crl_signed_by(parse_crl_untrusted(newer, role="pck-crl"), issuer)
+    assert len(checked) == 4
 
 
 ECDSA_SHA256 = bytes.fromhex("06082a8648ce3d040302")
