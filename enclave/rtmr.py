@@ -74,7 +74,7 @@ class MeasurementRegisters:
                 with our digest alone would not replay.
         """
         if index not in EXTENDABLE:
-            raise ValueError(f"RTMR{index} is not ours to extend, only RTMR2 and RTMR3 are")
+            raise ValueError(f"RTMR{index} cannot be extended here, only RTMR2 and RTMR3 can")
         if len(digest) != REGISTER_BYTES:
             raise ValueError(f"an RTMR is extended with {REGISTER_BYTES} bytes, not {len(digest)}")
         name = _rtmr_name(index)
@@ -90,7 +90,7 @@ class MeasurementRegisters:
         after = self._read(name)
         if written != REGISTER_BYTES or after != extend(before, digest):
             raise RegisterError(
-                f"RTMR{index} is not what extending it once makes of it; is another process extending it?"
+                f"RTMR{index} has another value than one extension gives; is another process extending it?"
             )
         return after
 

@@ -232,7 +232,7 @@ class TsmAttester:
         try:
             return int(text)
         except ValueError as exc:
-            raise QuoteUnavailableError(f"the kernel's generation is {text!r}, no number") from exc
+            raise QuoteUnavailableError(f"the kernel's generation is {text!r}, not a number") from exc
 
     # ---- attempts ---------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class TsmAttester:
             if wait is None or host_attempts == HOST_ATTEMPTS_MAX:
                 break
             self._sleep(wait)
-        raise QuoteUnavailableError(f"no quote could be had: {why}")
+        raise QuoteUnavailableError(f"no quote could be made: {why}")
 
     def _in_directory(self, request: Callable[[str], bytes]) -> bytes:
         # The process id lets a later start detect directories that a dead process left behind.
@@ -260,7 +260,7 @@ class TsmAttester:
         try:
             return request(name)
         except FileNotFoundError as exc:
-            raise _RetryError("somebody removed the report's directory") from exc
+            raise _RetryError("another process removed the report's directory") from exc
         except OSError as exc:
             raise self._judged(exc) from exc
         finally:
@@ -285,7 +285,7 @@ class TsmAttester:
         why = _WHY.get(code, exc.strerror or "unknown error")
         if code in _BUSY | _HOST:
             return _RetryError(f"{why} ({errno.errorcode[code]})", host=code in _HOST)
-        return QuoteUnavailableError(f"no quote could be had: {why} ({errno.errorcode.get(code, code)})")
+        return QuoteUnavailableError(f"no quote could be made: {why} ({errno.errorcode.get(code, code)})")
 
     def _remove_stale(self) -> None:
         try:
@@ -309,8 +309,8 @@ def _require_report_data(quote: bytes, report_data: bytes) -> None:
     try:
         body = parse_quote_untrusted(quote).body
     except MalformedError as exc:
-        raise QuoteUnavailableError(f"what the host delivered is no quote: {exc}") from exc
+        raise QuoteUnavailableError(f"the quote that the host delivered cannot be read: {exc}") from exc
     if not isinstance(body, TDReport):
-        raise QuoteUnavailableError("what the host delivered is the quote of an SGX enclave")
+        raise QuoteUnavailableError("the host delivered the quote of an SGX enclave")
     if body.report_data != report_data:
         raise QuoteUnavailableError("the host delivered a quote with another REPORTDATA")

@@ -109,7 +109,7 @@ class Authority:
             key = by_kid.get(kid)
             if key is None:
                 raise AuthorityError(
-                    "authority-key-unknown", "a signature is by a key that is no authority's"
+                    "authority-key-unknown", "a signature is by a key that is not the authority's"
                 )
             if not _is_valid(key, signature, digest):
                 raise AuthorityError(
@@ -132,7 +132,7 @@ class Authority:
         for listed in self.keys:
             if listed.spki == spki:
                 return listed.kid
-        raise AuthorityError("authority-key-unknown", "this private key is none of the group's authority")
+        raise AuthorityError("authority-key-unknown", "this private key is not one of the group's authority")
 
 
 def sign(key: PrivateKey, digest: bytes) -> bytes:
@@ -200,7 +200,7 @@ def _load(kid: str, spki: bytes) -> tuple[str, PublicKey]:
     try:
         key = load_der_public_key(spki)
     except Exception as exc:  # cryptography raises several kinds, one of them not from its own tree
-        raise _unusable(kid, "is no SubjectPublicKeyInfo that can be read") from exc
+        raise _unusable(kid, "is not a readable SubjectPublicKeyInfo") from exc
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm = "es256"
     elif isinstance(key, ed25519.Ed25519PublicKey):

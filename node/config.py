@@ -261,12 +261,10 @@ def check_together(document: GroupDocument, config: NodeConfig, *, where: str) -
         )
     if document.jwt is not None and attestation.jwt is None:
         raise ConfigError(
-            f"{where}: [attestation.jwt] token_file is missing: [jwt] of {document.where} asks for a token"
+            f"{where}: [attestation.jwt] token_file is missing: [jwt] of {document.where} requires a token"
         )
     if document.jwt is None and attestation.jwt is not None:
-        raise ConfigError(
-            f"{where}: [attestation.jwt] token_file is of no use: {document.where} has no [jwt]"
-        )
+        raise ConfigError(f"{where}: [attestation.jwt] token_file is unused: {document.where} has no [jwt]")
 
 
 def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
@@ -396,8 +394,8 @@ def _migration(tables: Mapping[str, Any]) -> str:
             out += ["[jwt.required_claims]", *(f"{key} = {_shown(value)}" for key, value in claims.items())]
     stays = ["In the node file, take those keys out and add to [group]:", "", 'document = "group.toml"']
     if bootstrap == "join":
-        stays.append('bootstrap = "join"  # on a node that shall not found')
-    return "\n".join([*out, "", *stays, "", "The GroupId is another one, so the group begins anew."])
+        stays.append('bootstrap = "join"  # on a node that must not found')
+    return "\n".join([*out, "", *stays, "", "The GroupId changes, so the group starts again from nothing."])
 
 
 def _shown(value: object) -> str:

@@ -107,7 +107,7 @@ async def running(
     for name in document.without_effect:
         logger.warning("%s: %s has no effect in this release", document.where, name)
     if not any(grant.is_admin for grant in grants_of(document.access)):
-        logger.warning("%s: [access] has no admin: nobody can ever change who may call", document.where)
+        logger.warning("%s: [access] has no admin: the access list can never be changed", document.where)
     if config.attestation.mode == "tdx" and not machines.measured(document.state_machine):
         tell(
             {
@@ -115,7 +115,7 @@ async def running(
                 "name": config.node.name,
                 "state_machine": document.state_machine,
                 "message": "this state machine is imported from outside of any image: no quote shows "
-                "what it is, and whoever can write its files decides what this node does",
+                "what it is, and anyone who can write its files controls this node",
             }
         )
     make_data_directory(config)
@@ -359,7 +359,7 @@ def _save_freshness_at_the_end(config: NodeConfig, tdx: TdxValidator) -> None:
     try:
         save_freshness(config, tdx.freshness)
     except FileError as exc:
-        logger.error("what collateral was seen is not saved: %s", exc)  # noqa: TRY400 - it says all
+        logger.error("the record of seen collateral is not saved: %s", exc)  # noqa: TRY400 - it says all
 
 
 async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:

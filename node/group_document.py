@@ -412,7 +412,7 @@ def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
     if "schema" not in tables and {"version", "tcb", "reference_values"} <= tables.keys():
         raise ConfigError(
             f"{where}: this is an appraisal policy, not a group document: "
-            "its tables stand there with `policy.` before their names, such as [policy.tcb]"
+            "write its tables with `policy.` before their names, such as [policy.tcb]"
         )
     try:
         file = msgspec.convert(tables, _File)
@@ -542,7 +542,7 @@ def _founding_of(text: str) -> Founding:
             raise _WrongKeyError(
                 "group.bootstrap",
                 f'{text!r} is not "expect N" (1 to 31), "init" or "auto"; '
-                '"join" is for the node file of a node that shall not found',
+                '"join" is for the node file of a node that must not found',
             )
 
 
@@ -610,7 +610,8 @@ def _jwt_of(table: JwtTable) -> JwtAdmission:
             raise _WrongKeyError(f"jwt.required_claims.{name}", "is not a 64-bit integer")
     if any(key.get("kty") == "oct" for key in table.keys):
         raise _WrongKeyError(
-            "jwt.keys", "a secret key is no secret in a group document: use one that signs (ES256, EdDSA)"
+            "jwt.keys",
+            "a group document is public and cannot hold a secret key: use a key that signs (ES256, EdDSA)",
         )
     try:
         keys = load_keys_untrusted(json.dumps({"keys": table.keys}).encode())
@@ -733,7 +734,7 @@ def _time_of(table: TokenTable) -> datetime | None:
     try:
         return table.expires_at.astimezone(UTC)
     except OverflowError as exc:
-        raise _WrongKeyError("access.token", f"{table.name}: expires_at is beyond all calendars") from exc
+        raise _WrongKeyError("access.token", f"{table.name}: expires_at is out of range") from exc
 
 
 def _certificate_of(table: CertificateTable) -> FoundingCertificate:

@@ -43,8 +43,8 @@ def require_for_image(document: GroupDocument, *, profile: Profile, machines: Ma
     """
     if document.root.mock and not profile.has_mock:
         raise ConfigError(
-            f"{document.where}: [trust] root is a mock authority's, which makes quotes of anything: "
-            "a production image takes no root but intel"
+            f"{document.where}: [trust] root is a mock authority's, which can make any quote: "
+            "a production image accepts only the root intel"
         )
     require_loadable(document.state_machine, machines)
 

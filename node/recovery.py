@@ -123,5 +123,5 @@ class RecoveryWatch:
                 await group.execute_system([command_of(seen)], timeout_s=WRITE_S)
             except GroupError as exc:
                 # Another node leads, or none: the next leader has the same sights to write.
-                _log.info("the sight of evaluation data %d is not written yet: %s", seen.number, exc)
+                _log.info("the sighting of evaluation data %d is not written yet: %s", seen.number, exc)
                 return

@@ -160,7 +160,7 @@ class Daemon:
     def readiness(self) -> Readiness:
         if self._group is None:
             return Readiness(
-                ready=False, reason="waiting-for-key", message="this node waits to be given the group key"
+                ready=False, reason="waiting-for-key", message="this node waits for the group key"
             )
         status = self._group.status
         if status.halted is not None:
@@ -169,7 +169,7 @@ class Daemon:
             return Readiness(
                 ready=False,
                 reason="no-cluster",
-                message="no cluster was founded or found yet: see the log and audit.jsonl of this node",
+                message="no cluster was founded or joined yet: see the log and audit.jsonl of this node",
             )
         outlook = self._group.outlook
         if outlook.quorum in (Quorum.LOST, Quorum.GONE):
@@ -177,7 +177,9 @@ class Daemon:
             return Readiness(ready=False, reason=reason, message=describe(outlook))
         if not status.online:
             return Readiness(
-                ready=False, reason="not-online", message="no leader is known, or the log is behind it"
+                ready=False,
+                reason="not-online",
+                message="no leader is known, or this node's log is behind the leader's",
             )
         return Readiness(ready=True)
 
@@ -259,7 +261,7 @@ class Daemon:
         group = self._require_group()
         held, birth = group.cluster, birth_of(group.system)
         if held is None:
-            raise UnavailableError("no-cluster", "this node holds nothing of a cluster yet")
+            raise UnavailableError("no-cluster", "this node is in no cluster yet")
         try:
             birth.check(certificate).require_cluster(held)
         except AuthorityError as exc:
@@ -331,7 +333,7 @@ class Daemon:
 
     def _require_group(self) -> Group:
         if self._group is None:
-            raise UnavailableError("waiting-for-key", "this node waits to be given the group key")
+            raise UnavailableError("waiting-for-key", "this node waits for the group key")
         return self._group
 
     def _require_open_group(self) -> Group:

@@ -232,7 +232,7 @@ class TcbOutlook:
         else:
             yield Notice(
                 code="self-refused",
-                message=f"this node's own evidence is refused, so nobody lets it in: {verdict.message}",
+                message=f"this node's own evidence is refused, so no peer admits it: {verdict.message}",
             )
 
     def standing(self) -> Mapping[Incarnation, Mapping[str, Any]]:
@@ -271,7 +271,7 @@ class TcbOutlook:
             )
 
 
-_NO_RESTART: Final = "update the firmware before you restart it: a member that restarts is a stranger to all"
+_NO_RESTART: Final = "update the firmware before you restart it: a member that restarts has no standing"
 _WAYS_OUT: Final = {
     "endorsements-rolled-back": (
         "use a source that is current, as Intel's own is; or, if Intel has withdrawn the newer set, stop the"
@@ -291,12 +291,12 @@ class TcbOutlookCollector(Collector):
         if verdict is not None:
             yield GaugeMetricFamily(
                 "bondstone_tcb_self_accepted",
-                "1 if this node's own evidence is accepted, 0 if it stands or is refused.",
+                "1 if this node's own evidence is accepted, 0 if it is refused or admitted by its standing.",
                 value=float(verdict.verdict == "accepted"),
             )
         yield GaugeMetricFamily(
             "bondstone_tcb_standing_members",
-            "Bonded peers that stand: their platforms fell back by their TCB.",
+            "Bonded peers admitted by their standing: their platforms fell back by their TCB.",
             value=float(len(self._outlook.standing())),
         )
         family = GaugeMetricFamily(

@@ -256,7 +256,7 @@ def load_freshness(config: NodeConfig) -> FreshnessState:
     try:
         return FreshnessState.from_bytes_untrusted(data)
     except MalformedError as exc:
-        raise ConfigError(f"{path}: {exc}; delete it to forget what collateral was seen") from exc
+        raise ConfigError(f"{path}: {exc}; delete it to forget the collateral seen so far") from exc
 
 
 def save_freshness(config: NodeConfig, state: FreshnessState) -> None:

@@ -106,7 +106,7 @@ def require_small(initrd: bytes) -> bytes:
     if len(initrd) > INITRD_BYTES_MAX:
         raise BuildError(
             f"the initrd has {len(initrd)} bytes, at most {INITRD_BYTES_MAX}",
-            hint="leave out a package: the largest paths are what to look at",
+            hint="leave out a package; begin with the largest paths",
         )
     return initrd
 
@@ -138,8 +138,8 @@ def one_file(locked: dict, group: str, path: str) -> bytes:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("lock", help="resolve the recipe anew and write lock.json")
-    commands.add_parser("fetch", help="bring the locked inputs into the cache")
+    commands.add_parser("lock", help="resolve the recipe again and write lock.json")
+    commands.add_parser("fetch", help="download the locked inputs into the cache")
     building = commands.add_parser("build", help="build from the cache")
     building.add_argument("--profile", type=Profile, choices=list(Profile), default=Profile.PROD)
     building.add_argument("--out", type=Path, required=True)

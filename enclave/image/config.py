@@ -216,7 +216,7 @@ def _refuse_secrets(node: Mapping[str, Any]) -> None:
     if named or not isinstance(group, dict):
         raise GuestConfigError(
             "config-group-key",
-            f"{NODE_FILE} gives the group's key ({', '.join(named) or 'group is no table'}), which only a "
+            f"{NODE_FILE} gives the group's key ({', '.join(named) or 'group is not a table'}), which only a "
             'debug image takes from its host: derive it (key = "derived" in the group document), or wait '
             "for it (await_key = true) and send it with `bondstone provision`",
         )
@@ -227,6 +227,6 @@ def _refuse_mock(node: Mapping[str, Any]) -> None:
     if not isinstance(attestation, dict) or attestation.get("mode", "tdx") != "tdx" or "mock" in attestation:
         raise GuestConfigError(
             "config-mock",
-            f"{NODE_FILE} wants a mock TD, and a production image holds none: guests without TDX are "
+            f"{NODE_FILE} asks for a mock TD, but a production image has none: guests without TDX are "
             "started from an image of the profile emulation",
         )

@@ -18,7 +18,7 @@ _WARNINGS: Final = {
 }
 _RTMR0_WAIVED: Final = (
     "# RTMR[0] IS NOT CHECKED (--waive-rtmr0). It measures the ACPI tables, which the host makes,",
-    "# and Linux runs the code in them: code of the host's can then read and write this TD's memory.",
+    "# and Linux runs the code in them: the host's code can then read and write this TD's memory.",
     "# To check it, predict it for the machine's shape (--acpi), or pin what",
     "# `bondstone image verify --quote` prints of a boot that you trust.",
 )
@@ -53,8 +53,8 @@ def policy_fragment(
     if profile not in allowed:
         raise ImageError(
             f"{profile.value}-image",
-            f"{value['name']} is an image of the profile {profile.value}: whoever holds its host holds "
-            f"the node. Pass --allow-{profile.value} to make a policy for it nevertheless",
+            f"{value['name']} is an image of the profile {profile.value}: its host controls the "
+            f"node. Pass --allow-{profile.value} to make a policy for it nevertheless",
         )
     if "rtmr0" not in value and not waive_rtmr0:
         raise ImageError(

@@ -158,7 +158,7 @@ def parse_measurements_untrusted(data: bytes) -> dict[Boot, tuple[MeasuredEvent,
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise MalformedImageError(
-            "measurements-malformed", "this is not a measurements.json of ours"
+            "measurements-malformed", "this is not a measurements.json of bondstone"
         ) from exc
 
 

@@ -95,7 +95,7 @@ def parse_executable_untrusted(data: bytes) -> Executable:
     )
     if not table + section_count * 40 <= executable.headers_bytes <= len(data):
         raise MalformedImageError(
-            "pe-headers", f"SizeOfHeaders is {executable.headers_bytes}, which cannot be"
+            "pe-headers", f"SizeOfHeaders is {executable.headers_bytes}, which is impossible"
         )
     return executable
 

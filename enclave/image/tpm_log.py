@@ -107,7 +107,7 @@ def _require_sha384(spec: bytes) -> None:
     found = [struct.unpack_from("<H", spec, 28 + 4 * index)[0] for index in range(count)]
     if _SHA384 not in found:
         raise MalformedImageError(
-            "tpm-log-no-sha384", "the TPM log has no SHA-384 bank, so it says nothing about RTMRs"
+            "tpm-log-no-sha384", "the TPM log has no SHA-384 bank, so it shows no RTMRs"
         )
 
 

@@ -210,7 +210,7 @@ class MockAuthority:
                 _write_new(directory / name, _signer_to_pem(signer))
             _write_new(directory / TRUST_ROOT_FILE, self.root.certificate_der)
         except FileError as exc:
-            hint = "; give another directory, or use the authority that is there"
+            hint = "; give another directory, or use the existing authority"
             raise MockAuthorityError(
                 f"the mock authority: {exc}{hint if exc.errno == errno.EEXIST else ''}"
             ) from exc
@@ -245,7 +245,7 @@ def _pck_values(path: Path, pck: Signer) -> PCKValues:
             raise MockAuthorityError(f"the certificate in {path} has no SGX extension")
         said = parse_pck_extension_untrusted(certificate.sgx_extension)
     except MalformedError as exc:
-        raise MockAuthorityError(f"the certificate in {path} is no PCK certificate: {exc}") from exc
+        raise MockAuthorityError(f"the certificate in {path} is not a PCK certificate: {exc}") from exc
     if said.platform_instance_id is None:
         raise MockAuthorityError(f"the certificate in {path} names no platform instance")
     return PCKValues(
@@ -287,5 +287,5 @@ def _read_signer(path: Path) -> Signer:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise MockAuthorityError(f"the key in {path} is not on P-256")
     if key.public_key() != certificate.public_key():
-        raise MockAuthorityError(f"the key in {path} is not that of its certificate")
+        raise MockAuthorityError(f"the key in {path} does not belong to its certificate")
     return Signer(key=key, certificate=certificate)

@@ -74,9 +74,9 @@ class AccessRoutes:
             case NotExecuted():
                 raise not_executed(outcome)
             case Unknown():
-                raise ProblemError("query-timeout", "no answer in time; ask again")
+                raise ProblemError("query-timeout", "no answer in time; try again")
             case _:
-                raise AssertionError(f"{outcome!r} is no outcome of this query")
+                raise AssertionError(f"{outcome!r} is not an outcome of this query")
 
     # ---- changes --------------------------------------------------------------
     async def _new(self, request: Request, caller: Grant) -> Response:
@@ -143,7 +143,7 @@ class AccessRoutes:
             case Unknown():
                 raise outcome_unknown(outcome)
             case _:
-                raise AssertionError(f"{outcome!r} is no outcome of a change")
+                raise AssertionError(f"{outcome!r} is not an outcome of a change")
 
     async def _grant_of(self, asked: schemas.AccessRequest, key: bytes | None) -> Grant:
         """Return the requested grant as the log holds it. Of a password it holds the hash alone."""

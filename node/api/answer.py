@@ -54,7 +54,7 @@ class WholeAnswer:
         elif not cycle.keep_alive:
             fields.append(_CLOSE)
         lines = [name + b": " + value for name, value in fields]
-        assert (b"content-length", b"%d" % length) in fields, "an answer is whole, and says how long it is"
+        assert (b"content-length", b"%d" % length) in fields, "an answer is complete and declares its length"
         text = STATUS_LINE[head["status"]] + b"\r\n".join(lines)
         # Text with a line break could add a field, or a whole answer, of an attacker's making.
         assert text.count(b"\n") == text.count(b"\r") == len(lines), "a header field has a line break"

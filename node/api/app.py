@@ -192,19 +192,21 @@ def _require_method(scope: Scope) -> None:
 def _no_method(scope: Scope) -> ProblemError:
     allowed = ", ".join(sorted(METHODS[scope["path"]]))
     return ProblemError(
-        "method-not-allowed", f"{scope['method']} is not for {scope['path']}", headers={"allow": allowed}
+        "method-not-allowed",
+        f"{scope['method']} is not supported at {scope['path']}",
+        headers={"allow": allowed},
     )
 
 
 def _too_many(count: int) -> ProblemError:
-    detail = f"{count} requests are being served, and nobody gets all places"
+    detail = f"{count} requests are being served, and there is no place for another"
     return ProblemError("overloaded", detail, headers={"connection": "close"})
 
 
 def _of_router(scope: Scope, exc: HTTPException) -> ProblemError:
     if exc.status_code == 405:
         return _no_method(scope)
-    return ProblemError("not-found", "see /openapi.json for what there is")
+    return ProblemError("not-found", "/openapi.json lists all paths")
 
 
 def create_app(

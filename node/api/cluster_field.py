@@ -53,7 +53,7 @@ class ClusterField:
         if not fields:
             raise ProblemError(
                 "not-ready",
-                "this node holds nothing of a cluster yet",
+                "this node is in no cluster yet",
                 extensions={"reason": "no-cluster"},
             )
         if named[0] != fields[0][1]:

@@ -98,7 +98,7 @@ class CommandsEndpoint:
             case Unknown():
                 raise outcome_unknown(outcome)
             case _:
-                raise AssertionError(f"{outcome!r} is no outcome of a command")
+                raise AssertionError(f"{outcome!r} is not an outcome of a command")
         content = _ENCODER.encode(answer)
         await send(
             {

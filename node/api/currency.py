@@ -159,5 +159,5 @@ class Currency:
 def _not_current() -> ProblemError:
     return ProblemError(
         "access-not-current",
-        "this node cannot tell who may call now: it has not covered what the group has committed",
+        "this node's access list may be out of date: it has not covered what the group has committed",
     )

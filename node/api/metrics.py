@@ -94,7 +94,7 @@ class BackgroundCollector(Collector):
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         running = GaugeMetricFamily("bondstone_background_running", "Work that runs now.", labels=("work",))
         failures = CounterMetricFamily(
-            "bondstone_background_failures", "Work that ended by an error.", labels=("work",)
+            "bondstone_background_failures", "Background tasks that ended with an error.", labels=("work",)
         )
         for report in self._background.reports():
             running.add_metric((report.name,), report.running)
@@ -115,13 +115,15 @@ class PoolsCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         limit = GaugeMetricFamily(
-            "bondstone_pool_limit", "Places, or bytes, that there are.", labels=("pool",)
+            "bondstone_pool_limit", "Size of the pool, in places or bytes.", labels=("pool",)
         )
         taken = GaugeMetricFamily(
-            "bondstone_pool_taken", "Places, or bytes, that are taken.", labels=("pool", "standing")
+            "bondstone_pool_taken", "Places or bytes of the pool in use.", labels=("pool", "standing")
         )
         sent_away = CounterMetricFamily(
-            "bondstone_pool_sent_away", "How often somebody had to go, or got nothing.", labels=("pool",)
+            "bondstone_pool_sent_away",
+            "Number of times that a holder was evicted or a newcomer refused.",
+            labels=("pool",),
         )
         for usage in self._usages():
             limit.add_metric((usage.pool,), usage.limit)
@@ -144,7 +146,7 @@ class _GroupCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         service = self._service
         yield _gauge("ready", "1 if the node is online in its group.", service.readiness().ready)
-        yield _gauge("mock", "1 if attestation here is not rooted in real hardware.", service.mock)
+        yield _gauge("mock", "1 if attestation on this node is not rooted in real hardware.", service.mock)
         yield _gauge("bonds", "Living bonds.", len(service.bonds()))
         try:
             view = service.group()
@@ -152,11 +154,11 @@ class _GroupCollector(Collector):
             return
         status = view.status
         leads = status.role is Role.LEADER and status.halted is None
-        yield _gauge("leader", "1 if this node leads.", leads)
+        yield _gauge("leader", "1 if this node is the leader.", leads)
         outlook = view.outlook
-        yield _gauge("quorum_missing", "1 if no quorum, or too few copies, are here.", is_ill(outlook))
-        yield _gauge("quorum_gone", "1 if it will not come back by waiting.", not outlook.waiting_helps)
-        yield _gauge("voters_missing", "Voters that this node knows to be away.", len(outlook.absent))
+        yield _gauge("quorum_missing", "1 if this node sees no quorum, or too few copies.", is_ill(outlook))
+        yield _gauge("quorum_gone", "1 if waiting cannot bring the quorum back.", not outlook.waiting_helps)
+        yield _gauge("voters_missing", "Voters that this node knows to be missing.", len(outlook.absent))
         yield _gauge("leader_known", "1 if this node knows a leader.", status.leader is not None)
         yield _gauge("term", "Raft term.", status.term)
         yield _gauge("commit_index", "Index of the newest committed entry.", status.commit.index)
@@ -173,9 +175,9 @@ class _GroupCollector(Collector):
             )
         use = view.key_use
         yield _gauge("idempotency_keys", "Idempotency keys that are remembered.", use.keys)
-        yield _gauge("idempotency_keys_max", "Past so many, commands with a key are refused.", KEYS_MAX)
-        yield _gauge("kept_result_bytes", "What is kept of the results of these keys.", use.kept_bytes)
-        yield _gauge("brief_results", "Of how many only digest and size are kept.", use.brief)
+        yield _gauge("idempotency_keys_max", "Above this number, commands with a key are refused.", KEYS_MAX)
+        yield _gauge("kept_result_bytes", "Kept results of these keys.", use.kept_bytes)
+        yield _gauge("brief_results", "Keys of whose results only digest and size are kept.", use.brief)
         yield _gauge("halted", "1 if this member has stopped for good.", status.halted is not None)
 
 

@@ -72,18 +72,18 @@ _IDEMPOTENCY_KEY: Final = Parameter(
         "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX,
         "pattern": "^[!-~]+$",
     },
-    description="The same key, sent again with the same credentials to any node while the group "
-    "remembers it (its session_ttl_ms), never executes twice: the first result comes again, "
-    "or, if it was large, that it was executed (208). "
-    "Send the last copy within half of that time.",
+    description="A request with the same key and credentials, sent to any node while the group "
+    "remembers the key (its session_ttl_ms), never executes twice: it gets the first result again, "
+    "or 208 if that result was too large to keep. "
+    "Send the last repetition within half of that time.",
 )
 
 CLUSTER: Final = Parameter(
     name="Bondstone-Cluster",
     place="header",
     schema={"type": "string", "pattern": PATTERN},
-    description="The cluster that must answer, as the same field of an earlier answer named it: a node of "
-    "another one refuses, and executes nothing.",
+    description="The cluster that must answer, as this field of an earlier answer named it. A node of "
+    "another cluster refuses the request and executes nothing.",
 )
 
 _BODY_PROBLEMS: Final = (
@@ -108,7 +108,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="ready",
         method="GET",
         path="/readyz",
-        summary="The node is online in its group; 503 says why not.",
+        summary="The node is online in its group; 503 gives the reason if not.",
         access=PUBLIC,
         answers=(schemas.Ready,),
         problems=("not-ready",),
@@ -145,7 +145,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="members",
         method="GET",
         path="/v1/members",
-        summary="Every member, and where it is.",
+        summary="Every member, with its addresses.",
         access=AccessRole.READ,
         standing=Standing.LAST_KNOWN,
         answers=(schemas.Members,),
@@ -155,7 +155,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="bonds",
         method="GET",
         path="/v1/bonds",
-        summary="Every living bond of this node, with its appraisal.",
+        summary="Every open bond of this node, with its appraisal.",
         access=AccessRole.READ,
         standing=Standing.LAST_KNOWN,
         answers=(schemas.Bonds,),
@@ -182,7 +182,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="queries",
         method="POST",
         path="/v1/queries",
-        summary="Ask the state machine.",
+        summary="Query the state machine.",
         access=AccessRole.READ,
         standing=Standing.JUDGED,
         request=schemas.QueryRequest,
@@ -222,7 +222,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="peers",
         method="GET",
         path="/v1/attestation/peers",
-        summary="Each bonded peer's evidence as it was received, and what was made of it.",
+        summary="Each bonded peer's evidence as received, and its appraisal.",
         access=AccessRole.AUDIT,
         answers=(schemas.PeersEvidence,),
     ),
@@ -244,7 +244,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 name="limit",
                 place="query",
                 schema={"type": "integer", "minimum": 1, "maximum": AUDIT_EVENTS_MAX, "default": 100},
-                description="At most so many records.",
+                description="At most this many records.",
             ),
         ),
         problems=("request-invalid", "audit-chain-broken"),
@@ -261,7 +261,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="birth_certificate",
         method="GET",
         path="/v1/birth-certificate",
-        summary="The authority's signed word that this cluster is the group.",
+        summary="The authority's signed statement that this cluster is the group.",
         access=PUBLIC,
         answers=(schemas.BirthCertificate,),
         problems=("not-ready",),
@@ -270,7 +270,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="confirm",
         method="PUT",
         path="/v1/birth-certificate",
-        summary="Hand in the authority's signed word that this cluster is the group.",
+        summary="Submit the authority's signed statement that this cluster is the group.",
         # Any client may send it: the node verifies the authority's signatures before it writes to the log.
         access=PUBLIC,
         request=schemas.ConfirmRequest,
@@ -287,7 +287,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="access_list",
         method="GET",
         path="/v1/access",
-        summary="Everybody who may call this group, and what he may do.",
+        summary="Every credential that may call this group, with its permissions.",
         access=AccessRole.ADMIN,
         standing=Standing.JUDGED,
         answers=(schemas.AccessListing,),
@@ -304,7 +304,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="access_new",
         method="POST",
         path="/v1/access",
-        summary="Let somebody call, on every node from the same index on.",
+        summary="Add a credential, on every node from the same log index on.",
         access=AccessRole.ADMIN,
         standing=Standing.JUDGED,
         request=schemas.AccessRequest,
@@ -316,7 +316,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="access_revoke",
         method="DELETE",
         path="/v1/access",
-        summary="Let somebody call no more, on every node from the same index on.",
+        summary="Revoke a credential, on every node from the same log index on.",
         access=AccessRole.ADMIN,
         standing=Standing.JUDGED,
         answers=(schemas.AccessChanged,),
@@ -325,7 +325,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 name="name",
                 place="query",
                 schema={"type": "string"},
-                description="Of the credential. Give this or `credential`.",
+                description="Name of the credential. Give this or `credential`.",
             ),
             Parameter(
                 name="credential",
@@ -337,7 +337,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 name="force",
                 place="query",
                 schema={"type": "boolean", "default": False},
-                description="Also the last admin: then nobody can change this list any more.",
+                description="Revoke even the last admin: then the list can never be changed again.",
             ),
             _IDEMPOTENCY_KEY,
         ),
@@ -347,7 +347,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="provision",
         method="PUT",
         path="/v1/provision",
-        summary="Give the group key to a node that waits for it, once.",
+        summary="Send the group key, once, to a node that waits for it.",
         # Any client may send it: the node accepts only the key whose digest the group document names.
         access=PUBLIC,
         request=schemas.ProvisionRequest,

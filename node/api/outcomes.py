@@ -34,7 +34,8 @@ def outcome_unknown(outcome: Unknown) -> ProblemError:
     """Return the answer for an unknown outcome: only a repetition with the same Idempotency-Key is safe."""
     return ProblemError(
         "outcome-unknown",
-        f"it may or may not have happened ({outcome.reason}); look, or repeat it with its Idempotency-Key",
+        f"it may or may not have happened ({outcome.reason}); "
+        "check the state, or repeat it with its Idempotency-Key",
         extensions={"reason": outcome.reason},
     )
 

@@ -74,7 +74,7 @@ class PasswordJudge:
                 return await loop.run_in_executor(self._threads, work, password, other)
         except CrowdedOutError as exc:
             raise ProblemError(
-                "credentials-busy", f"passwords take a while to judge, and {exc}; ask again"
+                "credentials-busy", f"the node could not check the password: {exc}; try again"
             ) from exc
 
 

@@ -27,24 +27,26 @@ CATALOGUE: Final[dict[str, Kind]] = {
     "json-invalid": Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
     "credentials-missing": Kind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
     "credentials-unknown": Kind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),
-    "role-missing": Kind(HTTPStatus.FORBIDDEN, "The credentials do not carry the role that this needs"),
+    "role-missing": Kind(HTTPStatus.FORBIDDEN, "The credentials lack the role that this needs"),
     "not-permitted": Kind(HTTPStatus.FORBIDDEN, "The group does not permit this to the credentials"),
     "not-found": Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
-    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
+    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not support this method"),
     "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
-    "provision-refused": Kind(HTTPStatus.CONFLICT, "The node does not take this group key"),
+    "provision-refused": Kind(HTTPStatus.CONFLICT, "The node refused this group key"),
     "birth-certificate-refused": Kind(
         HTTPStatus.CONFLICT, "The certificate does not confirm this cluster of this group"
     ),
-    "superseded": Kind(HTTPStatus.CONFLICT, "Another term's entry was committed at the place in min_at"),
-    "cluster-changed": Kind(HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than was asked"),
+    "superseded": Kind(HTTPStatus.CONFLICT, "Another term's entry was committed at the position in min_at"),
+    "cluster-changed": Kind(
+        HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than the request names"
+    ),
     "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     "media-type-unsupported": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
-    "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not what it must be"),
+    "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is invalid"),
     "idempotency-key-reused": Kind(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key came with other commands before"
+        HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key was used with other commands before"
     ),
-    "access-refused": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The access list does not take this change"),
+    "access-refused": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The access list refused this change"),
     "command-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
     "query-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
     "evidence-busy": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True),
@@ -55,11 +57,11 @@ CATALOGUE: Final[dict[str, Kind]] = {
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and header fields are too large"
     ),
     "audit-chain-broken": Kind(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "The audit log on the disk is not what was written there"
+        HTTPStatus.INTERNAL_SERVER_ERROR, "The audit log on the disk was changed after it was written"
     ),
-    "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log says why"),
+    "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log has the cause"),
     "access-not-current": Kind(
-        HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot tell who may call now", retry=True
+        HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot judge credentials now", retry=True
     ),
     "not-executed": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),

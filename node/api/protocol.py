@@ -166,7 +166,7 @@ class ApiProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._may_begin or self._head_begun or self._between_requests is not piece.ends:
-            self.send_400_response("this request could be read in two ways")
+            self.send_400_response("parsers could read this request in two ways")
 
     def on_message_begin(self) -> None:
         if not self._may_begin:
@@ -258,7 +258,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """End the connection: the parser stopped because it found the beginning of another protocol."""
-        self.send_400_response("this request could be read in two ways")
+        self.send_400_response("parsers could read this request in two ways")
 
     def _arm(self, limit_s: float, callback: Callable[[], None]) -> None:
         """Start the timer of this head or body, unless it runs already."""

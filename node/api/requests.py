@@ -105,7 +105,7 @@ def read_head_untrusted(data: bytes) -> Head:
     if (host is None and not old) or (host is not None and not _HOST.fullmatch(host)):
         raise BadRequestError("a request has one Host field, of the form host:port")
     if b"upgrade" in fields:
-        raise BadRequestError("this server speaks HTTP/1.1 only: do not send Upgrade")
+        raise BadRequestError("this server supports HTTP/1.1 only: do not send Upgrade")
     if fields.get(b"expect", b"100-continue") != b"100-continue":
         raise BadRequestError("Expect can only be 100-continue")
     last = old or _CLOSE.search(fields.get(b"connection", b"")) is not None
@@ -232,14 +232,14 @@ class _Chunks:
                 if len(data) < place + 2:
                     return place
                 if data[place : place + 2] != b"\r\n":
-                    raise BadRequestError("a chunk is longer than it says")
+                    raise BadRequestError("a chunk is longer than its declared size")
                 self._left = 0
                 place += 2
             else:
                 match = _CHUNK_LINE.match(data, place)
                 if match is None:
                     if len(data) - place >= _CHUNK_LINE_BYTES_MAX or b"\n" in data[place:]:
-                        raise BadRequestError("a chunk begins with its size alone")
+                        raise BadRequestError("a chunk begins with its size and nothing else")
                     return place
                 size = int(match[1], 16)
                 if size == 0:

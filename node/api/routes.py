@@ -164,9 +164,9 @@ class Routes:
             case NotExecuted():
                 raise not_executed(outcome)
             case Unknown():
-                raise ProblemError("query-timeout", "no answer in time; ask again")
+                raise ProblemError("query-timeout", "no answer in time; try again")
             case _:
-                raise AssertionError(f"{outcome!r} is no outcome of a query")
+                raise AssertionError(f"{outcome!r} is not an outcome of a query")
 
     # ---- attestation ------------------------------------------------------------
     async def _evidence(self, request: Request) -> Response:
@@ -176,7 +176,7 @@ class Routes:
             async with self._evidence_turns.turn(who.share, known=who.known):
                 evidence = await self._service.evidence(nonce)
         except CrowdedOutError as exc:
-            raise ProblemError("evidence-busy", f"a quote takes a while, and {exc}; ask again") from exc
+            raise ProblemError("evidence-busy", f"the node could not make a quote: {exc}; try again") from exc
         return _json(
             schemas.OwnEvidence(
                 mock=self._service.mock,
@@ -236,7 +236,7 @@ class Routes:
             case Unknown():
                 raise outcome_unknown(outcome)
             case _:
-                raise AssertionError(f"{outcome!r} is no outcome of one command")
+                raise AssertionError(f"{outcome!r} is not an outcome of one command")
 
     # ---- provisioning -------------------------------------------------------------
     async def _provision(self, request: Request) -> Response:

@@ -38,7 +38,7 @@ class Cluster(_Response, frozen=True):
     """Which of a group's clusters: the same group can be founded again after a total loss."""
 
     id: Annotated[Hex32, Meta(description="Digest of the genesis entry.")]
-    generation: Annotated[Unsigned, Meta(description="0 for what founders began.")]
+    generation: Annotated[Unsigned, Meta(description="0 for the first one.")]
 
 
 class Ready(_Response, frozen=True):
@@ -59,7 +59,7 @@ class MissingVoter(_Response, frozen=True):
     peer_id: Hex32
     why: Annotated[
         Literal["unreachable", "expired", "departed", "restarted"],
-        Meta(description="restarted: its node is here as another incarnation, which is not a voter."),
+        Meta(description="restarted: its node is back as another incarnation, which is not a voter."),
     ]
 
 
@@ -68,7 +68,9 @@ class Quorum(_Response, frozen=True):
 
     state: Annotated[
         Literal["held", "electing", "short", "lost", "gone", "unknown"],
-        Meta(description="held and electing are well; short: there are too few copies to commit anything."),
+        Meta(
+            description="held and electing are healthy; short: there are too few copies to commit anything."
+        ),
     ]
     waiting_helps: Annotated[bool, Meta(description="False: a quorum of the voters ended for good.")]
     missing: Sequence[MissingVoter]
@@ -105,7 +107,7 @@ class Group(_Response, frozen=True):
     group_id: Hex32
     network_id: Hex32
     cluster_id: Annotated[Hex32 | None, Meta(description="Digest of the genesis entry; null before it.")]
-    generation: Annotated[Unsigned, Meta(description="Of the cluster; 0 for what founders began.")]
+    generation: Annotated[Unsigned, Meta(description="Of the cluster; 0 for the first one.")]
     me: Node
     role: Literal["learner", "follower", "pre-candidate", "candidate", "leader", "halted"]
     leader: Annotated[Hex32 | None, Meta(description="Peer id of the leader, if one is known.")]
@@ -132,8 +134,8 @@ class Member(_Response, frozen=True):
     role: Literal["leader", "voter", "learner"]
     self: Annotated[bool, Meta(description="True for the node that answers.")]
     bonded: bool
-    address: Annotated[str | None, Meta(description="Where its bonds are, if bonded.")]
-    api: Annotated[str | None, Meta(description="Where its API is, if bonded and announced.")]
+    address: Annotated[str | None, Meta(description="Its bond addresses, if bonded.")]
+    api: Annotated[str | None, Meta(description="The URL of its API, if bonded and announced.")]
     match_index: Annotated[int | None, Meta(description="Verified log position; known to the leader only.")]
 
 
@@ -152,7 +154,7 @@ class Bond(_Response, frozen=True):
     expires_at: Annotated[datetime | None, Meta(description="When the first of its tickets expires.")]
     mock: bool
     appraisals: Annotated[
-        Mapping[str, Mapping[str, Any]], Meta(description="By ticket class: what was established.")
+        Mapping[str, Mapping[str, Any]], Meta(description="The appraisal, by ticket class.")
     ]
     software: Software
 
@@ -231,15 +233,15 @@ class QueryRequest(_Request, frozen=True):
     max_age_ms: Annotated[
         Annotated[int, Meta(ge=0, le=86_400_000)] | None,
         Meta(
-            description="Weak only: refuse if it is longer ago that this node's state covered all that a "
-            "leader had committed, or if it never did."
+            description="Weak only: refuse if this node's state last covered everything that a leader had "
+            "committed longer ago than this, or never."
         ),
     ] = None
 
 
 class QueryResult(_Response, frozen=True):
     result: Annotated[Any, Meta(description="What the state machine answered.")]
-    at: Annotated[At, Meta(description="The state that the answer speaks of.")]
+    at: Annotated[At, Meta(description="The state that the answer was read from.")]
     age_ms: Annotated[
         Unsigned | None,
         Meta(
@@ -262,13 +264,13 @@ class OwnEvidence(_Response, frozen=True):
     group_id: Hex32 | None
     cluster: Annotated[
         Cluster | None,
-        Meta(description="What the tickets' claims name too; null while the node holds nothing of one."),
+        Meta(description="As the tickets' claims name it; null while the node is in no cluster."),
     ]
     binding: Hex32
     tickets: Annotated[Mapping[str, Base64], Meta(description="By ticket class.")]
     birth_certificate: Annotated[
         Base64 | None,
-        Meta(description="As from /v1/birth-certificate: the authority's word for the cluster."),
+        Meta(description="As from /v1/birth-certificate: the authority's statement about the cluster."),
     ] = None
 
 
@@ -335,7 +337,11 @@ class AccessRequest(_Request, frozen=True):
     prefixes: (
         Annotated[
             list[Annotated[str, Meta(min_length=1, max_length=1024)]],
-            Meta(min_length=1, max_length=64, description="`read` and `write` only for keys that begin so."),
+            Meta(
+                min_length=1,
+                max_length=64,
+                description="Limits `read` and `write` to keys with one of these prefixes.",
+            ),
         ]
         | UnsetType
     ) = UNSET
@@ -347,7 +353,7 @@ class AccessGrant(_Response, frozen=True):
 
     name: str
     kind: Literal["token", "certificate", "user"]
-    credential: Annotated[Hex32, Meta(description="A digest; nothing can be opened with it.")]
+    credential: Annotated[Hex32, Meta(description="A digest; it grants no access.")]
     roles: Annotated[Sequence[str], Meta(description="`admin` includes all others.")]
     prefixes: Annotated[Sequence[str] | None, Meta(description="Null: every key.")]
     expires_at: datetime | None
@@ -368,7 +374,7 @@ class AccessChanged(_Response, frozen=True):
     index: Unsigned
     name: str
     credential: Hex32
-    admins: Annotated[Unsigned, Meta(description="How many admins there are now.")]
+    admins: Annotated[Unsigned, Meta(description="The number of admins now.")]
 
 
 # ---- provisioning -----------------------------------------------------------------
@@ -384,7 +390,7 @@ class Provisioned(_Response, frozen=True):
 class Failure(_Response, frozen=True):
     """How the state machine refused one command."""
 
-    position: Annotated[int, Meta(ge=0, description="Of the command within the request.")]
+    position: Annotated[int, Meta(ge=0, description="Position of the command within the request.")]
     code: str
     message: str
 
@@ -400,7 +406,7 @@ class Problem(_Response, frozen=True):
     mock: bool | UnsetType = UNSET
     reason: Annotated[str, Meta(description="A finer stable code.")] | UnsetType = UNSET
     leader: Node | UnsetType | None = UNSET
-    quorum: Annotated[Quorum, Meta(description="If the group cannot go on.")] | UnsetType = UNSET
+    quorum: Annotated[Quorum, Meta(description="If the group cannot make progress.")] | UnsetType = UNSET
     failures: Sequence[Failure] | UnsetType = UNSET
     term: Unsigned | UnsetType = UNSET
     index: Unsigned | UnsetType = UNSET

@@ -74,7 +74,7 @@ class Turns:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         goes = self._waiting.enter(mine, share, known=known)
         if goes is not None and not goes.done():
-            goes.set_exception(CrowdedOutError("others needed the place"))
+            goes.set_exception(CrowdedOutError("the place went to another caller"))
         try:
             async with asyncio.timeout(self._wait_s_max):
                 await mine

@@ -190,7 +190,7 @@ def verify_kept_untrusted(lines: Iterable[bytes], *, kept: AuditHead | None = No
         raise AuditChainError(
             gone + 1,
             "start-missing",
-            f"and those up to {after.seq} are missing, and no event says that they were deleted",
+            f"and those up to {after.seq} are missing, and no event records their deletion",
         )
     if kept is not None and head.seq < kept.seq:
         raise AuditChainError(

@@ -102,7 +102,7 @@ class AuditLog:
                 self._lock = self._files.lock()
                 self._recover(self._files)
                 if self._lost:
-                    raise OSError(errno.ENOSPC, "the first event of this life cannot be written")
+                    raise OSError(errno.ENOSPC, "the first event of this process cannot be written")
             except OSError as exc:
                 self.close()
                 raise ConfigError(f"the audit log {path}: {exc.strerror or exc}") from exc

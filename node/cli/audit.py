@@ -54,11 +54,11 @@ def list_events(
 def verify(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A node's audit.jsonl, the older files beside it; else the live log."),
+        typer.Argument(help="A node's audit.jsonl, with its older files beside it; default: the live log."),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="A head that was kept, SEQ:HASH: it must be in the log, as it was then."),
+        typer.Option(help="A head that was kept, SEQ:HASH; the log must still contain it."),
     ] = None,
     url: Url = None,
     token: Token = None,
@@ -106,7 +106,7 @@ def verify(
     for text in _lives(chain):
         say(text)
     if head is None:
-        say(f"keep this elsewhere, and give it to --head next time: {chain.head.seq}:{chain.head.hash}")
+        say(f"store this elsewhere, and pass it to --head next time: {chain.head.seq}:{chain.head.hash}")
 
 
 def _intact(chain: AuditChain) -> str:
@@ -122,7 +122,11 @@ def _lives(chain: AuditChain) -> Iterator[str]:
     first = chain.after.seq + 1
     unsigned_to = (begins[0] if begins else chain.head.seq + 1) - 1
     if unsigned_to >= first:
-        why = "their life's beginning is deleted" if chain.after.seq else "nobody has signed where they begin"
+        why = (
+            "the event that began their process was deleted"
+            if chain.after.seq
+            else "no signature covers where they begin"
+        )
         yield f"events {first} to {unsigned_to}: {why}"
     ends = [*(begin - 1 for begin in begins[1:]), chain.head.seq]
     for life, end in zip(chain.lives, ends, strict=False):  # without lives, ``ends`` has one more

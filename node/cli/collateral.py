@@ -39,18 +39,18 @@ from node.errors import ConfigError
 
 app = typer.Typer()
 File = Annotated[Path, typer.Argument(help="Collateral, as QuoteCollateralV3 JSON.")]
-Quote = Annotated[Path | None, typer.Option(help="A quote: says which platform.")]
+Quote = Annotated[Path | None, typer.Option(help="A quote; it names the platform.")]
 Fmspc = Annotated[str | None, typer.Option(help="The platform, 12 hex digits, without a quote.")]
 Ca = Annotated[str, typer.Option(help="Its PCK CA: platform or processor.")]
 Pccs = Annotated[
     list[str] | None, typer.Option(help="Ask this PCCS (repeatable, in order); default: Intel's PCS.")
 ]
-TlsCa = Annotated[Path | None, typer.Option(help="PEM: whose TLS certificates to trust besides.")]
+TlsCa = Annotated[Path | None, typer.Option(help="PEM: CAs whose TLS certificates to trust as well.")]
 TlsRoots = Annotated[
-    Path | None, typer.Option(help="PEM: whose TLS certificates to trust instead of Mozilla's list.")
+    Path | None, typer.Option(help="PEM: CAs whose TLS certificates to trust instead of Mozilla's list.")
 ]
 Proxy = Annotated[
-    str | None, typer.Option(help="http://HOST:PORT to ask through; the environment's is not used.")
+    str | None, typer.Option(help="Proxy, http://HOST:PORT; the environment's proxy is not used.")
 ]
 Root = Annotated[str, typer.Option(help="`intel`, or the file of another root.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,7 +128,9 @@ def show(file: File, as_json: AsJson = False) -> None:
 @app.command()
 def verify(
     file: File,
-    at: Annotated[str | None, typer.Option(help="When: Unix seconds or ISO 8601; default: now.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Time of the verification: Unix seconds or ISO 8601; default: now.")
+    ] = None,
     trust_root: Root = "intel",
     as_json: AsJson = False,
 ) -> None:
@@ -190,7 +192,9 @@ def compare(
     quote: Annotated[Path, typer.Argument(help="The quote: bytes, hex or base64.")],
     *,
     pccs: Pccs = None,
-    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the default one.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Appraisal policy, TOML; default: the built-in one.")
+    ] = None,
     trust_root: Root = "intel",
     tls_ca: TlsCa = None,
     tls_roots: TlsRoots = None,

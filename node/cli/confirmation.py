@@ -25,9 +25,7 @@ def require_one_cluster(clusters: Sequence[tuple[str, Cluster | None]]) -> Clust
     named: dict[Cluster, str] = {}
     for url, cluster in clusters:
         if cluster is None:
-            raise AuthorityError(
-                "cluster-none", f"{url} holds nothing of a cluster yet; ask again when it is ready"
-            )
+            raise AuthorityError("cluster-none", f"{url} is in no cluster yet; try again when it is ready")
         named.setdefault(cluster, url)
     if len(named) > 1:
         told = "; ".join(f"{url} is in {cluster}" for cluster, url in named.items())
@@ -67,7 +65,7 @@ def certificate_to_sign(
     if newest is None:
         if replace is not None:
             raise ConfigError(
-                "--replace needs the birth certificate of the cluster before; hint: --certificate FILE"
+                "--replace needs the birth certificate of the previous cluster; hint: --certificate FILE"
             )
         return BirthCertificate(statement=first_statement(group_id, cluster, now_s=now_s), signatures=())
     if newest.statement.cluster == cluster:

@@ -23,7 +23,7 @@ def command(
     ] = DEV_DIRECTORY,
     pccs: Annotated[bool, typer.Option(help="Serve collateral from a local PCCS, not from files.")] = False,
     authority: Annotated[
-        bool, typer.Option(help="Let the group document name an authority, whose key is left in DIR.")
+        bool, typer.Option(help="Name an authority in the group document, and leave its key in DIR.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
@@ -103,7 +103,7 @@ class _Printer:
         settings = shlex.quote(str(self._directory.resolve() / "client.json"))
         lines = [
             "",
-            "talk to it from another terminal:",
+            "use it from another terminal:",
             *([] if found else [f"  export BONDSTONE_CLUSTER={settings}"]),
             f"  {cli} status",
             f"  {cli} kv put greeting hello",
@@ -114,7 +114,7 @@ class _Printer:
                 f' -H "Authorization: Bearer $(cat {folder}/token)" {url}/v1/group'
             ),
             "",
-            "Ctrl-C stops it, and it forgets all that was written.",
+            "Ctrl-C stops the cluster, which forgets everything that was written.",
         ]
         say_lines("\n".join(lines))
 

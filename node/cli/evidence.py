@@ -95,7 +95,7 @@ def appraiser_of(
     elif document is not None:
         rules = document.policy
     else:
-        raise ConfigError("by which policy? hint: --group-document FILE, or --policy FILE")
+        raise ConfigError("which policy? hint: --group-document FILE, or --policy FILE")
     if trust_root is not None or document is None:
         root = load_trust_root(trust_root or "intel")
     else:
@@ -206,7 +206,7 @@ def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedClus
 
 
 def _in_no_cluster() -> "ClusterUnknownError":
-    return ClusterUnknownError("cluster-none", "the node holds nothing of a cluster yet; ask again later")
+    return ClusterUnknownError("cluster-none", "the node is in no cluster yet; try again later")
 
 
 class ClusterUnknownError(UndecidedError):

@@ -48,7 +48,7 @@ Keys = Annotated[
     list[Path] | None, typer.Option("--key", help="PEM private key of the authority; repeat it.")
 ]
 Certificate = Annotated[
-    Path | None, typer.Option("--certificate", help="Where the certificate is kept; else DOCUMENT.birth.")
+    Path | None, typer.Option("--certificate", help="Where the certificate is kept; default: DOCUMENT.birth.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -81,9 +81,12 @@ def confirm(
     key: Keys = None,
     certificate: Certificate = None,
     replace: Annotated[
-        str | None, typer.Option(help="Cluster id that is lost for good and that this one replaces, hex.")
+        str | None,
+        typer.Option(help="Id of the cluster that is lost for good and that this one replaces, hex."),
     ] = None,
-    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="DCAP collateral; default: the stapled collateral.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify the founders' evidence, sign that their cluster is the group, and send them the certificate.
@@ -144,7 +147,9 @@ def submit(
     url: Annotated[str, typer.Argument(help="The API of any member, https://HOST:PORT.")],
     group_document: Document,
     certificate: Certificate = None,
-    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="DCAP collateral; default: the stapled collateral.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify a node, and send it a birth certificate that enough keys have signed."""
@@ -164,7 +169,7 @@ def submit(
 def _authority_of(document: GroupDocument) -> Authority:
     if document.authority is None:
         raise ConfigError(
-            f"{document.where}: there is no [authority], so nobody can confirm a cluster of this group."
+            f"{document.where}: there is no [authority], so no cluster of this group can be confirmed."
             " hint: `bondstone group authority-key` makes a key, before the group is founded"
         )
     return document.authority

@@ -21,14 +21,15 @@ def command(
     document: Annotated[Path | None, typer.Argument(help="The group document.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the canonical document too.")] = False,
     against: Annotated[
-        Path | None, typer.Option(help="Another group document: print what differs. Exit code 1 if ids do.")
+        Path | None,
+        typer.Option(help="Another group document: print the differences. Exit code 1 if the ids differ."),
     ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="Print the public digest of the group key in this file instead.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the GroupId that a group document leads to; equal ids are the condition of a bond."""
+    """Print the GroupId that a group document leads to; nodes bond only if their ids are equal."""
     if key_file is not None:
         text = read_file(key_file, what="group key", bytes_max=1024, secret=True).decode("ascii", "replace")
         say(GroupKey.from_hex(text).public_digest.hex())
@@ -72,7 +73,7 @@ def _print(ours: GroupDocument, theirs: GroupDocument | None, *, explain: bool) 
     say(f"MRCONFIGID  {ours.mrconfigid.hex()}")
     if theirs is None:
         say()
-        say("The document, as it is hashed (what is not here has its default's meaning):")
+        say("The document, as it is hashed (an absent key has its default):")
         say()
         for key, value in flattened(ours.value):
             say(f"  {key} = {_shown(value)}")
@@ -82,7 +83,7 @@ def _print(ours: GroupDocument, theirs: GroupDocument | None, *, explain: bool) 
     found = list(differences(ours, theirs))
     if not found:
         say()
-        say(f"{theirs.where} means the same: it is the same group.")
+        say(f"{theirs.where} has the same meaning: it is the same group.")
         return
     say()
     say(f"{theirs.where} is another group, {theirs.group_id.hex()}:")

@@ -144,7 +144,8 @@ def config(
     address: Annotated[list[str] | None, typer.Option(help="Static address: eth1=10.0.0.1/24.")] = None,
     disk: Annotated[bool, typer.Option("--disk", help="Write a configuration disk.")] = False,
     image: Annotated[
-        Path | None, typer.Option(help="The image that it is for: gives its profile and its state machines.")
+        Path | None,
+        typer.Option(help="The image that it is for; it gives the profile and the state machines."),
     ] = None,
     profile: Annotated[
         Profile | None, typer.Option(help="The profile of the image that it is for; prod by default.")
@@ -158,7 +159,7 @@ def config(
     profile, machines = _image_of(image, profile)
     pairs = [item.split("=", 1) for item in address or []]
     if any(len(pair) != 2 for pair in pairs):
-        raise ConfigError("--address wants INTERFACE=ADDRESS/PREFIX")
+        raise ConfigError("--address takes INTERFACE=ADDRESS/PREFIX")
     packed = encode_guest_config(_named(files), addresses=_named_addresses(pairs))
     parsed = parse_guest_config_untrusted(packed, profile=profile)
     document = files_of_guest(parsed, profile=profile, machines=machines).document
@@ -218,7 +219,8 @@ def run(
     memory: Annotated[int, typer.Option(help="MiB for each guest.")] = 512,
     allow_debug: Annotated[bool, typer.Option(help="Run a debug image.")] = False,
     await_key: Annotated[
-        bool, typer.Option(help="Let the guests wait for `bondstone provision`; else the key is derived.")
+        bool,
+        typer.Option(help="Let the guests wait for `bondstone provision`; otherwise the key is derived."),
     ] = False,
     td: Annotated[bool, typer.Option("--td", help="One real TD on this host; needs --config.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration document of the TD.")] = None,
@@ -264,7 +266,7 @@ def verify(
     ccel: Annotated[Path | None, typer.Option(help="/sys/firmware/acpi/tables/data/CCEL of a boot.")] = None,
     tpm_log: Annotated[Path | None, typer.Option(help="binary_bios_measurements of a boot.")] = None,
     console: Annotated[
-        Path | None, typer.Option(help="The guest's console output, which has its log in it.")
+        Path | None, typer.Option(help="The guest's console output, which contains its log.")
     ] = None,
     quote: Annotated[
         Path | None, typer.Option(help="A quote of the same boot; verify it with `bondstone quote verify`.")
@@ -309,7 +311,7 @@ def verify(
         if rtmr0 is not None:
             say(f"RTMR[0] of this machine's shape, to pin if you trust this boot: {rtmr0}")
         if quote is None:
-            say("the log alone is the host's word: pass --quote to compare the registers too")
+            say("the log alone is the host's claim: pass --quote to compare the registers too")
     if difference is not None:
         raise ImageError("event-differs", str(difference))
 
@@ -318,8 +320,8 @@ def _require_one_choice(acpi: Path | None, *, waive_rtmr0: bool) -> None:
     """Require that the user either has RTMR[0] predicted or waives it: an omission never leaves it out."""
     if acpi is None and not waive_rtmr0:
         raise ConfigError(
-            "a policy wants RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
-            "leaves it out, and then ACPI code of the host's can read and write the guest's memory"
+            "a policy needs RTMR[0] too: --acpi FILES predicts it for a machine's shape; --waive-rtmr0 "
+            "leaves it out, and then the host's ACPI code can read and write the guest's memory"
         )
     if acpi is not None and waive_rtmr0:
         raise ConfigError("--acpi predicts RTMR[0], so there is nothing to waive: leave out --waive-rtmr0")

@@ -25,15 +25,15 @@ Token = Annotated[str | None, typer.Option(help="Bearer token.")]
 Ca = Annotated[Path | None, typer.Option(help="The nodes' API certificates, PEM.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Weak = Annotated[bool, typer.Option("--weak", help="Read one node's state, which may be old.")]
-Hex = Annotated[bool, typer.Option("--hex", help="What is given as key or value is hex.")]
-Base64 = Annotated[bool, typer.Option("--base64", help="What is given as key or value is base64.")]
+Hex = Annotated[bool, typer.Option("--hex", help="Keys and values on the command line are hex.")]
+Base64 = Annotated[bool, typer.Option("--base64", help="Keys and values on the command line are base64.")]
 
 
 @app.command()
 def put(
     key: str,
     value: Annotated[str | None, typer.Argument(help="`-` reads it from standard input.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Read the value from this file, as it is.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the value from this file, unchanged.")] = None,
     as_hex: Hex = False,
     as_base64: Base64 = False,
     url: Url = None,

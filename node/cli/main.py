@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "node": ("node.cli.node", "Run one node"),
     "status": ("node.cli.status", "Show the group, its members and their bonds"),
     "kv": ("node.cli.kv", "Read and write the key-value store"),
-    "token": ("node.cli.token", "Say who may call the group: new tokens, the list, revocations"),
+    "token": ("node.cli.token", "Manage who may call the group: new tokens, the list, revocations"),
     "verify": ("node.cli.verify", "Check a live node's evidence and TLS key against a policy"),
     "provision": ("node.cli.provision", "Verify a waiting node, then send it the group key"),
     "audit": ("node.cli.audit", "Read and check the audit log"),

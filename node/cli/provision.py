@@ -20,11 +20,15 @@ def command(
     group_document: Annotated[
         Path | None, typer.Option(help="Group document: gives policy, root, GroupId and MRCONFIGID.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
-    trust_root: Annotated[
-        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+    policy: Annotated[
+        Path | None, typer.Option(help="Appraisal policy, TOML; default: the document's.")
     ] = None,
-    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
+    trust_root: Annotated[
+        str | None, typer.Option(help="`intel`, or the file of another root; default: the document's.")
+    ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="DCAP collateral; default: the stapled collateral.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify a node's fresh evidence, then send it the group key over a channel with the verified TLS key."""

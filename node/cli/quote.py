@@ -57,7 +57,7 @@ class Form(Enum):
 
 @app.command()
 def get(
-    config: Annotated[Path, typer.Option(help="A node file: says which TD, real or mock.")],
+    config: Annotated[Path, typer.Option(help="A node file; it selects the TD, real or mock.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the quote.")],
     report_data: Annotated[str, typer.Option(help="REPORTDATA, up to 64 bytes of hex, zero-padded.")] = "",
 ) -> None:
@@ -102,19 +102,23 @@ def show(
 @app.command()
 def verify(
     file: File,
-    at: Annotated[str | None, typer.Option(help="When: Unix seconds or ISO 8601; default: now.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Time of the verification: Unix seconds or ISO 8601; default: now.")
+    ] = None,
     collateral: Annotated[Path | None, typer.Option(help="DCAP collateral, JSON.")] = None,
     trust_root: Annotated[
-        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+        str | None, typer.Option(help="`intel`, or the file of another root; default: the document's.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Appraisal policy, TOML; default: the document's.")
+    ] = None,
     group_document: Annotated[
         Path | None, typer.Option(help="Group document: gives policy, root and MRCONFIGID.")
     ] = None,
     event_log: EventLog = None,
     dstack: Dstack = False,
     report_data: Annotated[
-        str | None, typer.Option(help="REPORTDATA that it must carry: all 64 bytes, hex.")
+        str | None, typer.Option(help="REPORTDATA that the quote must carry: all 64 bytes, hex.")
     ] = None,
     nonce: Annotated[
         str | None, typer.Option(help="REPORTDATA must be this, hex, zero-padded to 64 bytes.")
@@ -122,7 +126,7 @@ def verify(
     pck_chain: Annotated[Path | None, typer.Option(help="PEM, for quotes without a chain.")] = None,
     enforced_since: Annotated[
         str | None,
-        typer.Option(help="Since when it is enforced, for a grace period."),
+        typer.Option(help="Since when the collateral is enforced, for a grace period."),
     ] = None,
     form: Annotated[
         Form, typer.Option("--format", help="`eat`: claims for a relying party's program (EAR).")

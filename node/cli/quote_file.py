@@ -38,7 +38,7 @@ def read_quote(path: Path) -> bytes:
     if decoded is not None:
         if _is_quote(decoded):
             return decoded
-        raise ConfigError(f"{path} is text that stands for {_named(decoded) or 'no quote'}")
+        raise ConfigError(f"{path} is the text form of {_named(decoded) or 'no quote'}")
     return data  # the parser reports any error
 
 
@@ -66,18 +66,18 @@ def _named(data: bytes) -> str | None:
     """Return the name of a kind of file that a user may confuse with a quote; None if it is unknown."""
     if data.startswith(_HCL_MAGIC):
         return (
-            "an Azure HCL attestation report, which holds a TD report; a quote is made of that one: ask the "
-            "instance metadata service (IMDS) for it"
+            "an Azure HCL attestation report, which holds a TD report; to get a quote of it, ask "
+            "the instance metadata service (IMDS)"
         )
     if len(data) == _TD_REPORT_BYTES and data[0] == _TD_REPORT_TYPE:
         return (
-            "a TD report (TDREPORT), which only its own machine can check; a quote is made of it by that "
-            "machine's quoting enclave: `bondstone quote get`"
+            "a TD report (TDREPORT), which only its own machine can check; that machine's "
+            "quoting enclave makes a quote of it: `bondstone quote get`"
         )
     if data.lstrip()[:1] in {b"{", b"["}:
         return _json_named(data)
     if data.startswith(b"-----BEGIN"):
-        return "PEM: a certificate or key, and no quote"
+        return "PEM: a certificate or key, not a quote"
     return None
 
 
@@ -92,5 +92,7 @@ def _json_named(data: bytes) -> str | None:
         if isinstance(item, str) and "quote" in str(name).lower()
     ]
     if members:
-        return f"JSON; its member {members[0]!r} may be the quote: save that alone (hex and base64 will do)"
-    return "JSON, and not a quote"
+        return (
+            f"JSON; its member {members[0]!r} may be the quote: save that alone (hex and base64 are accepted)"
+        )
+    return "JSON, but not a quote"

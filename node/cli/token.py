@@ -31,18 +31,19 @@ def token() -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What the list calls it.")],
+    name: Annotated[str, typer.Argument(help="Its name in the list.")],
     role: Annotated[
-        list[AccessRole], typer.Option(help="What it may do; may be given several times. admin: everything.")
+        list[AccessRole], typer.Option(help="A role; may be given several times. admin: everything.")
     ],
     prefix: Annotated[
-        list[str] | None, typer.Option(help="read and write only for keys that begin so; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Limits read and write to keys with this prefix; may be repeated."),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="When it ends: after 30m, 12h or 90d, or at a time, ISO 8601.")
+        str | None, typer.Option(help="When it expires: after 30m, 12h or 90d, or at a time, ISO 8601.")
     ] = None,
     offline: Annotated[
-        bool, typer.Option(help="Tell no group; print the table for a group document's founding list.")
+        bool, typer.Option(help="Contact no group; print the table for a group document's founding list.")
     ] = False,
     url: Url = None,
     token: Token = None,
@@ -60,9 +61,7 @@ def new(
         if as_json:
             print_json({"name": name, "token": made, "sha256": hash_token(made), "table": entry})
         else:
-            say_lines(
-                f"{entry}\n# The token, shown only now; it does not belong into the document:\n# {made}"
-            )
+            say_lines(f"{entry}\n# The token, shown only now; keep it out of the document:\n# {made}")
         return
     with connect(url, token, ca) as client:
         changed = client.grant(
@@ -109,9 +108,9 @@ def list_access(url: Url = None, token: Token = None, ca: Ca = None, as_json: As
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="What the list calls it.")],
+    name: Annotated[str, typer.Argument(help="Its name in the list.")],
     force: Annotated[
-        bool, typer.Option(help="Even the last admin: then nobody can change the list any more, for good.")
+        bool, typer.Option(help="Revoke even the last admin: then the list can never be changed again.")
     ] = False,
     url: Url = None,
     token: Token = None,
@@ -126,7 +125,7 @@ def revoke(
         return
     say(f"revoked at index {changed.index}; {changed.admins} admin(s) left")
     if not changed.admins:
-        say("nobody can change who may call any more; what the list lets in goes on (docs/access.md)")
+        say("the access list can no longer be changed; its credentials stay valid (docs/access.md)")
 
 
 def _check(

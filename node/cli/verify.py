@@ -34,21 +34,25 @@ def command(
     group_document: Annotated[
         Path | None, typer.Option(help="Group document: gives policy, root, GroupId and MRCONFIGID.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="Appraisal policy, TOML; else the document's.")] = None,
-    trust_root: Annotated[
-        str | None, typer.Option(help="`intel`, or the file of another root; else the document's.")
+    policy: Annotated[
+        Path | None, typer.Option(help="Appraisal policy, TOML; default: the document's.")
     ] = None,
-    collateral: Annotated[Path | None, typer.Option(help="DCAP collateral; else what is stapled.")] = None,
-    group_id: Annotated[str | None, typer.Option(help="The group that it must be in, hex.")] = None,
+    trust_root: Annotated[
+        str | None, typer.Option(help="`intel`, or the file of another root; default: the document's.")
+    ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="DCAP collateral; default: the stapled collateral.")
+    ] = None,
+    group_id: Annotated[str | None, typer.Option(help="The group that the node must be in, hex.")] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="The cluster that it must be in, ID/GENERATION or ID, hex.")
+        str | None, typer.Option(help="The cluster that the node must be in, ID/GENERATION or ID, hex.")
     ] = None,
     pins: Annotated[
         Path | None,
-        typer.Option(help="File of verified clusters; else one in ~/.local/state, without mock ones."),
+        typer.Option(help="File of verified clusters; default: one in ~/.local/state, without mock ones."),
     ] = None,
     forget_pin: Annotated[
-        bool, typer.Option("--forget-pin", help="Forget what was verified of this group before.")
+        bool, typer.Option("--forget-pin", help="Forget earlier verifications of this group.")
     ] = False,
     save: Annotated[
         Path | None,
@@ -190,4 +194,4 @@ def _print(value: dict[str, Any]) -> None:
     )
     say_unchecked(appraisal["not_checked"])
     if "saved" in value:
-        say(f"to talk to the node that was verified: export BONDSTONE_CLUSTER={shlex.quote(value['saved'])}")
+        say(f"to use the verified node: export BONDSTONE_CLUSTER={shlex.quote(value['saved'])}")

@@ -45,11 +45,11 @@ def checked_url(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as exc:
-        raise ConfigError(f"{url} is no address of a node, https://HOST:PORT: {exc}") from exc
+        raise ConfigError(f"{url} is not the address of a node, https://HOST:PORT: {exc}") from exc
     if parsed.scheme != "https" or not url.startswith("https://") or not parsed.host:
-        raise ConfigError(f"{url} is no address of a node: it must begin with https://")
+        raise ConfigError(f"{url} is not the address of a node: it must begin with https://")
     if parsed.query or parsed.fragment or parsed.userinfo:
-        raise ConfigError(f"{url} is no address of a node, https://HOST:PORT")
+        raise ConfigError(f"{url} is not the address of a node, https://HOST:PORT")
     return url.rstrip("/")
 
 
@@ -66,7 +66,7 @@ def load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Pat
     except FileError as exc:
         raise ConfigError(f"the client certificate: {exc}") from exc
     except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-        raise ConfigError(f"{certificate} and {key} are no PEM certificate and its key") from exc
+        raise ConfigError(f"{certificate} and {key} are not a PEM certificate and its key") from exc
 
 
 def read_bounded(response: httpx.Response) -> bytes:

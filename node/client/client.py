@@ -173,7 +173,7 @@ class BondstoneClient:
         min_at: schemas.At | None = None,
         max_age_ms: int | None = None,
     ) -> schemas.QueryResult:
-        """Ask the state machine. Raises as ``execute``, but never OutcomeUnknownError."""
+        """Query the state machine. Raises as ``execute``, but never OutcomeUnknownError."""
         asked: dict[str, Any] = {"query": query, "consistency": consistency}
         if min_at is not None:
             asked["min_at"] = {"term": min_at.term, "index": min_at.index}
@@ -510,4 +510,4 @@ class _Attempts:
     def _last(self) -> str:
         if self._last_problem is not None:
             return self._last_problem.detail
-        return str(self._last_error or "too long ago to send it again; look for its effect")
+        return str(self._last_error or "too long ago to send it again; check its effect")

@@ -38,7 +38,7 @@ class ConfirmedBy:
         """
         document = load_group_document(group_document)
         if document.authority is None:
-            raise ConfigError(f"{group_document}: there is no [authority] whose word could be required")
+            raise ConfigError(f"{group_document}: there is no [authority] whose signature could be required")
         return cls(authority=document.authority, group_id=document.group_id, pins=pins)
 
     def cluster_of_untrusted(self, certificate: str | None) -> Cluster:

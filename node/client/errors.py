@@ -51,7 +51,7 @@ class AlreadyExecutedError(ClientError):
     """
 
     def __init__(self, answer: schemas.AlreadyExecuted) -> None:
-        super().__init__(f"executed at {answer.term}:{answer.index}; what it returned is not kept any more")
+        super().__init__(f"executed at {answer.term}:{answer.index}; its results are no longer kept")
         self.answer = answer
 
 

@@ -100,7 +100,7 @@ def submit_birth_certificate(
         timeout_s=timeout_s,
     )
     if decode_answer(answer, schemas.BirthCertificate).birth_certificate != text:
-        raise AnswerInvalidError(f"{url} answers with another birth certificate than it was handed")
+        raise AnswerInvalidError(f"{url} answers with another birth certificate than it was sent")
 
 
 def _put_pinned(

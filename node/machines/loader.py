@@ -91,8 +91,8 @@ def require_loadable(name: str, machines: Machines) -> None:
         return
     loadable = ", ".join(sorted({*BUILT_IN, *machines.named}))
     raise ConfigError(
-        f"{_KEY}: {name!r} may not be loaded here, where no code runs that was not measured with"
-        f" the image: it is one of {loadable}, or is named in the recipe of the image"
+        f"{_KEY}: {name!r} may not be loaded here, because only code that was measured with the"
+        f" image runs here: use one of {loadable}, or name it in the recipe of the image"
     )
 
 

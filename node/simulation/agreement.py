@@ -84,6 +84,6 @@ class Agreement:
     def _judge_write(self, call: Call, done: Ok, who: str, floor: int) -> None:
         where = self.where.get((call.number, 0))
         if done.at.index != where and done.at.index not in self.again.get((call.number, 0), ()):
-            raise InvariantError("applied-where-told", f"{who} says {call.name} is at {done.at}")
+            raise InvariantError("applied-where-told", f"{who} reports {call.name} at {done.at}")
         if done.at.index <= floor:
             raise InvariantError("real-time-order", f"{call.name} at {done.at.index}, {floor} came first")

@@ -130,7 +130,7 @@ class Fault:
     def __str__(self) -> str:
         text = f"{self.at_us / SECOND_US:9.3f}s {self.blow.value} {','.join(self.targets)}"
         if self.span_us:
-            text += f" for {self.span_us / SECOND_US:.3f}s" if self.span_us > 0 else " for ever"
+            text += f" for {self.span_us / SECOND_US:.3f}s" if self.span_us > 0 else " without end"
         return text + (f" ({self.amount})" if self.amount else "")
 
 

@@ -121,7 +121,7 @@ class Scenario:
             return leader
         process = self.cluster.process_at(place)
         if process is None:
-            raise ScenarioError(f"nobody lives at {place}")
+            raise ScenarioError(f"no process runs at {place}")
         return process
 
     # ---- the group ----------------------------------------------------------------

@@ -73,7 +73,7 @@ def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
         at = call.outcome.at
         agreed = agreement.sequence.get((at.index, 0))
         if agreed is not None and agreed[3].term == at.term and agreed[0] != call.number:
-            raise InvariantError("feed-cursor", f"{call.name} was told {at}, where {agreed[0]} is")
+            raise InvariantError("feed-cursor", f"{call.name} was answered {at}, where {agreed[0]} is")
 
 
 class _Replay:
@@ -147,7 +147,7 @@ def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) 
         if isinstance(outcome, Ok):
             told, agreed = _comparable(outcome.results), replay.results[outcome.at.index]
             if told != _comparable(agreed):
-                raise InvariantError("agreed-answer", f"{call.name} was told {told}, agreed is {agreed}")
+                raise InvariantError("agreed-answer", f"{call.name} was answered {told}, agreed is {agreed}")
         elif (value := replay.query(call)) != outcome.value:
             raise InvariantError(
                 "agreed-answer",

@@ -207,7 +207,7 @@ def recover(data: bytes, me: Incarnation, *, space_bytes: int = 1) -> Recovered:
         try:
             replay.run(body)
         except (struct.error, ValueError) as exc:
-            raise CorruptStorageError("a batch holds what is no record") from exc
+            raise CorruptStorageError("a batch holds bytes that are not a record") from exc
     if batches.was_begun_after(data):
         raise CorruptStorageError(f"the batch at byte {batches.at} is not what was written")
     if len(data) < batches.at + -batches.at % space_bytes:

@@ -193,7 +193,7 @@ def _fetch_wheels(missing: list[dict[str, str]]) -> None:
         for wheel in missing:
             file = Path(folder, wheel["file"])
             if not _cached(file, wheel["sha256"]):
-                raise BuildError(f"pip did not bring {wheel['file']}", hint=_REFRESH)
+                raise BuildError(f"pip did not download {wheel['file']}", hint=_REFRESH)
             _write(wheel_path(wheel), file.read_bytes())
 
 

@@ -69,7 +69,7 @@ class Tree:
 def _clean(path: str) -> str:
     parts = [part for part in PurePosixPath(path).parts if part not in {"/", "."}]
     if ".." in parts:
-        raise BuildError(f"a path that climbs: {path}", hint=_HINT)
+        raise BuildError(f"a path that leaves the archive: {path}", hint=_HINT)
     return "/".join(parts) or "."
 
 

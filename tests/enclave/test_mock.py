@@ -237,7 +237,7 @@ def test_a_damaged_authority_is_refused_by_file(tmp_path: Path) -> None:
         "cannot read": None,
         "does not hold": b"-----BEGIN nothing",
         "larger than": bytes(20_000),
-        "not that of its certificate": (key + certificate).encode(),
+        "does not belong to its certificate": (key + certificate).encode(),
     }
     for text, content in damages.items():
         path = tmp_path / ROOT_FILE
@@ -260,7 +260,7 @@ def test_a_pck_whose_extension_is_damaged_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr("enclave.mock.pki.encode_sgx_extension", lambda _values: b"\x30\x00")
     replace(AUTHORITY, platform=AUTHORITY.create_platform(NOW)).save(tmp_path)
 
-    with pytest.raises(MockAuthorityError, match="no PCK certificate"):
+    with pytest.raises(MockAuthorityError, match="not a PCK certificate"):
         MockAuthority.load(tmp_path)
 
 

@@ -105,7 +105,7 @@ MOCK_ROOT = f'[trust]\nroot = "{MockAuthority.create(NOW).root.certificate_der.h
     [
         (packed(node=NODE + "[group]\nkey_file = 'k'\n"), "node.toml is not TOML"),
         (packed(node=NODE.replace("document =", "key_file = 'k'\ndocument =")), "group's key"),
-        (packed(node=documents.NODE), "wants a mock TD"),
+        (packed(node=documents.NODE), "asks for a mock TD"),
         (packed(node=NODE + "[api]\nlisten = 'x'\n"), "[api.listen]"),
         (packed(node=NODE.replace("group.toml", "other.toml")), "other.toml, which is not among"),
         (

@@ -154,7 +154,7 @@ COLLATERAL = '[attestation.collateral]\nfile = "c.json"\n'
         ),
         (MINIMAL, NODE + COLLATERAL, "[attestation.collateral] file needs fixed_file = true"),
         (MINIMAL + JWT, NODE, "[attestation.jwt] token_file is missing"),
-        (MINIMAL, NODE + TOKEN, "[attestation.jwt] token_file is of no use"),
+        (MINIMAL, NODE + TOKEN, "[attestation.jwt] token_file is unused"),
     ],
 )
 def test_two_files_that_contradict_each_other_are_refused_naming_both(document, config, named):

@@ -276,7 +276,7 @@ def test_a_policy_file_given_as_a_group_document_is_refused_with_its_proper_plac
 
     assert text == (
         "group.toml: this is an appraisal policy, not a group document: "
-        "its tables stand there with `policy.` before their names, such as [policy.tcb]"
+        "write its tables with `policy.` before their names, such as [policy.tcb]"
     )
 
 
@@ -339,8 +339,8 @@ REFUSED = [
     ("threshold = 1\n", "", "[authority] missing key `threshold`"),
     ('id = "cold"', 'id = "ops"', "[authority] an authority's keys are sorted by id and distinct"),
     (P256, ED25519, "[authority] an authority's keys are sorted by id and distinct"),
-    (P256, P256[:-2], "[authority.keys] authority key cold is no SubjectPublicKeyInfo"),
-    (P256, "00", "[authority.keys] authority key cold is no SubjectPublicKeyInfo"),
+    (P256, P256[:-2], "[authority.keys] authority key cold is not a readable SubjectPublicKeyInfo"),
+    (P256, "00", "[authority.keys] authority key cold is not a readable SubjectPublicKeyInfo"),
     (
         P256,
         spki(ec.derive_private_key(7, ec.SECP384R1()).public_key()),
@@ -357,7 +357,11 @@ REFUSED = [
     ('mode = "periodic"', 'mode = "often"', "[store.compaction.mode]"),
     ('update = "early"', 'update = "19"', "[collateral.update]"),
     ("fixed_file = true", "fixed_file = 1", "[collateral.fixed_file]"),
-    ('alg = "EdDSA", kty = "OKP"', 'alg = "HS256", kty = "oct"', "[jwt.keys] a secret key is no secret"),
+    (
+        'alg = "EdDSA", kty = "OKP"',
+        'alg = "HS256", kty = "oct"',
+        "[jwt.keys] a group document is public and cannot hold a secret key",
+    ),
     ('kty = "OKP"', 'kty = "EC"', "[jwt.keys]"),
     ('alg = "EdDSA", ', "", "[jwt.keys]"),
     ('kid = "k"', 'd = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"', "[jwt.keys]"),

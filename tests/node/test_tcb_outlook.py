@@ -111,7 +111,7 @@ def test_a_node_that_falls_back_learns_of_it_and_is_warned_not_to_restart():
     assert notices["self-standing"].startswith(
         "this node stands until 2026-12-06T12:00:00Z: the TCB status is OutOfDate"
     )
-    assert "a member that restarts is a stranger to all" in notices["self-standing"]
+    assert "a member that restarts has no standing" in notices["self-standing"]
     assert "bondstone_tcb_self_accepted 0.0" in site.metrics()
 
 

@@ -102,7 +102,7 @@ def test_a_line_break_in_a_header_field_never_leaves(field):
 
 def test_an_answer_that_misstates_its_length_never_leaves():
     wire = Wire()
-    with pytest.raises(AssertionError, match="how long it is"):
+    with pytest.raises(AssertionError, match="declares its length"):
         answer(wire, length=7)
 
     assert wire.writes == []

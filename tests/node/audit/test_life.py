@@ -72,7 +72,7 @@ def test_an_invented_log_is_unsigned_or_names_an_unknown_incarnation(path):
     lived(path, None)
     assert verify_kept_untrusted(lines_of_log(path)).lives == ()
     said = cli("audit", "verify", path).stdout
-    assert "events 1 to 3: nobody has signed where they begin" in said
+    assert "events 1 to 3: no signature covers where they begin" in said
     path.unlink()
     lived(path, STRANGER)
     assert f"incarnation {STRANGER.peer_id.hex()}" in cli("audit", "verify", path).stdout

@@ -33,8 +33,8 @@ def test_all_files_are_checked_given_the_last_one(path):
     assert run.returncode == 0
     assert run.stdout.splitlines() == [
         f"intact: {head.seq} events, head {head.hash}",
-        f"events 1 to {head.seq}: nobody has signed where they begin",
-        f"keep this elsewhere, and give it to --head next time: {head.seq}:{head.hash}",
+        f"events 1 to {head.seq}: no signature covers where they begin",
+        f"store this elsewhere, and pass it to --head next time: {head.seq}:{head.hash}",
     ]
 
 

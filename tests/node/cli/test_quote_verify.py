@@ -80,7 +80,7 @@ def test_hex_and_base64_are_recognised(run, tmp_path, form):
 TD_REPORT = b"\x81" + bytes(1023)
 OTHERS = {
     "json-with-a-quote": (json.dumps({"quote": QUOTE.hex()}).encode(), "its member 'quote'"),
-    "json": (b'{"a": 1}', "JSON, and not a quote"),
+    "json": (b'{"a": 1}', "JSON, but not a quote"),
     "td-report": (TD_REPORT, "a TD report"),
     "td-report-in-hex": (TD_REPORT.hex().encode(), "a TD report"),
     "azure-hcl": (b"HCLA" + bytes(2000), "an Azure HCL attestation report"),

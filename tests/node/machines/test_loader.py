@@ -56,7 +56,7 @@ def test_a_machine_that_the_image_names_is_loaded_and_no_other_of_its_module():
     machines = Machines(named=frozenset({"node.machines.counter:Counter"}))
 
     assert type(load_machine("node.machines.counter:Counter", machines)) is Counter
-    with pytest.raises(ConfigError, match="it is one of counter, kv, node"):
+    with pytest.raises(ConfigError, match="use one of counter, kv, node"):
         load_machine("node.machines.counter:VALUE_MAX", machines)
 
 

@@ -181,7 +181,7 @@ def test_calm_weather_without_faults_answers_everything():
         ("cluster a b c", "no ----"),
         ("explode a\n----", "no such command"),
         ("run 1s\n----", "begins with: cluster"),
-        ("cluster a b\nput w1 z x=1\n----", "nobody lives at z"),
+        ("cluster a b\nput w1 z x=1\n----", "no process runs at z"),
         ("cluster a b c\nstall a\nstall b\nwait leader within 2s\n----", "no leader"),
         ("cluster a b c\nrun soon\n----", "run soon"),
         ("cluster a b c color=red\n----", "no setting color"),

@@ -68,7 +68,7 @@ def test_the_term_begins_anew_with_an_empty_log_and_only_then(path):
     storage = FileStorage(path, ME)
     storage.persist([SaveVote(0, None)])
     storage.close()
-    with pytest.raises(CorruptStorageError, match="holds what is no record"):
+    with pytest.raises(CorruptStorageError, match="bytes that are not a record"):
         FileStorage(path, ME)
 
 
