@@ -121,6 +121,8 @@ class Expiration:
     Attributes:
         at: aware UTC time after which the ticket is worth nothing; None if it does not expire.
         appraisal: what was established, JSON-able, for the audit log and the API.
+        presented: what the ticket itself claims, for the record of who presented it. It is what a record of a
+            refused ticket has too, so that the two can be compared.
         remember: makes the validator keep the collateral and the time from the evidence. A caller that admits
             the peer calls it, after the last validator of the group has accepted. A caller that only reads
             the verdict does not.
@@ -128,6 +130,7 @@ class Expiration:
 
     at: datetime | None
     appraisal: dict[str, Any]
+    presented: dict[str, Any] = field(default_factory=dict)
     remember: Callable[[], None] = field(default=nothing_to_remember, compare=False, repr=False)
 
 

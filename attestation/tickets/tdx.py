@@ -13,7 +13,7 @@ the event log must replay to the quote's registers, so neither depends on trust 
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -39,7 +39,7 @@ from attestation.policy.appraise import (
 )
 from attestation.policy.result import AttestationResult
 from attestation.policy.rules import TicketRules
-from attestation.quote.codec import QUOTE_BYTES_MAX, parse_quote_untrusted
+from attestation.quote.codec import QUOTE_BYTES_MAX, TDReport, parse_quote_untrusted
 from attestation.tcb import TcbEvaluation
 from attestation.tickets.protocol import (
     CLOCK_AHEAD_MAX,
@@ -59,7 +59,7 @@ from attestation.tickets.store import (
     EndorsementsStore,
     set_of,
 )
-from attestation.values import OUT_OF_DATE_STATUSES, timestamp, whole_seconds
+from attestation.values import OUT_OF_DATE_STATUSES, timestamp, u64_hex, whole_seconds
 from attestation.verifier import verify_parsed_quote
 from attestation.x509.trust import TrustRoot
 
@@ -412,11 +412,13 @@ class TdxValidator:
         require_claims(claims, peer)
         at = ticket_expiry(claims, self._policy.ticket, now)
         if isinstance(outcome, FallenBack):
-            return self._standing(outcome, peer, at, _appraisal(outcome.result, claims, peer, choice))
+            expiration = self._standing(outcome, peer, at, _appraisal(outcome.result, claims, peer, choice))
+            return replace(expiration, presented=presented_value(claims, verified.body))
         accepted = AcceptedEvidence(result=outcome, peer=peer, quoted_at=claims.quoted_at)
         return Expiration(
             at=min(at, outcome.valid_until),
             appraisal=_appraisal(outcome, claims, peer, choice),
+            presented=presented_value(claims, verified.body),
             remember=partial(self._remember, accepted),
         )
 
@@ -555,6 +557,25 @@ def claims_value(claims: TdxClaims) -> dict[str, Any]:
         "quoted_at": timestamp(claims.quoted_at),
         "expires_at": None if claims.expires_at is None else timestamp(claims.expires_at),
         "binding": _hex(claims.binding),
+    }
+
+
+def presented_value(claims: TdxClaims, body: TDReport) -> dict[str, Any]:
+    """Return what a ticket claims, for a record of who presented it. No verdict on it is needed."""
+    return {
+        "measurements": {
+            "mrtd": body.mrtd.hex(),
+            **{f"rtmr{i}": rtmr.hex() for i, rtmr in enumerate(body.rtmrs)},
+        },
+        "td_attributes": u64_hex(body.td_attributes),
+        "claims": {
+            "peer_id": claims.peer_id.hex(),
+            "network_id": claims.network_id.hex(),
+            "group_id": _hex(claims.group_id),
+            "cluster": cluster_value(claims.cluster),
+            "quoted_at": claims.quoted_at,
+            "expires_at": claims.expires_at,
+        },
     }
 
 

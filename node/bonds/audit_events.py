@@ -19,7 +19,7 @@ from node.audit import AuditLog
 from node.bonds.connection import BondConnection
 from node.bonds.lifecycle import Ending, Phase
 from node.bonds.tickets.admission import Admission
-from node.bonds.tickets.summary import describe_tickets
+from node.bonds.tickets.summary import describe_admission, describe_tickets_untrusted
 from node.bonds.wire.messages import PeerEntry
 from node.bonds.wire.refusals import RefusalCode
 from node.peers import BondLoss
@@ -84,7 +84,7 @@ class BondRecorder:
             addresses=entry.addresses,
             preference=entry.preference.value,
             expires_at=admission.expires_at,
-            tickets=describe_tickets(admission.tickets),
+            tickets=describe_admission(admission),
         )
 
     def renewed(self, connection: BondConnection, admission: Admission) -> None:
@@ -92,7 +92,7 @@ class BondRecorder:
             "ticket-renewed",
             **_party(connection),
             expires_at=admission.expires_at,
-            tickets=describe_tickets(admission.tickets),
+            tickets=describe_admission(admission),
         )
 
     def turned_away(self, address: str, reason: str) -> None:
@@ -119,7 +119,7 @@ class BondRecorder:
             reason=refusal.reason,
             message=refusal.message,
             values=refusal.values,
-            tickets=lambda: describe_tickets(connection.presented.tickets),
+            tickets=lambda: describe_tickets_untrusted(connection.presented.tickets),
         )
 
     def _bond_ended(self, connection: BondConnection, ending: Ending) -> None:
@@ -137,7 +137,7 @@ class BondRecorder:
                 **_party(connection),
                 **details,
                 values=refusal.values,
-                tickets=describe_tickets(connection.presented.tickets),
+                tickets=describe_tickets_untrusted(connection.presented.tickets),
             )
         self._audit.append(
             kind, **_party(connection), loss=ending.loss.value, by_peer=ending.by_peer, **details

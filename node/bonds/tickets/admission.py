@@ -17,12 +17,14 @@ class Admission:
         tickets: as presented, by ticket class.
         binding: what they are bound to. A later judgement of them needs this binding, not a newer one.
         appraisals: what was established, JSON-able, by ticket class.
+        presented: what the tickets themselves claim, by ticket class.
     """
 
     expires_at: datetime | None
     tickets: dict[str, bytes]
     binding: bytes
     appraisals: dict[str, dict[str, Any]]
+    presented: dict[str, dict[str, Any]]
 
 
 def judge(
@@ -63,4 +65,5 @@ def judge(
         tickets={name: tickets[name] for name in accepted},
         binding=binding,
         appraisals={name: expiration.appraisal for name, expiration in accepted.items()},
+        presented={name: expiration.presented for name, expiration in accepted.items()},
     )

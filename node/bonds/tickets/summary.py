@@ -1,4 +1,4 @@
-"""What a peer presented, for the audit log. It has not been judged when this module reads it."""
+"""What a peer presented, for the audit log."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,21 +6,32 @@ from typing import Any
 
 from attestation.errors import MalformedError
 from attestation.quote.codec import TDReport, parse_quote_untrusted
-from attestation.tickets.tdx import TICKET_CLASS, cluster_value, parse_ticket_untrusted
+from attestation.tickets.tdx import TICKET_CLASS, parse_ticket_untrusted, presented_value
+from node.bonds.tickets.admission import Admission
 
 
-def describe_tickets(tickets: Mapping[str, bytes]) -> dict[str, Any]:
+def describe_admission(admission: Admission) -> dict[str, Any]:
+    """Return size and digest of each admitted ticket, and what the validator read in it."""
+    return {
+        name: _size_and_digest(ticket) | admission.presented[name]
+        for name, ticket in admission.tickets.items()
+    }
+
+
+def describe_tickets_untrusted(tickets: Mapping[str, bytes]) -> dict[str, Any]:
     """Return size and digest of each ticket, and the measurements in a TDX ticket's quote.
 
     Unverified: a refused quote may claim anything. The log keeps the claims because an operator needs them to
     find the node that runs the wrong image.
     """
-    described: dict[str, Any] = {}
-    for name, ticket in tickets.items():
-        described[name] = {"bytes": len(ticket), "sha256": hashlib.sha256(ticket).hexdigest()}
-        if name == TICKET_CLASS:
-            described[name] |= _tdx_untrusted(ticket)
-    return described
+    return {
+        name: _size_and_digest(ticket) | (_tdx_untrusted(ticket) if name == TICKET_CLASS else {})
+        for name, ticket in tickets.items()
+    }
+
+
+def _size_and_digest(ticket: bytes) -> dict[str, Any]:
+    return {"bytes": len(ticket), "sha256": hashlib.sha256(ticket).hexdigest()}
 
 
 def _tdx_untrusted(data: bytes) -> dict[str, Any]:
@@ -31,19 +42,4 @@ def _tdx_untrusted(data: bytes) -> dict[str, Any]:
         return {"malformed": exc.reason}
     if not isinstance(body, TDReport):
         return {"malformed": "not-a-td-quote"}
-    claims = ticket.claims
-    return {
-        "measurements": {
-            "mrtd": body.mrtd.hex(),
-            **{f"rtmr{i}": rtmr.hex() for i, rtmr in enumerate(body.rtmrs)},
-        },
-        "td_attributes": body.td_attributes.to_bytes(8, "little").hex(),
-        "claims": {
-            "peer_id": claims.peer_id.hex(),
-            "network_id": claims.network_id.hex(),
-            "group_id": None if claims.group_id is None else claims.group_id.hex(),
-            "cluster": cluster_value(claims.cluster),
-            "quoted_at": claims.quoted_at,
-            "expires_at": claims.expires_at,
-        },
-    }
+    return presented_value(ticket.claims, body)
