@@ -48,7 +48,9 @@ PROTOCOL: Final = 1
 DERIVED: Final = "derived"
 INTEL: Final = "intel"
 SYNC: Final = "bondstone/log-replay"
-FAMILIES: Final[Mapping[str, str]] = {name: f"bondstone/{name}" for name in ("kv", "counter", "noop")}
+FAMILIES: Final[Mapping[str, str]] = {
+    name: f"bondstone/{name}" for name in ("kv", "collections", "counter", "noop")
+}
 """Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
 WITHOUT_EFFECT: Final = (

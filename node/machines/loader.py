@@ -6,11 +6,17 @@ from typing import Final
 
 from node.errors import ConfigError
 from node.machines.base import StateMachine
+from node.machines.collections.machine import CollectionsMachine
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
 from node.machines.noop import NoOp
 
-BUILT_IN: Final[dict[str, type[StateMachine]]] = {"kv": KeyValue, "counter": Counter, "noop": NoOp}
+BUILT_IN: Final[dict[str, type[StateMachine]]] = {
+    "kv": KeyValue,
+    "collections": CollectionsMachine,
+    "counter": Counter,
+    "noop": NoOp,
+}
 SIGNATURE_CHARACTERS_MAX: Final = 200
 VERSION_MAX: Final = 65_535
 _KEY: Final = "group.state_machine"

@@ -56,7 +56,7 @@ def test_a_machine_that_the_image_names_is_loaded_and_no_other_of_its_module():
     machines = Machines(named=frozenset({"node.machines.counter:Counter"}))
 
     assert type(load_machine("node.machines.counter:Counter", machines)) is Counter
-    with pytest.raises(ConfigError, match="use one of counter, kv, node"):
+    with pytest.raises(ConfigError, match="use one of collections, counter, kv, node"):
         load_machine("node.machines.counter:VALUE_MAX", machines)
 
 
@@ -128,7 +128,7 @@ class Unsigned(Counter):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("kvv", "neither one of counter, kv, noop"),
+        ("kvv", "neither one of collections, counter, kv, noop"),
         (":Counter", "module:Class"),
         ("node.machines.counter:", "module:Class"),
         ("no_such_module:X", "cannot import no_such_module"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from node.machines.collections.machine import CollectionsMachine
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
 from node.machines.loader import BUILT_IN
@@ -96,6 +97,8 @@ def changed(monkeypatch, path, machine_class, old, new):
         ("kv", KeyValue, "VERSIONS_MAX: Final = 10_000", "VERSIONS_MAX: Final = 9_000", "its state"),
         ("counter", Counter, "VALUE_MAX: Final = 2**63 - 1", "VALUE_MAX: Final = 2**62 - 1", "became"),
         ("noop", NoOp, "return None", "return 0", "became"),
+        ("collections", CollectionsMachine, 'case "drop":', 'case "drop" | "remove":', "['remove']"),
+        ("collections", CollectionsMachine, "S_MAX: Final = 1024", "S_MAX: Final = 1000", "became"),
     ],
 )
 def test_a_change_under_the_old_signature_fails_with_the_advice_to_bump_it(

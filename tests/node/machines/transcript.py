@@ -107,7 +107,7 @@ def transcript_of(machine_class, steps):
 # ---- what to record -----------------------------------------------------------
 def commands_of(name):
     """Return the steps that are recorded for the built-in machine ``name``."""
-    return {"kv": _kv, "counter": _counter, "noop": _noop}[name]()
+    return {"kv": _kv, "collections": _collections, "counter": _counter, "noop": _noop}[name]()
 
 
 _LIMIT = 2 * 1024 * 1024
@@ -175,4 +175,90 @@ def _kv():
     steps += [{"command": {**big, "key": f"big{number}"}} for number in range(256)]
     steps += [{"command": {"op": "delete", "key": f"big{number}"}} for number in range(256)]
     steps.append({"times": 10_050, "command": {"op": "put", "key": "often", "value": "o"}})
+    return steps
+
+
+def _collections():
+    """Every operation on every kind, members that no operation takes, and the limits."""
+    rng = random.Random(20_261_130)
+    kinds = ["map", "vec", "set", "cell", "once", "queue"]
+    commands = [{"op": "map-insert", "name": "map", "key": "a", "value": "1"}]  # not declared yet
+    commands += [{"op": "declare", "name": kind, "kind": kind} for kind in [*kinds, "list", None]]
+    commands += [
+        {"op": "declare", "name": name, "kind": kind, "capacity": capacity}
+        for name, kind in (("small", "queue"), ("map", "map"), ("map", "queue"), ("queue", "queue"))
+        for capacity in (2, 0, 1_000_000, 1_000_001, "2")
+    ]
+    commands += [
+        {"op": "declare", "name": name, "kind": "map"}
+        for name in ("", "é" * 64, "é" * 65, None, {"$repeat": ["n", 128]}, {"$repeat": ["n", 129]})
+    ]
+    key = ["", "a", "b", "ü", 5, {"$repeat": ["k", 64 * 1024]}, {"$repeat": ["k", 64 * 1024 + 1]}]
+    value = ["", "1", "2", None, {"$repeat": ["v", _LIMIT]}, {"$repeat": ["v", _LIMIT + 1]}]
+    keys = [[], ["a"], ["a", "b", "a"], ["b", "c"], "a", [None], [{"$repeat": ["k", 64 * 1024 + 1]}]]
+    values = [[], ["1"], ["1", "2", "3"], ["1", "2"], {}, [7], [{"$repeat": ["v", _LIMIT + 1]}]]
+    number = [0, 1, 2, 5, -1, 2**53 - 1, 2**53, True]
+    priority = [0, 1, -1, 2**53 - 1, -(2**53) + 1, 2**53, -(2**53), "1"]
+    priorities = [[], [1], [3, 1, 2], [2, 2], [2**53 - 1, -(2**53) + 1], [True], 7]
+    members = {
+        "map-insert": {"key": key, "value": value},
+        "map-extend": {"keys": keys, "values": values},
+        "map-cas": {"key": key[:4], "expect": value[:4], "value": value[:4]},
+        "map-pop": {"key": key},
+        "map-remove": {"keys": keys},
+        "set-add": {"values": keys},
+        "set-remove": {"values": keys},
+        "cell-write": {"value": value},
+        "cell-cas": {"expect": value[:4], "value": value[:4]},
+        "once-write": {"value": value},
+        "vec-push": {"values": values, "front": [True, False, 1]},
+        "vec-pop": {"front": [True, False, 1]},
+        "vec-insert": {"index": number, "value": value[:3]},
+        "vec-set": {"index": number, "value": value[:3]},
+        "vec-remove": {"index": number},
+        "vec-swap": {"index": number, "other": number},
+        "vec-truncate": {"length": [9, 7, *number]},
+        "queue-push": {"keys": keys, "priorities": priorities, "values": values},
+        "queue-pop": {"last": [True, False, 1]},
+        "queue-reprioritize": {"key": key[:4], "priority": priority},
+        "queue-replace": {"key": key[:4], "value": value},
+        "queue-cas": {"key": key[:4], "expect": value[:4], "value": value[:4]},
+        "queue-remove": {"keys": keys},
+        "queue-remove-range": {"low": priority, "high": priority},
+        "clear": {},
+    }
+    for name in [*kinds, "small", "nothing"]:
+        for op, possible in members.items():
+            drawn = list(itertools.product(*possible.values()))
+            of_its_kind = op.partition("-")[0] == ("queue" if name == "small" else name) or op == "clear"
+            for chosen in rng.sample(drawn, min(len(drawn), 24 if of_its_kind else 1)):
+                commands.append({"op": op, "name": name, **dict(zip(possible, chosen, strict=True))})
+    many = [str(number) for number in range(200)]
+    commands += [
+        {"op": "map-insert", "name": "map", "key_b64": "/w==", "value_b64": "AAA="},
+        {"op": "map-insert", "name": "map", "key": "a", "key_b64": "YQ==", "value": "1"},
+        {"op": "set-add", "name": "set", "values_b64": ["/w==", "YQ=="]},
+        {"op": "set-add", "name": "set", "values_b64": ["/w"]},
+        {"op": "set-add", "name": "set", "values": ["a"], "values_b64": []},
+        {"op": "set-add", "name": "set"},
+        {"op": "set-add", "name": "set", "values": many * 51},
+        {"op": "set-add", "name": "set", "values": many * 50},
+        {"op": "queue-push", "name": "queue", "keys": many, "priorities": [7] * 200, "values": many},
+        {"op": "queue-push", "name": "small", "keys": many, "priorities": [7] * 200, "values": many},
+        {"op": "clear", "name": "map", "all": True},
+        {"op": "drop", "name": "once"},
+        {"op": "drop", "name": "once"},
+        {"op": "declare", "name": "once", "kind": "once"},
+    ]
+    for _ in range(300):
+        op = rng.choice(
+            ["map-insert", "map-cas", "vec-push", "vec-insert", "vec-pop", "queue-push", "queue-pop"]
+        )
+        drawn = {name: rng.choice(possible[:4]) for name, possible in members[op].items()}
+        commands.append({"op": op, "name": op.partition("-")[0], **drawn})
+    steps = [{"command": command} for command in [*_STRANGE, *commands]]
+    big = {"op": "vec-push", "name": "vec", "values": [{"$repeat": ["b", _LIMIT - 64]}]}
+    steps.append({"times": 130, "command": big})  # the store is full
+    steps += [{"command": {"op": "declare", "name": f"c{number}", "kind": "cell"}} for number in range(1030)]
+    steps.append({"command": {"op": "clear", "name": "vec"}})
     return steps

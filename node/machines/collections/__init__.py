@@ -1,0 +1,1 @@
+"""The state machine of the replicated collections, on persistent structures."""
