@@ -91,7 +91,7 @@ async def serve(directory: Path, port: int) -> None:
                     "certificate": str(node.certificate_file),
                     "secret": spec.secret.hex(),
                     "group_id": spec.group_id.hex(),
-                    "network_id": daemon._network.endpoint.network_id.hex(),
+                    "network_id": daemon._network.endpoint.context.network_id.hex(),
                 }
             ),
             flush=True,

@@ -195,3 +195,14 @@ def test_nothing_is_remembered_of_evidence_before_the_verdict_on_it():
     for call, places in AFTER_THE_VERDICT.items():
         called = {name for name, tree in sources() for _, each in calls(tree) if each.rsplit(".")[-1] == call}
         assert called == places, f"the rule for {call} names places where it is not called"
+
+
+def test_nothing_in_the_bonds_is_asserted_to_be_there():
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources()
+        if name.startswith("node/bonds/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert) and "is not None" in ast.unparse(node.test)
+    ]
+    assert found == [], "let the stage hold it, and match on the stage: see node/bonds/DESIGN.md"

@@ -16,8 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 from node.audit import AuditLog
-from node.bonds.connection import BondConnection
-from node.bonds.lifecycle import Ending, Phase
+from node.bonds.lifecycle import Ending, KnownPeer, Phase
 from node.bonds.tickets.admission import Admission
 from node.bonds.tickets.summary import describe_admission, describe_tickets_untrusted
 from node.bonds.wire.messages import PeerEntry
@@ -77,32 +76,32 @@ class BondRecorder:
         self._suppressed: Counter[str] = Counter()
         self._summary_due_ms = 0
 
-    def admitted(self, connection: BondConnection, entry: PeerEntry, admission: Admission) -> None:
+    def admitted(self, peer: KnownPeer, entry: PeerEntry, admission: Admission) -> None:
         self._audit.append(
             "bond-admitted",
-            **_party(connection),
+            **_party(peer),
             addresses=entry.addresses,
             preference=entry.preference.value,
             expires_at=admission.expires_at,
             tickets=describe_admission(admission),
         )
 
-    def renewed(self, connection: BondConnection, admission: Admission) -> None:
+    def renewed(self, peer: KnownPeer, admission: Admission) -> None:
         self._audit.append(
             "ticket-renewed",
-            **_party(connection),
+            **_party(peer),
             expires_at=admission.expires_at,
             tickets=describe_admission(admission),
         )
 
-    def turned_away(self, address: str, reason: str) -> None:
+    def dropped(self, address: str, reason: str) -> None:
         """Write that a connection was dropped before a byte was read."""
         self._rationed("bond-refused", PeerTrust.STRANGER, address=address, reason=reason)
 
-    def ended(self, connection: BondConnection, ending: Ending) -> None:
+    def ended(self, ending: Ending) -> None:
         """Write that a connection ended, in whatever phase."""
         if ending.phase is Phase.BOND:
-            self._bond_ended(connection, ending)
+            self._bond_ended(ending)
             return
         kind = "bond-refused-by-peer" if ending.by_peer else "bond-refused"
         if ending.broke:
@@ -112,17 +111,17 @@ class BondRecorder:
             kind = "bond-duplicate"
         self._rationed(
             kind,
-            _trust_in(connection, ending),
-            **_party(connection),
+            _trust_at(ending),
+            **_party(ending.peer),
             phase=ending.phase.value,
             code=int(refusal.code),
             reason=refusal.reason,
             message=refusal.message,
             values=refusal.values,
-            tickets=lambda: describe_tickets_untrusted(connection.presented.tickets),
+            tickets=lambda: describe_tickets_untrusted(ending.peer.tickets),
         )
 
-    def _bond_ended(self, connection: BondConnection, ending: Ending) -> None:
+    def _bond_ended(self, ending: Ending) -> None:
         refusal = ending.refusal
         kind = "bond-departed" if ending.loss is BondLoss.DEPARTED else "bond-ended"
         details = {
@@ -134,13 +133,13 @@ class BondRecorder:
             expired = refusal.reason == "ticket-expired"
             self._audit.append(
                 "ticket-expired" if expired else "ticket-rejected",
-                **_party(connection),
+                **_party(ending.peer),
                 **details,
                 values=refusal.values,
-                tickets=describe_tickets_untrusted(connection.presented.tickets),
+                tickets=describe_tickets_untrusted(ending.peer.tickets),
             )
         self._audit.append(
-            kind, **_party(connection), loss=ending.loss.value, by_peer=ending.by_peer, **details
+            kind, **_party(ending.peer), loss=ending.loss.value, by_peer=ending.by_peer, **details
         )
 
     def _rationed(self, kind: str, trust: PeerTrust, *, reason: str, **fields: Any) -> None:
@@ -169,19 +168,17 @@ class BondRecorder:
         self._suppressed.clear()
 
 
-def _party(connection: BondConnection) -> dict[str, Any]:
-    presented = connection.presented
-    group = connection.group
+def _party(peer: KnownPeer) -> dict[str, Any]:
     return {
-        "peer_id": presented.peer_id,
-        "name": presented.name,
-        "address": presented.address,
-        "role": connection.role.other.value,
-        "group_id": None if group is None else group.group_id,
+        "peer_id": peer.peer_id,
+        "name": peer.name,
+        "address": peer.address,
+        "role": peer.role,
+        "group_id": peer.group_id,
     }
 
 
-def _trust_in(connection: BondConnection, ending: Ending) -> PeerTrust:
+def _trust_at(ending: Ending) -> PeerTrust:
     if ending.refusal.reason in {"already-bonded", "self-connection"}:
         return PeerTrust.DUPLICATE
-    return PeerTrust.HOLDER if connection.presented.proved else PeerTrust.STRANGER
+    return PeerTrust.HOLDER if ending.peer.proved else PeerTrust.STRANGER

@@ -3,34 +3,42 @@ r"""One TCP connection as asyncio drives it: TLS, then the handshake, then the b
 The cores decide. This file only moves bytes, carries out the actions that the cores return, and makes sure
 that every connection ends once, for one reason, which is in the audit log.
 
-    TLS -> HANDSHAKE -> BOND -> LINGERING -> CLOSED
-      \________\_________\________/^     any end: the reason is sent; then what the peer still sends is
-                                         read and discarded for a moment. If the node closed at once, the
-                                         kernel would reset the connection, and the reason could be lost.
+    Opening -> Greeting -> Handshaking -> Bonded -> Closing -> Closed
+          \________\____________\___________/^
+
+A dialled connection knows its group, and goes from ``Opening`` to ``Handshaking``. Each stage is a value that
+holds what exists in it; no other way than ``_end`` leads to ``Closing``. There the reason has been sent, and
+what the peer still sends is read and discarded for a moment. If the node closed at once, the kernel would
+reset the connection, and the reason could be lost.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from functools import partial
+from typing import ClassVar, Final, Protocol, cast
 
+from OpenSSL import SSL
+
+from attestation.background import Background
 from node.bonds.channel import Channel
-from node.bonds.core import bond as steady
-from node.bonds.core import handshake as shaking
+from node.bonds.core import bond as bonds
+from node.bonds.core import handshake as handshakes
 from node.bonds.core.bond import Bond, BondAction
-from node.bonds.core.handshake import Gate, Handshake, Role
+from node.bonds.core.handshake import Formed, Gate, Handshake, Role
 from node.bonds.core.send_queue import Lane
-from node.bonds.lifecycle import Ending, Phase, Presented
-from node.bonds.parties import Group, Host
+from node.bonds.lifecycle import Ending, KnownPeer, Phase
+from node.bonds.settings import BondSettings, Environment
 from node.bonds.tickets.admission import Admission
-from node.bonds.tickets.jobs import Shown, TicketJobs, refusal_of
+from node.bonds.tickets.jobs import Shown, TicketJobs, TicketParty, refusal_of
+from node.bonds.tickets.turns import TurnThread
 from node.bonds.tls import peer_key_untrusted
 from node.bonds.wire.addresses import join_address
 from node.bonds.wire.frames import FRAME_BYTES_MAX, frame_of
 from node.bonds.wire.messages import (
     ITEMS_MAX,
-    Admit,
     ClaimsChanged,
     Departure,
     Message,
@@ -39,86 +47,207 @@ from node.bonds.wire.messages import (
     Refuse,
 )
 from node.bonds.wire.refusals import Refusal, RefusalCode
-from node.errors import RemoteProtocolError
+from node.errors import LocalProtocolError, RemoteProtocolError
 from node.features import Build
-from node.peers import BondLoss
+from node.peers import BondLoss, Incarnation
+from node.places import Share
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BondContext:
+    """What all bonds of a process share, and nothing changes.
+
+    Attributes:
+        settings: timings and limits.
+        environment: clocks and randomness.
+        background: runs the tasks.
+        tls: for both directions.
+        me: this node's own incarnation.
+        network_id: 32 bytes.
+        issuing, judging: the threads that make and judge tickets, in turns.
+    """
+
+    settings: BondSettings
+    environment: Environment
+    background: Background
+    tls: SSL.Context
+    me: Incarnation
+    network_id: bytes
+    issuing: TurnThread
+    judging: TurnThread
+
+
+class ConnectionHost(Protocol):
+    """What a connection needs from its process."""
+
+    def find_group(self, group_id: bytes) -> "ConnectionGroup | None": ...
+    def share_of(self, connection: "BondConnection") -> tuple[Share, bool]: ...
+    def opened(self, connection: "BondConnection") -> bool: ...
+    def proved(self, connection: "BondConnection") -> None: ...
+    def handshake_done(self, connection: "BondConnection") -> None: ...
+    def ended(self, ending: Ending) -> None: ...
+    def closed(self, connection: "BondConnection") -> None: ...
+
+
+class ConnectionGroup(TicketParty, Protocol):
+    """What a connection needs from its group."""
+
+    def handshaking(self, connection: "BondConnection", peer_id: bytes) -> Gate: ...
+    def formed(
+        self, connection: "BondConnection", bonded: "Bonded", peers: tuple[PeerEntry, ...]
+    ) -> None: ...
+    def renewed(self, connection: "BondConnection", bonded: "Bonded") -> None: ...
+    def delivered(self, peer: Incarnation, data: bytes) -> None: ...
+    def learned(self, entry: PeerEntry) -> None: ...
+    def ended(self, connection: "BondConnection", ending: Ending) -> None: ...
+
+
+# ---- stages -------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """TLS is under way. ``group``: the one for which this node dialled; None if the peer dialled."""
+
+    phase: ClassVar = Phase.TLS
+    group: ConnectionGroup | None
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """The peer, which dialled, has proved a key, and not named a group of this node yet."""
+
+    phase: ClassVar = Phase.HANDSHAKE
+    peer_id: bytes
+    handshake: Handshake
+
+
+@dataclass(frozen=True, slots=True)
+class Handshaking:
+    phase: ClassVar = Phase.HANDSHAKE
+    peer_id: bytes
+    handshake: Handshake
+    group: ConnectionGroup
+
+
+@dataclass(slots=True)
+class Bonded:
+    """The bond stands. ``admission``: the newest verdict on the peer's tickets."""
+
+    phase: ClassVar = Phase.BOND
+    group: ConnectionGroup
+    bond: Bond
+    build: Build
+    admission: Admission
+    formed_at: datetime
+    formed_ms: int
+
+    @property
+    def entry(self) -> PeerEntry:
+        """The peer's newest entry."""
+        return self.bond.entry
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """It has ended. The socket stays open until ``until_ms``, so that the peer gets the reason."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The socket is closed, or about to be."""
+
+
+Stage = Opening | Greeting | Handshaking | Bonded | Closing | Closed
+_ENDED: Final = (Closing, Closed)
 
 
 class BondConnection(asyncio.Protocol):
     """One connection, from TCP to its end.
 
+    Args:
+        context: of the process.
+        host: the process.
+        group: for which this node dials; None if the peer dialled.
+        dialled: the address that this node dials; None if the peer dialled.
+
     Attributes:
-        role: which side opened it.
-        group: known from the start if this node dialled, otherwise from ``Hello`` on.
-        dialled: the address that this node dialled, or None.
+        role: which side this node is.
         address: the remote socket address; ``ip`` is the host in it.
-        admission: the newest verdict on the peer's tickets.
-        admit_sent: this node has admitted the peer.
         gone: set when the socket is closed.
     """
 
     def __init__(
-        self, host: Host["BondConnection"], *, group: Group["BondConnection"] | None, dialled: str | None
+        self,
+        context: BondContext,
+        host: ConnectionHost,
+        *,
+        group: ConnectionGroup | None,
+        dialled: str | None,
     ) -> None:
         self.role = Role.RESPONDER if dialled is None else Role.INITIATOR
-        self.group = group
         self.dialled = dialled
         self.address = self.ip = "unknown"
-        self.phase = Phase.TLS
-        self.peer_id: bytes | None = None
-        self.handshake: Handshake | None = None
-        self.bond: Bond | None = None
-        self.admission: Admission | None = None
-        self.admit_sent = False
+        self.stage: Stage = Opening(group)
         self.gone = asyncio.Event()
-        self.formed_at: datetime | None = None
-        self.formed_ms = 0
-        self._opened_ms = host.environment.monotonic_ms()
-        self._linger_until_ms = 0
+        self._context = context
         self._host = host
-        self._desk = TicketJobs(
-            environment=host.environment,
-            network_id=host.network_id,
-            issuing=host.issuing,
-            judging=host.judging,
-            standing=lambda: host.standing_of(self),
+        self._opened_ms = context.environment.monotonic_ms()
+        self._tickets = TicketJobs(
+            environment=context.environment,
+            network_id=context.network_id,
+            issuing=context.issuing,
+            judging=context.judging,
+            share=lambda: host.share_of(self),
         )
         self._channel = Channel(
-            host.context,
+            context.tls,
             server=dialled is None,
-            send_buffer_bytes_max=host.settings.send_buffer_bytes_max,
+            send_buffer_bytes_max=context.settings.send_buffer_bytes_max,
         )
 
     # ---- for the group and the endpoint ------------------------------------------
     @property
-    def presented(self) -> Presented:
-        shake = self.handshake
-        return Presented(
-            peer_id=self.peer_id,
-            name=None if shake is None else shake.peer_name,
+    def known_peer(self) -> KnownPeer:
+        peer_id: bytes | None = None
+        name: str | None = None
+        proved = False
+        match self.stage:
+            case Greeting(peer_id, handshake) | Handshaking(peer_id, handshake):
+                name, proved = handshake.peer_name, handshake.proved
+            case Bonded(bond=bond):
+                peer_id, name, proved = bond.entry.peer.id, bond.entry.peer.name, True
+            case Opening() | Closing() | Closed():
+                pass
+        group = self._group
+        return KnownPeer(
+            peer_id=peer_id,
+            name=name,
             address=self.address,
-            proved=shake is not None and shake.proved,
-            tickets=self._desk.tickets,
+            role=self.role.other.value,
+            group_id=None if group is None else group.group_id,
+            proved=proved,
+            tickets=self._tickets.peer_tickets,
         )
 
     @property
-    def entry(self) -> PeerEntry:
-        """The peer's entry; only of a formed bond."""
-        assert self.bond is not None
-        return self.bond.entry
+    def admit_sent(self) -> bool:
+        """This node has admitted the peer, and waits for the peer to do the same."""
+        return isinstance(self.stage, Handshaking) and self.stage.handshake.admit_sent
 
     @property
-    def build(self) -> Build:
-        """The peer's software and the levels that it knows; only of a formed bond."""
-        assert self.handshake is not None
-        assert self.handshake.peer_build is not None
-        return self.handshake.peer_build
+    def _group(self) -> ConnectionGroup | None:
+        match self.stage:
+            case Opening(group) | Handshaking(group=group) | Bonded(group):
+                return group
+            case Greeting() | Closing() | Closed():
+                return None
 
     def send_frames(self, lane: Lane, frames: Sequence[bytes]) -> None:
         """Send over the bond. If the peer is too slow the bond ends soon after, never within this call."""
-        if self.phase is not Phase.BOND:
+        if not isinstance(self.stage, Bonded):
             return
         try:
             self._channel.queue(lane, frames)
@@ -128,60 +257,53 @@ class BondConnection(asyncio.Protocol):
 
     def close_bond(self, refusal: Refusal, loss: BondLoss) -> None:
         """End the bond for this node's own reason, and send the reason to the peer."""
-        if self.phase is Phase.BOND:
+        if isinstance(self.stage, Bonded):
             self._end(refusal, by_peer=False, loss=loss)
 
     def pause_reading(self) -> None:
         """Read nothing more from the peer; it notices only that its messages go out slowly."""
-        if self.phase is Phase.BOND:
-            assert self.bond is not None
-            self.bond.reading = False
-            self._channel.pause_reading()
+        match self.stage:
+            case Bonded(bond=bond):
+                bond.reading = False
+                self._channel.pause_reading()
+            case _:
+                pass
 
     def resume_reading(self) -> None:
         """Deliver soon what had arrived when the pause began, and then go on reading."""
-        if self.phase is Phase.BOND and self.bond is not None and not self.bond.reading:
-            self.bond.reading = True
-            self.bond.heard(self._host.environment.monotonic_ms())
-            asyncio.get_running_loop().call_soon(self._read_on)
+        match self.stage:
+            case Bonded(bond=bond) if not bond.reading:
+                bond.reading = True
+                bond.bytes_arrived(self._context.environment.monotonic_ms())
+                asyncio.get_running_loop().call_soon(self._read_on)
+            case _:
+                pass
 
     def _read_on(self) -> None:
         # Read from the socket only after this: the peer's last messages come before the end of the stream.
         self.data_received(b"")
-        if self.phase is Phase.BOND and self.bond is not None and self.bond.reading:
-            self._channel.resume_reading()
+        match self.stage:
+            case Bonded(bond=bond) if bond.reading:
+                self._channel.resume_reading()
+            case _:
+                pass
 
     def rejudge(self) -> None:
         """Judge the tickets of the admission again: new collateral may change the verdict."""
-        judged = self.admission
-        if self.phase is not Phase.BOND or judged is None:
-            return
-        assert self.group is not None
-        assert self.peer_id is not None
+        if isinstance(self.stage, Bonded):
+            self._rejudge(self.stage)
 
-        def done(future: "asyncio.Future[Admission]") -> None:
-            if self.admission is judged:
-                self._judged(future)
-            else:  # the bond now depends on newer tickets, which the peer has shown meanwhile
-                self.rejudge()
-
-        # With the binding that these tickets were made for: newer ones, for another, may be on their way.
-        again = Shown(judged.tickets, judged.binding, fresh=False)
-        self._desk.judge(self.group, self.peer_id, again, done)
-
-    def tell_claims(self) -> None:
+    def announce_claims(self) -> None:
         """Let the peer ask for new tickets if those that it has seen name another cluster than this node."""
-        if self.phase is not Phase.BOND or self.group is None:
-            return
-        if self._desk.shown_cluster != self.group.cluster:
+        if isinstance(self.stage, Bonded) and self._tickets.shown_cluster != self.stage.group.cluster:
             self._send_control(ClaimsChanged())
 
     def depart(self) -> None:
         """Send a goodbye and close."""
-        if self.phase is Phase.BOND:
+        if isinstance(self.stage, Bonded):
             self._channel.send(Departure())
             refusal = Refusal(code=RefusalCode.NOT_ALLOWED, reason="departed")
-            self._end(refusal, by_peer=False, loss=BondLoss.DEPARTED, tell=False)
+            self._end(refusal, by_peer=False, loss=BondLoss.DEPARTED, send_reason=False)
         else:
             self.abort()
 
@@ -189,14 +311,14 @@ class BondConnection(asyncio.Protocol):
         """Close at once, without a message."""
         self._channel.abort()
 
-    def crowded_out(self) -> None:
-        """Give the place to another connection, at once: an honest peer dials again."""
+    def give_up_place(self) -> None:
+        """Make room for another connection, at once: an honest peer dials again."""
         refusal = Refusal(
             code=RefusalCode.TIMEOUT,
             reason="too-many-handshakes",
             message="others needed the place, and this one had waited longest",
         )
-        self._end(refusal, by_peer=False, tell=False)
+        self._end(refusal, by_peer=False, send_reason=False)
         self.abort()
 
     def abandon(self) -> None:
@@ -207,16 +329,20 @@ class BondConnection(asyncio.Protocol):
 
     def tick(self, now_ms: int) -> None:
         """Handle the timers that are due."""
-        match self.phase:
-            case Phase.TLS | Phase.HANDSHAKE:
-                self._tick_handshake(now_ms)
-            case Phase.BOND:
-                assert self.bond is not None
-                self._act_on_bond(self.bond.tick(now_ms, self._host.environment.now()))
-            case Phase.LINGERING:
-                if now_ms >= self._linger_until_ms:
+        match self.stage:
+            case Opening():
+                self._require_progress(now_ms, self._context.settings.proof_timeout_ms)
+            case Greeting(handshake=handshake) | Handshaking(handshake=handshake):
+                settings = self._context.settings
+                proved = handshake.proved
+                limit_ms = settings.handshake_timeout_ms if proved else settings.proof_timeout_ms
+                self._require_progress(now_ms, limit_ms)
+            case Bonded(bond=bond) as bonded:
+                self._act_on_bond(bonded, bond.tick(now_ms, self._context.environment.now()))
+            case Closing(until_ms):
+                if now_ms >= until_ms:
                     self.abort()
-            case Phase.CLOSED:
+            case Closed():
                 pass
 
     # ---- asyncio.Protocol --------------------------------------------------------
@@ -227,25 +353,26 @@ class BondConnection(asyncio.Protocol):
         # uvloop's transports have the interface, but not the base class.
         self._channel.attach(cast("asyncio.Transport", transport))
         if not self._host.opened(self):
-            self.phase = Phase.CLOSED
+            self.stage = Closed()
             self.abort()
         elif self.role is Role.INITIATOR:
             self._channel.start()
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_live():
+        stage = self.stage
+        if isinstance(stage, _ENDED):
             return
         try:
             self._channel.receive_data_untrusted(data)
-            if self.phase is Phase.TLS and self._channel.tls.established:
-                self._begin_handshake()
-            if self.bond is not None:
-                self.bond.heard(self._host.environment.monotonic_ms())
+            if isinstance(stage, Bonded):
+                stage.bond.bytes_arrived(self._context.environment.monotonic_ms())
+            elif isinstance(stage, Opening) and self._channel.tls.established:
+                self._begin_handshake(stage)
             self._read_messages()
         except RemoteProtocolError as exc:
             self._violated(exc)
             return
-        if self._channel.tls.closed and (self.bond is None or self.bond.reading):
+        if self._channel.tls.closed and not self._is_paused():
             self._broke("peer-closed")
 
     def eof_received(self) -> bool:
@@ -256,7 +383,7 @@ class BondConnection(asyncio.Protocol):
             return
         self._channel.detach()
         self._broke("connection-lost")
-        self.phase = Phase.CLOSED
+        self.stage = Closed()
         self.gone.set()
         self._host.closed(self)
 
@@ -267,111 +394,108 @@ class BondConnection(asyncio.Protocol):
         self._channel.resume()
 
     # ---- handshake -------------------------------------------------------------
-    def _is_live(self) -> bool:
-        return self.phase in {Phase.TLS, Phase.HANDSHAKE, Phase.BOND}
+    def _is_paused(self) -> bool:
+        return isinstance(self.stage, Bonded) and not self.stage.bond.reading
 
-    def _begin_handshake(self) -> None:
+    def _begin_handshake(self, opening: Opening) -> None:
         """TLS is established: identify the peer.
 
         Raises:
             RemoteProtocolError: ``peer-certificate``.
         """
-        tls = self._channel.tls
-        self.peer_id = peer_key_untrusted(tls.peer_certificate_der()).peer_id
-        self.phase = Phase.HANDSHAKE
-        self.handshake = Handshake(
-            role=self.role,
-            me=self._host.me,
-            network_id=self._host.network_id,
-            peer_id=self.peer_id,
+        tls, group = self._channel.tls, opening.group
+        peer_id = peer_key_untrusted(tls.peer_certificate_der()).peer_id
+        handshake = Handshake(
+            me=self._context.me,
+            network_id=self._context.network_id,
+            peer_id=peer_id,
             export=tls.export,
-            nonce=self._host.environment.nonce(),
+            nonce=self._context.environment.nonce(),
             find_gate=self._find_gate,
-            gate=None if self.group is None else self.group.gate_for(self),
+            gate=None if group is None else group.handshaking(self, peer_id),
         )
-        if self.group is not None:
-            self.group.shaking(self)
-        self._act(self.handshake.start())
+        if group is None:
+            self.stage = Greeting(peer_id, handshake)
+        else:
+            self.stage = Handshaking(peer_id, handshake, group)
+        self._act(handshake.start())
 
     def _find_gate(self, group_id: bytes) -> Gate | None:
         group = self._host.find_group(group_id)
-        if group is None:
-            return None
-        self.group = group
-        group.shaking(self)
-        return group.gate_for(self)
+        match self.stage:
+            case Greeting(peer_id, handshake) if group is not None:
+                self.stage = Handshaking(peer_id, handshake, group)
+                return group.handshaking(self, peer_id)
+            case _:
+                return None
 
     def _read_messages(self) -> None:
         """Raises: RemoteProtocolError."""
         while True:
-            if self.phase is Phase.BOND:
-                assert self.bond is not None
-                if not self.bond.reading:
+            match self.stage:
+                case Bonded(bond=bond) as bonded:
+                    if not bond.reading:
+                        return
+                    message = self._channel.next_message_untrusted(
+                        bytes_max=FRAME_BYTES_MAX, items_max=ITEMS_MAX
+                    )
+                    if message is None:
+                        return
+                    self._act_on_bond(bonded, bond.receive_untrusted(message))
+                case Greeting(handshake=handshake) | Handshaking(handshake=handshake):
+                    message = self._channel.next_message_untrusted(
+                        bytes_max=handshake.state.bytes_max, items_max=handshake.state.items_max
+                    )
+                    if message is None:
+                        return
+                    self._act(handshake.receive(message))
+                case Opening() | Closing() | Closed():
                     return
-                message = self._channel.next_message_untrusted(bytes_max=FRAME_BYTES_MAX, items_max=ITEMS_MAX)
-                if message is None:
-                    return
-                self._act_on_bond(self.bond.receive_untrusted(message))
-            elif self.phase is Phase.HANDSHAKE:
-                assert self.handshake is not None
-                message = self._channel.next_message_untrusted(
-                    bytes_max=self.handshake.frame_bytes_max, items_max=self.handshake.frame_items_max
-                )
-                if message is None:
-                    return
-                self._act(self.handshake.receive(message))
-            else:
-                return
 
-    def _act(self, actions: Sequence[shaking.Action]) -> None:
+    def _act(self, actions: Sequence[handshakes.Action]) -> None:
         for action in actions:
-            match action:
-                case shaking.SendMessage(message):
-                    self.admit_sent = self.admit_sent or isinstance(message, Admit)
+            match action, self.stage:
+                case handshakes.SendMessage(message), _:
                     self._channel.send(message)
-                case shaking.Issue(binding):
+                case handshakes.Ended(refusal, by_peer), _:
+                    self._end(refusal, by_peer=by_peer, send_reason=False)
+                case handshakes.Issue(binding), Handshaking(_, handshake, group):
                     self._host.proved(self)
-                    assert self.group is not None
-                    self._desk.issue(self.group, binding, self._issued)
-                case shaking.Judge(tickets, binding):
-                    self._judge(tickets, binding)
-                case shaking.Formed(entry, peers):
-                    self._form(entry, peers)
-                case shaking.Ended(refusal, by_peer):
-                    self._end(refusal, by_peer=by_peer, tell=False)
+                    self._tickets.issue(group, binding, partial(self._issued, handshake))
+                case handshakes.Judge(tickets, binding), Handshaking(peer_id, handshake, group):
+                    shown = Shown(tickets, binding, fresh=True)
+                    self._tickets.judge(group, peer_id, shown, partial(self._judged, handshake))
+                case Formed(), Handshaking(group=group):
+                    self._form(group, action)
+                case _, stage:
+                    raise LocalProtocolError(f"{type(action).__name__} in the stage {type(stage).__name__}")
 
-    def _form(self, entry: PeerEntry, peers: tuple[PeerEntry, ...]) -> None:
-        assert self.handshake is not None
-        assert self.admission is not None
-        assert self.group is not None
-        environment = self._host.environment
-        self.formed_ms, self.formed_at = environment.monotonic_ms(), environment.now()
-        self.bond = Bond(
-            settings=self._host.settings,
-            entry=entry,
-            exporter=self.handshake.exporter,
-            expires_at=self.admission.expires_at,
+    def _form(self, group: ConnectionGroup, formed: Formed) -> None:
+        environment = self._context.environment
+        now_ms, now = environment.monotonic_ms(), environment.now()
+        bond = Bond(
+            settings=self._context.settings,
+            entry=formed.entry,
+            exporter=formed.exporter,
+            expires_at=formed.admission.expires_at,
             nonce=environment.nonce,
-            now_ms=self.formed_ms,
-            now=self.formed_at,
+            now_ms=now_ms,
+            now=now,
         )
-        self.phase = Phase.BOND
-        self._host.let_in(self)
-        self.group.formed(self, peers)
-        self.tell_claims()
+        self.stage = bonded = Bonded(group, bond, formed.build, formed.admission, now, now_ms)
+        self._host.handshake_done(self)
+        group.formed(self, bonded, formed.peers)
+        self.announce_claims()
 
     def _refuse(self, refusal: Refusal) -> None:
         """End TLS or the handshake for this node's own reason."""
-        if self.phase is Phase.HANDSHAKE:
-            assert self.handshake is not None
-            self._act(self.handshake.refuse(refusal))
-        else:
-            self._end(refusal, by_peer=False, tell=self._channel.tls.established)
+        match self.stage:
+            case Greeting(handshake=handshake) | Handshaking(handshake=handshake):
+                self._act(handshake.refuse(refusal))
+            case _:
+                self._end(refusal, by_peer=False, send_reason=self._channel.tls.established)
 
-    def _tick_handshake(self, now_ms: int) -> None:
-        settings = self._host.settings
-        proved = self.handshake is not None and self.handshake.proved
-        limit_ms = settings.handshake_timeout_ms if proved else settings.proof_timeout_ms
+    def _require_progress(self, now_ms: int, limit_ms: int) -> None:
         if now_ms - self._opened_ms >= limit_ms:
             self._refuse(
                 Refusal(
@@ -381,92 +505,87 @@ class BondConnection(asyncio.Protocol):
                 )
             )
 
+    def _issued(self, handshake: Handshake, future: "asyncio.Future[dict[str, bytes]]") -> None:
+        failure = future.exception()
+        if failure is None:
+            self._act(handshake.tickets_issued(future.result()))
+            return
+        logger.warning("cannot make this node's own ticket: %s", failure)
+        self._refuse(
+            Refusal(
+                code=RefusalCode.TIMEOUT,
+                reason="own-ticket-unavailable",
+                message=f"this node's own ticket could not be made: {failure}",
+            )
+        )
+
+    def _judged(self, handshake: Handshake, future: "asyncio.Future[Admission]") -> None:
+        failure = future.exception()
+        if failure is None:
+            self._act(handshake.tickets_accepted(future.result()))
+        else:
+            self._refuse(refusal_of(failure))
+
     # ---- bond ---------------------------------------------------------------------
-    def _act_on_bond(self, actions: Sequence[BondAction]) -> None:
-        group = self.group
-        assert group is not None
+    def _act_on_bond(self, bonded: Bonded, actions: Sequence[BondAction]) -> None:
+        group = bonded.group
         for action in actions:
             match action:
-                case steady.Deliver(data):
-                    group.delivered(self, data)
-                case steady.SendControl(message):
+                case bonds.Deliver(data):
+                    group.delivered(bonded.entry.peer, data)
+                case bonds.SendControl(message):
                     self._send_control(message)
-                case steady.Learned(entry):
+                case bonds.Learned(entry):
                     group.learned(entry)
-                case steady.Renew(nonce, binding):
-                    self._renew(nonce, binding)
-                case steady.Rejudge(tickets, binding):
-                    self._judge(tickets, binding)
-                case steady.Closed(loss, refusal, by_peer):
+                case bonds.Renew(nonce, binding):
+                    self._tickets.renew(group, binding, partial(self._reattest, bonded, nonce))
+                case bonds.Rejudge(tickets, binding):
+                    shown = Shown(tickets, binding, fresh=True)
+                    judged = partial(self._rejudged, bonded)
+                    self._tickets.judge(group, bonded.entry.peer.id, shown, judged)
+                case bonds.Closed(loss, refusal, by_peer):
                     self._end(refusal, by_peer=by_peer, loss=loss)
 
     def _send_control(self, message: Message) -> None:
         self.send_frames(Lane.CONTROL, [frame_of(message)])
 
-    # ---- tickets --------------------------------------------------------------------
-    def _issued(self, future: "asyncio.Future[dict[str, bytes]]") -> None:
-        assert self.handshake is not None
-        failure = future.exception()
-        if failure is None:
-            self._act(self.handshake.tickets_issued(future.result()))
-            return
-        logger.warning("cannot make our own ticket: %s", failure)
-        self._refuse(
-            Refusal(
-                code=RefusalCode.TIMEOUT,
-                reason="own-ticket-unavailable",
-                message=f"our own ticket could not be made: {failure}",
-            )
-        )
+    def _reattest(self, bonded: Bonded, nonce: bytes, tickets: dict[str, bytes]) -> None:
+        bonded.bond.answered()
+        self._send_control(Reattest(nonce=nonce, tickets=tickets))
 
-    def _judge(self, tickets: dict[str, bytes], binding: bytes) -> None:
-        assert self.group is not None
-        assert self.peer_id is not None
-        self._desk.judge(self.group, self.peer_id, Shown(tickets, binding, fresh=True), self._judged)
+    def _rejudge(self, bonded: Bonded) -> None:
+        judged = bonded.admission
 
-    def _judged(self, future: "asyncio.Future[Admission]") -> None:
-        """Handle the verdict on the first tickets of a handshake, or on later ones of a bond."""
-        failure = future.exception()
-        if self.phase is Phase.BOND:
-            self._rejudged(future)
-        elif failure is not None:
-            self._refuse(refusal_of(failure))
-        else:
-            assert self.handshake is not None
-            self.admission = future.result()
-            self._act(self.handshake.tickets_accepted())
+        def done(future: "asyncio.Future[Admission]") -> None:
+            if bonded.admission is judged:
+                self._rejudged(bonded, future)
+            else:  # the bond now depends on newer tickets, which the peer has shown meanwhile
+                self._rejudge(bonded)
 
-    def _rejudged(self, future: "asyncio.Future[Admission]") -> None:
-        assert self.bond is not None
-        assert self.group is not None
+        # With the binding that these tickets were made for: newer ones, for another, may be on their way.
+        again = Shown(judged.tickets, judged.binding, fresh=False)
+        self._tickets.judge(bonded.group, bonded.entry.peer.id, again, done)
+
+    def _rejudged(self, bonded: Bonded, future: "asyncio.Future[Admission]") -> None:
         failure = future.exception()
         if failure is not None:
             self.close_bond(refusal_of(failure), BondLoss.EXPIRED)
             return
-        self.admission = future.result()
-        environment = self._host.environment
-        self.bond.renewed(self.admission.expires_at, environment.monotonic_ms(), environment.now())
-        self.group.renewed(self)
-
-    def _renew(self, nonce: bytes, binding: bytes) -> None:
-        def issued(tickets: dict[str, bytes]) -> None:
-            assert self.bond is not None
-            self.bond.answered()
-            self._send_control(Reattest(nonce=nonce, tickets=tickets))
-
-        assert self.group is not None
-        self._desk.renew(self.group, binding, issued)
+        bonded.admission = admission = future.result()
+        environment = self._context.environment
+        bonded.bond.renewed(admission.expires_at, environment.monotonic_ms(), environment.now())
+        bonded.group.renewed(self, bonded)
 
     # ---- the end --------------------------------------------------------------------
     def _violated(self, error: RemoteProtocolError) -> None:
         refusal = Refusal(code=RefusalCode.INVALID_HANDSHAKE, reason=error.reason, message=str(error))
-        if self.phase is Phase.BOND:
+        if isinstance(self.stage, Bonded):
             self.close_bond(refusal, BondLoss.LOST)
         else:
             self._refuse(refusal)
 
     def _broke(self, reason: str) -> None:
-        refusal = Refusal(code=RefusalCode.TIMEOUT, reason=reason, message="the peer did not say why")
+        refusal = Refusal(code=RefusalCode.TIMEOUT, reason=reason, message="the peer sent no reason")
         self._end(refusal, by_peer=True, broke=True)
 
     def _end(
@@ -475,19 +594,22 @@ class BondConnection(asyncio.Protocol):
         *,
         by_peer: bool,
         loss: BondLoss = BondLoss.LOST,
-        tell: bool = True,
+        send_reason: bool = True,
         broke: bool = False,
     ) -> None:
-        """End TLS, HANDSHAKE or BOND; no other way leads out of them."""
-        if not self._is_live():
+        """End TLS, the handshake or the bond; no other way leads out of them."""
+        stage, group, peer = self.stage, self._group, self.known_peer
+        if isinstance(stage, _ENDED):
             return
-        ending = Ending(phase=self.phase, refusal=refusal, by_peer=by_peer, broke=broke, loss=loss)
-        self.phase = Phase.LINGERING
-        self._linger_until_ms = self._host.environment.monotonic_ms() + self._host.settings.linger_ms
-        if tell and not by_peer:
+        ending = Ending(
+            phase=stage.phase, peer=peer, refusal=refusal, by_peer=by_peer, broke=broke, loss=loss
+        )
+        now_ms = self._context.environment.monotonic_ms()
+        self.stage = Closing(until_ms=now_ms + self._context.settings.linger_ms)
+        if send_reason and not by_peer:
             self._channel.send(Refuse(code=refusal.code, reason=refusal.reason))
         self._channel.finish()
-        self._desk.close()
-        self._host.ended(self, ending)
-        if self.group is not None:
-            self.group.ended(self, ending)
+        self._tickets.close()
+        self._host.ended(ending)
+        if group is not None:
+            group.ended(self, ending)

@@ -6,13 +6,11 @@ import logging
 from collections import OrderedDict
 from typing import Final
 
-from OpenSSL import SSL
-
 from attestation.background import Background
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.audit_events import BondRecorder
-from node.bonds.connection import BondConnection
+from node.bonds.connection import BondConnection, BondContext, Bonded
 from node.bonds.core.handshake import Role
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.lifecycle import Ending
@@ -45,6 +43,9 @@ class BondEndpoint:
         settings: timings and limits.
         environment: clocks and randomness; the system's by default.
         background: runs the endpoint's own tasks; by default the endpoint makes one.
+
+    Attributes:
+        context: what all of its bonds share.
     """
 
     def __init__(
@@ -66,24 +67,27 @@ class BondEndpoint:
                 raise ConfigError(f"the advertised bond address {address!r} is not host:port")
         if len(advertise) > ADDRESSES_MAX:
             raise ConfigError(f"at most {ADDRESSES_MAX} bond addresses can be advertised")
-        self._settings = settings or BondSettings()
-        self._environment = environment or Environment.system()
-        self._background = background or Background()
-        self._me = Incarnation(identity.name, identity.peer_id)
-        self._network_id = network_id
+        self.context = context = BondContext(
+            settings=settings or BondSettings(),
+            environment=environment or Environment.system(),
+            background=background or Background(),
+            tls=bond_context(identity.private_key, identity.certificate_der),
+            me=Incarnation(identity.name, identity.peer_id),
+            network_id=network_id,
+            # One thread for each: a quote that takes seconds must not delay verdicts.
+            issuing=TurnThread("bond-quotes"),
+            judging=TurnThread("bond-verdicts"),
+        )
         self._listen = listen
         self._advertised = advertise
-        self._context = bond_context(identity.private_key, identity.certificate_der)
-        self._recorder = BondRecorder(audit, self._environment.monotonic_ms)
-        # One thread for each: a quote that takes seconds must not delay verdicts.
-        self._issuing = TurnThread("bond-quotes")
-        self._judging = TurnThread("bond-verdicts")
+        self._recorder = BondRecorder(audit, context.environment.monotonic_ms)
         self._groups: dict[bytes, BondMesh] = {}
         self._connections: set[BondConnection] = set()
-        self._knocking: Places[BondConnection] = Places(
+        # Connections whose peers have not been admitted.
+        self._unproven: Places[BondConnection] = Places(
             "bond-handshakes",
-            self._settings.handshakes_max,
-            share_max=self._settings.handshakes_per_address_max,
+            context.settings.handshakes_max,
+            share_max=context.settings.handshakes_per_address_max,
         )
         # Where members were, the newest last: a connection from there is not a stranger's.
         self._bonded_from: OrderedDict[str, None] = OrderedDict()
@@ -101,7 +105,7 @@ class BondEndpoint:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: BondConnection(self, group=None, dialled=None), host, port
+                lambda: BondConnection(self.context, self, group=None, dialled=None), host, port
             )
         except OSError as exc:
             in_use = exc.errno == errno.EADDRINUSE
@@ -112,7 +116,7 @@ class BondEndpoint:
                 await self.close()
                 raise ConfigError(f"bond.advertise is needed: peers cannot reach {host or 'any'!r}")
             self._advertised = (join_address(host, self.port),)
-        self._ticker = self._background.keep("bond-timers", self._tick_forever)
+        self._ticker = self.context.background.keep("bond-timers", self._tick_forever)
 
     @property
     def port(self) -> int:
@@ -135,9 +139,11 @@ class BondEndpoint:
         for seed in spec.seeds:
             if not is_address(seed):
                 raise ConfigError(f"the seed {seed!r} is not host:port (key bond.seeds)")
-        group = BondMesh(self, spec, handler)
+        group = BondMesh(
+            self.context, self, self._recorder, spec=spec, handler=handler, advertised=self._advertised
+        )
         self._groups[spec.group_id] = group
-        group.tick(self._environment.monotonic_ms())
+        group.tick(self.context.environment.monotonic_ms())
         return group
 
     async def close(self) -> None:
@@ -158,51 +164,16 @@ class BondEndpoint:
             await self._server.wait_closed()
             self._server = None
         loop = asyncio.get_running_loop()
-        for thread in (self._issuing, self._judging):
+        for thread in (self.context.issuing, self.context.judging):
             await loop.run_in_executor(None, thread.shutdown)
         self._recorder.flush()
 
-    # ---- for groups and connections ---------------------------------------------
-    @property
-    def settings(self) -> BondSettings:
-        return self._settings
-
-    @property
-    def environment(self) -> Environment:
-        return self._environment
-
-    @property
-    def background(self) -> Background:
-        return self._background
-
-    @property
-    def context(self) -> SSL.Context:
-        return self._context
-
-    @property
-    def me(self) -> Incarnation:
-        return self._me
-
-    @property
-    def network_id(self) -> bytes:
-        return self._network_id
-
-    @property
-    def issuing(self) -> TurnThread:
-        return self._issuing
-
-    @property
-    def judging(self) -> TurnThread:
-        return self._judging
-
     @property
     def advertised(self) -> tuple[str, ...]:
+        """The addresses that this node announces to its peers."""
         return self._advertised
 
-    @property
-    def recorder(self) -> BondRecorder:
-        return self._recorder
-
+    # ---- for groups and connections ---------------------------------------------
     def find_group(self, group_id: bytes) -> BondMesh | None:
         return self._groups.get(group_id)
 
@@ -214,22 +185,22 @@ class BondEndpoint:
         self._connections.add(connection)
         if connection.role is Role.INITIATOR:
             return True
-        goes = self._seat(connection)
-        if goes is connection:
-            self._recorder.turned_away(goes.address, "too-many-handshakes")
+        evicted = self._seat(connection)
+        if evicted is connection:
+            self._recorder.dropped(connection.address, "too-many-handshakes")
             return False
-        if goes is not None:
-            goes.crowded_out()
+        if evicted is not None:
+            evicted.give_up_place()
         return True
 
     def proved(self, connection: BondConnection) -> None:
         """Move a connection whose peer has the group key: it now waits among those that have proved it."""
-        if connection in self._knocking:
+        if connection in self._unproven:
             self._seat(connection)  # in the place that it has: no other must go
 
-    def let_in(self, connection: BondConnection) -> None:
-        """Stop counting a connection as knocking: the bond stands."""
-        self._knocking.leave(connection)
+    def handshake_done(self, connection: BondConnection) -> None:
+        """Stop counting a connection among the unproven: the bond stands."""
+        self._unproven.leave(connection)
         self._bonded_from[connection.ip] = None
         self._bonded_from.move_to_end(connection.ip)
         if len(self._bonded_from) > BONDED_FROM_MAX:
@@ -237,36 +208,36 @@ class BondEndpoint:
 
     def usages(self) -> tuple[Usage, ...]:
         """Return how much of this endpoint's pools is in use."""
-        return (self._knocking.usage, self._issuing.usage, self._judging.usage)
+        return (self._unproven.usage, self.context.issuing.usage, self.context.judging.usage)
 
-    def standing_of(self, connection: BondConnection) -> tuple[Share, bool]:
+    def share_of(self, connection: BondConnection) -> tuple[Share, bool]:
         """Return the share of a connection, and whether it is one of the known.
 
         The known are the peers that this node dialled, bonded peers, and addresses where a member is or was.
         """
         known = (
             connection.role is Role.INITIATOR
-            or connection.bond is not None
+            or isinstance(connection.stage, Bonded)
             or connection.ip in self._bonded_from
             or any(group.knows(connection.ip) for group in self._groups.values())
         )
         return share_of_address(connection.ip), known
 
     def _seat(self, connection: BondConnection) -> BondConnection | None:
-        share, known = self.standing_of(connection)
-        return self._knocking.enter(connection, share, known=known)
+        share, known = self.share_of(connection)
+        return self._unproven.enter(connection, share, known=known)
 
-    def ended(self, connection: BondConnection, ending: Ending) -> None:
-        self._recorder.ended(connection, ending)
+    def ended(self, ending: Ending) -> None:
+        self._recorder.ended(ending)
 
     def closed(self, connection: BondConnection) -> None:
-        self._knocking.leave(connection)
+        self._unproven.leave(connection)
         self._connections.discard(connection)
 
     async def _tick_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.tick_ms / 1000)
-            now_ms = self._environment.monotonic_ms()
+            await asyncio.sleep(self.context.settings.tick_ms / 1000)
+            now_ms = self.context.environment.monotonic_ms()
             for connection in list(self._connections):
                 try:
                     connection.tick(now_ms)

@@ -1,4 +1,4 @@
-"""How a connection ends, and what its peer had shown by then."""
+"""How a connection ends, and what is known of its peer by then."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,25 +8,32 @@ from node.peers import BondLoss
 
 
 class Phase(Enum):
+    """How far a connection has come; the audit log names it."""
+
     TLS = "tls"
     HANDSHAKE = "handshake"
     BOND = "bond"
-    LINGERING = "lingering"
-    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Presented:
-    """What the peer has shown.
+class KnownPeer:
+    """What is known of the peer of a connection, for the audit log.
 
     Attributes:
-        proved: that it has the group key.
-        tickets: the newest, whether judged or not.
+        peer_id: of the key that it proved in TLS; None before.
+        name: as its Hello says; None before.
+        address: remote socket address.
+        role: which side of the connection it is: ``initiator`` or ``responder``.
+        group_id: of the group that both sides named; None before.
+        proved: it has the group key.
+        tickets: the newest that it has shown, whether judged or not.
     """
 
     peer_id: bytes | None
     name: str | None
     address: str
+    role: str
+    group_id: bytes | None
     proved: bool
     tickets: dict[str, bytes]
 
@@ -43,6 +50,7 @@ class Ending:
     """
 
     phase: Phase
+    peer: KnownPeer
     refusal: Refusal
     by_peer: bool
     broke: bool

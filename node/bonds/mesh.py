@@ -16,13 +16,12 @@ from typing import Any, Final, Protocol
 
 from attestation.tickets.protocol import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
 from node.bonds.audit_events import BondRecorder
-from node.bonds.connection import BondConnection
+from node.bonds.connection import BondConnection, BondContext, Bonded, ConnectionHost
 from node.bonds.core.discovery import AddressBook
 from node.bonds.core.handshake import Gate, Role
 from node.bonds.core.send_queue import Lane
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.lifecycle import Ending, Phase
-from node.bonds.parties import Host as ConnectionHost
 from node.bonds.wire.addresses import join_address, split_address
 from node.bonds.wire.frames import frame_of, frames_of_payload
 from node.bonds.wire.messages import ENTRIES_MAX, BondFormed, PeerEntry, PeerEntryUpdate
@@ -45,40 +44,55 @@ REPLACED: Final = Refusal(
 )
 
 
-class Host(ConnectionHost[BondConnection], Protocol):
+class MeshHost(ConnectionHost, Protocol):
     """What the bonds of a group need from their process."""
 
-    @property
-    def advertised(self) -> tuple[str, ...]: ...
-    @property
-    def recorder(self) -> BondRecorder: ...
     def left(self, group: "BondMesh") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One of the bonds that stand."""
+
+    connection: BondConnection
+    bonded: Bonded
 
 
 class BondMesh:
     """The bonds of one group. Made by ``BondEndpoint.join``."""
 
-    def __init__(self, host: Host, spec: GroupSpec, handler: BondHandler) -> None:
+    def __init__(
+        self,
+        context: BondContext,
+        host: MeshHost,
+        recorder: BondRecorder,
+        *,
+        spec: GroupSpec,
+        handler: BondHandler,
+        advertised: tuple[str, ...],
+    ) -> None:
+        self._context = context
         self._host = host
+        self._recorder = recorder
         self._spec = spec
         self._handler = handler
         self._issuers = _issuers_for(spec)
         self._entry = PeerEntry(
-            peer=host.me,
+            peer=context.me,
             preference=spec.preference,
-            addresses=host.advertised,
+            addresses=advertised,
             api_url=spec.api_url,
         )
-        self._bonds: dict[bytes, BondConnection] = {}
-        self._shaking: dict[bytes, list[BondConnection]] = {}
+        self._bonds: dict[bytes, _Held] = {}
+        self._handshaking: dict[bytes, list[BondConnection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._book = AddressBook(
-            settings=host.settings,
-            me=host.me.id,
+            settings=context.settings,
+            me=context.me.id,
             seeds=spec.seeds,
-            randrange=host.environment.randrange,
-            now_ms=host.environment.monotonic_ms(),
+            randrange=context.environment.randrange,
+            now_ms=context.environment.monotonic_ms(),
         )
 
     # ---- for the group's driver -----------------------------------------------
@@ -93,38 +107,38 @@ class BondMesh:
         Raises:
             LocalProtocolError: ``data`` is larger than any peer accepts.
         """
-        if len(data) > self._host.settings.payload_bytes_max:
+        if len(data) > self._context.settings.payload_bytes_max:
             raise LocalProtocolError(f"a payload of {len(data)} bytes")
         lane = Lane.BULK if bulk else Lane.CONSENSUS
         frames: list[bytes] | None = None
         for peer in to:
-            connection = self._bonds.get(peer.id)
-            if connection is not None:
+            held = self._bonds.get(peer.id)
+            if held is not None:
                 frames = frames or frames_of_payload(data, stream=1 if bulk else 0)
-                connection.send_frames(lane, frames)
+                held.connection.send_frames(lane, frames)
 
     def close_bond(self, peer: Incarnation, code: int, reason: str) -> None:
         """End the bond with ``peer``, soon, and send it the reason. ``reason`` is kebab-case.
 
         Nothing more that the peer sends is delivered.
         """
-        connection = self._bonds.get(peer.id)
-        if connection is not None:
-            connection.pause_reading()
+        held = self._bonds.get(peer.id)
+        if held is not None:
+            held.connection.pause_reading()
             refusal = Refusal(code=RefusalCode(code), reason=reason)
-            asyncio.get_running_loop().call_soon(connection.close_bond, refusal, BondLoss.LOST)
+            asyncio.get_running_loop().call_soon(held.connection.close_bond, refusal, BondLoss.LOST)
 
     def pause_reading(self, peer: Incarnation) -> None:
         """Deliver nothing more from ``peer`` until ``resume_reading``. Its bond stays; a new bond is read."""
-        connection = self._bonds.get(peer.id)
-        if connection is not None:
-            connection.pause_reading()
+        held = self._bonds.get(peer.id)
+        if held is not None:
+            held.connection.pause_reading()
 
     def resume_reading(self, peer: Incarnation) -> None:
         """Deliver soon what ``peer`` sent during the pause, and then go on reading."""
-        connection = self._bonds.get(peer.id)
-        if connection is not None:
-            connection.resume_reading()
+        held = self._bonds.get(peer.id)
+        if held is not None:
+            held.connection.resume_reading()
 
     def bonds(self) -> list[BondInfo]:
         """Return every bond, in the order of peer ids."""
@@ -139,21 +153,21 @@ class BondMesh:
             api_url=api_url,
         )
         frame = frame_of(PeerEntryUpdate(entry=self._entry))
-        for connection in self._bonds.values():
-            connection.send_frames(Lane.CONTROL, [frame])
+        for held in self._bonds.values():
+            held.connection.send_frames(Lane.CONTROL, [frame])
 
     def rejudge(self) -> None:
         """Judge every bonded peer's tickets again, because collateral or a clock changed.
 
         A bond whose ticket fails now ends as ``EXPIRED``, with the validator's reason.
         """
-        for connection in self._bonds.values():
-            connection.rejudge()
+        for held in self._bonds.values():
+            held.connection.rejudge()
 
     def cluster_changed(self) -> None:
         """Inform each peer whose evidence of this node names another cluster: it may request new evidence."""
-        for connection in self._bonds.values():
-            connection.tell_claims()
+        for held in self._bonds.values():
+            held.connection.announce_claims()
 
     async def depart(self) -> None:
         """Send a goodbye to all peers, close every connection of the group, and leave the endpoint.
@@ -168,12 +182,12 @@ class BondMesh:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        shaking = [item for items in self._shaking.values() for item in items]
-        connections = [*self._bonds.values(), *shaking]
+        handshaking = [item for items in self._handshaking.values() for item in items]
+        connections = [*(held.connection for held in self._bonds.values()), *handshaking]
         for connection in connections:
             connection.depart()
         try:
-            async with asyncio.timeout(self._host.settings.depart_ms / 1000):
+            async with asyncio.timeout(self._context.settings.depart_ms / 1000):
                 for connection in connections:
                     await connection.gone.wait()
         except TimeoutError:
@@ -187,7 +201,7 @@ class BondMesh:
             return
         for name in self._book.names_due(now_ms):
             self._spawn("bond-resolve", self._resolve(name))
-        for address in self._book.due(now_ms, self._bonds.keys() | self._shaking.keys()):
+        for address in self._book.due(now_ms, self._bonds.keys() | self._handshaking.keys()):
             self._spawn("bond-dial", self._dial(address))
 
     # ---- for a connection ---------------------------------------------------------
@@ -246,148 +260,141 @@ class BondMesh:
         return self._book.knows(ip)
 
     def known_peers(self) -> tuple[PeerEntry, ...]:
-        entries = [self._bonds[peer_id].entry for peer_id in sorted(self._bonds)]
+        entries = [self._bonds[peer_id].bonded.entry for peer_id in sorted(self._bonds)]
         return tuple(entries[:ENTRIES_MAX])
 
-    def gate_for(self, connection: BondConnection) -> Gate:
-        return _ConnectionGate(self, connection)
-
-    def objection(self, connection: BondConnection, *, final: bool) -> Refusal | None:
+    def objection(self, connection: BondConnection, peer_id: bytes, *, final: bool) -> Refusal | None:
         """Return why ``connection`` should not become the bond with its peer, or None (see above)."""
         if self._closing:
             return Refusal(code=RefusalCode.GROUP_NOT_FOUND, reason="group-closed")
-        peer_id = connection.peer_id
-        assert peer_id is not None
-        others = [item for item in self._shaking.get(peer_id, ()) if item is not connection]
-        bond = self._bonds.get(peer_id)
-        opened_by_us = connection.role is Role.INITIATOR
-        if self._host.me.id > peer_id:
-            # The peer decides. This node only spares it an admission that is visibly in vain.
-            in_vain = opened_by_us and not final and (bond is not None or bool(others))
-            return ALREADY_BONDED if in_vain else None
-        if bond is not None and (opened_by_us or self._is_young(bond)):
+        others = [item for item in self._handshaking.get(peer_id, ()) if item is not connection]
+        held = self._bonds.get(peer_id)
+        opened_by_this_node = connection.role is Role.INITIATOR
+        if self._context.me.id > peer_id:
+            # The peer decides. This node only spares it an admission that is visibly needless.
+            needless = opened_by_this_node and not final and (held is not None or bool(others))
+            return ALREADY_BONDED if needless else None
+        if held is not None and (opened_by_this_node or self._is_young(held.bonded)):
             return ALREADY_BONDED
         if any(item.admit_sent or item.role is Role.INITIATOR for item in others):
             return ALREADY_BONDED
         return None
 
-    def shaking(self, connection: BondConnection) -> None:
-        assert connection.peer_id is not None
-        self._shaking.setdefault(connection.peer_id, []).append(connection)
+    def handshaking(self, connection: BondConnection, peer_id: bytes) -> Gate:
+        """Count ``connection`` among those that may become the bond with this peer, and return its gate."""
+        self._handshaking.setdefault(peer_id, []).append(connection)
+        return _ConnectionGate(self, connection, peer_id)
 
-    def formed(self, connection: BondConnection, peers: tuple[PeerEntry, ...]) -> None:
-        entry = connection.entry
-        assert connection.admission is not None
-        now_ms = self._host.environment.monotonic_ms()
-        self._unshake(connection)
-        self._host.recorder.admitted(connection, entry, connection.admission)
+    def formed(self, connection: BondConnection, bonded: Bonded, peers: tuple[PeerEntry, ...]) -> None:
+        entry = bonded.entry
+        now_ms = self._context.environment.monotonic_ms()
+        self._stop_counting(connection, entry.peer.id)
+        self._recorder.admitted(connection.known_peer, entry, bonded.admission)
         older = self._bonds.get(entry.peer.id)
         if older is not None:
-            older.close_bond(REPLACED, BondLoss.LOST)
-        self._bonds[entry.peer.id] = connection
+            older.connection.close_bond(REPLACED, BondLoss.LOST)
+        self._bonds[entry.peer.id] = held = _Held(connection, bonded)
         if connection.dialled is not None:
             self._book.reached(connection.dialled, entry.peer.id)
         for item in (entry, *peers):
             self._book.learn(item, now_ms)
-        self._handler.bond_up(self._info(connection))
+        self._handler.bond_up(self._info(held))
         news = frame_of(BondFormed(entry=entry))
         for other in self._bonds.values():
-            if other is not connection:
-                other.send_frames(Lane.CONTROL, [news])
+            if other is not held:
+                other.connection.send_frames(Lane.CONTROL, [news])
 
-    def renewed(self, connection: BondConnection) -> None:
-        assert connection.admission is not None
-        self._host.recorder.renewed(connection, connection.admission)
+    def renewed(self, connection: BondConnection, bonded: Bonded) -> None:
+        self._recorder.renewed(connection.known_peer, bonded.admission)
 
-    def delivered(self, connection: BondConnection, data: bytes) -> None:
-        self._handler.payload(connection.entry.peer, data)
+    def delivered(self, peer: Incarnation, data: bytes) -> None:
+        self._handler.payload(peer, data)
 
     def learned(self, entry: PeerEntry) -> None:
-        self._book.learn(entry, self._host.environment.monotonic_ms())
+        self._book.learn(entry, self._context.environment.monotonic_ms())
 
     def ended(self, connection: BondConnection, ending: Ending) -> None:
-        self._unshake(connection)
-        now_ms = self._host.environment.monotonic_ms()
-        peer_id = connection.peer_id
+        now_ms = self._context.environment.monotonic_ms()
+        peer_id = ending.peer.peer_id
+        if peer_id is not None:
+            self._stop_counting(connection, peer_id)
         if ending.phase is not Phase.BOND:
             if connection.dialled is not None:
-                self._dialled_in_vain(connection.dialled, peer_id, ending, now_ms)
+                self._dial_failed(connection.dialled, peer_id, ending, now_ms)
             return
-        assert peer_id is not None
-        if self._bonds.get(peer_id) is not connection:
-            return
-        del self._bonds[peer_id]
-        if ending.loss is BondLoss.DEPARTED:
-            self._book.departed(peer_id, now_ms)
-        elif ending.loss is BondLoss.LOST and _is_lasting(ending):
-            self._book.shunned(peer_id, now_ms)
-        else:
-            self._book.lost(peer_id, now_ms)
-        if self._closing:
-            return
-        self._handler.bond_down(connection.entry.peer, ending.loss, ending.refusal.reason)
+        held = None if peer_id is None else self._bonds.get(peer_id)
+        if held is not None and held.connection is connection:
+            self._bond_ended(held.bonded.entry.peer, ending, now_ms)
 
     # ---- inside ----------------------------------------------------------------
-    def _unshake(self, connection: BondConnection) -> None:
-        peer_id = connection.peer_id
-        items = self._shaking.get(peer_id) if peer_id is not None else None
-        if peer_id is not None and items is not None and connection in items:
+    def _bond_ended(self, peer: Incarnation, ending: Ending, now_ms: int) -> None:
+        del self._bonds[peer.id]
+        if ending.loss is BondLoss.DEPARTED:
+            self._book.departed(peer.id, now_ms)
+        elif ending.loss is BondLoss.LOST and _is_lasting(ending):
+            self._book.rejected(peer.id, now_ms)
+        else:
+            self._book.lost(peer.id, now_ms)
+        if not self._closing:
+            self._handler.bond_down(peer, ending.loss, ending.refusal.reason)
+
+    def _stop_counting(self, connection: BondConnection, peer_id: bytes) -> None:
+        items = self._handshaking.get(peer_id, [])
+        if connection in items:
             items.remove(connection)
             if not items:
-                del self._shaking[peer_id]
+                del self._handshaking[peer_id]
 
-    def _is_young(self, bond: BondConnection) -> bool:
-        """Return whether ``bond`` is new enough that a peer that dials again may not know of it yet.
+    def _is_young(self, bonded: Bonded) -> bool:
+        """Return whether ``bonded`` is new enough that a peer that dials again may not know of it yet.
 
         A peer that dials although an old bond stands has lost that bond.
         """
-        age_ms = self._host.environment.monotonic_ms() - bond.formed_ms
-        return age_ms < self._host.settings.handshake_timeout_ms
+        age_ms = self._context.environment.monotonic_ms() - bonded.formed_ms
+        return age_ms < self._context.settings.handshake_timeout_ms
 
-    def _dialled_in_vain(self, address: str, peer_id: bytes | None, ending: Ending, now_ms: int) -> None:
-        known = peer_id is not None and (peer_id in self._bonds or peer_id == self._host.me.id)
+    def _dial_failed(self, address: str, peer_id: bytes | None, ending: Ending, now_ms: int) -> None:
+        known = peer_id is not None and (peer_id in self._bonds or peer_id == self._context.me.id)
         if peer_id is not None and known:
             self._book.reached(address, peer_id)
             return
         refused = _is_lasting(ending)
         self._book.failed(address, now_ms, peer_id=peer_id, refused=refused)
 
-    def _info(self, connection: BondConnection) -> BondInfo:
-        entry, admission = connection.entry, connection.admission
-        assert admission is not None
-        assert connection.formed_at is not None
+    def _info(self, held: _Held) -> BondInfo:
+        connection, entry, admission = held.connection, held.bonded.entry, held.bonded.admission
         return BondInfo(
             peer=entry.peer,
             preference=entry.preference,
             address=connection.address,
             addresses=entry.addresses,
             api_url=entry.api_url,
-            since=connection.formed_at,
+            since=held.bonded.formed_at,
             expires_at=admission.expires_at,
             tickets=admission.tickets,
             appraisals=admission.appraisals,
             binding=admission.binding,
             mock=any(validator.mock for validator in self._spec.validators),
             outgoing=connection.role is Role.INITIATOR,
-            build=connection.build,
+            build=held.bonded.build,
         )
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._host.background.once(name, work)
+        task = self._context.background.once(name, work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _dial(self, address: str) -> None:
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
-        connection = BondConnection(self._host, group=self, dialled=address)
+        connection = BondConnection(self._context, self._host, group=self, dialled=address)
         try:
-            async with asyncio.timeout(self._host.settings.proof_timeout_ms / 1000):
+            async with asyncio.timeout(self._context.settings.proof_timeout_ms / 1000):
                 await loop.create_connection(lambda: connection, host, port)
         except (OSError, TimeoutError) as exc:
             connection.abandon()
             logger.debug("cannot reach %s: %s", address, exc)
-            now_ms = self._host.environment.monotonic_ms()
+            now_ms = self._context.environment.monotonic_ms()
             self._book.failed(address, now_ms, peer_id=None, refused=False)
         except asyncio.CancelledError:
             connection.abandon()
@@ -397,13 +404,13 @@ class BondMesh:
         host, port = split_address(name)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._host.settings.proof_timeout_ms / 1000):
+            async with asyncio.timeout(self._context.settings.proof_timeout_ms / 1000):
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as exc:
             logger.debug("cannot resolve %s: %s", name, exc)
             return
         addresses = {join_address(str(item[4][0]), port) for item in found}
-        self._book.resolved(sorted(addresses), self._host.environment.monotonic_ms())
+        self._book.resolved(sorted(addresses), self._context.environment.monotonic_ms())
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +419,7 @@ class _ConnectionGate:
 
     group: BondMesh
     connection: BondConnection
+    peer_id: bytes
 
     @property
     def group_id(self) -> bytes:
@@ -433,7 +441,7 @@ class _ConnectionGate:
         return self.group.objection_to_build(build)
 
     def objection(self, *, final: bool) -> Refusal | None:
-        return self.group.objection(self.connection, final=final)
+        return self.group.objection(self.connection, self.peer_id, final=final)
 
     def known_peers(self) -> tuple[PeerEntry, ...]:
         return self.group.known_peers()

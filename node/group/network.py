@@ -321,7 +321,7 @@ class _Wiring:
             self._driver.close("the bonds could not be joined")
             raise
         self._group = Group(
-            spec.group_id, self._driver, self._bonds, background=self._network.endpoint.background
+            spec.group_id, self._driver, self._bonds, background=self._network.endpoint.context.background
         )
         return self._group
 

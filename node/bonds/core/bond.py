@@ -123,7 +123,7 @@ class Bond:
         self._settings = settings
         self._exporter = exporter
         self._new_nonce = nonce
-        self._heard_ms = now_ms
+        self._received_ms = now_ms
         self._pinged_ms = now_ms
         self._ticked_ms = now_ms
         self._asked_nonce: bytes | None = None
@@ -135,9 +135,9 @@ class Bond:
         self._streams = tuple(Reassembler(settings.payload_bytes_max) for _ in range(2))
         self._set_expiry(expires_at, now_ms, now)
 
-    def heard(self, now_ms: int) -> None:
+    def bytes_arrived(self, now_ms: int) -> None:
         """Bytes arrived from the peer."""
-        self._heard_ms = now_ms
+        self._received_ms = now_ms
 
     def receive_untrusted(self, message: Message) -> list[BondAction]:
         """Handle ``message``, which the peer sent.
@@ -188,16 +188,16 @@ class Bond:
                 message=f"the peer's ticket expired at {self.expires_at}",
             )
             return [Closed(BondLoss.EXPIRED, refusal, by_peer=False)]
-        if self.reading and now_ms - self._heard_ms >= self._settings.silence_ms:
+        if self.reading and now_ms - self._received_ms >= self._settings.silence_ms:
             refusal = Refusal(
                 code=RefusalCode.TIMEOUT,
                 reason="silent",
-                message=f"nothing was heard for {now_ms - self._heard_ms} ms",
+                message=f"nothing arrived for {now_ms - self._received_ms} ms",
             )
             return [Closed(BondLoss.LOST, refusal, by_peer=False)]
         actions: list[BondAction] = []
         interval_ms = self._settings.ping_interval_ms
-        if now_ms - self._heard_ms >= interval_ms and now_ms - self._pinged_ms >= interval_ms:
+        if now_ms - self._received_ms >= interval_ms and now_ms - self._pinged_ms >= interval_ms:
             self._pinged_ms = now_ms
             actions.append(SendControl(Ping()))
         if self._is_renewal_due(now_ms):
@@ -241,7 +241,7 @@ class Bond:
         """Discount a late tick: this node did not run, and has not read yet what the peer sent meanwhile."""
         pause_ms = now_ms - self._ticked_ms - 2 * self._settings.tick_ms
         if pause_ms > 0:
-            self._heard_ms = min(self._heard_ms + pause_ms, now_ms)
+            self._received_ms = min(self._received_ms + pause_ms, now_ms)
         self._ticked_ms = now_ms
 
     def _renew(self, nonce: bytes) -> Renew:
@@ -260,7 +260,7 @@ class Bond:
     def _entry_changed(self, entry: PeerEntry) -> Learned:
         # The peer's identity, and whether it votes, are fixed for the life of the incarnation.
         if entry.peer != self.entry.peer or entry.preference is not self.entry.preference:
-            raise RemoteProtocolError("unexpected-message", "an entry of somebody else")
+            raise RemoteProtocolError("unexpected-message", "an entry of another member")
         self.entry = entry
         return Learned(entry)
 

@@ -133,7 +133,7 @@ class AddressBook:
         """Note that the bond with ``peer_id`` broke: dial again soon, but not all at the same moment."""
         self._put_off(peer_id, now_ms, self._settings.reconnect_min_ms)
 
-    def shunned(self, peer_id: bytes, now_ms: int) -> None:
+    def rejected(self, peer_id: bytes, now_ms: int) -> None:
         """Note that the bond ended for a lasting reason: a new one would end the same way."""
         self._put_off(peer_id, now_ms, self._settings.refused_max_ms)
 

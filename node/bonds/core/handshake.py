@@ -16,12 +16,14 @@ and received ``Admit``. In TLS 1.3 a client is done before the server has judged
 explicit. A side that has only sent its ``Admit`` sends nothing of the group's state.
 
     state           message -> next state
-    AWAIT_HELLO     Hello -> AWAIT_PROVE
-    AWAIT_PROVE     Prove -> AWAIT_ATTEST
-    AWAIT_ATTEST    Attest -> AWAIT_ADMIT      (its tickets are being judged from here on)
-    AWAIT_ADMIT     Admit -> ADMITTED
-    any             Refuse -> ENDED
+    AwaitHello      Hello -> AwaitProve
+    AwaitProve      Prove -> AwaitAttest
+    AwaitAttest     Attest -> AwaitAdmit      (its tickets are being judged from here on)
+    AwaitAdmit      Admit -> Admitted
+    any             Refuse -> Over
     anything else   refused as unexpected-message
+
+Each state is a value that holds what is known in it, and has the limits of the next message.
 
 The driver carries out the returned actions in their order, and answers ``Issue`` and ``Judge`` by
 ``tickets_issued``, ``tickets_accepted`` or ``refuse``. A call after the end returns no actions.
@@ -31,10 +33,11 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import ClassVar, Protocol
 
 from attestation.encoding import canonical
 from attestation.tickets.protocol import binding_of
+from node.bonds.tickets.admission import Admission
 from node.bonds.wire.frames import FRAME_BYTES_MAX, HELLO_BYTES_MAX, TICKETS_BYTES_MAX
 from node.bonds.wire.messages import (
     HELLO_ITEMS_MAX,
@@ -61,42 +64,6 @@ class Role(Enum):
     @property
     def other(self) -> "Role":
         return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
-
-
-class State(Enum):
-    AWAIT_HELLO = "await-hello"
-    AWAIT_PROVE = "await-prove"
-    AWAIT_ATTEST = "await-attest"
-    AWAIT_ADMIT = "await-admit"
-    ADMITTED = "admitted"  # by the peer; the bond stands once this node has admitted it too
-    ENDED = "ended"
-
-
-_EXPECTED: Final[dict[State, type[Message]]] = {
-    State.AWAIT_HELLO: Hello,
-    State.AWAIT_PROVE: Prove,
-    State.AWAIT_ATTEST: Attest,
-    State.AWAIT_ADMIT: Admit,
-}
-
-FRAME_BYTES_MAX_OF: Final[dict[State, int]] = {
-    State.AWAIT_HELLO: HELLO_BYTES_MAX,
-    State.AWAIT_PROVE: HELLO_BYTES_MAX,
-    State.AWAIT_ATTEST: TICKETS_BYTES_MAX,
-    State.AWAIT_ADMIT: TICKETS_BYTES_MAX,
-    State.ADMITTED: FRAME_BYTES_MAX,
-    State.ENDED: HELLO_BYTES_MAX,
-}
-
-
-ITEMS_MAX_OF: Final[dict[State, int]] = {
-    State.AWAIT_HELLO: HELLO_ITEMS_MAX,
-    State.AWAIT_PROVE: HELLO_ITEMS_MAX,
-    State.AWAIT_ATTEST: TICKETS_ITEMS_MAX,
-    State.AWAIT_ADMIT: ITEMS_MAX,
-    State.ADMITTED: ITEMS_MAX,
-    State.ENDED: HELLO_ITEMS_MAX,
-}
 
 
 class Gate(Protocol):
@@ -135,6 +102,84 @@ class Gate(Protocol):
     def known_peers(self) -> tuple[PeerEntry, ...]: ...
 
 
+# ---- states -------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What is known once the peer's Hello was accepted.
+
+    Attributes:
+        gate: of the group that both sides named.
+        exporter: the exporter value of this connection for that group.
+        peer: the id is TLS's, the name is Hello's.
+        nonce: the peer's, which this node's tickets are bound to.
+    """
+
+    gate: Gate
+    exporter: bytes
+    peer: Incarnation
+    build: Build
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitHello:
+    name: ClassVar[str] = "await-hello"
+    bytes_max: ClassVar[int] = HELLO_BYTES_MAX
+    items_max: ClassVar[int] = HELLO_ITEMS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitProve:
+    name: ClassVar[str] = "await-prove"
+    bytes_max: ClassVar[int] = HELLO_BYTES_MAX
+    items_max: ClassVar[int] = HELLO_ITEMS_MAX
+    greeted: Greeted
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitAttest:
+    """The peer has proved that it has the group key; ``entry`` is its own."""
+
+    name: ClassVar[str] = "await-attest"
+    bytes_max: ClassVar[int] = TICKETS_BYTES_MAX
+    items_max: ClassVar[int] = TICKETS_ITEMS_MAX
+    greeted: Greeted
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitAdmit:
+    name: ClassVar[str] = "await-admit"
+    bytes_max: ClassVar[int] = TICKETS_BYTES_MAX
+    items_max: ClassVar[int] = ITEMS_MAX
+    greeted: Greeted
+    entry: PeerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The peer has admitted this node; the bond stands once this node has admitted the peer too."""
+
+    name: ClassVar[str] = "admitted"
+    bytes_max: ClassVar[int] = FRAME_BYTES_MAX
+    items_max: ClassVar[int] = ITEMS_MAX
+    greeted: Greeted
+    entry: PeerEntry
+    peers: tuple[PeerEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A side has refused."""
+
+    name: ClassVar[str] = "over"
+    bytes_max: ClassVar[int] = HELLO_BYTES_MAX
+    items_max: ClassVar[int] = HELLO_ITEMS_MAX
+
+
+State = AwaitHello | AwaitProve | AwaitAttest | AwaitAdmit | Admitted | Over
+
+
 # ---- actions ------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class SendMessage:
@@ -158,9 +203,20 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Formed:
-    """The bond stands."""
+    """The bond stands.
+
+    Attributes:
+        entry: the peer's own.
+        build: the peer's software and the levels that it knows.
+        exporter: the exporter value of this connection for the group.
+        admission: the verdict on which this node has admitted the peer.
+        peers: the members that the peer knows.
+    """
 
     entry: PeerEntry
+    build: Build
+    exporter: bytes
+    admission: Admission
     peers: tuple[PeerEntry, ...]
 
 
@@ -189,19 +245,22 @@ class Handshake:
     """One handshake, from established TLS to a formed bond or a refusal.
 
     Args:
-        role: which side of the connection this node is.
         me: this node's own incarnation.
         network_id: 32 bytes.
         peer_id: id of the key that the peer proved in TLS.
         export: exporter of the TLS connection for a context.
         nonce: 32 fresh unpredictable bytes.
-        find_gate: the group with an id, or None. An initiator's group is ``gate``.
+        find_gate: the group with an id, or None; asked by a responder.
+        gate: of the group for which this node has dialled; None makes this node the responder.
+
+    Attributes:
+        peer_name: as the peer's Hello says, whether it was accepted or not.
+        proved: the peer has the group key.
     """
 
     def __init__(
         self,
         *,
-        role: Role,
         me: Incarnation,
         network_id: bytes,
         peer_id: bytes,
@@ -210,75 +269,58 @@ class Handshake:
         find_gate: Callable[[bytes], Gate | None],
         gate: Gate | None = None,
     ) -> None:
-        assert (gate is not None) == (role is Role.INITIATOR)
-        self.state = State.AWAIT_HELLO
-        self.role = role
+        self.state: State = AwaitHello()
+        self.role = Role.RESPONDER if gate is None else Role.INITIATOR
         self.peer_id = peer_id
-        self.gate = gate
         self.peer_name: str | None = None
-        self.peer_build: Build | None = None
-        self.peer_entry: PeerEntry | None = None
         self.proved = False
         self._me = me
         self._network_id = network_id
         self._export = export
         self._nonce = nonce
         self._find_gate = find_gate
-        self._exporter = b""
-        self._peer_nonce = b""
+        self._gate = gate
         self._attested = False
-        self._accepted = False
-        self._admit_sent = False
-        self._peers: tuple[PeerEntry, ...] = ()
-
-    @property
-    def exporter(self) -> bytes:
-        """The exporter value of this connection for this group; empty before ``Hello``."""
-        return self._exporter
-
-    @property
-    def frame_bytes_max(self) -> int:
-        return FRAME_BYTES_MAX_OF[self.state]
-
-    @property
-    def frame_items_max(self) -> int:
-        return ITEMS_MAX_OF[self.state]
+        self._accepted: Admission | None = None
+        self._admitted: Admission | None = None
 
     @property
     def ended(self) -> bool:
-        return self.state is State.ENDED
+        return isinstance(self.state, Over)
+
+    @property
+    def admit_sent(self) -> bool:
+        """This node has admitted the peer."""
+        return self._admitted is not None
 
     def start(self) -> list[Action]:
         """Begin, once TLS is established."""
         if self.peer_id == self._me.id:
             return self._refuse(RefusalCode.INVALID_HANDSHAKE, "self-connection", "dialled itself")
-        if self.gate is None:
+        if self._gate is None:
             return []
-        objection = self.gate.objection(final=False)
+        objection = self._gate.objection(final=False)
         if objection is not None:
             return self.refuse(objection)
-        self._exporter = self._export(self.gate.group_id)
-        return [SendMessage(self._hello(self.gate))]
+        return [SendMessage(self._hello(self._gate))]
 
     def receive(self, message: Message) -> list[Action]:
         """Handle ``message``, which the peer sent."""
-        if self.ended:
-            return []
-        if isinstance(message, Refuse):
-            return self._refused(message)
-        expected = _EXPECTED.get(self.state)
-        if expected is None or not isinstance(message, expected):
-            return self._unexpected(message)
-        match message:
-            case Hello():
+        match self.state, message:
+            case Over(), _:
+                return []
+            case _, Refuse():
+                return self._refused(message)
+            case AwaitHello(), Hello():
                 return self._on_hello(message)
-            case Prove():
-                return self._on_prove(message)
-            case Attest():
-                self.state = State.AWAIT_ADMIT
-                return [Judge(message.tickets, binding_of(self._exporter, self._nonce))]
-            case Admit():
-                return self._on_admit(message)
+            case AwaitProve(greeted), Prove():
+                return self._on_prove(greeted, message)
+            case AwaitAttest(greeted, entry), Attest(tickets=tickets):
+                self.state = AwaitAdmit(greeted, entry)
+                return [Judge(tickets, binding_of(greeted.exporter, self._nonce))]
+            case AwaitAdmit(greeted, entry), Admit(peers=peers) if self._attested:
+                self.state = Admitted(greeted, entry, peers)
+                return self._form_if_due()
             case _:
                 return self._unexpected(message)
 
@@ -289,18 +331,18 @@ class Handshake:
         self._attested = True
         return [SendMessage(Attest(tickets=tickets)), *self._admit_if_due()]
 
-    def tickets_accepted(self) -> list[Action]:
+    def tickets_accepted(self, admission: Admission) -> list[Action]:
         """Note that ``Judge`` is done, and every validator accepted."""
         if self.ended:
             return []
-        self._accepted = True
+        self._accepted = admission
         return self._admit_if_due()
 
     def refuse(self, refusal: Refusal) -> list[Action]:
         """End the handshake for this node's reason: a validator's refusal, a deadline, a bond that stands."""
         if self.ended:
             return []
-        self.state = State.ENDED
+        self.state = Over()
         return [
             SendMessage(Refuse(code=refusal.code, reason=refusal.reason)),
             Ended(refusal, by_peer=False),
@@ -317,22 +359,20 @@ class Handshake:
         )
 
     def _on_hello(self, hello: Hello) -> list[Action]:
-        self.peer_name, self.peer_build = hello.name, hello.build
+        self.peer_name = hello.name
         # Every check comes before this node sends anything about itself.
-        gate = self.gate if self.gate is not None else self._find_gate(hello.group_id)
-        refusal = self._refusal_of_hello(hello, gate)
-        if refusal is not None:
-            return self.refuse(refusal)
-        assert gate is not None
-        self._peer_nonce = hello.nonce
-        self.state = State.AWAIT_PROVE
-        if self.role is Role.INITIATOR:
-            return [self._prove(gate)]
-        self.gate = gate
-        self._exporter = self._export(gate.group_id)
-        return [SendMessage(self._hello(gate))]
+        gate = self._gate_for(hello)
+        if isinstance(gate, Refusal):
+            return self.refuse(gate)
+        peer = Incarnation(hello.name, self.peer_id)
+        greeted = Greeted(gate, self._export(gate.group_id), peer, hello.build, hello.nonce)
+        self.state = AwaitProve(greeted)
+        initiates = self.role is Role.INITIATOR
+        return [self._prove(greeted) if initiates else SendMessage(self._hello(gate))]
 
-    def _refusal_of_hello(self, hello: Hello, gate: Gate | None) -> Refusal | None:
+    def _gate_for(self, hello: Hello) -> Gate | Refusal:
+        """Return the gate of the group that ``hello`` names, or why the peer cannot be in it."""
+        gate = self._gate if self._gate is not None else self._find_gate(hello.group_id)
         if hello.network_id != self._network_id:
             return Refusal(
                 code=RefusalCode.INVALID_HANDSHAKE,
@@ -347,70 +387,64 @@ class Handshake:
                 message="no such group here: another key, policy or setting, or not provisioned yet",
                 values={"found": hello.group_id.hex()},
             )
-        return gate.objection_to_build(hello.build) or gate.objection(final=False)
+        return gate.objection_to_build(hello.build) or gate.objection(final=False) or gate
 
-    def _prove(self, gate: Gate) -> SendMessage:
-        proof = proof_of(gate.secret, exporter=self._exporter, role=self.role, peer_id=self._me.id)
+    def _prove(self, greeted: Greeted) -> SendMessage:
+        gate = greeted.gate
+        proof = proof_of(gate.secret, exporter=greeted.exporter, role=self.role, peer_id=self._me.id)
         return SendMessage(Prove(proof=proof, entry=gate.entry))
 
-    def _on_prove(self, prove: Prove) -> list[Action]:
-        gate = self.gate
-        assert gate is not None
-        if not self._is_proof_right(gate, prove):
+    def _on_prove(self, greeted: Greeted, prove: Prove) -> list[Action]:
+        if not self._is_proof_right(greeted, prove):
             return self._refuse(
                 RefusalCode.INVALID_PROOF, "invalid-proof", "the peer does not have the group key"
             )
         self.proved = True
         # R2: no peer may act for another one. The id comes from TLS, the name from Hello.
-        if prove.entry.peer != Incarnation(self.peer_name or "", self.peer_id):
-            return self._refuse(RefusalCode.INVALID_HANDSHAKE, "entry-mismatch", "an entry of somebody else")
-        self.peer_entry = prove.entry
-        self.state = State.AWAIT_ATTEST
+        if prove.entry.peer != greeted.peer:
+            return self._refuse(RefusalCode.INVALID_HANDSHAKE, "entry-mismatch", "an entry of another member")
+        self.state = AwaitAttest(greeted, prove.entry)
         # A quote is expensive: it is made only now, for a peer that has the group's key.
-        issue = Issue(binding_of(self._exporter, self._peer_nonce))
-        return [issue] if self.role is Role.INITIATOR else [self._prove(gate), issue]
+        issue = Issue(binding_of(greeted.exporter, greeted.nonce))
+        return [issue] if self.role is Role.INITIATOR else [self._prove(greeted), issue]
 
-    def _is_proof_right(self, gate: Gate, prove: Prove) -> bool:
-        expected = proof_of(gate.secret, exporter=self._exporter, role=self.role.other, peer_id=self.peer_id)
+    def _is_proof_right(self, greeted: Greeted, prove: Prove) -> bool:
+        expected = proof_of(
+            greeted.gate.secret, exporter=greeted.exporter, role=self.role.other, peer_id=self.peer_id
+        )
         return hmac.compare_digest(expected, prove.proof)
 
-    def _on_admit(self, admit: Admit) -> list[Action]:
-        if not self._attested:
-            return self._unexpected(admit)
-        self.state = State.ADMITTED
-        self._peers = admit.peers
-        return self._form_if_due()
-
     def _admit_if_due(self) -> list[Action]:
-        if not (self._attested and self._accepted):
-            return []
-        gate = self.gate
-        assert gate is not None
-        # Checked again: another connection to the same peer may have been admitted meanwhile.
-        objection = gate.objection(final=True)
-        if objection is not None:
-            return self.refuse(objection)
-        self._admit_sent = True
-        return [SendMessage(Admit(peers=gate.known_peers())), *self._form_if_due()]
+        match self.state:
+            case AwaitAdmit(greeted) | Admitted(greeted) if self._attested and self._accepted is not None:
+                # Checked again: another connection to the same peer may have been admitted meanwhile.
+                objection = greeted.gate.objection(final=True)
+                if objection is not None:
+                    return self.refuse(objection)
+                self._admitted = self._accepted
+                return [SendMessage(Admit(peers=greeted.gate.known_peers())), *self._form_if_due()]
+            case _:
+                return []
 
     def _form_if_due(self) -> list[Action]:
-        if self.state is not State.ADMITTED or not self._admit_sent:
-            return []
-        assert self.peer_entry is not None
-        return [Formed(self.peer_entry, self._peers)]
+        match self.state:
+            case Admitted(greeted, entry, peers) if self._admitted is not None:
+                return [Formed(entry, greeted.build, greeted.exporter, self._admitted, peers)]
+            case _:
+                return []
 
     def _refuse(self, code: RefusalCode, reason: str, message: str) -> list[Action]:
         return self.refuse(Refusal(code=code, reason=reason, message=message))
 
-    def _unexpected(self, message: Any) -> list[Action]:
+    def _unexpected(self, message: Message) -> list[Action]:
         return self._refuse(
             RefusalCode.INVALID_HANDSHAKE,
             "unexpected-message",
-            f"{type(message).__name__} in state {self.state.value}",
+            f"{type(message).__name__} in state {self.state.name}",
         )
 
     def _refused(self, refuse: Refuse) -> list[Action]:
-        self.state = State.ENDED
+        self.state = Over()
         known = {item.value for item in RefusalCode}
         code = refuse.code if refuse.code in known else RefusalCode.INVALID_HANDSHAKE
         refusal = Refusal(code=RefusalCode(code), reason=refuse.reason)

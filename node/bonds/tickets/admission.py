@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from attestation.tickets.protocol import ExpectedClaims, Expiration, TicketRejectedError, TicketValidator
+from node.errors import LocalProtocolError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +41,11 @@ def judge(
 
     Raises:
         TicketRejectedError: by the first validator that refuses; ``ticket-missing``, ``ticket-expired``.
+        LocalProtocolError: ``peer`` names no binding.
     """
     binding = peer.binding
-    assert binding is not None, "nobody is admitted by an unbound ticket"
+    if binding is None:
+        raise LocalProtocolError("a ticket that is not bound to a connection admits no peer")
     expires_at: datetime | None = None
     accepted: dict[str, Expiration] = {}
     for validator in validators:

@@ -59,10 +59,10 @@ class TicketJobs:
         environment: clocks.
         network_id: 32 bytes.
         issuing, judging: the threads that make and judge tickets, in turns.
-        standing: the share of the connection, and whether it is one of the known (``node.places``).
+        share: returns the share of the connection, and whether it is one of the known (``node.places``).
 
     Attributes:
-        tickets: the newest that the peer has shown, whether judged or not.
+        peer_tickets: the newest that the peer has shown, whether judged or not.
         shown_cluster: the cluster that this node's newest own tickets name.
     """
 
@@ -73,15 +73,15 @@ class TicketJobs:
         network_id: bytes,
         issuing: TurnThread,
         judging: TurnThread,
-        standing: Callable[[], tuple[Share, bool]],
+        share: Callable[[], tuple[Share, bool]],
     ) -> None:
-        self.tickets: dict[str, bytes] = {}
+        self.peer_tickets: dict[str, bytes] = {}
         self.shown_cluster: Cluster | None = None
         self._environment = environment
         self._network_id = network_id
         self._issuing = issuing
         self._judging = judging
-        self._standing = standing
+        self._share = share
         self._jobs: set[asyncio.Future[Any]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self._closed = False
@@ -114,7 +114,7 @@ class TicketJobs:
             if failure is None:
                 done(future.result())
                 return
-            logger.warning("cannot renew our own ticket, will try again: %s", failure)
+            logger.warning("cannot renew this node's own ticket, will try again: %s", failure)
             loop = asyncio.get_running_loop()
             self._renewal = loop.call_later(RENEW_RETRY_S, self.renew, group, binding, done)
 
@@ -129,7 +129,7 @@ class TicketJobs:
     ) -> None:
         """Ask every validator about the tickets that a peer has shown."""
         if shown.fresh:
-            self.tickets = shown.tickets
+            self.peer_tickets = shown.tickets
         validators, now = group.validators, self._environment.now()
         expected = ExpectedClaims(
             peer_id=peer_id,
@@ -155,7 +155,7 @@ class TicketJobs:
         work: Callable[[], Any],
         done: Callable[["asyncio.Future[Any]"], None],
     ) -> None:
-        share, known = self._standing()
+        share, known = self._share()
         job = thread.run(work, share, known=known)
         self._jobs.add(job)
 

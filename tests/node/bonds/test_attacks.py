@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from attestation.tickets.ids import network_id_of_name
+from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims, Expiration
 from attestation.tickets.protocol import Cluster as Founded
-from attestation.tickets.protocol import Expiration
 from enclave.identity import Identity
 from node.bonds.core.handshake import Handshake
+from node.bonds.tickets.admission import judge
+from node.errors import LocalProtocolError
 from tests.support.bonds import AUTHORITY, Cluster, FakeIssuer, FakeValidator, Node
 
 
@@ -167,9 +169,9 @@ def _without_proof(_self: Handshake, _gate: object, _prove: object) -> bool:
     return True
 
 
-def _without_network(self: Handshake, hello: Any, gate: Any) -> Any:
-    del self, hello
-    return gate.objection(final=False)
+def _without_network(self: Any, hello: Any) -> Any:
+    gate = self._gate or self._find_gate(hello.group_id)
+    return gate.objection(final=False) or gate
 
 
 HANDSHAKE_ATTACKS: dict[str, tuple[dict[str, Any], int, str, str, Callable[..., Any]]] = {
@@ -178,7 +180,7 @@ HANDSHAKE_ATTACKS: dict[str, tuple[dict[str, Any], int, str, str, Callable[..., 
         {"network_id": network_id_of_name("other")},
         30400,
         "network-mismatch",
-        "_refusal_of_hello",
+        "_gate_for",
         _without_network,
     ),
 }
@@ -283,3 +285,15 @@ def test_the_fake_authority_is_what_the_fakes_trust() -> None:
             assert friend.me.id in victim.peers()
 
     asyncio.run(run())
+
+
+def test_a_verdict_on_tickets_that_need_no_connection_admits_no_peer() -> None:
+    identity = Identity.generate("mallory", datetime.now(UTC))
+    issuer, now = FakeIssuer(identity), datetime.now(UTC)
+    ticket = issuer.issue(group_id=None, cluster=None, binding=None, now=now)
+    unbound = ExpectedClaims(
+        peer_id=identity.peer_id, network_id=bytes(32), group_id=None, binding=None, cluster=ANY_CLUSTER
+    )
+
+    with pytest.raises(LocalProtocolError):
+        judge((CredulousValidator(),), {"fake": ticket}, unbound, now)

@@ -17,7 +17,7 @@ class Driven:
 
     def knock(self, count: int, reason: str = "too-many-handshakes") -> None:
         for _ in range(count):
-            self.recorder.turned_away("192.0.2.1:5", reason)
+            self.recorder.dropped("192.0.2.1:5", reason)
 
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.audit.events(limit=1000)]

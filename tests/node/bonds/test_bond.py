@@ -68,7 +68,7 @@ class Driven:
         for _ in range(ms // SETTINGS.tick_ms):
             self.ms += SETTINGS.tick_ms
             if heard:
-                self.bond.heard(self.ms)
+                self.bond.bytes_arrived(self.ms)
             happened += [(self.ms, action) for action in self.bond.tick(self.ms, self.now)]
         return happened
 
@@ -253,7 +253,7 @@ def test_a_peer_cannot_change_its_identity(change: dict[str, Any]) -> None:
 
     assert bond.receive_untrusted(PeerEntryUpdate(entry=moved)) == [Learned(moved)]
     assert bond.entry == moved
-    with pytest.raises(RemoteProtocolError, match="somebody else"):
+    with pytest.raises(RemoteProtocolError, match="another member"):
         bond.receive_untrusted(PeerEntryUpdate(entry=PeerEntry(**(fields | change))))
 
 

@@ -175,7 +175,7 @@ def test_a_bond_that_was_ended_for_a_lasting_reason_is_not_formed_again_at_once(
     b = book("10.0.0.1:1")
     b.due(0, ())
     b.reached("10.0.0.1:1", LOW)
-    b.shunned(LOW, 0)
+    b.rejected(LOW, 0)
 
     assert b.due(7999, ()) == []
     assert b.due(8000, ()) == ["10.0.0.1:1"]

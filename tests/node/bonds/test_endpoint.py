@@ -175,8 +175,8 @@ def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Ru
             larger = await cluster.start(high.name, smaller.address, identity=high)
             await asyncio.to_thread(judging.wait, 5)
             smaller.group()._book.resolved([larger.address], 0)
-            shaking = smaller.group()._shaking[larger.me.id]
-            while [item.role for item in shaking] != [Role.RESPONDER, Role.INITIATOR]:
+            under_way = smaller.group()._handshaking[larger.me.id]
+            while [item.role for item in under_way] != [Role.RESPONDER, Role.INITIATOR]:
                 await asyncio.sleep(0.005)
             go_on.set()
             await smaller.until_bonded(larger)
@@ -612,8 +612,8 @@ def test_a_bug_in_one_bonds_timers_does_not_stop_the_others(caplog: pytest.LogCa
             def fail(*_: object) -> None:
                 raise RuntimeError("a bug")
 
-            bad = next(x for x in a.endpoint._connections if x.peer_id == b.me.id)
-            bad.bond.tick = fail
+            bad = next(x for x in a.endpoint._connections if x.known_peer.peer_id == b.me.id)
+            bad.stage.bond.tick = fail
             await a.handler.until(lambda: len(a.handler.ups) == 3)
 
             assert [down[0] for down in a.handler.downs] == [b.me]

@@ -200,10 +200,10 @@ def test_a_bond_outlives_a_message_that_only_a_later_release_knows() -> None:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
-            (connection,) = b.group()._bonds.values()
+            (held,) = b.group()._bonds.values()
             body = canonical.encode([64, "news"])
             later = len(body).to_bytes(4, "big") + body
-            connection.send_frames(Lane.CONTROL, [later, frame_of(Ping())])
+            held.connection.send_frames(Lane.CONTROL, [later, frame_of(Ping())])
             b.group().send([a.me], b"after it")
             await a.handler.until(lambda: (b.me, b"after it") in a.handler.payloads)
 
