@@ -16,11 +16,12 @@ run: $(VENV)/.installed ## Start a three-node attested cluster with embedded moc
 test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not image and not long" $(ARGS)
 
-check: $(VENV)/.installed-dev ## Format, lint, types, import layers
+check: $(VENV)/.installed-dev ## Format, lint, types, import layers, width of the pages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.docs.layout
 
 fix: $(VENV)/.installed-dev ## Apply formatting and safe fixes
 	@$(BIN)/ruff check --fix .
