@@ -102,6 +102,17 @@ def _head_once(number: int) -> bytes:
     return _INDEX_4(0x1A, number) if number < 1 << 32 else _INDEX_8(0x1B, number)
 
 
+def _head_bytes(number: int) -> int:
+    """Return how many bytes ``_head_once`` returns for a number."""
+    if number < 24:
+        return 1
+    if number < 0x100:
+        return 2
+    if number < 0x10000:
+        return 3
+    return 5 if number < 1 << 32 else 9
+
+
 @lru_cache(maxsize=4096)
 def _head(number: int) -> bytes:
     """Return the deterministic CBOR of an unsigned integer that recurs often, like a term or a time."""
@@ -242,7 +253,7 @@ def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
             and 1 <= seq <= INTEGER_MAX
             and type(ack_below) is int
             and 0 <= ack_below <= seq
-            and (key is None or _is_key(key))
+            and (key is None or (type(key) is list and len(key) == 2 and _is_key(*key)))
             and (credential is None or is_credential(credential))
             and type(commands) is list
             and commands
@@ -251,8 +262,8 @@ def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
             if key is None:
                 return CommandBatch(session, seq, ack_below, None, tuple(commands), b"", credential, system)
             name, not_after_ms = key
-            heads = len(
-                _head_once(seq) + _head_once(ack_below) + _head_once(len(name)) + _head_once(not_after_ms)
+            heads = (
+                _head_bytes(seq) + _head_bytes(ack_below) + _head_bytes(len(name)) + _head_bytes(not_after_ms)
             )
             # No CBOR head is shorter than its deterministic form. So in any other encoding too, this holds
             # caller and commands.
@@ -283,11 +294,8 @@ def counts_as_command(entry: Entry) -> bool:
     return type(value) is list and len(value) == 6 and value[4] is not None
 
 
-def _is_key(value: Any) -> bool:
-    """Return whether ``value`` is a key with the time up to which it counts."""
-    if type(value) is not list or len(value) != 2:
-        return False
-    name, not_after_ms = value
+def _is_key(name: Any, not_after_ms: Any) -> bool:
+    """Return whether these are a key's name and the time up to which it counts."""
     return (
         type(name) is bytes
         and 1 <= len(name) <= KEY_BYTES_MAX

@@ -18,14 +18,16 @@ REFUSAL_CHARS_MAX: Final = 512  # of its message, when it is kept
 DIGEST_BYTES: Final = 32
 _SIZE_BYTES: Final = 4
 
-_WHOLE, _REFUSED, _BRIEF = b"\x00", b"\x01", b"\x02"
+# The first byte of what is kept: whether it is the values, a refusal, or only digest and size.
+BRIEF: Final = 2
+_WHOLE, _REFUSED, _BRIEF = b"\x00", b"\x01", bytes((BRIEF,))
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 
 def keep(results: tuple[Result, ...], size: int, *, whole: bool) -> bytes:
     """Return what to keep of ``results``, which take about ``size`` bytes; ``whole``: keep them if small."""
-    if len(results) == 1 and type(results[0]) is Applied and whole and size <= WHOLE_BYTES_MAX:
+    if whole and size <= WHOLE_BYTES_MAX and len(results) == 1 and type(results[0]) is Applied:
         return _whole([results[0].value])  # nearly all results
     refused = [(sub, result) for sub, result in enumerate(results) if type(result) is Failed]
     if refused:
@@ -46,11 +48,6 @@ def _whole(values: list[object]) -> bytes:
 def _brief(values: list[object]) -> bytes:
     encoded = encode(values)
     return _BRIEF + hashlib.sha256(encoded).digest() + len(encoded).to_bytes(_SIZE_BYTES)
-
-
-def is_brief(kept: bytes) -> bool:
-    """Return whether only digest and size were kept."""
-    return kept[0] == _BRIEF[0]
 
 
 def outcome_of(kept: bytes, at: Cursor) -> Ok | AlreadyExecuted:

@@ -38,6 +38,9 @@ RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
 REFUSAL_CHARS_MAX: Final = 4096
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
+_SESSION: Final = EntryKind.SESSION
+_MACHINE_COMMAND: Final = Request.COMMAND
+_SYSTEM_COMMAND: Final = Request.SYSTEM_COMMAND
 _OF_LEVELS: Final = frozenset((EntryKind.CONFIG, EntryKind.FEATURE, EntryKind.MACHINE))
 # The machine does not cause these: another node may have had the memory, and received no Ctrl-C.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
@@ -92,19 +95,19 @@ class Replica:
             assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
             self.table.expire(entry.time_ms)
-            resolution = None
-            if entry.kind is _COMMAND or entry.kind is _SYSTEM:
+            resolution, kind = None, entry.kind
+            if kind is _COMMAND or kind is _SYSTEM:
                 self.commands += counts_as_command(entry)
                 batch = next(batches)
                 # Every node finds it equally malformed: it is a no-op that answers no caller, and does not
                 # block the log.
                 if batch is not None:
                     resolution = self._apply_batch(batch, entry, at)
-            elif entry.kind is EntryKind.SESSION:
+            elif kind is _SESSION:
                 change = decode_session_untrusted(entry.payload)
                 self.table.change(change, entry.time_ms)
                 resolution = Resolution(change.session, 0, Ok((), at))
-            elif entry.kind in _OF_LEVELS:
+            elif kind in _OF_LEVELS:
                 resolution = self._change_levels(entry, at)
             self.applied_ms = entry.time_ms
             self.applied = at
@@ -171,35 +174,32 @@ class Replica:
         Returns the results, and about how many bytes they take.
         """
         # The caller is judged by the state before the entry.
-        request = Request.SYSTEM_COMMAND if batch.system else Request.COMMAND
-        for sub, command in enumerate(batch.commands):
-            refusal = self._judge(batch.credential, request, command, entry.time_ms)
+        commands, credential, time_ms = batch.commands, batch.credential, entry.time_ms
+        request, target = (_SYSTEM_COMMAND, self.system) if batch.system else (_MACHINE_COMMAND, self.machine)
+        for sub, command in enumerate(commands):
+            refusal = self._judge(credential, request, command, time_ms)
             if refusal is not None:
-                return aborted(len(batch.commands), sub, refusal), len(refusal.message)
-        target = self.system if batch.system else self.machine
+                return aborted(len(commands), sub, refusal), len(refusal.message)
         savepoint = self._savepoint(target)
         results: list[Result] = []
         size = 0
-        for sub, command in enumerate(batch.commands):
+        for sub, command in enumerate(commands):
             context = ApplyContext(
-                entry.term,
-                entry.index,
-                sub,
-                entry.time_ms,
-                self._group_id,
-                batch.credential,
-                self._version,
+                entry.term, entry.index, sub, time_ms, self._group_id, credential, self._version
             )
             result = self._apply_one(target, command, context)
-            try:
-                size += plain_bytes(result.value) if type(result) is Applied else 0
-            except NotPlainError as exc:
-                result = Failed("result-not-plain", f"the machine returned {exc}, which is not plain data")
-            if size > RESULTS_BYTES_MAX:
-                result = Failed("results-too-large", f"more than {RESULTS_BYTES_MAX} bytes of results")
+            if type(result) is Applied:
+                try:
+                    size += plain_bytes(result.value)
+                except NotPlainError as exc:
+                    result = Failed(
+                        "result-not-plain", f"the machine returned {exc}, which is not plain data"
+                    )
+                if size > RESULTS_BYTES_MAX:
+                    result = Failed("results-too-large", f"more than {RESULTS_BYTES_MAX} bytes of results")
             if type(result) is Failed:
                 self._rollback(target, savepoint)
-                return aborted(len(batch.commands), sub, result), len(result.message)
+                return aborted(len(commands), sub, result), len(result.message)
             results.append(result)
         return tuple(results), size
 

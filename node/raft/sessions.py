@@ -49,10 +49,12 @@ class Session:
         """Forget the outcomes of the sequence numbers up to ``below``, exclusive."""
         outcomes = self.outcomes
         # Each number that was never executed costs a lookup, unless there are more numbers than outcomes.
-        numbers = range(self.low, below) if below - self.low <= len(outcomes) else tuple(outcomes)
-        for seq in numbers:
-            if seq < below:
+        if below - self.low <= len(outcomes):
+            for seq in range(self.low, below):
                 outcomes.pop(seq, None)
+        else:
+            for seq in [seq for seq in outcomes if seq < below]:
+                del outcomes[seq]
         self.low = below
 
 

@@ -106,11 +106,36 @@ def test_keys_of_one_shard_are_distinguished_whatever_their_tags(monkeypatch):
     assert table.find(b"aabbZ") is None
 
 
+def test_a_key_whose_digest_stands_in_another_key_s_result_is_not_found_there(monkeypatch):
+    monkeypatch.setattr(keys, "sha256", Plain)
+    table = KeyTable(TTL_MS)
+    planted = b"planted".ljust(16, b"\x00")
+    add(table, b"a", Cursor(1, 1), (Applied(planted * 3),))
+    assert table.find(b"planted") is None
+
+    add(table, b"planted", Cursor(1, 2), (Applied(2),))
+    add(table, b"b", Cursor(1, 3), (Applied(planted * 3),))
+    assert table.find(b"planted").outcome() == Ok((Applied(2),), Cursor(1, 2))
+
+
+def test_a_forgotten_key_can_be_used_again_before_its_space_is_free(monkeypatch):
+    monkeypatch.setattr(keys, "_SWEPT_AT_ONCE", 0)
+    table = KeyTable(TTL_MS)
+    add(table, b"k", Cursor(1, 1), (Applied(1),), time_ms=0)
+    add(table, b"other", Cursor(1, 2), time_ms=TTL_MS)
+    table.expire(TTL_MS + 1)
+    assert table.find(b"k") is None
+
+    add(table, b"k", Cursor(2, 3), (Applied(2),), time_ms=TTL_MS + 1)
+    assert table.find(b"k").outcome() == Ok((Applied(2),), Cursor(2, 3))
+    assert len(table) == 2
+
+
 # ---- what it costs ---------------------------------------------------------------
 def test_a_key_and_a_small_result_cost_less_than_a_hundred_bytes(monkeypatch):
-    """Packed as densely as 1.2 million are in 1,024 shards: 20,000 a second for a TTL of a minute."""
-    monkeypatch.setattr(keys, "_SHARDS", 16)
-    table, count, ttl_ms = KeyTable(60_000), 16 * 1_200_000 // 1024, 60_000
+    """Packed as densely as 1.2 million are in all shards: 20,000 a second for a TTL of a minute."""
+    monkeypatch.setattr(keys, "_SHARDS", 512)
+    table, count, ttl_ms = KeyTable(60_000), 512 * 1_200_000 // 32_768, 60_000
     tracemalloc.start()
     for number in range(count):
         result = Applied({"revision": number, "create_revision": number, "version": 1})
@@ -122,6 +147,26 @@ def test_a_key_and_a_small_result_cost_less_than_a_hundred_bytes(monkeypatch):
     assert len(table) == count
     assert taken / count < 100
     assert table.find((12_345).to_bytes(8)).at == Cursor(7, 12_346)
+
+
+def test_the_space_of_forgotten_keys_is_freed_while_a_quarter_as_many_are_added(monkeypatch):
+    monkeypatch.setattr(keys, "_SHARDS", 256)
+    table, count, ttl_ms = KeyTable(60_000), 8192, 60_000
+    tracemalloc.start()
+    for number in range(count):
+        add(table, number.to_bytes(8), Cursor(1, number + 1), (Applied("v" * 100),))
+    full, _ = tracemalloc.get_traced_memory()
+    for number in range(count, count + count // 4):
+        table.expire(ttl_ms + 1 if number > count else ttl_ms)
+        add(table, number.to_bytes(8), Cursor(1, number + 1), (Applied("v" * 100),), time_ms=ttl_ms)
+    quarter, _ = tracemalloc.get_traced_memory()
+    table.expire(3 * ttl_ms)
+    none, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert quarter < full * 2 // 5
+    assert none < full // 20
+    assert len(table) == 0
 
 
 def test_more_keys_are_remembered_than_a_group_can_write():
