@@ -10,12 +10,13 @@ import json
 import uvloop
 
 from bench.cluster_process import cluster
+from node.process_events import NodeBonded, NodeStarted
 
 
 async def one_start(port: int) -> dict[str, float]:
     async with cluster(3, port) as running:
-        first = next(t for t, e in running.events if e["event"] == "node-started")
-        bonded = max(t for t, e in running.events if e["event"] == "node-bonded")
+        first = next(t for t, e in running.events if isinstance(e, NodeStarted))
+        bonded = max(t for t, e in running.events if isinstance(e, NodeBonded))
         return {
             "first_process_s": round(first, 3),
             "bonded_s": round(bonded, 3),

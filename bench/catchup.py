@@ -32,7 +32,7 @@ AROUND_S = 1.0
 
 def workers(directory: Path) -> list[Worker]:
     """Start three founders; the fourth is on hold."""
-    cluster = DevCluster(directory, nodes=VOTERS + 1, api_port=free_ports(1)[0], emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=VOTERS + 1, api_port=free_ports(1)[0], report=lambda _event: None)
     cluster.prepare()
     document = cluster.document_file.read_text()
     cluster.document_file.write_text(

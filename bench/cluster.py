@@ -17,19 +17,19 @@ from bench.http_load import post, run_load
 
 async def leader_index(running: Cluster) -> int:
     async with httpx.AsyncClient(
-        verify=running.tls(), headers={"Authorization": f"Bearer {running.ready['token']}"}
+        verify=running.tls(), headers={"Authorization": f"Bearer {running.ready.token}"}
     ) as client:
         for _ in range(50):
-            group = (await client.get(f"{running.nodes[0]['api']}/v1/group")).json()
+            group = (await client.get(f"{running.nodes[0].api}/v1/group")).json()
             for i, node in enumerate(running.nodes):
-                if node["peer_id"] == group["leader"]:
+                if node.peer_id == group["leader"]:
                     return i
             await asyncio.sleep(0.1)
     raise SystemExit("no leader")
 
 
 async def measure(running: Cluster, node: int, clients: int, seconds: float) -> dict[str, object]:
-    token = running.ready["token"]
+    token = running.ready.token
     requests = [
         post(
             "/v1/commands",

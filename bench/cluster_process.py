@@ -5,7 +5,6 @@ that setting added: a development cluster has no such flag.
 """
 
 import asyncio
-import json
 import os
 import signal
 import ssl
@@ -16,9 +15,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from node.dev import DevCluster
+from node.process_events import ClusterReady, DevEvent, DevNodeView, ProcessEvent
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -27,28 +28,28 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 class Cluster:
     """The ``ready`` event, and all events until now with the seconds since start."""
 
-    ready: dict[str, Any]
+    ready: ClusterReady
     seconds_to_ready: float
     directory: Path
-    events: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    events: list[tuple[float, ProcessEvent]] = field(default_factory=list)
 
     @property
-    def nodes(self) -> list[dict[str, Any]]:
-        return self.ready["nodes"]
+    def nodes(self) -> tuple[DevNodeView, ...]:
+        return self.ready.nodes
 
     def tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ready["ca"])
+        context = ssl.create_default_context(cafile=self.ready.ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
     def port(self, node: int) -> int:
-        return int(self.nodes[node]["api"].rpartition(":")[2])
+        return int(self.nodes[node].api.rpartition(":")[2])
 
     def cpu_seconds(self) -> float:
         """User and system CPU seconds of all nodes until now."""
         total = 0
         for node in self.nodes:
-            fields = Path(f"/proc/{node['pid']}/stat").read_text().rpartition(") ")[2].split()
+            fields = Path(f"/proc/{node.pid}/stat").read_text().rpartition(") ")[2].split()
             total += int(fields[11]) + int(fields[12])
         return total / CLOCK_TICKS
 
@@ -56,7 +57,7 @@ class Cluster:
         """Resident memory of each node."""
         sizes = []
         for node in self.nodes:
-            status = Path(f"/proc/{node['pid']}/status").read_text()
+            status = Path(f"/proc/{node.pid}/status").read_text()
             line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
             sizes.append(round(int(line.split()[1]) / 1024, 1))
         return sizes
@@ -74,12 +75,12 @@ async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster
             limit=1 << 20,
         )  # fmt: skip
         assert process.stdout is not None
-        events = []
+        events: list[tuple[float, ProcessEvent]] = []
         try:
             async for line in process.stdout:
-                event = json.loads(line)
+                event: DevEvent = msgspec.json.decode(line, type=DevEvent)
                 events.append((time.perf_counter() - start, event))
-                if event["event"] == "ready":
+                if isinstance(event, ClusterReady):
                     break
             else:
                 raise SystemExit("the cluster did not start")
@@ -103,17 +104,17 @@ class _TrustDiskCluster(DevCluster):
 async def trust_disk_cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster]:
     """Run nodes with ``trust_disk`` in a temporary directory of this disk."""
     start = time.perf_counter()
-    events: list[tuple[float, dict[str, Any]]] = []
+    events: list[tuple[float, ProcessEvent]] = []
     with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
         local = _TrustDiskCluster(
             Path(directory),
             nodes=nodes,
             api_port=api_port,
-            emit=lambda event: events.append((time.perf_counter() - start, event)),
+            report=lambda event: events.append((time.perf_counter() - start, event)),
         )
         async with local.running():
             took, ready = events[-1]
-            assert ready["event"] == "ready"
+            assert isinstance(ready, ClusterReady)
             yield Cluster(ready, took, Path(directory), events)
 
 

@@ -22,9 +22,9 @@ from bench.cluster_process import cluster
 async def gap_after_kill(port: int) -> dict[str, float]:
     async with cluster(3, port) as running:
         leader = await leader_index(running)
-        survivor = running.nodes[(leader + 1) % 3]["api"]
+        survivor = running.nodes[(leader + 1) % 3].api
         async with httpx.AsyncClient(
-            verify=running.tls(), headers={"Authorization": f"Bearer {running.ready['token']}"}, timeout=10
+            verify=running.tls(), headers={"Authorization": f"Bearer {running.ready.token}"}, timeout=10
         ) as client:
             gaps, last, end, count, killed = [], time.perf_counter(), 0.0, 0, 0.0
             while not end or time.perf_counter() < end:
@@ -42,7 +42,7 @@ async def gap_after_kill(port: int) -> dict[str, float]:
                 gaps.append(now - last)
                 last, count = now, count + 1
                 if count == 200:
-                    os.kill(running.nodes[leader]["pid"], signal.SIGKILL)
+                    os.kill(running.nodes[leader].pid, signal.SIGKILL)
                     killed = time.perf_counter()
                     end = killed + 5
             return {"gap_ms": round(max(gaps[200:]) * 1000, 1), "puts": count}

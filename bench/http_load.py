@@ -7,6 +7,7 @@ import asyncio
 import ssl
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 
 @dataclass
@@ -82,7 +83,7 @@ async def run_load(
     clients = []
     for request in requests:
         _, client = await loop.create_connection(
-            lambda request=request: Client(load, request, start + seconds),
+            partial(Client, load, request, start + seconds),
             "127.0.0.1", port, ssl=tls, server_hostname="127.0.0.1",
         )  # fmt: skip
         clients.append(client)

@@ -21,6 +21,8 @@ import urllib.request
 import zlib
 from pathlib import Path
 
+from node.process_events import GuestStarted, read_guests_event
+
 SCRIPTS = Path(__file__).resolve().parents[1] / "tdx-images"
 SECONDS_MAX = 600
 
@@ -42,9 +44,9 @@ def guests(image: Path, count: int, port: int, path: str) -> dict[str, float]:
             assert process.stdout is not None
             pids: list[int] = []
             for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "guest-started":
-                    pids.append(event["pid"])
+                event = read_guests_event(line)
+                if isinstance(event, GuestStarted):
+                    pids.append(event.pid)
                 if len(pids) == count:
                     break
             start = time.monotonic()

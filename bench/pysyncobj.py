@@ -74,7 +74,7 @@ class Worker:
 
 
 def bondstone_workers(directory: Path, *, trust_disk: bool) -> list[Worker]:
-    cluster = DevCluster(directory, nodes=NODES, api_port=free_ports(1)[0], emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=NODES, api_port=free_ports(1)[0], report=lambda _event: None)
     cluster.prepare()
     if trust_disk:
         text = cluster.document_file.read_text()

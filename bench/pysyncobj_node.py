@@ -26,7 +26,7 @@ from node.config import load_node
 from node.daemon import running
 from node.raft.events import Execute
 from node.raft.types import Applied, Ok, Role
-from node.service import Daemon
+from node.service import NodeService
 
 VALUE = "v" * 64
 KEYS = 1000
@@ -45,23 +45,23 @@ class System(Protocol):
 class BondstoneSystem:
     """A whole node; the load bypasses only its HTTP API."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, service: NodeService) -> None:
+        self._service = service
 
     def leads(self) -> bool:
-        return self._daemon.group().status.role is Role.LEADER
+        return self._service.group().status.role is Role.LEADER
 
     def ready(self) -> bool:
-        status = self._daemon.group().status
+        status = self._service.group().status
         return status.online and len(status.voters) == 3
 
     def applied(self) -> int:
-        return self._daemon.group().status.applied
+        return self._service.group().status.applied
 
     async def put(self, key: str, value: str) -> bool:
         command = {"op": "put", "key": key, "value": value}
         # The member itself submits it: there is no caller with a credential to judge.
-        group = self._daemon._require_group()
+        group = self._service._require_group()
         outcome = await group.outcome(lambda token: Execute(token, (command,)), timeout_s=10)
         return isinstance(outcome, Ok) and isinstance(outcome.results[0], Applied)
 
@@ -71,7 +71,7 @@ class Store(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         super().__init__(me, others, conf)
         self._items: dict[str, str] = {}
 
-    @replicated
+    @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
     def put(self, key: str, value: str) -> bool:
         self._items[key] = value
         return True
@@ -243,8 +243,8 @@ async def main() -> None:
         os.read(sys.stdin.fileno(), 1)  # unbuffered: ``serve`` reads the rest
     if args.config is not None:
         files = load_node(args.config)
-        async with running(files.document, files.config, lambda _event: None) as daemon:
-            await serve(BondstoneSystem(daemon))
+        async with running(files.document, files.config, lambda _event: None) as service:
+            await serve(BondstoneSystem(service))
     else:
         await serve(PySyncObjSystem(args.me, args.others.split(","), args.journal))
 

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,18 @@ class Watch:
 
 async def serve(directory: Path, port: int) -> None:
     """Run the node; answer each line on standard input with the results since the line before."""
-    cluster = DevCluster(directory, nodes=1, api_port=port, emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=1, api_port=port, report=lambda _event: None)
     cluster.prepare()
     (node,) = cluster.nodes
     files = load_node(node.config_file)
     watch = Watch()
     loop = asyncio.get_running_loop()
-    async with running(files.document, files.config, lambda _event: None) as daemon:
-        while not daemon.readiness().ready:
+    async with running(files.document, files.config, lambda _event: None) as service:
+        while not service.readiness().ready:
             await asyncio.sleep(0.02)
         watching = loop.create_task(watch.run())
-        spec = daemon._group._bonds._spec
+        assert service.joined is not None
+        spec = service.joined._bonds._spec
         print(
             json.dumps(
                 {
@@ -91,7 +93,7 @@ async def serve(directory: Path, port: int) -> None:
                     "certificate": str(node.certificate_file),
                     "secret": spec.secret.hex(),
                     "group_id": spec.group_id.hex(),
-                    "network_id": daemon._network.endpoint.context.network_id.hex(),
+                    "network_id": service._network.endpoint.context.network_id.hex(),
                 }
             ),
             flush=True,
@@ -121,7 +123,8 @@ class Target:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return json.loads(self._line())
+        seen: dict[str, float] = json.loads(self._line())
+        return seen
 
     def connect(self, which: str) -> socket.socket:
         host, _, port = self.at[which].rpartition(":")
@@ -147,6 +150,10 @@ def post(body: bytes, target: Target | None = None, path: str = "/v1/commands") 
     if target is not None:
         fields.append(f"Authorization: Bearer {target.at['token']}")
     return head(f"POST {path}", *fields) + body
+
+
+def write(target: Target, body: bytes) -> None:
+    ask(target, post(body, target))
 
 
 def filled(shape: bytes, start: bytes, end: bytes, size: int = MIB) -> bytes:
@@ -326,7 +333,7 @@ def inputs() -> Iterator[Input]:
     yield Input("stranger", "bond: 8 KiB of empty lists", lambda t: bond(t, cbor_of(b"\x80", 8192)))
     for name, item in CBOR_SHAPES.items():
         frame = cbor_of(item, MIB)
-        yield Input("key holder", f"bond: 1 MiB of {name}", lambda t, frame=frame: bond(t, frame, prove=True))
+        yield Input("key holder", f"bond: 1 MiB of {name}", partial(bond, data=frame, prove=True))
     yield Input(
         "stranger", "api: 1 MiB that is no TLS", lambda t: raw(t, "api", b"\x16\x03\x01" + bytes(MIB))
     )
@@ -342,7 +349,7 @@ def inputs() -> Iterator[Input]:
     yield Input("stranger", "api: 1 MiB without credentials", lambda t: ask(t, post(json_of(b"[],"))))
     for name, shape in JSON_SHAPES.items():
         body = json_of(shape)
-        yield Input("writer", f"api: a command of {name}", lambda t, body=body: ask(t, post(body, t)))
+        yield Input("writer", f"api: a command of {name}", partial(write, body=body))
     query = json_of(b"[],", b'{"query":[')
     yield Input("writer", "api: a query of empty lists", lambda t: ask(t, post(query, t, "/v1/queries")))
     yield Input("writer", "api: as many values as are taken", lambda t: ask(t, post(few_values(), t)))

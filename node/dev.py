@@ -16,12 +16,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 
@@ -34,6 +34,23 @@ from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
 from node.authority import load_private_key, new_private_key_pem, render_authority
 from node.errors import ConfigError
 from node.group.identity import GroupKey
+from node.process_events import (
+    BecameReady,
+    ClusterReady,
+    DevNodeView,
+    FirstBond,
+    Listening,
+    NodeBonded,
+    NodeEvent,
+    NodeExited,
+    NodeNotReady,
+    NodeReadyAgain,
+    NodeStarted,
+    NoLongerReady,
+    ReadyAgain,
+    Reporter,
+    read_node_event,
+)
 from node.tokens import AccessRole, new_token, render_token_entry
 
 NODES_MAX: Final = 15
@@ -42,8 +59,6 @@ STOP_TIMEOUT_S: Final = 10.0
 FILE_BYTES_MAX: Final = 1024 * 1024
 CERTIFICATE_POLL_S: Final = 0.3
 SEPT_VE_DISABLE: Final = "0000001000000000"
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 def mock_measurement(label: str) -> str:
@@ -80,17 +95,17 @@ class DevNode:
     def command(self) -> list[str]:
         return [*bondstone_command(), "node", "run", "--config", str(self.config_file)]
 
-    def describe(self) -> dict[str, Any]:
+    def view(self) -> DevNodeView:
         assert self.process is not None
-        return {
-            "name": self.name,
-            "pid": self.process.pid,
-            "api": f"https://{self.api}",
-            "bond": self.bond,
-            "peer_id": self.peer_id,
-            "data_dir": str(self.directory / "data"),
-            "command": shlex.join(self.command),
-        }
+        return DevNodeView(
+            name=self.name,
+            pid=self.process.pid,
+            api=f"https://{self.api}",
+            bond=self.bond,
+            peer_id=self.peer_id,
+            data_dir=str(self.directory / "data"),
+            command=shlex.join(self.command),
+        )
 
 
 def bondstone_command() -> list[str]:
@@ -108,7 +123,7 @@ class DevCluster:
         *,
         nodes: int,
         api_port: int,
-        emit: Emit,
+        report: Reporter,
         pccs: bool = False,
         authority: bool = False,
     ) -> None:
@@ -117,7 +132,7 @@ class DevCluster:
         if not 1 <= api_port <= 65535 - nodes:
             raise ConfigError(f"--api-port {api_port} leaves no room for {nodes} ports")
         self.directory = directory.resolve()
-        self._emit = emit
+        self._report = report
         self._count = nodes
         self._api_port = api_port
         self._pccs = pccs
@@ -246,39 +261,42 @@ class DevCluster:
             )
         finally:
             os.close(log)
-        self._emit({"event": "node-started", "name": node.name, "pid": node.process.pid})
+        self._report(NodeStarted(node.name, node.process.pid))
         tasks.create_task(self._follow(node, node.process))
 
     async def _follow(self, node: DevNode, process: asyncio.subprocess.Process) -> None:
         """Read the node's events until it ends."""
         assert process.stdout is not None
         async for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") == "listening":
-                node.peer_id, node.group_id = event["peer_id"], event["group_id"]
-                self._write_ca()
-            elif event.get("event") == "bonded":
-                self._emit({"event": "node-bonded", "name": node.name})
-            elif event.get("event") == "ready":
-                self._cluster = event["cluster"]
-                node.ready.set()
-            elif event.get("event") in {"not-ready", "ready-again"}:
-                self._emit({**event, "event": f"node-{event['event']}", "name": node.name})
+            self._on_event(node, read_node_event(line))
         code = await process.wait()
-        self._emit(
-            {
-                "event": "node-exited",
-                "name": node.name,
-                "pid": process.pid,
-                "code": code,
-                "expected": self._stopping,
-                "log": str(node.log_file),
-                "restart": shlex.join(node.command),
-            }
+        self._report(
+            NodeExited(
+                name=node.name,
+                pid=process.pid,
+                code=code,
+                expected=self._stopping,
+                log=str(node.log_file),
+                restart=shlex.join(node.command),
+            )
         )
+
+    def _on_event(self, node: DevNode, event: NodeEvent | None) -> None:
+        match event:
+            case Listening():
+                node.peer_id, node.group_id = event.peer_id, event.group_id or ""
+                self._write_ca()
+            case FirstBond():
+                self._report(NodeBonded(node.name))
+            case BecameReady():
+                self._cluster = event.cluster
+                node.ready.set()
+            case NoLongerReady():
+                self._report(NodeNotReady(event.reason, event.message, node.name))
+            case ReadyAgain():
+                self._report(NodeReadyAgain(node.name))
+            case _:
+                pass
 
     async def _until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -299,14 +317,13 @@ class DevCluster:
                     continue
         self._write_ca()
         self._write_client_settings()
-        self._emit(
-            {
-                "event": "ready",
-                "group_id": self.nodes[0].group_id,
-                "nodes": [node.describe() for node in self.nodes],
-                "token": _read(self.token_file, secret=True),
-                "ca": str(self.ca_file),
-            }
+        self._report(
+            ClusterReady(
+                group_id=self.nodes[0].group_id,
+                nodes=tuple(node.view() for node in self.nodes),
+                token=_read(self.token_file, secret=True),
+                ca=str(self.ca_file),
+            )
         )
 
     async def _keep_certificates(self) -> None:

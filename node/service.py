@@ -1,9 +1,8 @@
 """A running node behind its HTTP API: the ``node.api.service.Service`` of one group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from attestation.background import Background
@@ -28,10 +27,11 @@ from node.group.group import Group
 from node.group.identity import GroupKey, GroupKeyDiffersError, require_key
 from node.group.network import GroupBuilder, Network
 from node.group_document import GroupDocument, grants_of
+from node.joined import JoinedGroup
 from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
-from node.peers import Incarnation
 from node.places import Usage
+from node.process_events import KeyProvisioned, Reporter
 from node.raft.events import Execute, Query
 from node.raft.outlook import Quorum, describe
 from node.raft.types import Answer, Consistency, Cursor, Outcome
@@ -43,10 +43,8 @@ from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
 
-Tell = Callable[[dict[str, Any]], None]
 
-
-class Daemon:
+class NodeService:
     """A running node. Implements ``node.api.service.Service``."""
 
     def __init__(
@@ -58,11 +56,13 @@ class Daemon:
         machine: StateMachine,
         validators: tuple[TicketValidator, ...],
         audit: AuditLog,
-        tell: Tell,
+        report: Reporter,
         clock: NodeClock,
         mock: bool,
         storage: FileStorage | None = None,
         background: Background,
+        joined: JoinedGroup,
+        tcb_outlook: TcbOutlook | None,
     ) -> None:
         self._document = document
         self._config = config
@@ -73,11 +73,11 @@ class Daemon:
         self.validators = validators
         self._network = network
         self._audit = audit
-        self._tell = tell
+        self._report = report
         self._machine = machine
-        self._group: Group | None = None
+        self._joined = joined
         self._issuing = asyncio.Lock()
-        self.tcb_outlook: TcbOutlook | None = None
+        self.tcb_outlook = tcb_outlook
 
     # ---- the group ----------------------------------------------------------
     def usages(self) -> tuple[Usage, ...]:
@@ -90,7 +90,8 @@ class Daemon:
         Raises:
             GroupKeyDiffersError: the group document names another key.
         """
-        self._group = group = self._builder(key).join()
+        group = self._builder(key).join()
+        self._joined.join(group)
         return group
 
     def _builder(self, key: GroupKey) -> GroupBuilder:
@@ -122,31 +123,12 @@ class Daemon:
     @property
     def joined(self) -> Group | None:
         """The group, once the node has its key."""
-        return self._group
-
-    @property
-    def me(self) -> Incarnation:
-        return self._network.me
-
-    def now(self) -> datetime:
-        """The node's clock."""
-        return self._clock.now()
-
-    @property
-    def log_time(self) -> datetime | None:
-        """The time in the group's log, as applied on this node; None without group state."""
-        return None if self._group is None else self._group.log_time
-
-    def collateral_changed(self) -> None:
-        """Judge every bond again, and this node itself: new collateral may have changed a verdict."""
-        if self.tcb_outlook is not None:
-            self.tcb_outlook.collateral_changed()
-        if self._group is not None:
-            self._group.rejudge()
+        return self._joined.group
 
     async def close(self) -> None:
-        if self._group is not None:
-            await self._group.close()
+        group = self._joined.group
+        if group is not None:
+            await group.close()
 
     # ---- calls of the API ----------------------------------------------------
     @property
@@ -155,14 +137,15 @@ class Daemon:
 
     @property
     def cluster(self) -> Cluster | None:
-        return None if self._group is None else self._group.cluster
+        return self._joined.cluster
 
     def readiness(self) -> Readiness:
-        if self._group is None:
+        group = self._joined.group
+        if group is None:
             return Readiness(
                 ready=False, reason="waiting-for-key", message="this node waits for the group key"
             )
-        status = self._group.status
+        status = group.status
         if status.halted is not None:
             return Readiness(ready=False, reason="halted", message=status.halted)
         if status.cluster_id is None:
@@ -171,7 +154,7 @@ class Daemon:
                 reason="no-cluster",
                 message="no cluster was founded or joined yet: see the log and audit.jsonl of this node",
             )
-        outlook = self._group.outlook
+        outlook = group.outlook
         if outlook.quorum in (Quorum.LOST, Quorum.GONE):
             reason = f"quorum-{outlook.quorum.value}"
             return Readiness(ready=False, reason=reason, message=describe(outlook))
@@ -199,7 +182,7 @@ class Daemon:
         )
 
     def bonds(self) -> Sequence[BondView]:
-        return () if self._group is None else self._group.bonds
+        return self._joined.bonds
 
     def grants(self) -> AccessList:
         system = self._require_group().system
@@ -210,7 +193,7 @@ class Daemon:
 
     def client_certificates(self) -> tuple[bytes, ...]:
         """Return the certificates of the access list, DER: TLS may accept these from a client."""
-        return () if self._group is None else self.grants().certificates
+        return () if self._joined.group is None else self.grants().certificates
 
     def now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
@@ -272,8 +255,7 @@ class Daemon:
         return await group.outcome(lambda token: Execute(token, commands, system=True), timeout_s=timeout_s)
 
     async def evidence(self, nonce: bytes) -> Evidence:
-        group_id = None if self._group is None else self._group.id
-        cluster = self.cluster
+        group, group_id, cluster = self._joined.group, self._joined.id, self.cluster
         binding = binding_of_nonce(nonce)
         tickets = {}
         async with self._issuing:
@@ -286,7 +268,7 @@ class Daemon:
             cluster=cluster,
             binding=binding,
             tickets=tickets,
-            birth_certificate=None if self._group is None else birth_of(self._group.system).certificate,
+            birth_certificate=None if group is None else birth_of(group.system).certificate,
         )
 
     async def _issue(
@@ -320,7 +302,7 @@ class Daemon:
         return asdict(self._audit.head())
 
     async def provision(self, group_key: bytes) -> bytes:
-        if self._group is not None:
+        if self._joined.group is not None:
             raise ProvisionRefusedError("not-waiting", "this node has its group key already")
         try:
             key = require_key(self._document, GroupKey(group_key), source="provisioning")
@@ -328,13 +310,14 @@ class Daemon:
             raise ProvisionRefusedError(exc.reason, str(exc)) from exc
         group = self.join(key)
         self._audit.append("group-key-provisioned", group_id=group.id)
-        self._tell({"event": "provisioned", "group_id": group.id.hex()})
+        self._report(KeyProvisioned(group.id.hex()))
         return group.id
 
     def _require_group(self) -> Group:
-        if self._group is None:
+        group = self._joined.group
+        if group is None:
             raise UnavailableError("waiting-for-key", "this node waits for the group key")
-        return self._group
+        return group
 
     def _require_open_group(self) -> Group:
         """Return the group, unless the member has stopped: then the request is certain not to be executed."""

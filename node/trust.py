@@ -81,6 +81,22 @@ def _mock_wanted() -> Iterator[None]:
         ) from exc
 
 
+class CollateralChanges:
+    """Calls its followers when a set was fetched that differs from the one before."""
+
+    def __init__(self) -> None:
+        self._followers: list[Callable[[], None]] = []
+
+    def follow(self, follower: Callable[[], None]) -> None:
+        """Call this one too, from the next change on, in the order of following."""
+        self._followers.append(follower)
+
+    def publish(self, _: Collateral) -> None:
+        """Call all followers."""
+        for follower in self._followers:
+            follower()
+
+
 @asynccontextmanager
 async def open_source(
     document: GroupDocument,

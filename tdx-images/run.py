@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -23,6 +22,7 @@ sys.dont_write_bytecode = True
 from imagelib import libvirt, qemu  # noqa: E402
 from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
+from msgspec import UNSET  # noqa: E402
 
 from enclave.image.config import CONFIG_BYTES_MAX, Profile, parse_guest_config_untrusted  # noqa: E402
 from enclave.image.errors import ImageError  # noqa: E402
@@ -31,6 +31,13 @@ from node.errors import NodeError  # noqa: E402
 from node.group_document import GroupDocument  # noqa: E402
 from node.guest import files_of_guest  # noqa: E402
 from node.machines.loader import Machines  # noqa: E402
+from node.process_events import (  # noqa: E402
+    ConsoleLine,
+    GuestEnded,
+    GuestsPrepared,
+    GuestStarted,
+    ProcessEvent,
+)
 
 GUESTS_MAX = 7
 STOP_SECONDS = 10
@@ -38,8 +45,8 @@ POLL_SECONDS = 0.2
 KVM_TDX = Path("/sys/module/kvm_intel/parameters/tdx")
 
 
-def emit(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}), flush=True)
+def report(event: ProcessEvent) -> None:
+    print(json.dumps(event.fields()), flush=True)
 
 
 class Guests:
@@ -51,11 +58,20 @@ class Guests:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
-    def start(self, number: int, command: list[str], console: Path, **fields: Any) -> None:
-        console.unlink(missing_ok=True)
+    def start(self, guest: qemu.Guest, command: list[str], *, emulated: bool) -> None:
+        guest.console.unlink(missing_ok=True)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._running[number] = (process, console, 0)
-        emit("guest-started", number=number, pid=process.pid, console=str(console), **fields)
+        self._running[guest.number] = (process, guest.console, 0)
+        report(
+            GuestStarted(
+                number=guest.number,
+                pid=process.pid,
+                console=str(guest.console),
+                api=f"https://127.0.0.1:{guest.api_port}",
+                bond=f"127.0.0.1:{guest.bond_port}" if emulated else UNSET,
+                image=str(guest.image) if emulated else UNSET,
+            )
+        )
 
     def follow(self) -> int:
         """Relay console lines until all guests have ended; return 0 if this process stopped them."""
@@ -67,7 +83,7 @@ class Guests:
                 self._running[number] = (process, console, offset)
                 if ended is not None:
                     del self._running[number]
-                    emit("guest-ended", number=number, exit_code=ended)
+                    report(GuestEnded(number, ended))
             time.sleep(POLL_SECONDS)
         return 0 if self._stopping else 1
 
@@ -85,7 +101,7 @@ class Guests:
             except ValueError:
                 value = None
             if isinstance(value, dict):
-                emit("console", number=number, line=value)
+                report(ConsoleLine(number, value))
         return offset + end
 
     def _stop(self, *_: object) -> None:
@@ -104,12 +120,16 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
         founders=arguments.founders,
     )
     segment = free_port(socket.SOCK_DGRAM)
-    emit(
-        "group", mock=True, group_document=str(group.document_file), policy=str(group.policy_file),
-        trust_root=str(group.trust_root_file),
-        token_file=str(group.token_file),
-        urls=[f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))],
-    )  # fmt: skip
+    report(
+        GuestsPrepared(
+            mock=True,
+            group_document=str(group.document_file),
+            policy=str(group.policy_file),
+            trust_root=str(group.trust_root_file),
+            token_file=str(group.token_file),
+            urls=tuple(f"https://127.0.0.1:{arguments.api_port + n}" for n in range(len(images))),
+        )
+    )
     prepared = []
     for number, image in enumerate(images):
         config = group.config_of(number)
@@ -128,10 +148,7 @@ def emulate(arguments: argparse.Namespace, images: list[BuiltImage]) -> int:
         prepared.append((guest, qemu.emulated(guest, mr_config_id=group.document.mrconfigid)))
     guests = Guests()
     for guest, command in prepared:
-        guests.start(
-            guest.number, command, guest.console, api=f"https://127.0.0.1:{guest.api_port}",
-            bond=f"127.0.0.1:{guest.bond_port}", image=str(guest.image),
-        )  # fmt: skip
+        guests.start(guest, command, emulated=True)
     return guests.follow()
 
 
@@ -170,7 +187,7 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
         )
     arguments.dir.mkdir(parents=True, exist_ok=True)
     guests = Guests()
-    guests.start(0, command, guest.console, api=f"https://127.0.0.1:{guest.api_port}")
+    guests.start(guest, command, emulated=False)
     return guests.follow()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,15 @@ from node.cli.common import DEV_DIRECTORY
 from node.cli.output import print_event, say, say_lines, table
 from node.dev import DevCluster, bondstone_command
 from node.errors import ConfigError
+from node.process_events import (
+    ClusterReady,
+    ClusterStopped,
+    NodeExited,
+    NodeNotReady,
+    NodeReadyAgain,
+    NodeStarted,
+    ProcessEvent,
+)
 
 
 def command(
@@ -28,13 +37,15 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line on stdout.")] = False,
 ) -> None:
     """Run a local cluster of mock TDs until Ctrl-C."""
-    emit = print_event if as_json else _Printer(directory).emit
-    cluster = DevCluster(directory, nodes=nodes, api_port=api_port, emit=emit, pccs=pccs, authority=authority)
+    report = print_event if as_json else _Printer(directory).report
+    cluster = DevCluster(
+        directory, nodes=nodes, api_port=api_port, report=report, pccs=pccs, authority=authority
+    )
     try:
         asyncio.run(_run(cluster))
     except* (ConfigError, FileError) as group:
         raise group.exceptions[0] from None
-    emit({"event": "stopped"})
+    report(ClusterStopped())
 
 
 async def _run(cluster: DevCluster) -> None:
@@ -66,37 +77,37 @@ class _Printer:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def emit(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "node-started":
-                say(f"starting {event['name']} (pid {event['pid']})")
-            case "node-exited":
-                say(f"{event['name']} (pid {event['pid']}) ended with code {event['code']}")
-                if not event["expected"]:
-                    say(f"  its log: {event['log']}")
-                    say(f"  start it again: {event['restart']}")
-            case "node-not-ready":
-                say(f"{event['name']} is not ready ({event['reason']}): {event['message']}")
-            case "node-ready-again":
-                say(f"{event['name']} is ready again")
-            case "ready":
+    def report(self, event: ProcessEvent) -> None:
+        match event:
+            case NodeStarted():
+                say(f"starting {event.name} (pid {event.pid})")
+            case NodeExited():
+                say(f"{event.name} (pid {event.pid}) ended with code {event.code}")
+                if not event.expected:
+                    say(f"  its log: {event.log}")
+                    say(f"  start it again: {event.restart}")
+            case NodeNotReady():
+                say(f"{event.name} is not ready ({event.reason}): {event.message}")
+            case NodeReadyAgain():
+                say(f"{event.name} is ready again")
+            case ClusterReady():
                 self._ready(event)
-            case "stopped":
+            case ClusterStopped():
                 say("stopped")
             case _:
                 pass
 
-    def _ready(self, event: dict[str, Any]) -> None:
+    def _ready(self, event: ClusterReady) -> None:
         table(
             ("node", "pid", "api", "bond", "peer id"),
             (
-                (node["name"], str(node["pid"]), node["api"], node["bond"], node["peer_id"][:16] + "…")
-                for node in event["nodes"]
+                (node.name, str(node.pid), node.api, node.bond, node.peer_id[:16] + "…")
+                for node in event.nodes
             ),
-            title=f"group {event['group_id'][:16]}… is ready (mock TDs: no hardware trust)",
+            title=f"group {event.group_id[:16]}… is ready (mock TDs: no hardware trust)",
         )
         cli = _shown(bondstone_command())
-        url = event["nodes"][0]["api"]
+        url = event.nodes[0].api
         folder = shlex.quote(str(self._directory))
         # Other commands find only the default directory by themselves, and only from the present directory.
         found = self._directory == DEV_DIRECTORY
@@ -110,7 +121,7 @@ class _Printer:
             f"  {cli} kv get greeting",
             f"  {cli} verify {url} --group-document {folder}/group.toml",
             (
-                f"  curl --cacert {shlex.quote(event['ca'])}"
+                f"  curl --cacert {shlex.quote(event.ca)}"
                 f' -H "Authorization: Bearer $(cat {folder}/token)" {url}/v1/group'
             ),
             "",

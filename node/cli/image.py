@@ -4,7 +4,6 @@ Measuring is ``enclave.image``; building and running are the scripts of ``tdx-im
 """
 
 import base64
-import json
 import shutil
 import signal
 import subprocess
@@ -39,6 +38,14 @@ from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
 from node.guest import files_of_guest
 from node.machines.loader import BUILT_IN_ONLY, Machines
+from node.process_events import (
+    ConsoleLine,
+    GuestEnded,
+    GuestsEvent,
+    GuestsPrepared,
+    GuestStarted,
+    read_guests_event,
+)
 
 SCRIPTS: Final = Path(__file__).resolve().parents[2] / "tdx-images"
 DEFAULT_OUT: Final = SCRIPTS / "out"
@@ -406,32 +413,30 @@ def _follow(arguments: Sequence[str]) -> None:
         assert process.stdout is not None
         previous = signal.signal(signal.SIGINT, lambda *_: process.terminate())
         for line in process.stdout:
-            _tell(json.loads(line))
+            _print_event(read_guests_event(line))
         signal.signal(signal.SIGINT, previous)
     if process.returncode:
         raise typer.Exit(1)
 
 
-def _tell(event: dict[str, Any]) -> None:
-    match event["event"]:
-        case "group":
+def _print_event(event: GuestsEvent) -> None:
+    match event:
+        case GuestsPrepared():
             say_lines(
                 "starting emulated guests with mock TDs: no hardware trust, and slow. When one is ready:\n"
-                f"  bondstone verify {event['urls'][0]} --group-document {event['group_document']}\n"
-                f'  curl -k -H "Authorization: Bearer $(cat {event["token_file"]})" '
-                f"{event['urls'][0]}/v1/group"
+                f"  bondstone verify {event.urls[0]} --group-document {event.group_document}\n"
+                f'  curl -k -H "Authorization: Bearer $(cat {event.token_file})" '
+                f"{event.urls[0]}/v1/group"
             )
-        case "guest-started":
-            say(f"guest {event['number']} (pid {event['pid']}): {event['api']}, console {event['console']}")
-        case "guest-ended":
-            say(f"guest {event['number']} ended")
-        case "console":
-            _tell_line(event["number"], event["line"])
-        case _:
-            pass
+        case GuestStarted():
+            say(f"guest {event.number} (pid {event.pid}): {event.api}, console {event.console}")
+        case GuestEnded():
+            say(f"guest {event.number} ended")
+        case ConsoleLine():
+            _print_line(event.number, event.line)
 
 
-def _tell_line(number: int, line: dict[str, Any]) -> None:
+def _print_line(number: int, line: dict[str, Any]) -> None:
     """Print messages of a guest's node, and why a guest stopped. All else stays in its console."""
     if line.get("source") == "node" and line.get("event") != "log":
         details = (f"{key}={value}" for key, value in line.items() if key not in _LINE_FRAME)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import uvloop
@@ -14,12 +14,13 @@ from attestation.background import FatalWorkError
 from node.cli.logs import log_to_stderr
 from node.cli.output import print_event, say
 from node.config import NodeFiles, load_node
-from node.daemon import running, tell_progress
+from node.daemon import running
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
 from node.installation import require_own_packages
 from node.machines.loader import IMPORTABLE
-from node.service import Tell
+from node.process_events import NodeStopped, ProcessEvent, Reporter
+from node.progress import report_progress
 
 app = typer.Typer()
 
@@ -43,25 +44,25 @@ def run(
     log_to_stderr(read_environment().log_level)
     require_own_packages()
     loaded = load_node(config)
-    uvloop.run(_run(loaded, _tell_json if as_json else _tell_text, stop_with_stdin=stop_with_stdin))
+    uvloop.run(_run(loaded, _print_json if as_json else _print_text, stop_with_stdin=stop_with_stdin))
 
 
-async def _run(files: NodeFiles, tell: Tell, *, stop_with_stdin: bool) -> None:
+async def _run(files: NodeFiles, report: Reporter, *, stop_with_stdin: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if stop_with_stdin:
         await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
-    async with running(files.document, files.config, tell, IMPORTABLE) as daemon:
-        progress = daemon.background.once("tell-progress", tell_progress(daemon, tell))
+    async with running(files.document, files.config, report, IMPORTABLE) as service:
+        progress = service.background.once("tell-progress", report_progress(service, report))
         try:
-            await daemon.background.until(stop)
+            await service.background.until(stop)
         except FatalWorkError as exc:
             raise NodeError(str(exc)) from exc
         finally:
             progress.cancel()
-    tell({"event": "stopped", "name": files.config.node.name})
+    report(NodeStopped(files.config.node.name))
 
 
 class _UntilEnd(asyncio.Protocol):
@@ -77,13 +78,14 @@ class _UntilEnd(asyncio.Protocol):
         self._ended.set()
 
 
-def _tell_json(event: dict[str, Any]) -> None:
+def _print_json(event: ProcessEvent) -> None:
     try:
         print_event(event)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the pipe has no reader any more
 
 
-def _tell_text(event: dict[str, Any]) -> None:
-    details = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "name"))
-    say(f"{event['event']} {details}".rstrip())
+def _print_text(event: ProcessEvent) -> None:
+    fields = event.fields()
+    details = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("event", "name"))
+    say(f"{fields['event']} {details}".rstrip())

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from node.process_events import ProcessEvent
+
 GOOD: Final = "green bold"
 BAD: Final = "red bold"
 CAUTION: Final = "yellow"
@@ -99,9 +101,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_event(value: Any) -> None:
+def print_event(event: ProcessEvent) -> None:
     """Print one JSON event on a line of its own, at once."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.write(json.dumps(event.fields()) + "\n")
     sys.stdout.flush()
 
 

@@ -26,10 +26,18 @@ from enclave.image.config import Profile, require_measured  # noqa: E402
 from enclave.image.errors import GuestConfigError  # noqa: E402
 from guest import intake  # noqa: E402
 from node.config import NodeConfig, NodeFiles, load_node  # noqa: E402
-from node.daemon import running, tell_progress  # noqa: E402
+from node.daemon import running  # noqa: E402
 from node.errors import NodeError  # noqa: E402
 from node.guest import require_for_image  # noqa: E402
 from node.machines.loader import Machines  # noqa: E402
+from node.process_events import (  # noqa: E402
+    ConfigurationRefused,
+    GroupDocumentRead,
+    NodeStopped,
+    ProcessEvent,
+    StartRefused,
+)
+from node.progress import report_progress  # noqa: E402
 
 REFUSED = 2
 IMAGE = Path("/etc/bondstone/image.json")
@@ -54,16 +62,16 @@ def main() -> int:
     try:
         uvloop.run(_serve(*_checked(load_node(Path(sys.argv[1])))))
     except GuestConfigError as exc:
-        tell({"event": "configuration-refused", "reason": exc.reason, "message": exc.message})
+        report(ConfigurationRefused(exc.reason, exc.message))
         return REFUSED
     except (NodeError, AttestationError, EnclaveError) as exc:
-        tell({"event": "refused", "error": type(exc).__name__, "message": str(exc)})
+        report(StartRefused(type(exc).__name__, str(exc)))
         return REFUSED
     return 0
 
 
-def tell(event: dict[str, Any]) -> None:
-    fields = dict(event)
+def report(event: ProcessEvent) -> None:
+    fields = event.fields()
     print(_line(fields.pop("event"), fields), flush=True)
 
 
@@ -79,7 +87,7 @@ def _checked(files: NodeFiles) -> tuple[NodeFiles, Machines]:
     measured = intake.mr_config_id()
     require_measured(files.document.mrconfigid, measured)
     require_for_image(files.document, profile=Profile(image["profile"]), machines=machines)
-    tell({"event": "group-document", "sha384": files.document.mrconfigid.hex(), "measured": any(measured)})
+    report(GroupDocumentRead(sha384=files.document.mrconfigid.hex(), measured=any(measured)))
     return NodeFiles(document=files.document, config=_as_started(files.config, measured)), machines
 
 
@@ -96,11 +104,11 @@ async def _serve(files: NodeFiles, machines: Machines) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with running(files.document, files.config, tell, machines) as daemon:
-        progress = loop.create_task(tell_progress(daemon, tell))
+    async with running(files.document, files.config, report, machines) as service:
+        progress = loop.create_task(report_progress(service, report))
         await stop.wait()
         progress.cancel()
-    tell({"event": "stopped", "name": files.config.node.name})
+    report(NodeStopped(files.config.node.name))
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:

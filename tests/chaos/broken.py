@@ -15,7 +15,7 @@ from node.raft.reads import Reads
 from node.raft.sessions import SessionTable
 from node.raft.state import Leadership
 from node.raft.types import CommandBatch, Consistency, NotExecuted, Ok, Outcome
-from node.service import Daemon
+from node.service import NodeService
 from node.storage.file import FileStorage
 
 TORN_FOR_S: Final = 0.2
@@ -57,10 +57,10 @@ def execute_again() -> None:
 
 def tear_batches() -> None:
     """What was to be one atomic entry becomes one entry for each command."""
-    execute = Daemon.execute
+    execute = NodeService.execute
 
     async def one_by_one(
-        self: Daemon, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
+        self: NodeService, commands: tuple[object, ...], *, key: bytes | None, feed: bool, timeout_s: float
     ) -> Outcome:
         results: list[Any] = []
         for number, command in enumerate(commands):
@@ -73,7 +73,7 @@ def tear_batches() -> None:
                 await asyncio.sleep(TORN_FOR_S)
         return structs.replace(outcome, results=tuple(results))
 
-    Daemon.execute = one_by_one
+    NodeService.execute = one_by_one
 
 
 def diverge() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from attestation.files import FileError
 from node.config import load_node
-from node.daemon import make_data_directory
 from node.errors import ConfigError
+from node.host import make_data_directory
 from tests.node.client.test_deadline import listening
 from tests.support.cluster import COMMAND, PROJECT, cli, free_port_block
 
@@ -80,7 +80,7 @@ def test_a_node_does_not_start_on_a_disk_that_takes_nothing(cluster, tmp_path, m
     def full(path, _data, **_):
         raise FileError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr("node.daemon.files.replace", full)
+    monkeypatch.setattr("node.host.files.replace", full)
     with pytest.raises(ConfigError, match=r"node.data_dir: cannot write .*: No space left on device"):
         make_data_directory(config)
 

@@ -150,7 +150,7 @@ class Writer:
 
 def test_a_cluster_writes_on_through_a_tcb_recovery_and_keeps_strangers_out(tmp_path: Path) -> None:
     directory = tmp_path / "cluster"
-    day = Day(directory, nodes=3, api_port=free_port_block(3), emit=lambda _: None, pccs=True)
+    day = Day(directory, nodes=3, api_port=free_port_block(3), report=lambda _: None, pccs=True)
     with running(day):
         writer = Writer(day.client)
         writer.further(5)

@@ -16,8 +16,8 @@ from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
 from node.client.client import CONNECT_TIMEOUT_S
 from node.config import ApiTable
-from node.daemon import _api_server_of
 from node.places import Usage
+from node.serving import api_server_of
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served, write_ca
 from tests.node.api.raw import AUTHORIZATION, client
@@ -155,7 +155,7 @@ def test_every_pool_is_in_the_metrics_and_in_the_docs():
     config = msgspec.structs.replace(documents.node_config(), api=api)
 
     async def scrape():
-        server = _api_server_of(documents.document(documents.MINIMAL), config, IDENTITY, service)
+        server = api_server_of(documents.document(documents.MINIMAL), config, IDENTITY, service)
         await server.start()
         try:
             return await asyncio.to_thread(scraped, server.address[1])

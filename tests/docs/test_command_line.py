@@ -13,7 +13,7 @@ COMMANDS = (PROJECT / "docs/command-line.md").read_text()
 
 
 def test_the_examples_use_the_port_and_the_file_of_bondstone_dev(tmp_path):
-    cluster = DevCluster(tmp_path, nodes=1, api_port=8440, emit=lambda _: None)
+    cluster = DevCluster(tmp_path, nodes=1, api_port=8440, report=lambda _: None)
     assert f".bondstone/dev/{cluster.ca_file.name}" in API
     assert f".bondstone/dev/{cluster.token_file.name}" in API
     assert "https://127.0.0.1:8440 " in API

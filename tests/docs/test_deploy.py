@@ -21,7 +21,8 @@ from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster, DevNode
 from node.group_document import JwtTable
-from node.service import Daemon
+from node.process_events import Listening, ProcessEvent
+from node.service import NodeService
 from node.trust import tdx_validator_of, validators_of
 from tests.support import documents
 from tests.support.cluster import free_port_block
@@ -70,7 +71,7 @@ def test_every_key_is_documented_with_its_default():
 
 def prepare(directory: Path, *, table: str = TABLE, keys: Sequence[ECKey] = (KEY,)) -> list[DevNode]:
     """Write the files of two nodes with mock TDs that ask for a token too, and have an empty one."""
-    cluster = DevCluster(directory, nodes=2, api_port=free_port_block(2), emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=2, api_port=free_port_block(2), report=lambda _event: None)
     cluster.prepare()
     document = cluster.document_file
     document.write_text(f"{document.read_text()}\n{with_keys(table, keys)}")
@@ -104,7 +105,7 @@ def put_token(node: DevNode, text: str) -> None:
     staged.rename(node.directory / "token.jwt")
 
 
-def refusals(daemon: Daemon) -> set[str]:
+def refusals(daemon: NodeService) -> set[str]:
     events = daemon.audit_events(after=0, limit=1000)
     return {event["reason"] for event in events if event["kind"] == "bond-refused"}
 
@@ -118,14 +119,14 @@ async def until(condition: Any) -> None:
 def test_nodes_bond_once_their_tokens_are_there(tmp_path):
     async def scenario() -> None:
         nodes = prepare(tmp_path)
-        heard: list[dict[str, Any]] = []
+        heard: list[ProcessEvent] = []
         async with AsyncExitStack() as stack:
             files = [load_node(node.config_file) for node in nodes]
             daemons = [
                 await stack.enter_async_context(running(each.document, each.config, heard.append))
                 for each in files
             ]
-            ids = [event["peer_id"] for event in heard if event["event"] == "listening"]
+            ids = [event.peer_id for event in heard if isinstance(event, Listening)]
             await until(lambda: all("jwt-malformed" in refusals(daemon) for daemon in daemons))
             assert [list(daemon.bonds()) for daemon in daemons] == [[], []]
             assert (await daemons[0].evidence(bytes(32))).tickets.keys() == {"tdx", "jwt"}

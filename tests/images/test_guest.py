@@ -28,7 +28,7 @@ from enclave.image.rtmr import Boot
 from enclave.mock.authority import MockAuthority
 from node.cli.image import app
 from node.config import load_node
-from node.daemon import _build_date
+from node.life import build_date
 from tests.enclave.image.test_folder_and_cli import write_image
 from tests.images import harness
 from tests.support import documents
@@ -195,7 +195,7 @@ def test_the_clock_of_the_node_starts_at_the_build_and_its_environment_is_ours_a
     assert environment["BONDSTONE_BUILD_DATE"] == "1795132800"
     assert "LD_PRELOAD" not in environment
     monkeypatch.setenv("BONDSTONE_BUILD_DATE", environment["BONDSTONE_BUILD_DATE"])
-    assert _build_date() == datetime(2026, 11, 20, tzinfo=UTC)
+    assert build_date() == datetime(2026, 11, 20, tzinfo=UTC)
 
 
 EVIL = """\
@@ -316,7 +316,7 @@ def test_a_mock_td_reports_the_mrconfigid_that_its_host_has_set(files, tmp_path,
     (files / "node.toml").write_text(documents.NODE + f'mrconfigid = "{"ab" * 48}"\n')
     monkeypatch.setattr(node, "IMAGE", tmp_path / "image.json")
     monkeypatch.setattr(intake, "mr_config_id", lambda: measured or bytes(48))
-    monkeypatch.setattr(node, "tell", lambda _: None)
+    monkeypatch.setattr(node, "report", lambda _: None)
     checked, _ = node._checked(load_node(files / "node.toml"))
 
     assert checked.config.attestation.mock.mrconfigid == (measured or bytes(48)).hex()

@@ -21,7 +21,7 @@ def test_a_halted_node_leads_no_group_and_takes_nothing(tmp_path, caplog):
                     await asyncio.sleep(0.02)
             assert daemon.group().status.role is Role.LEADER
 
-            daemon._group._driver._halt("log-divergence")
+            daemon.joined._driver._halt("log-divergence")
             view = daemon.group()
             assert (view.status.role, view.status.leader, view.status.online) == (Role.FOLLOWER, None, False)
             assert "log-divergence" in view.status.halted

@@ -8,6 +8,7 @@ from enclave.errors import NotATrustDomainError
 from node.config import load_node
 from node.daemon import running
 from node.machines.loader import IMPORTABLE, Machines
+from node.process_events import MachineNotMeasured
 from tests.support import documents
 
 IMPORTED = "node.machines.counter:Counter"
@@ -35,8 +36,8 @@ def told(folder, machine, machines):
 def test_a_node_in_a_td_reports_that_its_imported_machine_is_not_measured(tmp_path):
     (event,) = told(tmp_path, IMPORTED, IMPORTABLE)
 
-    assert (event["event"], event["state_machine"]) == ("machine-not-measured", IMPORTED)
-    assert "no quote shows" in event["message"]
+    assert (type(event), event.state_machine) == (MachineNotMeasured, IMPORTED)
+    assert "no quote shows" in event.message
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from node.config import NodeConfig
-from node.daemon import OTHER_FILES, allow_open_files
 from node.errors import ConfigError
+from node.host import OTHER_FILES, allow_open_files
 from tests.support import documents
 
 NEEDED = 100 + 2 * 10 + OTHER_FILES

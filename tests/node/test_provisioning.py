@@ -18,7 +18,7 @@ from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster
 from node.group.identity import GroupKey
-from node.service import Daemon
+from node.service import NodeService
 from tests.support.cluster import free_port_block
 
 PATIENCE_S = 60
@@ -26,7 +26,7 @@ PATIENCE_S = 60
 
 @dataclass(frozen=True)
 class Waiting:
-    daemon: Daemon
+    daemon: NodeService
     key: GroupKey
     send: Any
 
@@ -34,7 +34,7 @@ class Waiting:
 @asynccontextmanager
 async def waiting(directory: Path) -> AsyncIterator[Waiting]:
     """A node of a group of one that was started without its key."""
-    cluster = DevCluster(directory, nodes=1, api_port=free_port_block(1), emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=1, api_port=free_port_block(1), report=lambda _event: None)
     cluster.prepare()
     (node,) = cluster.nodes
     text = node.config_file.read_text()

@@ -15,8 +15,8 @@ from node.api import commands
 from node.api.app import create_app
 from node.api.limits import AGE_OF_TTL, REPEATED_OF_TTL, ApiLimits
 from node.api.protocol import ApiProtocol
-from node.daemon import _api_server_of
 from node.places import Places, Room
+from node.serving import api_server_of
 from node.tokens import AccessRole
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 from tests.support import documents
@@ -322,7 +322,7 @@ def test_the_daemon_goes_by_how_long_the_group_remembers(ttl_ms, status):
     config = msgspec.structs.replace(config, api=api)
 
     async def ask():
-        server = _api_server_of(document, config, IDENTITY, FakeService())
+        server = api_server_of(document, config, IDENTITY, FakeService())
         await server.start()
         _, port = server.address
         try:

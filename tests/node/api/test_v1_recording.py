@@ -58,7 +58,7 @@ def missing(recorded: Any, now: Any, path: str = "$", name: str = "") -> list[st
 
 
 async def replay(directory: Path) -> list[str]:
-    cluster = DevCluster(directory, nodes=1, api_port=free_port_block(1), emit=lambda _event: None)
+    cluster = DevCluster(directory, nodes=1, api_port=free_port_block(1), report=lambda _event: None)
     cluster.prepare()
     (node,) = cluster.nodes
     files = load_node(node.config_file)

@@ -10,8 +10,8 @@ import pytest
 from node.api.service import Readiness
 from node.audit import AuditLog
 from node.cli.logs import BURST, INTERVAL_S, KINDS_MAX, Ration
-from node.daemon import tell_progress
 from node.group.driver import _log_raised
+from node.progress import report_progress
 from node.tokens import AccessRole
 from tests.node.api.fakes import FakeService, call
 
@@ -106,7 +106,7 @@ def test_every_answer_has_an_id_and_the_log_names_it_when_the_node_fails(caplog)
 
 
 # ---- what whoever started the node is told ------------------------------------------------------------
-class FakeDaemon:
+class StartingNode:
     def __init__(self, *readiness):
         self.to_come = list(readiness)
 
@@ -137,12 +137,12 @@ STARTING = Readiness(ready=False, reason="no-cluster", message="not yet")
     ],
 )
 def test_a_halt_and_a_lost_quorum_are_logged(sequence, told, monkeypatch):
-    monkeypatch.setattr("node.daemon.READINESS_S", 0)
-    monkeypatch.setattr("node.daemon.STARTING_S", 0)
+    monkeypatch.setattr("node.progress.READINESS_S", 0)
+    monkeypatch.setattr("node.progress.STARTING_S", 0)
     events = []
 
     async def main():
-        progress = asyncio.ensure_future(tell_progress(FakeDaemon(*sequence), events.append))
+        progress = asyncio.ensure_future(report_progress(StartingNode(*sequence), events.append))
         while len(events) < len(told):
             await asyncio.sleep(0)
         for _ in range(20):
@@ -150,4 +150,4 @@ def test_a_halt_and_a_lost_quorum_are_logged(sequence, told, monkeypatch):
         progress.cancel()
 
     asyncio.run(main())
-    assert [event.get("reason", event["event"]) for event in events] == told
+    assert [event.fields().get("reason", event.fields()["event"]) for event in events] == told
