@@ -1,4 +1,4 @@
-"""The examples of docs/groups.md work, in their order, in one process."""
+"""The examples of docs/groups.md and of docs/jwt.md work, in their order, in one process."""
 
 import ast
 import asyncio
@@ -21,14 +21,15 @@ from node.group.identity import GroupKey
 from node.group.network import Network
 from tests.attestation.tickets.test_ticket_jwt import validator
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "groups.md"
-TICKETS = DOCUMENT.read_text().split("## Who is admitted\n")[1].split("\n## ")[0]
+DOCS = Path(__file__).parents[2] / "docs"
+TICKETS = (DOCS / "jwt.md").read_text()
 
 
-def test_the_examples_of_the_group_api_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert len(blocks) == 10
-    code = compile("\n".join(blocks), str(DOCUMENT), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+@pytest.mark.parametrize(("page", "count"), [("groups.md", 8), ("jwt.md", 2)])
+def test_the_examples_of_a_page_run(page: str, count: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert len(blocks) == count
+    code = compile("\n".join(blocks), page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     assert code.co_flags & inspect.CO_COROUTINE
 
     async def scenario() -> None:

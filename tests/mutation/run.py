@@ -2,7 +2,7 @@
 
 Each mutant runs in a copy of the project, never in the work tree: first with the tests that concern its
 module, and if it survives those, with all tests of ``attestation``. What survives both is listed, and
-explained in ``docs/mutation.md``. A mutant that takes too long counts as killed.
+explained in ``docs/notes/mutation.md``. A mutant that takes too long counts as killed.
 """
 
 import argparse
