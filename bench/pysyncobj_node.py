@@ -24,7 +24,6 @@ from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 from bench.cluster_process import percentile
 from node.config import load_node
 from node.daemon import running
-from node.raft.events import Execute
 from node.raft.types import Applied, Ok, Role
 from node.service import NodeService
 
@@ -62,7 +61,7 @@ class BondstoneSystem:
         command = {"op": "put", "key": key, "value": value}
         # The member itself submits it: there is no caller with a credential to judge.
         group = self._service._require_group()
-        outcome = await group.outcome(lambda token: Execute(token, (command,)), timeout_s=10)
+        outcome = await group.execute_outcome((command,), timeout_s=10)
         return isinstance(outcome, Ok) and isinstance(outcome.results[0], Applied)
 
 

@@ -32,7 +32,6 @@ from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
 from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
-from node.raft.events import Execute, Query
 from node.raft.outlook import Quorum, describe
 from node.raft.types import Answer, Consistency, Cursor, Outcome
 from node.storage.file import FileStorage
@@ -202,9 +201,7 @@ class NodeService:
         return self._require_group().leader is None
 
     async def prove_access_current(self, *, timeout_s: float) -> bool:
-        outcome = await self._require_group().outcome(
-            lambda token: Query(token, [CURRENT], Consistency.STRONG, system=True), timeout_s=timeout_s
-        )
+        outcome = await self._require_group().query_outcome([CURRENT], system=True, timeout_s=timeout_s)
         return isinstance(outcome, Answer)
 
     def execute(
@@ -217,8 +214,8 @@ class NodeService:
         timeout_s: float,
         system: bool = False,
     ) -> Awaitable[Outcome]:
-        return self._require_open_group().outcome(
-            lambda token: Execute(token, commands, key, feed, credential, system), timeout_s=timeout_s
+        return self._require_open_group().execute_outcome(
+            commands, key=key, feed=feed, credential=credential, system=system, timeout_s=timeout_s
         )
 
     def query(
@@ -232,8 +229,13 @@ class NodeService:
         timeout_s: float,
         system: bool = False,
     ) -> Awaitable[Outcome]:
-        return self._require_open_group().outcome(
-            lambda token: Query(token, query, consistency, min_at, max_age_ms, credential, system),
+        return self._require_open_group().query_outcome(
+            query,
+            consistency,
+            min_at=min_at,
+            max_age_ms=max_age_ms,
+            credential=credential,
+            system=system,
             timeout_s=timeout_s,
         )
 
@@ -252,7 +254,7 @@ class NodeService:
         if birth.certificate == certificate:
             return None
         commands = ([CONFIRM, certificate],)
-        return await group.outcome(lambda token: Execute(token, commands, system=True), timeout_s=timeout_s)
+        return await group.execute_outcome(commands, system=True, timeout_s=timeout_s)
 
     async def evidence(self, nonce: bytes) -> Evidence:
         group, group_id, cluster = self._joined.group, self._joined.id, self.cluster

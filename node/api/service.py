@@ -203,11 +203,10 @@ class Service(Protocol):
         timeout_s: float,
         system: bool = False,
     ) -> Awaitable[Outcome]:
-        """Execute one atomic entry (see ``node.raft.events.Execute``) for the caller with this credential.
+        """Execute one atomic entry (see ``Group.execute_outcome``) for the caller with this credential.
 
-        ``system``: of the system state. After ``timeout_s`` the outcome is ``Unknown("deadline")``. A
-        cancelled awaitable forgets the request. Raises UnavailableError when there is no group, or it has
-        ended.
+        After ``timeout_s`` the outcome is ``Unknown("deadline")``. A cancelled awaitable forgets the request.
+        Raises UnavailableError when there is no group, or it has ended.
         """
         ...
 

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
@@ -33,14 +33,18 @@ from node.raft.events import (
     BondDown,
     BondUp,
     Cancel,
+    ChangeVersion,
     Effects,
     Event,
+    Execute,
     Halted,
     Notice,
     Persisted,
+    Query,
     Received,
     Send,
     Tick,
+    TransferLeadership,
 )
 from node.raft.member import Member
 from node.raft.messages import Append, Chunk, Fetch, Ignorable
@@ -52,6 +56,9 @@ EVENTS_PER_STEP_MAX: Final = 512
 LAZY_S: Final = 0.003
 
 logger = logging.getLogger(__name__)
+
+# The events that complete: each has a token, and an outcome.
+Request = Execute | Query | TransferLeadership | ChangeVersion
 
 
 class Transport(Source, Protocol):
@@ -122,8 +129,13 @@ class MemberDriver:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    async def request(self, make_event: Callable[[int], Event], *, timeout_s: float | None) -> Outcome:
-        """Hand in an event that completes, and return its outcome.
+    def new_token(self) -> int:
+        """Return a token for one request; no other request of this member has it."""
+        self._next_token += 1
+        return self._next_token
+
+    async def request(self, event: Request, *, timeout_s: float | None) -> Outcome:
+        """Hand in an event that completes, with a token from ``new_token``, and return its outcome.
 
         After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if no part of the request left this
         member; otherwise it is ``Unknown("deadline")``. The driver forgets a cancelled call.
@@ -133,9 +145,7 @@ class MemberDriver:
         """
         if self._closed is not None:
             raise GroupClosedError(self._closed)
-        self._next_token += 1
-        token = self._next_token
-        event = make_event(token)
+        token = event.token
         refused = refused_beforehand(self.member.replica.machine, event)
         if refused is not None:
             return Ok(refused, self.member.status().commit)

@@ -1,12 +1,10 @@
 """A group that this node is a member of: the Python API."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, assert_never
-
-import msgspec
 
 from attestation.background import Background
 from attestation.tickets.protocol import Cluster
@@ -21,7 +19,7 @@ from node.group.errors import (
 from node.group.when import Conditions, When
 from node.machines.system import SystemState
 from node.peers import Incarnation
-from node.raft.events import ChangeVersion, Event, Execute, Query, TransferLeadership
+from node.raft.events import ChangeVersion, Execute, Query, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.types import (
@@ -187,8 +185,8 @@ class Group:
             CommandFailedError: of the command that was refused; in that case none has had any effect.
             NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
-        event = Execute(0, tuple(commands), key, credential=credential)
-        return await self._executed(event, timeout_s=timeout_s)
+        outcome = await self.execute_outcome(commands, key=key, credential=credential, timeout_s=timeout_s)
+        return _executed(outcome)
 
     async def execute_system(
         self,
@@ -204,17 +202,10 @@ class Group:
             CommandFailedError: of the command that was refused; in that case none has had any effect.
             NotExecutedError, OutcomeUnknownError, AlreadyExecutedError, GroupClosedError: as ``execute``.
         """
-        event = Execute(0, tuple(commands), key, credential=credential, system=True)
-        return await self._executed(event, timeout_s=timeout_s)
-
-    async def _executed(self, event: Execute, *, timeout_s: float | None) -> list[Executed]:
-        outcome = await self.outcome(
-            lambda token: msgspec.structs.replace(event, token=token), timeout_s=timeout_s
+        outcome = await self.execute_outcome(
+            commands, key=key, credential=credential, system=True, timeout_s=timeout_s
         )
-        if not isinstance(outcome, Ok):
-            raise _error_of(outcome)
-        _require_accepted(outcome)
-        return [Executed(r.value, outcome.at) for r in outcome.results if isinstance(r, Applied)]
+        return _executed(outcome)
 
     async def feed(
         self, command: Any, *, timeout_s: float | None = None, credential: bytes | None = None
@@ -237,10 +228,7 @@ class Group:
         credential: bytes | None = None,
     ) -> Cursor:
         """The same for several commands: one atomic entry, so one cursor."""
-        outcome = await self.outcome(
-            lambda token: Execute(token, tuple(commands), None, feed=True, credential=credential),
-            timeout_s=timeout_s,
-        )
+        outcome = await self.execute_outcome(commands, feed=True, credential=credential, timeout_s=timeout_s)
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
         _require_accepted(outcome)  # before the log
@@ -266,8 +254,15 @@ class Group:
             NotExecutedError: no answer could be given (no leader in time, too old).
             GroupClosedError: the group ended first.
         """
-        asked = Query(0, query, consistency, min_at, max_age_ms, credential)
-        return await self._answered(asked, timeout_s=timeout_s)
+        outcome = await self.query_outcome(
+            query,
+            consistency,
+            min_at=min_at,
+            max_age_ms=max_age_ms,
+            credential=credential,
+            timeout_s=timeout_s,
+        )
+        return self._answered(outcome)
 
     async def query_system(
         self,
@@ -284,13 +279,18 @@ class Group:
         Raises:
             CommandFailedError, NotExecutedError, GroupClosedError: as from ``query``.
         """
-        asked = Query(0, query, consistency, min_at, max_age_ms, credential, system=True)
-        return await self._answered(asked, timeout_s=timeout_s)
-
-    async def _answered(self, asked: Query, *, timeout_s: float | None) -> Answer:
-        outcome = await self.outcome(
-            lambda token: msgspec.structs.replace(asked, token=token), timeout_s=timeout_s
+        outcome = await self.query_outcome(
+            query,
+            consistency,
+            min_at=min_at,
+            max_age_ms=max_age_ms,
+            credential=credential,
+            system=True,
+            timeout_s=timeout_s,
         )
+        return self._answered(outcome)
+
+    def _answered(self, outcome: Outcome) -> Answer:
         match outcome:
             case Answer(Failed(code, message), at):
                 raise CommandFailedError(code, message, at)
@@ -303,7 +303,8 @@ class Group:
 
     async def transfer_leadership(self, target: Incarnation | None = None) -> None:
         """Ask the leader (which must be this node) to hand over, to ``target`` or to the best voter."""
-        outcome = await self.outcome(lambda token: TransferLeadership(token, target))
+        request = TransferLeadership(self._driver.new_token(), target)
+        outcome = await self._driver.request(request, timeout_s=None)
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
 
@@ -316,7 +317,8 @@ class Group:
             CommandFailedError: the machine refused to migrate, equally on every node, and keeps its version.
             OutcomeUnknownError, GroupClosedError: as from ``execute``.
         """
-        outcome = await self.outcome(lambda token: ChangeVersion(token, version), timeout_s=timeout_s)
+        request = ChangeVersion(self._driver.new_token(), version)
+        outcome = await self._driver.request(request, timeout_s=timeout_s)
         match outcome:
             case Ok((Failed(code, message),), at):
                 raise CommandFailedError(code, message, at)
@@ -329,18 +331,54 @@ class Group:
         """Judge every bond's tickets again, as after new collateral."""
         self._bonds.rejudge()
 
-    def outcome(
-        self, make_event: Callable[[int], Event], *, timeout_s: float | None = None
+    def execute_outcome(
+        self,
+        commands: Sequence[Any],
+        *,
+        key: bytes | None = None,
+        feed: bool = False,
+        credential: bytes | None = None,
+        system: bool = False,
+        timeout_s: float | None = None,
     ) -> Awaitable[Outcome]:
-        """Hand an event to the member and return its outcome as a value; for drivers such as the HTTP API.
+        """Execute commands as one atomic entry, as ``execute_many`` does, and return the outcome as a value.
 
-        After ``timeout_s`` the outcome is ``NotExecuted("deadline")`` if no part of the request left this
-        member; otherwise it is ``Unknown("deadline")``. A cancelled call is forgotten.
+        For drivers such as the HTTP API. A cancelled call is forgotten.
+
+        Args:
+            commands: plain CBOR data.
+            key: idempotency key.
+            feed: return as soon as the position in the log is known: ``Ok`` without results.
+            credential: of the caller; None: this node itself.
+            system: the commands are for the system state, not for the machine.
+            timeout_s: after this time the outcome is ``NotExecuted("deadline")`` if no part of the request
+                left this member; otherwise it is ``Unknown("deadline")``.
 
         Raises:
             GroupClosedError: the group ended before there was an outcome.
         """
-        return self._driver.request(make_event, timeout_s=timeout_s)
+        request = Execute(self._driver.new_token(), tuple(commands), key, feed, credential, system)
+        return self._driver.request(request, timeout_s=timeout_s)
+
+    def query_outcome(
+        self,
+        query: Any,
+        consistency: Consistency = Consistency.STRONG,
+        *,
+        min_at: Cursor | None = None,
+        max_age_ms: int | None = None,
+        credential: bytes | None = None,
+        system: bool = False,
+        timeout_s: float | None = None,
+    ) -> Awaitable[Outcome]:
+        """Ask as ``query`` does, or the system state, and return the outcome as a value.
+
+        Raises:
+            GroupClosedError: the group ended before there was an outcome.
+        """
+        token = self._driver.new_token()
+        request = Query(token, query, consistency, min_at, max_age_ms, credential, system)
+        return self._driver.request(request, timeout_s=timeout_s)
 
     # ---- the end ------------------------------------------------------------
     @property
@@ -371,6 +409,13 @@ class Group:
     def changed(self) -> None:
         """The member has changed: check every call that waits."""
         self._conditions.changed()
+
+
+def _executed(outcome: Outcome) -> list[Executed]:
+    if not isinstance(outcome, Ok):
+        raise _error_of(outcome)
+    _require_accepted(outcome)
+    return [Executed(r.value, outcome.at) for r in outcome.results if isinstance(r, Applied)]
 
 
 def _require_accepted(outcome: Ok) -> None:

@@ -1,11 +1,12 @@
-"""Who names another cluster than the one it said it is in says something that no member would."""
+"""A peer that names another cluster than its last Presence did sends what no member would send."""
 
 import pytest
 
 from node.group.cluster_claims import ClusterClaims
+from node.peers import Incarnation
 from node.raft.entries import make_entry
 from node.raft.messages import Avail, Genesis, Presence
-from node.raft.types import LOG_START, Bootstrap, EntryKind, Incarnation
+from node.raft.types import LOG_START, Bootstrap, EntryKind
 
 PEER, OTHER = Incarnation("peer", b"\x01" * 32), Incarnation("other", b"\x02" * 32)
 OURS, THEIRS = b"o" * 32, b"t" * 32
@@ -44,7 +45,7 @@ def test_what_was_under_way_in_a_cluster_that_ended_may_still_come() -> None:
     assert claims.allows(PEER, Avail(THEIRS, 1))
 
 
-def test_a_new_bond_begins_without_a_word() -> None:
+def test_a_new_bond_begins_without_a_report() -> None:
     claims = ClusterClaims(ordered=True)
     claims.allows(PEER, presence(OURS))
     claims.forget(PEER)
@@ -52,7 +53,7 @@ def test_a_new_bond_begins_without_a_word() -> None:
     assert claims.allows(PEER, Avail(THEIRS, 1))
 
 
-def test_what_is_said_before_there_is_a_cluster_names_none() -> None:
+def test_a_report_before_there_is_a_cluster_names_no_cluster() -> None:
     claims = ClusterClaims(ordered=True)
     claims.allows(PEER, presence(None))
     entry = make_entry(LOG_START, term=1, kind=EntryKind.NOOP, time_ms=0, payload=b"")

@@ -133,7 +133,7 @@ async def lead(driver: MemberDriver) -> None:
 
 
 def execute(driver: MemberDriver, by: int, *, timeout_s: float | None = None) -> Coroutine[Any, Any, Any]:
-    return driver.request(lambda token: Execute(token, (add(by),)), timeout_s=timeout_s)
+    return driver.request(Execute(driver.new_token(), (add(by),)), timeout_s=timeout_s)
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -175,7 +175,8 @@ def test_what_no_state_takes_is_refused_before_the_log(feed: bool) -> None:
         await lead(driver)
         before = driver.member.status().last
         good, junk = {"op": "add", "by": 1}, {"op": "nonsense", "junk": [[]] * 1000}
-        outcome = await driver.request(lambda token: Execute(token, (good, junk), None, feed), timeout_s=None)
+        request = Execute(driver.new_token(), (good, junk), None, feed)
+        outcome = await driver.request(request, timeout_s=None)
         driver.close("done")
 
         assert isinstance(outcome, Ok)
@@ -196,9 +197,8 @@ def test_it_would_be_an_entry_if_the_machine_did_not_check(monkeypatch: pytest.M
         driver = start(bonds)
         await lead(driver)
         before = driver.member.status().last
-        outcome = await driver.request(
-            lambda token: Execute(token, ({"op": "nonsense"},), None), timeout_s=None
-        )
+        request = Execute(driver.new_token(), ({"op": "nonsense"},), None)
+        outcome = await driver.request(request, timeout_s=None)
         driver.close("done")
 
         assert isinstance(outcome, Ok)
@@ -266,8 +266,8 @@ def test_a_deadline_before_anything_was_sent_reports_that_nothing_happened() -> 
         driver = start(Bonds(), bootstrap=Bootstrap.JOIN)
 
         assert await execute(driver, 1, timeout_s=0.02) == NotExecuted("deadline")
-        query = driver.request(lambda token: Query(token, {"op": "get"}, Consistency.STRONG), timeout_s=0.02)
-        assert await query == NotExecuted("deadline")
+        query = Query(driver.new_token(), {"op": "get"}, Consistency.STRONG)
+        assert await driver.request(query, timeout_s=0.02) == NotExecuted("deadline")
         assert driver.member.session.tokens == {}
         driver.close("done")
 

@@ -52,7 +52,7 @@ def test_it_is_cancelled_no_later_than_what_arrived_during_the_stop_is_taken(run
         with near, far:
             loop.add_reader(near, lambda: near.recv(1) and driver.payload(PEER, message))
             request = loop.create_task(
-                driver.request(lambda token: Execute(token, (1,), b"key"), timeout_s=TIMEOUT_S)
+                driver.request(Execute(driver.new_token(), (1,), b"key"), timeout_s=TIMEOUT_S)
             )
             while not any(isinstance(one, Execute) for step in member.steps for one in step):
                 await asyncio.sleep(0)
