@@ -25,7 +25,11 @@ import dcap_qvl
 
 from attestation.collateral.endorsements import Endorsements, VerifiedEndorsements, verify_endorsements
 from attestation.verifier import verify_quote
-from attestation.x509.certificates import load_certificate_untrusted, require_issued_by
+from attestation.x509.certificates import (
+    load_certificate_untrusted,
+    require_issued_by,
+    split_pem_untrusted,
+)
 from attestation.x509.crl import require_crl_signed_by
 from attestation.x509.pck import parse_pck_extension_untrusted
 from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
@@ -77,6 +81,7 @@ def _medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, d
 def _forget() -> None:
     """Empty everything that the verifier keeps between calls."""
     for kept in (
+        split_pem_untrusted,
         load_certificate_untrusted,
         require_issued_by,
         require_crl_signed_by,

@@ -10,7 +10,6 @@ every time, and so that a refusal for staleness can still report what the TCB st
 
 import binascii
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Self
@@ -24,6 +23,7 @@ from attestation.collateral.tcb_info import (
     parse_tcb_info_untrusted,
 )
 from attestation.encoding.canonical import digest
+from attestation.encoding.fields import FieldError, StrictMap, bytes_of, bytes_up_to, text
 from attestation.errors import MalformedError
 from attestation.steps import Step, at_step
 from attestation.values import whole_seconds
@@ -104,22 +104,22 @@ class Endorsements:
         Raises:
             MalformedError: ``collateral-malformed``.
         """
-        if not isinstance(value, Mapping):
-            raise _malformed("is not a map")
-        names = {item.name for item in fields(cls)}
-        if unknown := [str(name) for name in value if name not in names]:
-            raise _malformed(f"has an unknown member {unknown[0]!r}")
-        out: dict[str, bytes | None] = {"pck_certificate_chain": None}
-        for name in names - ({"pck_certificate_chain"} - value.keys()):
-            item = value.get(name)
-            if not isinstance(item, bytes):
-                raise _malformed(f"member {name} is missing, or not bytes")
-            if len(item) > _FIELD_BYTES_MAX:
-                raise _malformed(f"member {name} has more than {_FIELD_BYTES_MAX} bytes")
-            out[name] = item
-        if any(len(out[name] or b"") != 64 for name in ("tcb_info_signature", "qe_identity_signature")):
-            raise _malformed("has a signature that is not 64 bytes")
-        return cls(**out)  # type: ignore[arg-type]  # every field but the optional one is bytes here
+        names = [item.name for item in fields(cls)]
+        members = StrictMap(value, error=_malformed, names=names, optional=("pck_certificate_chain",))
+        return cls(
+            pck_crl_issuer_chain=members.take("pck_crl_issuer_chain", _FIELD),
+            root_ca_crl=members.take("root_ca_crl", _FIELD),
+            pck_crl=members.take("pck_crl", _FIELD),
+            tcb_info_issuer_chain=members.take("tcb_info_issuer_chain", _FIELD),
+            tcb_info=members.take("tcb_info", _FIELD),
+            tcb_info_signature=members.take("tcb_info_signature", _SIGNATURE),
+            qe_identity_issuer_chain=members.take("qe_identity_issuer_chain", _FIELD),
+            qe_identity=members.take("qe_identity", _FIELD),
+            qe_identity_signature=members.take("qe_identity_signature", _SIGNATURE),
+            pck_certificate_chain=members.take("pck_certificate_chain", _FIELD)
+            if "pck_certificate_chain" in members
+            else None,
+        )
 
     def to_json(self) -> bytes:
         """Return the ``QuoteCollateralV3`` JSON that other tools pass around."""
@@ -138,24 +138,38 @@ class Endorsements:
             MalformedError: ``collateral-malformed``.
         """
         value = parse_json_untrusted(data, code="collateral", bytes_max=COLLATERAL_BYTES_MAX)
-        if not isinstance(value, dict):
-            raise _malformed("is not an object")
-        out: dict[str, bytes] = {}
-        for name in (item.name for item in fields(cls)):
-            text = value.get(name)
-            if text is None and name == "pck_certificate_chain":
-                continue
-            if not isinstance(text, str):
-                raise _malformed(f"member {name} is missing, or not text")
-            try:
-                out[name] = text.encode("utf-8") if name in _TEXTS else binascii.unhexlify(text)
-            except ValueError as exc:
-                raise _malformed(f"member {name} is not hex, or not Unicode") from exc
+        members = StrictMap(value, error=_malformed)
+        out = {
+            item.name: members.take(item.name, _utf8 if item.name in _TEXTS else _hex)
+            for item in fields(cls)
+            if item.name != "pck_certificate_chain" or value.get(item.name) is not None
+        }
         return cls.from_value_untrusted(out)
 
 
-def _malformed(text: str) -> MalformedError:
-    return MalformedError("collateral-malformed", f"the collateral {text}")
+_FIELD: Final = bytes_up_to(_FIELD_BYTES_MAX)
+_SIGNATURE: Final = bytes_of(64)
+
+
+def _utf8(value: Any) -> bytes:
+    try:
+        return _TEXT(value).encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise FieldError("Unicode text") from exc
+
+
+def _hex(value: Any) -> bytes:
+    try:
+        return binascii.unhexlify(_TEXT(value))
+    except ValueError as exc:
+        raise FieldError("text of hex digits") from exc
+
+
+_TEXT: Final = text(COLLATERAL_BYTES_MAX)
+
+
+def _malformed(path: str, text: str) -> MalformedError:
+    return MalformedError("collateral-malformed", f"the collateral's {path or 'outer value'} {text}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

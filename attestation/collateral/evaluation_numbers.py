@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from attestation.collateral.signed_json import Members, parse_json_untrusted
+from attestation.collateral.signed_json import (
+    ARRAY_ITEMS_MAX,
+    TEXT,
+    UINT16,
+    UINT32,
+    parse_json_untrusted,
+    read_map,
+    time,
+)
 from attestation.collateral.signers import load_signer_untrusted, require_document_signature, require_signer
 from attestation.errors import MalformedError
 from attestation.values import whole_seconds
@@ -20,7 +28,6 @@ from attestation.x509.trust import TrustRoot
 
 CODE: Final = "evaluation-numbers"
 SIGNER_ROLE: Final = "evaluation-numbers-signer"
-NUMBER_MAX: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,30 +90,30 @@ def parse_evaluation_numbers_untrusted(data: bytes) -> EvaluationNumbers:
     Raises:
         MalformedError: ``evaluation-numbers-malformed``, ``-version`` or ``-not-tdx``.
     """
-    top = Members(parse_json_untrusted(data, code=CODE), code=CODE)
-    if top.text("id") != "TDX":
+    top = read_map(parse_json_untrusted(data, code=CODE), code=CODE)
+    if top.take("id", TEXT) != "TDX":
         raise MalformedError(
             f"{CODE}-not-tdx",
-            f"the evaluation numbers are for {top.text('id')!r}, not for 'TDX'",
-            values={"expected": "TDX", "actual": top.text("id")},
+            f"the evaluation numbers are for {top.take('id', TEXT)!r}, not for 'TDX'",
+            values={"expected": "TDX", "actual": top.take("id", TEXT)},
         )
-    version = top.integer("version", maximum=0xFFFF)
+    version = top.take("version", UINT16)
     if version != 1:
         raise MalformedError(
             f"{CODE}-version",
             f"the evaluation numbers have version {version}, only 1 is supported",
             values={"expected": 1, "actual": version},
         )
-    issue_date, next_update = top.time("issueDate"), top.time("nextUpdate")
+    issue_date, next_update = top.take("issueDate", time), top.take("nextUpdate", time)
     if next_update < issue_date:
         top.refuse("nextUpdate", "is before issueDate")
     numbers = [
         EvaluationNumber(
-            number=entry.integer("tcbEvaluationDataNumber", maximum=NUMBER_MAX),
-            recovery_event_date=entry.time("tcbRecoveryEventDate"),
-            tcb_date=entry.time("tcbDate"),
+            number=entry.take("tcbEvaluationDataNumber", UINT32),
+            recovery_event_date=entry.take("tcbRecoveryEventDate", time),
+            tcb_date=entry.take("tcbDate", time),
         )
-        for entry in top.objects("tcbEvalNumbers")
+        for entry in top.each_below("tcbEvalNumbers", ARRAY_ITEMS_MAX)
     ]
     if not numbers or len({entry.number for entry in numbers}) != len(numbers):
         top.refuse("tcbEvalNumbers", "is empty, or names one number twice")

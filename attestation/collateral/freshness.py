@@ -22,6 +22,7 @@ correct a clock that was ahead by mistake. Both can only be exploited down to th
 collateral itself and the image's build date, which the host cannot forge.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,16 @@ from typing import Any, Final, Self
 
 from attestation.collateral.endorsements import AuthenticEndorsements, VerifiedEndorsements
 from attestation.encoding.canonical import decode_untrusted, encode
+from attestation.encoding.fields import (
+    UINT64_MAX,
+    StrictMap,
+    array_of,
+    bytes_of,
+    bytes_up_to,
+    integer,
+    optional,
+    text,
+)
 from attestation.errors import MalformedError, StaleEndorsementsError
 from attestation.values import TIME_MAX, timestamp
 
@@ -210,15 +221,11 @@ class FreshnessState:
             MalformedError: ``freshness-state-invalid`` or a ``cbor-*`` reason.
         """
         value = decode_untrusted(data, bytes_max=STATE_BYTES_MAX, items_max=_STATE_ITEMS_MAX)
-        if not isinstance(value, dict) or set(value) != {"newest_issue", "floors"}:
-            raise _invalid("is not a map of newest_issue and floors")
-        if not isinstance(value["floors"], list) or len(value["floors"]) > FLOORS_MAX:
-            raise _invalid(f"has no list of at most {FLOORS_MAX} floors")
-        newest = value["newest_issue"]
-        observations = [_observation_untrusted(item) for item in value["floors"]]
+        state = StrictMap(value, error=_invalid, names=("newest_issue", "floors"))
+        observations = state.take("floors", _FLOORS)
         return cls(
             floors=MappingProxyType({item.key: item for item in observations}),
-            newest_issue=None if newest is None else _datetime_untrusted(newest),
+            newest_issue=state.take("newest_issue", optional(_time)),
         )
 
 
@@ -226,21 +233,16 @@ def _shown(value: int | datetime) -> int | str:
     return timestamp(value) if isinstance(value, datetime) else value
 
 
-def _invalid(text: str) -> MalformedError:
-    return MalformedError("freshness-state-invalid", f"the freshness state {text}")
+def _invalid(path: str, text: str) -> MalformedError:
+    return MalformedError("freshness-state-invalid", f"the freshness state's {path or 'outer value'} {text}")
 
 
 def _seconds(at: datetime) -> int:
     return int(at.timestamp())
 
 
-def _datetime_untrusted(value: Any) -> datetime:
-    if type(value) is not int:
-        raise _invalid("has a time that is not an integer")
-    try:
-        return datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError) as exc:
-        raise _invalid("has a time that does not exist") from exc
+def _time(value: Any) -> datetime:
+    return datetime.fromtimestamp(_SECONDS(value), UTC)
 
 
 def _observation_to_value(floor: Observation) -> dict[str, Any]:
@@ -254,32 +256,28 @@ def _observation_to_value(floor: Observation) -> dict[str, Any]:
     }
 
 
-def _observation_untrusted(value: Any) -> Observation:
+def _observation(value: Any) -> Observation:
     names = {"root", "fmspc", "pck_crl_authority", "update", *_NUMBERS, *_DATES}
-    if not isinstance(value, dict) or set(value) != names:
-        raise _invalid("has a floor with other members than it should")
-    root, fmspc, authority = value["root"], value["fmspc"], value["pck_crl_authority"]
-    if not (isinstance(root, bytes) and len(root) == 32):
-        raise _invalid("has a root that is not 32 bytes")
-    if not (isinstance(fmspc, bytes) and len(fmspc) == 6):
-        raise _invalid("has an FMSPC that is not 6 bytes")
-    if not isinstance(authority, bytes):
-        raise _invalid("has a CRL authority that is not bytes")
-    update = value["update"]
-    if not isinstance(update, str) or not 0 < len(update) <= UPDATE_CHARACTERS_MAX:
-        raise _invalid("has an update mode that is none")
-    if any(type(value[name]) is not int or value[name] < 0 for name in _NUMBERS):
-        raise _invalid("has an evaluation data number that is not a natural number")
-    dates = {name: _datetime_untrusted(value[name]) for name in _DATES}
+    floor = StrictMap(value, error=_invalid, path="floors[]", names=names)
     return Observation(
-        root=root,
-        fmspc=fmspc,
-        pck_crl_authority=authority,
-        update=update,
-        tcb_info_number=value["tcb_info_number"],
-        qe_identity_number=value["qe_identity_number"],
-        **dates,
+        root=floor.take("root", _ROOT),
+        fmspc=floor.take("fmspc", _FMSPC),
+        pck_crl_authority=floor.take("pck_crl_authority", _AUTHORITY),
+        update=floor.take("update", _UPDATE),
+        tcb_info_number=floor.take("tcb_info_number", _NUMBER),
+        qe_identity_number=floor.take("qe_identity_number", _NUMBER),
+        **{name: floor.take(name, _time) for name in _DATES},
     )
+
+
+# 1970-01-01 to 9999-12-31T23:59:59Z, the last second that datetime can express.
+_SECONDS: Final = integer(0, 253_402_300_799, form="a time in Unix seconds")
+_ROOT: Final = bytes_of(32)
+_FMSPC: Final = bytes_of(6)
+_AUTHORITY: Final = bytes_up_to(STATE_BYTES_MAX)
+_UPDATE: Final = text(UPDATE_CHARACTERS_MAX, re.compile(".+", re.DOTALL))
+_NUMBER: Final = integer(0, UINT64_MAX)
+_FLOORS: Final = array_of(_observation, FLOORS_MAX)
 
 
 # ---- time -----------------------------------------------------------------------------------------

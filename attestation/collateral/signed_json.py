@@ -7,8 +7,9 @@ because Intel adds fields.
 import binascii
 import re
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from attestation.encoding.fields import Check, FieldError, StrictMap, array_of, integer, text
 from attestation.encoding.strict_json import DECODER, parse_strict_untrusted
 from attestation.errors import MalformedError
 
@@ -18,7 +19,6 @@ VALUES_MAX: Final = 65_536  # about ten times the number in Intel's largest TCB 
 ARRAY_ITEMS_MAX: Final = 1024
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
-_ADVISORY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -55,9 +55,9 @@ def extract_signed_untrusted(body: bytes, *, member: str, code: str) -> tuple[by
     Raises:
         MalformedError: ``<code>-malformed``.
     """
-    outer = Members(parse_json_untrusted(body, code=code), code=code)
-    outer.object(member)
-    signature = outer.hex("signature", 64)
+    outer = read_map(parse_json_untrusted(body, code=code), code=code)
+    outer.below(member)
+    signature = outer.take("signature", _SIGNATURE)
     text = body.decode("utf-8")
     # The whole body is valid JSON now, so this walk over its top level only has to find the spans.
     position = text.index("{") + 1
@@ -76,98 +76,55 @@ def _skip(text: str, position: int) -> int:
     return match.end()
 
 
-class Members:
-    """Typed access to a JSON object's members. Every method refuses a missing or wrong one.
+def read_map(value: Any, *, code: str, path: str = "") -> StrictMap:
+    """Return the members of a JSON object; what is wrong with them is refused as ``<code>-malformed``.
 
-    Raises:
-        MalformedError: ``<code>-malformed``, from every method.
+    Unknown members are ignored.
     """
 
-    __slots__ = ("_code", "_members", "_path")
-
-    def __init__(self, value: Any, *, code: str, path: str = "") -> None:
-        self._code = code
-        self._path = path
-        if not isinstance(value, dict):
-            raise self._malformed("", "is not an object")
-        self._members: dict[str, Any] = value
-
-    def _malformed(self, name: str, text: str) -> MalformedError:
-        path = f"{self._path}.{name}" if self._path and name else self._path or name
+    def malformed(path: str, text: str) -> MalformedError:
         return MalformedError(
-            f"{self._code}-malformed",
-            f"the {self._code}'s member {path or '(top)'} {text}",
+            f"{code}-malformed",
+            f"the {code}'s member {path or '(top)'} {text}",
             values={"member": path},
         )
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._members
+    return StrictMap(value, error=malformed, path=path)
 
-    def _get(self, name: str) -> Any:
-        try:
-            return self._members[name]
-        except KeyError:
-            raise self._malformed(name, "is missing") from None
 
-    def text(self, name: str, *, length_max: int = 256) -> str:
-        value = self._get(name)
-        if not isinstance(value, str) or len(value) > length_max:
-            raise self._malformed(name, f"is not text of at most {length_max} characters")
-        return value
+def hex_of(size: int) -> Check[bytes]:
+    """Check for text of ``2 * size`` hex digits; the check returns the bytes."""
+    wanted = f"{2 * size} hex digits"
 
-    def integer(self, name: str, *, maximum: int) -> int:
-        value = self._get(name)
-        # bool is an int in Python, and 3.0 == 3: both are other JSON types.
-        if type(value) is not int or not 0 <= value <= maximum:
-            raise self._malformed(name, f"is not an integer in 0..{maximum}")
-        return value
-
-    def hex(self, name: str, size: int) -> bytes:
-        value = self._get(name)
-        if not isinstance(value, str) or len(value) != 2 * size:
-            raise self._malformed(name, f"is not {2 * size} hex digits")
+    def check(value: Any) -> bytes:
+        if type(value) is not str or len(value) != 2 * size:
+            raise FieldError(wanted)
         try:
             return binascii.unhexlify(value)
         except ValueError as exc:
-            raise self._malformed(name, f"is not {2 * size} hex digits") from exc
+            raise FieldError(wanted) from exc
 
-    def time(self, name: str) -> datetime:
-        value = self._get(name)
-        if not isinstance(value, str) or _TIMESTAMP.fullmatch(value) is None:
-            raise self._malformed(name, "is not a time of the form YYYY-MM-DDTHH:MM:SSZ")
-        try:
-            return datetime.fromisoformat(value)  # the Z makes it UTC
-        except ValueError as exc:
-            raise self._malformed(name, "is not a time that exists") from exc
+    return check
 
-    def array(self, name: str) -> list[Any]:
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) > ARRAY_ITEMS_MAX:
-            raise self._malformed(name, f"is not an array of at most {ARRAY_ITEMS_MAX} items")
-        return value
 
-    def object(self, name: str) -> "Members":
-        return Members(self._get(name), code=self._code, path=self._join(name))
+def time(value: Any) -> datetime:
+    """Check for a time of the form YYYY-MM-DDTHH:MM:SSZ; returns it as aware UTC."""
+    if type(value) is not str or _TIMESTAMP.fullmatch(value) is None:
+        raise FieldError("a time of the form YYYY-MM-DDTHH:MM:SSZ")
+    try:
+        return datetime.fromisoformat(value)  # the Z makes it UTC
+    except ValueError as exc:
+        raise FieldError("a time that exists") from exc
 
-    def objects(self, name: str) -> "list[Members]":
-        path = self._join(name)
-        return [
-            Members(item, code=self._code, path=f"{path}[{index}]")
-            for index, item in enumerate(self.array(name))
-        ]
 
-    def advisory_ids(self, name: str) -> tuple[str, ...]:
-        """Return an optional array of advisory ids; absent means none."""
-        if name not in self._members:
-            return ()
-        ids = self.array(name)
-        if not all(isinstance(item, str) and _ADVISORY.fullmatch(item) for item in ids):
-            raise self._malformed(name, "is not an array of advisory ids")
-        return tuple(ids)
+TEXT: Final = text(256)
+UINT16: Final = integer(0, 0xFFFF)
+UINT32: Final = integer(0, 0xFFFFFFFF)
+_ADVISORY: Final = text(64, re.compile(r"[A-Za-z0-9._-]+", re.ASCII), form="an advisory's id")
+_ADVISORIES: Final = array_of(_ADVISORY, ARRAY_ITEMS_MAX)
+_SIGNATURE: Final = hex_of(64)
 
-    def _join(self, name: str) -> str:
-        return f"{self._path}.{name}" if self._path else name
 
-    def refuse(self, name: str, text: str) -> NoReturn:
-        """Refuse this member for a reason of the document's own."""
-        raise self._malformed(name, text)
+def advisory_ids(level: StrictMap) -> tuple[str, ...]:
+    """Return a level's optional ``advisoryIDs``; absent means none."""
+    return level.take("advisoryIDs", _ADVISORIES) if "advisoryIDs" in level else ()

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from attestation.collateral.signed_json import Members, parse_json_untrusted
+from attestation.collateral.signed_json import (
+    ARRAY_ITEMS_MAX,
+    TEXT,
+    UINT16,
+    UINT32,
+    advisory_ids,
+    hex_of,
+    parse_json_untrusted,
+    read_map,
+    time,
+)
+from attestation.encoding.fields import StrictMap, array
 from attestation.errors import MalformedError
 from attestation.values import OUT_OF_DATE_STATUSES, RELAUNCH_STATUSES, TcbStatus
 
@@ -17,6 +28,8 @@ SVN_MAX: Final = 255
 LABEL_LENGTH_MAX: Final = 64
 _PLATFORM_STATUSES: Final = frozenset(TcbStatus) - RELAUNCH_STATUSES
 _LABELLED: Final = tuple(f"{kind}[{index}]" for kind in ("sgx", "tdx") for index in range(COMPONENTS))
+_HEX: Final = {size: hex_of(size) for size in (2, 4, 6, 8, 16, 32, 48)}
+_COMPONENTS: Final = array(ARRAY_ITEMS_MAX)
 _ISV_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
 assert OUT_OF_DATE_STATUSES < _PLATFORM_STATUSES
 
@@ -99,24 +112,24 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
     Raises:
         MalformedError: ``tcb-info-malformed``, ``tcb-info-version``, ``tcb-info-not-tdx``, ``tcb-info-type``.
     """
-    top = Members(parse_json_untrusted(data, code="tcb-info"), code="tcb-info")
+    top = read_map(parse_json_untrusted(data, code="tcb-info"), code="tcb-info")
     _require_version(top, 3, "tcb-info")
-    if top.text("id") != "TDX":
+    if top.take("id", TEXT) != "TDX":
         raise MalformedError(
             "tcb-info-not-tdx",
-            f"the TCB info is for {top.text('id')!r}, a TD quote needs one for 'TDX'",
-            values={"expected": "TDX", "actual": top.text("id")},
+            f"the TCB info is for {top.take('id', TEXT)!r}, a TD quote needs one for 'TDX'",
+            values={"expected": "TDX", "actual": top.take("id", TEXT)},
         )
-    if top.integer("tcbType", maximum=0xFFFF) != 0:
+    if top.take("tcbType", UINT16) != 0:
         raise MalformedError("tcb-info-type", "the TCB info's tcbType is not 0")
-    levels = tuple(_platform_level(level) for level in top.objects("tcbLevels"))
+    levels = tuple(_platform_level(level) for level in top.each_below("tcbLevels", ARRAY_ITEMS_MAX))
     keys = {(level.sgx_components, level.pce_svn, level.tdx_components) for level in levels}
     if not levels or len(keys) != len(levels):
         top.refuse("tcbLevels", "is empty, or two of its levels have the same SVNs")
     modules = (
         tuple(
-            _module(item, item.text("id").upper(), _isv_levels(item))
-            for item in top.objects("tdxModuleIdentities")
+            _module(item, item.take("id", TEXT).upper(), _isv_levels(item))
+            for item in top.each_below("tdxModuleIdentities", ARRAY_ITEMS_MAX)
         )
         if "tdxModuleIdentities" in top
         else ()
@@ -127,10 +140,10 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
     return TcbInfo(
         issue_date=issue_date,
         next_update=next_update,
-        fmspc=top.hex("fmspc", 6),
-        pce_id=top.hex("pceId", 2),
-        tcb_evaluation_data_number=top.integer("tcbEvaluationDataNumber", maximum=0xFFFFFFFF),
-        tdx_module=_module(top.object("tdxModule"), "TDX", ()),
+        fmspc=top.take("fmspc", _HEX[6]),
+        pce_id=top.take("pceId", _HEX[2]),
+        tcb_evaluation_data_number=top.take("tcbEvaluationDataNumber", UINT32),
+        tdx_module=_module(top.below("tdxModule"), "TDX", ()),
         tdx_module_identities=modules,
         tcb_levels=tuple(
             sorted(
@@ -139,7 +152,7 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
                 reverse=True,
             )
         ),
-        labels=_labels(top.objects("tcbLevels")[0]),
+        labels=_labels(top.each_below("tcbLevels", ARRAY_ITEMS_MAX)[0]),
     )
 
 
@@ -149,32 +162,32 @@ def parse_qe_identity_untrusted(data: bytes) -> QeIdentity:
     Raises:
         MalformedError: ``qe-identity-malformed``, ``qe-identity-version`` or ``qe-identity-not-td-qe``.
     """
-    top = Members(parse_json_untrusted(data, code="qe-identity"), code="qe-identity")
-    if top.text("id") != "TD_QE":
+    top = read_map(parse_json_untrusted(data, code="qe-identity"), code="qe-identity")
+    if top.take("id", TEXT) != "TD_QE":
         raise MalformedError(
             "qe-identity-not-td-qe",
-            f"the QE identity is for {top.text('id')!r}, a TD quote needs one for 'TD_QE'",
-            values={"expected": "TD_QE", "actual": top.text("id")},
+            f"the QE identity is for {top.take('id', TEXT)!r}, a TD quote needs one for 'TD_QE'",
+            values={"expected": "TD_QE", "actual": top.take("id", TEXT)},
         )
     _require_version(top, 2, "qe-identity")
     issue_date, next_update = _window(top)
     return QeIdentity(
         issue_date=issue_date,
         next_update=next_update,
-        tcb_evaluation_data_number=top.integer("tcbEvaluationDataNumber", maximum=0xFFFFFFFF),
+        tcb_evaluation_data_number=top.take("tcbEvaluationDataNumber", UINT32),
         # Hex in memory order: the little-endian reading of the report's own field.
-        misc_select=int.from_bytes(top.hex("miscselect", 4), "little"),
-        misc_select_mask=int.from_bytes(top.hex("miscselectMask", 4), "little"),
-        attributes=top.hex("attributes", 16),
-        attributes_mask=top.hex("attributesMask", 16),
-        mr_signer=top.hex("mrsigner", 32),
-        isv_prod_id=top.integer("isvprodid", maximum=0xFFFF),
+        misc_select=int.from_bytes(top.take("miscselect", _HEX[4]), "little"),
+        misc_select_mask=int.from_bytes(top.take("miscselectMask", _HEX[4]), "little"),
+        attributes=top.take("attributes", _HEX[16]),
+        attributes_mask=top.take("attributesMask", _HEX[16]),
+        mr_signer=top.take("mrsigner", _HEX[32]),
+        isv_prod_id=top.take("isvprodid", UINT16),
         tcb_levels=_isv_levels(top),
     )
 
 
-def _require_version(top: Members, version: int, code: str) -> None:
-    found = top.integer("version", maximum=0xFFFF)
+def _require_version(top: StrictMap, version: int, code: str) -> None:
+    found = top.take("version", UINT16)
     if found != version:
         raise MalformedError(
             f"{code}-version",
@@ -183,23 +196,23 @@ def _require_version(top: Members, version: int, code: str) -> None:
         )
 
 
-def _window(top: Members) -> tuple[datetime, datetime]:
-    issue_date, next_update = top.time("issueDate"), top.time("nextUpdate")
+def _window(top: StrictMap) -> tuple[datetime, datetime]:
+    issue_date, next_update = top.take("issueDate", time), top.take("nextUpdate", time)
     if next_update < issue_date:
         top.refuse("nextUpdate", "is before issueDate")
     return issue_date, next_update
 
 
-def _status(level: Members, allowed: frozenset[TcbStatus]) -> TcbStatus:
-    text = level.text("tcbStatus")
+def _status(level: StrictMap, allowed: frozenset[TcbStatus]) -> TcbStatus:
+    text = level.take("tcbStatus", TEXT)
     # An unknown status fails closed: its meaning could be anything.
     if text not in allowed:
         level.refuse("tcbStatus", f"is {text!r}, which is no status of such a level")
     return TcbStatus(text)
 
 
-def _components(tcb: Members, name: str) -> tuple[int, ...]:
-    items = tcb.array(name)
+def _components(tcb: StrictMap, name: str) -> tuple[int, ...]:
+    items = tcb.take(name, _COMPONENTS)
     if len(items) != COMPONENTS:
         tcb.refuse(name, f"has {len(items)} components, expected {COMPONENTS}")
     svns: list[Any] = [item.get("svn") if isinstance(item, dict) else None for item in items]
@@ -209,10 +222,10 @@ def _components(tcb: Members, name: str) -> tuple[int, ...]:
     return tuple(svns)
 
 
-def _labels(level: Members) -> dict[str, str]:
+def _labels(level: StrictMap) -> dict[str, str]:
     """Return the names of a level's components; Intel uses the same names in all levels of a document."""
-    tcb = level.object("tcb")
-    items = [*tcb.array("sgxtcbcomponents"), *tcb.array("tdxtcbcomponents")]
+    tcb = level.below("tcb")
+    items = [*tcb.take("sgxtcbcomponents", _COMPONENTS), *tcb.take("tdxtcbcomponents", _COMPONENTS)]
     return dict(zip(_LABELLED, map(_label, items), strict=True))
 
 
@@ -223,38 +236,38 @@ def _label(item: dict[str, Any]) -> str:
     return " ".join(part for part in (category, kind) if isinstance(part, str))[:LABEL_LENGTH_MAX]
 
 
-def _platform_level(level: Members) -> TcbLevel:
-    tcb = level.object("tcb")
+def _platform_level(level: StrictMap) -> TcbLevel:
+    tcb = level.below("tcb")
     return TcbLevel(
         sgx_components=_components(tcb, "sgxtcbcomponents"),
-        pce_svn=tcb.integer("pcesvn", maximum=0xFFFF),
+        pce_svn=tcb.take("pcesvn", UINT16),
         tdx_components=_components(tcb, "tdxtcbcomponents"),
         status=_status(level, _PLATFORM_STATUSES),
-        tcb_date=level.time("tcbDate"),
-        advisory_ids=level.advisory_ids("advisoryIDs"),
+        tcb_date=level.take("tcbDate", time),
+        advisory_ids=advisory_ids(level),
     )
 
 
-def _isv_levels(parent: Members) -> tuple[IsvLevel, ...]:
+def _isv_levels(parent: StrictMap) -> tuple[IsvLevel, ...]:
     levels = [
         IsvLevel(
-            isv_svn=level.object("tcb").integer("isvsvn", maximum=0xFFFF),
+            isv_svn=level.below("tcb").take("isvsvn", UINT16),
             status=_status(level, _ISV_STATUSES),
-            tcb_date=level.time("tcbDate"),
-            advisory_ids=level.advisory_ids("advisoryIDs"),
+            tcb_date=level.take("tcbDate", time),
+            advisory_ids=advisory_ids(level),
         )
-        for level in parent.objects("tcbLevels")
+        for level in parent.each_below("tcbLevels", ARRAY_ITEMS_MAX)
     ]
     if not levels or len({level.isv_svn for level in levels}) != len(levels):
         parent.refuse("tcbLevels", "is empty, or two of its levels have the same isvsvn")
     return tuple(sorted(levels, key=lambda level: level.isv_svn, reverse=True))
 
 
-def _module(item: Members, module_id: str, levels: tuple[IsvLevel, ...]) -> TdxModule:
+def _module(item: StrictMap, module_id: str, levels: tuple[IsvLevel, ...]) -> TdxModule:
     return TdxModule(
         id=module_id,
-        mr_signer=item.hex("mrsigner", 48),
-        attributes=item.hex("attributes", 8),
-        attributes_mask=item.hex("attributesMask", 8),
+        mr_signer=item.take("mrsigner", _HEX[48]),
+        attributes=item.take("attributes", _HEX[8]),
+        attributes_mask=item.take("attributesMask", _HEX[8]),
         levels=levels,
     )

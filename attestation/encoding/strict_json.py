@@ -18,6 +18,7 @@ _SPACE: Final = " \t\n\r"
 _STEPS: Final = {ord("["): 1, ord("]"): -1}
 _BRACKETS_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_NO_OPENING: Final = bytes(set(range(256)) - set(b"[{"))
 _NO_PARTS: Final = bytes(set(range(256)) - set(b",[{"))
 
 
@@ -57,7 +58,7 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
     """
     _require_few_values(data, values_max)
     # Few brackets cannot nest deep.
-    if data.count(b"[") + data.count(b"{") > depth_max and _is_deeper_than(depth_max, data):
+    if len(data.translate(None, _NO_OPENING)) > depth_max and _is_deeper_than(depth_max, data):
         raise MalformedError("json-too-deep", f"nested deeper than {depth_max} levels")
     try:
         text = data.decode("utf-8").strip(_SPACE)

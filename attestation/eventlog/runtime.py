@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from attestation.encoding.canonical import encode
+from attestation.encoding.fields import FieldError, StrictMap, array, bytes_of, bytes_up_to, text
 from attestation.errors import MalformedError
-from attestation.eventlog.events import Event, Origin
+from attestation.eventlog.events import DIGEST_BYTES, Event, Origin
 
 DOMAIN: Final = "bondstone/runtime-event/v1"
 RUNTIME_REGISTER: Final = 3
 EVENTS_MAX: Final = 1024
 NAME_BYTES_MAX: Final = 128
 PAYLOAD_BYTES_MAX: Final = 16 * 1024
+_EVENTS: Final = array(EVENTS_MAX)
+_NAME: Final = text(NAME_BYTES_MAX)
+_PAYLOAD: Final = bytes_up_to(PAYLOAD_BYTES_MAX)
+_DIGEST: Final = bytes_of(DIGEST_BYTES)
 
 
 def runtime_digest(name: str, payload: bytes) -> bytes:
@@ -64,21 +69,22 @@ def runtime_log_from_value_untrusted(value: Any) -> tuple[Event, ...]:
     Raises:
         MalformedError: another structure, beyond a limit, or a digest that is not the event's.
     """
-    if not isinstance(value, list) or len(value) > EVENTS_MAX:
-        raise MalformedError("runtime-log-invalid", f"a runtime log is a list of at most {EVENTS_MAX} events")
-    return tuple(_event_untrusted(number, item) for number, item in enumerate(value))
+    try:
+        items = _EVENTS(value)
+    except FieldError as exc:
+        raise _invalid("", f"must be {exc.wanted}") from exc
+    return tuple(_event_untrusted(number, item) for number, item in enumerate(items))
+
+
+def _invalid(path: str, text: str) -> MalformedError:
+    return MalformedError("runtime-log-invalid", f"{path or 'a runtime log'} {text}")
 
 
 def _event_untrusted(number: int, item: Any) -> Event:
-    if not isinstance(item, dict) or set(item) != {"name", "payload", "digest"}:
-        raise MalformedError(
-            "runtime-log-invalid", f"event {number} does not have just name, payload and digest"
-        )
-    name, payload, digest = item["name"], item["payload"], item["digest"]
-    if not (isinstance(name, str) and isinstance(payload, bytes) and isinstance(digest, bytes)):
-        raise MalformedError("runtime-log-invalid", f"event {number} has a value of another type")
+    members = StrictMap(item, error=_invalid, path=f"event {number}", names=("name", "payload", "digest"))
+    digest = members.take("digest", _DIGEST)
     try:
-        event = runtime_event(name, payload)
+        event = runtime_event(members.take("name", _NAME), members.take("payload", _PAYLOAD))
     except ValueError as exc:
         raise MalformedError("runtime-log-invalid", f"event {number} is out of bounds") from exc
     if event.digest != digest:

@@ -22,6 +22,7 @@ from attestation.collateral.endorsements import Endorsements, authenticate_endor
 from attestation.collateral.enforcement import CollateralSet, Enforcement
 from attestation.collateral.freshness import FreshnessState
 from attestation.encoding.canonical import decode_untrusted, digest, encode
+from attestation.encoding.fields import FieldError, StrictMap, bytes_of, bytes_up_to, integer, optional
 from attestation.errors import (
     AppraisalError,
     AttestationError,
@@ -117,18 +118,17 @@ class TdxClaims:
         Raises:
             MalformedError: ``ticket-malformed``.
         """
-        names = {item.name for item in fields(cls)}
-        if not isinstance(value, dict) or value.keys() != names:
-            raise _malformed(f"the claims are not exactly {', '.join(sorted(names))}")
+        names = [item.name for item in fields(cls)]
+        claims = StrictMap(value, error=_malformed, path="claims", names=names)
         return cls(
-            peer_id=_id(value, "peer_id"),
-            network_id=_id(value, "network_id"),
-            group_id=None if value["group_id"] is None else _id(value, "group_id"),
-            cluster=None if value["cluster"] is None else _cluster(value["cluster"]),
-            started_at=_time(value, "started_at"),
-            quoted_at=_time(value, "quoted_at"),
-            expires_at=None if value["expires_at"] is None else _time(value, "expires_at"),
-            binding=None if value["binding"] is None else _id(value, "binding"),
+            peer_id=claims.take("peer_id", _ID),
+            network_id=claims.take("network_id", _ID),
+            group_id=claims.take("group_id", optional(_ID)),
+            cluster=claims.take("cluster", optional(_cluster)),
+            started_at=claims.take("started_at", _time),
+            quoted_at=claims.take("quoted_at", _time),
+            expires_at=claims.take("expires_at", optional(_time)),
+            binding=claims.take("binding", optional(_ID)),
         )
 
 
@@ -181,19 +181,21 @@ def parse_ticket_untrusted(data: bytes) -> TdxTicket:
     if len(data) > TICKET_BYTES_MAX:
         raise MalformedError("ticket-too-large", f"a ticket of {len(data)} bytes, at most {TICKET_BYTES_MAX}")
     value = decode_untrusted(data, bytes_max=TICKET_BYTES_MAX, items_max=TICKET_ITEMS_MAX)
-    if (
-        not isinstance(value, dict)
-        or not {"quote", "claims"} <= value.keys()
-        or not value.keys() <= {"quote", "claims", "endorsements", "event_log"}
-    ):
-        raise _malformed("a ticket has quote, claims, and at most endorsements and event_log")
+    members = StrictMap(
+        value,
+        error=_malformed,
+        names=("quote", "claims", "endorsements", "event_log"),
+        optional=("endorsements", "event_log"),
+    )
     return TdxTicket(
-        quote=_bytes(value, "quote", QUOTE_BYTES_MAX),
-        claims=TdxClaims.from_value_untrusted(value["claims"]),
+        quote=members.take("quote", _QUOTE),
+        claims=members.take("claims", TdxClaims.from_value_untrusted),
         endorsements=(
-            Endorsements.from_value_untrusted(value["endorsements"]) if "endorsements" in value else None
+            members.take("endorsements", Endorsements.from_value_untrusted)
+            if "endorsements" in members
+            else None
         ),
-        event_log=(_bytes(value, "event_log", EVENT_LOG_BYTES_MAX) if "event_log" in value else None),
+        event_log=members.take("event_log", _EVENT_LOG) if "event_log" in members else None,
     )
 
 
@@ -205,42 +207,28 @@ def _claim_to_value(claim: object) -> object:
     return claim
 
 
+_ID: Final = bytes_of(ID_BYTES)
+_QUOTE: Final = bytes_up_to(QUOTE_BYTES_MAX)
+_EVENT_LOG: Final = bytes_up_to(EVENT_LOG_BYTES_MAX)
+_CLUSTER_ID: Final = bytes_of(CLUSTER_ID_BYTES)
+_GENERATION: Final = integer(0, GENERATION_MAX)
+_SECONDS: Final = integer(0, _SECONDS_MAX, form="a time in Unix seconds")
+
+
 def _cluster(value: Any) -> Cluster:
     match value:
-        case [bytes(cluster_id), int(generation)] if (
-            len(cluster_id) == CLUSTER_ID_BYTES
-            and not isinstance(generation, bool)
-            and 0 <= generation <= GENERATION_MAX
-        ):
-            return Cluster(id=cluster_id, generation=generation)
+        case [cluster_id, generation]:
+            return Cluster(id=_CLUSTER_ID(cluster_id), generation=_GENERATION(generation))
         case _:
-            raise _malformed(f"claim cluster is not an id of {CLUSTER_ID_BYTES} bytes and a generation")
+            raise FieldError("a cluster's id and its generation")
 
 
-def _malformed(text: str) -> MalformedError:
-    return MalformedError("ticket-malformed", text)
+def _time(value: Any) -> datetime:
+    return datetime.fromtimestamp(_SECONDS(value), UTC)
 
 
-def _bytes(value: dict[str, Any], name: str, bytes_max: int) -> bytes:
-    item = value[name]
-    if not isinstance(item, bytes) or len(item) > bytes_max:
-        raise _malformed(f"{name} is not a byte string of at most {bytes_max} bytes")
-    return item
-
-
-def _id(value: dict[str, Any], name: str) -> bytes:
-    item = value[name]
-    if not isinstance(item, bytes) or len(item) != ID_BYTES:
-        raise _malformed(f"claim {name} is not {ID_BYTES} bytes")
-    return item
-
-
-def _time(value: dict[str, Any], name: str) -> datetime:
-    item = value[name]
-    # bool is an int in Python, but not in CBOR.
-    if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= _SECONDS_MAX:
-        raise _malformed(f"claim {name} is not a time in Unix seconds")
-    return datetime.fromtimestamp(item, UTC)
+def _malformed(path: str, text: str) -> MalformedError:
+    return MalformedError("ticket-malformed", f"the ticket's {path or 'outer value'} {text}")
 
 
 # ---- judging ----------------------------------------------------------------------------------------

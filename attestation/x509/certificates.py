@@ -30,6 +30,9 @@ from attestation.x509.pck import SGX_EXTENSION_OID
 
 CERTIFICATE_BYTES_MAX: Final = 8 * 1024
 PEM_BYTES_MAX: Final = 64 * 1024
+CHAINS_MAX: Final = 16
+"""How many chains, of ``PEM_BYTES_MAX`` at most, are kept with their blocks."""
+
 PARSED_MAX: Final = 64
 """How many parsed certificates are kept."""
 
@@ -84,8 +87,11 @@ class Certificate:
     sgx_extension: bytes | None
 
 
+@lru_cache(maxsize=CHAINS_MAX)
 def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[bytes, ...]:
     """Return the DER of each PEM certificate block, in order; text between blocks is ignored.
+
+    A pure function of its bytes, so the blocks of the latest chains are kept.
 
     Lenient as real chains need it: CRLF, a NUL at the end, text between. An unfinished block is refused,
     and so is a boundary that shares its line with anything (RFC 7468 3): readers would see different blocks.

@@ -480,7 +480,7 @@ def test_a_member_may_have_half_a_mebibyte_and_no_more():
     largest = {**value, "pck_crl_issuer_chain": bytes(512 * 1024)}
 
     assert len(Endorsements.from_value_untrusted(largest).pck_crl_issuer_chain) == 512 * 1024
-    with pytest.raises(MalformedError, match="more than 524288 bytes"):
+    with pytest.raises(MalformedError, match="at most 524288 bytes"):
         Endorsements.from_value_untrusted({**value, "pck_crl_issuer_chain": bytes(512 * 1024 + 1)})
 
 

@@ -276,7 +276,7 @@ def test_a_missing_claim_is_malformed(name: str) -> None:
     claims = CLAIMS.to_value()
     del claims[name]
 
-    with pytest.raises(MalformedError, match="exactly"):
+    with pytest.raises(MalformedError, match=rf"claims\.{name} is missing"):
         parse_ticket_untrusted(encode({"quote": b"q", "claims": claims}))
 
 
@@ -345,7 +345,7 @@ def test_every_second_that_can_be_encoded_is_a_time() -> None:
     )
     assert TdxClaims.from_value_untrusted(edges.to_value()) == edges
     for name, beyond in (("started_at", -1), ("expires_at", edges.to_value()["expires_at"] + 1)):
-        with pytest.raises(MalformedError, match="not a time"):
+        with pytest.raises(MalformedError, match="a time in Unix seconds"):
             TdxClaims.from_value_untrusted({**edges.to_value(), name: beyond})
 
 
