@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -47,6 +48,8 @@ def build(profile: Profile, out: Path, progress: Progress) -> None:
     progress("measuring")
     measured = measure(files)
     out.mkdir(parents=True, exist_ok=True)
+    assert files.uki is not None
+    assert files.disk is not None
     contents = {
         "vmlinuz": files.kernel,
         "initrd": files.initrd,
@@ -65,7 +68,7 @@ def build(profile: Profile, out: Path, progress: Progress) -> None:
         progress("this image is for emulation: it can be a mock TD, and has other measurements")
 
 
-def image_files(profile: Profile, locked: dict, progress: Progress) -> ImageFiles:
+def image_files(profile: Profile, locked: dict[str, Any], progress: Progress) -> ImageFiles:
     """Return the files of an image, made from locked inputs and this checkout."""
     recipe = lock.load(lock.RECIPE)
     settings = lock.load(HERE / "profiles" / f"{profile.value}.json")
@@ -111,7 +114,7 @@ def require_small(initrd: bytes) -> bytes:
     return initrd
 
 
-def manifest(files: ImageFiles, locked: dict, machines: list) -> bytes:
+def manifest(files: ImageFiles, locked: dict[str, Any], machines: list[str]) -> bytes:
     """Return ``image.json``: the facts that starting and measuring need besides the files."""
     value = {
         "version": 1,
@@ -126,7 +129,7 @@ def manifest(files: ImageFiles, locked: dict, machines: list) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def one_file(locked: dict, group: str, path: str) -> bytes:
+def one_file(locked: dict[str, Any], group: str, path: str) -> bytes:
     """Return one file out of the package of a group."""
     deb = next(d for d in locked["debs"] if d["group"] == group)
     for member, data in tree.deb_members(lock.deb_path(deb).read_bytes()):

@@ -112,7 +112,7 @@ def deb_path(deb: dict[str, Any]) -> Path:
 
 
 def wheel_path(wheel: dict[str, Any]) -> Path:
-    return CACHE / "wheels" / wheel["file"]
+    return CACHE / "wheels" / str(wheel["file"])
 
 
 def require_cached(locked: dict[str, Any]) -> None:

@@ -43,9 +43,10 @@ def mirror_of(archive: str) -> str:
         if not source.is_file():
             continue
         text = re.sub(r"#.*", "", source.read_text(errors="replace"))
-        for address in re.findall(r"https?://\S+", text):
-            if address.rstrip("/").endswith("/" + archive):
-                return address.rstrip("/")
+        for found in re.finditer(r"https?://\S+", text):
+            address = found.group().rstrip("/")
+            if address.endswith("/" + archive):
+                return address
     raise BuildError(
         f"apt's sources name no mirror of the {archive} archive",
         hint=f"set BONDSTONE_MIRROR_{archive.upper().replace('-', '_')} to its address",
@@ -55,7 +56,7 @@ def mirror_of(archive: str) -> str:
 def download(address: str, *, bytes_max: int) -> bytes:
     request = urllib.request.Request(address, headers={"User-Agent": "bondstone-image"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        data = answer.read(bytes_max + 1)
+        data: bytes = answer.read(bytes_max + 1)
     if len(data) > bytes_max:
         raise BuildError(f"{address} has more than {bytes_max} bytes", hint="check the mirror")
     return data

@@ -95,9 +95,12 @@ def root_tree(
     root = Tree()
     for deb in locked["debs"]:
         if deb["group"] == "root":
+            root.begin(deb["name"])
             tree.unpack_deb(root, lock.deb_path(deb).read_bytes())
     for wheel in locked["wheels"]:
+        root.begin(wheel["file"])
         tree.unpack_wheel(root, lock.wheel_path(wheel).read_bytes(), SITE)
+    root.begin("this checkout")
     for package in ("attestation", "enclave", "node"):
         _add_sources(root, lock.PROJECT / package, f"{SITE}/{package}")
     _add_sources(root, lock.HERE / "guest", GUEST)
@@ -114,6 +117,9 @@ def root_tree(
 
 
 def _add_sources(root: Tree, folder: Path, target: str) -> None:
+    """Add a package of this checkout: all of it, and nothing else under its name."""
+    root.require_absent(target)
+    root.require_absent(f"{target}.py")
     for file in sorted(folder.rglob("*.py")):
         root.file(f"{target}/{file.relative_to(folder).as_posix()}", file.read_bytes())
 

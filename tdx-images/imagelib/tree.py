@@ -17,6 +17,7 @@ from imagelib import elf
 from imagelib.errors import BuildError
 
 _HINT = "the locked input is not what it should be; refresh the lock"
+_CLASH_HINT = "leave one of the two out of tdx-images/recipe.json and lock again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,37 +29,78 @@ class Node:
 
 
 class Tree:
-    """A file system that is built up in memory and written out in one order."""
+    """A file system that is built up in memory and written out in one order.
+
+    Several inputs may have the same folder. A file or a link belongs to the one input that brings it: no
+    input replaces a part of another.
+    """
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self._sources: dict[str, str] = {}
+        self._source = ""
+
+    def begin(self, source: str) -> None:
+        """Name the input that what follows comes from."""
+        self._source = source
 
     def folder(self, path: str, permissions: int = 0o755) -> None:
         clean = _clean(path)
         for parent in list(PurePosixPath(clean).parents)[-2::-1]:
+            self._require_folder(str(parent))
             self.nodes.setdefault(str(parent), Node(mode=stat.S_IFDIR | 0o755))
+            self._sources.setdefault(str(parent), self._source)
         if clean != ".":
+            self._require_folder(clean)
             self.nodes[clean] = Node(mode=stat.S_IFDIR | permissions)
+            self._sources.setdefault(clean, self._source)
 
     def file(self, path: str, data: bytes, *, executable: bool = False) -> None:
-        clean = _clean(path)
-        parent = str(PurePosixPath(clean).parent)
-        if parent not in self.nodes and parent != ".":
-            self.folder(parent)
-        self.nodes[clean] = Node(mode=stat.S_IFREG | (0o555 if executable else 0o444), data=data)
+        self._put(path, Node(mode=stat.S_IFREG | (0o555 if executable else 0o444), data=data))
 
     def link(self, path: str, target: str) -> None:
+        self._put(path, Node(mode=stat.S_IFLNK | 0o777, data=target.encode()))
+
+    def hard_link(self, path: str, target: str) -> None:
+        """Put a file at ``path`` with the contents and the mode of the one at ``target``."""
+        self._put(path, self.nodes[_clean(target)])
+
+    def require_absent(self, path: str) -> None:
+        """Raise if an input has written this path, or anything below it.
+
+        Raises:
+            BuildError: names the other input.
+        """
+        taken = next((p for p in sorted(self.nodes) if p == path or p.startswith(f"{path}/")), None)
+        if taken is not None:
+            raise self._refusal(taken)
+
+    def _put(self, path: str, node: Node) -> None:
         clean = _clean(path)
+        if clean in self.nodes:
+            raise self._refusal(clean)
         parent = str(PurePosixPath(clean).parent)
-        if parent not in self.nodes and parent != ".":
-            self.folder(parent)
-        self.nodes[clean] = Node(mode=stat.S_IFLNK | 0o777, data=target.encode())
+        if parent != ".":
+            self._require_folder(parent)
+            if parent not in self.nodes:
+                self.folder(parent)
+        self.nodes[clean] = node
+        self._sources[clean] = self._source
+
+    def _require_folder(self, path: str) -> None:
+        if path in self.nodes and not stat.S_ISDIR(self.nodes[path].mode):
+            raise self._refusal(path)
+
+    def _refusal(self, path: str) -> BuildError:
+        text = f"{path}: {self._sources[path]} has written it, and {self._source} would write it too"
+        return BuildError(text, hint=_CLASH_HINT)
 
     def remove(self, *prefixes: str) -> None:
         """Remove these paths and all below them."""
         for path in list(self.nodes):
             if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
                 del self.nodes[path]
+                del self._sources[path]
 
     def files(self, prefix: str = "") -> Iterable[tuple[str, Node]]:
         for path in sorted(self.nodes):
@@ -94,14 +136,20 @@ def unpack_deb(tree: Tree, data: bytes) -> None:
         elif member.issym():
             tree.link(member.name, member.linkname)
         elif member.islnk():
-            tree.nodes[member.name] = tree.nodes[_merged(_clean(member.linkname))]
+            tree.hard_link(member.name, _merged(_clean(member.linkname)))
         else:
             raise BuildError(f"{member.name} is of a kind that no image needs", hint=_HINT)
 
 
 def unpack_wheel(tree: Tree, data: bytes, site: str) -> None:
-    """Put a wheel's packages into ``site``; scripts and data schemes are left out."""
+    """Put a wheel's packages into ``site``; scripts and data schemes are left out.
+
+    Raises:
+        BuildError: one of its packages is there already. Python would see the two as one.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+        for first in sorted({name.split("/", 1)[0] for name in wheel.namelist()}):
+            tree.require_absent(f"{site}/{first}")
         for name in sorted(wheel.namelist()):
             first = name.split("/", 1)[0]
             if name.endswith("/") or first.endswith(".data"):
