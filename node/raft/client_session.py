@@ -27,7 +27,7 @@ from node.raft.entries import (
 from node.raft.events import Cancel, Execute
 from node.raft.messages import Forward, ForwardReply, Proposal
 from node.raft.reads import Reads
-from node.raft.state import Leadership
+from node.raft.tenure import Leadership
 from node.raft.types import (
     COMMANDS,
     Cursor,
@@ -108,18 +108,19 @@ class Clients(Reads):
 
     # ---- from our callers ---------------------------------------------------
     def _on_execute(self, execute: Execute) -> None:
+        tenure = self.tenure
         session = self.session
         refusal = self._judge(execute)
         if refusal:
-            self._complete(execute.token, NotExecuted(refusal, self.leader))
+            self._complete(execute.token, NotExecuted(refusal, tenure.leader))
             return
         body = encode_command_body(execute.commands, execute.credential)
         size = len(body)
         if size > self.settings.command_bytes_max:
-            self._complete(execute.token, NotExecuted("command-too-large", self.leader))
+            self._complete(execute.token, NotExecuted("command-too-large", tenure.leader))
             return
         if len(session.tokens) >= self.settings.pending_max or session.bytes + size > PENDING_BYTES_MAX:
-            self._complete(execute.token, NotExecuted("overloaded", self.leader))
+            self._complete(execute.token, NotExecuted("overloaded", tenure.leader))
             return
         pending = Pending(execute, body)
         session.tokens[execute.token] = pending
@@ -139,10 +140,11 @@ class Clients(Reads):
         return ""
 
     def _on_cancel(self, cancel: Cancel) -> None:
+        tenure = self.tenure
         if self._cancel_query(cancel.token):
-            self._complete(cancel.token, NotExecuted("cancelled", self.leader))
+            self._complete(cancel.token, NotExecuted("cancelled", tenure.leader))
             return
-        leadership = self.leadership
+        leadership = tenure.leadership
         if (
             leadership is not None
             and leadership.version_change is not None
@@ -156,7 +158,7 @@ class Clients(Reads):
             return
         outcome: Outcome = Unknown("cancelled")
         if not pending.left:
-            outcome = NotExecuted("cancelled", self.leader)
+            outcome = NotExecuted("cancelled", tenure.leader)
         self._finish(pending, outcome)
 
     def _finish(self, pending: Pending, outcome: Outcome) -> None:
@@ -173,8 +175,9 @@ class Clients(Reads):
     # ---- the session --------------------------------------------------------
     def _session_is_open(self) -> bool:
         """Open or renew our session as needed; return whether commands can be sent in it."""
+        tenure = self.tenure
         session = self.session
-        if session.id in self.replica.table:
+        if session.id in tenure.replica.table:
             session.was_open = True
             if self.now - session.used_ms >= self.settings.session_ttl_ms // 3:
                 self._ask_session("keepalive")
@@ -182,8 +185,8 @@ class Clients(Reads):
         if session.was_open:
             self._renew_session()
         # An open with the time of an old entry would be taken for a late copy, and be void.
-        up_to_date = self.replica.applied.index == self.commit
-        if up_to_date and (self.leadership is not None or self.in_step):
+        up_to_date = tenure.replica.applied.index == tenure.commit
+        if up_to_date and (tenure.leadership is not None or tenure.in_step):
             self._ask_session("open")
         return False
 
@@ -192,7 +195,7 @@ class Clients(Reads):
 
         Commands handed over in it would get a place in the log, and never be executed.
         """
-        idle_ms = self._log_time_passed() - self.replica.table.active_ms(self.session.id)
+        idle_ms = self._log_time_passed() - self.tenure.replica.table.active_ms(self.session.id)
         return idle_ms > self.settings.session_ttl_ms
 
     def _renew_session(self) -> None:
@@ -214,41 +217,44 @@ class Clients(Reads):
         session.next_seq = session.next_send = 1
 
     def _ask_session(self, operation: str) -> None:
+        tenure = self.tenure
         session = self.session
-        fresh = session.asked_in_term == self.term and session.asked_ms is not None
+        fresh = session.asked_in_term == tenure.term and session.asked_ms is not None
         if fresh and self.now - (session.asked_ms or 0) < self.settings.election_timeout_ms:
             return
-        change = SessionChange(operation, session.id, self.me.id, self.replica.applied_ms)
+        change = SessionChange(operation, session.id, self.me.id, tenure.replica.applied_ms)
         proposal = Proposal(EntryKind.SESSION, 0, encode_session(change))
         if self._hand_over((proposal,)):
             session.asked_ms = self.now
-            session.asked_in_term = self.term
+            session.asked_in_term = tenure.term
             session.used_ms = self.now
 
     # ---- to the leader ------------------------------------------------------
     def _hand_over(self, proposals: tuple[Proposal, ...], after: int = 0) -> bool:
         """Write proposals if we lead, otherwise forward them; return whether either was possible."""
-        if self.leadership is not None:
-            if self._refusal(self.leadership):
+        tenure = self.tenure
+        if tenure.leadership is not None:
+            if self._refusal(tenure.leadership):
                 return False
             for proposal in proposals:
                 self._note_cursor(proposal.seq, self._propose(self.session.id, proposal))
             return True
-        if self.leader is None or not self._reaches_leader():
+        if tenure.leader is None or not self._reaches_leader():
             return False
-        self._send(self.leader, Forward(self._cluster, self.session.number, after, proposals))
+        self._send(tenure.leader, Forward(self._cluster, self.session.number, after, proposals))
         return True
 
     def _reaches_leader(self) -> bool:
-        return self.leadership is not None or self.leader in self.peers
+        return self.tenure.leadership is not None or self.tenure.leader in self.peers
 
     def _flush_session(self) -> None:
         """Hand over the waiting commands, all in one Forward."""
+        tenure = self.tenure
         session = self.session
         if not self._session_is_open() or not self._reaches_leader():
             return
-        if session.sent_in_term != self.term or session.sent_to != self.leader:
-            session.sent_in_term, session.sent_to = self.term, self.leader
+        if session.sent_in_term != tenure.term or session.sent_to != tenure.leader:
+            session.sent_in_term, session.sent_to = tenure.term, tenure.leader
             for pending in session.in_flight.values():
                 pending.cursor = None
             session.next_send = next(iter(session.in_flight), session.next_seq)
@@ -325,7 +331,7 @@ class Clients(Reads):
         return max(self.session.retry_due, self.now + 1)
 
     def _on_forward_reply(self, sender: Incarnation, m: ForwardReply) -> None:
-        if m.session != self.session.number or m.term != self.term or sender != self.leader:
+        if m.session != self.session.number or m.term != self.tenure.term or sender != self.tenure.leader:
             return
         for seq, cursor in m.cursors:
             self._note_cursor(seq, cursor)
@@ -339,11 +345,12 @@ class Clients(Reads):
 
     # ---- as the leader ------------------------------------------------------
     def _on_forward(self, sender: Incarnation, m: Forward) -> None:
+        tenure = self.tenure
         session = session_id(self.group_id, sender.id, m.session)
         if not all(self._is_senders_own(sender, session, p) for p in m.proposals):
             self._violation(sender, "forward-for-another-session")
             return
-        leadership = self.leadership
+        leadership = tenure.leadership
         refused = "not-leader" if leadership is None else self._refusal(leadership)
         if leadership is not None and not refused and not self._has_handled(leadership, session, m.after):
             refused = "gap"
@@ -357,13 +364,15 @@ class Clients(Reads):
                 leadership.awaited = self.log.last().index
         self._send(
             sender,
-            ForwardReply(self._cluster, self.term, m.session, tuple(cursors), refused, self.leader),
+            ForwardReply(self._cluster, tenure.term, m.session, tuple(cursors), refused, tenure.leader),
         )
 
     def _has_handled(self, leadership: Leadership, session: bytes, seq: int) -> bool:
         """Return whether command ``seq`` is in our log in this term, or was answered before."""
         return (
-            not seq or (session, seq) in leadership.proposed or self.replica.table.is_answered(session, seq)
+            not seq
+            or (session, seq) in leadership.proposed
+            or self.tenure.replica.table.is_answered(session, seq)
         )
 
     def _is_senders_own(self, sender: Incarnation, session: bytes, proposal: Proposal) -> bool:
@@ -381,7 +390,7 @@ class Clients(Reads):
 
     # ---- decided ------------------------------------------------------------
     def _entry_applied(self, session: bytes, seq: int, outcome: Outcome) -> None:
-        leadership: Leadership | None = self.leadership
+        leadership: Leadership | None = self.tenure.leadership
         if not session:
             self._version_changed(seq, outcome)
             return

@@ -19,30 +19,28 @@ STAGGER_MS: Final = 25
 class Election(Clients):
     """Elections: voting, standing, and winning a term."""
 
-    grants: set[Incarnation]
-    own_vote_serial: int = 0
-    quick_retry_until_ms: int = 0
-
     # ---- standing -----------------------------------------------------------
     def _may_stand(self) -> bool:
         """Return whether we are a voter, no Observer, and not catching up while others could lead."""
-        if not self.is_voter or self.preference is Preference.OBSERVER:
+        tenure = self.tenure
+        if not tenure.is_voter or self.preference is Preference.OBSERVER:
             return False
-        if self.pull is None or self.leader_contact_ms is None:
+        if tenure.pull is None or tenure.leader_contact_ms is None:
             return True
         patience = CATCHING_UP_PATIENCE * self.settings.election_timeout_ms
-        return self.now - self.leader_contact_ms >= patience
+        return self.now - tenure.leader_contact_ms >= patience
 
     def _tick_election(self) -> None:
+        tenure = self.tenure
         self._rearm_election()
-        if self.now < self.quick_retry_until_ms:
+        if self.now < tenure.quick_retry_until_ms:
             beat = self.settings.heartbeat_ms
             self.election_due = self.now + beat + self.randrange(beat)
         if not self._may_stand():
-            self._become_follower(self.term, None)
+            self._become_follower(tenure.term, None)
         elif self._is_bound():
             # A lease promise binds our own vote like the votes that we give to others.
-            self.election_due = self.bound_ms + self.randrange(self.settings.heartbeat_ms)
+            self.election_due = tenure.bound_ms + self.randrange(self.settings.heartbeat_ms)
         else:
             self._pre_campaign()
 
@@ -51,12 +49,13 @@ class Election(Clients):
 
         With lease reads, stand as soon as our promise has run out.
         """
-        self.in_step = False
-        if self.role is not Role.FOLLOWER or not self._may_stand():
+        tenure = self.tenure
+        tenure.in_step = False
+        if tenure.role is not Role.FOLLOWER or not self._may_stand():
             return
-        start = self.bound_ms if self._is_bound() else self.now
-        self.quick_retry_until_ms = start + self.settings.election_timeout_ms
-        rank = self.members.index(self.me)
+        start = tenure.bound_ms if self._is_bound() else self.now
+        tenure.quick_retry_until_ms = start + self.settings.election_timeout_ms
+        rank = tenure.members.index(self.me)
         delay = rank * STAGGER_MS + self.randrange(STAGGER_MS)
         if self.preference is Preference.RELUCTANT:
             delay *= self.settings.reluctant_factor
@@ -64,46 +63,49 @@ class Election(Clients):
 
     def _roll(self) -> tuple[Incarnation, ...]:
         """Return who may answer with more than ABSTAIN: the log's voters, not the bonded peers (seed 33)."""
-        return self.members
+        return self.tenure.members
 
     def _request(self, term: int, *, pre: bool, transfer: bool) -> VoteRequest:
         return VoteRequest(self._cluster, term, pre, self.log.last(), self._roll(), transfer)
 
     def _pre_campaign(self) -> None:
         """Ask whether a campaign could succeed. This changes no member's state."""
-        self.role = Role.PRE_CANDIDATE
-        self.leader = None
-        self.in_step = False
-        self.grants = {self.me}
-        self._broadcast(self._request(self.term + 1, pre=True, transfer=False))
+        tenure = self.tenure
+        tenure.role = Role.PRE_CANDIDATE
+        tenure.leader = None
+        tenure.in_step = False
+        tenure.grants = {self.me}
+        self._broadcast(self._request(tenure.term + 1, pre=True, transfer=False))
         self._count_grants()
 
     def _campaign(self, *, transfer: bool) -> None:
-        self._set_vote(self.term + 1, self.me)
-        self.role = Role.CANDIDATE
-        self.leader = None
-        self.leader_contact_ms = None
+        tenure = self.tenure
+        self._set_vote(tenure.term + 1, self.me)
+        tenure.role = Role.CANDIDATE
+        tenure.leader = None
+        tenure.leader_contact_ms = None
         self._rearm_election()
-        self.grants = set()
-        self.own_vote_serial = self.serial
-        self._broadcast(self._request(self.term, pre=False, transfer=transfer))
+        tenure.grants = set()
+        tenure.own_vote_serial = self.serial
+        self._broadcast(self._request(tenure.term, pre=False, transfer=transfer))
         self._count_own_vote()
 
     def _count_own_vote(self) -> None:
         """Count our own vote once it is as durable as the vote of a peer must be."""
-        if self.role is Role.CANDIDATE and self.persisted >= self.own_vote_serial:
-            self.grants.add(self.me)
+        tenure = self.tenure
+        if tenure.role is Role.CANDIDATE and self.persisted >= tenure.own_vote_serial:
+            tenure.grants.add(self.me)
             self._count_grants()
 
     def _election_won(self) -> bool:
-        return self._have(self.grants)
+        return self._have(self.tenure.grants)
 
     def _count_grants(self) -> None:
         if not self._election_won():
             return
-        if self.role is Role.PRE_CANDIDATE:
+        if self.tenure.role is Role.PRE_CANDIDATE:
             self._campaign(transfer=False)
-        elif self.role is Role.CANDIDATE:
+        elif self.tenure.role is Role.CANDIDATE:
             self._become_leader()
 
     # ---- answering requests -------------------------------------------------
@@ -116,7 +118,7 @@ class Election(Clients):
             self._reply_vote(sender, m, Vote.ABSTAIN)
         elif m.pre:
             granted = (
-                m.term > self.term
+                m.term > self.tenure.term
                 and self._is_up_to_date(m.last)
                 and (m.transfer or not self._follows_leader())
             )
@@ -125,14 +127,15 @@ class Election(Clients):
             self._on_real_vote_request(sender, m)
 
     def _on_real_vote_request(self, sender: Incarnation, m: VoteRequest) -> None:
-        if m.term < self.term or self._lease_binds(m):
+        tenure = self.tenure
+        if m.term < tenure.term or self._lease_binds(m):
             self._reply_vote(sender, m, Vote.DENIED)
             return
-        if m.term > self.term:
+        if m.term > tenure.term:
             self._become_follower(m.term, None)
-        if self.voted_for in (None, sender) and self._is_up_to_date(m.last):
-            if self.role is Role.PRE_CANDIDATE:
-                self._become_follower(self.term, None)  # it has not voted yet, not even for itself
+        if tenure.voted_for in (None, sender) and self._is_up_to_date(m.last):
+            if tenure.role is Role.PRE_CANDIDATE:
+                self._become_follower(tenure.term, None)  # it has not voted yet, not even for itself
             # A lagging VOTER grants too: its vote may complete the quorum.
             self._remember_vote(sender)
             self._rearm_election()
@@ -145,37 +148,39 @@ class Election(Clients):
         return self.settings.lease_reads and not m.transfer and self._follows_leader()
 
     def _remember_vote(self, candidate: Incarnation) -> None:
-        if self.voted_for is None:
-            self._set_vote(self.term, candidate)
+        if self.tenure.voted_for is None:
+            self._set_vote(self.tenure.term, candidate)
 
     def _is_up_to_date(self, last: Position) -> bool:
         mine = self.log.last()
         return (last.term, last.index) >= (mine.term, mine.index)
 
     def _reply_vote(self, to: Incarnation, m: VoteRequest, vote: Vote) -> None:
-        term = m.term if vote is Vote.GRANTED else self.term
-        commit = self.log.position(self.commit)
-        self._send(to, VoteReply(self._cluster, term, m.pre, vote, self.leader, commit))
+        tenure = self.tenure
+        term = m.term if vote is Vote.GRANTED else tenure.term
+        commit = self.log.position(tenure.commit)
+        self._send(to, VoteReply(self._cluster, term, m.pre, vote, tenure.leader, commit))
 
     # ---- counting answers ---------------------------------------------------
     def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
-        if m.commit.index > self.commit and self.leadership is None:
+        tenure = self.tenure
+        if m.commit.index > tenure.commit and tenure.leadership is None:
             self._learn_commit(m.commit)
         if m.vote is Vote.GRANTED:
             asking = Role.PRE_CANDIDATE if m.pre else Role.CANDIDATE
-            if self.role is asking and self._is_of_this_election(m):
-                self.grants.add(sender)
+            if tenure.role is asking and self._is_of_this_election(m):
+                tenure.grants.add(sender)
                 self._count_grants()
-        elif m.vote is Vote.DENIED and m.term > self.term:
+        elif m.vote is Vote.DENIED and m.term > tenure.term:
             # Without this two voters can refuse each other's pre-votes without end (3.13).
-            standing = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+            standing = tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
 
     def _is_of_this_election(self, m: VoteReply) -> bool:
         """A grant is for one term: a late one, when we stand again, would count as a second vote there."""
-        return m.term == (self.term + 1 if m.pre else self.term)
+        return m.term == (self.tenure.term + 1 if m.pre else self.tenure.term)
 
     def _learn_commit(self, commit: Position) -> None:
         """Commit what a peer knows to be committed, if our log holds it.
@@ -184,14 +189,15 @@ class Election(Clients):
         itself. If it knows that its demotion was committed, then we know it now too, and no longer need its
         vote.
         """
+        tenure = self.tenure
         if commit.index > self.log.last().index or self.log.position(commit.index) != commit:
             return
         self._commit_to(commit.index)
-        if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
-            if self.is_voter:
+        if tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            if tenure.is_voter:
                 self._count_grants()
             else:
-                self._become_follower(self.term, None)
+                self._become_follower(tenure.term, None)
 
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
         """The leader hands over: no pre-vote, and stickiness does not apply.
@@ -199,9 +205,10 @@ class Election(Clients):
         Like an Append it comes from the term's only leader. We need not have received an Append of that
         leader before: with trust_disk a voter that just restarted keeps its term, and its earlier ACKs count.
         """
-        if m.term != self.term or self.role is not Role.FOLLOWER:
+        tenure = self.tenure
+        if m.term != tenure.term or tenure.role is not Role.FOLLOWER:
             return
-        if self._is_observer(sender) or (self.leader is not None and sender != self.leader):
+        if self._is_observer(sender) or (tenure.leader is not None and sender != tenure.leader):
             self._violation(sender, "transfer-by-non-leader")
-        elif self.is_voter and self.preference is not Preference.OBSERVER:
+        elif tenure.is_voter and self.preference is not Preference.OBSERVER:
             self._campaign(transfer=True)

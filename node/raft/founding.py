@@ -39,12 +39,13 @@ class Founding(Signing):
 
     # ---- presence -----------------------------------------------------------
     def _presence(self) -> Presence:
-        visible = self._visible() if self.cluster is None else ()
+        tenure = self.tenure
+        visible = self._visible() if tenure.cluster is None else ()
         state = self.founding_state
         return Presence(
-            self.cluster,
-            self.replica.commands,
-            self.commit,
+            tenure.cluster,
+            tenure.replica.commands,
+            tenure.commit,
             self._mode(),
             visible,
             state.dissolved,
@@ -55,7 +56,7 @@ class Founding(Signing):
         """Return AUTO in a cluster that may give itself up, and our own founding mode outside a cluster."""
         if self.log.last().index == 0:
             return self.founding.bootstrap
-        if self.is_auto:
+        if self.tenure.is_auto:
             return Bootstrap.AUTO
         return Bootstrap.INIT if self.founding.bootstrap is Bootstrap.AUTO else self.founding.bootstrap
 
@@ -98,25 +99,25 @@ class Founding(Signing):
         signed = self.founding_state.signed
         if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
             self._free_signature()
-        if self.cluster is not None and self.cluster in m.dissolved:
+        if self.tenure.cluster is not None and self.tenure.cluster in m.dissolved:
             if self._may_have_ended(m, before):
                 # Its log holds a committed DISSOLVE: our cluster is over.
-                self._dissolve(Cursor(self.term, self.commit))
+                self._dissolve(Cursor(self.tenure.term, self.tenure.commit))
             else:
                 self._violation(sender, "false-dissolution")
             return
         if m.cluster is None:
-            if self.cluster is not None:
+            if self.tenure.cluster is not None:
                 self._send(sender, self._presence())
-        elif self.cluster is None:
+        elif self.tenure.cluster is None:
             self._enter(m.cluster)
-        elif m.cluster != self.cluster:
+        elif m.cluster != self.tenure.cluster:
             self._meet_rival(sender, m)
         elif known == m.cluster:
             # The peer repeats it because it does not know that we are in its cluster: our Presence was lost.
-            self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
+            self._send(sender, AvailReply(self._cluster, self.tenure.term, self._serve_limit()))
         if (
-            m.cluster == self.cluster
+            m.cluster == self.tenure.cluster
             and m.mode is Bootstrap.EXPECT
             and not m.commit
             and self.log.last().index
@@ -132,14 +133,15 @@ class Founding(Signing):
         The first entry of our cluster records whether it is an ``auto`` cluster. A member that does not hold
         that entry decides by the founding modes of itself and of the peer.
         """
-        if self.replica.commands and self.settings.on_rival != "discard-shorter":
+        tenure = self.tenure
+        if tenure.replica.commands and self.settings.on_rival != "discard-shorter":
             return False
         if self.log.last().index:
-            return self.is_auto
+            return tenure.is_auto
         if not self._may_found():
             return True
         was_auto_in_it = (
-            before is not None and before.cluster == self.cluster and before.mode is Bootstrap.AUTO
+            before is not None and before.cluster == tenure.cluster and before.mode is Bootstrap.AUTO
         )
         return was_auto_in_it or Bootstrap.AUTO in (self.founding.bootstrap, m.mode)
 
@@ -147,7 +149,7 @@ class Founding(Signing):
         """Enter the cluster of a peer: as a learner, until the cluster's log makes this member a voter."""
         if cluster in self.founding_state.dissolved:
             return
-        self.cluster = cluster
+        self.tenure.cluster = cluster
         self._forget_founding()
         self._refresh_audience()
         self._broadcast_presence()
@@ -160,7 +162,7 @@ class Founding(Signing):
 
     # ---- founding -----------------------------------------------------------
     def _drive_founding(self) -> None:
-        if self.cluster is not None or not self._may_found():
+        if self.tenure.cluster is not None or not self._may_found():
             return
         state = self.founding_state
         visible = self._visible()
@@ -181,7 +183,7 @@ class Founding(Signing):
         delay = self.founding.bootstrap_delay_ms
         if self.preference is Preference.RELUCTANT:
             delay *= self.settings.reluctant_factor
-        if self.now - self.born_ms >= delay and visible[0] == self.me and not self._may_enter_one():
+        if self.now - self.tenure.since_ms >= delay and visible[0] == self.me and not self._may_enter_one():
             self._found_alone()
 
     def _may_enter_one(self) -> bool:
@@ -248,7 +250,7 @@ class Founding(Signing):
 
     def _on_genesis_proposal(self, sender: Incarnation, m: GenesisProposal) -> None:
         state = self.founding_state
-        if self.cluster is not None or self.founding.bootstrap is not Bootstrap.EXPECT:
+        if self.tenure.cluster is not None or self.founding.bootstrap is not Bootstrap.EXPECT:
             return
         if m.voters[0] != sender or self.me not in m.voters:
             self._violation(sender, "bad-genesis-proposal")
@@ -316,10 +318,11 @@ class Founding(Signing):
 
     def _adopt_genesis(self, entry: Entry) -> None:
         """Take entry 1, which is committed by definition: the cluster id is its digest."""
-        self.cluster = entry.chain
+        tenure = self.tenure
+        tenure.cluster = entry.chain
         # This order is needed: a write torn between the two must not leave a disk that records no signature.
         self._append((entry,))
-        self._set_vote(max(self.term, entry.term), self.voted_for)
+        self._set_vote(max(tenure.term, entry.term), tenure.voted_for)
         self._commit_to(1)
         self._forget_founding()
         self._refresh_audience()
@@ -327,7 +330,7 @@ class Founding(Signing):
     def _on_genesis(self, sender: Incarnation, m: Genesis) -> None:
         chain = m.entry.chain
         if (
-            self.cluster not in (None, chain)
+            self.tenure.cluster not in (None, chain)
             or self.log.last().index
             or chain in self.founding_state.dissolved
         ):
@@ -346,16 +349,16 @@ class Founding(Signing):
 
         A peer may not know us yet, or could send us the genesis that we lack.
         """
-        if self.cluster is None or self._lacks_genesis():
+        if self.tenure.cluster is None or self._lacks_genesis():
             return bool(self.peers)
         return self.has_outsiders
 
     def _lacks_genesis(self) -> bool:
         """Return whether we may be a voter without knowing it, while there is no leader to pull from."""
         return (
-            self.leader is None
+            self.tenure.leader is None
             and self.log.last().index == 0
-            and self.cluster is not None
+            and self.tenure.cluster is not None
             and self.founding.bootstrap is Bootstrap.EXPECT
         )
 
@@ -369,7 +372,11 @@ class Founding(Signing):
             self._broadcast_presence()
             for sender, peer in sorted(self.peers.items()):
                 rival = peer.presence
-                if rival is not None and rival.cluster not in (None, self.cluster) and self.cluster:
+                if (
+                    rival is not None
+                    and rival.cluster not in (None, self.tenure.cluster)
+                    and self.tenure.cluster
+                ):
                     self._meet_rival(sender, rival)
         if self.founding_state.nonce is not None:
             self._ask_signatures()

@@ -82,7 +82,7 @@ class Inbox(Rivals):
     def _on_bond_up(self, bond: BondUp) -> None:
         peer = bond.peer
         self.peers[peer] = Peer(bond.preference, bond.build)
-        self.ended_bonds.pop(peer, None)
+        self.tenure.ended_bonds.pop(peer, None)
         if self._turn_away(peer):
             return
         self._refresh_audience()
@@ -90,7 +90,7 @@ class Inbox(Rivals):
 
     def _part_with_unfit(self) -> None:
         """Part with peers that do not know the new levels: messages of these levels may be sent now."""
-        self.parting_due = False
+        self.tenure.parting_due = False
         for peer in sorted(self.peers):
             self._turn_away(peer)
 
@@ -99,7 +99,7 @@ class Inbox(Rivals):
 
         Its bond ends before we send another message, because the peer might not understand that one.
         """
-        levels, theirs = self.replica.levels, self.peers[peer].build
+        levels, theirs = self.tenure.replica.levels, self.peers[peer].build
         unfit = objection_to_peer(self.build, theirs) if levels is None else objection(theirs, levels)
         if unfit:
             self._notice(Unfit(peer, unfit))
@@ -107,24 +107,26 @@ class Inbox(Rivals):
         return bool(unfit)
 
     def _on_bond_down(self, peer: Incarnation, loss: BondLoss) -> None:
+        tenure = self.tenure
         if self.peers.pop(peer, None) is None:
             return
         self._refresh_audience()
         self._forget_promises(peer)
-        if loss is not BondLoss.LOST and peer in self.members:
-            self.ended_bonds[peer] = loss
-        if self.leadership is not None:
-            self.leadership.review_due = True
-            self.leadership.streak.pop(peer, None)
-            if peer not in self.members:
-                self.leadership.match.pop(peer, None)
-                self.leadership.echo.pop(peer, None)
-                self.leadership.answered_ms.pop(peer, None)
-                self.leadership.lag.pop(peer, None)
-        if peer == self.leader:
+        tenure.rivals.discard(peer)
+        if loss is not BondLoss.LOST and peer in tenure.members:
+            tenure.ended_bonds[peer] = loss
+        if tenure.leadership is not None:
+            tenure.leadership.review_due = True
+            tenure.leadership.streak.pop(peer, None)
+            if peer not in tenure.members:
+                tenure.leadership.match.pop(peer, None)
+                tenure.leadership.echo.pop(peer, None)
+                tenure.leadership.answered_ms.pop(peer, None)
+                tenure.leadership.lag.pop(peer, None)
+        if peer == tenure.leader:
             self._leader_bond_lost()
-        if self.pull is not None:
-            self.pull.known.pop(peer, None)
+        if tenure.pull is not None:
+            tenure.pull.known.pop(peer, None)
         self._forget_reads_of(peer)
         self._drive_founding()
 
@@ -153,9 +155,10 @@ class Inbox(Rivals):
 
     def _is_ours(self, sender: Incarnation, peer: Peer, message: ClusterMessage) -> bool:
         """R2: only messages of our own cluster count. A member in no cluster enters the first it meets."""
-        if message.cluster == self.cluster:
-            if peer.cluster != self.cluster:
-                peer.cluster = self.cluster
+        tenure = self.tenure
+        if message.cluster == tenure.cluster:
+            if peer.cluster != tenure.cluster:
+                peer.cluster = tenure.cluster
                 self._refresh_audience()
             return True
         if message.cluster in self.founding_state.dissolved:
@@ -163,7 +166,7 @@ class Inbox(Rivals):
             return False
         peer.cluster = message.cluster
         self._refresh_audience()
-        if self.cluster is not None or not self._may_enter():
+        if tenure.cluster is not None or not self._may_enter():
             self._send(sender, self._presence())
             return False
         self._enter(message.cluster)

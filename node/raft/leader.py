@@ -11,7 +11,7 @@ from node.peers import Incarnation, Preference
 from node.raft.entries import EMPTY_PAYLOAD, is_open
 from node.raft.follower import Follower
 from node.raft.messages import ACK, STALE, Append, AppendReply, Proposal, TimeoutNow
-from node.raft.state import Leadership, Mark, Transfer
+from node.raft.tenure import Leadership, Mark, Transfer
 from node.raft.types import (
     COMMANDS,
     LEADER,
@@ -32,27 +32,24 @@ MARK_MS: Final = 10
 class Leader(Follower):
     """Write, broadcast, count, commit."""
 
-    handed_over: Transfer | None = (
-        None  # TimeoutNow was sent to its target; the next leader decides the outcome
-    )
-
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
-        self.role = LEADER
-        self.leader = self.me
-        self.pull = None
-        leadership = self.leadership = Leadership(
-            term=self.term,
+        tenure = self.tenure
+        tenure.role = LEADER
+        tenure.leader = self.me
+        tenure.pull = None
+        leadership = tenure.leadership = Leadership(
+            term=tenure.term,
             noop_index=self.log.last().index + 1,
             since_ms=self.now,
             heartbeat_due=self.now,
             mark_due=self.now,
             census_due=self.now + self.settings.heartbeat_ms,
             # A new leader has received no answer yet: check-quorum must not depose it (3.13).
-            answered_ms=dict.fromkeys(self.members, self.now),
+            answered_ms=dict.fromkeys(tenure.members, self.now),
         )
         leadership.sent_index = self.log.last().index
-        leadership.announced = self.commit
+        leadership.announced = tenure.commit
         self._open_term()
 
     def _open_term(self) -> None:
@@ -64,9 +61,9 @@ class Leader(Follower):
         """Return why no command may be written now; empty if one may."""
         if leadership.transfer is not None:
             return "transferring"
-        if self.dissolve_index:
+        if self.tenure.dissolve_index:
             return "dissolving"
-        if self.log.last().index - self.commit >= self.settings.pending_max:
+        if self.log.last().index - self.tenure.commit >= self.settings.pending_max:
             return "overloaded"
         return ""
 
@@ -76,17 +73,18 @@ class Leader(Follower):
         None: the session is open already, or the command was refused. The log carries the refusal to its
         origin.
         """
-        leadership = self.leadership
+        tenure = self.tenure
+        leadership = tenure.leadership
         assert leadership is not None
         key = (session, proposal.seq)
         at = leadership.proposed.get(key)
         if at is not None:
-            return Cursor(self.term, at)
+            return Cursor(tenure.term, at)
         if proposal.kind in COMMANDS:
-            known = self.replica.table.outcome_of(session, proposal.seq)
+            known = tenure.replica.table.outcome_of(session, proposal.seq)
             if known is not None:
                 return None if isinstance(known, NotExecuted) else known.at
-        elif session in self.replica.table and is_open(proposal.payload):
+        elif session in tenure.replica.table and is_open(proposal.payload):
             return None
         entry = self._write(proposal.kind, proposal.payload)
         leadership.proposed[key] = entry.index
@@ -102,35 +100,40 @@ class Leader(Follower):
                 entries = self.log.slice(first, last, self.settings.append_bytes_max)
                 self._broadcast_append(leadership, entries)
         elif wants_round or self.now >= leadership.heartbeat_due or leadership.awaited > leadership.announced:
-            if wants_round or self.now >= leadership.heartbeat_due or self.commit > leadership.announced:
+            if (
+                wants_round
+                or self.now >= leadership.heartbeat_due
+                or self.tenure.commit > leadership.announced
+            ):
                 self._broadcast_append(leadership, ())
-        elif self.commit > leadership.announced:
+        elif self.tenure.commit > leadership.announced:
             # Only our own callers waited for this commit, and they have their answer.
             self._broadcast_append(leadership, (), lazy=True)
 
     def _broadcast_append(
         self, leadership: Leadership, entries: tuple[Entry, ...], *, lazy: bool = False
     ) -> None:
+        tenure = self.tenure
         leadership.seq += 1
         last = self.log.last()
         prev = last if leadership.sent_index == last.index else self.log.position(leadership.sent_index)
         leadership.sent_index += len(entries)
-        leadership.announced = self.commit
+        leadership.announced = tenure.commit
         leadership.heartbeat_due = self.now + self.settings.heartbeat_ms
         if self.now >= leadership.mark_due:
             leadership.mark_due = self.now + MARK_MS
-            leadership.marks.append(Mark(leadership.seq, self.commit, self.now))
+            leadership.marks.append(Mark(leadership.seq, tenure.commit, self.now))
         if self.settings.lease_reads:
             leadership.sent_ms.append((leadership.seq, self.now))
-        message = Append(self._cluster, self.term, prev, entries, self.commit, leadership.seq)
+        message = Append(self._cluster, tenure.term, prev, entries, tenure.commit, leadership.seq)
         self._broadcast(message, lazy=lazy)
 
     # ---- counting -----------------------------------------------------------
     def _on_append_reply(self, sender: Incarnation, m: AppendReply) -> None:
-        if m.term > self.term:
+        if m.term > self.tenure.term:
             self._become_follower(m.term, None)
             return
-        leadership = self.leadership
+        leadership = self.tenure.leadership
         if leadership is None or m.verdict is STALE or not self._is_of_this_term(m):
             return
         if m.match > self.log.last().index or m.seq > leadership.seq:
@@ -150,7 +153,7 @@ class Leader(Follower):
 
     def _is_of_this_term(self, m: AppendReply) -> bool:
         """An ACK is about the log of its own term's leader (I3): in a later term our log differs."""
-        return m.term == self.term
+        return m.term == self.tenure.term
 
     def _note_lag(self, leadership: Leadership, sender: Incarnation, have: int) -> None:
         leadership.acked.discard(sender)
@@ -160,7 +163,7 @@ class Leader(Follower):
             leadership.lag[sender] = (have, self.now)
 
     def _own_match(self) -> int:
-        return self.durable_index if self.settings.trust_disk else self.log.last().index
+        return self.tenure.durable_index if self.settings.trust_disk else self.log.last().index
 
     def _holders(self, leadership: Leadership, index: int) -> set[Incarnation]:
         """Return the members that are proven to hold the log up to ``index``."""
@@ -171,7 +174,7 @@ class Leader(Follower):
 
     def _may_commit(self, index: int) -> bool:
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
-        return self.log.get(index).term == self.term
+        return self.log.get(index).term == self.tenure.term
 
     def _copies_needed(self) -> int:
         """Return how many members must hold an entry before it is committed.
@@ -181,7 +184,7 @@ class Leader(Follower):
         stops taking writes when one dies, and resumes when there are two again. A learner's copy counts here:
         to become a voter, the replacement needs the no-op of a re-elected leader to be committed.
         """
-        smallest = min(len(config.voters) for config in self.active)
+        smallest = min(len(config.voters) for config in self.tenure.active)
         return min(2, self.settings.min_voters, smallest)
 
     def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
@@ -189,17 +192,18 @@ class Leader(Follower):
 
     def _try_commit(self, leadership: Leadership) -> None:
         """Commit up to the largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
+        tenure = self.tenure
         progress = True
         while progress:
             progress = False
             for index in sorted({self._own_match(), *leadership.match.values()}, reverse=True):
-                if index <= self.commit or not self._may_commit(index):
+                if index <= tenure.commit or not self._may_commit(index):
                     break
                 holders = self._holders(leadership, index)
                 if self._have(holders) and self._has_enough_copies(holders):
-                    before = self.active
+                    before = tenure.active
                     self._commit_to(index)
-                    progress = self.active is not before  # fewer Cfgs may let more through
+                    progress = tenure.active is not before  # fewer Cfgs may let more through
                     break
 
     def _echoed(self, leadership: Leadership, seq: int) -> bool:
@@ -213,7 +217,7 @@ class Leader(Follower):
         can a host that stops this member.
         """
         if self._have({self.me}):
-            self._await_commit(max(self.commit, leadership.noop_index), leadership.term, self.now)
+            self._await_commit(max(self.tenure.commit, leadership.noop_index), leadership.term, self.now)
             return
         echoed = sorted(set(leadership.echo.values()), reverse=True)
         echo = next((seq for seq in echoed if self._echoed(leadership, seq)), 0)
@@ -239,17 +243,17 @@ class Leader(Follower):
     def _check_quorum(self, leadership: Leadership) -> None:
         """Step down when no quorum answers any more (3.7)."""
         if not self._have(self._responsive(leadership)):
-            self._become_follower(self.term, None)
+            self._become_follower(self.tenure.term, None)
 
     def _leave(self) -> None:
         """A leader outside the committed Cfg steps down once every peer could receive that commit (3.6)."""
-        self._become_follower(self.term, None)
+        self._become_follower(self.tenure.term, None)
 
     # ---- leadership transfer ------------------------------------------------
     def _start_transfer(self, token: int, target: Incarnation | None) -> None:
-        leadership = self.leadership
+        leadership = self.tenure.leadership
         if leadership is None:
-            self._complete(token, NotExecuted("not-leader", self.leader))
+            self._complete(token, NotExecuted("not-leader", self.tenure.leader))
             return
         if leadership.transfer is not None:
             self._complete(token, NotExecuted("transferring", self.me))
@@ -265,7 +269,7 @@ class Leader(Follower):
         responsive = self._responsive(leadership)
         rated = [
             (leadership.match.get(peer, 0), peer)
-            for peer in self.members
+            for peer in self.tenure.members
             if peer != self.me and peer in responsive and peer in self.peers and self._may_succeed(peer)
         ]
         return max(rated)[1] if rated else None
@@ -273,7 +277,7 @@ class Leader(Follower):
     def _may_succeed(self, peer: Incarnation) -> bool:
         """Return whether ``peer`` is a voter that would stand as a candidate, as far as we know."""
         known = self.peers.get(peer)
-        return peer in self.members and (known is None or known.preference is not Preference.OBSERVER)
+        return peer in self.tenure.members and (known is None or known.preference is not Preference.OBSERVER)
 
     def _drive_transfer(self, leadership: Leadership, transfer: Transfer) -> None:
         if self.now >= transfer.until_ms or transfer.target not in self.peers:
@@ -284,7 +288,7 @@ class Leader(Follower):
             transfer.sent = True
             # From here a voter may be elected although others still follow us: no lease in this term.
             leadership.lease_forbidden = True
-            self._send(transfer.target, TimeoutNow(self._cluster, self.term))
+            self._send(transfer.target, TimeoutNow(self._cluster, self.tenure.term))
 
     def _abdicated(self, leadership: Leadership) -> None:
         self._prove_marks(leadership)
@@ -294,17 +298,18 @@ class Leader(Follower):
         if transfer is None:
             return
         if transfer.sent:
-            self.handed_over = transfer
+            self.tenure.handed_over = transfer
         else:
-            self._complete(transfer.token, NotExecuted("transfer-lost", self.leader))
+            self._complete(transfer.token, NotExecuted("transfer-lost", self.tenure.leader))
 
     def _conclude_transfer(self, handed_over: Transfer) -> None:
         """Answer as soon as a member leads. Our own stepping down does not prove that TimeoutNow arrived."""
-        if self.leader is None and self.now < handed_over.until_ms:
+        tenure = self.tenure
+        if tenure.leader is None and self.now < handed_over.until_ms:
             return
-        self.handed_over = None
+        tenure.handed_over = None
         last = self.log.last()
-        done = self.leader == handed_over.target
+        done = tenure.leader == handed_over.target
         self._complete(
             handed_over.token, Ok((), Cursor(last.term, last.index)) if done else Unknown("transfer-lost")
         )

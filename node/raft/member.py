@@ -30,8 +30,10 @@ from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, look_out
 from node.raft.reads import ReadQueues
+from node.raft.replica import Replica
 from node.raft.signing import FoundingState
-from node.raft.state import Credentials, HaltError, Leadership
+from node.raft.state import Credentials, HaltError
+from node.raft.tenure import Leadership
 from node.raft.types import (
     FOLLOWER,
     LEADER,
@@ -39,6 +41,7 @@ from node.raft.types import (
     Founding,
     MemberStatus,
     NotExecuted,
+    Role,
     Settings,
     Unknown,
 )
@@ -109,8 +112,6 @@ class Member(Inbox):
             randrange=randrange,
             now_ms=now_ms,
         )
-        self.ended_bonds = {}
-        self.replaced: set[Incarnation] = set()  # voters whose nodes were here as other incarnations
         self.published_outlook: Outlook | None = None  # the last report about a missing quorum
         # An earlier process of this incarnation may have used any small number, also one whose opening its
         # disk has lost. If we continued its session, new commands would get old results. If we reused its
@@ -118,7 +119,6 @@ class Member(Inbox):
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
         self.reads = ReadQueues(last_id=0 if recovered is None else randrange(NUMBERS))
         self.session = ClientSession(first, session_id(group_id, me.id, first))
-        self.grants = set()
         self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
         self.unpublished_halt = False
@@ -130,24 +130,25 @@ class Member(Inbox):
 
     def _recover(self, recovered: Recovered) -> None:
         """Continue as the same incarnation (trust_disk): our promises rest on this term, vote and log."""
+        tenure = self.tenure
         assert self.settings.trust_disk
         self.founding_state.dissolved = recovered.ended[-DISSOLVED_MAX:]
-        self.term, self.voted_for = recovered.term, recovered.voted_for
+        tenure.term, tenure.voted_for = recovered.term, recovered.voted_for
         self._bind()  # we may have answered a leader a moment ago, and its lease relies on that answer
         if not recovered.entries:
             self._remember_signature(recovered.term, recovered.voted_for)
         else:
             self._append(recovered.entries)
-            self.cluster = recovered.entries[0].chain
+            tenure.cluster = recovered.entries[0].chain
             # A Cfg is proposed only when the one before is committed (I5), so the one before is certainly
             # committed.
-            if len(self.configs) > 1:
-                self._commit_to(self.configs[-2][0])
+            if len(tenure.configs) > 1:
+                self._commit_to(tenure.configs[-2][0])
         self.out = Effects()
         self.serial = 0
         self._batch_open = False
-        self.writes.clear()
-        self.durable_index = self.log.last().index
+        tenure.writes.clear()
+        tenure.durable_index = self.log.last().index
 
     # ---- the way in ---------------------------------------------------------
     def step(self, now_ms: int, event: Event, *, wall_ms: int) -> Effects:
@@ -191,56 +192,62 @@ class Member(Inbox):
     def _tick(self) -> None:
         if self.now >= self.founding_state.presence_due:
             self._tick_founding()
-        if self.cluster is None:
+        if self.tenure.cluster is None:
             return
-        if self.now >= self.election_due and self.role is not LEADER:
+        if self.now >= self.election_due and self.tenure.role is not LEADER:
             self._tick_election()
             self._watch_quorum()
-        elif self.published_outlook is not None and self.leader is not None:
+        elif self.published_outlook is not None and self.tenure.leader is not None:
             self._watch_quorum()  # a member leads again
-        if self.pull is not None:
+        if self.tenure.pull is not None:
             self._tick_pull()
         if self.session.in_flight:
             self._retry_forwards()
-        if self.handed_over is not None:
-            self._conclude_transfer(self.handed_over)
-        leadership = self.leadership
+        if self.tenure.handed_over is not None:
+            self._conclude_transfer(self.tenure.handed_over)
+        leadership = self.tenure.leadership
         if leadership is None:
             return
         if self.now >= leadership.census_due:
             # This must not depend on the heartbeat: under steady writes no heartbeat is ever due.
             leadership.census_due = self.now + self.settings.heartbeat_ms
             self._check_quorum(leadership)
-            if self.leadership is not None:
+            if self.tenure.leadership is not None:
                 self._count_rounds(leadership)
             self._watch_quorum()
 
     def _settle(self) -> None:
         """Commit, apply, answer, write and broadcast until no step causes another."""
-        limit = self.replica.applied.index + APPLY_ENTRIES_MAX
+        limit = self.tenure.replica.applied.index + APPLY_ENTRIES_MAX
         for _ in range(SETTLE_ROUNDS_MAX):
-            commit, last, role, cluster = self.commit, self.log.last(), self.role, self.cluster
-            if cluster is not None and self.leader is not None:
+            commit, last, role, cluster = (
+                self.tenure.commit,
+                self.log.last(),
+                self.tenure.role,
+                self.tenure.cluster,
+            )
+            if cluster is not None and self.tenure.leader is not None:
                 self._flush_session()
-            if self.leadership is not None:
-                self._lead(self.leadership)
-            if self.replica.applied.index < min(self.commit, limit):
+            if self.tenure.leadership is not None:
+                self._lead(self.tenure.leadership)
+            if self.tenure.replica.applied.index < min(self.tenure.commit, limit):
                 self._apply_committed(limit)
-                if self.parting_due:
+                if self.tenure.parting_due:
                     self._part_with_unfit()
             reads = self.reads
             if reads.round is not None or reads.asking or reads.settled:
                 self._flush_reads()
             if (
-                commit == self.commit
+                commit == self.tenure.commit
                 and last == self.log.last()
-                and role is self.role
-                and cluster == self.cluster
+                and role is self.tenure.role
+                and cluster == self.tenure.cluster
             ):
                 return
 
     def _lead(self, leadership: Leadership) -> None:
-        if self.log.last().index > self.commit:
+        tenure = self.tenure
+        if self.log.last().index > tenure.commit:
             self._try_commit(leadership)
         if leadership.review_due:
             self._adjust_membership(leadership)
@@ -254,58 +261,60 @@ class Member(Inbox):
         if (
             wants_round
             or last > leadership.sent_index
-            or self.commit > leadership.announced
+            or tenure.commit > leadership.announced
             or self.now >= leadership.heartbeat_due
         ):
             self._flush_leader(leadership, wants_round=wants_round)
         if self.reads.round is not None:
             self._end_round(leadership)
-        if not self.is_voter:
+        if not tenure.is_voter:
             self._leave()
 
     def _flush_reads(self) -> None:
         if self.reads.round is not None:
             self._drop_void_round()
-        if self.leadership is None and self.reads.asking:
+        if self.tenure.leadership is None and self.reads.asking:
             self._ask_leader()
         if self.reads.settled:
             self._answer_settled()
 
     def _next_tick(self) -> int:
-        leadership = self.leadership
+        tenure = self.tenure
+        leadership = tenure.leadership
         if leadership is not None:
             due = min(leadership.heartbeat_due, leadership.census_due)
-        elif self.cluster is not None:
+        elif tenure.cluster is not None:
             due = self.election_due
         else:
             due = self.now + self.settings.election_timeout_ms
-        if self.cluster is None or self.has_outsiders or self._lacks_genesis():
+        if tenure.cluster is None or self.has_outsiders or self._lacks_genesis():
             due = min(due, self.founding_state.presence_due)
         if self.reads.round is not None or self.reads.leased:
             due = self._reads_due(due)
-        if self.pull is not None:
-            due = min(due, self._pull_due(self.pull))
+        if tenure.pull is not None:
+            due = min(due, self._pull_due(tenure.pull))
         if self.session.in_flight:
             due = min(due, self._session_due())
-        if self.handed_over is not None:
-            due = min(due, self.handed_over.until_ms)
-        if self.replica.applied.index < self.commit:
+        if tenure.handed_over is not None:
+            due = min(due, tenure.handed_over.until_ms)
+        if tenure.replica.applied.index < tenure.commit:
             due = self.now
         return max(due, self.now)
 
     # ---- the end ------------------------------------------------------------
     def _halt(self, reason: str) -> None:
         """Stop, because an invariant broke. No message that this step prepared may be sent."""
+        tenure = self.tenure
         self.halted = reason
-        leadership = self.leadership
-        transfers = (self.handed_over, leadership.transfer if leadership is not None else None)
+        leadership = tenure.leadership
+        transfers = (tenure.handed_over, leadership.transfer if leadership is not None else None)
         unanswered = [token for token, _ in self.out.completions]
         unanswered += [transfer.token for transfer in transfers if transfer is not None]
         if leadership is not None and leadership.version_change is not None:
             unanswered.append(leadership.version_change[0])
         self.out = Effects()
-        self.leadership = self.handed_over = self.leader = None
-        self.role = FOLLOWER  # from here on it neither leads nor follows, whatever its role was
+        tenure.leadership = tenure.handed_over = tenure.leader = None
+        tenure.role = FOLLOWER  # from here on it neither leads nor follows, whatever its role was
         self._notice(Halted(reason))
         for token in unanswered:
             self._complete(token, Unknown("halted"))
@@ -339,12 +348,52 @@ class Member(Inbox):
         return self.log.position(index).term
 
     @property
+    def cluster(self) -> bytes | None:
+        """The id of the cluster that this member is in."""
+        return self.tenure.cluster
+
+    @property
+    def term(self) -> int:
+        """The present term; 0 in no cluster."""
+        return self.tenure.term
+
+    @property
+    def voted_for(self) -> Incarnation | None:
+        """The candidate that has this member's vote in the present term."""
+        return self.tenure.voted_for
+
+    @property
+    def role(self) -> Role:
+        """The role by the rules of Raft; ``shown_role`` tells a learner from a follower."""
+        return self.tenure.role
+
+    @property
+    def leader(self) -> Incarnation | None:
+        """The leader of the present term, as far as it is known."""
+        return self.tenure.leader
+
+    @property
+    def commit(self) -> int:
+        """The commit index."""
+        return self.tenure.commit
+
+    @property
+    def members(self) -> tuple[Incarnation, ...]:
+        """The voters of every active Cfg."""
+        return self.tenure.members
+
+    @property
+    def replica(self) -> Replica:
+        """The state machine, the sessions and what else the log made; another one in every cluster."""
+        return self.tenure.replica
+
+    @property
     def held_cluster(self) -> bytes | None:
         """The cluster of which this member holds a committed entry, so that it may attest to be in it.
 
         A member that only entered a cluster may still leave it, if no member holds an entry of it.
         """
-        return self.cluster if self.commit else None
+        return self.tenure.cluster if self.tenure.commit else None
 
     def _electable(self) -> tuple[Incarnation, ...]:
         mine = () if self.preference is Preference.OBSERVER else (self.me,)
@@ -352,30 +401,35 @@ class Member(Inbox):
 
     def outlook(self) -> Outlook:
         """Return what this member knows of quorum and missing voters, and whether waiting can help."""
-        if self.halted is not None or not self.active:
+        tenure = self.tenure
+        if self.halted is not None or not tenure.active:
             return UNKNOWN
-        if self.leadership is None and self.leader is not None:
+        if tenure.leadership is None and tenure.leader is not None:
             return HELD  # it would step down without a quorum
-        here = self._responsive(self.leadership) if self.leadership is not None else {*self.audience, self.me}
+        here = (
+            self._responsive(tenure.leadership)
+            if tenure.leadership is not None
+            else {*self.audience, self.me}
+        )
         present = {peer for peer in here if peer == self.me or peer in self.peers}
-        for voter in self.members:
+        for voter in tenure.members:
             if any(peer.name == voter.name and peer != voter for peer in self.audience):
-                self.replaced.add(voter)
-        self.replaced.intersection_update(self.members)
-        absent = [Absent(voter, self._absence(voter)) for voter in self.members if voter not in present]
+                tenure.replaced.add(voter)
+        tenure.replaced.intersection_update(tenure.members)
+        absent = [Absent(voter, self._absence(voter)) for voter in tenure.members if voter not in present]
         return look_out(
-            self.active,
+            tenure.active,
             present,
             absent,
-            led=self.leadership is not None,
+            led=tenure.leadership is not None,
             copies_needed=self._copies_needed(),
             durable=self.settings.trust_disk,
         )
 
     def _absence(self, voter: Incarnation) -> Absence:
-        if voter in self.replaced:
+        if voter in self.tenure.replaced:
             return Absence.RESTARTED
-        match self.ended_bonds.get(voter):
+        match self.tenure.ended_bonds.get(voter):
             case BondLoss.DEPARTED:
                 return Absence.DEPARTED
             case BondLoss.EXPIRED:
@@ -386,9 +440,9 @@ class Member(Inbox):
     def _watch_quorum(self) -> None:
         """Report when the quorum is lost, when the missing voters change, and when the quorum is back."""
         if (
-            self.leadership is not None
+            self.tenure.leadership is not None
             and self.published_outlook is None
-            and len(self.members) > SHORT_VOTERS_MAX
+            and len(self.tenure.members) > SHORT_VOTERS_MAX
         ):
             return  # it has a quorum of more than one member
         outlook = self.outlook()
@@ -403,26 +457,27 @@ class Member(Inbox):
 
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""
+        tenure = self.tenure
         last = self.log.last()
         config = self.last_config
-        commit = self.log.position(self.commit)
-        leadership = self.leadership
+        commit = self.log.position(tenure.commit)
+        leadership = tenure.leadership
         return MemberStatus(
             me=self.me,
             role=self.shown_role,
-            term=self.term,
-            leader=self.leader,
-            cluster_id=self.cluster,
+            term=tenure.term,
+            leader=tenure.leader,
+            cluster_id=tenure.cluster,
             commit=Cursor(commit.term, commit.index),
             last=Cursor(last.term, last.index),
-            applied=self.replica.applied.index,
+            applied=tenure.replica.applied.index,
             config_epoch=config.epoch if config else 0,
             voters=config.voters if config else (),
-            learners=tuple(peer for peer in self.audience if peer not in self.members),
+            learners=tuple(peer for peer in self.audience if peer not in tenure.members),
             tie=config.tie if config else None,
             online=self.online,
             halted=self.halted,
             match={} if leadership is None else dict(sorted(leadership.match.items())),
             electable=self._electable(),
-            levels=self.replica.levels,
+            levels=tenure.replica.levels,
         )

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from node.features import Build, Features
-from node.peers import BondLoss, Incarnation, Preference
+from node.peers import Incarnation, Preference
 from node.raft.entries import encode_config, encode_number
 from node.raft.events import ChangeVersion
 from node.raft.leader import Leader
 from node.raft.quorum import Config, is_quorum, tie_for
-from node.raft.state import Leadership
+from node.raft.tenure import Leadership
 from node.raft.types import Entry, EntryKind, NotExecuted, Outcome
 
 PROMOTION_ROUNDS: Final = 3
@@ -22,9 +22,6 @@ PROMOTION_ROUNDS: Final = 3
 class Membership(Leader):
     """The leader's changes of the voters, the feature level and the machine's version."""
 
-    # Voters whose bond ended for good: they announced that they leave, or their ticket expired or was
-    # revoked.
-    ended_bonds: dict[Incarnation, BondLoss]
     features: Features
 
     def _count_rounds(self, leadership: Leadership) -> None:
@@ -33,16 +30,17 @@ class Membership(Leader):
         A single round without an ACK does not end the count. If a heartbeat's time is short for a host, one
         answer may come just before one count, and the next answer just after the following count.
         """
+        tenure = self.tenure
         leadership.review_due = True
         responsive = self._responsive(leadership)
         for peer in self.audience:
-            if peer not in self.members:
+            if peer not in tenure.members:
                 if peer in leadership.acked:
                     leadership.streak[peer] = leadership.streak.get(peer, 0) + 1
                 elif peer not in responsive:
                     leadership.streak[peer] = 0
         leadership.acked.clear()
-        known = self.peers.keys() | set(self.members)
+        known = self.peers.keys() | set(tenure.members)
         for table in (
             leadership.match,
             leadership.echo,
@@ -53,7 +51,9 @@ class Membership(Leader):
             for stranger in [peer for peer in table if peer not in known]:
                 del table[stranger]
         self._raise_level(leadership)
-        self.ended_bonds = {peer: loss for peer, loss in self.ended_bonds.items() if peer in self.members}
+        tenure.ended_bonds = {
+            peer: loss for peer, loss in tenure.ended_bonds.items() if peer in tenure.members
+        }
 
     # ---- feature levels, and the machine's version --------------------------
     def _builds(self) -> list[Build] | None:
@@ -61,9 +61,9 @@ class Membership(Leader):
 
         Learners count like voters, because they apply the same entries (U9).
         """
-        if any(voter != self.me and voter not in self.peers for voter in self.members):
+        if any(voter != self.me and voter not in self.peers for voter in self.tenure.members):
             return None
-        others = {*self.members, *self.audience} - {self.me}
+        others = {*self.tenure.members, *self.audience} - {self.me}
         return [self.build, *(self.peers[peer].build for peer in sorted(others))]
 
     def _raise_level(self, leadership: Leadership) -> None:
@@ -91,7 +91,7 @@ class Membership(Leader):
         return (
             not self._refusal(leadership)
             and self._has_committed_in_term(leadership)
-            and leadership.levels_index <= self.commit == self.replica.applied.index
+            and leadership.levels_index <= self.tenure.commit == self.tenure.replica.applied.index
         )
 
     def _write_levels(self, leadership: Leadership, kind: EntryKind, number: int) -> Entry:
@@ -101,7 +101,8 @@ class Membership(Leader):
 
     def _change_version(self, change: ChangeVersion) -> None:
         """Write MACHINE v, if every voter and learner can run the machine as v."""
-        leadership, builds, levels = self.leadership, self._builds(), self.replica.levels
+        tenure = self.tenure
+        leadership, builds, levels = tenure.leadership, self._builds(), tenure.replica.levels
         refusal = "not-leader" if leadership is None else self._refusal(leadership)
         if not refusal:
             known = builds is not None and all(
@@ -115,14 +116,14 @@ class Membership(Leader):
         ):
             refusal = "overloaded"
         if refusal or leadership is None:
-            self._complete(change.token, NotExecuted(refusal, self.leader))
+            self._complete(change.token, NotExecuted(refusal, tenure.leader))
             return
         entry = self._write_levels(leadership, EntryKind.MACHINE, change.version)
         leadership.version_change = (change.token, entry.index)
 
     def _version_changed(self, index: int, outcome: Outcome) -> None:
         """The MACHINE entry at ``index`` is applied here."""
-        leadership = self.leadership
+        leadership = self.tenure.leadership
         if (
             leadership is not None
             and leadership.version_change is not None
@@ -137,16 +138,20 @@ class Membership(Leader):
         return self._has_committed_in_term(leadership) and not self._config_is_pending()
 
     def _has_committed_in_term(self, leadership: Leadership) -> bool:
-        return self.commit >= leadership.noop_index
+        return self.tenure.commit >= leadership.noop_index
 
     def _config_is_pending(self) -> bool:
-        return self.configs[-1][0] > self.commit
+        return self.tenure.configs[-1][0] > self.tenure.commit
 
     def _adjust_membership(self, leadership: Leadership) -> None:
         if not leadership.review_due:
             return
         leadership.review_due = False
-        if leadership.transfer is not None or self.dissolve_index or not self._may_propose_config(leadership):
+        if (
+            leadership.transfer is not None
+            or self.tenure.dissolve_index
+            or not self._may_propose_config(leadership)
+        ):
             return
         config = self.last_config
         assert config is not None
@@ -173,7 +178,7 @@ class Membership(Leader):
         names = {voter.name for voter in voters}
         promotable = [peer for peer in self.audience if self._is_promotable(leadership, peer, voters)]
         for voter in config.voters:
-            loss = self.ended_bonds.get(voter)
+            loss = self.tenure.ended_bonds.get(voter)
             if loss is not None and voter != self.me:
                 yield voters - {voter}, f"demote {voter}: {loss.value}"
             known = self.peers.get(voter)

@@ -17,13 +17,14 @@ class Promises(State):
 
     def _persisted(self, serial: int) -> None:
         """Release the messages that waited for the records up to ``serial``, which are on the disk."""
+        tenure = self.tenure
         self.persisted = max(self.persisted, min(serial, self.serial))
-        while self.writes and self.writes[0][0] <= self.persisted:
+        while tenure.writes and tenure.writes[0][0] <= self.persisted:
             # A truncation lowered the last index of the writes under way, so an old report never covers new
             # entries.
-            self.durable_index = self.writes.popleft()[1]
-        while self.held and self.held[0][0] <= self.persisted:
-            self.released.append(self.held.popleft()[1])
+            tenure.durable_index = tenure.writes.popleft()[1]
+        while tenure.held and tenure.held[0][0] <= self.persisted:
+            self.released.append(tenure.held.popleft()[1])
 
     def _hold_promises(self) -> None:
         """Hold this step's promises until the records that they rest on are durable.
@@ -53,16 +54,17 @@ class Promises(State):
         A disk may hang for long. Of broadcasts too only the latest is kept, whichever peers it was for: a
         founder stands again and again, as peers come and go.
         """
+        tenure = self.tenure
         kind = type(send.message)
-        for position in range(len(self.held) - 1, -1, -1):
-            serial, other = self.held[position]
+        for position in range(len(tenure.held) - 1, -1, -1):
+            serial, other = tenure.held[position]
             if serial != self.serial:
                 break
             same = other.to == send.to or (len(other.to) > 1 and len(send.to) > 1)
             if same and type(other.message) is kind:
-                del self.held[position]
+                del tenure.held[position]
                 break
-        self.held.append((self.serial, send))
+        tenure.held.append((self.serial, send))
 
     def _forget_promises(self, peer: Incarnation) -> None:
         """Drop what waits for ``peer``: its bond broke, and the messages are lost as if under way.
@@ -70,8 +72,9 @@ class Promises(State):
         Otherwise a peer that comes and goes while a disk hangs would leave more messages behind with every
         bond.
         """
-        if self.held:
-            self.held = deque(waiting for waiting in self.held if waiting[1].to != (peer,))
+        tenure = self.tenure
+        if tenure.held:
+            tenure.held = deque(waiting for waiting in tenure.held if waiting[1].to != (peer,))
 
     def _is_promise(self, message: Message) -> bool:
         """Return whether ``message`` has to wait for the disk.
@@ -80,4 +83,4 @@ class Promises(State):
         founder that loses power before its genesis is durable would leave its peers in a cluster that no
         member holds.
         """
-        return is_promise(message) or (self.durable_index == 0 and isinstance(message, VoteRequest))
+        return is_promise(message) or (self.tenure.durable_index == 0 and isinstance(message, VoteRequest))

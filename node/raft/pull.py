@@ -37,44 +37,42 @@ AVAIL_ON_COMMIT_MS: Final = 100
 class Pull(Replication):
     """Both sides of catching up."""
 
-    pull: PullState | None = None
-    leader_commit = 0
-    last_seq = 0  # of the latest Append of this term
-
     # ---- what we report to the leader ---------------------------------------
     def _ack_index(self) -> int:
         """An ACK claims only entries that are verified, not all that the log holds (C16)."""
         return self.verified
 
     def _reply_append(self, verdict: Verdict) -> None:
-        if self.leader is None:
+        tenure = self.tenure
+        if tenure.leader is None:
             return  # we receive nothing from it and stand ourselves; what we pulled stays
         last = self.log.last()
         match = self._ack_index() if verdict is ACK else 0
         have = Cursor(last.term, last.index)
-        reply = AppendReply(self._cluster, self.term, verdict, match, self.last_seq, have)
+        reply = AppendReply(self._cluster, tenure.term, verdict, match, tenure.last_seq, have)
         before = self.out.sends[-1] if self.out.sends else None
-        if before is not None and before.to == (self.leader,) and _is_covered_by(before.message, reply):
+        if before is not None and before.to == (tenure.leader,) and _is_covered_by(before.message, reply):
             # A peer that is behind receives many Appends at once, and the leader must read the answers of all
             # peers.
             self.out.sends.pop()
-        self._send(self.leader, reply)
+        self._send(tenure.leader, reply)
 
     def _commit_verified(self) -> None:
         verified = self.verified
-        if self.leader_commit < verified:
-            verified = self.leader_commit
+        if self.tenure.leader_commit < verified:
+            verified = self.tenure.leader_commit
         self._commit_to(verified)
 
     # ---- the asking side ----------------------------------------------------
     def _start_pull(self, append: Append) -> None:
         """Begin to fetch the entries before ``append``, which does not fit our log."""
-        pull = self.pull
+        tenure = self.tenure
+        pull = tenure.pull
         prev = append.prev.index
-        if pull is None or pull.term != self.term:
-            at = max(min(self.log.last().index, prev), self.commit)
-            pull = self.pull = PullState(self.term, prev, at, self.now, self.now)
-            self._broadcast(Avail(self._cluster, self.term))
+        if pull is None or pull.term != tenure.term:
+            at = max(min(self.log.last().index, prev), tenure.commit)
+            pull = tenure.pull = PullState(tenure.term, prev, at, self.now, self.now)
+            self._broadcast(Avail(self._cluster, tenure.term))
         pull.target = max(pull.target, prev)
         self._keep(pull, append)
         self._drive_pull(pull)
@@ -94,8 +92,8 @@ class Pull(Replication):
 
     @property
     def _cluster(self) -> bytes:
-        assert self.cluster is not None
-        return self.cluster
+        assert self.tenure.cluster is not None
+        return self.tenure.cluster
 
     def _sources(self, pull: PullState) -> list[Incarnation]:
         """Sources in the order of preference: peers by id, the leader last, and not at once.
@@ -104,7 +102,7 @@ class Pull(Replication):
         last. Otherwise two sources that never answer would be asked in turn without end. While every other
         source has failed, the leader is asked too.
         """
-        leader = self.leader
+        leader = self.tenure.leader
         resting = {peer for peer, until in pull.resting.items() if self.now < until}
         known = sorted(
             peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting
@@ -123,11 +121,11 @@ class Pull(Replication):
 
     def _has_window(self, pull: PullState, source: Incarnation) -> bool:
         flight = pull.in_flight.get(source)
-        limit = RANGES_OF_LEADER if source == self.leader else RANGES_PER_SOURCE
+        limit = RANGES_OF_LEADER if source == self.tenure.leader else RANGES_PER_SOURCE
         return flight is None or len(flight.ranges) < limit
 
     def _reach(self, pull: PullState, source: Incarnation) -> int:
-        return pull.target if source == self.leader else pull.known.get(source, 0)
+        return pull.target if source == self.tenure.leader else pull.known.get(source, 0)
 
     def _drive_pull(self, pull: PullState) -> None:
         """Ask idle sources for what is missing."""
@@ -164,7 +162,7 @@ class Pull(Replication):
         pull.at = min(pull.at, self.log.last().index)
         for source in sources:
             reach = self._reach(pull, source)
-            if reach > pull.at or (reach == pull.at and source == self.leader):
+            if reach > pull.at or (reach == pull.at and source == self.tenure.leader):
                 upto = min(pull.at + RANGE_ENTRIES, max(reach, pull.at))
                 self._fetch(pull, source, pull.at, self.log.position(pull.at), upto)
                 return
@@ -173,18 +171,20 @@ class Pull(Replication):
         self, pull: PullState, source: Incarnation, after: int, check: Position | None, upto: int
     ) -> None:
         pull.sent(source, after, upto, self.now)
-        self._send(source, Fetch(self._cluster, self.term, after, check, upto))
+        self._send(source, Fetch(self._cluster, self.tenure.term, after, check, upto))
 
     def _on_avail_reply(self, sender: Incarnation, m: AvailReply) -> None:
-        pull = self.pull
-        if pull is None or m.term != self.term or pull.term != self.term:
+        tenure = self.tenure
+        pull = tenure.pull
+        if pull is None or m.term != tenure.term or pull.term != tenure.term:
             return
         pull.known[sender] = m.upto
         self._drive_pull(pull)
 
     def _on_chunk(self, sender: Incarnation, m: Chunk) -> None:
-        pull = self.pull
-        if pull is None or m.term != self.term or pull.term != self.term:
+        tenure = self.tenure
+        pull = tenure.pull
+        if pull is None or m.term != tenure.term or pull.term != tenure.term:
             return
         if self._wrong_genesis(m.entries):
             self._violation(sender, "wrong-genesis")
@@ -211,8 +211,8 @@ class Pull(Replication):
             pull.joined = True
             pull.at = asked.upto
             self._hold_chunk(pull, asked, m)
-        elif m.hint < asked.after and asked.after > self.commit:
-            pull.at = max(m.hint, self.commit)
+        elif m.hint < asked.after and asked.after > self.tenure.commit:
+            pull.at = max(m.hint, self.tenure.commit)
         else:
             self._let_rest(pull, sender)
 
@@ -244,7 +244,7 @@ class Pull(Replication):
                 del pull.held[after]
                 pull.ask_again(after, after + len(chunk.entries))
         self._replay_kept(pull)
-        if self.pull is pull:
+        if self.tenure.pull is pull:
             self._drive_pull(pull)
 
     def _may_take(self, chunk: Chunk) -> bool:
@@ -275,8 +275,8 @@ class Pull(Replication):
             self._commit_verified()
             room -= len(first.entries) + 1
         if self.verified >= pull.target and not pull.buffer:
-            self.pull = None
-            self.in_step = True
+            self.tenure.pull = None
+            self.tenure.in_step = True
             self._reply_append(Verdict.ACK)
 
     def _kept_is_next(self, pull: PullState) -> bool:
@@ -288,12 +288,13 @@ class Pull(Replication):
         Chunks that are still held would cut entries that this leader sent, and we would acknowledge them to
         it.
         """
-        if self.pull is not None and (self.pull.term != self.term or self.role is Role.LEADER):
-            self.pull = None
+        tenure = self.tenure
+        if tenure.pull is not None and (tenure.pull.term != tenure.term or tenure.role is Role.LEADER):
+            tenure.pull = None
 
     def _tick_pull(self) -> None:
         self._end_old_pull()
-        pull = self.pull
+        pull = self.tenure.pull
         if pull is None:
             return
         late = False
@@ -311,7 +312,7 @@ class Pull(Replication):
     def _ask_availability(self, pull: PullState) -> None:
         """Ask again every second and when the commit index advances: peers can serve more by then (C10)."""
         pull.asked_ms = self.now
-        self._broadcast(Avail(self._cluster, self.term))
+        self._broadcast(Avail(self._cluster, self.tenure.term))
 
     def _pull_due(self, pull: PullState) -> int:
         due = pull.asked_ms + AVAIL_AGAIN_MS
@@ -326,12 +327,12 @@ class Pull(Replication):
 
     # ---- the serving side ---------------------------------------------------
     def _on_avail(self, sender: Incarnation, m: Avail) -> None:
-        if m.term == self.term:
-            self._send(sender, AvailReply(self._cluster, self.term, self._serve_limit()))
+        if m.term == self.tenure.term:
+            self._send(sender, AvailReply(self._cluster, self.tenure.term, self._serve_limit()))
 
     def _on_fetch(self, sender: Incarnation, m: Fetch) -> None:
         """R-serve: serve only in the asker's term, and only entries verified in that term or committed."""
-        if m.term != self.term:
+        if m.term != self.tenure.term:
             return
         limit = min(self._serve_limit(), self.log.last().index)
         if m.after > limit:
@@ -346,11 +347,11 @@ class Pull(Replication):
             return
         upto = min(m.upto, limit)
         entries = self.log.slice(m.after + 1, upto, self.settings.chunk_bytes_max) if upto > m.after else ()
-        self._send(sender, Chunk(self._cluster, self.term, mine, True, entries, 0))
+        self._send(sender, Chunk(self._cluster, self.tenure.term, mine, True, entries, 0))
 
     def _refuse(self, sender: Incarnation, m: Fetch, hint: int) -> None:
         asked = Position(0, m.after, bytes(32))
-        self._send(sender, Chunk(self._cluster, self.term, asked, False, (), hint))
+        self._send(sender, Chunk(self._cluster, self.tenure.term, asked, False, (), hint))
 
 
 def _is_covered_by(message: Message, reply: AppendReply) -> bool:

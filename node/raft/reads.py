@@ -10,7 +10,7 @@ from node.peers import Incarnation
 from node.raft.events import Query
 from node.raft.membership import Membership
 from node.raft.messages import ReadIndex, ReadIndexReply
-from node.raft.state import Leadership
+from node.raft.tenure import Leadership
 from node.raft.types import Answer, Consistency, Cursor, NotExecuted
 
 
@@ -67,13 +67,13 @@ class Reads(Membership):
     def _on_query(self, query: Query) -> None:
         reads = self.reads
         reaches = 0 if query.min_at is None else query.min_at.index
-        if query.consistency is Consistency.WEAK and reaches <= self.replica.applied.index:
+        if query.consistency is Consistency.WEAK and reaches <= self.tenure.replica.applied.index:
             self._answer(query, self.covered_age_ms(self.now))
             return
         waiting = len(reads.asking) + len(reads.settled)
         waiting += len(reads.round.queries) if reads.round else 0
         if waiting >= self.settings.pending_max:
-            self._complete(query.token, NotExecuted("overloaded", self.leader))
+            self._complete(query.token, NotExecuted("overloaded", self.tenure.leader))
         elif query.consistency is Consistency.STRONG:
             reads.asking.append(query)
         else:
@@ -86,29 +86,32 @@ class Reads(Membership):
         committed may be missing here. A follower counts from when it received the leader's commit index. A
         leader counts from when it sent the broadcast that a quorum has answered.
         """
-        if self.leadership is not None:
-            self._prove_marks(self.leadership)
+        tenure = self.tenure
+        if tenure.leadership is not None:
+            self._prove_marks(tenure.leadership)
         self._cover()
-        return None if self.covered_ms is None else max(now_ms - self.covered_ms, 0)
+        return None if tenure.covered_ms is None else max(now_ms - tenure.covered_ms, 0)
 
     def _answer(self, query: Query, age_ms: int | None) -> None:
+        tenure = self.tenure
         if query.min_at is not None and not self._has_applied(query.min_at):
-            self._complete(query.token, NotExecuted("superseded", self.leader))
+            self._complete(query.token, NotExecuted("superseded", tenure.leader))
             return
         if query.max_age_ms is not None and (age_ms is None or age_ms > query.max_age_ms):
             reason = "never-current" if age_ms is None else "too-old"
-            self._complete(query.token, NotExecuted(reason, self.leader))
+            self._complete(query.token, NotExecuted(reason, tenure.leader))
             return
-        value = self.replica.query(query, self._reading_ms())
-        self._complete(query.token, Answer(value, self.replica.applied, age_ms))
+        value = tenure.replica.query(query, self._reading_ms())
+        self._complete(query.token, Answer(value, tenure.replica.applied, age_ms))
 
     def _reading_ms(self) -> int:
         """Return the log's time by which to judge a caller that reads now: credentials expire by it."""
-        return max(self.replica.applied_ms, self._log_time_passed())
+        return max(self.tenure.replica.applied_ms, self._log_time_passed())
 
     def _has_applied(self, cursor: Cursor) -> bool:
         return (
-            cursor.index <= self.replica.applied.index and self.log.position(cursor.index).term == cursor.term
+            cursor.index <= self.tenure.replica.applied.index
+            and self.log.position(cursor.index).term == cursor.term
         )
 
     # ---- the leader ---------------------------------------------------------
@@ -127,7 +130,7 @@ class Reads(Membership):
         reads.asking.clear()
         remote, reads.remote = reads.remote, {}
         reads.round = ReadRound(
-            queries, remote, self.term, self.now, index=self.commit, seq=leadership.seq + 1
+            queries, remote, self.tenure.term, self.now, index=self.tenure.commit, seq=leadership.seq + 1
         )
         return self._needs_round()
 
@@ -145,11 +148,11 @@ class Reads(Membership):
         for query in current.queries:
             self.reads.settled.append((current.index, query))
         for peer, asked in sorted(current.remote.items()):
-            self._send(peer, ReadIndexReply(self._cluster, asked, self.term, current.index))
+            self._send(peer, ReadIndexReply(self._cluster, asked, self.tenure.term, current.index))
 
     def _on_read_index(self, sender: Incarnation, m: ReadIndex) -> None:
         """Answer only as the leader: otherwise the asker asks again when it knows of a leader."""
-        if self.leadership is not None:
+        if self.tenure.leadership is not None:
             self.reads.remote[sender] = m.id
 
     def _forget_reads_of(self, peer: Incarnation) -> None:
@@ -169,15 +172,16 @@ class Reads(Membership):
 
     def _read_under_lease(self, leadership: Leadership) -> None:
         """Compute now, answer in the next step: the host can stop us anywhere in between."""
+        tenure = self.tenure
         reads = self.reads
         if not reads.asking or not self._lease_holds(leadership):
             return
-        if self.replica.applied.index < self.commit:
+        if tenure.replica.applied.index < tenure.commit:
             return  # what the lease covers is the committed state, so apply first
         while reads.asking:
             query = reads.asking.popleft()
-            value = self.replica.query(query, self._reading_ms())
-            reads.leased.append(LeaseAnswer(query, Answer(value, self.replica.applied)))
+            value = tenure.replica.query(query, self._reading_ms())
+            reads.leased.append(LeaseAnswer(query, Answer(value, tenure.replica.applied)))
 
     def _release_leased(self) -> None:
         """Judge leased reads by a fresh ``now``: one that the lease no longer covers needs a quorum round."""
@@ -191,23 +195,24 @@ class Reads(Membership):
                 self.reads.asking.append(held.query)
 
     def _lease_still_holds(self) -> bool:
-        return self.leadership is not None and self._lease_holds(self.leadership)
+        return self.tenure.leadership is not None and self._lease_holds(self.tenure.leadership)
 
     # ---- followers ----------------------------------------------------------
     def _ask_leader(self) -> None:
+        tenure = self.tenure
         reads = self.reads
-        if reads.round is None and reads.asking and self.leader in self.peers:
-            assert self.leader is not None
+        if reads.round is None and reads.asking and tenure.leader in self.peers:
+            assert tenure.leader is not None
             reads.last_id += 1
-            reads.round = ReadRound(list(reads.asking), {}, self.term, self.now, id=reads.last_id)
+            reads.round = ReadRound(list(reads.asking), {}, tenure.term, self.now, id=reads.last_id)
             reads.asking.clear()
-            self._send(self.leader, ReadIndex(self._cluster, reads.last_id))
+            self._send(tenure.leader, ReadIndex(self._cluster, reads.last_id))
 
     def _on_read_index_reply(self, sender: Incarnation, m: ReadIndexReply) -> None:
         current = self.reads.round
         if current is None or not current.id or current.id != m.id:
             return
-        if sender != self.leader or m.term != self.term:
+        if sender != self.tenure.leader or m.term != self.tenure.term:
             return  # the sender led when we asked, but no longer
         self.reads.round = None
         for query in current.queries:
@@ -216,12 +221,13 @@ class Reads(Membership):
     # ---- every step ---------------------------------------------------------
     def _drop_void_round(self) -> None:
         """A round ends with its term or its leader; if a message was lost, we ask again."""
+        tenure = self.tenure
         current = self.reads.round
         if current is None:
             return
-        void = current.term != self.term or bool(current.id) == (self.leadership is not None)
+        void = current.term != tenure.term or bool(current.id) == (tenure.leadership is not None)
         late = current.id and self.now - current.sent_ms >= self.settings.election_timeout_ms // 2
-        lost = current.id and self.leader not in self.peers
+        lost = current.id and tenure.leader not in self.peers
         if void or late or lost:
             self.reads.round = None
             self.reads.asking.extendleft(reversed(current.queries))
@@ -231,7 +237,7 @@ class Reads(Membership):
         for _ in range(len(settled)):
             index, query = settled.popleft()
             reached = index if query.min_at is None else max(index, query.min_at.index)
-            if self.replica.applied.index >= reached:
+            if self.tenure.replica.applied.index >= reached:
                 self._answer(
                     query, 0 if query.consistency is Consistency.STRONG else self.covered_age_ms(self.now)
                 )

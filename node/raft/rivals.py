@@ -27,19 +27,16 @@ class Rivals(Founding):
             self._send(sender, self._presence())
             return
         if m.cluster is not None and m.commit and self._is_stranded():
-            self._become_follower(self.term, None)
-            self._reset_cluster()
+            self._end_tenure()
             self._enter(m.cluster)
             return
         auto = self._mode() is Bootstrap.AUTO and m.mode is Bootstrap.AUTO
         if auto and self._must_yield(m):
             self._propose_dissolution()
-        elif not auto or not self._rival_yields(m):
-            peer = self.peers[sender]
-            if not peer.rival:
-                peer.rival = True
-                assert m.cluster is not None
-                self._notice(RivalCluster(sender, m.cluster))
+        elif (not auto or not self._rival_yields(m)) and sender not in self.tenure.rivals:
+            self.tenure.rivals.add(sender)
+            assert m.cluster is not None
+            self._notice(RivalCluster(sender, m.cluster))
 
     def _is_stranded(self) -> bool:
         """Return whether we entered a cluster, hold no entry of it, and see no peer that does.
@@ -50,10 +47,10 @@ class Rivals(Founding):
         ACK, but a founder may be asked for its vote before it has the genesis.
         """
         may_be_founder = self.founding.bootstrap is Bootstrap.EXPECT or self.settings.trust_disk
-        if self.log.last().index or (may_be_founder and self.term):
+        if self.log.last().index or (may_be_founder and self.tenure.term):
             return False
         presences = [peer.presence for peer in self.peers.values() if peer.presence is not None]
-        return not any(known.cluster == self.cluster and known.commit for known in presences)
+        return not any(known.cluster == self.tenure.cluster and known.commit for known in presences)
 
     def _must_yield(self, rival: Presence) -> bool:
         """Return whether our log, committed or not, holds fewer commands than the rival has committed.
@@ -61,15 +58,16 @@ class Rivals(Founding):
         Our commands count even if uncommitted, the rival's only if committed, so both sides can never yield
         at once.
         """
+        tenure = self.tenure
         assert rival.cluster is not None
         if not rival.commit:
             return False  # it has entered that cluster and knows as little of it as we do
-        if self.log_commands == 0:
+        if tenure.log_commands == 0:
             return rival.commands > 0 or rival.cluster < self._cluster
         if self.settings.on_rival != "discard-shorter":
             return False
-        return self.log_commands < rival.commands or (
-            self.log_commands == rival.commands and rival.cluster < self._cluster
+        return tenure.log_commands < rival.commands or (
+            tenure.log_commands == rival.commands and rival.cluster < self._cluster
         )
 
     def _rival_yields(self, rival: Presence) -> bool:
@@ -77,8 +75,8 @@ class Rivals(Founding):
         return rival.commands == 0 or self.settings.on_rival == "discard-shorter"
 
     def _propose_dissolution(self) -> None:
-        leadership = self.leadership
-        if leadership is None or self.dissolve_index or not self._may_propose_config(leadership):
+        leadership = self.tenure.leadership
+        if leadership is None or self.tenure.dissolve_index or not self._may_propose_config(leadership):
             return
         self._write(EntryKind.DISSOLVE, EMPTY_PAYLOAD)
 
@@ -88,15 +86,14 @@ class Rivals(Founding):
         With trust_disk a restart must not forget that. Otherwise we would enter it again as a new member, and
         vote for a log that lacks entries that we acknowledged.
         """
-        assert self.cluster is not None
-        if self.replica.commands:
+        assert self.tenure.cluster is not None
+        if self.tenure.replica.commands:
             if self.settings.on_rival != "discard-shorter":
                 raise HaltError("dissolved-with-commands")
             self._notice(DataDiscarded(cursor))
-        self.founding_state.dissolved = (*self.founding_state.dissolved, self.cluster)[-DISSOLVED_MAX:]
-        self._record(SaveEnd(self.cluster))
-        self._become_follower(self.term, None)
-        self._reset_cluster()
+        self.founding_state.dissolved = (*self.founding_state.dissolved, self.tenure.cluster)[-DISSOLVED_MAX:]
+        self._record(SaveEnd(self.tenure.cluster))
+        self._end_tenure()
         self._broadcast_presence()
 
     def _ask_reads_again(self) -> None:
@@ -106,42 +103,26 @@ class Rivals(Founding):
         waiting += (reads.round.queries if reads.round is not None else []) + list(reads.asking)
         for query in waiting:
             if query.min_at is not None:
-                self._complete(query.token, NotExecuted("superseded", self.leader))
+                self._complete(query.token, NotExecuted("superseded", self.tenure.leader))
             else:
                 self.reads.asking.append(query)
 
-    def _reset_cluster(self) -> None:
+    def _end_tenure(self) -> None:
         """Return to the state of a member that never was in a cluster; a dead cluster's votes do not bind."""
+        self._become_follower(self.tenure.term, None)
         self._ask_reads_again()
-        if self.handed_over is not None:
-            self._complete(self.handed_over.token, Unknown("transfer-lost"))
-            self.handed_over = None
+        if self.tenure.handed_over is not None:
+            self._complete(self.tenure.handed_over.token, Unknown("transfer-lost"))
         if not self._is_signature_out():
             self.founding_state.signed = None
-        machine = self.replica.machine
-        if self.replica.commands:
+        machine = self.tenure.replica.machine
+        if self.tenure.replica.commands:
             machine.restore(self.initial_state)
         self.log.truncate(0)
         self._record(SaveTruncation(0))
         self._record(SaveVote(0, None))
         if self.founding_state.signed is not None:
             self._record(SaveVote(GENESIS_TERM, self.founding_state.signed[0]))
-        self.replica = self._make_replica(machine)
-        self.cluster = None
-        self.term, self.voted_for, self.leader = 0, None, None
-        self.commit = self.verified_term = self.verified_index = 0
-        self.leader_commit = self.last_seq = 0
-        self.log_commands = self.dissolve_index = 0
-        self.durable_index = 0
-        self.is_auto = False
-        self.published_levels = None
-        self.writes.clear()
-        self.held.clear()
-        self.configs, self.pull, self.leader_contact_ms = [], None, None
-        self._forget_coverage()
-        self._refresh_active()
+        self.tenure = self._new_tenure(machine)
         self._renew_session()
-        for peer in self.peers.values():
-            peer.rival = False
         self._refresh_audience()
-        self.born_ms = self.now

@@ -63,7 +63,7 @@ class Signing(Election):
 
         In a later term the disk holds votes that count for more.
         """
-        if self.term <= GENESIS_TERM:
+        if self.tenure.term <= GENESIS_TERM:
             self._set_signed(None)
         else:
             self.founding_state.signed = None

@@ -53,7 +53,7 @@ class Acks:
         """
         view = process.view
         known, view.promises = view.promises, {}
-        for _, send in process.member.held:
+        for _, send in process.member.tenure.held:
             reply = send.message
             if type(reply) is AppendReply and reply.verdict is ACK and not self._has_left(process, reply):
                 view.promises[id(reply)] = known.get(id(reply)) or self._promise(process, reply)

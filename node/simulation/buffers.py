@@ -9,7 +9,7 @@ from node.raft.client_session import PENDING_BYTES_MAX
 from node.raft.member import Member
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.ranges import PullState
-from node.raft.state import Leadership
+from node.raft.tenure import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 
@@ -47,13 +47,13 @@ def check_buffers(process: Process) -> None:
         _exceeded(process, "commands in flight", len(session.in_flight), settings.session_window)
     if len(member.founding_state.dissolved) > DISSOLVED_MAX:
         _exceeded(process, "clusters left", len(member.founding_state.dissolved), DISSOLVED_MAX)
-    if member.held:
+    if member.tenure.held:
         writes = member.serial - member.persisted
-        _at_most(process, "held promises", len(member.held), writes * (_KINDS_OF_PROMISE * peers + 1))
-    if member.leadership is not None:
-        _check_leader(process, member, member.leadership)
-    if member.pull is not None:
-        _check_pull(process, member, member.pull)
+        _at_most(process, "held promises", len(member.tenure.held), writes * (_KINDS_OF_PROMISE * peers + 1))
+    if member.tenure.leadership is not None:
+        _check_leader(process, member, member.tenure.leadership)
+    if member.tenure.pull is not None:
+        _check_pull(process, member, member.tenure.pull)
 
 
 def _check_leader(process: Process, member: Member, leadership: Leadership) -> None:

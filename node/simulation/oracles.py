@@ -201,7 +201,7 @@ class Oracles(Watcher):
                     self._check_roll(process, message)
                 if not message.pre:
                     self._voted(process, message, process.inc)
-        if self._rules and (view.promises or process.member.held):
+        if self._rules and (view.promises or process.member.tenure.held):
             self._acks.hold(process)
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:

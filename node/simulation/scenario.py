@@ -379,9 +379,8 @@ class Scenario:
 
     def _do_durable(self, place: str) -> list[str]:
         member = self._at(place).member
-        return [
-            f"{place} knows {member.durable_index} of {member.log.last().index} entries to be on its disk"
-        ]
+        durable = member.tenure.durable_index
+        return [f"{place} knows {durable} of {member.log.last().index} entries to be on its disk"]
 
     def _do_terms(self, place: str) -> list[str]:
         status = self._at(place).member.status()

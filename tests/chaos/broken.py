@@ -13,7 +13,7 @@ from node.raft.events import Query, Record
 from node.raft.leader import Leader
 from node.raft.reads import Reads
 from node.raft.sessions import SessionTable
-from node.raft.state import Leadership
+from node.raft.tenure import Leadership
 from node.raft.types import CommandBatch, Consistency, NotExecuted, Ok, Outcome
 from node.service import NodeService
 from node.storage.file import FileStorage

@@ -130,7 +130,7 @@ def test_with_leases_a_later_term_does_not_free_the_promise_to_the_leader():
     (next_,) = ask(cluster, a, b, request(node, later + 1))
     assert (same.vote, next_.vote) == (Vote.DENIED, Vote.DENIED)
 
-    cluster.now = node.bound_ms
+    cluster.now = node.tenure.bound_ms
     (after,) = ask(cluster, a, b, request(node, later + 1))
 
     assert after.vote is Vote.GRANTED
@@ -142,7 +142,7 @@ def test_with_leases_a_broken_bond_starts_no_election_before_the_promise_has_exp
     node = cluster.nodes[a]
     cluster.drop = lambda sender, to, message: b in (sender, to)
     cluster.run(100)
-    heard, term = node.leader_contact_ms, node.term
+    heard, term = node.tenure.leader_contact_ms, node.term
     cluster.kill(leader)
     asked = []
 
@@ -425,11 +425,11 @@ def left_behind_by_a_dead_leader(member):
 
     def drop(sender, to, message):
         unheard = sender == demoted and to == leader and isinstance(message, AppendReply)
-        changed = lead.configs[-1][0]
+        changed = lead.tenure.configs[-1][0]
         return unheard or (to in left and isinstance(message, Append) and 1 < changed <= message.commit)
 
     cluster.drop = drop
-    cluster.run_until(lambda: 1 < lead.configs[-1][0] <= lead.commit, stride=1)
+    cluster.run_until(lambda: 1 < lead.tenure.configs[-1][0] <= lead.commit, stride=1)
     cluster.execute(leader, 7)
     cluster.run(10)
     assert cluster.nodes[demoted].log.last() > max(cluster.nodes[name].log.last() for name in left)

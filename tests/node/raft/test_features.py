@@ -217,7 +217,7 @@ def grown(*features, learner=None):
     cluster.kill("a")
     cluster.add("a", bootstrap=Bootstrap.JOIN, features=features[0], life=1)
     leader = cluster.elect()
-    cluster.run_until(lambda: cluster.nodes["a"].is_voter)
+    cluster.run_until(lambda: cluster.nodes["a"].tenure.is_voter)
     assert len(cluster.nodes[leader].last_config.voters) == 3
     return cluster
 
@@ -315,7 +315,7 @@ def test_the_bond_to_a_peer_that_does_not_know_the_new_level_ends_in_the_step_th
     leader = cluster.leader()
     node = cluster.nodes[leader]
     late = inc("late")
-    cluster.run_until(lambda: node.leadership.feature is not None)
+    cluster.run_until(lambda: node.tenure.leadership.feature is not None)
     node._builds = lambda: [node.build]  # as if it had bonded just after the leader looked
     cluster.step(leader, BondUp(late, Preference.OBSERVER, BUILD))
     cluster.run_until(lambda: node.status().levels.level == 2, 70_000)

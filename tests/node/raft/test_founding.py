@@ -675,12 +675,12 @@ def test_a_member_without_state_of_an_auto_cluster_believes_a_former_member_of_i
 def test_a_transfer_under_way_when_the_cluster_ends_is_answered():
     cluster, leader = dissolving(before=TransferLeadership(77, None))
     name = leader.me.name
-    assert leader.leadership.transfer.sent
+    assert leader.tenure.leadership.transfer.sent
     cluster.drop = lambda *_: False
     cluster.run_until(lambda: leader.founding_state.dissolved)
 
     assert cluster.outcomes[name, 77] == Unknown("transfer-lost")
-    assert leader.handed_over is None
+    assert leader.tenure.handed_over is None
 
 
 # ---- while a cluster gives itself up --------------------------------------------

@@ -84,7 +84,7 @@ def test_what_another_term_s_pull_brings_is_not_taken():
     cluster.deliver()
     cluster.drop = lambda sender, to, message: to == name and isinstance(message, Chunk | AvailReply)
     cluster.run(300)
-    pull = node.pull
+    pull = node.tenure.pull
     assert pull is not None
     last = node.log.last()
     entries = leader.log.slice(last.index + 1, leader.log.last().index, 10**6)

@@ -74,7 +74,7 @@ def test_a_learner_whose_answers_miss_every_other_check_is_promoted_too():
 def test_a_learner_that_lags_or_stops_answering_starts_its_catch_up_rounds_again(word):
     cluster = three()
     cluster.add("d", Bootstrap.JOIN)
-    leadership = cluster.nodes[cluster.leader()].leadership
+    leadership = cluster.nodes[cluster.leader()].tenure.leadership
     learner = cluster.nodes["d"].me
     cluster.run_until(lambda: leadership.streak.get(learner), stride=1)
     cluster.drop = lambda sender, *_: sender == "d"
@@ -147,7 +147,7 @@ def test_a_voter_that_makes_no_progress_is_demoted():
     cluster.run(9000)
 
     assert follower not in voters(cluster)
-    assert cluster.nodes[leader].leadership.answered_ms[cluster.nodes[follower].me] > cluster.now - 500
+    assert cluster.nodes[leader].tenure.leadership.answered_ms[cluster.nodes[follower].me] > cluster.now - 500
 
 
 def test_no_voter_is_demoted_below_min_voters():
@@ -239,7 +239,7 @@ def test_at_most_one_configuration_is_uncommitted():
     for _ in range(300):
         cluster.run(10)
         for node in cluster.nodes.values():
-            pending.append(sum(index > node.commit for index, _ in node.configs))
+            pending.append(sum(index > node.commit for index, _ in node.tenure.configs))
 
     assert max(pending) <= 1
     assert voters(cluster) == ["a", "b", "c", "d", "e"]
@@ -264,14 +264,14 @@ def test_no_configuration_is_written_that_the_present_voters_could_not_commit():
     cluster = three()
     leader, (gone, _) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
-    between = node.leadership.census_due - node.settings.heartbeat_ms // 2
+    between = node.tenure.leadership.census_due - node.settings.heartbeat_ms // 2
     cluster.run(between - cluster.now)
     cluster.execute(leader, 1)
     cluster.deliver()
     cluster.drop = lambda *_: True
     cluster.run(node.settings.election_timeout_ms)  # what it last heard is too old, as of the next census
     assert node.role is Role.LEADER
-    assert node._responsive(node.leadership) == {node.me}
+    assert node._responsive(node.tenure.leadership) == {node.me}
     last = node.log.last()
     cluster.unbond(leader, gone, BondLoss.DEPARTED)
 

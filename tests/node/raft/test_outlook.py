@@ -117,7 +117,7 @@ def test_one_of_two_voters_that_leads_alone_reports_that_it_commits_nothing():
     cluster = three()
     tie, (first, second) = cluster.leader(), cluster.followers()
     cluster.kill(second)
-    cluster.run_until(lambda: len(cluster.nodes[tie].active[0].voters) == 2)
+    cluster.run_until(lambda: len(cluster.nodes[tie].tenure.active[0].voters) == 2)
     cluster.kill(first)
     cluster.run(4000)
 
@@ -149,7 +149,9 @@ def test_every_active_configuration_must_have_its_quorum():
     assert seen(cluster, leader)[0] is Quorum.ELECTING
 
     voters = tuple(sorted((node.me, inc("x"), inc("y"))))
-    node.configs.append((node.log.last().index + 1, Config(epoch=9, voters=voters, tie=None, reason="test")))
+    node.tenure.configs.append(
+        (node.log.last().index + 1, Config(epoch=9, voters=voters, tie=None, reason="test"))
+    )
     node._refresh_active()
     assert seen(cluster, leader)[0] is Quorum.LOST
     assert {"x", "y"} <= set(seen(cluster, leader)[1])

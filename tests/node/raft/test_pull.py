@@ -77,7 +77,7 @@ def test_each_follower_is_asked_for_several_ranges_at_a_time_before_any_has_come
     followers = cluster.followers()
     assert {name for name in "abc" if asked.count(name) >= RANGES_PER_SOURCE} == set(followers) - {"d"}
     assert cluster.leader() not in asked
-    pull = cluster.nodes["d"].pull
+    pull = cluster.nodes["d"].tenure.pull
     assert all(len(flight.ranges) == RANGES_PER_SOURCE for flight in pull.in_flight.values())
 
 
@@ -88,7 +88,7 @@ def test_a_leader_that_alone_can_serve_is_asked_for_little_at_a_time():
 
     def drop(sender, to, message):
         nonlocal most
-        pull = cluster.nodes["d"].pull
+        pull = cluster.nodes["d"].tenure.pull
         if pull is not None:
             most = max(most, *(len(flight.ranges) for flight in pull.in_flight.values()), 0)
         return isinstance(message, Avail)
@@ -107,7 +107,7 @@ def test_a_pull_with_few_places_for_chunks_never_asks_for_more_and_comes_to_its_
 
     def drop(sender, to, message):
         nonlocal most
-        pull = cluster.nodes["d"].pull
+        pull = cluster.nodes["d"].tenure.pull
         most = max(most, 0 if pull is None else pull.outstanding)
         return False
 
@@ -169,7 +169,7 @@ def test_a_step_takes_a_chunk_or_two_and_the_next_is_due_at_once():
 
     first = learner.log.last().index - reached
     assert 0 < first <= 2 * RANGE_ENTRIES
-    assert learner.pull.held
+    assert learner.tenure.pull.held
     assert effects.next_tick_ms <= cluster.now
     cluster.step("d", Tick())
     assert 0 < learner.log.last().index - reached - first <= 2 * RANGE_ENTRIES
@@ -225,7 +225,7 @@ def test_ranges_of_a_source_that_went_away_are_asked_of_another_at_once():
     gone = cluster.followers()[0]
     join(cluster, lambda sender, to, message: isinstance(message, Chunk) and sender == gone)
     cluster.run(100)
-    assert cluster.nodes["d"].pull is not None
+    assert cluster.nodes["d"].tenure.pull is not None
     cluster.unbond("d", gone)
     cluster.run(PATIENCE_MS // 2)
 
@@ -337,11 +337,11 @@ def test_kept_appends_are_replayed_a_chunk_s_worth_at_a_time():
         cluster.step(follower, Received(peer, Append(node.cluster, node.term, after, entries, 0, 90 + seq)))
         after = at(entries[-1])
     assert node.log.last().index == index
-    assert len(node.pull.buffer) == 20
+    assert len(node.tenure.pull.buffer) == 20
     effects = cluster.step(follower, Received(peer, Append(node.cluster, node.term, base, hole, 0, 99)))
 
     reached = [node.log.last().index]
-    while node.pull is not None:
+    while node.tenure.pull is not None:
         assert effects.next_tick_ms <= cluster.now
         effects = cluster.step(follower, Tick())
         reached.append(node.log.last().index)
@@ -349,7 +349,7 @@ def test_kept_appends_are_replayed_a_chunk_s_worth_at_a_time():
     assert sum(steps) == 1 + 20 * 200
     # Once when something comes, and once in the tick of the same step.
     assert max(steps) <= 1 + 2 * (RANGE_ENTRIES + 200)
-    assert node.in_step
+    assert node.tenure.in_step
 
 
 # ---- the search ----------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     assert node.log.last().index == base.index + 5
     beyond = Append(node.cluster, term, Position(term, base.index + 9, bytes(32)), (), 0, 1)
     cluster.step(follower, Received(cluster.nodes[other].me, beyond))
-    assert node.pull.at == base.index + 5
+    assert node.tenure.pull.at == base.index + 5
     cut = Append(node.cluster, term, base, stray(base, term, 1), 0, 2)
     cluster.step(follower, Received(cluster.nodes[other].me, cut))
 
@@ -374,7 +374,7 @@ def test_a_search_follows_a_log_that_an_older_append_cut_below_it():
     cluster.now += 5000
     cluster.step(follower, Tick())
     assert node.halted is None
-    assert node.pull is None or node.pull.at <= node.log.last().index
+    assert node.tenure.pull is None or node.tenure.pull.at <= node.log.last().index
 
 
 def test_two_unresponsive_sources_are_not_retried_alternately_without_end():

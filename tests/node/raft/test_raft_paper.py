@@ -57,7 +57,7 @@ def test_5_2_split_votes_resolve_themselves():
     cluster = three()
     for node in cluster.nodes.values():
         node._become_follower(node.term, None)
-        node.leader_contact_ms = None
+        node.tenure.leader_contact_ms = None
     for node in cluster.nodes.values():
         node._campaign(transfer=False)
     assert {node.term for node in cluster.nodes.values()} == {cluster.nodes["a"].term}
@@ -75,7 +75,7 @@ def test_5_3_a_follower_refuses_entries_whose_predecessor_it_does_not_have():
     replies(cluster, follower, leader, append(node, node.term, ahead))
 
     assert node.log.last() == last
-    assert node.pull is not None
+    assert node.tenure.pull is not None
 
 
 def test_5_3_the_leader_never_overwrites_or_deletes_entries_of_its_own_log():
@@ -124,7 +124,7 @@ def test_5_4_2_a_new_leader_writes_a_no_op_before_anything_counts():
     node = cluster.nodes[cluster.elect()]
     first = next(e for e in node.log.slice(1, 99, 10**6) if e.term == node.term)
 
-    assert (first.kind, first.index) == (EntryKind.NOOP, node.leadership.noop_index)
+    assert (first.kind, first.index) == (EntryKind.NOOP, node.tenure.leadership.noop_index)
 
 
 def test_5_5_a_repeated_request_does_no_harm():

@@ -242,17 +242,17 @@ def test_a_lease_runs_from_the_sending_of_what_was_echoed():
     cluster = leased()
     node = cluster.nodes[cluster.leader()]
 
-    assert node.leadership.lease_ms <= cluster.now + cluster.settings.election_timeout_ms * 9 // 10
-    assert node.leadership.lease_ms > cluster.now
+    assert node.tenure.leadership.lease_ms <= cluster.now + cluster.settings.election_timeout_ms * 9 // 10
+    assert node.tenure.leadership.lease_ms > cluster.now
 
 
 def test_unanswered_broadcasts_are_remembered_up_to_a_bound_and_the_lease_is_still_renewed(
     monkeypatch,
 ):
-    monkeypatch.setattr("node.raft.state.UNECHOED_MAX", 8)
+    monkeypatch.setattr("node.raft.tenure.UNECHOED_MAX", 8)
     cluster = leased()
     leader = cluster.leader()
-    leadership = cluster.nodes[leader].leadership
+    leadership = cluster.nodes[leader].tenure.leadership
     for i in range(30):
         cluster.now += 1
         cluster.execute(leader, i)
@@ -402,7 +402,7 @@ def test_a_member_that_never_covered_a_leader_has_no_age_and_meets_no_bound():
     cluster.run(1000)
     node = cluster.nodes["d"]
 
-    assert cluster.now - node.leader_contact_ms <= 100
+    assert cluster.now - node.tenure.leader_contact_ms <= 100
     assert weak(cluster, "d") == Answer(0, node.replica.applied, None)
     assert weak(cluster, "d", max_age_ms=86_400_000) == NotExecuted("never-current", node.leader)
     assert node.covered_age_ms(cluster.now) is None
@@ -421,7 +421,7 @@ def test_a_state_ages_while_the_backlog_does_not_arrive_although_the_leader_send
     cluster.run(65_000)
     node = cluster.nodes[follower]
 
-    assert cluster.now - node.leader_contact_ms <= 100
+    assert cluster.now - node.tenure.leader_contact_ms <= 100
     assert node.replica.machine.value == 0
     assert weak(cluster, follower, max_age_ms=60_000) == NotExecuted("too-old", node.leader)
     assert weak(cluster, follower).age_ms >= 64_000
@@ -449,7 +449,7 @@ def test_an_append_that_comes_twice_makes_no_state_younger():
     cluster = three()
     follower, leader = cluster.followers()[0], cluster.leader()
     node = cluster.nodes[follower]
-    old = Append(node.cluster, node.term, node.log.last(), (), node.commit, node.last_seq)
+    old = Append(node.cluster, node.term, node.log.last(), (), node.commit, node.tenure.last_seq)
     cluster.drop = lambda sender, to, message: to == follower
     cluster.run(500)
     cluster.step(follower, Received(cluster.nodes[leader].me, old))
@@ -478,7 +478,7 @@ def test_what_waited_while_a_leader_stood_still_does_not_make_its_state_younger(
     # The host stops it for half a minute; answers to its last broadcasts, and a query, wait for it.
     cluster.now += 30_000
     reply = AppendReply(
-        node.cluster, node.term, ACK, node.log.last().index, node.leadership.seq, Cursor(1, 1)
+        node.cluster, node.term, ACK, node.log.last().index, node.tenure.leadership.seq, Cursor(1, 1)
     )
     cluster.tokens += 1
     cluster.step(
@@ -496,7 +496,7 @@ def test_a_new_leader_keeps_the_age_that_it_had_until_it_knows_better():
     cluster.drop = lambda sender, to, message: isinstance(message, AppendReply)
     cluster.kill(cluster.leader())
     cluster.run(700)
-    (node,) = [node for node in cluster.nodes.values() if node.leadership is not None]
+    (node,) = [node for node in cluster.nodes.values() if node.tenure.leadership is not None]
 
     assert node.covered_age_ms(cluster.now) >= 700
     cluster.drop = lambda sender, to, message: False

@@ -195,11 +195,13 @@ def holding_what_an_old_leader_alone_had():
         return False
 
     cluster.drop = overtaken
-    cluster.run_until(lambda: late and node.pull is not None and end in node.pull.held, ms=300, stride=1)
+    cluster.run_until(
+        lambda: late and node.tenure.pull is not None and end in node.tenure.pull.held, ms=300, stride=1
+    )
     cluster.wire.clear()
     cluster.step(name, Received(cluster.nodes[leader].me, late[0]))
     assert node.log.last().index == end
-    assert end in node.pull.held
+    assert end in node.tenure.pull.held
     return cluster, node, cluster.nodes[other], end
 
 
@@ -287,7 +289,7 @@ def test_what_arrives_while_pulling_is_kept_within_a_bound_and_nothing_is_lost()
     for _ in range(100):
         cluster.execute(leader, 1)
         cluster.run(5)
-    pull = cluster.nodes[follower].pull
+    pull = cluster.nodes[follower].tenure.pull
     assert pull is not None
     assert 0 < pull.buffer_bytes <= 1000
     cluster.drop = lambda sender, to, message: False

@@ -183,7 +183,7 @@ def test_an_unresponsive_member_is_not_chosen_as_the_successor_though_it_holds_a
     cluster.drop = lambda sender, to, message: silent in (sender, to)
     cluster.run(1500)
     node = cluster.nodes[cluster.leader()]
-    assert node.leadership.match[inc(silent)] == node.leadership.match[inc(awake)]
+    assert node.tenure.leadership.match[inc(silent)] == node.tenure.leadership.match[inc(awake)]
     assert inc(silent) in node.peers
     ticket = transfer(cluster)
     cluster.run(500)

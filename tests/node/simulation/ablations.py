@@ -21,7 +21,7 @@ class RollIsWhoIsBonded(Member):
         return tuple(sorted({self.me, *self.peers}))
 
     def _election_won(self):
-        return 2 * len(self.grants) > len(self._roll())
+        return 2 * len(self.tenure.grants) > len(self._roll())
 
 
 class AbstainersLeaveTheDenominator(Member):
@@ -36,19 +36,19 @@ class AbstainersLeaveTheDenominator(Member):
         super()._pre_campaign()
 
     def _election_won(self):
-        asked = len(self.members) - 1
-        return len(self.grants) >= (asked - len(self.abstained)) // 2 + 1
+        asked = len(self.tenure.members) - 1
+        return len(self.tenure.grants) >= (asked - len(self.abstained)) // 2 + 1
 
     def _on_vote_request(self, sender, m):
         # In mosaik a node abstains, and remembers nothing, if its own log is behind the candidate's.
         mine = self.log.last()
-        if (mine.term, mine.index) < (m.last.term, m.last.index) and m.term >= self.term:
+        if (mine.term, mine.index) < (m.last.term, m.last.index) and m.term >= self.tenure.term:
             self._reply_vote(sender, m, Vote.ABSTAIN)
         else:
             super()._on_vote_request(sender, m)
 
     def _on_vote_reply(self, sender, m):
-        if m.vote is Vote.ABSTAIN and self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+        if m.vote is Vote.ABSTAIN and self.tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
             self.abstained.add(sender)
             self._count_grants()
         else:
@@ -90,7 +90,7 @@ class OldPullCuts(OldPullGoesOn):
     """And nobody looks whether what it cuts off was verified in this term."""
 
     def _truncate(self, index):
-        self.verified_term = 0
+        self.tenure.verified_term = 0
         super()._truncate(index)
 
 
@@ -105,7 +105,7 @@ class NewestConfigOnly(Member):
     """The newest configuration alone decides, committed or not."""
 
     def _active_configs(self):
-        return (self.configs[-1][1],) if self.configs else ()
+        return (self.tenure.configs[-1][1],) if self.tenure.configs else ()
 
 
 class ManyMembersAtOnce(Member):
@@ -209,9 +209,9 @@ class JudgesByItself(Member):
 
     def _on_query(self, query):
         request = Request.SYSTEM_QUERY if query.system else Request.QUERY
-        refusal = self.replica._judge(query.credential, request, query.query, 0)
+        refusal = self.tenure.replica._judge(query.credential, request, query.query, 0)
         if refusal is not None:
-            self._complete(query.token, Answer(refusal, self.replica.applied))
+            self._complete(query.token, Answer(refusal, self.tenure.replica.applied))
         else:
             super()._on_query(structs.replace(query, credential=None))
 
@@ -268,9 +268,9 @@ class LeaseBindsOthersOnly(Member):
 
     @contextmanager
     def _free(self):
-        bound, self.bound_ms = self.bound_ms, self.now
+        bound, self.tenure.bound_ms = self.tenure.bound_ms, self.now
         yield
-        self.bound_ms = bound
+        self.tenure.bound_ms = bound
 
 
 class LeaseForgottenAtRestart(Member):
@@ -278,7 +278,7 @@ class LeaseForgottenAtRestart(Member):
 
     def _recover(self, recovered):
         super()._recover(recovered)
-        self.bound_ms = self.now
+        self.tenure.bound_ms = self.now
 
 
 class LeaseBeforeApplied(Member):
@@ -288,7 +288,7 @@ class LeaseBeforeApplied(Member):
         reads = self.reads
         while reads.asking and self._lease_holds(leadership):
             query = reads.asking.popleft()
-            answer = Answer(self.replica.query(query, self._reading_ms()), self.replica.applied)
+            answer = Answer(self.tenure.replica.query(query, self._reading_ms()), self.tenure.replica.applied)
             reads.leased.append(LeaseAnswer(query, answer))
 
 
@@ -323,7 +323,7 @@ class PromisesBeforeDurable(Member):
     def _hold_promises(self):
         self.out.serial = self.serial
         self._batch_open = False
-        self.durable_index = self.log.last().index
+        self.tenure.durable_index = self.log.last().index
         self.persisted = self.serial
 
 
@@ -338,7 +338,7 @@ class CountsOldGrants(Member):
     """A candidate takes the grant of an earlier term, in which it stood as well, for one of its present term."""
 
     def _is_of_this_election(self, m):
-        return m.pre == (self.role is Role.PRE_CANDIDATE)
+        return m.pre == (self.tenure.role is Role.PRE_CANDIDATE)
 
 
 class CountsOldAcks(Member):
@@ -352,10 +352,10 @@ class LatePersistedCounts(Member):
     """A write that was under way when its entries were cut still says that so many are durable (ABA)."""
 
     def _truncate(self, index):
-        before = tuple(self.writes)
+        before = tuple(self.tenure.writes)
         super()._truncate(index)
-        self.writes.clear()
-        self.writes.extend(before)
+        self.tenure.writes.clear()
+        self.tenure.writes.extend(before)
 
 
 class _NeverLate(Replica):

@@ -296,26 +296,26 @@ def promised_ack(group: Group) -> Send:
     reply = AppendReply(group.id, group.term, Verdict.ACK, group.last + 1, 1, Cursor(group.term, 1))
     send = Send((group.a.inc,), reply)
     group.b.member.serial += 1
-    group.b.member.held.append((group.b.member.serial, send))
+    group.b.member.tenure.held.append((group.b.member.serial, send))
     group.see(group.b)
     return send
 
 
 def cut_by_a_newer_leader(group: Group) -> None:
-    group.b.member.term += 1
+    group.b.member.tenure.term += 1
     group.b.log.truncate(group.last)
     group.see(group.b)
 
 
 def released(group: Group, send: Send) -> None:
-    group.b.member.held.clear()
+    group.b.member.tenure.held.clear()
     group.see(group.b, sends=[send])
 
 
 def untrue_promise(group: Group) -> None:
     reply = AppendReply(group.id, group.term, Verdict.ACK, group.last + 1, 1, Cursor(group.term, 1))
     group.b.member.serial += 1
-    group.b.member.held.append((group.b.member.serial, Send((group.a.inc,), reply)))
+    group.b.member.tenure.held.append((group.b.member.serial, Send((group.a.inc,), reply)))
     group.see(group.b)
 
 
@@ -543,7 +543,7 @@ def test_an_ack_and_the_cut_for_a_newer_leader_may_be_of_one_step():
         group.append(process, group.entry(process))
         group.see(process)
 
-    group.b.member.term += 1
+    group.b.member.tenure.term += 1
     group.b.log.truncate(group.last)
     group.ack(group.b, group.last + 1)
 
@@ -581,16 +581,16 @@ def overfull_promises(member):
     # One write is under way: of six kinds one for each peer may wait for it, and one for all.
     member.serial = member.persisted + 1
     most = 6 * len(member.peers) + 1
-    member.held.extend([(member.serial, Send((STRANGER,), None))] * (most + 1))
+    member.tenure.held.extend([(member.serial, Send((STRANGER,), None))] * (most + 1))
 
 
 def overfull_proposals(member):
-    member.leadership.proposed[b"session", 1] = 1
+    member.tenure.leadership.proposed[b"session", 1] = 1
 
 
 def overfull_log_of_a_leader(member):
-    member.commit -= 3
-    member.leadership.noop_index = 1
+    member.tenure.commit -= 3
+    member.tenure.leadership.noop_index = 1
     member.settings = replace(member.settings, pending_max=0, session_window=-1)
 
 
@@ -598,7 +598,7 @@ def pull(member, **fields):
     state = PullState(term=1, target=1, at=1, started_ms=0, asked_ms=0)
     for name, value in fields.items():
         setattr(state, name, value)
-    member.pull = state
+    member.tenure.pull = state
 
 
 def overfull_catchup_buffer(member):

@@ -86,7 +86,7 @@ def test_a_vote_survives_the_crash_of_the_voter(tmp_path):
     after = cluster.start(follower, bond=False)
 
     assert (after.term, after.voted_for) == (term, vote)
-    assert after.is_voter
+    assert after.tenure.is_voter
 
 
 def test_nothing_is_promised_before_it_is_durable():
@@ -100,14 +100,14 @@ def test_nothing_is_promised_before_it_is_durable():
     assert ticket not in cluster.outcomes
     assert node.commit < node.log.last().index
     assert cluster.nodes[follower].log.last() == node.log.last()
-    assert not any(index == node.log.last().index for index in node.leadership.match.values())
+    assert not any(index == node.log.last().index for index in node.tenure.leadership.match.values())
     for name in (follower, leader):
         serial = cluster.unsynced[name][-1][0]
         cluster.step(name, Persisted(serial))
     cluster.deliver()
     assert isinstance(cluster.outcomes[ticket], Ok)
     assert other not in [
-        v.name for v, index in node.leadership.match.items() if index == node.log.last().index
+        v.name for v, index in node.tenure.leadership.match.items() if index == node.log.last().index
     ]
 
 
@@ -137,11 +137,11 @@ def test_a_peer_that_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behi
     last = peer.log.last()
     said = Append(node.cluster, node.term, last, entries(1, node.term, last), 0, 50)
     cluster.step(follower, Received(peer.me, said))
-    assert [send.to for _, send in node.held] == [(peer.me,)]
+    assert [send.to for _, send in node.tenure.held] == [(peer.me,)]
     for life in range(1, 100):
         stranger = inc("d", life)
         cluster.step(follower, BondUp(stranger, Preference.NORMAL, BUILD))
-        assert [send.to for _, send in node.held] == [(peer.me,), (stranger,)]
+        assert [send.to for _, send in node.tenure.held] == [(peer.me,), (stranger,)]
         cluster.step(follower, BondDown(stranger, BondLoss.LOST))
     durable = cluster.unsynced[follower][-1][0]
     sends = cluster.step(follower, Persisted(durable)).sends
@@ -161,7 +161,7 @@ def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whichever_pee
     node = cluster.nodes[founder]
 
     def asked():
-        return [send for _, send in node.held if isinstance(send.message, VoteRequest)]
+        return [send for _, send in node.tenure.held if isinstance(send.message, VoteRequest)]
 
     for life in range(1, 20):
         stranger = inc("d", life)
@@ -192,7 +192,7 @@ def test_a_late_report_of_a_truncated_write_proves_nothing_about_what_replaced_i
     released = cluster.step(follower, Persisted(stale)).sends
 
     assert all(s.message.term == node.term for s in released)
-    assert cluster.nodes[follower].durable_index < second.index
+    assert cluster.nodes[follower].tenure.durable_index < second.index
 
 
 # ---- founding ---------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_member_whose_cluster_gave_itself_up_is_free_to_found_after_a_crash(tm
     cluster.run(500)
     gone = cluster.nodes["a"].cluster
     for node in cluster.nodes.values():
-        node.is_auto = True  # as if one of them had founded it by itself
+        node.tenure.is_auto = True  # as if one of them had founded it by itself
     over = Presence(None, 0, 0, Bootstrap.AUTO, (), (gone,), 0)
     cluster.drop = lambda *_: True
     for name in "abc":
