@@ -19,7 +19,8 @@ A group of your own state machine, in your own process (docs/groups.md):
     await network.close()
 
 ``identity`` is ``enclave.Identity.generate(name, now)``, and ``utc_now`` returns the time, aware. The client
-of a running group is ``BondstoneClient``; ``node.client`` has its errors, ``node.simulation`` the simulator.
+of a running group is ``BondstoneClient``; ``node.client`` has its errors, ``node.collections`` typed
+containers that a group holds, ``node.simulation`` the simulator.
 
 These names are the package's interface. The modules behind them may move.
 """
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from node.machines.base import ApplyContext as ApplyContext
     from node.machines.base import CommandError as CommandError
     from node.machines.base import StateMachine as StateMachine
+    from node.machines.collections.machine import CollectionsMachine as CollectionsMachine
     from node.machines.counter import Counter as Counter
     from node.machines.kv import KeyValue as KeyValue
     from node.peers import Preference as Preference
@@ -59,6 +61,7 @@ _PLACES: Final = {
     "AuditLog": "node.audit",
     "BondstoneClient": "node.client",
     "Bootstrap": "node.raft.types",
+    "CollectionsMachine": "node.machines.collections.machine",
     "CommandError": "node.machines.base",
     "CommandFailedError": "node.group.errors",
     "ConfigError": "node.errors",
@@ -85,6 +88,7 @@ __all__ = [
     "AuditLog",
     "BondstoneClient",
     "Bootstrap",
+    "CollectionsMachine",
     "CommandError",
     "CommandFailedError",
     "ConfigError",

@@ -17,6 +17,7 @@ from node.group.errors import (
     OutcomeUnknownError,
 )
 from node.group.when import Conditions, When
+from node.machines.base import StateMachine
 from node.machines.system import SystemState
 from node.peers import Incarnation
 from node.raft.events import ChangeVersion, Execute, Query, TransferLeadership
@@ -116,6 +117,14 @@ class Group:
         if self.cluster is None:
             return None
         return datetime.fromtimestamp(self._driver.member.replica.applied_ms / 1000, UTC)
+
+    @property
+    def machine(self) -> StateMachine:
+        """The state machine as this node has applied it: to be read, never changed.
+
+        After this node's cluster gave itself up, this is in another state.
+        """
+        return self._driver.member.replica.machine
 
     @property
     def system(self) -> SystemState:

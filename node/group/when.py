@@ -5,11 +5,13 @@ Every method returns an awaitable. If the group ends first, it raises ``GroupClo
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from node.group.errors import GroupClosedError, SupersededError
 from node.peers import Incarnation
 from node.raft.types import Cursor, MemberStatus, Role
+
+T = TypeVar("T")
 
 
 class Conditions:
@@ -25,9 +27,7 @@ class Conditions:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed is not None:
             future.set_exception(GroupClosedError(self._closed))
-        elif (value := predicate(self._status())) is not None:
-            future.set_result(value)
-        else:
+        elif not _settle(future, predicate, self._status()):
             self._waiting.append((predicate, future))
         return future
 
@@ -38,17 +38,8 @@ class Conditions:
         status = self._status()
         still = []
         for predicate, future in self._waiting:
-            if future.done():
-                continue
-            try:
-                value = predicate(status)
-            except SupersededError as exc:
-                future.set_exception(exc)
-                continue
-            if value is None:
+            if not future.done() and not _settle(future, predicate, status):
                 still.append((predicate, future))
-            else:
-                future.set_result(value)
         self._waiting = still
 
     def close(self, reason: str) -> None:
@@ -59,6 +50,21 @@ class Conditions:
                 future.set_exception(GroupClosedError(reason))
                 future.exception()  # retrieved here: a waiter that went away causes no warning
         self._waiting.clear()
+
+
+def _settle(
+    future: asyncio.Future[Any], predicate: Callable[[MemberStatus], Any], status: MemberStatus
+) -> bool:
+    """Return whether the future is done now. A predicate that raises ends the wait, and not the member."""
+    try:
+        value = predicate(status)
+    except Exception as exc:  # noqa: BLE001 - the caller receives it
+        future.set_exception(exc)
+        return True
+    if value is None:
+        return False
+    future.set_result(value)
+    return True
 
 
 class CursorWatcher:
@@ -104,12 +110,7 @@ class CursorWatcher:
                     raise SupersededError(target, Cursor(term, index))
             return cursor
 
-        try:
-            return self._conditions.wait(reached)
-        except SupersededError as exc:
-            future: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
-            future.set_exception(exc)
-            return future
+        return self._conditions.wait(reached)
 
 
 class When:
@@ -160,3 +161,11 @@ class When:
     def committed(self) -> CursorWatcher:
         """Watch the committed cursor, which never moves back."""
         return CursorWatcher(self._conditions, lambda s: s.commit, self._status, self._term_at)
+
+    def holds(self, condition: Callable[[MemberStatus], T | None]) -> asyncio.Future[T]:
+        """Resolve with the condition's first value that is not None.
+
+        The condition is called with the member's status each time the member may have changed, its applied
+        state too. It must be quick and change nothing. If it raises, the future raises that.
+        """
+        return self._conditions.wait(condition)

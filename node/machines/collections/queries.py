@@ -6,7 +6,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from node.machines.base import CommandError
-from node.machines.collections.queues import queue_item, served_at
+from node.machines.collections.queues import in_order, queue_item, rank, served_at
 from node.machines.collections.reading import INDEX_MAX, KEY_BYTES_MAX, CollectionFields
 from node.machines.collections.sequence import PersistentSequence
 from node.machines.collections.sorted_map import SortedMap
@@ -160,9 +160,8 @@ def _rows_of_vec(body: PersistentSequence, start: int) -> Iterator[_Row]:
 
 
 def _rows_of_queue(queue: Queue, start: bytes) -> Iterator[_Row]:
-    for place, key in queue.order.items(start):
-        entry = queue.entries.get(key)
-        assert entry is not None
+    for key, entry in in_order(queue, start):
+        place = rank(entry.priority, entry.sequence)
         yield place.hex().encode(), len(key) + len(entry.value), queue_item(key, entry)
 
 
@@ -174,12 +173,12 @@ def _position(after: bytes) -> int:
 
 def _rank(after: bytes) -> bytes:
     try:
-        rank = bytes.fromhex(after.decode())
+        place = bytes.fromhex(after.decode())
     except ValueError:
         raise _not_a_place() from None
-    if len(rank) != _RANK_BYTES:
+    if len(place) != _RANK_BYTES:
         raise _not_a_place()
-    return rank
+    return place
 
 
 def _not_a_place() -> CommandError:

@@ -4,7 +4,8 @@ The order in which entries are served: the highest priority first, and among equ
 came first. A full bounded queue drops its last entry, which may be the one that was just pushed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from node.machines.base import CommandError
@@ -146,9 +147,15 @@ def _push(queue: Queue, pushed: tuple[tuple[bytes, int, bytes], ...]) -> Step:
     return Step(after, grown, result)
 
 
+def in_order(queue: Queue, start: bytes = b"") -> Iterator[tuple[bytes, QueueEntry]]:
+    """Yield the entries with their keys in the order of service, from the rank ``start`` on."""
+    for _, key in queue.order.items(start):
+        yield key, _entry(queue, key)
+
+
 def served_first(queue: Queue) -> tuple[bytes, QueueEntry] | None:
     """Return the entry that is served first, with its key; None if the queue is empty."""
-    return next(((key, _entry(queue, key)) for _, key in queue.order.items()), None)
+    return next(in_order(queue), None)
 
 
 def _served_last(queue: Queue) -> tuple[bytes, QueueEntry] | None:
@@ -208,9 +215,5 @@ def _remove(queue: Queue, keys: tuple[bytes, ...]) -> Step:
 
 def _remove_range(queue: Queue, bounds: tuple[int, int]) -> Step:
     low, high = bounds
-    keys = []
-    for place, key in queue.order.items(rank(high, 0)):
-        if place >= rank(low - 1, 0):
-            break
-        keys.append(key)
-    return _drop_all(queue, keys)
+    found = takewhile(lambda item: item[1].priority >= low, in_order(queue, rank(high, 0)))
+    return _drop_all(queue, [key for key, _ in found])
