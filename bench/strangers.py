@@ -35,7 +35,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from enclave.identity import Identity
-from node.bonds.core.handshake import Role, proof_of
+from node.bonds.core.handshake import ConnectionRole, proof_of
 from node.bonds.tls import ALPN, CIPHERSUITES, TLSSession, bond_context
 from node.bonds.wire.frames import FrameReader, frame_of
 from node.bonds.wire.messages import VERSIONS, Hello, PeerEntry, Prove
@@ -272,7 +272,10 @@ class Peer:
         )
         self.receive()
         proof = proof_of(
-            bytes.fromhex(at["secret"]), exporter=self.tls.export(group_id), role=Role.INITIATOR, peer_id=me
+            bytes.fromhex(at["secret"]),
+            exporter=self.tls.export(group_id),
+            role=ConnectionRole.INITIATOR,
+            peer_id=me,
         )
         entry = PeerEntry(
             peer=Incarnation("stranger", me), preference=Preference.NORMAL, addresses=(), api_url=None

@@ -27,7 +27,7 @@ from node.bonds.channel import Channel
 from node.bonds.core import bond as bonds
 from node.bonds.core import handshake as handshakes
 from node.bonds.core.bond import Bond, BondAction
-from node.bonds.core.handshake import Formed, Gate, Handshake, Role
+from node.bonds.core.handshake import ConnectionRole, Formed, Gate, Handshake
 from node.bonds.core.send_queue import Lane
 from node.bonds.lifecycle import Ending, KnownPeer, Phase
 from node.bonds.settings import BondSettings, Environment
@@ -187,7 +187,7 @@ class BondConnection(asyncio.Protocol):
         group: ConnectionGroup | None,
         dialled: str | None,
     ) -> None:
-        self.role = Role.RESPONDER if dialled is None else Role.INITIATOR
+        self.role = ConnectionRole.RESPONDER if dialled is None else ConnectionRole.INITIATOR
         self.dialled = dialled
         self.address = self.ip = "unknown"
         self.stage: Stage = Opening(group)
@@ -355,7 +355,7 @@ class BondConnection(asyncio.Protocol):
         if not self._host.opened(self):
             self.stage = Closed()
             self.abort()
-        elif self.role is Role.INITIATOR:
+        elif self.role is ConnectionRole.INITIATOR:
             self._channel.start()
 
     def data_received(self, data: bytes) -> None:
@@ -543,7 +543,7 @@ class BondConnection(asyncio.Protocol):
                     shown = Shown(tickets, binding, fresh=True)
                     judged = partial(self._rejudged, bonded)
                     self._tickets.judge(group, bonded.entry.peer.id, shown, judged)
-                case bonds.Closed(loss, refusal, by_peer):
+                case bonds.BondEnded(loss, refusal, by_peer):
                     self._end(refusal, by_peer=by_peer, loss=loss)
 
     def _send_control(self, message: Message) -> None:

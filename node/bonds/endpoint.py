@@ -11,7 +11,7 @@ from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.audit_events import BondRecorder
 from node.bonds.connection import BondConnection, BondContext, Bonded
-from node.bonds.core.handshake import Role
+from node.bonds.core.handshake import ConnectionRole
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.lifecycle import Ending
 from node.bonds.mesh import BondMesh
@@ -183,7 +183,7 @@ class BondEndpoint:
     def opened(self, connection: BondConnection) -> bool:
         """Give a new connection a place, and close the one that must go; False if that is the new one."""
         self._connections.add(connection)
-        if connection.role is Role.INITIATOR:
+        if connection.role is ConnectionRole.INITIATOR:
             return True
         evicted = self._seat(connection)
         if evicted is connection:
@@ -216,7 +216,7 @@ class BondEndpoint:
         The known are the peers that this node dialled, bonded peers, and addresses where a member is or was.
         """
         known = (
-            connection.role is Role.INITIATOR
+            connection.role is ConnectionRole.INITIATOR
             or isinstance(connection.stage, Bonded)
             or connection.ip in self._bonded_from
             or any(group.knows(connection.ip) for group in self._groups.values())

@@ -18,7 +18,7 @@ from attestation.tickets.protocol import ANY_CLUSTER, AnyCluster, Cluster, Ticke
 from node.bonds.audit_events import BondRecorder
 from node.bonds.connection import BondConnection, BondContext, Bonded, ConnectionHost
 from node.bonds.core.discovery import AddressBook
-from node.bonds.core.handshake import Gate, Role
+from node.bonds.core.handshake import ConnectionRole, Gate
 from node.bonds.core.send_queue import Lane
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.lifecycle import Ending, Phase
@@ -269,14 +269,14 @@ class BondMesh:
             return Refusal(code=RefusalCode.GROUP_NOT_FOUND, reason="group-closed")
         others = [item for item in self._handshaking.get(peer_id, ()) if item is not connection]
         held = self._bonds.get(peer_id)
-        opened_by_this_node = connection.role is Role.INITIATOR
+        opened_by_this_node = connection.role is ConnectionRole.INITIATOR
         if self._context.me.id > peer_id:
             # The peer decides. This node only spares it an admission that is visibly needless.
             needless = opened_by_this_node and not final and (held is not None or bool(others))
             return ALREADY_BONDED if needless else None
         if held is not None and (opened_by_this_node or self._is_young(held.bonded)):
             return ALREADY_BONDED
-        if any(item.admit_sent or item.role is Role.INITIATOR for item in others):
+        if any(item.admit_sent or item.role is ConnectionRole.INITIATOR for item in others):
             return ALREADY_BONDED
         return None
 
@@ -375,7 +375,7 @@ class BondMesh:
             appraisals=admission.appraisals,
             binding=admission.binding,
             mock=any(validator.mock for validator in self._spec.validators),
-            outgoing=connection.role is Role.INITIATOR,
+            outgoing=connection.role is ConnectionRole.INITIATOR,
             build=held.bonded.build,
         )
 

@@ -18,7 +18,7 @@ BYTES_MAX: Final = 8 * 1024 * 1024  # can be exceeded by less than one message
 TURNS_MAX: Final = 4 * RANGES_PER_SOURCE
 
 
-class Source(Protocol):
+class PausableReading(Protocol):
     """The source of the messages."""
 
     def pause_reading(self, peer: Incarnation) -> None:
@@ -47,7 +47,7 @@ class _Share:
 class Backlog:
     """Counts the waiting messages of each peer, and pauses and resumes the reading."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: PausableReading) -> None:
         self._source = source
         self._shares: dict[Incarnation, _Share] = {}
 

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from node.errors import RemoteProtocolError
 from node.features import Build
-from node.group.backlog import Backlog, Source
+from node.group.backlog import Backlog, PausableReading
 from node.group.cluster_claims import ClusterClaims
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 Request = Execute | Query | TransferLeadership | ChangeVersion
 
 
-class Transport(Source, Protocol):
+class Transport(PausableReading, Protocol):
     """The bonds, as the driver needs them."""
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...

@@ -25,7 +25,7 @@ from node.bonds.wire.messages import (
     ClaimsChanged,
     Departure,
     Fragment,
-    Ignorable,
+    LaterMessage,
     Message,
     Payload,
     PeerEntry,
@@ -76,7 +76,7 @@ class Rejudge:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class BondEnded:
     """The bond is over.
 
     Attributes:
@@ -88,7 +88,7 @@ class Closed:
     by_peer: bool
 
 
-BondAction = SendControl | Deliver | Learned | Renew | Rejudge | Closed
+BondAction = SendControl | Deliver | Learned | Renew | Rejudge | BondEnded
 
 
 class Bond:
@@ -155,11 +155,11 @@ class Bond:
                 return [] if payload is None else [Deliver(payload)]
             case Ping():
                 return [SendControl(Pong())]
-            case Pong() | Ignorable():
+            case Pong() | LaterMessage():
                 return []
             case Departure():
                 refusal = Refusal(code=RefusalCode.NOT_ALLOWED, reason="departed")
-                return [Closed(BondLoss.DEPARTED, refusal, by_peer=True)]
+                return [BondEnded(BondLoss.DEPARTED, refusal, by_peer=True)]
             case Refuse():
                 return [self._closed_by_peer(message)]
             case BondFormed(entry=entry):
@@ -187,14 +187,14 @@ class Bond:
                 reason="ticket-expired",
                 message=f"the peer's ticket expired at {self.expires_at}",
             )
-            return [Closed(BondLoss.EXPIRED, refusal, by_peer=False)]
+            return [BondEnded(BondLoss.EXPIRED, refusal, by_peer=False)]
         if self.reading and now_ms - self._received_ms >= self._settings.silence_ms:
             refusal = Refusal(
                 code=RefusalCode.TIMEOUT,
                 reason="silent",
                 message=f"nothing arrived for {now_ms - self._received_ms} ms",
             )
-            return [Closed(BondLoss.LOST, refusal, by_peer=False)]
+            return [BondEnded(BondLoss.LOST, refusal, by_peer=False)]
         actions: list[BondAction] = []
         interval_ms = self._settings.ping_interval_ms
         if now_ms - self._received_ms >= interval_ms and now_ms - self._pinged_ms >= interval_ms:
@@ -264,8 +264,8 @@ class Bond:
         self.entry = entry
         return Learned(entry)
 
-    def _closed_by_peer(self, message: Refuse) -> Closed:
+    def _closed_by_peer(self, message: Refuse) -> BondEnded:
         known: dict[int, Any] = {item.value: item for item in RefusalCode}
         code = known.get(message.code, RefusalCode.INVALID_HANDSHAKE)
         refusal = Refusal(code=code, reason=message.reason)
-        return Closed(BondLoss.LOST, refusal, by_peer=True)
+        return BondEnded(BondLoss.LOST, refusal, by_peer=True)

@@ -57,13 +57,13 @@ from node.features import Build
 from node.peers import Incarnation
 
 
-class Role(Enum):
+class ConnectionRole(Enum):
     INITIATOR = "initiator"
     RESPONDER = "responder"
 
     @property
-    def other(self) -> "Role":
-        return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
+    def other(self) -> "ConnectionRole":
+        return ConnectionRole.RESPONDER if self is ConnectionRole.INITIATOR else ConnectionRole.INITIATOR
 
 
 class Gate(Protocol):
@@ -231,7 +231,7 @@ class Ended:
 Action = SendMessage | Issue | Judge | Formed | Ended
 
 
-def proof_of(secret: bytes, *, exporter: bytes, role: Role, peer_id: bytes) -> bytes:
+def proof_of(secret: bytes, *, exporter: bytes, role: ConnectionRole, peer_id: bytes) -> bytes:
     """Return the proof by which ``peer_id`` in ``role`` shows that it has the group's secret.
 
     HMAC-SHA256 over deterministic CBOR of ``["bondstone/bond-proof/v1", exporter, role, peer id]``. The
@@ -270,7 +270,7 @@ class Handshake:
         gate: Gate | None = None,
     ) -> None:
         self.state: State = AwaitHello()
-        self.role = Role.RESPONDER if gate is None else Role.INITIATOR
+        self.role = ConnectionRole.RESPONDER if gate is None else ConnectionRole.INITIATOR
         self.peer_id = peer_id
         self.peer_name: str | None = None
         self.proved = False
@@ -367,7 +367,7 @@ class Handshake:
         peer = Incarnation(hello.name, self.peer_id)
         greeted = Greeted(gate, self._export(gate.group_id), peer, hello.build, hello.nonce)
         self.state = AwaitProve(greeted)
-        initiates = self.role is Role.INITIATOR
+        initiates = self.role is ConnectionRole.INITIATOR
         return [self._prove(greeted) if initiates else SendMessage(self._hello(gate))]
 
     def _gate_for(self, hello: Hello) -> Gate | Refusal:
@@ -406,7 +406,7 @@ class Handshake:
         self.state = AwaitAttest(greeted, prove.entry)
         # A quote is expensive: it is made only now, for a peer that has the group's key.
         issue = Issue(binding_of(greeted.exporter, greeted.nonce))
-        return [issue] if self.role is Role.INITIATOR else [self._prove(greeted), issue]
+        return [issue] if self.role is ConnectionRole.INITIATOR else [self._prove(greeted), issue]
 
     def _is_proof_right(self, greeted: Greeted, prove: Prove) -> bool:
         expected = proof_of(

@@ -152,7 +152,7 @@ class ClaimsChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Ignorable:
+class LaterMessage:
     """A message of a later release that a receiver need not understand. Never encoded."""
 
     tag: int
@@ -190,7 +190,7 @@ BondMessage = (
     | ReattestRequest
     | Reattest
     | ClaimsChanged
-    | Ignorable
+    | LaterMessage
     | Payload
     | Fragment
 )
@@ -470,7 +470,7 @@ def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
     known = _DECODE.get(tag)
     if known is None:
         if tag >= IGNORABLE_TAG:
-            return Ignorable(tag)
+            return LaterMessage(tag)
         raise _fail(f"unknown tag {tag}")
     count, decoder = known
     if len(fields) < count and tag != _HELLO_TAG:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attestation.tickets.protocol import binding_of
-from node.bonds.core.bond import Bond, BondAction, Closed, Deliver, Learned, Rejudge, Renew, SendControl
+from node.bonds.core.bond import Bond, BondAction, BondEnded, Deliver, Learned, Rejudge, Renew, SendControl
 from node.bonds.settings import BondSettings
 from node.bonds.wire.frames import FRAGMENT_BYTES
 from node.bonds.wire.messages import (
@@ -83,7 +83,7 @@ def test_an_idle_bond_is_pinged_at_the_interval_and_closed_when_no_answer_comes(
     assert [at for at, action in happened if action == SendControl(Ping())] == [500, 1000, 1500, 2000, 2500]
     at, closed = happened[-1]
     assert at == 3000
-    assert isinstance(closed, Closed)
+    assert isinstance(closed, BondEnded)
     assert (closed.loss, closed.refusal.code, closed.refusal.reason) == (
         BondLoss.LOST,
         RefusalCode.TIMEOUT,
@@ -97,8 +97,8 @@ def test_a_pause_of_our_own_process_does_not_count_against_the_peer() -> None:
     driven.run(1000, heard=True)
     driven.ms += 60_000
 
-    assert not any(isinstance(action, Closed) for action in driven.bond.tick(driven.ms, driven.now))
-    assert any(isinstance(action, Closed) for _, action in driven.run(3000))
+    assert not any(isinstance(action, BondEnded) for action in driven.bond.tick(driven.ms, driven.now))
+    assert any(isinstance(action, BondEnded) for _, action in driven.run(3000))
 
 
 def test_a_peer_whose_reading_is_paused_is_pinged_and_never_timed_out() -> None:
@@ -203,7 +203,7 @@ def test_the_hosts_clock_can_only_shorten_a_tickets_life(shift: timedelta, ends_
     driven = Driven(timedelta(seconds=30))
     driven.shift = shift
     happened = driven.run(40_000, heard=True)
-    at, closed = next((at, action) for at, action in happened if isinstance(action, Closed))
+    at, closed = next((at, action) for at, action in happened if isinstance(action, BondEnded))
 
     assert at == ends_at
     assert closed.loss is BondLoss.EXPIRED
@@ -213,7 +213,7 @@ def test_the_hosts_clock_can_only_shorten_a_tickets_life(shift: timedelta, ends_
 def test_a_departure_is_no_loss() -> None:
     (closed,) = Driven().bond.receive_untrusted(Departure())
 
-    assert isinstance(closed, Closed)
+    assert isinstance(closed, BondEnded)
     assert closed.loss is BondLoss.DEPARTED
     assert closed.by_peer
 
@@ -221,7 +221,7 @@ def test_a_departure_is_no_loss() -> None:
 def test_the_peers_reason_is_kept() -> None:
     (closed,) = Driven().bond.receive_untrusted(Refuse(code=30403, reason="rival-cluster"))
 
-    assert isinstance(closed, Closed)
+    assert isinstance(closed, BondEnded)
     assert (closed.refusal.code, closed.refusal.reason) == (RefusalCode.NOT_ALLOWED, "rival-cluster")
 
 

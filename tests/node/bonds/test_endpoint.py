@@ -20,7 +20,7 @@ from attestation.tickets.protocol import ANY_CLUSTER, ExpectedClaims
 from attestation.tickets.protocol import Cluster as Founded
 from enclave.identity import Identity
 from node.bonds.connection import BondConnection
-from node.bonds.core.handshake import Role
+from node.bonds.core.handshake import ConnectionRole
 from node.bonds.endpoint import BondEndpoint
 from node.bonds.settings import BondSettings
 from node.errors import ConfigError, LocalProtocolError
@@ -176,7 +176,7 @@ def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Ru
             await asyncio.to_thread(judging.wait, 5)
             smaller.group()._book.resolved([larger.address], 0)
             under_way = smaller.group()._handshaking[larger.me.id]
-            while [item.role for item in under_way] != [Role.RESPONDER, Role.INITIATOR]:
+            while [item.role for item in under_way] != [ConnectionRole.RESPONDER, ConnectionRole.INITIATOR]:
                 await asyncio.sleep(0.005)
             go_on.set()
             await smaller.until_bonded(larger)
@@ -973,7 +973,7 @@ def test_closing_does_not_wait_for_a_dial_that_was_cancelled_when_its_socket_was
             cancelled: list[bool] = []
 
             def open_and_cancel(endpoint: BondEndpoint, connection: BondConnection) -> bool:
-                if connection.role is Role.INITIATOR:
+                if connection.role is ConnectionRole.INITIATOR:
                     for task in b.group()._tasks:
                         cancelled.append(task.cancel())
                 return opened(endpoint, connection)

@@ -16,13 +16,13 @@ from node.bonds.core.handshake import (
     AwaitAttest,
     AwaitHello,
     AwaitProve,
+    ConnectionRole,
     Ended,
     Formed,
     Handshake,
     Issue,
     Judge,
     Over,
-    Role,
     SendMessage,
     State,
     proof_of,
@@ -199,12 +199,12 @@ def test_a_responder_sends_nothing_before_it_knows_the_group() -> None:
 
 
 def test_a_proof_holds_for_one_role_peer_connection_and_key_only() -> None:
-    base: dict[str, Any] = {"exporter": b"e" * 32, "role": Role.INITIATOR, "peer_id": ALICE.id}
+    base: dict[str, Any] = {"exporter": b"e" * 32, "role": ConnectionRole.INITIATOR, "peer_id": ALICE.id}
     proofs = {
         proof_of(SECRET, **base),
         proof_of(b"t" * 32, **base),
         proof_of(SECRET, **(base | {"exporter": b"f" * 32})),
-        proof_of(SECRET, **(base | {"role": Role.RESPONDER})),
+        proof_of(SECRET, **(base | {"role": ConnectionRole.RESPONDER})),
         proof_of(SECRET, **(base | {"peer_id": BOB.id})),
     }
 
@@ -272,7 +272,7 @@ def test_a_refusal_code_of_the_future_is_still_a_refusal() -> None:
 SAMPLES: list[Message] = [
     HELLO,
     Prove(
-        proof=proof_of(SECRET, exporter=export(GROUP), role=Role.RESPONDER, peer_id=BOB.id),
+        proof=proof_of(SECRET, exporter=export(GROUP), role=ConnectionRole.RESPONDER, peer_id=BOB.id),
         entry=entry_of(BOB),
     ),
     Attest(tickets=TICKETS),

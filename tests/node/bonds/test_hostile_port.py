@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from attestation.encoding import canonical
 from enclave.identity import Identity
-from node.bonds.core.handshake import Role, proof_of
+from node.bonds.core.handshake import ConnectionRole, proof_of
 from node.bonds.wire.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.wire.messages import Hello, PeerEntry, Ping, Prove, Refuse
 from node.peers import Incarnation, Preference
@@ -42,7 +42,9 @@ def prove(peer: RawPeer, *, secret: bytes = SECRET) -> Prove:
     exporter = peer.tls.export(GROUP)
     me = peer.identity.peer_id
     entry = PeerEntry(peer=Incarnation("raw", me), preference=Preference.NORMAL, addresses=(), api_url=None)
-    return Prove(proof=proof_of(secret, exporter=exporter, role=Role.INITIATOR, peer_id=me), entry=entry)
+    return Prove(
+        proof=proof_of(secret, exporter=exporter, role=ConnectionRole.INITIATOR, peer_id=me), entry=entry
+    )
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:

@@ -14,7 +14,7 @@ from node.bonds.wire.frames import frame_of
 from node.bonds.wire.messages import (
     VERSIONS,
     Hello,
-    Ignorable,
+    LaterMessage,
     Ping,
     Refuse,
     decode_untrusted,
@@ -188,7 +188,7 @@ def test_an_entry_may_grow_at_its_end() -> None:
 
 
 def test_an_unknown_message_is_refused_or_ignored_by_its_tag() -> None:
-    assert decode_untrusted(canonical.encode([64, "x"])) == Ignorable(64)
+    assert decode_untrusted(canonical.encode([64, "x"])) == LaterMessage(64)
     for tag in (0, 6, 63, -1):
         with pytest.raises(RemoteProtocolError, match="unknown tag"):
             decode_untrusted(canonical.encode([tag, "x"]))

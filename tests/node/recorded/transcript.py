@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from attestation.encoding.canonical import encode as cbor
-from node.bonds.core.handshake import Role, proof_of
+from node.bonds.core.handshake import ConnectionRole, proof_of
 from node.bonds.wire import messages as bonds
 from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, StateMachine
@@ -192,7 +192,7 @@ def bond_messages():
     other = bonds.PeerEntry(
         peer=B, preference=Preference.NORMAL, addresses=(), api_url="https://10.0.0.2:8443"
     )
-    proof = proof_of(bytes(32), exporter=bytes(32), role=Role.INITIATOR, peer_id=A.id)
+    proof = proof_of(bytes(32), exporter=bytes(32), role=ConnectionRole.INITIATOR, peer_id=A.id)
     build = Build("bondstone 1.0.0", Span(1, 1), "example.org/sum", Span(1, 2))
     return [
         bonds.Hello(
