@@ -11,11 +11,11 @@ import time
 import httpx
 import uvloop
 
-from bench.cluster_process import Cluster, cluster, percentile, trust_disk_cluster
+from bench.cluster_process import ProcessCluster, cluster, percentile, trust_disk_cluster
 from bench.http_load import post, run_load
 
 
-async def leader_index(running: Cluster) -> int:
+async def leader_index(running: ProcessCluster) -> int:
     async with httpx.AsyncClient(
         verify=running.tls(), headers={"Authorization": f"Bearer {running.ready.token}"}
     ) as client:
@@ -28,7 +28,7 @@ async def leader_index(running: Cluster) -> int:
     raise SystemExit("no leader")
 
 
-async def measure(running: Cluster, node: int, clients: int, seconds: float) -> dict[str, object]:
+async def measure(running: ProcessCluster, node: int, clients: int, seconds: float) -> dict[str, object]:
     token = running.ready.token
     requests = [
         post(

@@ -25,7 +25,7 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
-class Cluster:
+class ProcessCluster:
     """The ``ready`` event, and all events until now with the seconds since start."""
 
     ready: ClusterReady
@@ -64,7 +64,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster]:
+async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[ProcessCluster]:
     """Run ``bondstone dev`` in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="bondstone-bench-") as directory:
         start = time.perf_counter()
@@ -85,7 +85,7 @@ async def cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster
             else:
                 raise SystemExit("the cluster did not start")
             drain = asyncio.ensure_future(process.stdout.read())
-            yield Cluster(event, time.perf_counter() - start, Path(directory), events)
+            yield ProcessCluster(event, time.perf_counter() - start, Path(directory), events)
             drain.cancel()
         finally:
             if process.returncode is None:
@@ -101,7 +101,7 @@ class _TrustDiskCluster(DevCluster):
 
 
 @asynccontextmanager
-async def trust_disk_cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[Cluster]:
+async def trust_disk_cluster(nodes: int = 3, api_port: int = 9440) -> AsyncIterator[ProcessCluster]:
     """Run nodes with ``trust_disk`` in a temporary directory of this disk."""
     start = time.perf_counter()
     events: list[tuple[float, ProcessEvent]] = []
@@ -115,7 +115,7 @@ async def trust_disk_cluster(nodes: int = 3, api_port: int = 9440) -> AsyncItera
         async with local.running():
             took, ready = events[-1]
             assert isinstance(ready, ClusterReady)
-            yield Cluster(ready, took, Path(directory), events)
+            yield ProcessCluster(ready, took, Path(directory), events)
 
 
 def percentile(sorted_values: list[float], fraction: float) -> float:

@@ -83,7 +83,7 @@ class AuditTable(_Table, frozen=True):
     segments_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
 
 
-class GroupTable(_Table, frozen=True):
+class NodeGroupTable(_Table, frozen=True):
     """``[group]``: the group document, and the source of the key: ``key_file`` or ``await_key``.
 
     Neither is given if the document's key is derived. ``bootstrap = "join"``: this node founds nothing.
@@ -112,7 +112,7 @@ class MockTable(_Table, frozen=True):
     attributes: Hex8 = "0000001000000000"
 
 
-class CollateralTable(_Table, frozen=True):
+class NodeCollateralTable(_Table, frozen=True):
     """``[attestation.collateral]``: where endorsements for this node's own platform come from.
 
     ``file`` is a fixed set, which the group document must allow. Otherwise the node asks ``source``, a PCCS
@@ -128,7 +128,7 @@ class CollateralTable(_Table, frozen=True):
     proxy: str | None = None
 
 
-class JwtTable(_Table, frozen=True):
+class NodeJwtTable(_Table, frozen=True):
     """``[attestation.jwt]``: the file of this node's own token, read again for every bond."""
 
     token_file: str
@@ -141,15 +141,15 @@ class AttestationTable(_Table, frozen=True):
     ticket_lifetime_s: Annotated[int, msgspec.Meta(ge=5, le=24 * 3600)] = 3600
     tsm_root: str = "/sys/kernel/config/tsm/report"
     mock: MockTable | None = None
-    collateral: CollateralTable = CollateralTable()
-    jwt: JwtTable | None = None
+    collateral: NodeCollateralTable = NodeCollateralTable()
+    jwt: NodeJwtTable | None = None
 
 
 class NodeConfig(_Table, frozen=True):
     """A whole node file."""
 
     node: NodeTable
-    group: GroupTable
+    group: NodeGroupTable
     attestation: AttestationTable
     api: ApiTable = ApiTable()
     bond: BondTable = BondTable()

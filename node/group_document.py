@@ -39,7 +39,7 @@ from node.errors import ConfigError
 from node.machines.base import CommandError
 from node.raft.types import Bootstrap, Founding, Settings
 from node.system.forms import checked, roles_in_order
-from node.system.grants import Grant, Kind
+from node.system.grants import CredentialKind, Grant
 from node.tokens import PRINCIPALS_MAX, AccessRole, certificate_of_pem, spki_digest
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
@@ -692,7 +692,7 @@ def grants_of(access: FoundingAccess) -> tuple[Grant, ...]:
     tokens = [
         Grant(
             name=one.name,
-            kind=Kind.TOKEN,
+            kind=CredentialKind.TOKEN,
             credential=one.credential,
             roles=roles_in_order(one.roles),
             prefixes=tuple(prefix.encode() for prefix in one.prefixes or ()),
@@ -703,7 +703,7 @@ def grants_of(access: FoundingAccess) -> tuple[Grant, ...]:
     certificates = [
         Grant(
             name=one.name,
-            kind=Kind.CERTIFICATE,
+            kind=CredentialKind.CERTIFICATE,
             credential=one.credential,
             roles=roles_in_order(one.roles),
             prefixes=tuple(prefix.encode() for prefix in one.prefixes or ()),

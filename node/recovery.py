@@ -24,7 +24,7 @@ WRITE_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Group(Protocol):
+class RecoveringGroup(Protocol):
     """The part of the group that is used here; ``node.group.group.Group`` is one."""
 
     @property
@@ -45,7 +45,7 @@ class GroupEnforcement:
         group: the group, once there is one.
     """
 
-    def __init__(self, *, now: Callable[[], datetime], group: Callable[[], Group | None]) -> None:
+    def __init__(self, *, now: Callable[[], datetime], group: Callable[[], RecoveringGroup | None]) -> None:
         self._own = OwnSights()
         self._now = now
         self._group = group
@@ -89,7 +89,7 @@ class RecoveryWatch:
         self,
         enforcement: GroupEnforcement,
         *,
-        group: Callable[[], Group | None],
+        group: Callable[[], RecoveringGroup | None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._enforcement = enforcement

@@ -34,7 +34,7 @@ PLATFORMS_MAX: Final = 64
 _log = logging.getLogger(__name__)
 
 
-class Bond(Protocol):
+class JudgedBond(Protocol):
     """The part of a bond that is used here."""
 
     @property
@@ -94,7 +94,7 @@ class TcbOutlook:
         validator: TdxValidator,
         source: CollateralSource | None,
         early: bool,
-        bonds: Callable[[], Sequence[Bond]],
+        bonds: Callable[[], Sequence[JudgedBond]],
         own_ticket: Callable[[], Awaitable[tuple[bytes, ExpectedClaims]]],
         now: Callable[[], datetime],
     ) -> None:

@@ -36,7 +36,7 @@ class CRLEncoding(StrEnum):
     DER = "der"
 
 
-class Fault(StrEnum):
+class PccsFault(StrEnum):
     """One way in which an answer goes wrong."""
 
     SLOW = "slow"  # right, but late
@@ -73,7 +73,7 @@ class PCCSSettings:
     """
 
     endorsements: Callable[[], Endorsements]
-    fault: Callable[[str], Fault | None]
+    fault: Callable[[str], PccsFault | None]
     early: Callable[[], Endorsements] | None = None
     stale: Callable[[], Endorsements] | None = None
     evaluation_numbers: Callable[[], SignedEvaluationNumbers] | None = None
@@ -85,7 +85,7 @@ class PCCSSettings:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-def no_fault(_item: str) -> Fault | None:
+def no_fault(_item: str) -> PccsFault | None:
     """Return None: nothing goes wrong with any item."""
     return None
 
@@ -167,7 +167,7 @@ class _Service:
         if isinstance(served, Response):
             return served
         fault = self._settings.fault(item)
-        if fault is Fault.STALE:
+        if fault is PccsFault.STALE:
             assert self._settings.stale is not None, "a stale answer needs an older set"
             served = self._settings.stale()
         return await self._answer(request, fault, content(served))
@@ -187,35 +187,35 @@ class _Service:
         numbered = {str(_number_of(served)): served for served in (early, standard)}
         return numbered.get(explicit) or Response(status_code=410)
 
-    async def _answer(self, request: Request, fault: Fault | None, content: _Content) -> Response:
+    async def _answer(self, request: Request, fault: PccsFault | None, content: _Content) -> Response:
         body, headers = content
-        if fault is Fault.SLOW:
+        if fault is PccsFault.SLOW:
             await self._settings.sleep(self._settings.slow_s)
         media_type = "application/json" if body.startswith(b"{") else "application/octet-stream"
         plain = Response(body, headers=dict(headers), media_type=media_type)
         match fault:
-            case None | Fault.SLOW | Fault.STALE:
+            case None | PccsFault.SLOW | PccsFault.STALE:
                 return plain
-            case Fault.SERVER_ERROR:
+            case PccsFault.SERVER_ERROR:
                 return Response(status_code=500)
-            case Fault.BUSY:
+            case PccsFault.BUSY:
                 return Response(status_code=503, headers={"Retry-After": self._settings.retry_after})
-            case Fault.NOT_FOUND:
+            case PccsFault.NOT_FOUND:
                 return Response(status_code=404)
-            case Fault.REDIRECT:
+            case PccsFault.REDIRECT:
                 elsewhere = f"http://elsewhere.invalid{request.url.path}"
                 return Response(status_code=302, headers={"Location": elsewhere})
-            case Fault.TRUNCATED:
+            case PccsFault.TRUNCATED:
                 return Response(body[: len(body) // 2], headers=dict(headers))
-            case Fault.CORRUPT:
+            case PccsFault.CORRUPT:
                 return Response(_corrupt(body), headers=dict(headers))
-            case Fault.OVERSIZED:
+            case PccsFault.OVERSIZED:
                 return Response(body + b" " * _PAD_BYTES, headers=dict(headers))
-            case Fault.NO_HEADER:
+            case PccsFault.NO_HEADER:
                 return Response(body)
-            case Fault.WRONG_HEADER:
+            case PccsFault.WRONG_HEADER:
                 return Response(body, headers=dict.fromkeys(headers, "not%20PEM"))
-            case Fault.COMPRESSED:
+            case PccsFault.COMPRESSED:
                 return Response(body, headers={**headers, "Content-Encoding": "gzip"})
 
 

@@ -77,7 +77,7 @@ class _Key:
 _Shown = _Token | _Password | _Key
 
 
-class Gate:
+class AccessGate:
     """Decides which callers may use which operation. One gate serves the whole API."""
 
     def __init__(self, service: Service, currency: Currency, passwords: PasswordJudge) -> None:

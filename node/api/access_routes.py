@@ -24,7 +24,7 @@ from node.group.errors import GroupClosedError
 from node.machines.base import CommandError
 from node.raft.types import Answer, Applied, Consistency, Failed, NotExecuted, Ok, Unknown
 from node.system.forms import decode_grant_untrusted, encode_grant, roles_of
-from node.system.grants import Grant, Kind
+from node.system.grants import CredentialKind, Grant
 from node.system.passwords import PASSWORD_BYTES_MAX, SALT_BYTES
 from node.tokens import certificate_of_pem, spki_digest
 
@@ -154,7 +154,7 @@ class AccessRoutes:
             )
         shown: dict[str, Any]
         if not isinstance(asked.token_sha256, msgspec.UnsetType):
-            shown = {"kind": Kind.TOKEN, "credential": bytes.fromhex(asked.token_sha256)}
+            shown = {"kind": CredentialKind.TOKEN, "credential": bytes.fromhex(asked.token_sha256)}
         elif not isinstance(asked.certificate_pem, msgspec.UnsetType):
             shown = _certificate(asked.certificate_pem)
         else:
@@ -182,7 +182,7 @@ class AccessRoutes:
         if key is not None:
             salt = digest("bondstone/access-salt/v1", key, name)[:SALT_BYTES]
         kept = await self._passwords.hashed(password.encode(), salt)
-        return {"kind": Kind.USER, "credential": kept.credential_of(name), "password": kept}
+        return {"kind": CredentialKind.USER, "credential": kept.credential_of(name), "password": kept}
 
 
 def _is_given(asked: schemas.AccessRequest, name: str) -> bool:
@@ -197,7 +197,7 @@ def _certificate(pem: str) -> dict[str, Any]:
         raise ProblemError("request-invalid", "`certificate_pem` is not a PEM certificate") from exc
     if not can_be_anchor(der):
         raise ProblemError("request-invalid", "TLS cannot trust the certificate in `certificate_pem`")
-    return {"kind": Kind.CERTIFICATE, "credential": credential, "certificate": der}
+    return {"kind": CredentialKind.CERTIFICATE, "credential": credential, "certificate": der}
 
 
 def _prefixes(given: list[str] | msgspec.UnsetType) -> tuple[bytes, ...]:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from node.api.access import VOUCHED, Gate
+from node.api.access import VOUCHED, AccessGate
 from node.api.access_routes import AccessRoutes
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
@@ -63,7 +63,7 @@ class Api:
         self._clock = clock
         self._metrics = ApiMetrics(service, registry)
         passwords = PasswordJudge()
-        gate = Gate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
+        gate = AccessGate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
         hand_over = HandOver(limits, age_clock)
         self._commands = CommandsEndpoint(service, gate, limits, hand_over)
         access = AccessRoutes(service, limits, hand_over, passwords)

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from attestation.encoding.canonical import digest
 from node.api import schemas
-from node.api.access import Gate
+from node.api.access import AccessGate
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.freshness import time_left_s
 from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
@@ -63,7 +63,7 @@ class HandOver:
 class CommandsEndpoint:
     """An ASGI application for one path. Errors leave as ``ProblemError``."""
 
-    def __init__(self, service: Service, gate: Gate, limits: ApiLimits, hand_over: HandOver) -> None:
+    def __init__(self, service: Service, gate: AccessGate, limits: ApiLimits, hand_over: HandOver) -> None:
         self._service = service
         self._gate = gate
         self._limits = limits

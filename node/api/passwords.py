@@ -11,7 +11,7 @@ from node.api.problems import ProblemError
 from node.api.turns import Asking, CrowdedOutError, Turns
 from node.places import Usage
 from node.system.access_list import AccessList
-from node.system.grants import Grant, Kind
+from node.system.grants import CredentialKind, Grant
 from node.system.passwords import (
     HASH_BYTES,
     PASSWORD_BYTES_MAX,
@@ -54,7 +54,7 @@ class PasswordJudge:
             ProblemError: 429, too many wait.
         """
         grant = grants.of_name(name)
-        if grant is None or grant.kind is not Kind.USER or grant.password is None:
+        if grant is None or grant.kind is not CredentialKind.USER or grant.password is None:
             await self._run(who, matches, password, _NOBODY)
             return None
         return grant if await self._run(who, matches, password, grant.password) else None

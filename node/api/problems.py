@@ -13,7 +13,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemKind:
     """One code of the catalogue. ``retry``: nothing was executed, and the same request may work later."""
 
     status: HTTPStatus
@@ -22,52 +22,62 @@ class Kind:
 
 
 # Codes are never renamed; a code's status never changes.
-CATALOGUE: Final[dict[str, Kind]] = {
-    "http-invalid": Kind(HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request"),
-    "json-invalid": Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
-    "credentials-missing": Kind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
-    "credentials-unknown": Kind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),
-    "role-missing": Kind(HTTPStatus.FORBIDDEN, "The credentials lack the role that this needs"),
-    "not-permitted": Kind(HTTPStatus.FORBIDDEN, "The group does not permit this to the credentials"),
-    "not-found": Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
-    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not support this method"),
-    "request-timeout": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
-    "provision-refused": Kind(HTTPStatus.CONFLICT, "The node refused this group key"),
-    "birth-certificate-refused": Kind(
+CATALOGUE: Final[dict[str, ProblemKind]] = {
+    "http-invalid": ProblemKind(HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request"),
+    "json-invalid": ProblemKind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    "credentials-missing": ProblemKind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
+    "credentials-unknown": ProblemKind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),
+    "role-missing": ProblemKind(HTTPStatus.FORBIDDEN, "The credentials lack the role that this needs"),
+    "not-permitted": ProblemKind(HTTPStatus.FORBIDDEN, "The group does not permit this to the credentials"),
+    "not-found": ProblemKind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
+    "method-not-allowed": ProblemKind(
+        HTTPStatus.METHOD_NOT_ALLOWED, "This path does not support this method"
+    ),
+    "request-timeout": ProblemKind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive"),
+    "provision-refused": ProblemKind(HTTPStatus.CONFLICT, "The node refused this group key"),
+    "birth-certificate-refused": ProblemKind(
         HTTPStatus.CONFLICT, "The certificate does not confirm this cluster of this group"
     ),
-    "superseded": Kind(HTTPStatus.CONFLICT, "Another term's entry was committed at the position in min_at"),
-    "cluster-changed": Kind(
+    "superseded": ProblemKind(
+        HTTPStatus.CONFLICT, "Another term's entry was committed at the position in min_at"
+    ),
+    "cluster-changed": ProblemKind(
         HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than the request names"
     ),
-    "body-too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
-    "media-type-unsupported": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"),
-    "request-invalid": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is invalid"),
-    "idempotency-key-reused": Kind(
+    "body-too-large": ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    "media-type-unsupported": ProblemKind(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json"
+    ),
+    "request-invalid": ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is invalid"),
+    "idempotency-key-reused": ProblemKind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "This Idempotency-Key was used with other commands before"
     ),
-    "access-refused": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The access list refused this change"),
-    "command-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
-    "query-failed": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
-    "evidence-busy": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True),
-    "credentials-busy": Kind(
+    "access-refused": ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "The access list refused this change"),
+    "command-failed": ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the command"),
+    "query-failed": ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "The state machine refused the query"),
+    "evidence-busy": ProblemKind(
+        HTTPStatus.TOO_MANY_REQUESTS, "Too many evidence requests at once", retry=True
+    ),
+    "credentials-busy": ProblemKind(
         HTTPStatus.TOO_MANY_REQUESTS, "Too many passwords are being judged at once", retry=True
     ),
-    "head-too-large": Kind(
+    "head-too-large": ProblemKind(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and header fields are too large"
     ),
-    "audit-chain-broken": Kind(
+    "audit-chain-broken": ProblemKind(
         HTTPStatus.INTERNAL_SERVER_ERROR, "The audit log on the disk was changed after it was written"
     ),
-    "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log has the cause"),
-    "access-not-current": Kind(
+    "internal-error": ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed; its log has the cause"),
+    "access-not-current": ProblemKind(
         HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot judge credentials now", retry=True
     ),
-    "not-executed": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True),
-    "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),
-    "overloaded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once", retry=True),
-    "outcome-unknown": Kind(HTTPStatus.GATEWAY_TIMEOUT, "It may or may not have been executed"),
-    "query-timeout": Kind(HTTPStatus.GATEWAY_TIMEOUT, "No answer in time"),
+    "not-executed": ProblemKind(
+        HTTPStatus.SERVICE_UNAVAILABLE, "It was not executed and never will be", retry=True
+    ),
+    "not-ready": ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve", retry=True),
+    "overloaded": ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once", retry=True),
+    "outcome-unknown": ProblemKind(HTTPStatus.GATEWAY_TIMEOUT, "It may or may not have been executed"),
+    "query-timeout": ProblemKind(HTTPStatus.GATEWAY_TIMEOUT, "No answer in time"),
 }
 
 

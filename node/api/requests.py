@@ -54,7 +54,7 @@ class BadRequestError(Exception):
 
 
 # Structs are cheap to make, and every request needs some.
-class Head(Struct, frozen=True, gc=False):
+class RequestHead(Struct, frozen=True, gc=False):
     """What a head states about its message.
 
     Attributes:
@@ -77,11 +77,11 @@ class Piece(Struct, frozen=True, gc=False):
     """
 
     data: bytes
-    head: Head | None
+    head: RequestHead | None
     ends: bool
 
 
-def read_head_untrusted(data: bytes) -> Head:
+def read_head_untrusted(data: bytes) -> RequestHead:
     """Return what the head in ``data`` states. ``data`` is the whole head with its empty line.
 
     Raises:
@@ -113,10 +113,10 @@ def read_head_untrusted(data: bytes) -> Head:
     if coding is not None:
         if old or length is not None or coding != b"chunked":
             raise BadRequestError("Transfer-Encoding can only be chunked, and without Content-Length")
-        return Head(0, chunked=True, last=last)
+        return RequestHead(0, chunked=True, last=last)
     if length is not None and not _LENGTH.fullmatch(length):
         raise BadRequestError("Content-Length is one whole number")
-    return Head(0 if length is None else int(length), chunked=False, last=last)
+    return RequestHead(0 if length is None else int(length), chunked=False, last=last)
 
 
 class RequestReader:
@@ -133,7 +133,7 @@ class RequestReader:
         self._chunks: _Chunks | None = None
         self._over = False  # all further bytes are ignored
         self._last_head = b""
-        self._last_read = Head(0, chunked=False, last=False)
+        self._last_read = RequestHead(0, chunked=False, last=False)
 
     @property
     def in_head(self) -> bool:
@@ -176,13 +176,13 @@ class RequestReader:
         self._body_left = head.body_bytes
         return self._of_body(buffer, head, end)
 
-    def _read(self, data: bytes) -> Head:
+    def _read(self, data: bytes) -> RequestHead:
         """Return what a head states. Most clients repeat the same head: it is read once."""
         if data != self._last_head:
             self._last_read, self._last_head = read_head_untrusted(data), data
         return self._last_read
 
-    def _of_body(self, buffer: bytes, head: Head | None, start: int) -> Piece:
+    def _of_body(self, buffer: bytes, head: RequestHead | None, start: int) -> Piece:
         size = len(buffer) - start
         if size <= self._body_left:
             self._body_left -= size
@@ -194,7 +194,7 @@ class RequestReader:
             data, self._buffer = buffer[:end], buffer[end:]
         return self._piece(data, head, ends=self._body_left == 0)
 
-    def _of_chunks(self, buffer: bytes, head: Head | None, start: int) -> Piece | None:
+    def _of_chunks(self, buffer: bytes, head: RequestHead | None, start: int) -> Piece | None:
         assert self._chunks is not None
         end = self._chunks.advance_untrusted(buffer, start)
         ends = self._chunks.over
@@ -203,7 +203,7 @@ class RequestReader:
         data, self._buffer = buffer[:end], buffer[end:]
         return self._piece(data, head, ends=ends) if data else None
 
-    def _piece(self, data: bytes, head: Head | None, *, ends: bool) -> Piece:
+    def _piece(self, data: bytes, head: RequestHead | None, *, ends: bool) -> Piece:
         if ends and self._last_read.last:
             self._over = True
         return Piece(data, head, ends)

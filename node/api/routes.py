@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from node.api import schemas, views
-from node.api.access import Gate
+from node.api.access import AccessGate
 from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
@@ -42,7 +42,7 @@ class Routes:
     def __init__(
         self,
         service: Service,
-        gate: Gate,
+        gate: AccessGate,
         limits: ApiLimits,
         metrics: ApiMetrics,
         access: AccessRoutes,

@@ -12,7 +12,7 @@ from node.audit.chain import (
     verify_kept_untrusted,
     verify_untrusted,
 )
-from node.audit.life import Life
+from node.audit.life import SignedLife
 from node.audit.log import AuditLimits, AuditLog
 from node.audit.segments import lines_of_log
 
@@ -23,7 +23,7 @@ __all__ = [
     "AuditLimits",
     "AuditLog",
     "HeadGoneError",
-    "Life",
+    "SignedLife",
     "lines_of_log",
     "verify_kept_untrusted",
     "verify_untrusted",

@@ -21,7 +21,7 @@ from typing import Any, Final
 from attestation.encoding.canonical import digest
 from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
-from node.audit.life import Life, LifeError, life_untrusted
+from node.audit.life import LifeError, SignedLife, life_untrusted
 from node.errors import CorruptStorageError
 
 DOMAIN: Final = "bondstone/audit-event/v1"
@@ -74,7 +74,7 @@ class AuditChain:
 
     after: AuditHead
     head: AuditHead
-    lives: tuple[Life, ...] = ()
+    lives: tuple[SignedLife, ...] = ()
 
 
 def hash_of(event: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def verify_kept_untrusted(lines: Iterable[bytes], *, kept: AuditHead | None = No
     after, head = EMPTY, EMPTY
     gone = 0
     begun = False
-    lives: list[Life] = []
+    lives: list[SignedLife] = []
     for line in lines:
         event = event_untrusted(line, after=head if begun else None)
         if not begun:

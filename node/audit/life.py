@@ -33,7 +33,7 @@ _SIGNATURE_HEX_MAX: Final = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class SignedLife:
     """A life whose first event is signed.
 
     Attributes:
@@ -63,7 +63,7 @@ def signed_fields(identity: Identity, *, seq: int, prev: str, at: str) -> dict[s
     }
 
 
-def life_untrusted(event: dict[str, Any]) -> Life | None:
+def life_untrusted(event: dict[str, Any]) -> SignedLife | None:
     """Return the life that a checked event begins; None for an event of another kind.
 
     Raises:
@@ -87,7 +87,7 @@ def life_untrusted(event: dict[str, Any]) -> Life | None:
     message = digest(DOMAIN, event["seq"], event["prev"], event["at"], name, spki)
     if not is_der_signature_valid(key, signed, message):
         raise LifeError("is not signed by the incarnation that it names")
-    return Life(seq=event["seq"], peer_id=peer_id, name=name)
+    return SignedLife(seq=event["seq"], peer_id=peer_id, name=name)
 
 
 def _hex(value: object, characters_max: int) -> bytes:

@@ -13,7 +13,7 @@ from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
 from node.machines.base import CommandError
 from node.system.forms import decode_grant_untrusted, encode_grant, roles_in_order
-from node.system.grants import Grant, Kind
+from node.system.grants import CredentialKind, Grant
 from node.tokens import AccessRole, hash_token, new_token, render_token_entry
 
 app = typer.Typer()
@@ -134,7 +134,7 @@ def _check(
     """Raise ConfigError if every group would refuse this, before a request is sent."""
     grant = Grant(
         name=name,
-        kind=Kind.TOKEN,
+        kind=CredentialKind.TOKEN,
         credential=bytes.fromhex(hash_token(made)),
         roles=roles_in_order(roles),
         prefixes=tuple(prefix.encode() for prefix in prefixes),

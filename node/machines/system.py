@@ -17,7 +17,7 @@ from attestation.encoding.canonical import digest
 from node.machines.base import ApplyContext, CommandError, StateMachine
 
 
-class Request(Enum):
+class RequestKind(Enum):
     """The kind of a caller's request, and what it is addressed to."""
 
     COMMAND = "command"  # of the user's machine
@@ -33,7 +33,7 @@ class SystemState(ABC):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,
@@ -116,7 +116,7 @@ class EmptySystem(SystemState):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,
@@ -184,7 +184,7 @@ class CombinedSystem(SystemState):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,

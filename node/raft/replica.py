@@ -7,7 +7,7 @@ from typing import Final
 
 from node.features import Levels
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import Request, SystemState
+from node.machines.system import RequestKind, SystemState
 from node.raft.entries import (
     NotPlainError,
     counts_as_command,
@@ -39,8 +39,8 @@ REFUSAL_CHARS_MAX: Final = 4096
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
 _SESSION: Final = EntryKind.SESSION
-_MACHINE_COMMAND: Final = Request.COMMAND
-_SYSTEM_COMMAND: Final = Request.SYSTEM_COMMAND
+_MACHINE_COMMAND: Final = RequestKind.COMMAND
+_SYSTEM_COMMAND: Final = RequestKind.SYSTEM_COMMAND
 _OF_LEVELS: Final = frozenset((EntryKind.CONFIG, EntryKind.FEATURE, EntryKind.MACHINE))
 # The machine does not cause these: another node may have had the memory, and received no Ctrl-C.
 OF_THE_HOST: Final = (MemoryError, KeyboardInterrupt)
@@ -203,7 +203,9 @@ class Replica:
             results.append(result)
         return tuple(results), size
 
-    def _judge(self, credential: bytes | None, request: Request, value: object, now_ms: int) -> Failed | None:
+    def _judge(
+        self, credential: bytes | None, request: RequestKind, value: object, now_ms: int
+    ) -> Failed | None:
         """Return why the caller may not ask this; None if the caller may."""
         try:
             self.system.judge(credential, request, value, now_ms=now_ms, machine=self.machine)
@@ -251,7 +253,7 @@ class Replica:
 
         Whether the caller may ask is judged by the state that answers, at the time ``now_ms`` of the log.
         """
-        request = Request.SYSTEM_QUERY if query.system else Request.QUERY
+        request = RequestKind.SYSTEM_QUERY if query.system else RequestKind.QUERY
         refusal = self._judge(query.credential, request, query.query, now_ms)
         if refusal is not None:
             return refusal

@@ -5,10 +5,10 @@ from random import Random
 from typing import Any, Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import Request, SystemState
+from node.machines.system import RequestKind, SystemState
 from node.system.access import CURRENT, AccessState
 from node.system.forms import encode_grant
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 
 _NAMES: Final = ("ann", "bob", "eve")
 NAMES: Final = tuple(name.encode().ljust(32, b".") for name in _NAMES)
@@ -18,7 +18,7 @@ _ROLES: Final = (
     (AccessRole.READ,),
     (AccessRole.WRITE,),
 )
-Judged = Callable[[Request, bytes | None, Any, int], tuple[int, int]]
+Judged = Callable[[RequestKind, bytes | None, Any, int], tuple[int, int]]
 Executed = Callable[[int, int, Any, ApplyContext], None]
 Refused = Callable[[int, int], None]
 
@@ -29,7 +29,7 @@ def callers() -> AccessState:
 
 
 def _grant(name: str, roles: tuple[AccessRole, ...]) -> Grant:
-    return Grant(name=name, kind=Kind.TOKEN, credential=name.encode().ljust(32, b"."), roles=roles)
+    return Grant(name=name, kind=CredentialKind.TOKEN, credential=name.encode().ljust(32, b"."), roles=roles)
 
 
 def draw_system_command(rng: Random) -> tuple[object, ...]:
@@ -73,13 +73,13 @@ class SystemRecorder(SystemState):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,
         machine: StateMachine,
     ) -> None:
-        if request is Request.QUERY or request is Request.SYSTEM_QUERY:
+        if request is RequestKind.QUERY or request is RequestKind.SYSTEM_QUERY:
             self.inner.judge(credential, request, value, now_ms=now_ms, machine=machine)
             return
         call, index = self._judged(request, credential, value, now_ms)

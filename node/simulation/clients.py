@@ -19,7 +19,7 @@ from node.raft.types import (
     Outcome,
 )
 from node.simulation.callers import NAMES, draw_system_command, draw_system_query
-from node.simulation.linearizability import Operation
+from node.simulation.linearizability import ClientCall
 from node.simulation.process import Process
 from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
 from node.simulation.trace import Trace, describe
@@ -83,7 +83,7 @@ class Call:
         """Return the commands as they go into the log, with names by which the oracles recognize them."""
         return tuple([self.number, n, command] for n, command in enumerate(self.commands))
 
-    def operations(self, key: Callable[[Any], str]) -> list[Operation]:
+    def operations(self, key: Callable[[Any], str]) -> list[ClientCall]:
         """Return the operations of this answered call for the linearizability checker.
 
         Answers and refusals of the system state are compared with the agreed sequence only.
@@ -114,14 +114,14 @@ class Call:
             case _:
                 return False
 
-    def executed(self, key: Callable[[Any], str]) -> list[Operation]:
+    def executed(self, key: Callable[[Any], str]) -> list[ClientCall]:
         """Return the operations for the checker if this call was executed without an answer to its client."""
         return [self._operation(key, command, None, known=False) for command in self.commands]
 
     def _operation(
         self, key: Callable[[Any], str], asked: Any, output: object, *, known: bool = True
-    ) -> Operation:
-        return Operation(
+    ) -> ClientCall:
+        return ClientCall(
             key=key(asked),
             invoked=self.invoked,
             returned=self.returned if known else None,
@@ -165,7 +165,7 @@ _TOKENS_PER_CALL: Final = 64
 _PATIENT_US: Final = 20 * SECOND_US
 
 
-class Clients:
+class SimulatedClients:
     """All clients of one run, and the history of their requests and answers."""
 
     def __init__(

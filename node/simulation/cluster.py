@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from node.features import Features
 from node.machines.base import ApplyContext, StateMachine
-from node.machines.system import Request
+from node.machines.system import RequestKind
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.events import TransferLeadership
 from node.raft.member import Member
@@ -16,9 +16,9 @@ from node.raft.quorum import is_quorum
 from node.raft.types import Bootstrap, Founding, Role, Settings
 from node.simulation.callers import SystemRecorder, callers
 from node.simulation.chance import stream
-from node.simulation.disk import Credentials, Disk
+from node.simulation.disk import Disk, SimulatedCredentials
 from node.simulation.faults import CALM, Weather
-from node.simulation.network import Network
+from node.simulation.network import SimulatedNetwork
 from node.simulation.oracles import Oracles
 from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
@@ -55,7 +55,7 @@ class Shape:
     upgrades: float = 0.0
 
 
-class Cluster:
+class SimulatedCluster:
     """Builds processes, ends them, and knows which process runs at which place."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Cluster:
         self.scheduler = Scheduler()
         self.trace = Trace(self.scheduler, on=traced, keep=keep)
         self.oracles = oracles
-        self.network = Network(
+        self.network = SimulatedNetwork(
             scheduler=self.scheduler,
             rng=stream(seed, "network"),
             weather=weather,
@@ -231,7 +231,7 @@ class Cluster:
             preference=process.preference,
             machine=process.machine,
             log=process.log,
-            credentials=Credentials(inc),
+            credentials=SimulatedCredentials(inc),
             randrange=stream(self._seed, str(self.boots)).randrange,
             now_ms=process.clock.now_ms(),
             **arguments,
@@ -278,7 +278,9 @@ class Cluster:
         return executed
 
     def _system(self, process: Process) -> Callable[[], SystemRecorder]:
-        def judged(request: Request, credential: bytes | None, value: Any, now_ms: int) -> tuple[int, int]:
+        def judged(
+            request: RequestKind, credential: bytes | None, value: Any, now_ms: int
+        ) -> tuple[int, int]:
             call, position, command = value
             replica = process.member.replica
             index = replica.applied.index + 1
@@ -287,7 +289,7 @@ class Cluster:
             # A command has the same number within its call and within its entry.
             context = ApplyContext(term, index, position, now_ms, self.group_id, credential, version)
             self.oracles.applied(process, call, position, command, context)
-            if request is Request.SYSTEM_COMMAND:
+            if request is RequestKind.SYSTEM_COMMAND:
                 self.oracles.of_system(process, index)
             return call, index
 

@@ -128,7 +128,7 @@ def _pieces(record: Record) -> Iterator[Record]:
         yield record
 
 
-class Credentials:
+class SimulatedCredentials:
     """Stands in for the incarnation's key. A simulation has no forgers, and real signatures cost time."""
 
     def __init__(self, inc: Incarnation) -> None:

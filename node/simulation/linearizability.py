@@ -20,7 +20,7 @@ STATES_MAX: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class ClientCall:
     """One call of one client.
 
     Attributes:
@@ -53,14 +53,14 @@ class Model(Protocol):
         ...
 
     def step(self, state: Hashable, operation: object) -> tuple[Hashable, object]:
-        """Return the next state and the answer to ``operation`` (an ``Operation.input``)."""
+        """Return the next state and the answer to ``operation`` (an ``ClientCall.input``)."""
         ...
 
 
 class NotLinearizableError(Exception):
     """No order explains the answers. ``operations``: those that could not be placed after the best prefix."""
 
-    def __init__(self, key: str, prefix: tuple[Operation, ...], stuck: tuple[Operation, ...]) -> None:
+    def __init__(self, key: str, prefix: tuple[ClientCall, ...], stuck: tuple[ClientCall, ...]) -> None:
         lines = [f"no order of the operations on {key!r} explains the answers"]
         lines += ["longest order found:", *(f"  {operation}" for operation in prefix)]
         lines += ["none of these can come next:", *(f"  {operation}" for operation in stuck)]
@@ -69,20 +69,20 @@ class NotLinearizableError(Exception):
         self.operations = stuck
 
 
-class UndecidedError(Exception):
+class UndecidedHistoryError(Exception):
     """The search exceeded its limit and has no result."""
 
 
-def _none_is(_operation: Operation) -> bool:
+def _none_is(_operation: ClientCall) -> bool:
     return False
 
 
 def check_linearizable(
-    operations: Iterable[Operation],
+    operations: Iterable[ClientCall],
     model: Model,
     *,
     states_max: int = STATES_MAX,
-    is_read: Callable[[Operation], bool] = _none_is,
+    is_read: Callable[[ClientCall], bool] = _none_is,
 ) -> int:
     """Return how many operations were checked.
 
@@ -97,7 +97,7 @@ def check_linearizable(
         NotLinearizableError: the history of some key has no explanation.
         UndecidedError: more than ``states_max`` states were searched for one key.
     """
-    by_key: defaultdict[str, list[Operation]] = defaultdict(list)
+    by_key: defaultdict[str, list[ClientCall]] = defaultdict(list)
     for operation in operations:
         by_key[operation.key].append(operation)
     for key in sorted(by_key):
@@ -106,7 +106,7 @@ def check_linearizable(
     return sum(len(history) for history in by_key.values())
 
 
-def _candidates(history: list[Operation], done: int) -> list[int]:
+def _candidates(history: list[ClientCall], done: int) -> list[int]:
     """Return which operations may come next: those invoked before every other open one has returned."""
     found: list[int] = []
     first_return: int | None = None
@@ -125,9 +125,9 @@ def _candidates(history: list[Operation], done: int) -> list[int]:
 class _History:
     """One key's operations, by invocation, with derived facts about them."""
 
-    operations: list[Operation]
+    operations: list[ClientCall]
     model: Model
-    is_read: Callable[[Operation], bool]
+    is_read: Callable[[ClientCall], bool]
 
     def moves(self, done: int, state: Hashable) -> Iterator[tuple[int, Hashable]]:
         """Yield each operation that may come next, and the state after it."""
@@ -172,7 +172,9 @@ def _check_key(key: str, known: _History, states_max: int) -> None:
         if reached in seen:
             continue
         if len(seen) >= states_max:
-            raise UndecidedError(f"{key!r}: more than {states_max} states for {len(history)} operations")
+            raise UndecidedHistoryError(
+                f"{key!r}: more than {states_max} states for {len(history)} operations"
+            )
         seen.add(reached)
         order.append(choice)
         if len(order) > len(best):

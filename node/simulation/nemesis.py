@@ -5,7 +5,7 @@ from typing import Protocol
 
 from node.peers import BondLoss
 from node.simulation.faults import LEADER, Blow, Fault
-from node.simulation.network import Network
+from node.simulation.network import SimulatedNetwork
 from node.simulation.process import Process
 from node.simulation.scheduler import SECOND_US, Scheduler
 from node.simulation.trace import Trace
@@ -27,7 +27,9 @@ class Targets(Protocol):
 
 
 class Nemesis:
-    """Carries out a plan's faults. After ``stop`` no new one begins; ``Cluster.heal`` undoes lasting ones.
+    """Carries out a plan's faults.
+
+    After ``stop`` no new one begins; ``SimulatedCluster.heal`` undoes lasting ones.
 
     A merciful nemesis kills no process that the group needs to have a leader again: volatile voters do not
     come back, and a run that is dead by its tenth event shows little.
@@ -37,7 +39,7 @@ class Nemesis:
         self,
         *,
         scheduler: Scheduler,
-        network: Network,
+        network: SimulatedNetwork,
         targets: Targets,
         merciful: bool,
         trace: Trace,

@@ -39,7 +39,7 @@ class Link:
         return f"{self.sender.label}->{self.receiver.label}"
 
 
-class Network(Postman):
+class SimulatedNetwork(Postman):
     """All links between all living processes."""
 
     def __init__(self, *, scheduler: Scheduler, rng: Random, weather: Weather, trace: Trace) -> None:

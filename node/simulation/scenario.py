@@ -44,8 +44,8 @@ from node.raft.types import (
     Ok,
     Role,
 )
-from node.simulation.clients import Ask, Call, Clients, Habits
-from node.simulation.cluster import Cluster, Shape
+from node.simulation.clients import Ask, Call, Habits, SimulatedClients
+from node.simulation.cluster import Shape, SimulatedCluster
 from node.simulation.faults import CALM, LEADER, Weather
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
@@ -65,8 +65,8 @@ class Scenario:
         self._rules = rules
         self._traced = traced
         self._calls: dict[str, Call] = {}
-        self._cluster: Cluster | None = None
-        self._clients: Clients | None = None
+        self._cluster: SimulatedCluster | None = None
+        self._clients: SimulatedClients | None = None
 
     def play(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
         """Run all blocks and judge the run; return them with their actual output.
@@ -86,13 +86,13 @@ class Scenario:
         return tuple(played)
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> SimulatedCluster:
         if self._cluster is None:
             raise ScenarioError("a scenario begins with: cluster NAME...")
         return self._cluster
 
     @property
-    def clients(self) -> Clients:
+    def clients(self) -> SimulatedClients:
         if self._clients is None:
             raise ScenarioError("a scenario begins with: cluster NAME...")
         return self._clients
@@ -163,10 +163,10 @@ class Scenario:
             rivals=rivals,
             discards=shape.settings.on_rival == "discard-shorter",
         )
-        cluster = self._cluster = Cluster(
+        cluster = self._cluster = SimulatedCluster(
             shape, seed=seed, oracles=oracles, weather=weather, traced=self._traced
         )
-        self._clients = Clients(
+        self._clients = SimulatedClients(
             scheduler=cluster.scheduler,
             rng=cluster.rng,
             callers=cluster.rng,

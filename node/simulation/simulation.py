@@ -15,8 +15,8 @@ from node.peers import Preference
 from node.raft.member import Member
 from node.raft.types import Answer, Bootstrap, Ok, Role, Settings
 from node.simulation.chance import stream
-from node.simulation.clients import Ask, Call, Clients, Fate, Habits, draw_habits
-from node.simulation.cluster import Cluster, Shape
+from node.simulation.clients import Ask, Call, Fate, Habits, SimulatedClients, draw_habits
+from node.simulation.cluster import Shape, SimulatedCluster
 from node.simulation.errors import InvariantError
 from node.simulation.faults import Fault, Plan, Weather, draw_weather
 from node.simulation.nemesis import Nemesis
@@ -183,7 +183,7 @@ class Simulation:
             rivals=schedule.shape.bootstrap is Bootstrap.AUTO,
             discards=settings.on_rival == "discard-shorter",
         )
-        self.cluster = Cluster(
+        self.cluster = SimulatedCluster(
             schedule.shape,
             seed=schedule.seed,
             oracles=self.oracles,
@@ -191,7 +191,7 @@ class Simulation:
             traced=traced,
             keep=keep,
         )
-        self.clients = Clients(
+        self.clients = SimulatedClients(
             scheduler=self.cluster.scheduler,
             rng=stream(schedule.seed, "clients"),
             callers=stream(schedule.seed, "callers"),

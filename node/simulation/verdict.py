@@ -4,13 +4,13 @@ from collections import defaultdict
 from typing import Any
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import Request
+from node.machines.system import RequestKind
 from node.raft.types import BATCH_ABORTED, Applied, Failed, Ok, Result
 from node.simulation.agreement import Agreement
 from node.simulation.callers import callers
 from node.simulation.clients import Ask, Call, Fate
 from node.simulation.errors import InvariantError
-from node.simulation.linearizability import NotLinearizableError, UndecidedError, check_linearizable
+from node.simulation.linearizability import NotLinearizableError, UndecidedHistoryError, check_linearizable
 from node.simulation.oracles import Oracles
 from node.simulation.workload import Workload
 
@@ -50,7 +50,7 @@ def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workl
                 history += call.executed(workload.key)
     try:
         check_linearizable(history, workload.model)
-    except UndecidedError:
+    except UndecidedHistoryError:
         return False
     except NotLinearizableError as exc:
         raise InvariantError("linearizability", str(exc)) from exc
@@ -98,7 +98,7 @@ class _Replay:
 
     def _apply(self, entry: list[tuple[Any, ApplyContext]], *, system: bool) -> tuple[Result, ...]:
         """Apply all commands, or none: the first refusal undoes the others."""
-        request = Request.SYSTEM_COMMAND if system else Request.COMMAND
+        request = RequestKind.SYSTEM_COMMAND if system else RequestKind.COMMAND
         for command, context in entry:
             refusal = self._judge(context.credential, request, command)
             if refusal is not None:
@@ -119,7 +119,7 @@ class _Replay:
             return (*results[:sub], failed)
         return tuple(results)
 
-    def _judge(self, credential: bytes | None, request: Request, value: object) -> Failed | None:
+    def _judge(self, credential: bytes | None, request: RequestKind, value: object) -> Failed | None:
         try:
             self.system.judge(credential, request, value, now_ms=0, machine=self.machine)
         except CommandError as exc:
@@ -127,7 +127,7 @@ class _Replay:
         return None
 
     def query(self, call: Call) -> object:
-        request = Request.SYSTEM_QUERY if call.system else Request.QUERY
+        request = RequestKind.SYSTEM_QUERY if call.system else RequestKind.QUERY
         refusal = self._judge(call.credential, request, call.query)
         if refusal is not None:
             return refusal

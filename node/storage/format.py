@@ -105,7 +105,7 @@ def _put_incarnation(incarnation: Incarnation) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class BatchHead:
     """The head of a batch, with the offsets in the file where its body starts and where the batch ends."""
 
     number: int
@@ -146,14 +146,14 @@ class Batches:
         self._go_on(head.end, digest)
         return body
 
-    def head_at(self, data: bytes, at: int) -> Head | None:
+    def head_at(self, data: bytes, at: int) -> BatchHead | None:
         """Return the head at ``at``; None if the bytes there are not a head of this file."""
         head = data[at : at + _HEAD.size]
         if data[at + _HEAD.size : at + _BODY] != self._crc(head):
             return None
         length, number, digest = _HEAD.unpack(head)
         end = at + _BODY + length
-        return Head(
+        return BatchHead(
             number=number, digest=digest, body_at=at + _BODY, body_end=end, end=end + -end % SECTOR_BYTES
         )
 

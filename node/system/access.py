@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any, Final, assert_never
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import Request, SystemPart, name_of
+from node.machines.system import RequestKind, SystemPart, name_of
 from node.system.access_list import AccessList
 from node.system.forms import checked, decode_grant_untrusted, encode_grant, invalid
 from node.system.grants import CREDENTIAL_BYTES, AccessRole, Grant, not_permitted
@@ -27,7 +27,7 @@ PART: Final = "access"
 CURRENT: Final = "access-current"
 _NAMES: Final = frozenset({"access-new", "access-revoke", "access-list", CURRENT})
 # A tuple: for two members it is faster than a set, and every command is judged here.
-_SYSTEM: Final = (Request.SYSTEM_COMMAND, Request.SYSTEM_QUERY)
+_SYSTEM: Final = (RequestKind.SYSTEM_COMMAND, RequestKind.SYSTEM_QUERY)
 
 
 class AccessState(SystemPart):
@@ -57,7 +57,7 @@ class AccessState(SystemPart):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,
@@ -77,11 +77,11 @@ class AccessState(SystemPart):
             return
         grant = self._grants.require(credential, now_ms)
         match request:
-            case Request.COMMAND:
+            case RequestKind.COMMAND:
                 grant.permit_command(value, machine)
-            case Request.QUERY:
+            case RequestKind.QUERY:
                 grant.permit_query(value, machine)
-            case Request.SYSTEM_COMMAND | Request.SYSTEM_QUERY:
+            case RequestKind.SYSTEM_COMMAND | RequestKind.SYSTEM_QUERY:
                 grant.permit(AccessRole.ADMIN)
             case _:
                 assert_never(request)

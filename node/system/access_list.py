@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from node.machines.base import CommandError
-from node.system.grants import Grant, Kind, not_permitted
+from node.system.grants import CredentialKind, Grant, not_permitted
 
 GRANTS_MAX: Final = 1024
 LIST_BYTES_MAX: Final = 1024 * 1024
@@ -59,13 +59,13 @@ class AccessList:
 
     def of_token(self, token: bytes) -> Grant | None:
         """Return the grant of a caller that shows this bearer token."""
-        return self._of_kind(hashlib.sha256(token).digest(), Kind.TOKEN)
+        return self._of_kind(hashlib.sha256(token).digest(), CredentialKind.TOKEN)
 
     def of_key(self, spki_digest: bytes) -> Grant | None:
         """Return the grant of a caller that has proved in TLS that it holds this key."""
-        return self._of_kind(spki_digest, Kind.CERTIFICATE)
+        return self._of_kind(spki_digest, CredentialKind.CERTIFICATE)
 
-    def _of_kind(self, credential: bytes, kind: Kind) -> Grant | None:
+    def _of_kind(self, credential: bytes, kind: CredentialKind) -> Grant | None:
         grant = self._by_credential.get(credential)
         return grant if grant is not None and grant.kind is kind else None
 
@@ -104,7 +104,7 @@ class AccessList:
                 "access-credential-known", f"{same.name} and {grant.name} are the same credential"
             )
         self.size_bytes += _size(grant)
-        self._certificates += grant.kind is Kind.CERTIFICATE
+        self._certificates += grant.kind is CredentialKind.CERTIFICATE
         if (
             len(self._by_name) >= GRANTS_MAX
             or self._certificates > CERTIFICATES_MAX

@@ -21,7 +21,7 @@ from attestation.errors import MalformedError
 from attestation.tickets.protocol import CLUSTER_ID_BYTES, GENERATION_MAX, Cluster
 from node.authority import KEYS_MAX, KID_CHARACTERS_MAX, SIGNATURE_BYTES, Authority, AuthorityError
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import CombinedSystem, Request, SystemPart, SystemState
+from node.machines.system import CombinedSystem, RequestKind, SystemPart, SystemState
 
 CERTIFICATE_BYTES_MAX: Final = 4096
 _CERTIFICATE_ITEMS_MAX: Final = 32 + 8 * KEYS_MAX  # the statement, and each signature with its key
@@ -38,7 +38,7 @@ SHOW: Final = "cluster-confirmed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
+class BirthStatement:
     """What the authority signs.
 
     Attributes:
@@ -75,7 +75,7 @@ class Statement:
 class BirthCertificate:
     """A statement with signatures that are not verified yet: see :meth:`verified`."""
 
-    statement: Statement
+    statement: BirthStatement
     signatures: tuple[tuple[str, bytes], ...]
 
     def encode(self) -> bytes:
@@ -103,7 +103,7 @@ class BirthCertificate:
 class ConfirmedCluster:
     """A statement that the group's authority has signed. Made by :meth:`BirthCertificate.verified`."""
 
-    statement: Statement
+    statement: BirthStatement
 
     @property
     def cluster(self) -> Cluster:
@@ -160,11 +160,11 @@ def birth_certificate_untrusted(data: bytes) -> BirthCertificate:
     return parsed
 
 
-def _statement(value: dict[Any, Any]) -> Statement:
+def _statement(value: dict[Any, Any]) -> BirthStatement:
     if value.keys() != _STATEMENT_KEYS:
         raise _malformed(f"a statement has exactly {', '.join(sorted(_STATEMENT_KEYS))}")
     predecessor = value["predecessor"]
-    return Statement(
+    return BirthStatement(
         group_id=_bytes(value, "group_id", GROUP_ID_BYTES),
         cluster=Cluster(
             id=_bytes(value, "cluster_id", CLUSTER_ID_BYTES),
@@ -241,7 +241,7 @@ class BirthState(SystemPart):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,
@@ -305,12 +305,12 @@ def birth_of(system: SystemState) -> BirthState:
     return part
 
 
-def first_statement(group_id: bytes, cluster: Cluster, *, now_s: int) -> Statement:
+def first_statement(group_id: bytes, cluster: Cluster, *, now_s: int) -> BirthStatement:
     """Return the statement for a group's first cluster."""
-    return Statement(group_id=group_id, cluster=cluster, seq=1, predecessor=None, signed_at=now_s)
+    return BirthStatement(group_id=group_id, cluster=cluster, seq=1, predecessor=None, signed_at=now_s)
 
 
-def next_statement(before: Statement, cluster: Cluster, *, now_s: int) -> Statement:
+def next_statement(before: BirthStatement, cluster: Cluster, *, now_s: int) -> BirthStatement:
     """Return the statement for the cluster that succeeds the one in ``before``."""
     return replace(
         before, cluster=cluster, seq=before.seq + 1, predecessor=before.cluster.id, signed_at=now_s

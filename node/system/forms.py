@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from node.machines.base import CommandError
-from node.system.grants import CREDENTIAL_BYTES, LIMITED, LIMITED_BESIDE, AccessRole, Grant, Kind
+from node.system.grants import CREDENTIAL_BYTES, LIMITED, LIMITED_BESIDE, AccessRole, CredentialKind, Grant
 from node.system.passwords import HASH_BYTES, SALT_BYTES, VERSION, Password
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
@@ -20,7 +20,7 @@ PREFIX_BYTES_MAX: Final = 1024
 CERTIFICATE_BYTES_MAX: Final = 8192
 TIME_MS_MAX: Final = 2**53
 _ROLES: Final = {role.value: role for role in AccessRole}
-_KINDS: Final = {kind.value: kind for kind in Kind}
+_KINDS: Final = {kind.value: kind for kind in CredentialKind}
 _MEMBERS: Final = frozenset(
     {"name", "kind", "credential", "roles", "prefixes", "expires_ms", "certificate", "password"}
 )
@@ -77,9 +77,9 @@ def checked(grant: Grant) -> Grant:
     """
     if re.fullmatch(NAME_PATTERN, grant.name, re.ASCII) is None:
         raise invalid(f"`name` is 1 to {NAME_CHARACTERS_MAX} letters, digits and . _ @ - (not first)")
-    if (grant.certificate is not None) != (grant.kind is Kind.CERTIFICATE):
+    if (grant.certificate is not None) != (grant.kind is CredentialKind.CERTIFICATE):
         raise invalid("`certificate` belongs to the kind certificate, and to no other")
-    if (grant.password is not None) != (grant.kind is Kind.USER):
+    if (grant.password is not None) != (grant.kind is CredentialKind.USER):
         raise invalid("`password` belongs to the kind user, and to no other")
     if grant.password is not None and grant.credential != grant.password.credential_of(grant.name):
         raise invalid("`credential` is not that of this name and password")

@@ -33,7 +33,7 @@ _READ: Final = AccessRole.READ
 _WRITE: Final = AccessRole.WRITE
 
 
-class Kind(Enum):
+class CredentialKind(Enum):
     """The kind of credential that a caller shows."""
 
     TOKEN = "token"  # noqa: S105 - a kind of credential
@@ -56,7 +56,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: Kind
+    kind: CredentialKind
     credential: bytes
     roles: tuple[AccessRole, ...]
     prefixes: tuple[bytes, ...] = ()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attestation.collateral.enforcement import CollateralSet, Sight, first_sight
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.system import CombinedSystem, Request, SystemPart, SystemState, name_of
+from node.machines.system import CombinedSystem, RequestKind, SystemPart, SystemState, name_of
 from node.system.grants import not_permitted
 
 PART: Final = "tcb"
@@ -72,13 +72,13 @@ class TcbState(SystemPart):
     def judge(
         self,
         credential: bytes | None,
-        request: Request,
+        request: RequestKind,
         value: Any,
         *,
         now_ms: int,  # noqa: ARG002
         machine: StateMachine,  # noqa: ARG002
     ) -> None:
-        if request is Request.SYSTEM_COMMAND and name_of(value) == SEEN and credential is not None:
+        if request is RequestKind.SYSTEM_COMMAND and name_of(value) == SEEN and credential is not None:
             raise not_permitted("what the group has seen of collateral is written by its members alone")
 
     def apply(self, command: Any, context: ApplyContext) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from node.simulation.linearizability import Operation, check_linearizable
+from node.simulation.linearizability import ClientCall, check_linearizable
 
 # Then all clients go on to the next key: what one key's history costs to check is bounded, and an operation
 # of unknown outcome costs most, for it may have happened at any time since.
@@ -60,11 +60,11 @@ class Call:
     changed: bool = False
     found: Register | None = None
 
-    def operation(self) -> Operation:
+    def operation(self) -> ClientCall:
         """Return it for the search. An answer is ``(changed, what the key holds then)``."""
         answer = (self.changed, self.found) if self.outcome is Outcome.ANSWERED else None
         asked = (self.kind, self.expect, self.value)
-        return Operation(
+        return ClientCall(
             key=self.key,
             invoked=self.invoked,
             returned=self.returned,
@@ -162,6 +162,6 @@ class History:
         )
 
 
-def _changed_nothing(operation: Operation) -> bool:
+def _changed_nothing(operation: ClientCall) -> bool:
     changed, _ = operation.output
     return not changed

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from node.simulation.linearizability import NotLinearizableError, UndecidedError
+from node.simulation.linearizability import NotLinearizableError, UndecidedHistoryError
 from tests.chaos.cluster import CONVERGE_S, ChaosCluster, can_fake_clocks, chaos_cluster
 from tests.chaos.files import Kind
 from tests.chaos.ledger import LedgerError
@@ -59,7 +59,7 @@ class Verdict:
             yield
         except LedgerError as exc:
             self.broken[exc.promise] = str(exc)
-        except UndecidedError as exc:
+        except UndecidedHistoryError as exc:
             self.broken["undecided"] = str(exc)
         except (AssertionError, NotLinearizableError) as exc:
             self.broken[code] = str(exc)

@@ -274,8 +274,8 @@ def test_every_table_of_the_group_document_is_refused_in_a_node_file():
 
     tables = set(group_document._File.__struct_fields__) - {"group"}
     assert tables == set(config._MOVED_TABLES)
-    shared = set(group_document.GroupTable.__struct_fields__) & set(config.GroupTable.__struct_fields__)
+    shared = set(group_document.GroupTable.__struct_fields__) & set(config.NodeGroupTable.__struct_fields__)
     assert shared == {"bootstrap"}  # of which a node file takes "join" only
     assert msgspec.structs.fields(config.NodeConfig)
     assert set(group_document.NODE_TABLES) | {"group"} == set(config.NodeConfig.__struct_fields__)
-    assert set(group_document.NODE_GROUP_KEYS) | {"bootstrap"} == set(config.GroupTable.__struct_fields__)
+    assert set(group_document.NODE_GROUP_KEYS) | {"bootstrap"} == set(config.NodeGroupTable.__struct_fields__)

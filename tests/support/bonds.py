@@ -255,7 +255,7 @@ class Node:
         return found[0]
 
 
-class Cluster:
+class BondCluster:
     """Starts nodes and closes them all at the end."""
 
     def __init__(self) -> None:

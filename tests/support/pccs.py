@@ -17,7 +17,7 @@ from attestation.collateral.client.requests import PckCa, Platform, Source, TcbU
 from attestation.collateral.endorsements import Endorsements
 from attestation.collateral.freshness import FreshnessState
 from attestation.x509.trust import TrustRoot
-from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
+from enclave.mock.pccs import PccsFault, PCCSSettings, create_pccs
 
 BASE_URL = "https://pccs.example:8081"
 
@@ -41,17 +41,17 @@ class ManualClock:
 class FaultScript:
     """Faults by item: each is used up by one answer; ``always`` never is."""
 
-    once: dict[str, list[Fault | None]] = field(default_factory=lambda: defaultdict(list))
-    always: dict[str, Fault] = field(default_factory=dict)
+    once: dict[str, list[PccsFault | None]] = field(default_factory=lambda: defaultdict(list))
+    always: dict[str, PccsFault] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
 
-    def __call__(self, item: str) -> Fault | None:
+    def __call__(self, item: str) -> PccsFault | None:
         self.asked[item] += 1
         if self.once[item]:
             return self.once[item].pop(0)
         return self.always.get(item)
 
-    def fail_all(self, fault: Fault) -> None:
+    def fail_all(self, fault: PccsFault) -> None:
         self.always = dict.fromkeys(("root-crl", "pck-crl", "tcb-info", "qe-identity"), fault)
 
 

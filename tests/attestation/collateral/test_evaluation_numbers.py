@@ -28,7 +28,7 @@ from attestation.errors import (
 )
 from attestation.x509.trust import INTEL_SGX_ROOT, TrustRoot
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import Fault
+from enclave.mock.pccs import PccsFault
 from enclave.mock.pki import Signer, make_crl
 from enclave.mock.statement import Statement
 from tests.support import evidence
@@ -310,18 +310,18 @@ def test_the_client_fetches_it_in_intels_dialect() -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (Fault.NOT_FOUND, "collateral-not-found"),
-        (Fault.SERVER_ERROR, "collateral-source-failing"),
-        (Fault.REDIRECT, "collateral-redirected"),
-        (Fault.TRUNCATED, "evaluation-numbers-malformed"),
-        (Fault.CORRUPT, "evaluation-numbers-signature"),
-        (Fault.OVERSIZED, "evaluation-numbers-too-large"),
-        (Fault.NO_HEADER, "evaluation-numbers-chain-missing"),
-        (Fault.WRONG_HEADER, "evaluation-numbers-chain-malformed"),
-        (Fault.COMPRESSED, "evaluation-numbers-malformed"),
+        (PccsFault.NOT_FOUND, "collateral-not-found"),
+        (PccsFault.SERVER_ERROR, "collateral-source-failing"),
+        (PccsFault.REDIRECT, "collateral-redirected"),
+        (PccsFault.TRUNCATED, "evaluation-numbers-malformed"),
+        (PccsFault.CORRUPT, "evaluation-numbers-signature"),
+        (PccsFault.OVERSIZED, "evaluation-numbers-too-large"),
+        (PccsFault.NO_HEADER, "evaluation-numbers-chain-missing"),
+        (PccsFault.WRONG_HEADER, "evaluation-numbers-chain-malformed"),
+        (PccsFault.COMPRESSED, "evaluation-numbers-malformed"),
     ],
 )
-def test_an_answer_that_is_not_the_list_is_refused_by_name(fault: Fault, reason: str) -> None:
+def test_an_answer_that_is_not_the_list_is_refused_by_name(fault: PccsFault, reason: str) -> None:
     r = numbers_rig()
     r.faults.always["evaluation-numbers"] = fault
 
@@ -333,10 +333,10 @@ def test_an_answer_that_is_not_the_list_is_refused_by_name(fault: Fault, reason:
 def test_the_second_source_is_asked_when_the_first_has_no_list() -> None:
     sources = (Source.pccs("https://first.example"), Source.pccs("https://second.example"))
     r = numbers_rig(sources=sources)
-    r.faults.once["evaluation-numbers"] = [Fault.NOT_FOUND]
+    r.faults.once["evaluation-numbers"] = [PccsFault.NOT_FOUND]
 
     assert run(r.client.evaluation_numbers()).source == "https://second.example"
-    r.faults.always["evaluation-numbers"] = Fault.NOT_FOUND
+    r.faults.always["evaluation-numbers"] = PccsFault.NOT_FOUND
     with pytest.raises(EndorsementsUnavailableError) as caught:
         run(r.client.evaluation_numbers())
     assert caught.value.reason == "collateral-sources-failed"

@@ -28,7 +28,7 @@ from node.api.service import (
 from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
-from node.machines.system import Request
+from node.machines.system import RequestKind
 from node.peers import Incarnation, Preference
 from node.raft.outlook import Outlook, Quorum
 from node.raft.types import (
@@ -42,7 +42,7 @@ from node.raft.types import (
     Role,
 )
 from node.system.access import AccessState
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from node.tokens import hash_token
 
 ME = Incarnation("node-a", bytes([1]) * 32)
@@ -53,7 +53,7 @@ TOKENS = {role: f"bst_{role.value}-token" for role in AccessRole}
 ACCESS = tuple(
     Grant(
         name=role.value,
-        kind=Kind.TOKEN,
+        kind=CredentialKind.TOKEN,
         credential=bytes.fromhex(hash_token(TOKENS[role])),
         roles=(role,),
     )
@@ -208,14 +208,14 @@ class FakeService:
         self.index += 1
         self.executed.append((commands, key, feed))
         at = Cursor(3, self.index)
-        request = Request.SYSTEM_COMMAND if system else Request.COMMAND
+        request = RequestKind.SYSTEM_COMMAND if system else RequestKind.COMMAND
         outcome = Ok((), at) if feed else Ok(self._apply(commands, credential, request), at)
         if key is not None:
             self.by_key[key] = outcome
         return outcome
 
     def _apply(self, commands, credential, request):
-        target = self.machine if request is Request.COMMAND else self.state
+        target = self.machine if request is RequestKind.COMMAND else self.state
         savepoint = target.savepoint()
         results = []
         for sub, command in enumerate(commands):
@@ -238,7 +238,7 @@ class FakeService:
             raise self.end_with
         if self.end_with is not None:
             return self.end_with
-        request = Request.SYSTEM_QUERY if system else Request.QUERY
+        request = RequestKind.SYSTEM_QUERY if system else RequestKind.QUERY
         value = self.refusal(credential, request, query)
         try:
             value = value or (self.state if system else self.machine).query(query)

@@ -20,7 +20,7 @@ from node.api.operations import ANY_ROLE, OPERATIONS, PUBLIC
 from node.api.problems import ProblemError
 from node.raft.types import Cursor, NotExecuted
 from node.system.access import AccessState
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from node.system.passwords import hash_password
 from node.tokens import hash_token, new_token, spki_digest
 from tests.node.api.fakes import ACCESS, NOW_MS, TOKENS, FakeService, asgi, call
@@ -55,7 +55,9 @@ def basic(name, password):
 
 
 def token_grant(name, token, *roles, **more):
-    return Grant(name=name, kind=Kind.TOKEN, credential=bytes.fromhex(hash_token(token)), roles=roles, **more)
+    return Grant(
+        name=name, kind=CredentialKind.TOKEN, credential=bytes.fromhex(hash_token(token)), roles=roles, **more
+    )
 
 
 # ---- operations and roles --------------------------------------------------------------
@@ -197,7 +199,7 @@ CLIENT = Identity.generate("ops-laptop", datetime.now(UTC))
 STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
 PINNED = Grant(
     name="ops-laptop",
-    kind=Kind.CERTIFICATE,
+    kind=CredentialKind.CERTIFICATE,
     credential=spki_digest(x509.load_der_x509_certificate(CLIENT.certificate_der)),
     roles=(AccessRole.READ,),
     certificate=CLIENT.certificate_der,
@@ -230,7 +232,9 @@ def test_a_wrong_token_is_not_forgiven_for_a_good_certificate():
 # ---- names with passwords ------------------------------------------------------------------
 def user(name, password, *roles):
     kept = hash_password(password.encode(), b"0" * 16)
-    return Grant(name=name, kind=Kind.USER, credential=kept.credential_of(name), roles=roles, password=kept)
+    return Grant(
+        name=name, kind=CredentialKind.USER, credential=kept.credential_of(name), roles=roles, password=kept
+    )
 
 
 ALICE = user("alice", "secret", AccessRole.READ)

@@ -16,13 +16,13 @@ from attestation.encoding import strict_json
 from enclave.identity import Identity
 from node import tokens
 from node.api import commands
-from node.api.access import Gate
+from node.api.access import AccessGate
 from node.client import UnreachableError, evidence, provision_group_key
 from node.client.channel import client_tls_context
 from node.raft.types import Applied, Cursor, Ok
 from node.system.access import AccessState
 from node.system.access_list import AccessList
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from tests.node.api.fakes import IDENTITY, FakeService, call, served
 
 NOW = datetime.now(UTC)
@@ -111,7 +111,7 @@ def call_with_an_issued_certificate(tmp_path):
     issued = certificate("friend", other_key, "ops", pinned_key, ca=False)
     grant = Grant(
         name="ops",
-        kind=Kind.CERTIFICATE,
+        kind=CredentialKind.CERTIFICATE,
         credential=tokens.spki_digest(pinned),
         roles=(AccessRole.READ,),
         certificate=pinned.public_bytes(Encoding.DER),
@@ -199,13 +199,13 @@ def test_a_reader_cannot_write():
 
 
 def test_past_the_gate_the_log_still_refuses_the_caller(monkeypatch):
-    monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
+    monkeypatch.setattr(AccessGate, "_require", lambda self, grant, _roles: grant)
 
     assert write_with_a_readers_token() is None
 
 
 def test_without_both_checks_of_the_role_the_attack_works(monkeypatch):
-    monkeypatch.setattr(Gate, "_require", lambda self, grant, _roles: grant)
+    monkeypatch.setattr(AccessGate, "_require", lambda self, grant, _roles: grant)
     monkeypatch.setattr(Grant, "permit_command", lambda self, _command, _machine: None)
 
     assert write_with_a_readers_token() is not None

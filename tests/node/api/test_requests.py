@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from node.api import server
 from node.api.limits import CHUNKS_MAX, FIELDS_MAX, ApiLimits
 from node.api.protocol import ApiProtocol
-from node.api.requests import BadRequestError, Head, RequestReader, read_head_untrusted
+from node.api.requests import BadRequestError, RequestHead, RequestReader, read_head_untrusted
 from node.tokens import AccessRole
 from tests.node.api.fakes import TOKENS, FakeService, served
 from tests.node.api.raw import PUT, connection, problem_in, read_all
@@ -181,7 +181,7 @@ def test_a_parser_that_ends_a_message_elsewhere_ends_the_connection(monkeypatch)
     """The second line of defence: the head reader overlooks something that the parser knows."""
 
     def blind(data):
-        return Head(len(HIDDEN), chunked=False, last=False)
+        return RequestHead(len(HIDDEN), chunked=False, last=False)
 
     monkeypatch.setattr("node.api.requests.read_head_untrusted", blind)
     for kind in ("upgrade", "connect-to-a-path", "two-lengths"):
@@ -213,7 +213,7 @@ def test_the_number_of_fields_in_a_head_is_bounded():
         read_head_untrusted(get(fields))
 
     assert caught.value.code == "head-too-large"
-    assert read_head_untrusted(get(fields[4:])) == Head(0, chunked=False, last=False)
+    assert read_head_untrusted(get(fields[4:])) == RequestHead(0, chunked=False, last=False)
 
 
 def test_a_body_of_one_byte_chunks_ends_before_it_costs():

@@ -28,7 +28,7 @@ from node.client.channel import client_tls_context
 from node.errors import ConfigError
 from node.places import Places
 from node.system.access import AccessState
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from node.tokens import spki_digest
 from tests.node.api.fakes import IDENTITY, TOKENS, FakeService, served
 from tests.node.api.raw import AUTHORIZATION, PEM, PUT, begin_a_post, client, connection, problem_in, read_all
@@ -88,7 +88,7 @@ STRANGER = Identity.generate("ops-laptop", datetime.now(UTC))
 def pinned(identity):
     return Grant(
         name="ops-laptop",
-        kind=Kind.CERTIFICATE,
+        kind=CredentialKind.CERTIFICATE,
         credential=spki_digest(x509.load_der_x509_certificate(identity.certificate_der)),
         roles=(AccessRole.READ,),
         certificate=identity.certificate_der,

@@ -19,7 +19,7 @@ from enclave.identity import Identity
 from node.bonds.core.handshake import Handshake
 from node.bonds.tickets.admission import judge
 from node.errors import LocalProtocolError
-from tests.support.bonds import AUTHORITY, Cluster, FakeIssuer, FakeValidator, Node
+from tests.support.bonds import AUTHORITY, BondCluster, FakeIssuer, FakeValidator, Node
 
 
 class CredulousValidator(FakeValidator):
@@ -68,7 +68,7 @@ def test_a_peer_whose_ticket_a_validator_rejects_is_not_admitted(attack: str) ->
     issuer, reason, check = TICKET_ATTACKS[attack]
 
     async def run(without: frozenset[str]) -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(FakeValidator(without=without),))
             mallory = await cluster.start("mallory", victim.address, **attacker(issuer=issuer))
             if without:
@@ -93,7 +93,7 @@ def test_an_expired_ticket_is_refused_even_if_the_validator_lets_it_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def run(*, ablated: bool) -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             lenient = FakeValidator(without=frozenset({"expiry"}))
             victim = await cluster.start("victim", validators=(lenient,))
             mallory = await cluster.start("mallory", victim.address, **attacker(issuer={"lifetime": PAST}))
@@ -126,7 +126,7 @@ def test_an_expired_ticket_is_refused_even_if_the_validator_lets_it_pass(
 )
 def test_another_nodes_ticket_cannot_be_replayed(without: tuple[str, ...], works: bool) -> None:
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(FakeValidator(without=frozenset(without)),))
             honest = await cluster.start("honest", victim.address)
             await victim.until_bonded(honest)
@@ -147,7 +147,7 @@ def test_a_peers_own_older_ticket_cannot_be_replayed() -> None:
     """Freshness: a key that was stolen later cannot live on the quotes that were made before."""
 
     async def run(without: frozenset[str]) -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(FakeValidator(without=without),))
             identity = Identity.generate("mallory", datetime.now(UTC))
             old = FakeIssuer(identity)
@@ -193,7 +193,7 @@ def test_a_peer_with_another_key_or_network_is_refused(attack: str, monkeypatch:
     lenient = FakeValidator(without=frozenset({"network"}))
 
     async def run(*, ablated: bool) -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(lenient,))
             mallory = await cluster.start("mallory", victim.address, **attacker(**changes))
             if ablated:
@@ -214,7 +214,7 @@ def test_a_peer_with_another_key_or_network_is_refused(attack: str, monkeypatch:
 
 def test_a_peer_of_another_group_finds_no_group_and_learns_nothing_about_ours() -> None:
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim")
             mallory = await cluster.start("mallory", victim.address, **attacker(group_id=b"g" * 32))
             event = await victim.until_event("bond-refused", reason="group-not-found")
@@ -228,7 +228,7 @@ def test_a_peer_of_another_group_finds_no_group_and_learns_nothing_about_ours() 
 
 def test_a_member_without_a_ticket_of_the_required_class_is_refused() -> None:
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             both = (FakeValidator(), FakeValidator(ticket_class="second"))
             victim_identity = Identity.generate("victim", datetime.now(UTC))
             issuers = (FakeIssuer(victim_identity), FakeIssuer(victim_identity, ticket_class="second"))
@@ -247,7 +247,7 @@ def test_a_validator_that_fails_admits_no_peer(caplog: pytest.LogCaptureFixture)
         raise RuntimeError("a bug")
 
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(FakeValidator(on_validate=fail),))
             await cluster.start("mallory", victim.address, **attacker())
             await victim.until_event("bond-refused", reason="validator-failed")
@@ -260,7 +260,7 @@ def test_a_validator_that_fails_admits_no_peer(caplog: pytest.LogCaptureFixture)
 
 def test_connecting_to_oneself_is_refused() -> None:
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = Node("narcissus")
             cluster.nodes.append(node)
             await node.endpoint.start()
@@ -277,7 +277,7 @@ def test_the_fake_authority_is_what_the_fakes_trust() -> None:
     """Guards the tests above: with everything right, the attacker's own set-up is admitted."""
 
     async def run() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             victim = await cluster.start("victim", validators=(FakeValidator(authority=AUTHORITY),))
             friend = await cluster.start("friend", victim.address, **attacker("friend"))
             await victim.until_bonded(friend)

@@ -25,7 +25,7 @@ from node.bonds.endpoint import BondEndpoint
 from node.bonds.settings import BondSettings
 from node.errors import ConfigError, LocalProtocolError
 from node.peers import BondLoss, Incarnation, Preference
-from tests.support.bonds import GROUP, NETWORK, QUICK, Cluster, FakeIssuer, FakeValidator, Node
+from tests.support.bonds import GROUP, NETWORK, QUICK, BondCluster, FakeIssuer, FakeValidator, Node
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 # ---- forming ----------------------------------------------------------------------
 def test_three_nodes_with_one_seed_become_a_full_mesh(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             c = await cluster.start("c", a.address, preference=Preference.OBSERVER)
@@ -63,7 +63,7 @@ def test_three_nodes_with_one_seed_become_a_full_mesh(run: Run) -> None:
 
 def test_admission_is_recorded_on_both_sides(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -82,7 +82,7 @@ def test_admission_is_recorded_on_both_sides(run: Run) -> None:
 
 def test_payloads_arrive_whole_and_in_order(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -99,7 +99,7 @@ def test_payloads_arrive_whole_and_in_order(run: Run) -> None:
 
 def test_many_small_payloads_over_one_bond(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -114,7 +114,7 @@ def test_many_small_payloads_over_one_bond(run: Run) -> None:
 
 def test_a_payload_that_no_peer_would_take_is_not_sent() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("a", settings=replace(QUICK, payload_bytes_max=1000))
             with pytest.raises(LocalProtocolError, match="1001 bytes"):
                 node.group().send([], b"x" * 1001)
@@ -127,7 +127,7 @@ def test_two_that_dial_each_other_keep_one_bond(run: Run, attempt: int) -> None:
     """Glare: whatever the timing, both keep the same connection."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, yield_ms=1)
             a, b = Node("a", settings=settings), Node("b", settings=settings)
             cluster.nodes += [a, b]
@@ -160,7 +160,7 @@ def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Ru
     """The larger one's connection is first, and held right before admission until the other is there."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             judging, go_on = threading.Event(), threading.Event()
 
             def hold() -> None:
@@ -195,7 +195,7 @@ def test_of_two_bonds_under_way_the_one_that_the_smaller_id_opened_stays(run: Ru
 
 def test_a_group_that_is_joined_later_is_found_by_retrying(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             late = Node("late")
             cluster.nodes.append(late)
             await late.endpoint.start()
@@ -209,7 +209,7 @@ def test_a_group_that_is_joined_later_is_found_by_retrying(run: Run) -> None:
 
 def test_a_seed_with_a_dns_name_is_resolved(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", f"localhost:{a.endpoint.port}")
             await b.until_bonded(a)
@@ -220,7 +220,7 @@ def test_a_seed_with_a_dns_name_is_resolved(run: Run) -> None:
 # ---- ending ------------------------------------------------------------------------
 def test_a_departure_is_distinguished_from_a_loss(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -238,7 +238,7 @@ def test_a_departure_is_distinguished_from_a_loss(run: Run) -> None:
 
 def test_a_broken_connection_is_noticed_at_once_and_dialled_again(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -269,7 +269,7 @@ def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
     """Killed: the kernel closes the socket, so at once. Stopped: only silence tells."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a", settings=replace(QUICK, silence_ms=1500))
             child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), a.address])
             try:
@@ -296,7 +296,7 @@ def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
 
 def test_a_node_that_restarts_at_the_same_address_is_bonded_as_a_new_incarnation(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             old = await cluster.start("b", a.address)
             await a.until_bonded(old)
@@ -316,7 +316,7 @@ def test_a_node_that_restarts_at_the_same_address_is_bonded_as_a_new_incarnation
 
 def test_an_idle_bond_lives_on_pings(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, ping_interval_ms=30, silence_ms=120)
             a = await cluster.start("a", settings=settings)
             b = await cluster.start("b", a.address, settings=settings)
@@ -331,7 +331,7 @@ def test_an_idle_bond_lives_on_pings(run: Run) -> None:
 
 def test_a_peer_that_does_not_read_loses_its_bond() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a", settings=replace(QUICK, send_buffer_bytes_max=1_000_000))
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -350,7 +350,7 @@ def test_a_peer_that_does_not_read_loses_its_bond() -> None:
 
 def test_a_peer_that_is_not_read_for_long_keeps_its_bond_and_is_read_on_in_order(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, ping_interval_ms=50, silence_ms=125)
             a = await cluster.start("a", settings=settings)
             b = await cluster.start("b", a.address, settings=settings)
@@ -389,7 +389,7 @@ def pausing(node: Node, peer: Node) -> Callable[[Incarnation, bytes], None]:
 
 def test_after_a_pause_a_departure_is_reported_after_all_messages_sent_before_it(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -413,7 +413,7 @@ def test_after_a_pause_a_departure_is_reported_after_all_messages_sent_before_it
 
 def test_a_bond_that_ends_is_read_again_until_the_peer_is_gone(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a", settings=replace(QUICK, linger_ms=60_000))
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -433,7 +433,7 @@ def test_a_bond_that_ends_is_read_again_until_the_peer_is_gone(run: Run) -> None
 
 def test_nothing_is_delivered_of_a_bond_that_is_to_end(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -456,7 +456,7 @@ def test_nothing_is_delivered_of_a_bond_that_is_to_end(run: Run) -> None:
 
 def test_the_owner_of_a_bond_can_end_it_and_the_peer_gets_the_reason(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -473,7 +473,7 @@ def test_the_owner_of_a_bond_can_end_it_and_the_peer_gets_the_reason(run: Run) -
 
 def test_a_bond_that_one_side_refuses_is_not_retried_in_a_loop(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, refused_max_ms=60_000)
             a = await cluster.start("a", settings=settings)
             b = await cluster.start("b", a.address, settings=settings)
@@ -491,7 +491,7 @@ def test_a_bond_that_one_side_refuses_is_not_retried_in_a_loop(run: Run) -> None
 
 def test_an_admitted_peer_that_breaks_the_protocol_loses_its_bond() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -554,7 +554,7 @@ def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: 
     """Half-open: the peer lost the connection, we have not noticed. It need not wait until we do."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, proof_timeout_ms=900, handshake_timeout_ms=900, silence_ms=60_000)
             identities = sorted(
                 (Identity.generate(name, datetime.now(UTC)) for name in ("one", "two")),
@@ -582,7 +582,7 @@ def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: 
 
 def test_a_departing_member_does_not_wait_for_a_peer_that_does_not_listen(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, depart_ms=100)
             a = await cluster.start("a", settings=settings)
             b = await cluster.start("b", a.address)
@@ -603,7 +603,7 @@ def test_a_departing_member_does_not_wait_for_a_peer_that_does_not_listen(run: R
 
 def test_a_bug_in_one_bonds_timers_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             c = await cluster.start("c", a.address)
@@ -647,7 +647,7 @@ def claims_seen(at: Node) -> list[Any]:
 
 def test_peers_see_the_cluster_of_a_member_as_soon_as_it_holds_something_of_one(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -666,7 +666,7 @@ def test_a_cluster_that_is_founded_during_the_handshake_is_attested_right_after_
     """The ticket was made before; nobody would ask for another one until two thirds of its life are over."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             identity = Identity.generate("b", datetime.now(UTC))
             issuer = FoundsWhileIssuing(identity)
@@ -683,7 +683,7 @@ def test_a_cluster_that_is_founded_during_the_handshake_is_attested_right_after_
 
 def test_a_ticket_is_renewed_on_the_living_bond(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address, **short_lived("b", timedelta(milliseconds=600)))
             await a.until_bonded(b)
@@ -704,7 +704,7 @@ def test_a_ticket_is_renewed_on_the_living_bond(run: Run) -> None:
 
 def test_an_expired_ticket_ends_the_bond(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             options = short_lived("b", timedelta(milliseconds=300))
             b = await cluster.start("b", a.address, **options)
@@ -730,7 +730,7 @@ def _stop_issuing(node: Node) -> None:
 
 def test_a_clock_set_back_prolongs_nothing(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address, **short_lived("b", timedelta(milliseconds=300)))
             await a.until_bonded(b)
@@ -745,7 +745,7 @@ def test_a_clock_set_back_prolongs_nothing(run: Run) -> None:
 
 def test_a_clock_set_forward_ends_the_bond_early(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address, **short_lived("b", timedelta(hours=1)))
             await a.until_bonded(b)
@@ -759,7 +759,7 @@ def test_a_clock_set_forward_ends_the_bond_early(run: Run) -> None:
 
 def test_a_peer_whose_new_ticket_is_rejected_loses_its_bond(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             options = short_lived("b", timedelta(milliseconds=600))
             b = await cluster.start("b", a.address, **options)
@@ -778,7 +778,7 @@ def test_a_new_verdict_ends_the_bond(run: Run) -> None:
     """New collateral, or a policy that no longer accepts an image: judged again without a new ticket."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             validator = FakeValidator(images={"good", "old"})
             a = await cluster.start("a", validators=(validator,))
             identity = Identity.generate("b", datetime.now(UTC))
@@ -802,7 +802,7 @@ def test_judging_again_while_newer_tickets_are_judged_expels_no_honest_member(ru
     """The old tickets are judged with the binding that they were made for, not with the newest one."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             judging, go_on = threading.Event(), threading.Event()
             validator = FakeValidator()
             a = await cluster.start("a", validators=(validator,))
@@ -839,7 +839,7 @@ def test_judging_again_while_newer_tickets_are_judged_expels_no_honest_member(ru
 
 def test_a_node_that_cannot_make_its_ticket_reports_it(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = Node("b")
             cluster.nodes.append(b)
@@ -855,7 +855,7 @@ def test_a_node_that_cannot_make_its_ticket_reports_it(run: Run) -> None:
 
 def test_a_peer_can_announce_its_new_address(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -885,7 +885,7 @@ def endpoint_of(node: Node, **changes: Any) -> BondEndpoint:
 
 def test_a_port_in_use_is_named_with_its_key(run: Run) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("a")
             other = endpoint_of(Node("b"), listen=("127.0.0.1", node.endpoint.port))
             with pytest.raises(
@@ -924,7 +924,7 @@ def test_no_more_addresses_are_advertised_than_peers_take() -> None:
 
 def test_a_wrong_seed_is_named() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             with pytest.raises(ConfigError, match=r"'nonsense' is not host:port .key bond\.seeds"):
                 await cluster.start("a", "nonsense")
 
@@ -933,7 +933,7 @@ def test_a_wrong_seed_is_named() -> None:
 
 def test_a_group_is_joined_once_and_after_the_start() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = Node("a")
             cluster.nodes.append(node)
             with pytest.raises(LocalProtocolError, match="not started"):
@@ -947,7 +947,7 @@ def test_a_group_is_joined_once_and_after_the_start() -> None:
 
 def test_a_group_whose_tickets_we_cannot_make_is_not_joined() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             with pytest.raises(ConfigError, match="cannot make: tdx"):
                 await cluster.start("a", validators=(FakeValidator(ticket_class="tdx"),))
 
@@ -967,7 +967,7 @@ def test_closing_does_not_wait_for_a_dial_that_was_cancelled_when_its_socket_was
     """uvloop then closes the socket without telling the protocol."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             opened = BondEndpoint.opened
             cancelled: list[bool] = []

@@ -23,7 +23,7 @@ from node.bonds.wire.frames import HELLO_BYTES_MAX, frame_of
 from node.bonds.wire.messages import Hello, PeerEntry, Ping, Prove, Refuse
 from node.peers import Incarnation, Preference
 from node.places import Places
-from tests.support.bonds import BUILD, GROUP, NETWORK, QUICK, SECRET, Cluster, Node, RawPeer
+from tests.support.bonds import BUILD, GROUP, NETWORK, QUICK, SECRET, BondCluster, Node, RawPeer
 
 
 def hello(**changes: Any) -> Hello:
@@ -51,7 +51,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
 
 
-async def still_bonds(cluster: Cluster, node: Node) -> None:
+async def still_bonds(cluster: BondCluster, node: Node) -> None:
     friend = await cluster.start("friend", node.address)
     await node.until_bonded(friend)
 
@@ -63,7 +63,7 @@ async def still_bonds(cluster: Cluster, node: Node) -> None:
 )
 def test_garbage_is_closed_at_once_and_recorded(garbage: bytes) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port, tls=False)
             raw.send_raw(garbage)
@@ -82,7 +82,7 @@ def test_a_peer_that_trickles_is_dropped_before_it_proved_the_key() -> None:
     """Slowloris: TLS is done, the frame never is. The clock does not start anew with each byte."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=replace(QUICK, proof_timeout_ms=600))
             raw = await RawPeer.connect(node.endpoint.port)
 
@@ -104,7 +104,7 @@ def test_a_peer_that_trickles_is_dropped_before_it_proved_the_key() -> None:
 
 def test_a_connection_that_sends_nothing_is_dropped() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=replace(QUICK, proof_timeout_ms=100))
             raw = await RawPeer.connect(node.endpoint.port, tls=False)
             event = await node.until_event("bond-refused", reason="handshake-timeout")
@@ -118,7 +118,7 @@ def test_a_connection_that_sends_nothing_is_dropped() -> None:
 
 def test_a_frame_over_the_limit_is_refused_by_its_length_alone() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send_bytes((HELLO_BYTES_MAX + 1).to_bytes(4, "big"))  # and not a byte of the body
@@ -135,7 +135,7 @@ def test_a_frame_over_the_limit_is_refused_by_its_length_alone() -> None:
 )
 def test_a_malformed_message_is_refused(body: bytes) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send_bytes(len(body).to_bytes(4, "big") + body)
@@ -158,7 +158,7 @@ def test_a_frame_of_a_million_empty_lists_is_refused_before_a_list_is_built(
         return decode(data)
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(hello())
@@ -179,7 +179,7 @@ def test_a_frame_of_a_million_empty_lists_is_refused_before_a_list_is_built(
 
 def test_a_bonds_message_before_admission_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(Ping())
@@ -194,7 +194,7 @@ def test_a_proof_of_another_connection_is_worthless() -> None:
     """A man in the middle relays a member's proof: the exporter of his own connection differs."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             identity = Identity.generate("raw", datetime.now(UTC))
             one = await RawPeer.connect(node.endpoint.port, identity=identity)
@@ -212,7 +212,7 @@ def test_a_proof_of_another_connection_is_worthless() -> None:
 
 def test_an_announcement_about_another_identity_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(hello())
@@ -228,7 +228,7 @@ def test_an_announcement_about_another_identity_is_refused() -> None:
 
 def test_no_common_version_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(hello(versions=(1, 3)))
@@ -243,7 +243,7 @@ def test_a_refused_peer_that_hangs_on_is_cut_off() -> None:
     """It has a moment to read why; what it sends meanwhile is thrown away."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=replace(QUICK, linger_ms=100))
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(Ping())
@@ -261,7 +261,7 @@ def test_a_refused_peer_that_hangs_on_is_cut_off() -> None:
 
 def test_handshakes_are_capped_per_address() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             settings = replace(QUICK, handshakes_per_address_max=3)
             node = await cluster.start("node", settings=settings)
             held = [await RawPeer.connect(node.endpoint.port) for _ in range(4)]
@@ -332,7 +332,7 @@ def test_four_addresses_that_send_nothing_do_not_keep_a_genuine_member_out() -> 
     """They kept a restarted node out for as long as they liked: the newest lost."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=BESIEGED)
             siege = Siege(node, each=4)
             await siege.begun()
@@ -355,7 +355,7 @@ def test_they_would_if_the_newest_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         return item if len(places) >= STRANGERS_MAX else enter(places, item, share, known=known)
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=BESIEGED)
             siege = Siege(node, each=4)
             await siege.begun()
@@ -378,7 +378,7 @@ def test_strangers_of_many_addresses_never_crowd_out_a_known_address() -> None:
     """More addresses than places: of those who are unknown only the newest stay."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=BESIEGED)
             friend = await cluster.start("friend", node.address)
             await node.until_bonded(friend)
@@ -403,7 +403,7 @@ def test_strangers_of_many_addresses_never_crowd_out_a_known_address() -> None:
 
 def test_a_scanner_cannot_fill_the_audit_log() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node", settings=replace(QUICK, handshakes_per_address_max=64))
             for _ in range(80):
                 raw = await RawPeer.connect(node.endpoint.port, tls=False)
@@ -441,7 +441,7 @@ async def tls_connect(port: int, context: ssl.SSLContext) -> tuple[asyncio.Strea
 
 def test_tls_1_2_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             context = client_context(
                 Identity.generate("old", datetime.now(UTC)), maximum_version=ssl.TLSVersion.TLSv1_2
@@ -457,7 +457,7 @@ def test_tls_1_2_is_refused() -> None:
 
 def test_a_client_without_a_certificate_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -473,7 +473,7 @@ def test_a_client_without_a_certificate_is_refused() -> None:
 
 def test_another_protocol_over_tls_is_refused() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             context = client_context(Identity.generate("web", datetime.now(UTC)))
             context.set_alpn_protocols(["h2", "http/1.1"])
@@ -508,7 +508,7 @@ def test_a_session_is_never_resumed() -> None:
         return tls.session, tls.session_reused
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             context = client_context(
                 Identity.generate("again", datetime.now(UTC)), minimum_version=ssl.TLSVersion.TLSv1_3
@@ -551,7 +551,7 @@ def test_only_a_self_signed_p256_certificate_is_taken(kind: str) -> None:
     identity = replace(good, private_key=key, certificate_der=certificate)
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port, identity=identity)
             event = await node.until_event("bond-refused", reason="peer-certificate")

@@ -19,7 +19,7 @@ from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority
 from enclave.mock.statement import Statement
 from node.peers import BondLoss
-from tests.support.bonds import NETWORK, Cluster
+from tests.support.bonds import NETWORK, BondCluster
 from tests.support.tickets import FIRMWARE, REGISTERS, policy
 
 DEBUG = 1
@@ -61,7 +61,7 @@ class MockNode:
 
 def test_nodes_in_mock_tds_bond_and_report_that_they_are_mock(authority: MockAuthority) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             a = await cluster.start("a", **setup.options("a"))
             b = await cluster.start("b", a.address, **setup.options("b"))
@@ -80,7 +80,7 @@ def test_nodes_in_mock_tds_bond_and_report_that_they_are_mock(authority: MockAut
 
 def test_the_ticket_of_a_bond_can_be_judged_again_off_line(authority: MockAuthority) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             a = await cluster.start("a", **setup.options("a"))
             b = await cluster.start("b", a.address, **setup.options("b"))
@@ -130,7 +130,7 @@ def test_a_td_that_the_policy_does_not_accept_never_bonds(attack: str, authority
     change, reason = ATTACKS[attack]
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             honest = MockNode(authority)
             victim = await cluster.start("victim", **honest.options("victim"))
             bad = change(honest)
@@ -151,7 +151,7 @@ def test_a_td_that_the_policy_does_not_accept_never_bonds(attack: str, authority
 
 def test_another_nodes_quote_does_not_admit(authority: MockAuthority) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             victim = await cluster.start("victim", **setup.options("victim"))
             honest = await cluster.start("honest", victim.address, **setup.options("honest"))
@@ -181,7 +181,7 @@ class _Replay:
 
 def test_the_log_keeps_what_cannot_be_parsed_as_such(authority: MockAuthority) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             victim = await cluster.start("victim", **setup.options("victim"))
             options = setup.options("mallory")
@@ -199,7 +199,7 @@ def test_the_event_loop_runs_on_while_a_quote_is_made(authority: MockAuthority) 
     """A real quote takes up to seconds; the other bonds must not miss a heartbeat for it."""
 
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             a = await cluster.start("a", **setup.options("a"))
             options = setup.options("b")
@@ -241,7 +241,7 @@ class Collateral:
 
 def test_new_collateral_that_revokes_a_platform_ends_its_bond(authority: MockAuthority) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             setup = MockNode(authority)
             options = setup.options("a")
             collateral = Collateral(authority)

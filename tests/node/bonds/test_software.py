@@ -22,7 +22,7 @@ from node.bonds.wire.messages import (
 )
 from node.errors import RemoteProtocolError
 from node.features import Build, Levels, Span
-from tests.support.bonds import GROUP, NETWORK, Cluster, Node, RawPeer
+from tests.support.bonds import GROUP, NETWORK, BondCluster, Node, RawPeer
 
 LEVELS = Levels(2, "test", 3)
 FITS = Build("bondstone test", Span(1, 2), "test", Span(1, 3))
@@ -54,7 +54,7 @@ def hello(build: Build = FITS) -> Hello:
     )
 
 
-async def node_at(cluster: Cluster, name: str, *seeds: str, build: Build = FITS, **options: Any) -> Node:
+async def node_at(cluster: BondCluster, name: str, *seeds: str, build: Build = FITS, **options: Any) -> Node:
     node = Node(name, **options)
     cluster.nodes.append(node)
     node.build, node.levels = build, LEVELS
@@ -66,7 +66,7 @@ def test_a_peer_that_does_not_know_the_groups_feature_level_is_refused_at_its_he
     fields: dict[str, Any], reason: str
 ) -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await node_at(cluster, "node")
             raw = await RawPeer.connect(node.endpoint.port)
             raw.send(hello(changed(FITS, **fields)))
@@ -84,7 +84,7 @@ def test_a_peer_that_does_not_know_the_groups_feature_level_is_refused_at_its_he
 
 def test_the_initiator_is_as_strict_as_the_responder_and_makes_no_quote_for_a_refused_peer() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             old = await node_at(cluster, "old", build=changed(FITS, features=Span(1, 1)))
             old.levels = Levels(1, "test", 3)  # another cluster, or one that it had left
             node = await node_at(cluster, "node", old.address)
@@ -97,7 +97,7 @@ def test_the_initiator_is_as_strict_as_the_responder_and_makes_no_quote_for_a_re
 
 def test_before_a_genesis_two_nodes_bond_if_they_could_be_in_one_group() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await node_at(cluster, "a")
             a.levels = None
             b = await node_at(cluster, "b", a.address, build=changed(FITS, features=Span(2, 5)))
@@ -115,7 +115,7 @@ def test_before_a_genesis_two_nodes_bond_if_they_could_be_in_one_group() -> None
 
 def test_a_hello_of_a_release_before_feature_levels_is_refused_by_its_version() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await node_at(cluster, "node")
             raw = await RawPeer.connect(node.endpoint.port)
             body = canonical.encode([1, "bondstone/bond", [1], NETWORK, GROUP, b"n" * 32, "old"])
@@ -196,7 +196,7 @@ def test_an_unknown_message_is_refused_or_ignored_by_its_tag() -> None:
 
 def test_a_bond_outlives_a_message_that_only_a_later_release_knows() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             a = await cluster.start("a")
             b = await cluster.start("b", a.address)
             await a.until_bonded(b)
@@ -214,7 +214,7 @@ def test_a_bond_outlives_a_message_that_only_a_later_release_knows() -> None:
 
 def test_no_such_message_is_taken_before_admission() -> None:
     async def scenario() -> None:
-        async with Cluster() as cluster:
+        async with BondCluster() as cluster:
             node = await cluster.start("node")
             raw = await RawPeer.connect(node.endpoint.port)
             body = canonical.encode([64, "news"])

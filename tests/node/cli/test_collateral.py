@@ -23,7 +23,7 @@ from attestation.errors import (
     VerificationError,
 )
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import Fault, PCCSSettings, create_pccs
+from enclave.mock.pccs import PccsFault, PCCSSettings, create_pccs
 from enclave.mock.statement import Statement
 from node.cli.collateral import app
 from node.cli.exits import exit_code_of
@@ -114,7 +114,7 @@ def test_fetch_uses_its_cache_when_the_source_is_down(root_file: Path, tmp_path:
     faults = FaultScript()
     with serving(faults) as url:
         first = invoke(*common, "--pccs", url)
-        faults.fail_all(Fault.NOT_FOUND)
+        faults.fail_all(PccsFault.NOT_FOUND)
         second = invoke(*common, "--pccs", url)
 
     assert first.exit_code == second.exit_code == 0, second.output
@@ -402,6 +402,6 @@ def test_compare_shows_the_verdict_on_a_quote_once_the_early_set_is_standard(
 def test_compare_without_the_sets_decides_nothing(root_file: Path, tmp_path: Path) -> None:
     quote = tmp_path / "quote"
     quote.write_bytes(AUTHORITY.create_td().quote(bytes(64)))
-    with serving(FaultScript(always={"tcb-info": Fault.NOT_FOUND})) as url:
+    with serving(FaultScript(always={"tcb-info": PccsFault.NOT_FOUND})) as url:
         result = invoke("compare", quote, "--pccs", url, "--trust-root", root_file)
     assert exit_code_of(raised(result, EndorsementsUnavailableError)) == 3

@@ -4,7 +4,7 @@ import pytest
 
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import Counter
-from node.machines.system import CombinedSystem, EmptySystem, Request, SystemPart, name_of
+from node.machines.system import CombinedSystem, EmptySystem, RequestKind, SystemPart, name_of
 
 CONTEXT = ApplyContext(1, 1, 0, 0, bytes(32))
 
@@ -68,10 +68,10 @@ def test_parts_go_back_and_come_again_together():
 
 def test_every_part_judges_everything():
     both = CombinedSystem(Numbers("a", refuses=b"x"), Numbers("b", refuses=b"y"))
-    both.judge(b"z", Request.COMMAND, 1, now_ms=0, machine=Counter())
+    both.judge(b"z", RequestKind.COMMAND, 1, now_ms=0, machine=Counter())
     for refused in (b"x", b"y"):
         with pytest.raises(CommandError, match="does not let it"):
-            both.judge(refused, Request.QUERY, ["a-add"], now_ms=0, machine=Counter())
+            both.judge(refused, RequestKind.QUERY, ["a-add"], now_ms=0, machine=Counter())
 
 
 @pytest.mark.parametrize("parts", [("a", "a"), ("a", "a-")])

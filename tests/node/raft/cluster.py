@@ -22,7 +22,7 @@ from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.types import Bootstrap, Consistency, Founding, Role, Settings
 
-BUILD = Build("", Span(1, 1), "test/register", Span(1, 1))  # of a member of ``Cluster``
+BUILD = Build("", Span(1, 1), "test/register", Span(1, 1))  # of a member of ``RaftCluster``
 LEVELS = Levels(1, "test/register", 1)  # of the group of such members
 GROUP = hashlib.sha256(b"group").digest()
 WALL_MS = 1_790_000_000_000
@@ -79,7 +79,7 @@ def inc(name, life=0):
     return Incarnation(name, hashlib.sha256(f"{name}/{life}".encode()).digest())
 
 
-class Cluster:
+class RaftCluster:
     """Members, the bonds between them, and what they said and did."""
 
     def __init__(self, settings=None, seed=1, member=Member, system=EmptySystem, **overrides):
@@ -267,7 +267,7 @@ class Cluster:
 
 def three(**overrides):
     """Three founders with a leader that has committed its no-op."""
-    cluster = Cluster(**overrides)
+    cluster = RaftCluster(**overrides)
     for name in "abc":
         cluster.add(name)
     cluster.elect()

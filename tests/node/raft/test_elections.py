@@ -15,7 +15,7 @@ from node.raft.types import (
     Role,
     Settings,
 )
-from tests.node.raft.cluster import Cluster, inc, three
+from tests.node.raft.cluster import RaftCluster, inc, three
 
 
 def request(node, term, *, pre=False, last=None, roll=None, transfer=False):
@@ -38,7 +38,7 @@ def test_exactly_one_leader_is_elected_and_the_others_follow_it():
 
 def test_a_killed_leader_is_replaced_within_a_second_because_its_bonds_break():
     for seed in range(20):
-        cluster = Cluster(seed=seed)
+        cluster = RaftCluster(seed=seed)
         for name in "abc":
             cluster.add(name)
         cluster.run(1500)
@@ -215,7 +215,7 @@ class ForgetsVotes(Member):
 
 
 def test_without_recording_votes_two_candidates_get_one_voters_vote():
-    cluster = Cluster(member=ForgetsVotes)
+    cluster = RaftCluster(member=ForgetsVotes)
     for name in "abc":
         cluster.add(name)
     cluster.elect()
@@ -312,7 +312,7 @@ def test_a_rebooted_voter_is_another_incarnation_and_abstains():
 
 
 def test_an_observer_never_stands():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", Bootstrap.INIT)
     cluster.add("o", Bootstrap.JOIN, preference=Preference.OBSERVER)
     cluster.run(3000)
@@ -324,7 +324,7 @@ def test_an_observer_never_stands():
 
 
 def test_a_reluctant_member_waits_longer_than_any_normal_one():
-    cluster = Cluster()
+    cluster = RaftCluster()
     node = cluster.add("r", Bootstrap.JOIN, preference=Preference.RELUCTANT)
     slowest = cluster.settings.election_timeout_ms + cluster.settings.election_jitter_ms
 
@@ -333,7 +333,7 @@ def test_a_reluctant_member_waits_longer_than_any_normal_one():
 
 def asks_after_a_lost_bond(preference):
     """Return after how long the follower of the highest rank asks for votes once its bond with the leader broke."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     *others, name = sorted("abc", key=inc)
     for other in others:
         cluster.add(other)
@@ -415,7 +415,7 @@ def left_behind_by_a_dead_leader(member):
     The two that are left need three of the four old voters as long as they do not know of the commit. The third
     holds more of the dead leader's log than they do, so it refuses them; and it may not stand itself.
     """
-    cluster = Cluster(member=member, tie_break=False)
+    cluster = RaftCluster(member=member, tie_break=False)
     for name in "abcd":
         cluster.add(name, expect=4)
     leader = cluster.elect()

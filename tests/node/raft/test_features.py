@@ -51,7 +51,7 @@ from node.raft.types import (
     Ok,
     Unknown,
 )
-from tests.node.raft.cluster import BUILD, LEVELS, Cluster, Register, inc, three
+from tests.node.raft.cluster import BUILD, LEVELS, RaftCluster, Register, inc, three
 
 OLD, NEW, NEWEST = Features(1, 1), Features(1, 2, after_ms=60_000), Features(1, 3)
 
@@ -83,7 +83,7 @@ class Migrating(Versions):
 
 
 def group(*features, names="abc", machines=None, **settings):
-    cluster = Cluster(**settings)
+    cluster = RaftCluster(**settings)
     for position, name in enumerate(names):
         machine = machines[position] if machines else None
         cluster.add(name, expect=len(names), features=features[position], machine=machine)
@@ -167,7 +167,7 @@ def test_a_group_begins_at_the_highest_version_of_the_machine_that_all_its_found
 
 
 def test_a_sole_founder_begins_at_its_own_highest_level():
-    cluster = Cluster(min_voters=1)
+    cluster = RaftCluster(min_voters=1)
     cluster.add("a", bootstrap=Bootstrap.INIT, features=NEWEST, machine=Versions(2, 3))
     cluster.elect()
     assert levels(cluster) == {Levels(3, "test/register", 3)}
@@ -177,7 +177,7 @@ def test_a_sole_founder_begins_at_its_own_highest_level():
     "wrong", [Levels(2, "test/register", 1), Levels(1, "other", 1), Levels(1, "test/register", 2)]
 )
 def test_a_founder_signs_no_genesis_at_other_levels_than_all_founders_know(wrong):
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, features=NEW if name == "a" else OLD)
     cluster.drop = lambda *message: isinstance(message[2], GenesisProposal)
@@ -285,7 +285,7 @@ class AtOnce(Member):
 
 
 def test_the_minute_is_what_keeps_a_level_from_being_written_at_once():
-    cluster = Cluster(member=AtOnce)
+    cluster = RaftCluster(member=AtOnce)
     for name in "abc":
         cluster.add(name, features=OLD if name == "a" else NEW)
     cluster.elect()
@@ -338,7 +338,7 @@ def test_a_member_whose_software_does_not_know_what_follows_stops_before_it():
 
 def test_a_log_of_a_higher_level_than_an_image_knows_stops_it_by_name():
     """The host started an older image on it."""
-    cluster = Cluster(trust_disk=True, min_voters=1)
+    cluster = RaftCluster(trust_disk=True, min_voters=1)
     node = cluster.add("a", bootstrap=Bootstrap.INIT, features=NEW)
     cluster.elect()
     log = node.log.slice(1, node.log.last().index, 10**9)
@@ -399,7 +399,7 @@ def change(cluster, name, version):
 
 def old_group(*machines):
     """A group founded at version 1 with a member that knew no other, of which that one is gone."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, machine=Versions(1, 1) if name == "a" else machines["bc".index(name)])
     cluster.elect()

@@ -47,7 +47,7 @@ from node.raft.types import (
     Role,
     Unknown,
 )
-from tests.node.raft.cluster import BUILD, GROUP, LEVELS, Cluster, FakeCredentials, inc, three
+from tests.node.raft.cluster import BUILD, GROUP, LEVELS, FakeCredentials, RaftCluster, inc, three
 
 
 def clusters(cluster):
@@ -55,7 +55,7 @@ def clusters(cluster):
 
 
 def test_init_founds_a_group_of_one_that_works():
-    cluster = Cluster()
+    cluster = RaftCluster()
     node = cluster.add("a", Bootstrap.INIT)
     cluster.run(50)
 
@@ -64,7 +64,7 @@ def test_init_founds_a_group_of_one_that_works():
 
 
 def test_join_never_founds():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, Bootstrap.JOIN)
     cluster.run(60_000)
@@ -83,7 +83,7 @@ def test_expect_founds_with_every_founders_signature():
 
 
 def test_expect_does_not_found_with_one_too_few():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a")
     cluster.add("b")
     cluster.run(60_000)
@@ -92,7 +92,7 @@ def test_expect_does_not_found_with_one_too_few():
 
 
 def test_more_than_expected_found_with_the_smallest_and_the_others_join():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abcde":
         cluster.add(name)
     cluster.elect()
@@ -109,7 +109,7 @@ def test_an_observer_is_never_a_founder_and_does_not_keep_others_from_founding(r
     """The smallest identities found, and the smallest of all collects the signatures."""
     names = sorted("abcd", key=inc)
     observer = names.pop(rank)
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add(observer, preference=Preference.OBSERVER)
     for name in names:
         cluster.add(name)
@@ -121,7 +121,7 @@ def test_an_observer_is_never_a_founder_and_does_not_keep_others_from_founding(r
 
 @pytest.mark.parametrize("bootstrap", [Bootstrap.AUTO, Bootstrap.INIT])
 def test_a_single_observer_founds_nothing(bootstrap):
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("o", bootstrap, preference=Preference.OBSERVER, delay=1000)
     cluster.run(20_000)
 
@@ -129,7 +129,7 @@ def test_a_single_observer_founds_nothing(bootstrap):
 
 
 def test_a_genesis_with_a_forged_signature_is_refused():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a")
     cluster.add("b")
     cluster.add("c")
@@ -152,7 +152,7 @@ def test_a_genesis_with_a_forged_signature_is_refused():
 
 def about_to_found():
     """Three founders that see each other, smallest first, of whom none has been asked to sign yet."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.drop = lambda s, t, m: isinstance(m, GenesisProposal)
     for name in "abc":
         cluster.add(name)
@@ -215,7 +215,7 @@ def test_a_genesis_signature_that_does_not_verify_is_a_violation_and_founds_noth
 
 
 def test_an_incarnation_signs_one_genesis_at_a_time():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name)
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
@@ -231,7 +231,7 @@ def test_an_incarnation_signs_one_genesis_at_a_time():
 
 
 def test_a_founder_that_dies_before_it_signs_frees_the_others_signatures():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, bond=False)
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
@@ -251,7 +251,7 @@ def test_a_founder_that_dies_before_it_signs_frees_the_others_signatures():
 
 
 def test_a_dead_collector_is_reported_and_its_signers_never_sign_again():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name)
     a, b, _ = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
@@ -267,7 +267,7 @@ def test_a_dead_collector_is_reported_and_its_signers_never_sign_again():
 
 def test_founders_that_lost_their_genesis_have_it_from_a_learner_when_the_collector_is_dead():
     """Seed 950062879: two of three voters lived, a learner had the whole log, and nobody ever led again."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name)
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
@@ -309,7 +309,7 @@ def test_a_genesis_of_another_cluster_than_ones_own_changes_nothing():
 
 def test_founding_survives_lost_messages():
     for seed in range(10):
-        cluster = Cluster(seed=seed)
+        cluster = RaftCluster(seed=seed)
         for name in "abc":
             cluster.add(name)
         cluster.drop = lambda *_: cluster.random.random() < 0.4  # noqa: B023
@@ -322,7 +322,7 @@ def test_founding_survives_lost_messages():
 
 def test_rival_genesis_is_detected_refused_and_nothing_is_truncated():
     """Named schedule 24: six members, three and three, founded apart."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name)
     cluster.run(2000)
@@ -348,7 +348,7 @@ def test_rival_genesis_is_detected_refused_and_nothing_is_truncated():
 # ---- auto -------------------------------------------------------------------
 def autos(names="abc", **settings):
     """Members that founded apart."""
-    cluster = Cluster(**settings)
+    cluster = RaftCluster(**settings)
     for name in names:
         cluster.add(name, Bootstrap.AUTO, delay=500, bond=False)
     cluster.run(2000)
@@ -357,7 +357,7 @@ def autos(names="abc", **settings):
 
 
 def test_auto_alone_founds_after_the_delay_and_not_before():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", Bootstrap.AUTO, delay=3000)
     cluster.run(2900)
     before = clusters(cluster)
@@ -368,7 +368,7 @@ def test_auto_alone_founds_after_the_delay_and_not_before():
 
 
 def test_a_reluctant_auto_member_leaves_the_others_more_time_to_found():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("r", Bootstrap.AUTO, delay=1000, preference=Preference.RELUCTANT)
     cluster.run(1000 * cluster.settings.reluctant_factor - 100)
     before = clusters(cluster)
@@ -379,7 +379,7 @@ def test_a_reluctant_auto_member_leaves_the_others_more_time_to_found():
 
 
 def test_auto_members_that_see_each_other_found_once():
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, Bootstrap.AUTO)
     cluster.run(8000)
@@ -541,7 +541,7 @@ def test_with_trust_disk_a_restart_does_not_forget_that_a_cluster_ended():
 
 def joined_by_two():
     """An ``auto`` cluster of A, with X and Y that only join."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", Bootstrap.AUTO, delay=100)
     cluster.run(500)
     for name in "xy":
@@ -584,7 +584,7 @@ def test_an_empty_auto_cluster_yields_whichever_member_leads_it():
 
 
 def test_a_cluster_that_was_founded_otherwise_never_yields_though_its_leader_would_found_by_itself():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", Bootstrap.INIT)
     cluster.run(500)
     cluster.add("b", Bootstrap.AUTO, delay=60_000)
@@ -602,7 +602,7 @@ def test_a_cluster_that_was_founded_otherwise_never_yields_though_its_leader_wou
 
 
 def test_a_torn_write_of_the_genesis_does_not_take_back_its_signature():
-    cluster = Cluster(trust_disk=True)
+    cluster = RaftCluster(trust_disk=True)
     for name in "abc":
         cluster.add(name)
     cluster.elect()
@@ -634,7 +634,7 @@ def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_t
 
 
 def test_a_member_that_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_for_another():
-    cluster = Cluster(trust_disk=True)
+    cluster = RaftCluster(trust_disk=True)
     for name in "abc":
         cluster.add(name, bond=False)
     for pair in ("ab", "ac", "bc"):
@@ -658,7 +658,7 @@ def test_a_member_that_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_
 
 
 def test_a_member_without_state_of_an_auto_cluster_believes_a_former_member_of_it():
-    cluster = Cluster()
+    cluster = RaftCluster()
     node = cluster.add("e", Bootstrap.EXPECT)
     joiner = inc("j")
     gone = b"X" * 32
@@ -689,7 +689,7 @@ def dissolving(before=None):
 
     ``before``: an event for the leader, to which nobody answers either.
     """
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abc":
         cluster.add(name, Bootstrap.AUTO, delay=500)
     cluster.run(3000)

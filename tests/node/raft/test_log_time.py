@@ -4,18 +4,18 @@ import pytest
 
 from node.raft.replication import SLEW_PERCENT, Replication
 from node.raft.types import Cursor
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import RaftCluster, three
 
 TTL_MS = 60_000
 YEARS_MS = 10**12
 
 
-def newest_ms(cluster: Cluster) -> int:
+def newest_ms(cluster: RaftCluster) -> int:
     log = cluster.nodes[cluster.leader()].log
     return log.get(log.last().index).time_ms
 
 
-def write(cluster: Cluster, value: int = 1, **how) -> Cursor:
+def write(cluster: RaftCluster, value: int = 1, **how) -> Cursor:
     return cluster.outcome(cluster.execute(cluster.leader(), value, **how)).at
 
 

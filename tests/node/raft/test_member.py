@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node.peers import BondLoss, Preference
 from node.raft.events import BondDown, Received, Tick
 from node.raft.types import Bootstrap, EntryKind, Role
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import RaftCluster, three
 from tests.node.raft.test_wire import KINDS, strategy
 
 
@@ -78,7 +78,7 @@ def trace(seed):
     """A digest of everything that a small life of a cluster says and does."""
     digest = hashlib.sha256()
 
-    class Traced(Cluster):
+    class Traced(RaftCluster):
         def step(self, name, *events):
             effects = super().step(name, *events)
             digest.update(repr((self.now, name, effects)).encode())

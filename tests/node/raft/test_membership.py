@@ -8,7 +8,7 @@ from node.raft.events import Received
 from node.raft.messages import AppendReply, Verdict
 from node.raft.quorum import Config, is_quorum, is_quorum_of_all, tie_for
 from node.raft.types import Bootstrap, Cursor, EntryKind, Ok, Role
-from tests.node.raft.cluster import Cluster, inc, three
+from tests.node.raft.cluster import RaftCluster, inc, three
 
 A, B, C, D = (inc(name) for name in "abcd")
 
@@ -160,7 +160,7 @@ def test_no_voter_is_demoted_below_min_voters():
 
 def test_shrink_cascade_writes_go_on_down_to_min_voters_then_stop_then_resume():
     """Named schedule 12."""
-    cluster = Cluster()
+    cluster = RaftCluster()
     for name in "abcde":
         cluster.add(name, expect=5)
     cluster.elect()
@@ -188,7 +188,7 @@ def test_shrink_cascade_writes_go_on_down_to_min_voters_then_stop_then_resume():
 
 
 def test_two_voters_without_tie_break_stop_when_one_dies():
-    cluster = Cluster(tie_break=False)
+    cluster = RaftCluster(tie_break=False)
     for name in "ab":
         cluster.add(name, expect=2)
     leader = cluster.elect()

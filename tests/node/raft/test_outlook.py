@@ -8,7 +8,7 @@ from node.raft.outlook import Absence, Outlook, Quorum, describe
 from node.raft.quorum import Config
 from node.raft.state import HaltError
 from node.raft.types import Bootstrap, Role
-from tests.node.raft.cluster import Cluster, inc, three
+from tests.node.raft.cluster import RaftCluster, inc, three
 
 UNREACHABLE, DEPARTED, RESTARTED, EXPIRED = (
     Absence.UNREACHABLE,
@@ -132,7 +132,7 @@ def test_one_of_two_voters_that_leads_alone_reports_that_it_commits_nothing():
 
 
 def test_a_member_that_enters_knows_no_quorum_yet():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", bootstrap=Bootstrap.JOIN)
 
     assert cluster.nodes["a"].outlook() == Outlook(Quorum.UNKNOWN)

@@ -3,7 +3,7 @@
 from node.raft.events import Received
 from node.raft.messages import Append, Vote, VoteRequest
 from node.raft.types import EntryKind, Ok, Position, Role
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import RaftCluster, three
 
 
 def replies(cluster, name, sender, message):
@@ -102,7 +102,7 @@ def test_5_3_logs_with_an_entry_of_equal_index_and_term_are_equal_up_to_it():
 
 def test_5_4_1_a_leader_has_every_committed_entry():
     for seed in range(5):
-        cluster = Cluster(seed=seed)
+        cluster = RaftCluster(seed=seed)
         for name in "abcde":
             cluster.add(name, expect=5)
         old = cluster.elect()

@@ -15,7 +15,7 @@ from node.raft.types import (
     NotExecuted,
     Role,
 )
-from tests.node.raft.cluster import BUILD, Cluster, three
+from tests.node.raft.cluster import BUILD, RaftCluster, three
 
 WEAK, STRONG = Consistency.WEAK, Consistency.STRONG
 
@@ -45,7 +45,7 @@ class NoRound(Member):
 
 
 def test_without_the_quorum_round_a_cut_off_leader_answers_from_the_past():
-    cluster = Cluster(member=NoRound)
+    cluster = RaftCluster(member=NoRound)
     for name in "abc":
         cluster.add(name)
     leader = cluster.elect()
@@ -180,7 +180,7 @@ def test_a_cancelled_read_is_answered_at_once_and_only_once():
 
 # ---- leases -----------------------------------------------------------------
 def leased(member=Member):
-    cluster = Cluster(member=member, lease_reads=True)
+    cluster = RaftCluster(member=member, lease_reads=True)
     for name in "abc":
         cluster.add(name)
     cluster.elect()
@@ -505,7 +505,7 @@ def test_a_new_leader_keeps_the_age_that_it_had_until_it_knows_better():
 
 
 def test_a_member_that_is_a_quorum_alone_is_always_current():
-    cluster = Cluster(min_voters=1)
+    cluster = RaftCluster(min_voters=1)
     cluster.add("a", bootstrap=Bootstrap.INIT)
     cluster.run(5000)
 

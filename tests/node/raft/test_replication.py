@@ -9,7 +9,7 @@ from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.messages import Append, AppendReply, Chunk, Fetch, Verdict
 from node.raft.types import Bootstrap, Consistency, Entry, EntryKind, Ok, Position, Role, Unknown
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import RaftCluster, three
 from tests.node.simulation import ablations
 
 
@@ -99,7 +99,7 @@ class AcksEverything(Member):
 
 
 def test_an_ack_of_the_last_index_counts_a_tail_that_the_leader_does_not_have():
-    cluster = Cluster(member=AcksEverything)
+    cluster = RaftCluster(member=AcksEverything)
     for name in "abc":
         cluster.add(name)
     cluster.elect()
@@ -254,7 +254,7 @@ def test_a_late_joiner_pulls_from_followers_and_spares_the_leader():
 
 
 def test_the_only_peer_is_pulled_from_even_if_it_is_the_leader():
-    cluster = Cluster()
+    cluster = RaftCluster()
     cluster.add("a", Bootstrap.INIT)
     cluster.elect()
     for i in range(100):
@@ -319,7 +319,7 @@ class ServesEverything(Member):
 
 
 def test_without_the_serve_rule_a_dead_leaders_tail_is_handed_on():
-    cluster = Cluster(member=ServesEverything)
+    cluster = RaftCluster(member=ServesEverything)
     for name in "abc":
         cluster.add(name)
     cluster.elect()
@@ -432,7 +432,7 @@ def test_a_halted_member_answers_every_command_and_sends_nothing():
 
 
 def test_a_member_that_halts_in_a_step_does_not_report_the_steps_commands_as_not_done():
-    cluster = Cluster(min_voters=1)
+    cluster = RaftCluster(min_voters=1)
     node = cluster.add("a", Bootstrap.INIT)
     cluster.elect()
     apply = node.replica.machine.apply

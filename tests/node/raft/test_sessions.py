@@ -33,7 +33,7 @@ from node.raft.types import (
     Settings,
     Unknown,
 )
-from tests.node.raft.cluster import GROUP, Cluster, Register, three
+from tests.node.raft.cluster import GROUP, RaftCluster, Register, three
 
 
 def history(cluster):
@@ -118,7 +118,7 @@ def test_a_command_that_is_in_the_log_twice_is_executed_once():
 
 
 def test_without_the_session_table_it_is_executed_twice():
-    cluster = Cluster(member=WithoutDedupe)
+    cluster = RaftCluster(member=WithoutDedupe)
     for name in "abc":
         cluster.add(name)
     leader = cluster.elect()

@@ -3,7 +3,7 @@
 import pytest
 
 from node.machines.base import CommandError
-from node.machines.system import EmptySystem, Request, SystemState
+from node.machines.system import EmptySystem, RequestKind, SystemState
 from node.raft.events import Query, Received, Recovered, Violation
 from node.raft.member import Member
 from node.raft.messages import Forward, Proposal
@@ -19,7 +19,7 @@ from node.raft.types import (
     NotExecuted,
     Ok,
 )
-from tests.node.raft.cluster import Cluster, three
+from tests.node.raft.cluster import RaftCluster, three
 
 ALICE, MALLORY = b"alice", b"m" * 32
 
@@ -152,7 +152,7 @@ def test_without_a_system_state_every_system_command_and_query_is_refused():
 
 
 def test_a_system_state_comes_back_from_a_log_that_was_kept():
-    cluster = Cluster(system=Callers, trust_disk=True, min_voters=1)
+    cluster = RaftCluster(system=Callers, trust_disk=True, min_voters=1)
     node = cluster.add("a", bootstrap=Bootstrap.INIT)
     cluster.elect()
     system(cluster, "a", ["let-in", b"x", 5], credential=ALICE)
@@ -285,10 +285,10 @@ def test_the_judge_receives_the_command_and_its_caller():
     ask(cluster, "a", query=["y"], system=True)
 
     for expected in (
-        (Request.COMMAND, 7),
-        (Request.SYSTEM_COMMAND, ["x"]),
-        (Request.QUERY, "value"),
-        (Request.SYSTEM_QUERY, ["y"]),
+        (RequestKind.COMMAND, 7),
+        (RequestKind.SYSTEM_COMMAND, ["x"]),
+        (RequestKind.QUERY, "value"),
+        (RequestKind.SYSTEM_QUERY, ["y"]),
     ):
         assert expected in heard
 
@@ -336,7 +336,7 @@ def test_no_member_forwards_system_commands_for_another_members_session():
 # ---- clusters that give themselves up --------------------------------------------
 def two_alone(**whose):
     """Two members that each founded a cluster alone; the first wrote into its system state."""
-    cluster = Cluster(system=Callers, min_voters=1)
+    cluster = RaftCluster(system=Callers, min_voters=1)
     for name in "ab":
         cluster.add(name, bootstrap=Bootstrap.AUTO, bond=False)
         cluster.run(5_000)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from node.machines.system import Request
+from node.machines.system import RequestKind
 from node.raft.election import Vote
 from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.member import Member
@@ -208,7 +208,7 @@ class JudgesByItself(Member):
     """A strong query is judged when it is asked, not by the state that answers it."""
 
     def _on_query(self, query):
-        request = Request.SYSTEM_QUERY if query.system else Request.QUERY
+        request = RequestKind.SYSTEM_QUERY if query.system else RequestKind.QUERY
         refusal = self.tenure.replica._judge(query.credential, request, query.query, 0)
         if refusal is not None:
             self._complete(query.token, Answer(refusal, self.tenure.replica.applied))

@@ -6,9 +6,9 @@ from itertools import permutations
 import pytest
 
 from node.simulation.linearizability import (
+    ClientCall,
     NotLinearizableError,
-    Operation,
-    UndecidedError,
+    UndecidedHistoryError,
     check_linearizable,
 )
 
@@ -31,7 +31,7 @@ class Register:
 
 
 def op(invoked, returned, asked, output=None, key="x"):
-    return Operation(key=key, invoked=invoked, returned=returned, input=asked, output=output)
+    return ClientCall(key=key, invoked=invoked, returned=returned, input=asked, output=output)
 
 
 def test_sequential_history_is_linearizable():
@@ -119,7 +119,7 @@ def test_search_past_the_limit_is_undecided_and_not_a_yes():
     history = [op(number, 100 + number, ("write", number)) for number in range(12)]
     history.append(op(200, 201, ("read",), "never written"))
 
-    with pytest.raises(UndecidedError):
+    with pytest.raises(UndecidedHistoryError):
         check_linearizable(history, Register(), states_max=500)
 
 
@@ -129,7 +129,7 @@ def test_what_reads_need_no_search():
     history += [op(50 + number, 200 + number, ("read",), 3) for number in range(12)]
     history.append(op(300, 301, ("read",), "never written"))
 
-    with pytest.raises(UndecidedError):
+    with pytest.raises(UndecidedHistoryError):
         check_linearizable(history, Register(), states_max=5000)
     with pytest.raises(NotLinearizableError):
         check_linearizable(history, Register(), states_max=5000, is_read=is_read)

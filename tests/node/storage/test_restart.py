@@ -15,11 +15,11 @@ from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
 from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
-from tests.node.raft.cluster import BUILD, GROUP, Cluster, inc, three
+from tests.node.raft.cluster import BUILD, GROUP, RaftCluster, inc, three
 from tests.node.storage.test_file import entries
 
 
-class Disks(Cluster):
+class Disks(RaftCluster):
     """A cluster whose members write to real files; a crash loses what was not persisted.
 
     Attributes:
@@ -150,7 +150,7 @@ def test_a_peer_that_comes_and_goes_while_the_disk_hangs_leaves_no_promises_behi
 
 
 def test_a_founder_with_a_hanging_disk_keeps_one_request_for_votes_whichever_peers_come_and_go():
-    cluster = Cluster(trust_disk=True)
+    cluster = RaftCluster(trust_disk=True)
     cluster.drop = lambda sender, to, message: isinstance(message, GenesisSignature)
     for name in "abc":
         cluster.add(name)
@@ -266,7 +266,7 @@ def test_without_the_remembered_signature_one_founder_founds_two_clusters(tmp_pa
 
 def founded_with(recovered):
     """Whether a founder that finds this on its disk founds another cluster with whom it meets."""
-    cluster = Cluster(trust_disk=True)
+    cluster = RaftCluster(trust_disk=True)
     cluster.add("b", expect=2, recovered=recovered)
     cluster.add("c", expect=2)
     cluster.run(20_000)

@@ -8,12 +8,12 @@ from attestation.encoding.canonical import decode_untrusted, encode
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
-from node.machines.system import Request
+from node.machines.system import RequestKind
 from node.system import access_list
 from node.system.access import AccessState
 from node.system.access_list import AccessList
 from node.system.forms import decode_grant_untrusted, encode_grant
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from node.system.passwords import hash_password, matches
 
 NOW_MS = 1_000_000
@@ -30,7 +30,7 @@ def credential(name):
 def token(name, *roles, **more):
     return Grant(
         name=name,
-        kind=Kind.TOKEN,
+        kind=CredentialKind.TOKEN,
         credential=credential(name),
         roles=tuple(AccessRole(role) for role in roles),
         **more,
@@ -104,7 +104,7 @@ def test_a_new_credential_is_known_and_a_revoked_one_no_more():
     [
         (token("root", "read"), "access-name-taken"),
         (
-            Grant(name="x", kind=Kind.TOKEN, credential=ROOT.credential, roles=(AccessRole.READ,)),
+            Grant(name="x", kind=CredentialKind.TOKEN, credential=ROOT.credential, roles=(AccessRole.READ,)),
             "access-credential-known",
         ),
         (token("x", "read", expires_ms=NOW_MS), "access-expired"),
@@ -125,13 +125,18 @@ def test_a_new_credential_is_known_and_a_revoked_one_no_more():
         (token("x", "read", certificate=b"DER"), "access-invalid"),
         (token("x", "read", password=hash_password(b"p", bytes(16))), "access-invalid"),
         (
-            Grant(name="x", kind=Kind.CERTIFICATE, credential=credential("x"), roles=(AccessRole.READ,)),
+            Grant(
+                name="x",
+                kind=CredentialKind.CERTIFICATE,
+                credential=credential("x"),
+                roles=(AccessRole.READ,),
+            ),
             "access-invalid",
         ),
         (
             Grant(
                 name="x",
-                kind=Kind.USER,
+                kind=CredentialKind.USER,
                 credential=credential("x"),
                 roles=(AccessRole.READ,),
                 password=hash_password(b"p", bytes(16)),
@@ -242,7 +247,7 @@ def test_the_list_is_bounded_in_certificates(monkeypatch):
     pinned = [
         Grant(
             name=f"c{number}",
-            kind=Kind.CERTIFICATE,
+            kind=CredentialKind.CERTIFICATE,
             credential=credential(f"c{number}"),
             roles=(AccessRole.READ,),
             certificate=b"DER",
@@ -266,24 +271,24 @@ def test_each_role_opens_its_own_requests_and_admin_all(role):
     opens = {
         request
         for request, value in [
-            (Request.COMMAND, PUT),
-            (Request.QUERY, GET),
-            (Request.SYSTEM_COMMAND, ["access-new", FORM]),
-            (Request.SYSTEM_QUERY, ["access-list"]),
+            (RequestKind.COMMAND, PUT),
+            (RequestKind.QUERY, GET),
+            (RequestKind.SYSTEM_COMMAND, ["access-new", FORM]),
+            (RequestKind.SYSTEM_QUERY, ["access-list"]),
         ]
         if judged(state, "caller", request, value) is None
     }
 
     assert opens == {
-        AccessRole.READ: {Request.QUERY},
-        AccessRole.WRITE: {Request.COMMAND},
-        AccessRole.ADMIN: set(Request),
+        AccessRole.READ: {RequestKind.QUERY},
+        AccessRole.WRITE: {RequestKind.COMMAND},
+        AccessRole.ADMIN: set(RequestKind),
     }.get(role, set())
 
 
-@pytest.mark.parametrize("request_", list(Request), ids=lambda request: request.value)
+@pytest.mark.parametrize("request_", list(RequestKind), ids=lambda request: request.value)
 def test_a_caller_outside_the_list_may_do_nothing(request_):
-    value = {Request.COMMAND: PUT, Request.QUERY: GET}.get(request_, ["access-list"])
+    value = {RequestKind.COMMAND: PUT, RequestKind.QUERY: GET}.get(request_, ["access-list"])
 
     assert judged(AccessState([ROOT]), "stranger", request_, value) == "not-permitted"
     assert judged(AccessState(), "root", request_, value) == "not-permitted"
@@ -292,43 +297,43 @@ def test_a_caller_outside_the_list_may_do_nothing(request_):
 def test_a_member_without_a_caller_may_do_everything_but_change_the_access_list():
     state = AccessState([ROOT])
 
-    assert judged(state, None, Request.COMMAND, PUT) is None
-    assert judged(state, None, Request.QUERY, GET) is None
-    assert judged(state, None, Request.SYSTEM_COMMAND, ["tcb-seen", b"", 1]) is None
+    assert judged(state, None, RequestKind.COMMAND, PUT) is None
+    assert judged(state, None, RequestKind.QUERY, GET) is None
+    assert judged(state, None, RequestKind.SYSTEM_COMMAND, ["tcb-seen", b"", 1]) is None
     for name in ("access-new", "access-revoke", "access-list"):
-        assert judged(state, None, Request.SYSTEM_COMMAND, [name, {}]) == "not-permitted"
-    assert judged(state, None, Request.SYSTEM_QUERY, ["access-list"]) == "not-permitted"
-    assert judged(state, None, Request.SYSTEM_QUERY, ["access-current"]) is None
+        assert judged(state, None, RequestKind.SYSTEM_COMMAND, [name, {}]) == "not-permitted"
+    assert judged(state, None, RequestKind.SYSTEM_QUERY, ["access-list"]) == "not-permitted"
+    assert judged(state, None, RequestKind.SYSTEM_QUERY, ["access-current"]) is None
 
 
 def test_a_credential_expires_at_its_time_by_the_log():
     state = AccessState([token("caller", "admin", expires_ms=NOW_MS)])
 
-    assert judged(state, "caller", Request.COMMAND, PUT, now_ms=NOW_MS - 1) is None
-    assert judged(state, "caller", Request.COMMAND, PUT, now_ms=NOW_MS) == "not-permitted"
+    assert judged(state, "caller", RequestKind.COMMAND, PUT, now_ms=NOW_MS - 1) is None
+    assert judged(state, "caller", RequestKind.COMMAND, PUT, now_ms=NOW_MS) == "not-permitted"
 
 
 CAS = {"op": "cas", "key": "app/a", "expect": None, "value": "1"}
 OUTSIDE = [
-    (Request.COMMAND, PUT | {"key": "ap"}),
-    (Request.COMMAND, PUT | {"key": "b"}),
-    (Request.COMMAND, CAS | {"key": "b"}),
-    (Request.COMMAND, {"op": "delete", "key": "b"}),
-    (Request.COMMAND, {"op": "delete", "key_b64": "Yg=="}),
-    (Request.QUERY, GET | {"key": "b"}),
-    (Request.QUERY, GET | {"key": "b", "revision": 1}),
-    (Request.QUERY, {"op": "list"}),
-    (Request.QUERY, {"op": "list", "prefix": "ap"}),
-    (Request.QUERY, {"op": "list", "prefix": "b", "after": "app/"}),
+    (RequestKind.COMMAND, PUT | {"key": "ap"}),
+    (RequestKind.COMMAND, PUT | {"key": "b"}),
+    (RequestKind.COMMAND, CAS | {"key": "b"}),
+    (RequestKind.COMMAND, {"op": "delete", "key": "b"}),
+    (RequestKind.COMMAND, {"op": "delete", "key_b64": "Yg=="}),
+    (RequestKind.QUERY, GET | {"key": "b"}),
+    (RequestKind.QUERY, GET | {"key": "b", "revision": 1}),
+    (RequestKind.QUERY, {"op": "list"}),
+    (RequestKind.QUERY, {"op": "list", "prefix": "ap"}),
+    (RequestKind.QUERY, {"op": "list", "prefix": "b", "after": "app/"}),
 ]
 INSIDE = [
-    (Request.COMMAND, PUT),
-    (Request.COMMAND, PUT | {"prev": True}),
-    (Request.COMMAND, CAS),
-    (Request.COMMAND, PUT | {"key": "tmp/"}),
-    (Request.QUERY, GET),
-    (Request.QUERY, {"op": "list", "prefix": "app/"}),
-    (Request.QUERY, {"op": "list", "prefix": "app/x", "after": "zzz"}),
+    (RequestKind.COMMAND, PUT),
+    (RequestKind.COMMAND, PUT | {"prev": True}),
+    (RequestKind.COMMAND, CAS),
+    (RequestKind.COMMAND, PUT | {"key": "tmp/"}),
+    (RequestKind.QUERY, GET),
+    (RequestKind.QUERY, {"op": "list", "prefix": "app/"}),
+    (RequestKind.QUERY, {"op": "list", "prefix": "app/x", "after": "zzz"}),
 ]
 
 
@@ -351,30 +356,30 @@ def test_a_caller_limited_to_prefixes_reaches_all_within_them(request_, value):
 def test_a_caller_that_may_only_write_sees_nothing_of_the_previous_value(prefixes):
     state = AccessState([token("caller", "write", prefixes=prefixes)])
 
-    assert judged(state, "caller", Request.COMMAND, PUT) is None
-    assert judged(state, "caller", Request.COMMAND, {"op": "delete", "key": "app/a"}) is None
-    assert judged(state, "caller", Request.COMMAND, PUT | {"prev": True}) == "not-permitted"
+    assert judged(state, "caller", RequestKind.COMMAND, PUT) is None
+    assert judged(state, "caller", RequestKind.COMMAND, {"op": "delete", "key": "app/a"}) is None
+    assert judged(state, "caller", RequestKind.COMMAND, PUT | {"prev": True}) == "not-permitted"
     assert (
-        judged(state, "caller", Request.COMMAND, {"op": "delete", "key": "app/a", "prev": True})
+        judged(state, "caller", RequestKind.COMMAND, {"op": "delete", "key": "app/a", "prev": True})
         == "not-permitted"
     )
-    assert judged(state, "caller", Request.COMMAND, CAS) == "not-permitted"
+    assert judged(state, "caller", RequestKind.COMMAND, CAS) == "not-permitted"
 
 
 def test_a_machine_without_keys_refuses_a_caller_limited_to_prefixes():
     limited = AccessState([token("caller", "read", "write", prefixes=(b"a",))])
     writer = AccessState([token("caller", "write")])
 
-    for request, value in [(Request.COMMAND, {"op": "add"}), (Request.QUERY, {"op": "get"})]:
+    for request, value in [(RequestKind.COMMAND, {"op": "add"}), (RequestKind.QUERY, {"op": "get"})]:
         assert judged(limited, "caller", request, value, machine=Counter()) == "not-permitted"
-    assert judged(writer, "caller", Request.COMMAND, {"op": "add"}, machine=Counter()) is None
+    assert judged(writer, "caller", RequestKind.COMMAND, {"op": "add"}, machine=Counter()) is None
 
 
 def test_an_invalid_command_is_refused_with_the_machines_own_code():
     limited = AccessState([token("caller", "read", "write", prefixes=(b"a",))])
 
-    assert judged(limited, "caller", Request.COMMAND, {"op": "put", "value": "1"}) == "member-missing"
-    assert judged(limited, "caller", Request.QUERY, 7) == "not-an-object"
+    assert judged(limited, "caller", RequestKind.COMMAND, {"op": "put", "value": "1"}) == "member-missing"
+    assert judged(limited, "caller", RequestKind.QUERY, 7) == "not-an-object"
 
 
 # ---- state ------------------------------------------------------------------------------
@@ -382,7 +387,7 @@ def test_a_list_shows_no_password():
     password = hash_password(b"secret", bytes(16))
     user = Grant(
         name="u",
-        kind=Kind.USER,
+        kind=CredentialKind.USER,
         credential=password.credential_of("u"),
         roles=(AccessRole.READ,),
         password=password,
@@ -449,7 +454,7 @@ def test_an_invalid_snapshot_leaves_the_list_as_it_was(snapshot):
 def test_a_grant_keeps_everything_in_its_plain_form():
     grant = Grant(
         name="c",
-        kind=Kind.CERTIFICATE,
+        kind=CredentialKind.CERTIFICATE,
         credential=credential("c"),
         roles=(AccessRole.READ, AccessRole.WRITE),
         prefixes=(b"\xff",),

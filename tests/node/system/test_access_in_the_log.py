@@ -11,14 +11,14 @@ from node.raft.messages import Forward
 from node.raft.types import Applied, Bootstrap, Consistency, Failed, NotExecuted, Ok
 from node.system.access import CURRENT, PART, AccessState
 from node.system.forms import encode_grant
-from node.system.grants import AccessRole, Grant, Kind
+from node.system.grants import AccessRole, CredentialKind, Grant
 from tests.node.raft.cluster import three
 
 
 def token(name, *roles, **more):
     return Grant(
         name=name,
-        kind=Kind.TOKEN,
+        kind=CredentialKind.TOKEN,
         credential=name.encode().ljust(32, b"."),
         roles=roles or (AccessRole.READ, AccessRole.WRITE),
         **more,

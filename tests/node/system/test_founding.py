@@ -7,7 +7,7 @@ import pytest
 from node.errors import ConfigError
 from node.group_document import grants_of
 from node.system.access import AccessState
-from node.system.grants import AccessRole, Kind
+from node.system.grants import AccessRole, CredentialKind
 from tests.support import documents
 
 DIGEST = hashlib.sha256(b"token").hexdigest()
@@ -26,7 +26,7 @@ def test_every_member_begins_with_the_documents_access_list():
         entry('prefixes = ["é/", "b/"]\nexpires_at = 2030-01-01T00:00:00+01:00', '["write", "read"]')
     )
 
-    assert (grant.name, grant.kind, grant.credential.hex()) == ("a", Kind.TOKEN, DIGEST)
+    assert (grant.name, grant.kind, grant.credential.hex()) == ("a", CredentialKind.TOKEN, DIGEST)
     assert grant.roles == (AccessRole.READ, AccessRole.WRITE)
     assert grant.prefixes == (b"b/", "é/".encode())
     assert grant.expires_ms == 1_893_452_400_000

@@ -7,7 +7,7 @@ import pytest
 from attestation.collateral.enforcement import CollateralSet, Sight
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import Counter
-from node.machines.system import CombinedSystem, EmptySystem, Request
+from node.machines.system import CombinedSystem, EmptySystem, RequestKind
 from node.system.tcb import MODELS_MAX, NUMBERS_MAX, SEEN, TcbState, command_of, tcb_of
 
 FMSPC = bytes.fromhex("50806f000000")
@@ -47,10 +47,10 @@ def test_a_lower_number_is_no_news():
 def test_a_caller_may_not_write_it_whatever_its_role():
     state = TcbState()
     judged = {"now_ms": 0, "machine": Counter()}
-    state.judge(None, Request.SYSTEM_COMMAND, command_of(SET), **judged)
-    state.judge(b"c" * 32, Request.COMMAND, {"op": "add"}, **judged)
+    state.judge(None, RequestKind.SYSTEM_COMMAND, command_of(SET), **judged)
+    state.judge(b"c" * 32, RequestKind.COMMAND, {"op": "add"}, **judged)
     with pytest.raises(CommandError) as caught:
-        state.judge(b"c" * 32, Request.SYSTEM_COMMAND, command_of(SET), **judged)
+        state.judge(b"c" * 32, RequestKind.SYSTEM_COMMAND, command_of(SET), **judged)
 
     assert caught.value.code == "not-permitted"
 

@@ -25,7 +25,7 @@ from attestation.errors import (
 )
 from attestation.x509.trust import INTEL_SGX_ROOT
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import CRLEncoding, Fault
+from enclave.mock.pccs import CRLEncoding, PccsFault
 from tests.support.collateral import (
     ITEMS,
     NOW,
@@ -97,7 +97,7 @@ def test_a_client_without_a_source_cannot_exist() -> None:
 @pytest.mark.parametrize("item", ITEMS)
 def test_an_item_with_a_changed_bit_never_becomes_collateral(item: str) -> None:
     r = rig()
-    r.faults.always[item] = Fault.CORRUPT
+    r.faults.always[item] = PccsFault.CORRUPT
 
     with pytest.raises((SignatureError, MalformedError)):
         get(r)
@@ -107,20 +107,20 @@ def test_an_item_with_a_changed_bit_never_becomes_collateral(item: str) -> None:
 @pytest.mark.parametrize(
     ("item", "fault", "reason"),
     [
-        ("tcb-info", Fault.TRUNCATED, "tcb-info-malformed"),
-        ("qe-identity", Fault.TRUNCATED, "qe-identity-malformed"),
-        ("pck-crl", Fault.TRUNCATED, "pck-crl-malformed"),
-        ("root-crl", Fault.TRUNCATED, "root-crl-malformed"),
-        ("tcb-info", Fault.NO_HEADER, "tcb-info-chain-missing"),
-        ("pck-crl", Fault.NO_HEADER, "pck-crl-chain-missing"),
-        ("qe-identity", Fault.WRONG_HEADER, "qe-identity-chain-malformed"),
-        ("tcb-info", Fault.OVERSIZED, "tcb-info-too-large"),
-        ("root-crl", Fault.OVERSIZED, "root-crl-too-large"),
-        ("tcb-info", Fault.COMPRESSED, "tcb-info-malformed"),
+        ("tcb-info", PccsFault.TRUNCATED, "tcb-info-malformed"),
+        ("qe-identity", PccsFault.TRUNCATED, "qe-identity-malformed"),
+        ("pck-crl", PccsFault.TRUNCATED, "pck-crl-malformed"),
+        ("root-crl", PccsFault.TRUNCATED, "root-crl-malformed"),
+        ("tcb-info", PccsFault.NO_HEADER, "tcb-info-chain-missing"),
+        ("pck-crl", PccsFault.NO_HEADER, "pck-crl-chain-missing"),
+        ("qe-identity", PccsFault.WRONG_HEADER, "qe-identity-chain-malformed"),
+        ("tcb-info", PccsFault.OVERSIZED, "tcb-info-too-large"),
+        ("root-crl", PccsFault.OVERSIZED, "root-crl-too-large"),
+        ("tcb-info", PccsFault.COMPRESSED, "tcb-info-malformed"),
     ],
 )
 def test_an_answer_that_is_not_what_it_should_be_is_refused_by_name(
-    item: str, fault: Fault, reason: str
+    item: str, fault: PccsFault, reason: str
 ) -> None:
     r = rig()
     r.faults.always[item] = fault
@@ -133,7 +133,7 @@ def test_an_answer_that_is_not_what_it_should_be_is_refused_by_name(
 def test_a_redirect_is_not_followed(item: str) -> None:
     hosts: list[str] = []
     r = rig(transport=lambda inner: Recording(inner, hosts))
-    r.faults.always[item] = Fault.REDIRECT
+    r.faults.always[item] = PccsFault.REDIRECT
 
     assert refused(r, EndorsementsUnavailableError) == "collateral-redirected"
     assert set(hosts) == {"pccs.example"}

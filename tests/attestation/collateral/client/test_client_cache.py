@@ -24,7 +24,7 @@ from attestation.errors import (
     EndorsementsUnavailableError,
 )
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import Fault
+from enclave.mock.pccs import PccsFault
 from enclave.mock.pki import PCKValues
 from tests.support.collateral import (
     AUTHORITY,
@@ -75,7 +75,7 @@ def test_jitter_brings_a_refresh_forward_and_never_puts_it_off() -> None:
 def test_a_source_that_is_down_does_not_shorten_what_is_still_valid() -> None:
     r = rig()
     until = get(r).verified.valid_until
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
     r.clock.now = until - timedelta(minutes=5)
 
     assert get(r).endorsements == SET
@@ -84,7 +84,7 @@ def test_a_source_that_is_down_does_not_shorten_what_is_still_valid() -> None:
 def test_a_source_that_is_down_does_not_lengthen_it_either() -> None:
     r = rig()
     until = get(r).verified.valid_until
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
     r.clock.now = until + timedelta(seconds=1)
 
     assert refused(r, EndorsementsUnavailableError) == "collateral-source-failing"
@@ -93,7 +93,7 @@ def test_a_source_that_is_down_does_not_lengthen_it_either() -> None:
 def test_while_a_source_is_down_a_held_set_is_given_without_waiting_for_it() -> None:
     r = rig()
     get(r)
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
     r.clock.now += AGE_MAX
     get(r)
     asked = r.faults.asked["tcb-info"]
@@ -121,7 +121,7 @@ def test_an_unknown_platform_is_remembered_briefly() -> None:
 
 def test_a_platform_that_became_known_is_no_longer_remembered_as_unknown() -> None:
     r = rig()
-    r.faults.once["tcb-info"] = [Fault.NOT_FOUND]
+    r.faults.once["tcb-info"] = [PccsFault.NOT_FOUND]
     assert refused(r, EndorsementsUnavailableError) == "platform-unknown"
     run(r.client.refresh(PLATFORM))
 
@@ -130,7 +130,7 @@ def test_a_platform_that_became_known_is_no_longer_remembered_as_unknown() -> No
 
 def test_a_passing_failure_is_not_remembered_when_nothing_is_held() -> None:
     r = rig()
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
     refused(r, EndorsementsUnavailableError)
     r.faults.always.clear()
 
@@ -153,7 +153,7 @@ def test_concurrent_requests_cause_one_fetch() -> None:
 
 def test_concurrent_requests_all_get_the_failure() -> None:
     r = rig()
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
 
     async def storm() -> list[str]:
         async def one() -> str:
@@ -282,7 +282,7 @@ def test_unverified_quotes_cannot_start_more_than_a_few_fetches_at_once() -> Non
 def test_a_set_survives_a_restart_without_the_source(tmp_path: Path) -> None:
     get(rig(directory=tmp_path))
     r = rig(directory=tmp_path)
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
 
     assert get(r).endorsements == SET
     assert r.faults.asked.total() == 0
@@ -328,7 +328,7 @@ def test_a_record_that_does_not_verify_is_removed_from_the_disk(tmp_path: Path) 
     get(rig(directory=tmp_path))
     record_path(tmp_path).write_bytes(b"{}")
     r = rig(directory=tmp_path)
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
 
     assert refused(r, EndorsementsUnavailableError) == "collateral-source-failing"
     assert list(tmp_path.iterdir()) == []

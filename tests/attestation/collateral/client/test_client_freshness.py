@@ -11,7 +11,7 @@ from attestation.collateral.freshness import FreshnessState
 from attestation.errors import (
     StaleEndorsementsError,
 )
-from enclave.mock.pccs import Fault, PCCSSettings, create_pccs, no_fault
+from enclave.mock.pccs import PccsFault, PCCSSettings, create_pccs, no_fault
 from tests.support.collateral import (
     AUTHORITY,
     NEXT_SET,
@@ -56,9 +56,9 @@ def test_one_stale_item_among_fresh_ones_is_a_set_that_goes_back(item: str) -> N
     stale = {"stale": lambda: SET}
     seen = FreshnessState().fetched(observation_of(rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2))))
     r = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), seen=seen, **stale)
-    r.faults.always[item] = Fault.STALE
+    r.faults.always[item] = PccsFault.STALE
     unaware = rig(endorsements=NEXT_SET, now=NOW + timedelta(days=2), **stale)
-    unaware.faults.always[item] = Fault.STALE
+    unaware.faults.always[item] = PccsFault.STALE
 
     # Without the memory it is taken.
     assert get(unaware).endorsements != NEXT_SET
@@ -167,7 +167,7 @@ def test_the_refresher_survives_a_source_that_is_down_and_asks_again_later() -> 
     r = rig()
     get(r)
     r.clock.now += AGE_MAX
-    r.faults.fail_all(Fault.SERVER_ERROR)
+    r.faults.fail_all(PccsFault.SERVER_ERROR)
     keep_fresh_for(r, timedelta(minutes=5))
     asked = r.faults.asked["tcb-info"]
     assert 1 + ATTEMPTS_MAX < asked <= 1 + ATTEMPTS_MAX * 6

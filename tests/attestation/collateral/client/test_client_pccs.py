@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from attestation.collateral.client.requests import Source, UpdateMode, requests_for
 from attestation.collateral.endorsements import Endorsements
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import CRLEncoding, Fault, PCCSSettings, create_pccs, no_fault
+from enclave.mock.pccs import CRLEncoding, PccsFault, PCCSSettings, create_pccs, no_fault
 from enclave.mock.statement import Statement
 from tests.support.pccs import BASE_URL, ManualClock, platform_of
 
@@ -48,7 +48,7 @@ def ask(app: Starlette, url: str) -> httpx.Response:
     return asyncio.run(answer())
 
 
-def with_fault(item: str, fault: Fault, **settings: Any) -> httpx.Response:
+def with_fault(item: str, fault: PccsFault, **settings: Any) -> httpx.Response:
     return get(URLS[item], fault=lambda asked: fault if asked == item else None, **settings)
 
 
@@ -86,26 +86,26 @@ def test_it_writes_crls_in_the_encoding_that_it_is_set_to(encoding: CRLEncoding,
 def test_each_fault_of_the_mock_pccs_does_what_its_name_states() -> None:
     good = get(URLS["tcb-info"])
     options: dict[str, Any] = {"sleep": ManualClock(NOW).sleep, "stale": lambda: OLD_SET}
-    answers = {fault: with_fault("tcb-info", fault, **options) for fault in Fault}
+    answers = {fault: with_fault("tcb-info", fault, **options) for fault in PccsFault}
 
-    assert answers[Fault.SLOW].content == good.content
-    assert answers[Fault.SERVER_ERROR].status_code == 500
-    assert answers[Fault.BUSY].headers["Retry-After"] == "1"
-    assert answers[Fault.NOT_FOUND].status_code == 404
-    assert answers[Fault.REDIRECT].headers["Location"].startswith("http://elsewhere.invalid/")
-    assert answers[Fault.TRUNCATED].content == good.content[: len(good.content) // 2]
-    assert len(answers[Fault.CORRUPT].content) == len(good.content)
-    assert sum(a != b for a, b in zip(answers[Fault.CORRUPT].content, good.content, strict=True)) == 1
-    assert len(answers[Fault.OVERSIZED].content) > len(good.content) + 1024 * 1024
-    assert "tcb-info-issuer-chain" not in answers[Fault.NO_HEADER].headers
-    assert answers[Fault.WRONG_HEADER].headers["tcb-info-issuer-chain"] == "not%20PEM"
-    assert OLD_SET.tcb_info in answers[Fault.STALE].content
-    assert answers[Fault.COMPRESSED].extensions["encoding"] == "gzip"
+    assert answers[PccsFault.SLOW].content == good.content
+    assert answers[PccsFault.SERVER_ERROR].status_code == 500
+    assert answers[PccsFault.BUSY].headers["Retry-After"] == "1"
+    assert answers[PccsFault.NOT_FOUND].status_code == 404
+    assert answers[PccsFault.REDIRECT].headers["Location"].startswith("http://elsewhere.invalid/")
+    assert answers[PccsFault.TRUNCATED].content == good.content[: len(good.content) // 2]
+    assert len(answers[PccsFault.CORRUPT].content) == len(good.content)
+    assert sum(a != b for a, b in zip(answers[PccsFault.CORRUPT].content, good.content, strict=True)) == 1
+    assert len(answers[PccsFault.OVERSIZED].content) > len(good.content) + 1024 * 1024
+    assert "tcb-info-issuer-chain" not in answers[PccsFault.NO_HEADER].headers
+    assert answers[PccsFault.WRONG_HEADER].headers["tcb-info-issuer-chain"] == "not%20PEM"
+    assert OLD_SET.tcb_info in answers[PccsFault.STALE].content
+    assert answers[PccsFault.COMPRESSED].extensions["encoding"] == "gzip"
 
 
 def test_a_slow_answer_is_late_by_what_it_is_set_to() -> None:
     clock = ManualClock(NOW)
-    with_fault("root-crl", Fault.SLOW, sleep=clock.sleep, slow_s=9.0)
+    with_fault("root-crl", PccsFault.SLOW, sleep=clock.sleep, slow_s=9.0)
 
     assert clock.slept_s == [9.0]
 

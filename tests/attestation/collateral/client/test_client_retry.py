@@ -13,14 +13,14 @@ from attestation.errors import (
     EndorsementsUnavailableError,
     SignatureError,
 )
-from enclave.mock.pccs import Fault
+from enclave.mock.pccs import PccsFault
 from tests.support.collateral import ITEMS, PLATFORM, SET, DownFor, fetcher, get, refused, rig, run
 from tests.support.pccs import BASE_URL
 
 
 def test_a_failing_source_is_asked_again_with_growing_pauses() -> None:
     r = rig()
-    r.faults.once["tcb-info"] = [Fault.SERVER_ERROR] * 3
+    r.faults.once["tcb-info"] = [PccsFault.SERVER_ERROR] * 3
 
     assert get(r).endorsements == SET
     assert r.clock.slept_s == [0.25, 0.5, 1.0]
@@ -30,7 +30,7 @@ def test_a_failing_source_is_asked_again_with_growing_pauses() -> None:
 
 def test_a_source_that_keeps_failing_is_given_up_after_a_bounded_number_of_attempts() -> None:
     r = rig()
-    r.faults.always["tcb-info"] = Fault.SERVER_ERROR
+    r.faults.always["tcb-info"] = PccsFault.SERVER_ERROR
 
     assert refused(r, EndorsementsUnavailableError) == "collateral-source-failing"
     assert r.faults.asked["tcb-info"] == ATTEMPTS_MAX
@@ -38,7 +38,7 @@ def test_a_source_that_keeps_failing_is_given_up_after_a_bounded_number_of_attem
 
 def test_retry_after_is_waited_for() -> None:
     r = rig(retry_after="7")
-    r.faults.once["tcb-info"] = [Fault.BUSY]
+    r.faults.once["tcb-info"] = [PccsFault.BUSY]
     get(r)
 
     assert r.clock.slept_s == [7.0]
@@ -46,7 +46,7 @@ def test_retry_after_is_waited_for() -> None:
 
 def test_a_source_that_asks_for_too_much_patience_counts_as_down() -> None:
     r = rig(retry_after="3600")
-    r.faults.once["tcb-info"] = [Fault.BUSY]
+    r.faults.once["tcb-info"] = [PccsFault.BUSY]
 
     assert refused(r, EndorsementsUnavailableError) == "collateral-source-failing"
     assert r.clock.slept_s == []
@@ -69,13 +69,13 @@ def test_an_unreachable_source_is_unavailable_and_not_malformed(error: Exception
 
 def test_a_set_that_does_not_fit_together_is_fetched_again_as_a_whole_just_once() -> None:
     r = rig()
-    r.faults.once["qe-identity"] = [Fault.CORRUPT]
+    r.faults.once["qe-identity"] = [PccsFault.CORRUPT]
 
     assert get(r).endorsements == SET
     assert [r.faults.asked[item] for item in ITEMS] == [2, 2, 2, 2]
 
     r = rig()
-    r.faults.always["qe-identity"] = Fault.CORRUPT
+    r.faults.always["qe-identity"] = PccsFault.CORRUPT
     refused(r, SignatureError)
     assert r.faults.asked["tcb-info"] == 2
 
@@ -90,7 +90,7 @@ def test_the_next_source_is_asked_when_one_fails() -> None:
 def test_the_error_of_several_sources_names_the_cause_of_each() -> None:
     down = Source.pccs("https://down.example")
     r = rig(sources=(down, Source.pccs(BASE_URL)), transport=DownFor)
-    r.faults.always["tcb-info"] = Fault.TRUNCATED
+    r.faults.always["tcb-info"] = PccsFault.TRUNCATED
     with pytest.raises(EndorsementsUnavailableError) as caught:
         get(r)
 

@@ -12,7 +12,7 @@ from attestation.collateral.client.source import WISHES_MAX, ClientSource
 from attestation.quote.codec import parse_quote_untrusted
 from attestation.tickets.store import EndorsementsSource
 from enclave.mock.authority import MockAuthority
-from enclave.mock.pccs import Fault
+from enclave.mock.pccs import PccsFault
 from node.bonds.tickets.admission import judge
 from tests.support import tickets
 from tests.support.pccs import ClientRig, make_rig, platform_of
@@ -69,7 +69,7 @@ def test_what_is_not_held_is_fetched_meanwhile_even_when_asked_from_another_thre
 
 def test_a_source_that_fails_ends_nothing_and_is_asked_again_on_the_next_wish() -> None:
     async def work(r: ClientRig, source: ClientSource) -> None:
-        r.faults.fail_all(Fault.TRUNCATED)
+        r.faults.fail_all(PccsFault.TRUNCATED)
         source.endorsements_for(QUOTE, NOW)
         await until(lambda: r.faults.asked["tcb-info"] == 1 and not source._wishes)
         r.faults.always.clear()
@@ -173,7 +173,7 @@ def test_a_stranger_that_has_waited_longest_goes_when_there_is_no_room() -> None
 
 def test_a_stranger_costs_four_requests_while_the_source_fails() -> None:
     async def work(r: ClientRig, source: ClientSource) -> None:
-        r.faults.fail_all(Fault.SERVER_ERROR)
+        r.faults.fail_all(PccsFault.SERVER_ERROR)
         for _ in range(5):
             source.wish(platform_of(SET))
             await until(lambda: not source._wishes)
