@@ -241,6 +241,17 @@ class Room:
             sent_away=self._refused,
         )
 
+    def move(self, amount: int, caller: Share | None, to: Share) -> bool:
+        """Move what ``take`` gave to ``caller`` to another, which returns False if there is no room."""
+        if to == caller:
+            return True
+        self.give_back(amount, caller)
+        if self.take(amount, to):
+            return True
+        again = self.take(amount, caller)
+        assert again, "it was there a moment ago"
+        return False
+
     def stay(self, caller: Share | None = None) -> "Stay":
         """Return a new, empty holding; without ``caller`` it is a stranger's."""
         return Stay(self, caller)
@@ -302,11 +313,7 @@ class Stay:
 
     def vouch(self, caller: Share) -> bool:
         """Move the holding to ``caller``; False, and nothing changes, if the caller cannot have this much."""
-        if caller == self._caller:
-            return True
-        self._room.give_back(self.amount, self._caller)
-        if not self._room.take(self.amount, caller):
-            assert self._room.take(self.amount, self._caller)
+        if not self._room.move(self.amount, self._caller, caller):
             return False
         self._caller = caller
         return True

@@ -14,6 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from node.api.currency import Currency
+from node.api.header_fields import AUTHORIZATION, fields_of
 from node.api.passwords import PasswordJudge, basic_credentials
 from node.api.problems import ProblemError
 from node.api.service import Service
@@ -45,6 +46,7 @@ class Standing(Enum):
 
 
 _JUDGED: Final = Standing.JUDGED
+_CURRENT: Final = Standing.CURRENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,10 @@ class AccessGate:
             ProblemError: 401, 403, 429, 503.
             UnavailableError: there is no group.
         """
-        authorization = _authorization(scope)
+        fields = fields_of(scope)
+        if AUTHORIZATION in fields.repeated:
+            raise _refused("credentials-missing", "two Authorization header fields; send one")
+        authorization = fields.authorization
         grants = self._service.grants()
         grant = _known_here(scope["extensions"], authorization, grants)
         if grant is not None and standing is _JUDGED and self._currency.ever:
@@ -103,7 +108,8 @@ class AccessGate:
             grant = await self._identify(scope, authorization, grants)
         for told in scope["state"].get(VOUCHED, ()):
             told(grant.credential)
-        await self._stand(standing)
+        if standing is not _CURRENT or not self._currency.is_within_lag():
+            await self._stand(standing)
         latest = self._service.grants().of_credential(grant.credential)
         if latest is None:
             raise _refused(
@@ -197,16 +203,6 @@ class AccessGate:
                 "the client certificate cannot be read",
                 reason="certificate-unknown",
             ) from exc
-
-
-def _authorization(scope: Mapping[str, Any]) -> bytes | None:
-    found: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            if found is not None:
-                raise _refused("credentials-missing", "two Authorization header fields; send one")
-            found = value
-    return found
 
 
 def _known_here(

@@ -53,7 +53,7 @@ class WholeAnswer:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
             fields.append(_CLOSE)
-        lines = [name + b": " + value for name, value in fields]
+        lines = list(map(b": ".join, fields))
         assert (b"content-length", b"%d" % length) in fields, "an answer is complete and declares its length"
         text = STATUS_LINE[head["status"]] + b"\r\n".join(lines)
         # Text with a line break could add a field, or a whole answer, of an attacker's making.

@@ -20,11 +20,14 @@ from node.api.cluster_field import ClusterField
 from node.api.commands import CommandsEndpoint, HandOver
 from node.api.currency import Currency
 from node.api.freshness import boot_time_s
+from node.api.header_fields import CLUSTER, FIELDS, read_header_fields
+from node.api.hot import HotAnswer, HotEndpoint
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.operations import BY_NAME, METHODS
 from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
+from node.api.queries import QueriesEndpoint
 from node.api.routes import Routes
 from node.api.service import Service, UnavailableError
 from node.api.turns import CALLER
@@ -65,7 +68,10 @@ class Api:
         passwords = PasswordJudge()
         gate = AccessGate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
         hand_over = HandOver(limits, age_clock)
-        self._commands = CommandsEndpoint(service, gate, limits, hand_over)
+        self._hot: dict[str, HotEndpoint] = {
+            _COMMANDS: CommandsEndpoint(service, gate, limits, hand_over),
+            BY_NAME["queries"].path: QueriesEndpoint(service, gate, limits),
+        }
         access = AccessRoutes(service, limits, hand_over, passwords)
         routes = Routes(service, gate, limits, self._metrics, access)
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
@@ -116,25 +122,31 @@ class Api:
             await self._router(scope, receive, answer)
             return
         _require_method(scope)
-        self._cluster.require_named(scope)
-        stay = self._requests.stay(scope["extensions"].get(CALLER))
-        if not stay.take(1):
-            raise _too_many(self._requests.taken)
+        fields = scope[FIELDS] = read_header_fields(scope["headers"])
+        if fields.cluster is not None:
+            self._cluster.require(fields.cluster, repeated=CLUSTER in fields.repeated)
+        requests, caller = self._requests, scope["extensions"].get(CALLER)
+        if not requests.take(1, caller):
+            raise _too_many(requests.taken)
 
         def vouched(credential: bytes) -> None:
-            if not stay.vouch(credential):
-                raise _too_many(self._requests.taken)
+            nonlocal caller
+            if not requests.move(1, caller, credential):
+                raise _too_many(requests.taken)
+            caller = credential
 
         scope["state"].setdefault(VOUCHED, []).append(vouched)
         try:
-            if path == _COMMANDS:
-                start = self._clock()
-                await self._commands(scope, receive, answer)
-                self._metrics.command_took(self._clock() - start)
-            else:
+            hot = self._hot.get(path)
+            if hot is None:
                 await self._router(scope, receive, answer)
+                return
+            start = self._clock()
+            await answer.whole(await hot(scope, receive))
+            if path == _COMMANDS:
+                self._metrics.command_took(self._clock() - start)
         finally:
-            stay.end()
+            requests.give_back(1, caller)
 
     async def _problem(self, scope: Scope, answer: "_Answer", problem: ProblemError) -> None:
         if answer.status:  # too late for another answer; the server closes the connection
@@ -178,6 +190,13 @@ class _Answer:
             self.status = message["status"]
             message["headers"] = [*message["headers"], *self._cluster.fields(), (REQUEST_FIELD, self.id)]
         await self._send(message)
+
+    async def whole(self, answer: HotAnswer) -> None:
+        """Send an answer."""
+        self.status = answer.status
+        fields = [*answer.fields, *self._cluster.fields(), (REQUEST_FIELD, self.id)]
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
+        await self._send({"type": "http.response.body", "body": answer.content})
 
 
 def _require_method(scope: Scope) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
+from node.api.header_fields import fields_of
 from node.api.limits import (
     BODY_DEPTH_MAX,
     BODY_VALUES_MAX,
@@ -35,16 +36,8 @@ async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: Api
         ProblemError: 413, 415. Bytes over the limit are never kept.
         ClientGoneError: the connection closed.
     """
-    declared = 0
-    media_type = b""
-    expects_continue = False
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            declared = int(value)  # digits: the HTTP parser has refused everything else
-        elif name == b"content-type":
-            media_type = value
-        elif name == b"expect":
-            expects_continue = True
+    fields = fields_of(scope)
+    declared, media_type = fields.content_length, fields.content_type or b""
     if media_type != _JSON and media_type.partition(b";")[0].strip().lower() != _JSON:
         raise ProblemError(
             "media-type-unsupported",
@@ -52,17 +45,18 @@ async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: Api
             headers={"accept": "application/json", **_CLOSE},
         )
     if declared > limits.body_bytes_max:
-        drain = not expects_continue and declared <= DISCARD_BYTES_MAX
+        drain = not fields.expects_continue and declared <= DISCARD_BYTES_MAX
         await _refuse_too_large(receive, limits, drain=drain)
-    return await _collect(receive, limits)
-
-
-async def _collect(receive: Receive, limits: ApiLimits) -> bytes:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         if len(body) <= limits.body_bytes_max:
             return body
+    return await _collect(message, receive, limits)
+
+
+async def _collect(message: Message, receive: Receive, limits: ApiLimits) -> bytes:
+    """Return the body whose first piece is in ``message``."""
     chunks: list[bytes] = []
     size = 0
     while message["type"] == "http.request":
@@ -137,9 +131,11 @@ def require_plain(value: Any, depth: int = 0) -> None:
             raise ProblemError("request-invalid", "an integer does not fit into 64 bits, signed")
     elif kind is dict:
         for item in value.values():
-            require_plain(item, depth + 1)
+            if type(item) is not str or depth == VALUE_DEPTH_MAX:  # nearly all of them are texts
+                require_plain(item, depth + 1)
     elif kind is list:
         for item in value:
-            require_plain(item, depth + 1)
+            if type(item) is not str or depth == VALUE_DEPTH_MAX:
+                require_plain(item, depth + 1)
     else:
         raise ProblemError("request-invalid", "numbers are integers; send a fraction as text")

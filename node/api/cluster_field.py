@@ -8,13 +8,11 @@ names it. If a request names a cluster, another cluster refuses it before it exe
 import re
 from typing import Final
 
-from starlette.types import Scope
-
 from attestation.tickets.protocol import Cluster
+from node.api.header_fields import CLUSTER
 from node.api.problems import ProblemError
 from node.api.service import Service
 
-FIELD: Final = b"bondstone-cluster"
 PATTERN: Final = "^[0-9a-f]{64}/[0-9]{1,10}$"
 _FORM: Final = re.compile(PATTERN.encode("ascii").removesuffix(b"$") + rb"\Z")
 
@@ -32,22 +30,19 @@ class ClusterField:
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the field; an empty tuple while the node holds nothing of a cluster."""
         cluster = self._service.cluster
-        if cluster != self._cluster:
+        if cluster is not self._cluster and cluster != self._cluster:
             self._cluster = cluster
-            self._fields = () if cluster is None else ((FIELD, str(cluster).encode("ascii")),)
+            self._fields = () if cluster is None else ((CLUSTER, str(cluster).encode("ascii")),)
         return self._fields
 
-    def require_named(self, scope: Scope) -> None:
-        """Require that this node is in the cluster that the request names; it need not name one.
+    def require(self, named: bytes, *, repeated: bool) -> None:
+        """Require that this node is in the cluster that a request names.
 
         Raises:
             ProblemError: 412 ``cluster-changed``; 503 ``not-ready`` while the node is in none; 422 if the
                 field is repeated or malformed.
         """
-        named = [value for name, value in scope["headers"] if name == FIELD]
-        if not named:
-            return
-        if len(named) > 1 or not _FORM.match(named[0]):
+        if repeated or not _FORM.match(named):
             raise ProblemError("request-invalid", "Bondstone-Cluster: one value, of the form ID/GENERATION")
         fields = self.fields()
         if not fields:
@@ -56,7 +51,7 @@ class ClusterField:
                 "this node is in no cluster yet",
                 extensions={"reason": "no-cluster"},
             )
-        if named[0] != fields[0][1]:
+        if named != fields[0][1]:
             raise ProblemError(
                 "cluster-changed",
                 "this node is in another cluster of the group than the request names; nothing was executed",

@@ -1,16 +1,19 @@
-"""``POST /v1/commands``: the hot path, a plain ASGI function in front of every router and middleware."""
+"""``POST /v1/commands``, on the hot path (``node.api.hot``)."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from attestation.encoding.canonical import digest
 from node.api import schemas
 from node.api.access import AccessGate
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.freshness import time_left_s
+from node.api.header_fields import IDEMPOTENCY_KEY, fields_of
+from node.api.hot import CONTENT_TYPE, HotAnswer, content_length
 from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
 from node.api.operations import BY_NAME
 from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
@@ -23,6 +26,7 @@ from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
 _OPERATION: Final = BY_NAME["commands"]
+_KEY: Final = re.compile(rb"[!-~]{1,%d}" % IDEMPOTENCY_KEY_CHARACTERS_MAX)
 Answers = schemas.CommandResult | schemas.CommandResults | schemas.Accepted | schemas.AlreadyExecuted
 _STATUS: Final[dict[type[Answers], int]] = {
     schemas.CommandResult: 200,
@@ -61,7 +65,7 @@ class HandOver:
 
 
 class CommandsEndpoint:
-    """An ASGI application for one path. Errors leave as ``ProblemError``."""
+    """The endpoint of one path (``node.api.hot.HotEndpoint``)."""
 
     def __init__(self, service: Service, gate: AccessGate, limits: ApiLimits, hand_over: HandOver) -> None:
         self._service = service
@@ -69,9 +73,7 @@ class CommandsEndpoint:
         self._limits = limits
         self._hand_over = hand_over
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            raise ProblemError("method-not-allowed", "use POST", headers={"allow": "POST"})
+    async def __call__(self, scope: Scope, receive: Receive) -> HotAnswer:
         grant = await self._gate.admit(scope, _OPERATION.roles, _OPERATION.standing)
         key = idempotency_key(scope, grant)
         body = await read_json_body(scope, receive, self._limits)
@@ -100,17 +102,7 @@ class CommandsEndpoint:
             case _:
                 raise AssertionError(f"{outcome!r} is not an outcome of a command")
         content = _ENCODER.encode(answer)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": _STATUS[type(answer)],
-                "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", b"%d" % len(content)),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": content})
+        return HotAnswer(_STATUS[type(answer)], [CONTENT_TYPE, content_length(content)], content)
 
 
 def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempotency-key/v1") -> bytes | None:
@@ -122,18 +114,15 @@ def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempot
     Raises:
         ProblemError: 422, not 1 to 128 visible ASCII characters, or given twice.
     """
-    given: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == b"idempotency-key":
-            visible = all(0x21 <= byte <= 0x7E for byte in value)
-            if given is not None or not visible or not 1 <= len(value) <= IDEMPOTENCY_KEY_CHARACTERS_MAX:
-                raise ProblemError(
-                    "request-invalid",
-                    "Idempotency-Key: one value of 1 to 128 visible ASCII characters",
-                )
-            given = value
+    fields = fields_of(scope)
+    given = fields.idempotency_key
     if given is None:
         return None
+    if IDEMPOTENCY_KEY in fields.repeated or not _KEY.fullmatch(given):
+        raise ProblemError(
+            "request-invalid",
+            "Idempotency-Key: one value of 1 to 128 visible ASCII characters",
+        )
     return digest(domain, grant.credential, given)
 
 

@@ -81,9 +81,13 @@ class Currency:
         Raises:
             ProblemError: 503 ``access-not-current``.
         """
-        known_s = self._known_s()
-        if known_s is None or self._clock() - known_s > self._lag_s:
+        if not self.is_within_lag():
             await self.now()
+
+    def is_within_lag(self) -> bool:
+        """Return whether the list is current enough to answer by it, without making it so."""
+        known_s = self._known_s()
+        return known_s is not None and self._clock() - known_s <= self._lag_s
 
     def still_within_lag(self) -> None:
         """Return if the answer just made was made within the lag, however long it waited.
@@ -91,8 +95,7 @@ class Currency:
         Raises:
             ProblemError: 503 ``access-not-current``.
         """
-        known_s = self._known_s()
-        if known_s is None or self._clock() - known_s > self._lag_s:
+        if not self.is_within_lag():
             raise _not_current()
 
     async def once(self) -> None:
@@ -125,7 +128,8 @@ class Currency:
 
     def _known_s(self) -> float | None:
         """Return when the list was certainly the group's; None after the node has left that cluster."""
-        return self._proven_s if self._proof.cluster == self._proven_in else None
+        cluster = self._proof.cluster
+        return self._proven_s if cluster is self._proven_in or cluster == self._proven_in else None
 
     async def _prove(self) -> float | None:
         """Prove the list current, or wait for the proof that is under way: concurrent callers share one.

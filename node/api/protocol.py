@@ -177,9 +177,9 @@ class ApiProtocol(HttpToolsProtocol):
         self._between_requests = False
         self._head_begun = True
         super().on_message_begin()
-        self.scope["extensions"] = self._extensions  # of the connection
-        self.scope["state"][SENT_AFTER] = self._in_touch_at
-        self.scope["state"][VOUCHED] = [self._vouched]
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope["extensions"] = self._extensions  # of the connection
+        scope["state"] = {SENT_AFTER: self._in_touch_at, VOUCHED: [self._vouched]}
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()  # raises if the target is malformed: the head stays open
@@ -187,7 +187,7 @@ class ApiProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         self._had_request = True
         self._head_begun = False
-        self._held.append(self._room.stay(self._caller))
+        self._held.append(Stay(self._room, self._caller))
         self._disarm()
 
     def on_body(self, body: bytes) -> None:
@@ -207,8 +207,9 @@ class ApiProtocol(HttpToolsProtocol):
         if self.cycle.response_complete or self.transport.is_closing():
             return
         # Bytes over the limit of one body are thrown away (``node.api.body``) and take no room.
-        size = min(len(body), self._limits.body_bytes_max - self._held[-1].amount)
-        if not self._held[-1].take(size):
+        held = self._held[-1]
+        size = min(len(body), self._limits.body_bytes_max - held.amount)
+        if not held.take(size):
             self._refuse(
                 ProblemError("overloaded", "the bodies of other requests leave no room for this one")
             )

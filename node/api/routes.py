@@ -1,4 +1,4 @@
-"""All endpoints but the hot path, on Starlette."""
+"""All endpoints but the hot ones (``node.api.hot``), on Starlette."""
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,19 +13,19 @@ from starlette.routing import Route
 from node.api import schemas, views
 from node.api.access import AccessGate
 from node.api.access_routes import AccessRoutes
-from node.api.body import decode_untrusted, read_json_body, require_plain
+from node.api.body import decode_untrusted, read_json_body
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, INTEGER_MAX, ApiLimits
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
-from node.api.outcomes import not_executed, outcome_unknown, state_machine_refused
+from node.api.outcomes import not_executed, outcome_unknown
 from node.api.problems import ProblemError
 from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
 from node.api.turns import Asking, CrowdedOutError, Turns
 from node.errors import CorruptStorageError
 from node.places import Usage
-from node.raft.types import Answer, Applied, Consistency, Cursor, Failed, NotExecuted, Ok, Unknown
+from node.raft.types import Applied, Failed, NotExecuted, Ok, Unknown
 from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -65,7 +65,7 @@ class Routes:
         return (self._evidence_turns.usage,)
 
     def routes(self) -> list[Route]:
-        """Return one route for each path, except for the commands."""
+        """Return one route for each path, except for the hot ones."""
         handlers: dict[str, Handler] = {
             "health": self._health,
             "ready": self._ready,
@@ -82,12 +82,11 @@ class Routes:
             "confirm": self._confirm,
             "provision": self._provision,
         }
-        granted: dict[str, GrantedHandler] = {"queries": self._queries, **self._access.handlers()}
         by_path: dict[str, dict[str, Handler]] = {}
         for name, handler in handlers.items():
             operation = BY_NAME[name]
             by_path.setdefault(operation.path, {})[operation.method] = self._open(operation, handler)
-        for name, granted_handler in granted.items():
+        for name, granted_handler in self._access.handlers().items():
             operation = BY_NAME[name]
             guarded = self._guarded(operation, granted_handler)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
@@ -135,38 +134,6 @@ class Routes:
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))
-
-    async def _queries(self, request: Request, grant: Grant) -> Response:
-        body = await read_json_body(request.scope, request.receive, self._limits)
-        asked = decode_untrusted(body, schemas.QueryRequest)
-        require_plain(asked.query)
-        consistency = Consistency(asked.consistency)
-        if asked.max_age_ms is not None and consistency is not Consistency.WEAK:
-            raise ProblemError("request-invalid", "`max_age_ms` is for weak queries only")
-        if consistency is Consistency.WEAK:
-            await self._gate.require_current()
-        outcome = await self._service.query(
-            asked.query,
-            credential=grant.credential,
-            consistency=consistency,
-            min_at=None if asked.min_at is None else Cursor(asked.min_at.term, asked.min_at.index),
-            max_age_ms=asked.max_age_ms,
-            timeout_s=self._limits.query_timeout_s,
-        )
-        if consistency is Consistency.WEAK:
-            self._gate.require_still_current()
-        match outcome:
-            case Answer(Failed() as failed, at):
-                raise state_machine_refused("query-failed", (failed,), at)
-            case Answer():
-                state = schemas.At(term=outcome.at.term, index=outcome.at.index)
-                return _json(schemas.QueryResult(result=outcome.value, at=state, age_ms=outcome.age_ms))
-            case NotExecuted():
-                raise not_executed(outcome)
-            case Unknown():
-                raise ProblemError("query-timeout", "no answer in time; try again")
-            case _:
-                raise AssertionError(f"{outcome!r} is not an outcome of a query")
 
     # ---- attestation ------------------------------------------------------------
     async def _evidence(self, request: Request) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, assert_never
 
 from attestation.background import Background
@@ -52,7 +53,12 @@ class Executed:
 def cluster_of(member: Member) -> Cluster | None:
     """Return the cluster that the member may claim in its evidence."""
     held = member.held_cluster
-    return None if held is None else Cluster(id=held)
+    return None if held is None else _cluster_with(held)
+
+
+@lru_cache(maxsize=1)  # every answer of the API names it
+def _cluster_with(cluster_id: bytes) -> Cluster:
+    return Cluster(id=cluster_id)
 
 
 class Group:

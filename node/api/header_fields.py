@@ -1,0 +1,63 @@
+"""The header fields that the API reads of a request, found in one pass.
+
+Each request needs several of them, at different places. A field that must not be repeated is refused where it
+is needed, because only there it is known which answer the caller gets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+AUTHORIZATION: Final = b"authorization"
+CLUSTER: Final = b"bondstone-cluster"  # ``node.api.cluster_field``
+IDEMPOTENCY_KEY: Final = b"idempotency-key"
+# In an ASGI scope: its ``HeaderFields``.
+FIELDS: Final = "bondstone.fields"
+_NONE: Final[frozenset[bytes]] = frozenset()
+
+
+class HeaderFields(Struct, frozen=True, gc=False):
+    """What the header fields of one request state. Of a repeated field, the last value.
+
+    Attributes:
+        authorization, cluster, content_type, idempotency_key: the value of the field; None: not sent.
+        content_length: 0 if it is not sent.
+        expects_continue: the client waits for ``100 Continue`` before it sends the body.
+        repeated: the names of all fields that are sent more than once.
+    """
+
+    authorization: bytes | None
+    cluster: bytes | None
+    content_length: int
+    content_type: bytes | None
+    expects_continue: bool
+    idempotency_key: bytes | None
+    repeated: frozenset[bytes]
+
+
+def read_header_fields(headers: Sequence[tuple[bytes, bytes]]) -> HeaderFields:
+    """Return what these fields state. The names are in lower case, as ASGI gives them."""
+    fields = dict(headers)
+    get = fields.get
+    return HeaderFields(
+        get(AUTHORIZATION),
+        get(CLUSTER),
+        int(get(b"content-length", 0)),  # digits: the HTTP parser has refused everything else
+        get(b"content-type"),
+        b"expect" in fields,
+        get(IDEMPOTENCY_KEY),
+        _NONE if len(fields) == len(headers) else _repeated(headers),
+    )
+
+
+def _repeated(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    seen: set[bytes] = set()
+    return frozenset(name for name, _ in headers if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def fields_of(scope: Mapping[str, Any]) -> HeaderFields:
+    """Return what ``node.api.app`` left in the scope of a request."""
+    fields = scope[FIELDS]
+    assert type(fields) is HeaderFields
+    return fields
