@@ -156,15 +156,16 @@ async def execute_together(
     machine = group.machine
     if not isinstance(machine, CollectionsMachine):
         raise WrongMachineError(f"the group's state machine is {machine.signature}, not the collections")
+    # With a key the entry must be the same each time, whatever this node has applied meanwhile.
     declarations = {
         change.command["name"]: change.declaration
         for change in changes
-        if change.command["op"] != "drop" and machine.collection(change.command["name"]) is None
+        if change.command["op"] != "drop"
+        and (key is not None or machine.collection(change.command["name"]) is None)
     }
     commands = [*declarations.values(), *(change.command for change in changes)]
     executed = await group.execute_many(commands, key=key, timeout_s=timeout_s)
-    # Counted from the end: an earlier call with this key may have declared more, or less.
-    results = executed[len(executed) - len(changes) :]
+    results = executed[len(declarations) :]
     return [change.read(Answer(one.result)) for change, one in zip(changes, results, strict=True)]
 
 

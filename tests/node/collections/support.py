@@ -1,11 +1,12 @@
 """Groups of collections over real bonds on loopback, and one way to fill and read each kind."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+import uvloop
 
 from node import CollectionsMachine, Founding, Group, Network, Preference
 from node.collections import Cell, Map, Once, PriorityQueue, Set, Vec
@@ -20,6 +21,16 @@ class Order(msgspec.Struct, frozen=True):
     item: str
     count: int
     price: float = 0.5
+
+
+def run(scenario: Callable[[Site], Awaitable[None]]) -> None:
+    """Run a scenario whose networks are closed at its end."""
+
+    async def in_site() -> None:
+        async with Site() as site:
+            await scenario(site)
+
+    uvloop.run(in_site())
 
 
 def joined(network: Network, founding: Founding, *, settings=ONE, validators=(), **more: Any) -> Group:

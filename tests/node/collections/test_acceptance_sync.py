@@ -5,12 +5,10 @@ here is what the reader holds in the end, and that it never shows a torn state o
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import uvloop
 
 from node import Preference
 from node.collections import Map, PriorityQueue, Set
@@ -24,18 +22,11 @@ from tests.node.collections.support import (
     joined,
     observer,
     observers,
+    run,
 )
 from tests.support.groups import INIT, JOIN, Site, within
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=str)
-
-
-def run(scenario: Callable[[Site], Awaitable[None]]) -> None:
-    async def in_site() -> None:
-        async with Site() as site:
-            await scenario(site)
-
-    uvloop.run(in_site())
 
 
 SIZES = [(1, 1), (100, 1), (100, 30), (1000, 1000), (10_000, 300), (10_000, 10_000)]
