@@ -1,19 +1,53 @@
-"""docs/collections.md names every command, query, kind and limit of the machine."""
+"""docs/collections.md: its examples work, in their order, in one process; every command and limit is named."""
 
+import ast
+import asyncio
+import inspect
 import re
 from pathlib import Path
 
+import uvloop
+
+from node.collections import __all__ as names
+from node.collections.base import CollectionWhen
 from node.machines.collections import machine, queries, reading, state
 from node.machines.collections.frozen import KINDS
-from node.machines.collections.machine import CollectionsMachine
 from node.machines.collections.maps import map_commands
 from node.machines.collections.queries import collection_queries
 from node.machines.collections.queues import queue_commands
 from node.machines.collections.vecs import vec_commands
-from node.machines.counter import Counter
 
-DOCUMENT = (Path(__file__).parents[4] / "docs" / "collections.md").read_text()
-REFERENCE = DOCUMENT.split("## Commands and queries\n")[1]
+DOCUMENT = Path(__file__).parents[2] / "docs" / "collections.md"
+REFERENCE = DOCUMENT.read_text().split("## Commands and queries\n")[1]
+CLOSE = "await second.close()\nawait first.close()\n"
+
+
+def test_the_examples_of_the_collections_run() -> None:
+    text = DOCUMENT.read_text()
+    assert len(re.findall(r"```python\n", text)) == 10
+    # Every line stays where it is, so that a failure names the line of the page.
+    parts = re.split(r"```(?:python)?\n", text)
+    source = "\n".join(part if number % 2 else "\n" * part.count("\n") for number, part in enumerate(parts))
+    source += CLOSE
+    code = compile(source, str(DOCUMENT), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    assert code.co_flags & inspect.CO_COROUTINE
+
+    async def scenario() -> None:
+        async with asyncio.timeout(30):
+            await eval(code, {"__name__": "docs_collections"})
+
+    uvloop.run(scenario())
+
+
+def test_every_kind_has_a_chapter_and_every_condition_a_row() -> None:
+    text = DOCUMENT.read_text()
+    chapters = set(re.findall(r"^## (.*)$", text, re.MULTILINE))
+    table = text.split("| `when().` |")[1].split("\n\n")[0]
+
+    assert {"Map", "Vec", "Set", "Cell", "Once", "Priority queue"} <= chapters
+    assert {"Map", "Vec", "Set", "Cell", "Once", "PriorityQueue"} <= set(names)
+    conditions = {name for name in vars(CollectionWhen) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)\(", table)) == conditions
 
 
 def named(table):
@@ -32,7 +66,7 @@ def test_every_command_and_query_is_documented_and_no_other():
 
 def test_every_limit_is_documented():
     kib, mib = 1024, 1024 * 1024
-    assert f"as many as {machine.COLLECTIONS_MAX}" in DOCUMENT
+    assert f"as many as {machine.COLLECTIONS_MAX}" in DOCUMENT.read_text()
     limits = REFERENCE.split("| limit |")[1]
     for shown in (
         f"{reading.NAME_BYTES_MAX} bytes, {reading.KEY_BYTES_MAX // kib} KiB, {reading.VALUE_BYTES_MAX // mib} MiB",
@@ -44,8 +78,3 @@ def test_every_limit_is_documented():
     ):
         assert shown in limits, shown
     assert f"`limit`? ({queries.LIST_LIMIT_DEFAULT})" in REFERENCE
-
-
-def test_the_collections_are_a_family_of_their_own():
-    assert CollectionsMachine().family == "bondstone/collections"
-    assert Counter().family != CollectionsMachine().family
