@@ -6,7 +6,6 @@ docs/configuration.md explains for every key why.
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,12 @@ import msgspec
 
 from attestation import files
 from attestation.collateral.client.session import proxy_address
+from attestation.encoding.toml_tables import (
+    StrictTable,
+    TableError,
+    parse_toml_untrusted,
+    read_table_untrusted,
+)
 from attestation.files import FileError
 from node.bonds.wire.addresses import split_address
 from node.errors import ConfigError
@@ -27,7 +32,6 @@ from node.group_document import (
     GroupDocument,
     Storage,
     load_group_document,
-    readable,
 )
 from node.peers import Preference
 from node.raft.types import Bootstrap, Founding
@@ -41,18 +45,14 @@ Hex8 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{16}\Z")]
 ZERO48: Final = "00" * 48
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class NodeTable(_Table, frozen=True):
+class NodeTable(StrictTable, frozen=True):
     """``[node]``: the node's name and where its files are (relative to the configuration file)."""
 
     name: Name
     data_dir: str = "."
 
 
-class ApiTable(_Table, frozen=True):
+class ApiTable(StrictTable, frozen=True):
     """``[api]``: the HTTPS API. ``names`` become subject alternative names of its certificate."""
 
     listen: str = "127.0.0.1:8443"
@@ -65,7 +65,7 @@ class ApiTable(_Table, frozen=True):
     handshakes_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
 
 
-class BondTable(_Table, frozen=True):
+class BondTable(StrictTable, frozen=True):
     """``[bond]``: where peers find this node, and where it looks for peers (``host:port``)."""
 
     listen: str = "127.0.0.1:7443"
@@ -73,7 +73,7 @@ class BondTable(_Table, frozen=True):
     seeds: tuple[str, ...] = ()
 
 
-class AuditTable(_Table, frozen=True):
+class AuditTable(StrictTable, frozen=True):
     """``[audit]``: how much of the disk the audit log may use, about the product of the two values.
 
     Beyond that the oldest file is deleted, and the log reports it.
@@ -83,7 +83,7 @@ class AuditTable(_Table, frozen=True):
     segments_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
 
 
-class NodeGroupTable(_Table, frozen=True):
+class NodeGroupTable(StrictTable, frozen=True):
     """``[group]``: the group document, and the source of the key: ``key_file`` or ``await_key``.
 
     Neither is given if the document's key is derived. ``bootstrap = "join"``: this node founds nothing.
@@ -96,7 +96,7 @@ class NodeGroupTable(_Table, frozen=True):
     preference: Literal["normal", "reluctant", "observer"] | None = None
 
 
-class MockTable(_Table, frozen=True):
+class MockTable(StrictTable, frozen=True):
     """``[attestation.mock]``: the mock TD. 48-byte measurements, 8-byte attributes (little-endian), hex.
 
     By default ``mrconfigid`` is computed from the group document, as a host sets it.
@@ -112,7 +112,7 @@ class MockTable(_Table, frozen=True):
     attributes: Hex8 = "0000001000000000"
 
 
-class NodeCollateralTable(_Table, frozen=True):
+class NodeCollateralTable(StrictTable, frozen=True):
     """``[attestation.collateral]``: where endorsements for this node's own platform come from.
 
     ``file`` is a fixed set, which the group document must allow. Otherwise the node asks ``source``, a PCCS
@@ -128,13 +128,13 @@ class NodeCollateralTable(_Table, frozen=True):
     proxy: str | None = None
 
 
-class NodeJwtTable(_Table, frozen=True):
+class NodeJwtTable(StrictTable, frozen=True):
     """``[attestation.jwt]``: the file of this node's own token, read again for every bond."""
 
     token_file: str
 
 
-class AttestationTable(_Table, frozen=True):
+class AttestationTable(StrictTable, frozen=True):
     """``[attestation]``. ``mode`` has no default: the mock is never chosen by omission."""
 
     mode: Literal["tdx", "mock"]
@@ -145,7 +145,7 @@ class AttestationTable(_Table, frozen=True):
     jwt: NodeJwtTable | None = None
 
 
-class NodeConfig(_Table, frozen=True):
+class NodeConfig(StrictTable, frozen=True):
     """A whole node file."""
 
     node: NodeTable
@@ -191,17 +191,12 @@ def load_config(path: Path) -> NodeConfig:
 
 def parse_config(data: bytes, *, where: str, base: Path) -> NodeConfig:
     """Parse a node file's bytes. ``base`` is what relative file names are relative to."""
-    if len(data) > CONFIG_BYTES_MAX:
-        raise ConfigError(f"{where}: larger than {CONFIG_BYTES_MAX} bytes")
     try:
-        tables = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{where}: not TOML: {exc}") from exc
-    _refuse_group_keys(tables, where)
-    try:
-        config = msgspec.convert(tables, NodeConfig)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{where}: {readable(str(exc))}") from exc
+        tables = parse_toml_untrusted(data, bytes_max=CONFIG_BYTES_MAX)
+        _refuse_group_keys(tables, where)
+        config = read_table_untrusted(tables, NodeConfig)
+    except TableError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
     _check(config, where)
     return _with_absolute_paths(config, base)
 

@@ -12,7 +12,6 @@ keys, and older documents keep their bytes, GroupId and MRCONFIGID (frozen vecto
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
 from attestation.encoding.canonical import digest, encode
+from attestation.encoding.toml_tables import (
+    StrictTable,
+    TableError,
+    parse_toml_untrusted,
+    read_table_untrusted,
+)
 from attestation.errors import MalformedError
 from attestation.files import FileError
 from attestation.policy.rules import REGISTERS, ZERO_MEASUREMENT, AppraisalPolicy
@@ -88,17 +93,13 @@ Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(min_length=1, max_length=P
 # In schema 1 every default here is the meaning of an absent key, permanently.
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class NetworkTable(_Table, frozen=True):
+class NetworkTable(StrictTable, frozen=True):
     """``[network]``."""
 
     name: Text
 
 
-class GroupTable(_Table, frozen=True):
+class GroupTable(StrictTable, frozen=True):
     """``[group]``. ``key`` is the group key's public digest; with ``derived`` the key is not secret."""
 
     key: KeyText
@@ -107,7 +108,7 @@ class GroupTable(_Table, frozen=True):
     storage: Literal["volatile", "trust-disk"] = "volatile"
 
 
-class ConsensusTable(_Table, frozen=True):
+class ConsensusTable(StrictTable, frozen=True):
     """``[consensus]``."""
 
     heartbeat_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] = 100
@@ -125,32 +126,34 @@ class ConsensusTable(_Table, frozen=True):
     on_rival: Literal["refuse", "discard-shorter"] = "refuse"
 
 
-class TrustTable(_Table, frozen=True):
+class TrustTable(StrictTable, frozen=True):
     """``[trust]``: the root that quotes must lead to, ``intel`` or the hex DER of a mock authority's root."""
 
     root: RootText = INTEL
 
 
-class CollateralTable(_Table, frozen=True):
+class CollateralTable(StrictTable, frozen=True):
     """``[collateral]``: which TCB evaluation nodes request, and whether a node may use a fixed file."""
 
     update: Literal["standard", "early"] = "standard"
     fixed_file: bool = False
 
 
-class JwtTable(_Table, frozen=True):
+class JwtTable(StrictTable, frozen=True):
     """``[jwt]``: a token that every peer must show beside its quote. ``keys`` are the keys of a JWK set."""
 
     issuer: Text
     audience: Text
     keys: Annotated[tuple[dict[str, str | tuple[str, ...]], ...], msgspec.Meta(min_length=1, max_length=16)]
     subject: Text | None = None
-    required_claims: Annotated[dict[str, str | int | bool], msgspec.Meta(max_length=CLAIMS_MAX)] = {}
+    required_claims: Annotated[dict[str, str | int | bool], msgspec.Meta(max_length=CLAIMS_MAX)] = (
+        msgspec.field(default_factory=dict)
+    )
     max_age_s: Annotated[int, msgspec.Meta(ge=1, le=366 * 86400)] | None = None
     max_lifetime_s: Annotated[int, msgspec.Meta(ge=1, le=366 * 86400)] = 24 * 3600
 
 
-class TokenTable(_Table, frozen=True):
+class TokenTable(StrictTable, frozen=True):
     """``[[access.token]]``: SHA-256 of a token's text, and what the token permits."""
 
     name: Name
@@ -160,7 +163,7 @@ class TokenTable(_Table, frozen=True):
     expires_at: datetime | None = None
 
 
-class CertificateTable(_Table, frozen=True):
+class CertificateTable(StrictTable, frozen=True):
     """``[[access.certificate]]``: a self-signed client certificate; its key is pinned."""
 
     name: Name
@@ -169,7 +172,7 @@ class CertificateTable(_Table, frozen=True):
     prefixes: Prefixes | None = None
 
 
-class AccessTable(_Table, frozen=True):
+class AccessTable(StrictTable, frozen=True):
     """``[access]``: which callers are permitted at the group's founding."""
 
     lag_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
@@ -177,59 +180,59 @@ class AccessTable(_Table, frozen=True):
     certificate: Annotated[tuple[CertificateTable, ...], msgspec.Meta(max_length=PRINCIPALS_MAX)] = ()
 
 
-class AuthorityKeyTable(_Table, frozen=True):
+class AuthorityKeyTable(StrictTable, frozen=True):
     """One of ``authority.keys``: hex DER of a SubjectPublicKeyInfo, Ed25519 or P-256."""
 
     id: Name
     key: HexDer
 
 
-class AuthorityTable(_Table, frozen=True):
+class AuthorityTable(StrictTable, frozen=True):
     """``[authority]``: the outside keys whose signatures count for the group."""
 
     threshold: Annotated[int, msgspec.Meta(ge=1, le=AUTHORITY_KEYS_MAX)]
     keys: Annotated[tuple[AuthorityKeyTable, ...], msgspec.Meta(min_length=1, max_length=AUTHORITY_KEYS_MAX)]
 
 
-class RecoveryTable(_Table, frozen=True):
+class RecoveryTable(StrictTable, frozen=True):
     """``[recovery]``: whether a survivor may found a new generation."""
 
     authorize: Literal["none", "survivor"] = "none"
 
 
-class PeriodicCompaction(_Table, frozen=True, tag_field="mode", tag="periodic"):
+class PeriodicCompaction(StrictTable, frozen=True, tag_field="mode", tag="periodic"):
     """Keep the history of at least this many seconds."""
 
     keep_s: Annotated[int, msgspec.Meta(ge=300, le=_INTEGER_MAX)]
 
 
-class RevisionCompaction(_Table, frozen=True, tag_field="mode", tag="revision"):
+class RevisionCompaction(StrictTable, frozen=True, tag_field="mode", tag="revision"):
     """Keep at least this many revisions."""
 
     keep_revisions: Annotated[int, msgspec.Meta(ge=1000, le=_INTEGER_MAX)]
 
 
-class NoCompaction(_Table, frozen=True, tag_field="mode", tag="none"):
+class NoCompaction(StrictTable, frozen=True, tag_field="mode", tag="none"):
     """Compact only on request."""
 
 
 Compaction = NoCompaction | PeriodicCompaction | RevisionCompaction
 
 
-class StoreTable(_Table, frozen=True):
+class StoreTable(StrictTable, frozen=True):
     """``[store]``: how much the state machine may hold, and how much of its history it keeps."""
 
     quota_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=1024 * 1024 * MIB)] = 2048 * MIB
     compaction: Compaction = NoCompaction()
 
 
-class CaTable(_Table, frozen=True):
+class CaTable(StrictTable, frozen=True):
     """``[ca]``: which names the group's own authority may certify for its members' APIs; by default none."""
 
     names: Annotated[tuple[Text, ...], msgspec.Meta(max_length=CA_NAMES_MAX)] = ()
 
 
-class _File(_Table, frozen=True):
+class _File(StrictTable, frozen=True):
     schema: Literal[1]
     network: NetworkTable
     group: GroupTable
@@ -404,28 +407,20 @@ def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
     Raises:
         ConfigError: naming the file, the key and what is wrong with it.
     """
-    if len(data) > DOCUMENT_BYTES_MAX:
-        raise ConfigError(f"{where}: larger than {DOCUMENT_BYTES_MAX} bytes")
     try:
-        tables = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{where}: not TOML: {exc}") from exc
-    _refuse_node_keys(tables, where)
-    if "schema" not in tables and {"version", "tcb", "reference_values"} <= tables.keys():
-        raise ConfigError(
-            f"{where}: this is an appraisal policy, not a group document: "
-            "write its tables with `policy.` before their names, such as [policy.tcb]"
-        )
-    try:
-        file = msgspec.convert(tables, _File)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{where}: {readable(str(exc))}") from exc
-    try:
-        return _document_of(file, where)
+        tables = parse_toml_untrusted(data, bytes_max=DOCUMENT_BYTES_MAX)
+        _refuse_node_keys(tables, where)
+        if "schema" not in tables and {"version", "tcb", "reference_values"} <= tables.keys():
+            raise TableError(
+                "",
+                "this is an appraisal policy, not a group document: "
+                "write its tables with `policy.` before their names, such as [policy.tcb]",
+            )
+        return _document_of(read_table_untrusted(tables, _File), where)
     except MalformedError as exc:
         raise ConfigError(f"{where}: {exc.message}") from exc
-    except _WrongKeyError as exc:
-        raise ConfigError(f"{where}: [{exc.key}] {exc}") from exc
+    except TableError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
 
 
 NODE_TABLES: Final = ("node", "api", "bond", "audit", "attestation")
@@ -444,21 +439,6 @@ def _refuse_node_keys(tables: Mapping[str, Any], where: str) -> None:
             f"{where}: {named} belongs in the node file: "
             "a group document holds only what is equal on all nodes"
         )
-
-
-def readable(message: str) -> str:
-    """Turn ``… - at `$.api.listen``` into the form in which the key is written in the file."""
-    text, separator, place = message.partition(" - at `$")
-    key = place.removesuffix("`").lstrip(".") if separator else ""
-    text = text.replace("Object contains unknown field", "unknown key")
-    text = text.replace("Object missing required field", "missing key")
-    return f"[{key}] {text}" if key else text
-
-
-class _WrongKeyError(Exception):
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 def _document_of(file: _File, where: str) -> GroupDocument:
@@ -541,7 +521,7 @@ def _founding_of(text: str) -> Founding:
         case ["expect", count] if count in _COUNTS:
             return Founding(bootstrap=Bootstrap.EXPECT, expect=int(count))
         case _:
-            raise _WrongKeyError(
+            raise TableError(
                 "group.bootstrap",
                 f'{text!r} is not "expect N" (1 to 31), "init" or "auto"; '
                 '"join" is for the node file of a node that must not found',
@@ -559,7 +539,7 @@ def _settings_of(file: _File) -> Settings:
     }
     settings = Settings(**given, trust_disk=file.group.storage == "trust-disk")
     if contradiction := settings.contradiction():
-        raise _WrongKeyError("consensus", contradiction)
+        raise TableError("consensus", contradiction)
     return settings
 
 
@@ -571,7 +551,7 @@ def _policy_of(file: _File) -> AppraisalPolicy:
     values = policy.reference_values
     pinned = [values.baseline, *values.variants.values()]
     if any(ZERO_MEASUREMENT in one.get("mrconfigid", ()) for one in pinned):
-        raise _WrongKeyError(
+        raise TableError(
             "policy.reference_values",
             'mrconfigid cannot be zeros, which bind no document: write "own", or name it in not_checked '
             "for a platform that cannot set it",
@@ -586,7 +566,7 @@ def _ca_name(text: str) -> str:
         return str(ip_network(text))
     except ValueError:
         if not _DNS_NAME.fullmatch(text.lower()):
-            raise _WrongKeyError(
+            raise TableError(
                 "ca.names", f"{text!r} is neither a DNS name (`*.` may be before it) nor an IP network"
             ) from None
         return text.lower()
@@ -603,15 +583,15 @@ def _root_of(table: TrustTable) -> TrustRoot:
     try:
         return TrustRoot.from_bytes_untrusted(bytes.fromhex(table.root))
     except MalformedError as exc:
-        raise _WrongKeyError("trust.root", exc.message) from exc
+        raise TableError("trust.root", exc.message) from exc
 
 
 def _jwt_of(table: JwtTable) -> JwtAdmission:
     for name, value in table.required_claims.items():
         if type(value) is int and not -_INTEGER_MAX <= value <= _INTEGER_MAX:
-            raise _WrongKeyError(f"jwt.required_claims.{name}", "is not a 64-bit integer")
+            raise TableError(f"jwt.required_claims.{name}", "is not a 64-bit integer")
     if any(key.get("kty") == "oct" for key in table.keys):
-        raise _WrongKeyError(
+        raise TableError(
             "jwt.keys",
             "a group document is public and cannot hold a secret key: use a key that signs (ES256, EdDSA)",
         )
@@ -627,7 +607,7 @@ def _jwt_of(table: JwtTable) -> JwtAdmission:
             non_expiring=False,
         )
     except MalformedError as exc:
-        raise _WrongKeyError("jwt.keys", exc.message) from exc
+        raise TableError("jwt.keys", exc.message) from exc
     return JwtAdmission(keys=keys, rules=rules)
 
 
@@ -666,13 +646,13 @@ def _access_of(table: AccessTable) -> FoundingAccess:
     certificates = tuple(_certificate_of(one) for one in table.certificate)
     everybody: list[FoundingToken | FoundingCertificate] = [*tokens, *certificates]
     if len(everybody) > PRINCIPALS_MAX:
-        raise _WrongKeyError("access", f"has more than {PRINCIPALS_MAX} entries")
+        raise TableError("access", f"has more than {PRINCIPALS_MAX} entries")
     for what in ("credential", "name"):
         seen: dict[object, str] = {}
         for one in everybody:
             key = getattr(one, what)
             if key in seen:
-                raise _WrongKeyError("access", f"{seen[key]} and {one.name} have the same {what}")
+                raise TableError("access", f"{seen[key]} and {one.name} have the same {what}")
             seen[key] = one.name
     access = FoundingAccess(
         lag_s=table.lag_s,
@@ -683,7 +663,7 @@ def _access_of(table: AccessTable) -> FoundingAccess:
         try:
             checked(grant)
         except CommandError as exc:
-            raise _WrongKeyError("access", f"{grant.name}: {exc.message}") from exc
+            raise TableError("access", f"{grant.name}: {exc.message}") from exc
     return access
 
 
@@ -729,14 +709,14 @@ def _time_of(table: TokenTable) -> datetime | None:
     if table.expires_at is None:
         return None
     if table.expires_at.tzinfo is None or table.expires_at.microsecond:
-        raise _WrongKeyError(
+        raise TableError(
             "access.token",
             f"{table.name}: expires_at must be whole seconds with their offset, such as …T00:00:00Z",
         )
     try:
         return table.expires_at.astimezone(UTC)
     except OverflowError as exc:
-        raise _WrongKeyError("access.token", f"{table.name}: expires_at is out of range") from exc
+        raise TableError("access.token", f"{table.name}: expires_at is out of range") from exc
 
 
 def _certificate_of(table: CertificateTable) -> FoundingCertificate:
@@ -744,7 +724,7 @@ def _certificate_of(table: CertificateTable) -> FoundingCertificate:
         certificate = certificate_of_pem(table.pem)
         credential = spki_digest(certificate)
     except ValueError as exc:
-        raise _WrongKeyError("access.certificate", f"{table.name}: pem is not a PEM certificate") from exc
+        raise TableError("access.certificate", f"{table.name}: pem is not a PEM certificate") from exc
     return FoundingCertificate(
         name=table.name,
         credential=credential,
@@ -790,9 +770,9 @@ def _authority_of(table: AuthorityTable) -> Authority:
         keys = [AuthorityKey.of(key.id, bytes.fromhex(key.key)) for key in table.keys]
         return authority_of(table.threshold, keys)
     except AuthorityError as exc:
-        raise _WrongKeyError("authority.keys", exc.message) from exc
+        raise TableError("authority.keys", exc.message) from exc
     except ValueError as exc:
-        raise _WrongKeyError("authority", str(exc)) from exc
+        raise TableError("authority", str(exc)) from exc
 
 
 def _canonical_authority(authority: Authority) -> dict[str, Any]:

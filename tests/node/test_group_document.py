@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.encoding.canonical import encode
+from attestation.encoding.toml_tables import StrictTable
 from enclave.identity import Identity
 from node import group_document
 from node.errors import ConfigError
@@ -368,11 +369,11 @@ REFUSED = [
     ('{stage = "prod"}', "{stage = 1.5}", "[jwt.required_claims[...]]"),
     ('{stage = "prod"}', "{stage = 99999999999999999999}", "jwt.required_claims"),
     ('audience = "prod"', 'audience = ""', "[jwt.audience]"),
-    ("[policy.tcb]", "[policy]\nversion = 1\n[policy.tcb]", "policy.version is not known"),
+    ("[policy.tcb]", "[policy]\nversion = 1\n[policy.tcb]", "the policy: [policy] unknown key `version`"),
     ('accepted_statuses = ["UpToDate"]', "", "policy.tcb.accepted_statuses"),
     ('accepted_statuses = ["UpToDate"]', 'accepted_statuses = ["Revoked"]', "policy.tcb.accepted_statuses"),
     ("[policy.tcb]", "[policy.tcb]\nstanding_days = 91", "policy.tcb.standing_days"),
-    ("[policy.tcb]", "[policy.weather]\n[policy.tcb]", "policy.weather is not known"),
+    ("[policy.tcb]", "[policy.weather]\n[policy.tcb]", "the policy: [policy] unknown key `weather`"),
     ('mrconfigid = "own"', f'mrconfigid = "{"00" * 48}"', "mrconfigid cannot be zeros"),
     (
         'mrconfigid = "own"',
@@ -520,9 +521,7 @@ def defaults() -> dict:
             if item.default is not msgspec.NODEFAULT and not isinstance(item.default, msgspec.Struct)
         }
         for table in vars(group_document).values()
-        if isinstance(table, type)
-        and issubclass(table, group_document._Table)
-        and table is not group_document._Table
+        if isinstance(table, type) and issubclass(table, StrictTable) and table is not StrictTable
     }
     policy = {
         rules.__name__: {
