@@ -122,7 +122,9 @@ class Api:
             await self._router(scope, receive, answer)
             return
         _require_method(scope)
-        fields = scope[FIELDS] = read_header_fields(scope["headers"])
+        fields = scope.get(FIELDS)  # from the last request on this connection, if it had the same head
+        if fields is None:
+            fields = scope[FIELDS] = read_header_fields(scope["headers"])
         if fields.cluster is not None:
             self._cluster.require(fields.cluster, repeated=CLUSTER in fields.repeated)
         requests, caller = self._requests, scope["extensions"].get(CALLER)

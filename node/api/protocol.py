@@ -10,7 +10,7 @@ head, half a body, or an endless head would otherwise hold a connection and its 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
@@ -20,11 +20,28 @@ from uvicorn.server import ServerState
 from node.api.access import CLIENT_CERTIFICATE, VOUCHED
 from node.api.answer import WholeAnswer
 from node.api.freshness import SENT_AFTER, boot_time_s
+from node.api.header_fields import FIELDS
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.requests import BadRequestError, Piece, RequestReader
 from node.api.turns import CALLER
 from node.places import Places, Room, Share, Stay, share_of_address
+
+# What a request's scope has from its head and its connection.
+_OF_HEAD: Final = (
+    "type",
+    "asgi",
+    "http_version",
+    "server",
+    "client",
+    "scheme",
+    "root_path",
+    "headers",
+    "method",
+    "path",
+    "raw_path",
+    "query_string",
+)
 
 
 class TooManyPipelinedError(Exception):
@@ -156,6 +173,9 @@ class ApiProtocol(HttpToolsProtocol):
 
     def _parse(self, piece: Piece) -> None:
         """Give the parser the bytes of one request, and no others."""
+        if piece.repeated and not self.expect_100_continue and not self.pipeline:
+            self._begin_again(piece)
+            return
         if piece.head is not None:
             self._may_begin, self._last_request = True, piece.head.last
         super().data_received(piece.data)
@@ -168,6 +188,43 @@ class ApiProtocol(HttpToolsProtocol):
         if self._may_begin or self._head_begun or self._between_requests is not piece.ends:
             self.send_400_response("parsers could read this request in two ways")
 
+    def _begin_again(self, piece: Piece) -> None:
+        """Begin a whole request whose head is, byte for byte, the last one that the parser took.
+
+        Most clients repeat a head, and its parser would find the same in it. Its body is as long as it says.
+        """
+        last: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope = {name: last[name] for name in _OF_HEAD}
+        if FIELDS in last:
+            scope[FIELDS] = last[FIELDS]
+        self.scope = scope  # type: ignore[assignment]
+        self._complete_scope()
+        before = self.cycle
+        assert piece.head is not None
+        cycle = self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=not piece.head.last,
+            on_response=self.on_response_complete,
+        )
+        self._held.append(Stay(self._room, self._caller))
+        if before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+        self._between_requests = False
+        if piece.head.body_bytes:
+            self._body.append(piece.data[piece.repeated :])
+        self.on_message_complete()
+
     def on_message_begin(self) -> None:
         if not self._may_begin:
             raise SecondReadingError
@@ -177,6 +234,9 @@ class ApiProtocol(HttpToolsProtocol):
         self._between_requests = False
         self._head_begun = True
         super().on_message_begin()
+        self._complete_scope()
+
+    def _complete_scope(self) -> None:
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope["extensions"] = self._extensions  # of the connection
         scope["state"] = {SENT_AFTER: self._in_touch_at, VOUCHED: [self._vouched]}

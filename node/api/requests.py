@@ -74,11 +74,13 @@ class Piece(Struct, frozen=True, gc=False):
     Attributes:
         head: of the request that begins with them, else None.
         ends: the request ends with them.
+        repeated: the size of the head, if it is byte for byte the last one on this connection, otherwise 0.
     """
 
     data: bytes
     head: RequestHead | None
     ends: bool
+    repeated: int = 0
 
 
 def read_head_untrusted(data: bytes) -> RequestHead:
@@ -160,6 +162,14 @@ class RequestReader:
             return self._of_chunks(buffer, None, 0)
         if self._body_left:
             return self._of_body(buffer, None, 0)
+        last = self._last_head
+        if last and buffer.startswith(last):
+            # Most clients repeat the same head: it is read once.
+            head, end = self._last_read, len(last)
+            if len(buffer) - end == head.body_bytes and not head.chunked:
+                self._buffer, self._over = b"", head.last
+                return Piece(buffer, head, ends=True, repeated=end)
+            return self._begun(buffer, head, end)
         end = buffer.find(END_OF_HEAD, 0, self._head_bytes_max)
         if end < 0:
             if len(buffer) >= self._head_bytes_max:
@@ -169,18 +179,17 @@ class RequestReader:
                 )
             return None
         end += len(END_OF_HEAD)
-        head = self._read(buffer[:end])
+        data = buffer[:end]
+        head = self._last_read = read_head_untrusted(data)
+        self._last_head = data
+        return self._begun(buffer, head, end)
+
+    def _begun(self, buffer: bytes, head: RequestHead, end: int) -> Piece | None:
         if head.chunked:
             self._chunks = _Chunks()
             return self._of_chunks(buffer, head, end)
         self._body_left = head.body_bytes
         return self._of_body(buffer, head, end)
-
-    def _read(self, data: bytes) -> RequestHead:
-        """Return what a head states. Most clients repeat the same head: it is read once."""
-        if data != self._last_head:
-            self._last_read, self._last_head = read_head_untrusted(data), data
-        return self._last_read
 
     def _of_body(self, buffer: bytes, head: RequestHead | None, start: int) -> Piece:
         size = len(buffer) - start
