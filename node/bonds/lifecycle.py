@@ -21,7 +21,7 @@ class KnownPeer:
 
     Attributes:
         peer_id: of the key that it proved in TLS; None before.
-        name: as its Hello says; None before.
+        name: from its Hello; None before.
         address: remote socket address.
         role: which side of the connection it is: ``initiator`` or ``responder``.
         group_id: of the group that both sides named; None before.

@@ -185,7 +185,7 @@ class TLSSession:
         except SSL.Error as exc:
             raise self._failure(exc) from exc
         if self._connection.get_alpn_proto_negotiated() != ALPN:
-            raise RemoteProtocolError("tls-alpn", "the peer does not speak the bond protocol")
+            raise RemoteProtocolError("tls-alpn", "the peer does not use the bond protocol")
         # The context allows nothing else. If it ever did, going on would be unsafe.
         assert self._connection.get_protocol_version() == SSL.TLS1_3_VERSION
         self.established = True

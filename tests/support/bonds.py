@@ -1,6 +1,6 @@
 """Fakes around bonds: tickets under a shared key, a recording handler, nodes on loopback.
 
-The fake ticket makes the same promises as a quote (somebody trusted signed who, where and for which
+The fake ticket makes the same promises as a quote (a trusted party signed which node, where and for which
 connection), so every rule of admission can be tried without a quoting authority.
 """
 
@@ -121,7 +121,7 @@ BUILD = Build("bondstone test", Span(1, 1), "test", Span(1, 1))
 
 
 class Recorder:
-    """A handler that keeps what it is told, and lets a test wait for it."""
+    """A handler that keeps what it receives, and lets a test wait for it."""
 
     def __init__(self) -> None:
         self.ups: list[BondInfo] = []
@@ -278,9 +278,9 @@ class BondCluster:
 
 
 class RawPeer:
-    """A hand-driven client of the bond port that says whatever a test wants.
+    """A hand-driven client of the bond port that sends whatever a test wants.
 
-    With ``tls`` it speaks TLS; ``send_bytes`` then goes inside, ``send_raw`` on the bare socket.
+    With ``tls`` it uses TLS; ``send_bytes`` then goes inside, ``send_raw`` on the bare socket.
     """
 
     def __init__(

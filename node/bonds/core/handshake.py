@@ -254,7 +254,7 @@ class Handshake:
         gate: of the group for which this node has dialled; None makes this node the responder.
 
     Attributes:
-        peer_name: as the peer's Hello says, whether it was accepted or not.
+        peer_name: from the peer's Hello, whether it was accepted or not.
         proved: the peer has the group key.
     """
 

@@ -318,7 +318,7 @@ def _hello(protocol: Any, versions: Any, *fields: Any) -> Hello:
         # The following fields cannot be read, because every version has its own.
         raise RemoteProtocolError(
             "version-mismatch",
-            f"the peer speaks the bond protocol's versions {list(numbers)}, this release {list(VERSIONS)}: "
+            f"the peer has versions {list(numbers)} of the bond protocol, this release {list(VERSIONS)}: "
             "releases before feature levels cannot be in one group with later ones",
         )
     network_id, group_id, nonce, name, build = fields

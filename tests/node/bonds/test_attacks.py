@@ -1,6 +1,6 @@
 """What is tried on the bond port, and what stops it.
 
-Each attack runs twice: against the node as it is, where it is refused and the audit log says why; and against
+Each attack runs twice: against the node as it is, where it is refused and the audit log shows why; and against
 a build with the one check taken out, where it works. So each check is known to be the one that holds.
 """
 
@@ -23,7 +23,7 @@ from tests.support.bonds import AUTHORITY, BondCluster, FakeIssuer, FakeValidato
 
 
 class CredulousValidator(FakeValidator):
-    """The attacker's own: it does not care who it talks to."""
+    """The attacker's own: it accepts every peer."""
 
     def validate(self, ticket: bytes, peer: Any, now: datetime) -> Expiration:
         return Expiration(at=None, appraisal={})
@@ -203,7 +203,7 @@ def test_a_peer_with_another_key_or_network_is_refused(attack: str, monkeypatch:
 
             assert event["code"] == code
             assert event["peer_id"] == mallory.me.id.hex()
-            # It never came to tickets: a stranger does not make us fetch a quote.
+            # It never came to tickets: a stranger does not make the victim fetch a quote.
             assert victim.issuers[0].issued == []
             assert victim.handler.ups == []
 

@@ -266,7 +266,7 @@ CHILD = """
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_dead_process_is_noticed(run: Run, how: signal.Signals) -> None:
-    """Killed: the kernel closes the socket, so at once. Stopped: only silence tells."""
+    """Killed: the kernel closes the socket, so at once. Stopped: only the silence shows it."""
 
     async def scenario() -> None:
         async with BondCluster() as cluster:
@@ -304,7 +304,7 @@ def test_a_node_that_restarts_at_the_same_address_is_bonded_as_a_new_incarnation
             for connection in list(old.endpoint._connections):
                 connection.abort()  # no goodbye
             await old.endpoint.close()
-            # It knows nobody: the others have to find it where the old one was.
+            # It knows no peer: the others have to find it where the old one was.
             new = await cluster.start("b", port=port)
             await a.until_bonded(new)
 
@@ -551,7 +551,7 @@ class Relay:
 
 @pytest.mark.parametrize("dialling", ["smaller", "larger"])
 def test_a_member_that_dials_although_we_hold_an_old_bond_replaces_it(dialling: str) -> None:
-    """Half-open: the peer lost the connection, we have not noticed. It need not wait until we do."""
+    """Half-open: the peer lost the connection, and this node has not noticed. The peer need not wait until it does."""
 
     async def scenario() -> None:
         async with BondCluster() as cluster:
@@ -663,7 +663,7 @@ def test_peers_see_the_cluster_of_a_member_as_soon_as_it_holds_something_of_one(
 
 
 def test_a_cluster_that_is_founded_during_the_handshake_is_attested_right_after_it(run: Run) -> None:
-    """The ticket was made before; nobody would ask for another one until two thirds of its life are over."""
+    """The ticket was made before; no judge would ask for another one until two thirds of its life are over."""
 
     async def scenario() -> None:
         async with BondCluster() as cluster:

@@ -149,7 +149,7 @@ def test_a_malformed_message_is_refused(body: bytes) -> None:
 def test_a_frame_of_a_million_empty_lists_is_refused_before_a_list_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever has the group key can send it before admission, and with ``derive_key`` that is anybody."""
+    """A peer with the group key can send it before admission, and with ``derive_key`` that is any client."""
     built: list[int] = []
     decode = canonical._decode_untrusted
 
@@ -268,7 +268,7 @@ def test_handshakes_are_capped_per_address() -> None:
             await held[0].until_closed()  # it has waited longest
             await node.until_event("bond-refused", reason="too-many-handshakes")
             assert not any(raw.reader.at_eof() for raw in held[1:])
-            # Whoever comes next gets in, too.
+            # The next one gets in, too.
             await still_bonds(cluster, node)
             for raw in held:
                 await raw.close()
@@ -375,7 +375,7 @@ def test_they_would_if_the_newest_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_strangers_of_many_addresses_never_crowd_out_a_known_address() -> None:
-    """More addresses than places: of those who are unknown only the newest stay."""
+    """More addresses than places: of the unknown ones only the newest stay."""
 
     async def scenario() -> None:
         async with BondCluster() as cluster:

@@ -1,4 +1,4 @@
-"""Who may bond by what its software is and knows: asked before anything that costs."""
+"""Which software may bond, and what it has to know: checked before anything that costs."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -111,7 +111,7 @@ def test_no_changed_byte_of_a_certificate_gives_another_id(place: int, change: i
         assert peer_key_untrusted(bytes(changed)).peer_id == ALICE.peer_id
 
 
-# ---- what a peer can make us verify ------------------------------------------------
+# ---- what a peer can make a node verify ------------------------------------------------
 def certificate(number: int, issuer: int, key: Any, signer: Any) -> x509.Certificate:
     def named(which: int) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"c{which}")])
@@ -147,7 +147,7 @@ def meet(context: SSL.Context, hostile: SSL.Context, *, we_serve: bool) -> TLSSe
     them.start()
     for _ in range(3):
         us.receive_data_untrusted(them.data_to_send())
-        with contextlib.suppress(RemoteProtocolError):  # of them: we have hung up
+        with contextlib.suppress(RemoteProtocolError):  # of the peer: this side has hung up
             them.receive_data_untrusted(us.data_to_send())
     return us
 

@@ -53,7 +53,7 @@ def test_07_execute_without_catch_up_and_weak_queries() -> None:
             third = await within(b.execute(add(-2)))
             assert third.result == {"value": 5}
             assert third.at > second.at
-            # Who executed it has applied it: no waiting there, and no min_at.
+            # The member that executed it has applied it: no waiting there, and no min_at.
             assert (await b.query(GET, Consistency.WEAK)).value == {"value": 5}
             assert [await weak(group, third.at) for group in groups] == [5, 5, 5]
 
@@ -73,7 +73,7 @@ def test_07_execute_without_catch_up_and_weak_queries() -> None:
 def test_08_queries_name_the_state_that_they_answer_from_and_strong_ones_need_a_quorum() -> None:
     async def scenario() -> None:
         async with Site() as site:
-            # With min_voters=3 nobody can shrink the quorum when two are gone.
+            # With min_voters=3 no leader can shrink the quorum when two are gone.
             a, b, _ = await site.counters(3, settings=replace(FAST, min_voters=3))
             done = await within(a.execute(add(2)))
 

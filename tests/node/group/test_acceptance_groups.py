@@ -1,6 +1,6 @@
 """Acceptance checklist 1 to 6: bonds, ids, feeding, electing, and clusters that began apart.
 
-Where the checklist says how long something may take, that is how long it is waited for.
+Where the checklist limits how long something may take, the test waits that long.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def test_01_members_can_see_each_other() -> None:
                 return {bond.peer.id for bond in group.bonds}
 
             await until(lambda: all(bonds(group) == others for group, others in joined), SEEN_S)
-            # Nobody is bonded in a group that it did not join, so these are exactly the bonds there are.
+            # No node is bonded in a group that it did not join, so these are exactly the bonds there are.
             assert len({group.id for group, _ in joined}) == 3
             for network in (a, b, c, d):
                 of_groups = {event["group_id"] for event in events(network, "bond-admitted")}

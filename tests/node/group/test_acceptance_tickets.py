@@ -1,4 +1,4 @@
-"""Acceptance checklist 17 to 21: who is admitted, and until when. And one group of nodes in mock TDs."""
+"""Acceptance checklist 17 to 21: which peers are admitted, and until when. And one group of nodes in mock TDs."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ from tests.support.groups import (
 from tests.support.tickets import FIRMWARE, REGISTERS, policy
 
 LIFETIME = timedelta(minutes=10)
-NEVER_S = 3  # so long the checklist watches that nobody is admitted after all
+NEVER_S = 3  # for this long the checklist watches that no peer is admitted after all
 REVOKED_S = 8  # so soon after its ticket a bond must be gone
 
 

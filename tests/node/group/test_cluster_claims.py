@@ -16,14 +16,14 @@ def presence(cluster: bytes | None, dissolved: tuple[bytes, ...] = ()) -> Presen
     return Presence(cluster, 0, 0, Bootstrap.EXPECT, (), dissolved, 0)
 
 
-@pytest.mark.parametrize("said", [None, OURS])
-def test_another_cluster_than_the_last_presence_named_is_refused(said: bytes | None) -> None:
+@pytest.mark.parametrize("reported", [None, OURS])
+def test_another_cluster_than_the_last_presence_named_is_refused(reported: bytes | None) -> None:
     claims = ClusterClaims(ordered=True)
     assert claims.allows(PEER, presence(THEIRS))
-    assert claims.allows(PEER, presence(said))
+    assert claims.allows(PEER, presence(reported))
 
     assert not claims.allows(PEER, Avail(THEIRS, 1))
-    assert claims.allows(PEER, Avail(OURS, 1)) is (said == OURS)
+    assert claims.allows(PEER, Avail(OURS, 1)) is (reported == OURS)
 
 
 def test_each_peer_stands_for_itself() -> None:

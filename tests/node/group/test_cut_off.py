@@ -1,4 +1,4 @@
-"""A member that the others cannot hear, or that cannot hear them: what its callers are told, then and after."""
+"""A member whose messages do not arrive, or that receives none: what its callers get, then and afterwards."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -42,7 +42,7 @@ def _forwards(lost: list[Lost]) -> list[Lost]:
 
 
 async def _executes_once_in_all(groups: list[Group]) -> None:
-    """Whoever is asked to execute it again, and how often: all say what its one execution gave."""
+    """Whichever member is asked to execute it again, and how often: all answer with what its one execution gave."""
     for group in (groups[2], groups[1], groups[0], groups[2]):
         assert (await within(group.execute(add(2), key=KEY))).result == {"value": 42}
     assert [await strong(group) for group in groups] == [42] * 3
@@ -92,7 +92,7 @@ def test_a_command_lost_on_its_way_is_of_unknown_outcome_and_its_retry_executes_
     run(scenario)
 
 
-# ---- nobody to hand things to -------------------------------------------------
+# ---- no leader to hand things to -------------------------------------------------
 BOUND, ASKED = 8, 20
 
 
@@ -116,7 +116,7 @@ def test_a_member_without_a_quorum_keeps_a_bounded_queue_refuses_the_rest_and_an
         commands: list[asyncio.Task[Executed]] = []
         queries: list[asyncio.Task[Answer]] = []
         for number in range(ASKED):
-            # Their sum tells which of them were executed, and how often.
+            # Their sum shows which of them were executed, and how often.
             commands.append(asyncio.create_task(member.execute(add(1 << number))))
             queries.append(asyncio.create_task(member.query(GET)))
             if number == BOUND // 2:
@@ -128,7 +128,7 @@ def test_a_member_without_a_quorum_keeps_a_bounded_queue_refuses_the_rest_and_an
             with pytest.raises(NotExecutedError) as error:
                 await call
             assert error.value.reason == "overloaded"
-        await within(member.when().offline())  # who led has given up by now
+        await within(member.when().offline())  # the old leader has given up by now
         assert not any(call.done() for call in [*commands[:BOUND], *queries[:BOUND]])
 
         site.heal()

@@ -35,7 +35,7 @@ def record(number: int) -> Record:
 
 
 class Desk:
-    """A thread with its disk, and what it told."""
+    """A thread with its disk, and what it reported."""
 
     def __init__(self) -> None:
         self.disk = Disk()

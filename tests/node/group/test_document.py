@@ -1,6 +1,7 @@
 """A group that a program joins by a group document keeps what the document's GroupId promises to the peers.
 
-The GroupId says which policy everybody judges by. Who joined with the id and without the judges would be believed.
+The GroupId fixes the policy by which every member judges. A node that joined with the id and without the judges
+would be believed.
 """
 
 import asyncio

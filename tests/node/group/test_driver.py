@@ -1,4 +1,4 @@
-"""The driver: one broadcast for many commands, nothing said too early, and no future that hangs."""
+"""The driver: one broadcast for many commands, nothing sent too early, and no future that hangs."""
 
 import asyncio
 import threading
@@ -381,7 +381,7 @@ def test_no_vote_leaves_before_it_is_durable() -> None:
         assert cluster is not None
         disk.gate.clear()
 
-        # Somebody else stands in a later term, with a log that is ahead, chosen by a leader to follow it.
+        # Another candidate stands in a later term, with a log that is ahead, chosen by a leader to follow it.
         term = driver.member.term + 1
         request = VoteRequest(
             cluster=cluster, term=term, pre=False, last=driver.member.log.last(), roll=(ME,), transfer=True
@@ -523,7 +523,7 @@ def test_an_exception_of_a_step_halts_the_member_and_only_a_request_to_exit_prop
 def test_a_member_that_wants_its_next_tick_at_once_gets_it_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """uvloop's handle of a call that is due at once does not say when it is due."""
+    """uvloop's handle of a call that is due at once does not show when it is due."""
 
     async def scenario() -> None:
         bonds = Bonds()

@@ -1,4 +1,4 @@
-"""What nobody waits for leaves only if nothing better does."""
+"""A message that no caller waits for leaves only if no better one does."""
 
 import asyncio
 

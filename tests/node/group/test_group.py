@@ -227,14 +227,14 @@ def test_the_same_key_never_executes_twice() -> None:
 
 
 class Closed(EmptySystem):
-    """Lets in whom it was told of."""
+    """Lets in the callers that it was given."""
 
     def __init__(self) -> None:
         self.known: list[bytes] = []
 
     def judge(self, credential: bytes | None, *_: Any, **__: Any) -> None:
         if credential not in (None, *self.known):
-            raise CommandError("not-permitted", "nobody let this caller in")
+            raise CommandError("not-permitted", "this caller was not let in")
 
     def apply(self, command: Any, context: ApplyContext) -> Any:
         self.known.append(command[1])
@@ -257,9 +257,9 @@ def test_the_system_state_is_written_and_read_on_every_node_and_judges_callers_o
     async def scenario(site: Site) -> None:
         a, b = await site.counters(2, system=Closed)
         for group in (a, b):
-            with pytest.raises(CommandFailedError, match="let this caller in"):
+            with pytest.raises(CommandFailedError, match="was not let in"):
                 await within(group.execute(add(1), credential=b"alice"))
-            with pytest.raises(CommandFailedError, match="let this caller in"):
+            with pytest.raises(CommandFailedError, match="was not let in"):
                 await within(group.query(GET, credential=b"alice"))
         (done,) = await within(b.execute_system([["let-in", b"alice"]]))
 

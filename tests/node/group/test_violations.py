@@ -1,4 +1,4 @@
-"""What an admitted peer must not say costs it its bond, is in the audit log, and has no other effect."""
+"""A message that an admitted peer must not send costs it its bond, is in the audit log, and has no other effect."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ from tests.support.groups import GET, Site, add, counter, events, until, until_v
 
 @dataclass(frozen=True)
 class Scene:
-    """A leader, its follower and an admitted intruder, who says something to ``target``."""
+    """A leader, its follower and an admitted intruder, which sends something to ``target``."""
 
     leader: Group
     follower: Group
@@ -141,7 +141,7 @@ def standing_for_office(scene: Scene) -> bytes:
 
 
 def of_another_cluster(scene: Scene) -> bytes:
-    """As one who has said that it is of ours."""
+    """As a peer that has named this cluster as its own."""
     ours = Presence(scene.cluster, 0, 0, Bootstrap.JOIN, (), (), 0)
     scene.intruder.group().send([scene.target.me], encode(ours))
     return encode(Append(b"o" * 32, scene.status.term + 1, LOG_START, (), 0, 1))
@@ -194,7 +194,7 @@ async def loses_its_bond_and_nothing_else_happens(scene: Scene, data: bytes, rea
 
 
 @pytest.mark.parametrize(
-    ("to", "say", "reason"),
+    ("to", "message", "reason"),
     [
         (Role.LEADER, malformed, "malformed-message"),
         (Role.LEADER, oversized, "malformed-message"),
@@ -213,14 +213,14 @@ async def loses_its_bond_and_nothing_else_happens(scene: Scene, data: bytes, rea
     ids=name_of,
 )
 def test_a_message_that_breaks_the_protocol_costs_the_bond(
-    to: Role, say: Callable[[Scene], bytes], reason: str
+    to: Role, message: Callable[[Scene], bytes], reason: str
 ) -> None:
-    breaks_the_protocol(to, say, reason, Preference.NORMAL)
+    breaks_the_protocol(to, message, reason, Preference.NORMAL)
 
 
 @pytest.mark.parametrize("to", [Role.LEADER, Role.FOLLOWER], ids=name_of)
 @pytest.mark.parametrize(
-    ("say", "reason"),
+    ("message", "reason"),
     [
         (next_leader, "observer-leads"),
         (standing_for_office, "observer-stands"),
@@ -228,14 +228,16 @@ def test_a_message_that_breaks_the_protocol_costs_the_bond(
     ids=name_of,
 )
 def test_an_observer_that_wants_to_lead_loses_its_bond(
-    to: Role, say: Callable[[Scene], bytes], reason: str
+    to: Role, message: Callable[[Scene], bytes], reason: str
 ) -> None:
-    breaks_the_protocol(to, say, reason, Preference.OBSERVER)
+    breaks_the_protocol(to, message, reason, Preference.OBSERVER)
 
 
-def breaks_the_protocol(to: Role, say: Callable[[Scene], bytes], reason: str, preference: Preference) -> None:
+def breaks_the_protocol(
+    to: Role, message: Callable[[Scene], bytes], reason: str, preference: Preference
+) -> None:
     async def scenario(scene: Scene, site: Site) -> None:
-        await loses_its_bond_and_nothing_else_happens(scene, say(scene), reason)
+        await loses_its_bond_and_nothing_else_happens(scene, message(scene), reason)
         (network,) = [network for network in site.networks if network.me == scene.target.me]
         assert len(events(network, "protocol-violation", name="intruder", reason=reason)) == 1
         ends = events(network, "bond-ended", name="intruder", reason=reason, by_peer=False)
@@ -245,15 +247,15 @@ def breaks_the_protocol(to: Role, say: Callable[[Scene], bytes], reason: str, pr
 
 
 @pytest.mark.parametrize(
-    ("say", "reason"),
+    ("message", "reason"),
     [
         (lambda intruder, _: Genesis(forged_genesis(intruder)), "bad-genesis"),
         (lambda _, founder: GenesisProposal(1, bytes(16), (founder,), LEVELS), "bad-genesis-proposal"),
         (lambda intruder, _: GenesisProposal(1, bytes(16), (intruder,), LEVELS), "bad-genesis-proposal"),
     ],
-    ids=["forged", "for another", "without us"],
+    ids=["forged", "for another", "without this node"],
 )
-def test_a_founder_is_not_misled(say: Callable[[Incarnation, Incarnation], Message], reason: str) -> None:
+def test_a_founder_is_not_misled(message: Callable[[Incarnation, Incarnation], Message], reason: str) -> None:
     founding = Founding(bootstrap=Bootstrap.EXPECT, expect=2)
 
     async def main() -> None:
@@ -261,7 +263,7 @@ def test_a_founder_is_not_misled(say: Callable[[Incarnation, Incarnation], Messa
             network = await site.network("a")
             waiting = counter(network, founding).join()
             async with site.intruder(waiting) as intruder:
-                intruder.group().send([network.me], encode(say(intruder.me, network.me)))
+                intruder.group().send([network.me], encode(message(intruder.me, network.me)))
                 await intruder.handler.until(lambda: bool(intruder.handler.downs))
 
                 assert intruder.handler.downs == [(network.me, BondLoss.LOST, reason)]
@@ -289,12 +291,12 @@ def test_a_peer_of_another_cluster_loses_its_bond(to: Role) -> None:
     run(scenario, to)
 
 
-@pytest.mark.parametrize("say", [malformed, second_leader])
-def test_many_violations_of_one_bond_are_one_event(say: Callable[[Scene], bytes]) -> None:
+@pytest.mark.parametrize("message", [malformed, second_leader])
+def test_many_violations_of_one_bond_are_one_event(message: Callable[[Scene], bytes]) -> None:
     """Or a peer could push everything else out of an audit log of bounded size."""
 
     async def scenario(scene: Scene, site: Site) -> None:
-        data = say(scene)
+        data = message(scene)
         for times in (1, 2):
             await until(lambda: scene.leader.me.id in scene.intruder.peers())
             for _ in range(200):

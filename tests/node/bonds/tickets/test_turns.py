@@ -10,7 +10,7 @@ from node.bonds.tickets.turns import TurnThread
 
 
 def ran_in_order(jobs: list[tuple[str, str, bool]], *, cancel: frozenset[str] = frozenset()) -> list[str]:
-    """Let these jobs (name, share, known) wait behind one that takes long, and return who ran when."""
+    """Let these jobs (name, share, known) wait behind one that takes long, and return which ran when."""
     order: list[str] = []
     gate = threading.Event()
 
@@ -43,7 +43,7 @@ CROWD = [(f"crowd-{number}", "192.0.2.1", False) for number in range(5)]
 
 
 def test_a_member_does_not_wait_for_the_quotes_of_a_crowd() -> None:
-    """With a derived key anybody may ask for a quote; each takes up to a second, and they came in a row."""
+    """With a derived key any client may ask for a quote; each takes up to a second, and they came in a row."""
     assert ran_in_order([*CROWD, ("member", "198.51.100.7", False)]).index("member") == 1
 
 

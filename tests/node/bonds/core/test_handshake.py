@@ -122,7 +122,7 @@ def sent(actions: list[Action]) -> list[Message]:
 
 
 class Pair:
-    """Runs two handshakes against each other; tickets are issued and accepted when a test says so."""
+    """Runs two handshakes against each other; tickets are issued and accepted when a test wants it."""
 
     def __init__(self, a: Handshake, b: Handshake) -> None:
         self.sides = {"a": a, "b": b}

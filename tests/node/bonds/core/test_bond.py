@@ -62,19 +62,19 @@ class Driven:
     def now(self) -> datetime:
         return START + timedelta(milliseconds=self.ms) + self.shift
 
-    def run(self, ms: int, *, heard: bool = False) -> list[tuple[int, BondAction]]:
-        """Tick for ``ms``, in steps; return what happened when. ``heard``: the peer is talking."""
+    def run(self, ms: int, *, receives: bool = False) -> list[tuple[int, BondAction]]:
+        """Tick for ``ms``, in steps; return what happened when. ``receives``: the peer sends all the time."""
         happened = []
         for _ in range(ms // SETTINGS.tick_ms):
             self.ms += SETTINGS.tick_ms
-            if heard:
+            if receives:
                 self.bond.bytes_arrived(self.ms)
             happened += [(self.ms, action) for action in self.bond.tick(self.ms, self.now)]
         return happened
 
 
 def test_a_busy_bond_needs_no_ping() -> None:
-    assert Driven().run(10_000, heard=True) == []
+    assert Driven().run(10_000, receives=True) == []
 
 
 def test_an_idle_bond_is_pinged_at_the_interval_and_closed_when_no_answer_comes() -> None:
@@ -92,9 +92,9 @@ def test_an_idle_bond_is_pinged_at_the_interval_and_closed_when_no_answer_comes(
 
 
 def test_a_pause_of_our_own_process_does_not_count_against_the_peer() -> None:
-    """The process was stopped for a minute: what the peer said meanwhile is still in the socket."""
+    """The process was stopped for a minute: what the peer sent meanwhile is still in the socket."""
     driven = Driven()
-    driven.run(1000, heard=True)
+    driven.run(1000, receives=True)
     driven.ms += 60_000
 
     assert not any(isinstance(action, BondEnded) for action in driven.bond.tick(driven.ms, driven.now))
@@ -117,19 +117,19 @@ def test_a_ping_is_answered() -> None:
 
 
 def test_a_ticket_without_end_is_never_renewed() -> None:
-    assert Driven().run(100_000, heard=True) == []
+    assert Driven().run(100_000, receives=True) == []
 
 
 def test_renewal_is_asked_for_once_when_two_thirds_of_the_life_are_over() -> None:
     driven = Driven(timedelta(seconds=30))
-    happened = driven.run(29_900, heard=True)
+    happened = driven.run(29_900, receives=True)
 
     assert happened == [(20_000, SendControl(ReattestRequest(nonce=(1).to_bytes(32, "big"))))]
 
 
 def test_a_renewed_ticket_starts_anew() -> None:
     driven = Driven(timedelta(seconds=30))
-    ((_, asked),) = driven.run(20_000, heard=True)
+    ((_, asked),) = driven.run(20_000, receives=True)
     assert isinstance(asked, SendControl)
     assert isinstance(asked.message, ReattestRequest)
     nonce = asked.message.nonce
@@ -137,7 +137,7 @@ def test_a_renewed_ticket_starts_anew() -> None:
     driven.bond.renewed(driven.now + timedelta(seconds=60), driven.ms, driven.now)
 
     assert actions == [Rejudge({"t": b"x"}, binding_of(EXPORTER, nonce))]
-    assert [at for at, _ in driven.run(59_900, heard=True)] == [60_000]
+    assert [at for at, _ in driven.run(59_900, receives=True)] == [60_000]
 
 
 def test_tickets_that_were_not_asked_for_end_the_bond() -> None:
@@ -145,7 +145,7 @@ def test_tickets_that_were_not_asked_for_end_the_bond() -> None:
     unasked = Reattest(nonce=(1).to_bytes(32, "big"), tickets={})
     with pytest.raises(RemoteProtocolError, match="not asked for"):
         driven.bond.receive_untrusted(unasked)
-    driven.run(20_000, heard=True)
+    driven.run(20_000, receives=True)
     with pytest.raises(RemoteProtocolError, match="not asked for"):
         driven.bond.receive_untrusted(Reattest(nonce=b"o" * 32, tickets={}))
     driven.bond.receive_untrusted(unasked)
@@ -158,7 +158,7 @@ def test_a_peer_whose_claims_changed_is_asked_for_new_tickets_at_once_and_not_to
     asked: list[int] = []
     for _ in range(5):
         driven.bond.receive_untrusted(ClaimsChanged())
-        happened = driven.run(500, heard=True)
+        happened = driven.run(500, receives=True)
         asked += [at for at, _ in happened]
         for _, action in happened:
             assert isinstance(action, SendControl)
@@ -173,7 +173,7 @@ def test_a_peer_that_answers_no_request_is_asked_once_however_often_its_claims_c
     asked: list[int] = []
     for _ in range(20):
         driven.bond.receive_untrusted(ClaimsChanged())
-        asked += [at for at, _ in driven.run(500, heard=True)]
+        asked += [at for at, _ in driven.run(500, receives=True)]
 
     assert asked == [100]
 
@@ -202,7 +202,7 @@ def test_a_renewal_request_is_answered_for_this_connection_and_nonce() -> None:
 def test_the_hosts_clock_can_only_shorten_a_tickets_life(shift: timedelta, ends_at: int) -> None:
     driven = Driven(timedelta(seconds=30))
     driven.shift = shift
-    happened = driven.run(40_000, heard=True)
+    happened = driven.run(40_000, receives=True)
     at, closed = next((at, action) for at, action in happened if isinstance(action, BondEnded))
 
     assert at == ends_at
