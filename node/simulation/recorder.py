@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from node.machines.base import ApplyContext, StateMachine
+from node.machines.keys import Touched
 
 Applied = Callable[[int, int, Any, ApplyContext], None]
 
@@ -34,6 +35,13 @@ class Recorder(StateMachine):
 
     def query(self, query: Any) -> Any:
         return self.inner.query(query)
+
+    # Whoever judges has opened the envelope already.
+    def keys_of(self, command: Any) -> Touched | None:
+        return self.inner.keys_of(command)
+
+    def keys_of_query(self, query: Any) -> Touched | None:
+        return self.inner.keys_of_query(query)
 
     def savepoint(self) -> Any:
         return self.inner.savepoint()
