@@ -213,7 +213,7 @@ def test_nothing_in_the_bonds_is_asserted_to_be_there():
 OF_THE_API = "node/api/schemas.py"
 ON_BOTH_SIDES = {"AlreadyExecutedError", "NotExecutedError", "OutcomeUnknownError"}
 # To be renamed.
-KNOWN_TWICE = {"Accepted", "Answer", "Entry", "Founding", "Item", "PckCa", "Peer", "Query", "Step"}
+KNOWN_TWICE = {"Founding"}
 
 
 def test_a_public_class_name_has_one_meaning():

@@ -55,16 +55,16 @@ class Fall:
     at: Moment
 
 
-class Peer(Protocol):
+class AcceptedPeer(Protocol):
     @property
     def peer_id(self) -> bytes: ...
 
 
-class Accepted(Protocol):
+class AcceptedMember(Protocol):
     """Evidence that was accepted in full: ``attestation.tickets.store.AcceptedEvidence``."""
 
     @property
-    def peer(self) -> Peer: ...
+    def peer(self) -> AcceptedPeer: ...
     @property
     def number(self) -> int: ...
 
@@ -98,7 +98,7 @@ class MemberTable:
         self._falls: OrderedDict[bytes, Fall | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def witness(self, evidence: Accepted) -> None:
+    def witness(self, evidence: AcceptedMember) -> None:
         """Add a peer whose evidence was accepted in full."""
         self.accepted(evidence.peer.peer_id, evidence.number)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from node.client import BondstoneClient, RefusedError
 from node.collections.errors import AnswerError, ValueRefusedError, WrongMachineError
 from node.collections.outcomes import Removed, Version
-from node.collections.wire import Answer, Change
+from node.collections.wire import Change, MachineResult
 from node.group.group import Group
 from node.machines.collections.machine import CollectionsMachine
 from node.machines.collections.reading import NAME_BYTES_MAX
@@ -98,7 +98,7 @@ class Commands:
         self.name = name
         self._declaration = {"op": "declare", "name": name, "kind": kind, **declared}
 
-    def change(self, op: str, read: Callable[[Answer], R], **members: Any) -> Change[R]:
+    def change(self, op: str, read: Callable[[MachineResult], R], **members: Any) -> Change[R]:
         command = {"op": op, "name": self.name, **members}
         return Change(self._declaration, command, read)
 
@@ -110,7 +110,7 @@ class Commands:
         return self.change("drop", lambda answer: Removed(answer.version, int(answer.flag("dropped"))))
 
 
-def removed_of(answer: Answer) -> Removed:
+def removed_of(answer: MachineResult) -> Removed:
     return Removed(answer.version, answer.number("removed"))
 
 
@@ -166,7 +166,7 @@ async def execute_together(
     commands = [*declarations.values(), *(change.command for change in changes)]
     executed = await group.execute_many(commands, key=key, timeout_s=timeout_s)
     results = executed[len(declarations) :]
-    return [change.read(Answer(one.result)) for change, one in zip(changes, results, strict=True)]
+    return [change.read(MachineResult(one.result)) for change, one in zip(changes, results, strict=True)]
 
 
 class Remote:
@@ -197,9 +197,9 @@ class Remote:
         if not results:
             raise AnswerError("the answer has no result")
         self._declared = change.command["op"] != "drop"
-        return change.read(Answer(results[-1]))
+        return change.read(MachineResult(results[-1]))
 
-    def ask(self, op: str, **members: Any) -> Answer | None:
+    def ask(self, op: str, **members: Any) -> MachineResult | None:
         """Return the answer to a query; None if the collection is not declared yet.
 
         Raises:
@@ -207,7 +207,7 @@ class Remote:
         """
         query = {"op": op, "name": self._commands.name, **members}
         try:
-            return Answer(self._client.query(query, consistency=self._consistency).result)
+            return MachineResult(self._client.query(query, consistency=self._consistency).result)
         except RefusedError as exc:
             if exc.reason == _UNKNOWN:
                 return None
@@ -225,7 +225,7 @@ class Remote:
         described = None if answer is None else answer.item("collection")
         return 0 if described is None else described.number(name)
 
-    def items(self) -> Iterator[Answer]:
+    def items(self) -> Iterator[MachineResult]:
         """Yield all items, page by page; each page is of one state."""
         following: dict[str, Any] | None = {}
         while following is not None:

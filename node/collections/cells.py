@@ -7,7 +7,7 @@ from node.collections.base import CollectionWhen, Commands, Handle, Look, Remote
 from node.collections.codec import Codec
 from node.collections.maps import exchanged_of, sorted_map_of
 from node.collections.outcomes import Exchanged, Removed, Version, Written, WrittenOnce
-from node.collections.wire import Answer, Change, member
+from node.collections.wire import Change, MachineResult, member
 from node.group.group import Group
 
 V = TypeVar("V")
@@ -139,7 +139,7 @@ class CellClient(Generic[V]):
         return self._remote.version()
 
 
-def _value_of(answer: Answer | None, values: Codec[V]) -> V | None:
+def _value_of(answer: MachineResult | None, values: Codec[V]) -> V | None:
     item = None if answer is None else answer.item()
     return None if item is None else values.decode(item.data("value"))
 
@@ -181,7 +181,7 @@ class OnceCommands(Commands, Generic[V]):
         self._values = values
 
     def write(self, value: V) -> Change[WrittenOnce[V]]:
-        def read(answer: Answer) -> WrittenOnce[V]:
+        def read(answer: MachineResult) -> WrittenOnce[V]:
             if answer.flag("written"):
                 return WrittenOnce(answer.version, True, value)
             first = answer.item()

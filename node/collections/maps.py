@@ -24,7 +24,7 @@ from node.collections.base import (
 from node.collections.codec import Codec
 from node.collections.errors import ValueRefusedError
 from node.collections.outcomes import Exchanged, Extended, Popped, Removed, Version, Written
-from node.collections.wire import Answer, Change, member, members
+from node.collections.wire import Change, MachineResult, member, members
 from node.group.group import Group
 from node.machines.collections.sorted_map import SortedMap
 
@@ -41,14 +41,14 @@ def sorted_map_of(look: Look) -> SortedMap[bytes]:
     return found.body
 
 
-def exchanged_of(answer: Answer, values: Codec[V]) -> Exchanged[V]:
+def exchanged_of(answer: MachineResult, values: Codec[V]) -> Exchanged[V]:
     """Return the outcome of a compare-exchange."""
     swapped = answer.flag("swapped")
     actual = None if swapped else answer.item()
     return Exchanged(answer.version, swapped, None if actual is None else values.decode(actual.data("value")))
 
 
-def popped_of(answer: Answer, values: Codec[V]) -> Popped[V]:
+def popped_of(answer: MachineResult, values: Codec[V]) -> Popped[V]:
     """Return the outcome of a command that takes a value."""
     item = answer.item()
     taken = None if item is None else values.decode(item.data("value"))

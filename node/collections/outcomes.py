@@ -11,7 +11,7 @@ Version = NewType("Version", int)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(Generic[K, V]):
+class PriorityEntry(Generic[K, V]):
     """One entry of a priority queue."""
 
     key: K

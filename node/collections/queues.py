@@ -18,8 +18,8 @@ from node.collections.base import (
 from node.collections.codec import Codec
 from node.collections.errors import ValueRefusedError
 from node.collections.maps import exchanged_of
-from node.collections.outcomes import Enqueued, Entry, Exchanged, Placed, Popped, Removed, Version
-from node.collections.wire import Answer, Change, member, members
+from node.collections.outcomes import Enqueued, Exchanged, Placed, Popped, PriorityEntry, Removed, Version
+from node.collections.wire import Change, MachineResult, member, members
 from node.group.group import Group
 from node.machines.collections.queues import empty_queue, in_order, served_at
 from node.machines.collections.state import Queue, QueueEntry
@@ -35,14 +35,14 @@ class _Entries(Generic[K, V]):
         self.keys = keys
         self.values = values
 
-    def of_item(self, item: Answer | None) -> Entry[K, V] | None:
+    def of_item(self, item: MachineResult | None) -> PriorityEntry[K, V] | None:
         if item is None:
             return None
         key, value = self.keys.decode(item.data("key")), self.values.decode(item.data("value"))
-        return Entry(key, item.number("priority"), value)
+        return PriorityEntry(key, item.number("priority"), value)
 
-    def of_state(self, key: bytes, entry: QueueEntry) -> Entry[K, V]:
-        return Entry(self.keys.decode(key), entry.priority, self.values.decode(entry.value))
+    def of_state(self, key: bytes, entry: QueueEntry) -> PriorityEntry[K, V]:
+        return PriorityEntry(self.keys.decode(key), entry.priority, self.values.decode(entry.value))
 
 
 class PriorityQueueCommands(Commands, Generic[K, V]):
@@ -64,8 +64,8 @@ class PriorityQueueCommands(Commands, Generic[K, V]):
             **members("values", (self._entries.values.encode(value) for _, _, value in pushed)),
         )
 
-    def pop(self, *, last: bool = False) -> Change[Popped[Entry[K, V]]]:
-        def read(answer: Answer) -> Popped[Entry[K, V]]:
+    def pop(self, *, last: bool = False) -> Change[Popped[PriorityEntry[K, V]]]:
+        def read(answer: MachineResult) -> Popped[PriorityEntry[K, V]]:
             taken = self._entries.of_item(answer.item())
             return Popped(answer.version, taken is not None, taken)
 
@@ -105,7 +105,7 @@ class PriorityQueueCommands(Commands, Generic[K, V]):
         return self.change("queue-remove-range", removed_of, low=low, high=high)
 
 
-def _enqueued_of(answer: Answer) -> Enqueued:
+def _enqueued_of(answer: MachineResult) -> Enqueued:
     return Enqueued(
         answer.version,
         kept=answer.number("kept"),
@@ -115,7 +115,7 @@ def _enqueued_of(answer: Answer) -> Enqueued:
     )
 
 
-class PriorityQueueView(AbstractCollection[Entry[K, V]]):
+class PriorityQueueView(AbstractCollection[PriorityEntry[K, V]]):
     """A priority queue as one node has applied it; one that never changes if it was made by ``snapshot``.
 
     Iteration is in the order of service. ``key in queue`` asks for a key.
@@ -145,20 +145,20 @@ class PriorityQueueView(AbstractCollection[Entry[K, V]]):
         found = self._look()
         return PriorityQueueView(lambda: found, self._entries)
 
-    def get(self, key: K) -> Entry[K, V] | None:
+    def get(self, key: K) -> PriorityEntry[K, V] | None:
         encoded = self._entries.keys.encode(key)
         found = self._body().entries.get(encoded)
         return None if found is None else self._entries.of_state(encoded, found)
 
-    def first(self) -> Entry[K, V] | None:
+    def first(self) -> PriorityEntry[K, V] | None:
         """Return the entry that is served first; None if the queue is empty."""
         return self._at(last=False)
 
-    def last(self) -> Entry[K, V] | None:
+    def last(self) -> PriorityEntry[K, V] | None:
         """Return the entry that is served last, which a full queue drops; None if the queue is empty."""
         return self._at(last=True)
 
-    def _at(self, *, last: bool) -> Entry[K, V] | None:
+    def _at(self, *, last: bool) -> PriorityEntry[K, V] | None:
         found = served_at(self._body(), last=last)
         return None if found is None else self._entries.of_state(*found)
 
@@ -172,7 +172,7 @@ class PriorityQueueView(AbstractCollection[Entry[K, V]]):
     def __len__(self) -> int:
         return len(self._body())
 
-    def __iter__(self) -> Iterator[Entry[K, V]]:
+    def __iter__(self) -> Iterator[PriorityEntry[K, V]]:
         """Iterate over the entries of one state, whatever changes meanwhile."""
         return (self._entries.of_state(key, entry) for key, entry in in_order(self._body()))
 
@@ -215,11 +215,11 @@ class PriorityQueueWriter(PriorityQueueReader[K, V]):
         """Push all entries (key, priority, value) as one atomic change."""
         return await self._writing.do(self._commands.extend(entries))
 
-    async def pop(self) -> Popped[Entry[K, V]]:
+    async def pop(self) -> Popped[PriorityEntry[K, V]]:
         """Take the entry that is served first."""
         return await self._writing.do(self._commands.pop())
 
-    async def pop_last(self) -> Popped[Entry[K, V]]:
+    async def pop_last(self) -> Popped[PriorityEntry[K, V]]:
         """Take the entry that is served last."""
         return await self._writing.do(self._commands.pop(last=True))
 
@@ -266,11 +266,11 @@ class PriorityQueueClient(Generic[K, V]):
         """Push all entries (key, priority, value) as one atomic change."""
         return self._remote.do(self._commands.extend(entries))
 
-    def pop(self) -> Popped[Entry[K, V]]:
+    def pop(self) -> Popped[PriorityEntry[K, V]]:
         """Take the entry that is served first."""
         return self._remote.do(self._commands.pop())
 
-    def pop_last(self) -> Popped[Entry[K, V]]:
+    def pop_last(self) -> Popped[PriorityEntry[K, V]]:
         """Take the entry that is served last."""
         return self._remote.do(self._commands.pop(last=True))
 
@@ -298,21 +298,21 @@ class PriorityQueueClient(Generic[K, V]):
         """Remove the collection itself from the group."""
         return self._remote.do(self._commands.drop())
 
-    def get(self, key: K) -> Entry[K, V] | None:
+    def get(self, key: K) -> PriorityEntry[K, V] | None:
         answer = self._remote.ask("queue-get", **member("key", self._entries.keys.encode(key)))
         return None if answer is None else self._entries.of_item(answer.item())
 
-    def first(self) -> Entry[K, V] | None:
+    def first(self) -> PriorityEntry[K, V] | None:
         """Return the entry that is served first; None if the queue is empty."""
         answer = self._remote.ask("queue-peek", last=False)
         return None if answer is None else self._entries.of_item(answer.item())
 
-    def last(self) -> Entry[K, V] | None:
+    def last(self) -> PriorityEntry[K, V] | None:
         """Return the entry that is served last; None if the queue is empty."""
         answer = self._remote.ask("queue-peek", last=True)
         return None if answer is None else self._entries.of_item(answer.item())
 
-    def entries(self) -> Iterator[Entry[K, V]]:
+    def entries(self) -> Iterator[PriorityEntry[K, V]]:
         """Yield all entries in the order of service, page by page; each page is of one state."""
         for item in self._remote.items():
             entry = self._entries.of_item(item)

@@ -24,10 +24,10 @@ class Change(Generic[R]):
 
     declaration: Mapping[str, Any]
     command: Mapping[str, Any]
-    read: Callable[["Answer"], R]
+    read: Callable[["MachineResult"], R]
 
 
-class Answer:
+class MachineResult:
     """A result of the machine, read strictly.
 
     Raises:
@@ -61,17 +61,17 @@ class Answer:
             raise _unlike(name)
         return list(value)
 
-    def item(self, name: str = "item") -> "Answer | None":
+    def item(self, name: str = "item") -> "MachineResult | None":
         """Return the item under ``name``; None if it is null."""
         if name not in self._value:
             raise _unlike(name)
-        return None if self._value[name] is None else Answer(self._value[name])
+        return None if self._value[name] is None else MachineResult(self._value[name])
 
-    def items(self) -> list["Answer"]:
+    def items(self) -> list["MachineResult"]:
         value = self._value.get("items")
         if not isinstance(value, list | tuple):
             raise _unlike("items")
-        return [Answer(one) for one in value]
+        return [MachineResult(one) for one in value]
 
     def data(self, name: str) -> bytes:
         """Return the bytes under ``name`` (text) or ``name_b64``."""

@@ -13,7 +13,7 @@ from attestation.collateral.client.assembly import Collateral
 from attestation.collateral.client.collateral_client import CollateralClient
 from attestation.collateral.client.disk import DiskCache
 from attestation.collateral.client.fetcher import Fetcher
-from attestation.collateral.client.requests import PckCa, Platform, Source, TcbUpdate, UpdateMode
+from attestation.collateral.client.requests import PckCaKind, Platform, Source, TcbUpdate, UpdateMode
 from attestation.collateral.endorsements import Endorsements
 from attestation.collateral.freshness import FreshnessState
 from attestation.x509.trust import TrustRoot
@@ -113,6 +113,6 @@ def make_rig(
     return ClientRig(clock=clock, serving=serving, faults=faults, client=client, changes=changes, http=http)
 
 
-def platform_of(endorsements: Endorsements, ca: PckCa = PckCa.PLATFORM) -> Platform:
+def platform_of(endorsements: Endorsements, ca: PckCaKind = PckCaKind.PLATFORM) -> Platform:
     """Return the platform that a set is for."""
     return Platform(fmspc=bytes.fromhex(json.loads(endorsements.tcb_info)["fmspc"]), ca=ca)

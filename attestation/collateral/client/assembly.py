@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from attestation.collateral.client.requests import PckCa, Platform, TcbUpdate
+from attestation.collateral.client.requests import PckCaKind, Platform, TcbUpdate
 from attestation.collateral.endorsements import (
     COLLATERAL_BYTES_MAX,
     Endorsements,
@@ -23,8 +23,8 @@ AGE_MAX: Final = timedelta(hours=24)
 # A share of the time until a refresh is due: nodes that started together must not all fetch together.
 JITTER_SHARE: Final = 0.2
 _CA_NAMES: Final = {
-    PckCa.PLATFORM: "SGX PCK Platform CA",
-    PckCa.PROCESSOR: "SGX PCK Processor CA",
+    PckCaKind.PLATFORM: "SGX PCK Platform CA",
+    PckCaKind.PROCESSOR: "SGX PCK Processor CA",
 }
 _RECORD_BYTES_MAX: Final = COLLATERAL_BYTES_MAX + 64 * 1024
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from attestation.collateral.client.requests import Item, Request
+from attestation.collateral.client.requests import CollateralItem, Request
 from attestation.collateral.client.responses import Part, parse_response_untrusted
 from attestation.collateral.client.retry import (
     ATTEMPTS_MAX,
@@ -80,7 +80,7 @@ class Fetcher:
 
     async def fetch_all(
         self, requests: Sequence[Request], *, attempts_max: int = ATTEMPTS_MAX
-    ) -> dict[Item, Part]:
+    ) -> dict[CollateralItem, Part]:
         """Return several items, fetched at the same time; a failure of one ends the other fetches.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from cryptography.x509.oid import NameOID
 
-from attestation.collateral.client.requests import PckCa, Platform
+from attestation.collateral.client.requests import PckCaKind, Platform
 from attestation.errors import MalformedError
 from attestation.quote.codec import Quote
 from attestation.quote.layout import CERTIFICATION_PCK_CHAIN
@@ -42,7 +42,7 @@ def platform_of_pck_chain_untrusted(pem: bytes) -> Platform:
         raise MalformedError("pck-extension-missing", "the PCK certificate has no SGX extension")
     names = leaf.parsed.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
     issuer = str(names[0].value) if names else ""
-    for ca in PckCa:
+    for ca in PckCaKind:
         if f"PCK {ca.capitalize()} CA" in issuer:
             return Platform(fmspc=parse_pck_extension_untrusted(leaf.sgx_extension).fmspc, ca=ca)
     raise MalformedError(

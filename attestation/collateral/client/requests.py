@@ -21,7 +21,7 @@ CRL_BYTES_MAX: Final = 1024 * 1024
 EVALUATION_NUMBER_MAX: Final = 0xFFFF_FFFF
 
 
-class PckCa(StrEnum):
+class PckCaKind(StrEnum):
     """Which of Intel's two PCK CAs issued a platform's PCK certificate. TDX: always ``platform``."""
 
     PLATFORM = "platform"
@@ -49,7 +49,7 @@ class Platform:
     """
 
     fmspc: bytes
-    ca: PckCa
+    ca: PckCaKind
 
     def __post_init__(self) -> None:
         if len(self.fmspc) != FMSPC_BYTES:
@@ -65,7 +65,7 @@ class Platform:
         if _FMSPC.fullmatch(fmspc) is None:
             raise MalformedError("fmspc-invalid", "an FMSPC is 12 hex digits, such as 90c06f000000")
         try:
-            authority = PckCa(ca)
+            authority = PckCaKind(ca)
         except ValueError as exc:
             raise MalformedError("pck-ca-invalid", "the PCK CA is 'platform' or 'processor'") from exc
         return cls(fmspc=bytes.fromhex(fmspc), ca=authority)
@@ -147,7 +147,7 @@ INTEL_PCS: Final = Source.pcs(
 )
 
 
-class Item(StrEnum):
+class CollateralItem(StrEnum):
     """The items that are fetched one by one: the four parts of a set, and the list of published numbers."""
 
     ROOT_CRL = "root-crl"
@@ -168,7 +168,7 @@ class Request:
         bytes_max: the largest body to accept.
     """
 
-    item: Item
+    item: CollateralItem
     url: str
     chain_headers: tuple[str, ...]
     bytes_max: int
@@ -192,21 +192,21 @@ def requests_for(source: Source, platform: Platform, update: TcbUpdate) -> tuple
     return (
         _root_crl_request(source),
         Request(
-            item=Item.PCK_CRL,
+            item=CollateralItem.PCK_CRL,
             # DER if the source honours this; an old PCCS answers in hex anyway.
             url=f"{base}/sgx/certification/v4/pckcrl?ca={platform.ca}&encoding=der",
             chain_headers=("SGX-PCK-CRL-Issuer-Chain",),
             bytes_max=CRL_BYTES_MAX,
         ),
         Request(
-            item=Item.TCB_INFO,
+            item=CollateralItem.TCB_INFO,
             url=f"{base}/tdx/certification/v4/tcb?{tcb_query}",
             # The second name is the header of API v3, which old PCCS still use.
             chain_headers=("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain"),
             bytes_max=DOCUMENT_BYTES_MAX,
         ),
         Request(
-            item=Item.QE_IDENTITY,
+            item=CollateralItem.QE_IDENTITY,
             url=f"{base}/tdx/certification/v4/qe/identity?{urlencode([selection])}",
             chain_headers=("SGX-Enclave-Identity-Issuer-Chain",),
             bytes_max=DOCUMENT_BYTES_MAX,
@@ -219,7 +219,7 @@ def requests_for_numbers(source: Source) -> tuple[Request, ...]:
     return (
         _root_crl_request(source),
         Request(
-            item=Item.EVALUATION_NUMBERS,
+            item=CollateralItem.EVALUATION_NUMBERS,
             url=f"{source.base_url}/tdx/certification/v4/tcbevaluationdatanumbers",
             chain_headers=("TCB-Evaluation-Data-Numbers-Issuer-Chain",),
             bytes_max=DOCUMENT_BYTES_MAX,
@@ -228,4 +228,6 @@ def requests_for_numbers(source: Source) -> tuple[Request, ...]:
 
 
 def _root_crl_request(source: Source) -> Request:
-    return Request(item=Item.ROOT_CRL, url=source.root_crl_url, chain_headers=(), bytes_max=CRL_BYTES_MAX)
+    return Request(
+        item=CollateralItem.ROOT_CRL, url=source.root_crl_url, chain_headers=(), bytes_max=CRL_BYTES_MAX
+    )

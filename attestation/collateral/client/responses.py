@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from attestation.collateral.client.requests import Item, Request
+from attestation.collateral.client.requests import CollateralItem, Request
 from attestation.collateral.endorsements import Endorsements
 from attestation.collateral.evaluation_numbers import SignedEvaluationNumbers
 from attestation.collateral.signed_json import extract_signed_untrusted
@@ -23,9 +23,9 @@ from attestation.x509.crl import parse_crl_untrusted
 CHAIN_HEADER_BYTES_MAX: Final = 16 * 1024
 _CHAIN_CERTIFICATES_MAX: Final = 3
 _MEMBERS: Final = {
-    Item.TCB_INFO: "tcbInfo",
-    Item.QE_IDENTITY: "enclaveIdentity",
-    Item.EVALUATION_NUMBERS: "tcbEvaluationDataNumbers",
+    CollateralItem.TCB_INFO: "tcbInfo",
+    CollateralItem.QE_IDENTITY: "enclaveIdentity",
+    CollateralItem.EVALUATION_NUMBERS: "tcbEvaluationDataNumbers",
 }
 
 _HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
@@ -44,7 +44,7 @@ class Part:
         issuer_chain: PEM; empty for the root CRL.
     """
 
-    item: Item
+    item: CollateralItem
     document: bytes
     signature: bytes
     issuer_chain: bytes
@@ -124,28 +124,28 @@ def decode_crl_untrusted(body: bytes, *, role: str) -> bytes:
     return der
 
 
-def assemble(parts: Mapping[Item, Part]) -> Endorsements:
+def assemble(parts: Mapping[CollateralItem, Part]) -> Endorsements:
     """Return the set of endorsements that these four parts make."""
     return Endorsements(
-        root_ca_crl=parts[Item.ROOT_CRL].document,
-        pck_crl_issuer_chain=parts[Item.PCK_CRL].issuer_chain,
-        pck_crl=parts[Item.PCK_CRL].document,
-        tcb_info_issuer_chain=parts[Item.TCB_INFO].issuer_chain,
-        tcb_info=parts[Item.TCB_INFO].document,
-        tcb_info_signature=parts[Item.TCB_INFO].signature,
-        qe_identity_issuer_chain=parts[Item.QE_IDENTITY].issuer_chain,
-        qe_identity=parts[Item.QE_IDENTITY].document,
-        qe_identity_signature=parts[Item.QE_IDENTITY].signature,
+        root_ca_crl=parts[CollateralItem.ROOT_CRL].document,
+        pck_crl_issuer_chain=parts[CollateralItem.PCK_CRL].issuer_chain,
+        pck_crl=parts[CollateralItem.PCK_CRL].document,
+        tcb_info_issuer_chain=parts[CollateralItem.TCB_INFO].issuer_chain,
+        tcb_info=parts[CollateralItem.TCB_INFO].document,
+        tcb_info_signature=parts[CollateralItem.TCB_INFO].signature,
+        qe_identity_issuer_chain=parts[CollateralItem.QE_IDENTITY].issuer_chain,
+        qe_identity=parts[CollateralItem.QE_IDENTITY].document,
+        qe_identity_signature=parts[CollateralItem.QE_IDENTITY].signature,
         pck_certificate_chain=None,
     )
 
 
-def assemble_numbers(parts: Mapping[Item, Part]) -> SignedEvaluationNumbers:
+def assemble_numbers(parts: Mapping[CollateralItem, Part]) -> SignedEvaluationNumbers:
     """Return the statement of published numbers that these two parts make."""
-    part = parts[Item.EVALUATION_NUMBERS]
+    part = parts[CollateralItem.EVALUATION_NUMBERS]
     return SignedEvaluationNumbers(
         document=part.document,
         signature=part.signature,
         issuer_chain=part.issuer_chain,
-        root_crl=parts[Item.ROOT_CRL].document,
+        root_crl=parts[CollateralItem.ROOT_CRL].document,
     )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from attestation.collateral.client.requests import Item, Request
+from attestation.collateral.client.requests import CollateralItem, Request
 from attestation.errors import EndorsementsUnavailableError
 
 ATTEMPTS_MAX: Final = 4
@@ -54,7 +54,7 @@ def is_retryable(status: int) -> bool:
 def error_of_status(request: Request, status: int) -> EndorsementsUnavailableError:
     """Return the error for an answer that is not 200."""
     values = {"item": str(request.item), "status": status}
-    if status == 404 and request.item is Item.TCB_INFO:
+    if status == 404 and request.item is CollateralItem.TCB_INFO:
         return EndorsementsUnavailableError(
             "platform-unknown",
             "the source knows no TDX TCB info for this FMSPC (404): the platform is unknown, or has no TDX",

@@ -16,7 +16,7 @@ from typing import Final, Never, Protocol
 
 from attestation.collateral.client.collateral_client import CollateralClient, Rank
 from attestation.collateral.client.platform import platform_of_quote_untrusted
-from attestation.collateral.client.requests import PckCa, Platform, UpdateMode
+from attestation.collateral.client.requests import PckCaKind, Platform, UpdateMode
 from attestation.collateral.endorsements import Endorsements
 from attestation.errors import AttestationError, MalformedError
 from attestation.quote.codec import Quote
@@ -26,7 +26,7 @@ WISHES_MAX: Final = 32
 _log = logging.getLogger(__name__)
 
 
-class Accepted(Protocol):
+class AcceptedPlatform(Protocol):
     """Evidence that was accepted in full: ``attestation.tickets.store.AcceptedEvidence``."""
 
     @property
@@ -64,9 +64,9 @@ class ClientSource:
         self._loop.call_soon_threadsafe(self.wish, platform)
         return None
 
-    def witness(self, accepted: Accepted) -> None:
+    def witness(self, accepted: AcceptedPlatform) -> None:
         """Raise the rank of this evidence's platform above strangers."""
-        platform = Platform(fmspc=accepted.fmspc, ca=PckCa(accepted.pck_ca))
+        platform = Platform(fmspc=accepted.fmspc, ca=PckCaKind(accepted.pck_ca))
         self._loop.call_soon_threadsafe(self._client.raise_rank, platform, Rank.KNOWN)
 
     async def early_for(self, quote: Quote) -> Endorsements:

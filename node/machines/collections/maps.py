@@ -5,7 +5,7 @@ from typing import Any
 from node.machines.base import CommandError
 from node.machines.collections.reading import VALUE_BYTES_MAX, CollectionFields
 from node.machines.collections.sorted_map import SortedMap
-from node.machines.collections.state import ITEM_COST, Command, Step, item
+from node.machines.collections.state import ITEM_COST, CollectionStep, Command, item
 
 _ONLY = b""  # the key of the one item of a cell or a once
 _Map = SortedMap[bytes]
@@ -70,10 +70,10 @@ def _exchange_members(fields: CollectionFields) -> tuple[bytes | None, bytes | N
 
 
 # ---- changes ------------------------------------------------------------------
-def _insert(body: _Map, args: tuple[bytes, bytes]) -> Step:
+def _insert(body: _Map, args: tuple[bytes, bytes]) -> CollectionStep:
     key, value = args
     before = body.get(key)
-    return Step(body.set(key, value), _growth(key, before, value), {"replaced": before is not None})
+    return CollectionStep(body.set(key, value), _growth(key, before, value), {"replaced": before is not None})
 
 
 def _growth(key: bytes, before: bytes | None, after: bytes | None) -> int:
@@ -84,63 +84,63 @@ def _cost(key: bytes, value: bytes | None) -> int:
     return 0 if value is None else ITEM_COST + len(key) + len(value)
 
 
-def _extend(body: _Map, pairs: dict[bytes, bytes]) -> Step:
+def _extend(body: _Map, pairs: dict[bytes, bytes]) -> CollectionStep:
     grown = sum(_growth(key, body.get(key), value) for key, value in pairs.items())
     after = body.update(pairs)
     added = len(after) - len(body)
     result = {"added": added, "replaced": len(pairs) - added}
-    return Step(after if pairs else body, grown, result)
+    return CollectionStep(after if pairs else body, grown, result)
 
 
-def _add(body: _Map, elements: tuple[bytes, ...]) -> Step:
+def _add(body: _Map, elements: tuple[bytes, ...]) -> CollectionStep:
     fresh = {element: b"" for element in elements if body.get(element) is None}
     grown = sum(_cost(element, b"") for element in fresh)
-    return Step(body.update(fresh) if fresh else body, grown, {"added": len(fresh)})
+    return CollectionStep(body.update(fresh) if fresh else body, grown, {"added": len(fresh)})
 
 
-def _remove(body: _Map, keys: tuple[bytes, ...]) -> Step:
+def _remove(body: _Map, keys: tuple[bytes, ...]) -> CollectionStep:
     after, grown = body, 0
     for key in keys:
         before = after.get(key)
         if before is not None:
             after = after.remove(key)
             grown -= _cost(key, before)
-    return Step(after, grown, {"removed": len(body) - len(after)})
+    return CollectionStep(after, grown, {"removed": len(body) - len(after)})
 
 
-def _pop(body: _Map, key: bytes) -> Step:
+def _pop(body: _Map, key: bytes) -> CollectionStep:
     before = body.get(key)
     after = body if before is None else body.remove(key)
-    return Step(after, -_cost(key, before), {"item": item(key, before)})
+    return CollectionStep(after, -_cost(key, before), {"item": item(key, before)})
 
 
-def _exchange(body: _Map, args: tuple[bytes, bytes | None, bytes | None]) -> Step:
+def _exchange(body: _Map, args: tuple[bytes, bytes | None, bytes | None]) -> CollectionStep:
     return _exchanged(body, *args, shown=args[0])
 
 
-def _exchange_only(body: _Map, args: tuple[bytes, bytes | None, bytes | None]) -> Step:
+def _exchange_only(body: _Map, args: tuple[bytes, bytes | None, bytes | None]) -> CollectionStep:
     return _exchanged(body, *args, shown=None)
 
 
 def _exchanged(
     body: _Map, key: bytes, expect: bytes | None, value: bytes | None, *, shown: bytes | None
-) -> Step:
+) -> CollectionStep:
     """``shown``: the key as the result shows it; None: the result shows no key."""
     before = body.get(key)
     if before != expect:
-        return Step(body, 0, {"swapped": False, "item": item(shown, before)})
+        return CollectionStep(body, 0, {"swapped": False, "item": item(shown, before)})
     after = body
     if value is not None:
         after = body.set(key, value)
     elif before is not None:
         after = body.remove(key)
-    return Step(after, _growth(key, before, value), {"swapped": True})
+    return CollectionStep(after, _growth(key, before, value), {"swapped": True})
 
 
-def _write_once(body: _Map, args: tuple[bytes, bytes]) -> Step:
+def _write_once(body: _Map, args: tuple[bytes, bytes]) -> CollectionStep:
     key, value = args
     before = body.get(key)
     if before is not None:
-        return Step(body, 0, {"written": False, "item": item(None, before)})
+        return CollectionStep(body, 0, {"written": False, "item": item(None, before)})
     result: dict[str, Any] = {"written": True}
-    return Step(body.set(key, value), _cost(key, value), result)
+    return CollectionStep(body.set(key, value), _cost(key, value), result)

@@ -19,7 +19,7 @@ LIST_BYTES_MAX: Final = 4 * 1024 * 1024
 _RANK_BYTES: Final = 16
 
 
-class Query(Struct, frozen=True):
+class CollectionQuery(Struct, frozen=True):
     """One question about a collection.
 
     Attributes:
@@ -33,17 +33,17 @@ class Query(Struct, frozen=True):
     answer: Callable[[Any, Any], dict[str, Any]]
 
 
-def collection_queries() -> dict[str, Query]:
+def collection_queries() -> dict[str, CollectionQuery]:
     """Return the queries of one collection, by name."""
     return {
-        "map-get": Query(frozenset({"map"}), _key, _get),
-        "vec-get": Query(frozenset({"vec"}), _index, _get_at),
-        "set-contains": Query(frozenset({"set"}), _elements, _contains),
-        "cell-get": Query(frozenset({"cell"}), _nothing, _get_only),
-        "once-get": Query(frozenset({"once"}), _nothing, _get_only),
-        "queue-get": Query(frozenset({"queue"}), _key, _get_entry),
-        "queue-peek": Query(frozenset({"queue"}), _last, _peek),
-        "list": Query(frozenset({"map", "vec", "set", "queue"}), _page, _list),
+        "map-get": CollectionQuery(frozenset({"map"}), _key, _get),
+        "vec-get": CollectionQuery(frozenset({"vec"}), _index, _get_at),
+        "set-contains": CollectionQuery(frozenset({"set"}), _elements, _contains),
+        "cell-get": CollectionQuery(frozenset({"cell"}), _nothing, _get_only),
+        "once-get": CollectionQuery(frozenset({"once"}), _nothing, _get_only),
+        "queue-get": CollectionQuery(frozenset({"queue"}), _key, _get_entry),
+        "queue-peek": CollectionQuery(frozenset({"queue"}), _last, _peek),
+        "list": CollectionQuery(frozenset({"map", "vec", "set", "queue"}), _page, _list),
     }
 
 

@@ -13,10 +13,10 @@ from node.machines.collections.reading import PRIORITY_MAX, VALUE_BYTES_MAX, Col
 from node.machines.collections.sorted_map import SortedMap
 from node.machines.collections.state import (
     QUEUE_ITEM_COST,
+    CollectionStep,
     Command,
     Queue,
     QueueEntry,
-    Step,
     item,
 )
 
@@ -119,17 +119,17 @@ def _drop(queue: Queue, key: bytes, entry: QueueEntry) -> tuple[Queue, int]:
     return left, -cost(key, entry.value)
 
 
-def _drop_all(queue: Queue, keys: Iterable[bytes]) -> Step:
+def _drop_all(queue: Queue, keys: Iterable[bytes]) -> CollectionStep:
     after, grown = queue, 0
     for key in keys:
         entry = after.entries.get(key)
         if entry is not None:
             after, less = _drop(after, key, entry)
             grown += less
-    return Step(after, grown, {"removed": len(queue) - len(after)})
+    return CollectionStep(after, grown, {"removed": len(queue) - len(after)})
 
 
-def _push(queue: Queue, pushed: tuple[tuple[bytes, int, bytes], ...]) -> Step:
+def _push(queue: Queue, pushed: tuple[tuple[bytes, int, bytes], ...]) -> CollectionStep:
     after, grown, evicted, replaced = queue, 0, 0, 0
     for key, priority, value in pushed:
         before = len(after)
@@ -144,7 +144,7 @@ def _push(queue: Queue, pushed: tuple[tuple[bytes, int, bytes], ...]) -> Step:
             evicted += 1
     kept = sum(after.entries.get(key) is not None for key in {key for key, _, _ in pushed})
     result = {"kept": kept, "replaced": replaced, "evicted": evicted, "length": len(after)}
-    return Step(after, grown, result)
+    return CollectionStep(after, grown, result)
 
 
 def in_order(queue: Queue, start: bytes = b"") -> Iterator[tuple[bytes, QueueEntry]]:
@@ -174,46 +174,46 @@ def _entry(queue: Queue, key: bytes) -> QueueEntry:
     return entry
 
 
-def _pop(queue: Queue, last: bool) -> Step:
+def _pop(queue: Queue, last: bool) -> CollectionStep:
     found = served_at(queue, last=last)
     if found is None:
-        return Step(queue, 0, {"item": None})
+        return CollectionStep(queue, 0, {"item": None})
     after, grown = _drop(queue, *found)
-    return Step(after, grown, {"item": queue_item(*found)})
+    return CollectionStep(after, grown, {"item": queue_item(*found)})
 
 
-def _reprioritize(queue: Queue, args: tuple[bytes, int]) -> Step:
+def _reprioritize(queue: Queue, args: tuple[bytes, int]) -> CollectionStep:
     key, priority = args
     entry = queue.entries.get(key)
     if entry is None:
-        return Step(queue, 0, {"moved": False})
+        return CollectionStep(queue, 0, {"moved": False})
     after, grown = _put(queue, key, priority, entry.value)
-    return Step(after, grown, {"moved": True})
+    return CollectionStep(after, grown, {"moved": True})
 
 
-def _replace(queue: Queue, args: tuple[bytes, bytes]) -> Step:
+def _replace(queue: Queue, args: tuple[bytes, bytes]) -> CollectionStep:
     key, value = args
     entry = queue.entries.get(key)
     if entry is None:
-        return Step(queue, 0, {"replaced": False})
+        return CollectionStep(queue, 0, {"replaced": False})
     after, grown = _put(queue, key, entry.priority, value)
-    return Step(after, grown, {"replaced": True})
+    return CollectionStep(after, grown, {"replaced": True})
 
 
-def _exchange(queue: Queue, args: tuple[bytes, bytes, bytes | None]) -> Step:
+def _exchange(queue: Queue, args: tuple[bytes, bytes, bytes | None]) -> CollectionStep:
     key, expect, value = args
     entry = queue.entries.get(key)
     if entry is None or entry.value != expect:
-        return Step(queue, 0, {"swapped": False, "item": queue_item(key, entry)})
+        return CollectionStep(queue, 0, {"swapped": False, "item": queue_item(key, entry)})
     after, grown = _drop(queue, key, entry) if value is None else _put(queue, key, entry.priority, value)
-    return Step(after, grown, {"swapped": True})
+    return CollectionStep(after, grown, {"swapped": True})
 
 
-def _remove(queue: Queue, keys: tuple[bytes, ...]) -> Step:
+def _remove(queue: Queue, keys: tuple[bytes, ...]) -> CollectionStep:
     return _drop_all(queue, keys)
 
 
-def _remove_range(queue: Queue, bounds: tuple[int, int]) -> Step:
+def _remove_range(queue: Queue, bounds: tuple[int, int]) -> CollectionStep:
     low, high = bounds
     found = takewhile(lambda item: item[1].priority >= low, in_order(queue, rank(high, 0)))
     return _drop_all(queue, [key for key, _ in found])

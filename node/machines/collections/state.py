@@ -61,7 +61,7 @@ class Collection(Struct, frozen=True, gc=False):
     body: Body
 
 
-class Step(Struct, frozen=True, gc=False):
+class CollectionStep(Struct, frozen=True, gc=False):
     """What a command makes of a collection.
 
     Attributes:
@@ -87,7 +87,7 @@ class Command(Struct, frozen=True):
 
     kind: str
     read: Callable[[CollectionFields], Any]
-    run: Callable[[Any, Any], Step]
+    run: Callable[[Any, Any], CollectionStep]
     shows: bool = False
 
 

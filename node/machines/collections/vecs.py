@@ -2,7 +2,7 @@
 
 from node.machines.collections.reading import CollectionFields
 from node.machines.collections.sequence import PersistentSequence
-from node.machines.collections.state import ITEM_COST, Command, Step, item
+from node.machines.collections.state import ITEM_COST, CollectionStep, Command, item
 
 
 def vec_commands() -> dict[str, Command]:
@@ -48,47 +48,49 @@ def _cost(value: bytes) -> int:
     return ITEM_COST + len(value)
 
 
-def _push(body: PersistentSequence, args: tuple[tuple[bytes, ...], bool]) -> Step:
+def _push(body: PersistentSequence, args: tuple[tuple[bytes, ...], bool]) -> CollectionStep:
     values, front = args
     after = body.insert(0 if front else len(body), values) if values else body
-    return Step(after, sum(map(_cost, values)), {"length": len(after)})
+    return CollectionStep(after, sum(map(_cost, values)), {"length": len(after)})
 
 
-def _pop(body: PersistentSequence, front: bool) -> Step:
+def _pop(body: PersistentSequence, front: bool) -> CollectionStep:
     return _remove(body, 0 if front or not len(body) else len(body) - 1)
 
 
-def _insert(body: PersistentSequence, args: tuple[int, bytes]) -> Step:
+def _insert(body: PersistentSequence, args: tuple[int, bytes]) -> CollectionStep:
     index, value = args
     if index > len(body):
-        return Step(body, 0, {"inserted": False, "length": len(body)})
-    return Step(body.insert(index, (value,)), _cost(value), {"inserted": True, "length": len(body) + 1})
+        return CollectionStep(body, 0, {"inserted": False, "length": len(body)})
+    return CollectionStep(
+        body.insert(index, (value,)), _cost(value), {"inserted": True, "length": len(body) + 1}
+    )
 
 
-def _set(body: PersistentSequence, args: tuple[int, bytes]) -> Step:
+def _set(body: PersistentSequence, args: tuple[int, bytes]) -> CollectionStep:
     index, value = args
     if index >= len(body):
-        return Step(body, 0, {"set": False})
-    return Step(body.set(index, value), len(value) - len(body.get(index)), {"set": True})
+        return CollectionStep(body, 0, {"set": False})
+    return CollectionStep(body.set(index, value), len(value) - len(body.get(index)), {"set": True})
 
 
-def _remove(body: PersistentSequence, index: int) -> Step:
+def _remove(body: PersistentSequence, index: int) -> CollectionStep:
     if index >= len(body):
-        return Step(body, 0, {"item": None})
+        return CollectionStep(body, 0, {"item": None})
     value = body.get(index)
-    return Step(body.remove(index), -_cost(value), {"item": item(None, value)})
+    return CollectionStep(body.remove(index), -_cost(value), {"item": item(None, value)})
 
 
-def _swap(body: PersistentSequence, indices: tuple[int, int]) -> Step:
+def _swap(body: PersistentSequence, indices: tuple[int, int]) -> CollectionStep:
     one, other = indices
     if one >= len(body) or other >= len(body):
-        return Step(body, 0, {"swapped": False})
+        return CollectionStep(body, 0, {"swapped": False})
     after = body.set(one, body.get(other)).set(other, body.get(one))
-    return Step(after, 0, {"swapped": True})
+    return CollectionStep(after, 0, {"swapped": True})
 
 
-def _truncate(body: PersistentSequence, length: int) -> Step:
+def _truncate(body: PersistentSequence, length: int) -> CollectionStep:
     if length >= len(body):
-        return Step(body, 0, {"removed": 0})
+        return CollectionStep(body, 0, {"removed": 0})
     grown = -sum(map(_cost, body.values(length)))
-    return Step(body.truncate(length), grown, {"removed": len(body) - length})
+    return CollectionStep(body.truncate(length), grown, {"removed": len(body) - length})

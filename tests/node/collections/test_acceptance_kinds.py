@@ -13,9 +13,9 @@ import pytest
 from node import CommandFailedError, GroupClosedError
 from node.collections import (
     Cell,
-    Entry,
     Map,
     Once,
+    PriorityEntry,
     PriorityQueue,
     Set,
     StoredValueError,
@@ -428,7 +428,7 @@ def test_queue_same_priority_bucket_updates_iter_order_and_remove_range() -> Non
         assert (await within(writer.update_value("c", "new"))).placed
         assert not (await within(writer.update_value("x", "new"))).effect
         assert not (await within(writer.update_priority("x", 9))).placed
-        assert writer.get("c") == Entry("c", 2, "new")
+        assert writer.get("c") == PriorityEntry("c", 2, "new")
         assert writer.get("x") is None
         assert "c" in writer
         assert "x" not in writer
@@ -441,8 +441,8 @@ def test_queue_same_priority_bucket_updates_iter_order_and_remove_range() -> Non
         assert (await within(writer.compare_exchange("c", "newer", "x"))).actual is None
         assert (await within(writer.remove_range(3, 3))).count == 1
         taken = await within(writer.pop())
-        assert (taken.found, taken.value) == (True, Entry("a", 1, "A"))
-        assert (await within(writer.pop_last())).value == Entry("b", 1, "B")
+        assert (taken.found, taken.value) == (True, PriorityEntry("a", 1, "A"))
+        assert (await within(writer.pop_last())).value == PriorityEntry("b", 1, "B")
         assert (await within(writer.remove("d", "x"))).count == 1
         empty = await within(writer.pop())
         assert (empty.found, empty.value, empty.effect) == (False, None, False)

@@ -13,9 +13,9 @@ from node.client import RefusedError
 from node.collections import (
     AnswerError,
     Cell,
-    Entry,
     Map,
     Once,
+    PriorityEntry,
     PriorityQueue,
     Set,
     StoredValueError,
@@ -24,7 +24,7 @@ from node.collections import (
 )
 from node.collections import base as base_module
 from node.collections.codec import Codec
-from node.collections.wire import Answer
+from node.collections.wire import MachineResult
 from tests.node.api.fakes import FakeService, served, write_ca
 from tests.node.client.scripted import connected
 from tests.node.collections.support import Order
@@ -130,11 +130,11 @@ def test_a_priority_queue(client, monkeypatch):
     assert jobs.push("a", 1, Order("x", 1)).kept == 1
     assert jobs.extend([("b", 2, Order("x", 2)), ("c", 2, Order("x", 3)), ("d", 0, Order("x", 4))]).kept == 2
     assert [entry.key for entry in jobs.entries()] == ["b", "c", "a"]
-    assert (jobs.first(), jobs.last().key) == (Entry("b", 2, Order("x", 2)), "a")
+    assert (jobs.first(), jobs.last().key) == (PriorityEntry("b", 2, Order("x", 2)), "a")
     assert jobs.update_priority("a", 7).placed
     assert jobs.update_value("a", Order("y", 9)).placed
     assert jobs.compare_exchange("a", Order("y", 9), Order("z", 0)).swapped
-    assert jobs.get("a") == Entry("a", 7, Order("z", 0))
+    assert jobs.get("a") == PriorityEntry("a", 7, Order("z", 0))
     assert (jobs.pop().value.key, jobs.pop_last().value.key) == ("a", "c")
     assert (jobs.remove("x").count, jobs.remove_range(2, 2).count) == (0, 1)
     assert (jobs.length(), jobs.version() > 0, jobs.clear().effect) == (0, True, False)
@@ -242,17 +242,17 @@ def test_stored_bytes_of_another_type_are_an_error_of_their_own(kind, key, store
 @pytest.mark.parametrize(
     "read",
     [
-        lambda: Answer(None),
-        lambda: Answer({}).version,
-        lambda: Answer({"version": True}).version,
-        lambda: Answer({"swapped": 1}).flag("swapped"),
-        lambda: Answer({"contained": [1]}).flags("contained"),
-        lambda: Answer({}).item(),
-        lambda: Answer({"item": 7}).item(),
-        lambda: Answer({"items": {}}).items(),
-        lambda: Answer({"value_b64": "!"}).data("value"),
-        lambda: Answer({"value": 7}).data("value"),
-        lambda: Answer({"value": "\ud800"}).data("value"),
+        lambda: MachineResult(None),
+        lambda: MachineResult({}).version,
+        lambda: MachineResult({"version": True}).version,
+        lambda: MachineResult({"swapped": 1}).flag("swapped"),
+        lambda: MachineResult({"contained": [1]}).flags("contained"),
+        lambda: MachineResult({}).item(),
+        lambda: MachineResult({"item": 7}).item(),
+        lambda: MachineResult({"items": {}}).items(),
+        lambda: MachineResult({"value_b64": "!"}).data("value"),
+        lambda: MachineResult({"value": 7}).data("value"),
+        lambda: MachineResult({"value": "\ud800"}).data("value"),
     ],
 )
 def test_an_answer_of_another_form_is_refused(read):

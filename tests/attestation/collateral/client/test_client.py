@@ -9,7 +9,7 @@ import pytest
 
 from attestation.collateral.client.requests import (
     DOCUMENT_BYTES_MAX,
-    PckCa,
+    PckCaKind,
     Platform,
     Source,
     UpdateMode,
@@ -153,7 +153,7 @@ def test_an_expired_set_is_refused_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_tcb_info_of_another_platform_is_refused() -> None:
-    other = Platform(fmspc=bytes(6), ca=PckCa.PLATFORM)
+    other = Platform(fmspc=bytes(6), ca=PckCaKind.PLATFORM)
     # The mock service answers 404 for another FMSPC, so a service that lies is needed.
     r = rig(transport=LyingAboutFMSPC)
 

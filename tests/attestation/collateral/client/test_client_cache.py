@@ -15,7 +15,7 @@ from attestation.collateral.client.collateral_client import (
 )
 from attestation.collateral.client.disk import DiskCache
 from attestation.collateral.client.requests import (
-    PckCa,
+    PckCaKind,
     Platform,
     UpdateMode,
 )
@@ -106,7 +106,7 @@ def test_while_a_source_is_down_a_held_set_is_given_without_waiting_for_it() -> 
 
 
 def test_an_unknown_platform_is_remembered_briefly() -> None:
-    other = Platform(fmspc=b"\xaa" * 6, ca=PckCa.PLATFORM)
+    other = Platform(fmspc=b"\xaa" * 6, ca=PckCaKind.PLATFORM)
     requests: list[str] = []
     r = rig(transport=lambda inner: Recording(inner, requests))
     assert refused(r, EndorsementsUnavailableError, other) == "platform-unknown"
@@ -233,7 +233,7 @@ def test_the_set_that_was_not_asked_for_longest_is_let_go_first(monkeypatch: pyt
         values = PCKValues(fmspc=bytes([9, 9, 9, 9, 9, number]))
         platform = AUTHORITY.create_platform(NOW, values)
         r.serve(AUTHORITY.endorsements(NOW, platform=platform))
-        platforms.append(Platform(fmspc=values.fmspc, ca=PckCa.PLATFORM))
+        platforms.append(Platform(fmspc=values.fmspc, ca=PckCaKind.PLATFORM))
         get(r, platforms[-1])
         if number == 1:
             get(r, platforms[0])
@@ -262,7 +262,7 @@ def test_unverified_quotes_cannot_start_more_than_a_few_fetches_at_once() -> Non
 
     async def storm() -> None:
         async def one(number: int) -> None:
-            platform = Platform(fmspc=number.to_bytes(6, "big"), ca=PckCa.PLATFORM)
+            platform = Platform(fmspc=number.to_bytes(6, "big"), ca=PckCaKind.PLATFORM)
             with pytest.raises(EndorsementsUnavailableError):
                 await r.client.endorsements(platform)
 

@@ -7,7 +7,7 @@ from attestation.collateral.client.platform import (
     platform_of_pck_chain_untrusted,
     platform_of_quote_untrusted,
 )
-from attestation.collateral.client.requests import PckCa, Platform
+from attestation.collateral.client.requests import PckCaKind, Platform
 from attestation.errors import MalformedError
 from attestation.quote.codec import parse_quote_untrusted
 from enclave.mock.authority import MockAuthority
@@ -33,7 +33,7 @@ def test_the_platform_of_a_real_quote_is_the_one_in_its_pck_certificate(name: st
 
     assert platform.fmspc.hex() == entry["fmspc"]
     if entry["tee"] == "TDX":
-        assert platform.ca is PckCa.PLATFORM
+        assert platform.ca is PckCaKind.PLATFORM
 
 
 @needs_vectors

@@ -13,7 +13,7 @@ from attestation.collateral.client import fetcher as fetching
 from attestation.collateral.client.assembly import AGE_MAX, Collateral
 from attestation.collateral.client.collateral_client import PLATFORMS_MAX, RETRY_TTL, STRANGERS_MAX, Rank
 from attestation.collateral.client.fetcher import CHUNKS_AT_ONCE, CHUNKS_MAX
-from attestation.collateral.client.requests import PckCa, Platform, Source, UpdateMode, requests_for
+from attestation.collateral.client.requests import PckCaKind, Platform, Source, UpdateMode, requests_for
 from attestation.errors import MalformedError
 from enclave.mock.pki import PCKValues
 from enclave.mock.statement import Statement
@@ -22,7 +22,7 @@ from tests.support.pccs import BASE_URL, ClientRig
 
 
 def other(number: int) -> Platform:
-    return Platform(fmspc=bytes([9, 9, 9, 9]) + number.to_bytes(2, "big"), ca=PckCa.PLATFORM)
+    return Platform(fmspc=bytes([9, 9, 9, 9]) + number.to_bytes(2, "big"), ca=PckCaKind.PLATFORM)
 
 
 def fetched(r: ClientRig, number: int, rank: Rank) -> Platform:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from attestation.collateral.client.requests import (
     INTEL_PCS,
-    Item,
-    PckCa,
+    CollateralItem,
+    PckCaKind,
     Platform,
     Source,
     UpdateMode,
@@ -22,22 +22,22 @@ from attestation.collateral.client.retry import (
 )
 from attestation.errors import MalformedError
 
-PLATFORM = Platform(fmspc=bytes.fromhex("90c06f000000"), ca=PckCa.PLATFORM)
+PLATFORM = Platform(fmspc=bytes.fromhex("90c06f000000"), ca=PckCaKind.PLATFORM)
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def urls(source: Source, update: UpdateMode | int) -> dict[Item, str]:
+def urls(source: Source, update: UpdateMode | int) -> dict[CollateralItem, str]:
     return {request.item: request.url for request in requests_for(source, PLATFORM, update)}
 
 
 def test_intel_is_asked_under_its_documented_addresses() -> None:
     assert urls(INTEL_PCS, UpdateMode.STANDARD) == {
-        Item.ROOT_CRL: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der",
-        Item.PCK_CRL: "https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl"
+        CollateralItem.ROOT_CRL: "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der",
+        CollateralItem.PCK_CRL: "https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl"
         "?ca=platform&encoding=der",
-        Item.TCB_INFO: "https://api.trustedservices.intel.com/tdx/certification/v4/tcb"
+        CollateralItem.TCB_INFO: "https://api.trustedservices.intel.com/tdx/certification/v4/tcb"
         "?fmspc=90c06f000000&update=standard",
-        Item.QE_IDENTITY: "https://api.trustedservices.intel.com/tdx/certification/v4/qe/identity"
+        CollateralItem.QE_IDENTITY: "https://api.trustedservices.intel.com/tdx/certification/v4/qe/identity"
         "?update=standard",
     }
 
@@ -45,15 +45,15 @@ def test_intel_is_asked_under_its_documented_addresses() -> None:
 def test_a_pccs_is_asked_for_the_root_crl_too() -> None:
     found = urls(Source.pccs("https://pccs.example:8081/"), UpdateMode.EARLY)
 
-    assert found[Item.ROOT_CRL] == "https://pccs.example:8081/sgx/certification/v4/rootcacrl"
-    assert found[Item.QE_IDENTITY].endswith("?update=early")
+    assert found[CollateralItem.ROOT_CRL] == "https://pccs.example:8081/sgx/certification/v4/rootcacrl"
+    assert found[CollateralItem.QE_IDENTITY].endswith("?update=early")
 
 
 def test_an_explicit_number_replaces_the_update_mode() -> None:
     found = urls(INTEL_PCS, 19)
 
-    assert found[Item.TCB_INFO].endswith("?fmspc=90c06f000000&tcbEvaluationDataNumber=19")
-    assert "update" not in found[Item.TCB_INFO] + found[Item.QE_IDENTITY]
+    assert found[CollateralItem.TCB_INFO].endswith("?fmspc=90c06f000000&tcbEvaluationDataNumber=19")
+    assert "update" not in found[CollateralItem.TCB_INFO] + found[CollateralItem.QE_IDENTITY]
 
 
 @pytest.mark.parametrize("number", [0, -1, 2**32])
@@ -116,11 +116,11 @@ def test_a_ca_that_intel_does_not_have_is_refused() -> None:
 
 def test_a_platform_of_another_length_cannot_exist() -> None:
     with pytest.raises(ValueError, match="6 bytes"):
-        Platform(fmspc=b"12345", ca=PckCa.PLATFORM)
+        Platform(fmspc=b"12345", ca=PckCaKind.PLATFORM)
 
 
-@given(st.binary(min_size=6, max_size=6), st.sampled_from(PckCa))
-def test_every_request_stays_with_the_configured_source(fmspc: bytes, ca: PckCa) -> None:
+@given(st.binary(min_size=6, max_size=6), st.sampled_from(PckCaKind))
+def test_every_request_stays_with_the_configured_source(fmspc: bytes, ca: PckCaKind) -> None:
     source = Source.pccs("https://pccs.example:8081")
     for request in requests_for(source, Platform(fmspc=fmspc, ca=ca), UpdateMode.STANDARD):
         assert request.url.startswith("https://pccs.example:8081/")
@@ -179,7 +179,9 @@ def test_retry_after_of_arbitrary_text_never_raises(value: str) -> None:
 )
 def test_each_status_of_tcb_info_has_its_meaning(status: int, reason: str) -> None:
     request = next(
-        item for item in requests_for(INTEL_PCS, PLATFORM, UpdateMode.STANDARD) if item.item is Item.TCB_INFO
+        item
+        for item in requests_for(INTEL_PCS, PLATFORM, UpdateMode.STANDARD)
+        if item.item is CollateralItem.TCB_INFO
     )
 
     assert error_of_status(request, status).reason == reason

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attestation.collateral.client.requests import (
     INTEL_PCS,
-    Item,
+    CollateralItem,
     Platform,
     Request,
     UpdateMode,
@@ -40,14 +40,14 @@ CHAIN = quote(MOCK.tcb_info_issuer_chain)
 TCB_BODY = b'{"tcbInfo":%b,"signature":"%b"}' % (MOCK.tcb_info, MOCK.tcb_info_signature.hex().encode())
 
 
-def parse(item: Item, body: bytes, header: str | None = None, chain: str | bytes = CHAIN) -> Part:
+def parse(item: CollateralItem, body: bytes, header: str | None = None, chain: str | bytes = CHAIN) -> Part:
     request = REQUESTS[item]
     name = header or (request.chain_headers[0] if request.chain_headers else "X-None")
     text = chain if isinstance(chain, str) else quote(chain)
     return parse_response_untrusted(request, [(name, text)], body)
 
 
-def reason(item: Item, headers: list[tuple[str, str]], body: bytes) -> str:
+def reason(item: CollateralItem, headers: list[tuple[str, str]], body: bytes) -> str:
     with pytest.raises(MalformedError) as caught:
         parse_response_untrusted(REQUESTS[item], headers, body)
     return caught.value.reason
@@ -64,14 +64,18 @@ def test_a_recorded_set_of_intel_answers_verifies_as_a_whole() -> None:
     # Recorded apart; valid for about a year around the others.
     root_crl = json.loads(vector("real", "flashbots-gcp-2025", "case01", "collateral.json"))["root_ca_crl"]
     parts = {
-        Item.TCB_INFO: parse(
-            Item.TCB_INFO, body_of(tcb, "tcb_info_json"), chain=tcb["issuer_chain"].encode()
+        CollateralItem.TCB_INFO: parse(
+            CollateralItem.TCB_INFO, body_of(tcb, "tcb_info_json"), chain=tcb["issuer_chain"].encode()
         ),
-        Item.QE_IDENTITY: parse(
-            Item.QE_IDENTITY, body_of(qe, "enclave_identity_json"), chain=qe["issuer_chain"].encode()
+        CollateralItem.QE_IDENTITY: parse(
+            CollateralItem.QE_IDENTITY,
+            body_of(qe, "enclave_identity_json"),
+            chain=qe["issuer_chain"].encode(),
         ),
-        Item.PCK_CRL: parse(Item.PCK_CRL, crl["crl_data"].encode(), chain=crl["issuer_chain"].encode()),
-        Item.ROOT_CRL: parse(Item.ROOT_CRL, root_crl.encode()),
+        CollateralItem.PCK_CRL: parse(
+            CollateralItem.PCK_CRL, crl["crl_data"].encode(), chain=crl["issuer_chain"].encode()
+        ),
+        CollateralItem.ROOT_CRL: parse(CollateralItem.ROOT_CRL, root_crl.encode()),
     }
     issued = x509.load_der_x509_crl(bytes.fromhex(root_crl)).last_update_utc
     now = max(datetime(2025, 6, 10, tzinfo=UTC), issued)
@@ -110,17 +114,19 @@ def test_recorded_pem_and_der_of_a_crl_are_both_read() -> None:
 def test_a_recorded_document_that_was_changed_parses_but_is_not_genuine() -> None:
     good = json.loads(vector("pcs", "teepot-tdx_tcb_info_00806F050000.json"))
     forged = good["tcb_info_json"].replace('"nextUpdate":"2025-', '"nextUpdate":"3000-')
-    part = parse(Item.TCB_INFO, forged.encode(), chain=good["issuer_chain"].encode())
+    part = parse(CollateralItem.TCB_INFO, forged.encode(), chain=good["issuer_chain"].encode())
     assert forged != good["tcb_info_json"]
     other = parse_mock_parts()
     qe = json.loads(vector("pcs", "teepot-tdx_qe_identity.json"))
     root_crl = json.loads(vector("real", "flashbots-gcp-2025", "case01", "collateral.json"))["root_ca_crl"]
     parts = {
         **other,
-        Item.TCB_INFO: part,
-        Item.ROOT_CRL: parse(Item.ROOT_CRL, root_crl.encode()),
-        Item.QE_IDENTITY: parse(
-            Item.QE_IDENTITY, body_of(qe, "enclave_identity_json"), chain=qe["issuer_chain"].encode()
+        CollateralItem.TCB_INFO: part,
+        CollateralItem.ROOT_CRL: parse(CollateralItem.ROOT_CRL, root_crl.encode()),
+        CollateralItem.QE_IDENTITY: parse(
+            CollateralItem.QE_IDENTITY,
+            body_of(qe, "enclave_identity_json"),
+            chain=qe["issuer_chain"].encode(),
         ),
     }
 
@@ -129,16 +135,16 @@ def test_a_recorded_document_that_was_changed_parses_but_is_not_genuine() -> Non
     assert caught.value.reason == "tcb-info-signature"
 
 
-def parse_mock_parts() -> dict[Item, Part]:
+def parse_mock_parts() -> dict[CollateralItem, Part]:
     qe = b'{"signature":"%b","enclaveIdentity":%b}' % (
         MOCK.qe_identity_signature.hex().encode(),
         MOCK.qe_identity,
     )
     return {
-        Item.TCB_INFO: parse(Item.TCB_INFO, TCB_BODY),
-        Item.QE_IDENTITY: parse(Item.QE_IDENTITY, qe),
-        Item.PCK_CRL: parse(Item.PCK_CRL, MOCK.pck_crl, chain=MOCK.pck_crl_issuer_chain),
-        Item.ROOT_CRL: parse(Item.ROOT_CRL, MOCK.root_ca_crl),
+        CollateralItem.TCB_INFO: parse(CollateralItem.TCB_INFO, TCB_BODY),
+        CollateralItem.QE_IDENTITY: parse(CollateralItem.QE_IDENTITY, qe),
+        CollateralItem.PCK_CRL: parse(CollateralItem.PCK_CRL, MOCK.pck_crl, chain=MOCK.pck_crl_issuer_chain),
+        CollateralItem.ROOT_CRL: parse(CollateralItem.ROOT_CRL, MOCK.root_ca_crl),
     }
 
 
@@ -193,12 +199,12 @@ def test_bytes_that_are_not_a_crl_are_refused(body: bytes) -> None:
     ],
 )
 def test_the_chain_of_tcb_info_is_found_under_both_names_in_any_case(header: str) -> None:
-    assert parse(Item.TCB_INFO, TCB_BODY, header).issuer_chain == MOCK.tcb_info_issuer_chain
+    assert parse(CollateralItem.TCB_INFO, TCB_BODY, header).issuer_chain == MOCK.tcb_info_issuer_chain
 
 
 def test_the_current_header_name_wins_over_the_old_one() -> None:
     part = parse_response_untrusted(
-        REQUESTS[Item.TCB_INFO],
+        REQUESTS[CollateralItem.TCB_INFO],
         [("SGX-TCB-Info-Issuer-Chain", "%20"), ("TCB-Info-Issuer-Chain", CHAIN)],
         TCB_BODY,
     )
@@ -231,7 +237,7 @@ def test_a_plus_in_a_chain_is_base64_and_not_a_space() -> None:
 def test_an_answer_without_one_good_issuer_chain_is_refused(
     headers: list[tuple[str, str]], expected: str
 ) -> None:
-    assert reason(Item.TCB_INFO, headers, TCB_BODY) == expected
+    assert reason(CollateralItem.TCB_INFO, headers, TCB_BODY) == expected
 
 
 @pytest.mark.parametrize(
@@ -249,7 +255,7 @@ def test_an_answer_without_one_good_issuer_chain_is_refused(
     ids=["empty", "array", "cut", "trailing", "twice", "other-member", "signature", "deep"],
 )
 def test_a_body_that_is_no_signed_document_is_refused(body: bytes) -> None:
-    assert reason(Item.TCB_INFO, [("TCB-Info-Issuer-Chain", CHAIN)], body) == "tcb-info-malformed"
+    assert reason(CollateralItem.TCB_INFO, [("TCB-Info-Issuer-Chain", CHAIN)], body) == "tcb-info-malformed"
 
 
 @given(st.binary(max_size=300), st.text(max_size=100), st.sampled_from(list(REQUESTS.values())))
@@ -265,7 +271,7 @@ def test_a_changed_byte_in_an_answer_raises_only_the_declared_error(at: int, cha
     broken = bytearray(TCB_BODY)
     broken[at] ^= change
     with suppress(MalformedError):
-        part = parse(Item.TCB_INFO, bytes(broken))
+        part = parse(CollateralItem.TCB_INFO, bytes(broken))
         assert (part.document, part.signature) != (MOCK.tcb_info, MOCK.tcb_info_signature) or (
             bytes(broken).lower() == TCB_BODY.lower()
         )

@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from attestation.collateral.client.requests import (
-    PckCa,
+    PckCaKind,
     Platform,
     Source,
     UpdateMode,
@@ -104,6 +104,6 @@ def test_the_error_of_several_sources_names_the_cause_of_each() -> None:
 def test_a_platform_unknown_to_one_source_is_unknown_though_another_does_not_answer() -> None:
     down = Source.pccs("https://down.example")
     r = rig(sources=(Source.pccs(BASE_URL), down), transport=DownFor)
-    other = Platform(fmspc=bytes(6), ca=PckCa.PLATFORM)
+    other = Platform(fmspc=bytes(6), ca=PckCaKind.PLATFORM)
 
     assert refused(r, EndorsementsUnavailableError, other) == "platform-unknown"

@@ -15,7 +15,7 @@ from attestation.collateral.client.assembly import (
     refresh_at,
     verify_set,
 )
-from attestation.collateral.client.requests import PckCa, Platform, UpdateMode
+from attestation.collateral.client.requests import PckCaKind, Platform, UpdateMode
 from attestation.errors import AttestationError, CertificatePathError, MalformedError
 from attestation.x509.trust import INTEL_SGX_ROOT
 from enclave.mock.authority import MockAuthority
@@ -38,8 +38,8 @@ def test_a_set_is_good_for_the_platform_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("platform", "reason"),
     [
-        (Platform(fmspc=bytes(6), ca=PckCa.PLATFORM), "tcb-info-fmspc"),
-        (replace(PLATFORM, ca=PckCa.PROCESSOR), "pck-crl-ca"),
+        (Platform(fmspc=bytes(6), ca=PckCaKind.PLATFORM), "tcb-info-fmspc"),
+        (replace(PLATFORM, ca=PckCaKind.PROCESSOR), "pck-crl-ca"),
     ],
 )
 def test_a_set_of_another_platform_or_ca_is_refused(platform: Platform, reason: str) -> None:
@@ -88,7 +88,7 @@ def test_what_changes_the_answer_changes_the_key() -> None:
         cache_key(ROOT, PLATFORM, UpdateMode.STANDARD),
         cache_key(INTEL_SGX_ROOT, PLATFORM, UpdateMode.STANDARD),
         cache_key(ROOT, replace(PLATFORM, fmspc=bytes(6)), UpdateMode.STANDARD),
-        cache_key(ROOT, replace(PLATFORM, ca=PckCa.PROCESSOR), UpdateMode.STANDARD),
+        cache_key(ROOT, replace(PLATFORM, ca=PckCaKind.PROCESSOR), UpdateMode.STANDARD),
         cache_key(ROOT, PLATFORM, UpdateMode.EARLY),
         cache_key(ROOT, PLATFORM, 19),
     }

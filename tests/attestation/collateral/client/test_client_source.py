@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from attestation.collateral.client.collateral_client import FETCHES_MAX, RETRY_TTL, Rank
-from attestation.collateral.client.requests import PckCa, Platform
+from attestation.collateral.client.requests import PckCaKind, Platform
 from attestation.collateral.client.source import WISHES_MAX, ClientSource
 from attestation.quote.codec import parse_quote_untrusted
 from attestation.tickets.store import EndorsementsSource
@@ -83,7 +83,7 @@ def test_a_source_that_fails_ends_nothing_and_is_asked_again_on_the_next_wish() 
 def test_unverified_quotes_cannot_pile_up_wishes() -> None:
     async def work(r: ClientRig, source: ClientSource) -> None:
         for number in range(WISHES_MAX * 3):
-            source.wish(Platform(fmspc=number.to_bytes(6, "big"), ca=PckCa.PLATFORM))
+            source.wish(Platform(fmspc=number.to_bytes(6, "big"), ca=PckCaKind.PLATFORM))
         assert len(source._wishes) == WISHES_MAX
         await until(lambda: not source._wishes)
         source.endorsements_for(QUOTE, NOW)
@@ -119,7 +119,7 @@ def test_a_quote_without_a_pck_chain_causes_no_fetch() -> None:
 
 
 def invented(number: int) -> Platform:
-    return Platform(fmspc=bytes([0xEE, 0, 0, 0, 0, number]), ca=PckCa.PLATFORM)
+    return Platform(fmspc=bytes([0xEE, 0, 0, 0, 0, number]), ca=PckCaKind.PLATFORM)
 
 
 class StrangersHang(httpx.AsyncBaseTransport):
