@@ -5,7 +5,7 @@ it, a device, a directory, a link to another place, or an endless file. So every
 waiting, must be a regular file, and is read up to a bound. A file that is written beside others is always
 a new file, never one that was there. Every failure is a ``FileError``: one sentence with the file's name.
 
-Kernel interfaces that look like files (``enclave.tsm``, ``enclave.rtmr``) have their own rules.
+Kernel interfaces that look like files (``enclave.tsm``) have their own rules.
 """
 
 import contextlib

@@ -380,11 +380,6 @@ def group_id_of_lineage(lineage: bytes) -> bytes:
     return digest("bondstone/group-id/v2", lineage)
 
 
-def mrconfigid_of(document: GroupDocument) -> bytes:
-    """Return the MRCONFIGID of a TD that was started with this document, 48 bytes."""
-    return document.mrconfigid
-
-
 # ---- reading --------------------------------------------------------------------------------------------
 
 

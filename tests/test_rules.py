@@ -67,7 +67,6 @@ def test_background_work_is_started_in_one_place_that_reports_how_it_ends():
 OPENS_ITSELF = (
     "attestation/files.py",  # the place
     "enclave/tsm.py",  # kernel interfaces that look like files: their own rules
-    "enclave/rtmr.py",
     "node/api/server.py",  # a descriptor without a name
     "node/simulation/compiled.py",  # a tool for developers
     "node/cli/node.py",  # /dev/null

@@ -14,7 +14,6 @@ MrIndex 0 is MRTD, 1 to 4 are RTMR0 to RTMR3.
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from attestation.errors import MalformedError
@@ -30,22 +29,6 @@ _DIGEST_BYTES_OF: Final = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x001
 _SPEC_ID: Final = b"Spec ID Event03\0"
 _INDEX_END: Final = 0xFFFF_FFFF
 _INDEX_RTMR3: Final = 4
-
-TABLE_BYTES: Final = 56
-_CC_TYPE_TDX: Final = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CCELTable:
-    """The ACPI table with the location of the log.
-
-    Attributes:
-        log_area_bytes: LAML, the least size of the log area.
-        log_area_address: LASA, guest-physical.
-    """
-
-    log_area_bytes: int
-    log_area_address: int
 
 
 class _Reader:
@@ -156,22 +139,6 @@ def _parse_event_untrusted(reader: _Reader, sizes: dict[int, int]) -> Event:
         digest=digests[ALGORITHM_SHA384],
         data=reader.take(reader.u32()),
     )
-
-
-def parse_ccel_table_untrusted(data: bytes) -> CCELTable:
-    """Parse the ACPI table ``/sys/firmware/acpi/tables/CCEL``.
-
-    Raises:
-        MalformedError: not 56 bytes with signature ``CCEL`` and a good checksum, or not of type TDX.
-    """
-    if len(data) != TABLE_BYTES or data[:4] != b"CCEL":
-        raise MalformedError("ccel-table", f"not a CCEL table of {TABLE_BYTES} bytes")
-    if int.from_bytes(data[4:8], "little") != TABLE_BYTES or sum(data) % 256:
-        raise MalformedError("ccel-table", "the CCEL table's length or checksum is wrong")
-    if data[36] != _CC_TYPE_TDX:
-        raise MalformedError("ccel-table", f"the CCEL table is of type {data[36]}, TDX is 2")
-    size, address = struct.unpack_from("<QQ", data, 40)
-    return CCELTable(log_area_bytes=size, log_area_address=address)
 
 
 def encode_ccel(events: Iterable[Event]) -> bytes:

@@ -3,7 +3,6 @@
 Source: UEFI specification, section 5.3. All integers are little-endian; sectors are 512 bytes.
 """
 
-import hashlib
 import zlib
 from dataclasses import dataclass
 from typing import Final
@@ -62,11 +61,6 @@ def gpt_event_untrusted(disk: bytes) -> bytes:
     entries = [table[at : at + entry_bytes] for at in range(0, len(table), entry_bytes)]
     used = [entry for entry in entries if any(entry[:16])]
     return header + len(used).to_bytes(8, "little") + b"".join(used)
-
-
-def gpt_event_digest_untrusted(disk: bytes) -> bytes:
-    """Return SHA-384 of the GPT event. Raises as ``gpt_event_untrusted`` does."""
-    return hashlib.sha384(gpt_event_untrusted(disk)).digest()
 
 
 def encode_gpt(partitions: tuple[Partition, ...], *, disk_id: UUID, sectors: int) -> tuple[bytes, bytes]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from enclave.image.config import Profile
-from enclave.image.errors import MalformedImageError
 from enclave.image.linux import Edk2
 from enclave.image.predict import (
     BootPrediction,
@@ -25,7 +24,6 @@ from enclave.image.rtmr0 import AcpiBlobs, rtmr0_events
 from enclave.image.tdvf import Firmware, PageOrder, mrtd, parse_firmware_untrusted
 
 VERSION: Final = 1
-MEASUREMENTS_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _ASSUMPTIONS: Final = (
     "the firmware is passed to QEMU by -bios, and is of the edk2 generation named here",
@@ -140,28 +138,6 @@ def measure(
     )
 
 
-def parse_measurements_untrusted(data: bytes) -> dict[Boot, tuple[MeasuredEvent, ...]]:
-    """Read the events of each boot from ``measurements.json``, for comparing a log with them.
-
-    Raises:
-        MalformedImageError: the data is not such a file.
-    """
-    if len(data) > MEASUREMENTS_BYTES_MAX:
-        raise MalformedImageError("measurements-too-large", f"{len(data)} bytes")
-    try:
-        value = json.loads(data)
-        if value["version"] != VERSION:
-            raise MalformedImageError("measurements-version", f"version {value['version']!r}")
-        return {
-            Boot(name): tuple(_event_of(item) for item in boot["events"])
-            for name, boot in value["boots"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise MalformedImageError(
-            "measurements-malformed", "this is not a measurements.json of bondstone"
-        ) from exc
-
-
 def _rtmr0(
     firmware: Firmware, edk2: Edk2, shape: HostShape, acpi: AcpiBlobs | None
 ) -> tuple[MeasuredEvent, ...] | None:
@@ -181,13 +157,6 @@ def _boot_value(prediction: BootPrediction) -> dict[str, Any]:
 
 def _event_value(item: MeasuredEvent) -> dict[str, Any]:
     return {"register": item.register, "label": item.label, "digest": item.digest.hex()}
-
-
-def _event_of(value: Mapping[str, Any]) -> MeasuredEvent:
-    digest = bytes.fromhex(value["digest"])
-    if len(digest) != 48 or value["register"] not in {0, 1, 2, 3}:
-        raise ValueError("a digest of the wrong length, or an unknown register")
-    return MeasuredEvent(register=value["register"], label=str(value["label"]), digest=digest)
 
 
 def _sha256(data: bytes) -> bytes:

@@ -49,19 +49,6 @@ def first_difference(
     return None
 
 
-def require_predicted(
-    predicted: Sequence[MeasuredEvent], observed: Sequence[Event], *, registers: Sequence[int]
-) -> None:
-    """Return only if the boot extended exactly what was predicted.
-
-    Raises:
-        MeasurementMismatchError: names the first event that differs.
-    """
-    difference = first_difference(predicted, observed, registers=registers)
-    if difference is not None:
-        raise MeasurementMismatchError("event-differs", str(difference))
-
-
 def require_registers(
     predicted: Sequence[MeasuredEvent], quoted: Sequence[bytes], *, registers: Sequence[int]
 ) -> None:

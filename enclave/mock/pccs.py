@@ -205,18 +205,27 @@ class _Service:
             case PccsFault.REDIRECT:
                 elsewhere = f"http://elsewhere.invalid{request.url.path}"
                 return Response(status_code=302, headers={"Location": elsewhere})
-            case PccsFault.TRUNCATED:
-                return Response(body[: len(body) // 2], headers=dict(headers))
-            case PccsFault.CORRUPT:
-                return Response(_corrupt(body), headers=dict(headers))
-            case PccsFault.OVERSIZED:
-                return Response(body + b" " * _PAD_BYTES, headers=dict(headers))
-            case PccsFault.NO_HEADER:
-                return Response(body)
-            case PccsFault.WRONG_HEADER:
-                return Response(body, headers=dict.fromkeys(headers, "not%20PEM"))
-            case PccsFault.COMPRESSED:
-                return Response(body, headers={**headers, "Content-Encoding": "gzip"})
+            case _:
+                return _damaged(fault, body, dict(headers))
+
+
+def _damaged(fault: PccsFault, body: bytes, headers: dict[str, str]) -> Response:
+    """Return an answer that says 200 and is not what was asked for."""
+    match fault:
+        case PccsFault.TRUNCATED:
+            return Response(body[: len(body) // 2], headers=headers)
+        case PccsFault.CORRUPT:
+            return Response(_corrupt(body), headers=headers)
+        case PccsFault.OVERSIZED:
+            return Response(body + b" " * _PAD_BYTES, headers=headers)
+        case PccsFault.NO_HEADER:
+            return Response(body)
+        case PccsFault.WRONG_HEADER:
+            return Response(body, headers=dict.fromkeys(headers, "not%20PEM"))
+        case PccsFault.COMPRESSED:
+            return Response(body, headers={**headers, "Content-Encoding": "gzip"})
+        case _:
+            raise ValueError(f"{fault} damages no body")
 
 
 def _number_of(served: Endorsements) -> int:

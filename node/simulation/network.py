@@ -252,11 +252,6 @@ class SimulatedNetwork(Postman):
             self._scheduler.after(0, self._side_down, link, link.epoch, BondLoss.LOST)
             self._scheduler.after(self._delay_us(), self._side_down, link.back, link.epoch, BondLoss.LOST)
 
-    def is_bonded(self, first: Process, second: Process) -> bool:
-        """Return whether both sides consider their bond alive."""
-        link = self._links.get(first, {}).get(second.inc)
-        return link is not None and link.up and link.back.up
-
     def reconnect_all(self) -> None:
         """Try every bond that is missing, in a while."""
         for process in self._members:

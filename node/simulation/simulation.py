@@ -68,7 +68,6 @@ class Report:
     healed: bool
     counts: dict[str, int]
     digest: str
-    simulated_us: int
 
 
 class ScheduleError(Exception):
@@ -237,7 +236,6 @@ class Simulation:
             healed=healed,
             counts=dict(self.oracles.counts),
             digest=cluster.trace.digest(),
-            simulated_us=cluster.scheduler.now_us,
         )
 
     def _trouble(self) -> None:

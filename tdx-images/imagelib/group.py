@@ -19,7 +19,6 @@ from node.group.identity import GroupKey
 from node.group_document import GroupDocument, load_group_document
 from node.tokens import AccessRole, new_token, render_token_entry
 
-GUEST_CONFIG = "/run/bondstone/config"
 GUEST_DATA = "/run/bondstone/data"
 
 _RULES = """\

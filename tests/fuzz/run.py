@@ -6,7 +6,6 @@ the whole budget, shared by the targets; each runs in a process of its own, beca
 
 import contextlib
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
     from attestation.encoding.canonical import decode_untrusted, encode
     from attestation.encoding.strict_json import parse_strict_untrusted
     from attestation.errors import MalformedError
-    from attestation.eventlog.ccel import encode_ccel, parse_ccel_table_untrusted, parse_ccel_untrusted
+    from attestation.eventlog.ccel import encode_ccel, parse_ccel_untrusted
     from attestation.eventlog.dstack import import_dstack_log_untrusted
     from attestation.eventlog.verify import encode_event_log, parse_event_log_untrusted
     from attestation.policy.toml import load_policy_untrusted
@@ -93,7 +92,6 @@ def _seeds() -> dict[str, list[bytes]]:
         "answer": [b'{"tcbInfo":%s,"signature":"%s"}'
                    % (endorsements.tcb_info, endorsements.tcb_info_signature.hex().encode())],
         "ccel": [ccel],
-        "ccel_table": [b"CCEL" + struct.pack("<IBB26xBBHQQ", 56, 1, 0xAD, 2, 0, 0, 65536, 0)],
         "event_log": [ccel, encode_event_log(ccel, eventlogs.RUNTIME)],
         "dstack_log": [b'[{"imr":3,"event_type":134217729,"digest":"","event":"a","event_payload":"00"}]'],
         "ticket": [tickets.Bench().ticket()],
@@ -178,7 +176,6 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "record": parse_record_untrusted,
     "answer": lambda data: extract_signed_untrusted(data, member="tcbInfo", code="tcb-info"),
     "ccel": parse_ccel_untrusted,
-    "ccel_table": parse_ccel_table_untrusted,
     "event_log": parse_event_log_untrusted,
     "dstack_log": import_dstack_log_untrusted,
     "ticket": parse_ticket_untrusted,

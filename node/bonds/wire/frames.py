@@ -53,10 +53,6 @@ class FrameReader:
         self.bytes_max = bytes_max
         self._buffer = bytearray()
 
-    @property
-    def buffered(self) -> int:
-        return len(self._buffer)
-
     def receive_data(self, data: bytes) -> None:
         self._buffer += data
 

@@ -10,7 +10,6 @@ from attestation.eventlog.ccel import (
     EVENTS_MAX,
     LOG_BYTES_MAX,
     encode_ccel,
-    parse_ccel_table_untrusted,
     parse_ccel_untrusted,
 )
 from attestation.eventlog.events import Event, Origin, replay
@@ -186,45 +185,3 @@ def test_a_changed_byte_raises_only_the_declared_error(position: int, change: in
     broken[position] ^= change
     with suppress(MalformedError):
         assert all(len(item.digest) == 48 for item in parse_ccel_untrusted(bytes(broken)))
-
-
-@needs_vectors
-@pytest.mark.parametrize("name", ["google-cos113.ccel_table.bin", "goeventlog-CCEL.table.bin"])
-def test_a_recorded_acpi_table_gives_the_address_of_the_log(name: str) -> None:
-    table = parse_ccel_table_untrusted(vector("ccel", name))
-
-    assert table.log_area_bytes >= 65536
-    assert table.log_area_address > 0
-
-
-def acpi_table(kind: int = 2) -> bytes:
-    body = bytearray(b"CCEL" + struct.pack("<IBB30x", 56, 1, 0))
-    body[36:40] = bytes([kind, 0, 0, 0])
-    body += struct.pack("<QQ", 65536, 0x7FFF0000)
-    body = body[:56]
-    body[9] = -sum(body) % 256
-    return bytes(body)
-
-
-def test_a_table_is_parsed() -> None:
-    assert len(acpi_table()) == 56
-    assert parse_ccel_table_untrusted(acpi_table()).log_area_bytes == 65536
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        acpi_table()[:-1],
-        acpi_table() + b"\0",
-        b"XCEL" + acpi_table()[4:],
-        acpi_table(kind=1),
-        acpi_table()[:-1] + b"\x01",
-        b"",
-    ],
-    ids=["short", "long", "signature", "not-tdx", "checksum", "empty"],
-)
-def test_a_table_that_is_not_of_tdx_or_not_whole_is_refused(data: bytes) -> None:
-    with pytest.raises(MalformedError) as caught:
-        parse_ccel_table_untrusted(data)
-
-    assert caught.value.reason == "ccel-table"

@@ -220,7 +220,7 @@ def test_frames_survive_any_fragmentation_of_the_stream(bodies: list[bytes], ste
             out.append(body)
 
     assert out == bodies
-    assert reader.buffered == 0
+    assert not reader._buffer
 
 
 def test_a_frame_is_refused_as_soon_as_its_length_is_known() -> None:
