@@ -16,12 +16,14 @@ run: $(VENV)/.installed ## Start a three-node attested cluster with embedded moc
 test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not image and not long" $(ARGS)
 
-check: $(VENV)/.installed-dev ## Format, lint, types, import layers, width of the pages
+check: $(VENV)/.installed-dev ## Format, lint, types, import layers, dead code, the rules of texts and sources
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/vulture || { echo "hint: remove what nothing uses, or name its user in [tool.vulture] of pyproject.toml" >&2; exit 1; }
 	@$(BIN)/python -m tests.docs.layout
+	@$(BIN)/python -m pytest -q -n 2 tests/test_rules.py tests/test_shape.py tests/test_design.py tests/test_face.py tests/test_threat_model.py
 
 fix: $(VENV)/.installed-dev ## Apply formatting and safe fixes
 	@$(BIN)/ruff check --fix .

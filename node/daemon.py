@@ -23,7 +23,7 @@ from node.errors import ConfigError
 from node.group.network import Network
 from node.group_document import GroupDocument, grants_of
 from node.host import allow_open_files, make_data_directory
-from node.life import Life, begin_life
+from node.life import NodeLife, begin_life
 from node.machines.base import StateMachine
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.peers import Incarnation
@@ -132,7 +132,7 @@ class Trust:
     issuer: TdxTicketIssuer
 
 
-async def _open_trust(life: Life, stack: AsyncExitStack) -> Trust:
+async def _open_trust(life: NodeLife, stack: AsyncExitStack) -> Trust:
     changes = CollateralChanges()
     source = await stack.enter_async_context(
         open_source(
@@ -166,7 +166,7 @@ async def _open_trust(life: Life, stack: AsyncExitStack) -> Trust:
     )
 
 
-def _judge_of(life: Life, source: EndorsementsSource, enforcement: GroupEnforcement) -> TdxValidator:
+def _judge_of(life: NodeLife, source: EndorsementsSource, enforcement: GroupEnforcement) -> TdxValidator:
     members = members_of(life.document, life.clock, lambda: life.joined.log_time)
     memory = JudgesMemory(
         members=members,
@@ -186,7 +186,7 @@ def _save_freshness_at_the_end(config: NodeConfig, tdx: TdxValidator) -> None:
 
 
 # ---- the network, and what is served --------------------------------------------
-def _network_of(life: Life, trust: Trust) -> Network:
+def _network_of(life: NodeLife, trust: Trust) -> Network:
     config = life.config
     return Network(
         name=life.document.network,
@@ -202,7 +202,7 @@ def _network_of(life: Life, trust: Trust) -> Network:
     )
 
 
-def _tcb_outlook_of(life: Life, trust: Trust, me: Incarnation) -> TcbOutlook:
+def _tcb_outlook_of(life: NodeLife, trust: Trust, me: Incarnation) -> TcbOutlook:
     """Return the node's outlook, which follows the collateral; then the bonds are judged again too."""
     joined = life.joined
 
@@ -235,7 +235,7 @@ def _tcb_outlook_of(life: Life, trust: Trust, me: Incarnation) -> TcbOutlook:
 
 
 def _service_of(
-    life: Life,
+    life: NodeLife,
     trust: Trust,
     network: Network,
     *,
@@ -260,7 +260,7 @@ def _service_of(
     )
 
 
-async def _listen(life: Life, network: Network, service: NodeService, stack: AsyncExitStack) -> None:
+async def _listen(life: NodeLife, network: Network, service: NodeService, stack: AsyncExitStack) -> None:
     """Accept bonds, then clients. At the end the node leaves its group first, so that clients get answers."""
     await network.start()
     stack.push_async_callback(network.close)
@@ -271,7 +271,7 @@ async def _listen(life: Life, network: Network, service: NodeService, stack: Asy
 
 
 # ---- the running node -----------------------------------------------------------
-def _start_background_work(life: Life, trust: Trust, outlook: TcbOutlook) -> None:
+def _start_background_work(life: NodeLife, trust: Trust, outlook: TcbOutlook) -> None:
     watch = RecoveryWatch(trust.enforcement, group=lambda: life.joined.group)
     life.background.keep("tcb-watch", watch.run)
     life.background.keep("tcb-outlook", outlook.run)
@@ -285,7 +285,7 @@ async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
         save_freshness(config, tdx.freshness)
 
 
-def _write_certificate(life: Life) -> None:
+def _write_certificate(life: NodeLife) -> None:
     """Write the certificate, which is public, where clients on this machine find it."""
     try:
         files.replace(Path(life.config.node.data_dir) / CERTIFICATE_FILE, life.identity.certificate_pem())
@@ -293,7 +293,7 @@ def _write_certificate(life: Life) -> None:
         raise ConfigError(f"node.data_dir: {exc}") from exc
 
 
-def _report_start(life: Life, service: NodeService, report: Reporter) -> None:
+def _report_start(life: NodeLife, service: NodeService, report: Reporter) -> None:
     config, group_id = life.config, life.joined.id
     life.audit.append(
         "node-started",

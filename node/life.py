@@ -29,7 +29,7 @@ KEY_FILE_BYTES_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class NodeLife:
     """What belongs to this life of the node.
 
     Attributes:
@@ -52,7 +52,7 @@ class Life:
     background: Background
 
 
-def begin_life(document: GroupDocument, config: NodeConfig, stack: AsyncExitStack) -> Life:
+def begin_life(document: GroupDocument, config: NodeConfig, stack: AsyncExitStack) -> NodeLife:
     """Begin a life of the node. ``stack`` receives what has to be closed at its end.
 
     Raises:
@@ -76,7 +76,7 @@ def begin_life(document: GroupDocument, config: NodeConfig, stack: AsyncExitStac
     stack.callback(audit.close)
     background = Background()
     stack.push_async_callback(background.close)
-    return Life(
+    return NodeLife(
         document=document,
         config=config,
         joined=JoinedGroup(),

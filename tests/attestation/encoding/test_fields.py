@@ -16,7 +16,6 @@ from attestation.encoding.fields import (
     bytes_up_to,
     flag,
     integer,
-    map_of,
     one_of,
     optional,
     row,
@@ -34,7 +33,6 @@ class Level(IntEnum):
 
 
 NAME = text(3, re.compile("[a-z]+"), form="a name")
-PAIRS = map_of(NAME, integer(0, 9), 2)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,6 @@ PAIRS = map_of(NAME, integer(0, 9), 2)
         (array_of(NAME, 2), ["a", "b"], ("a", "b")),
         (row(2), [1, 2], [1, 2]),
         (row(2), [1, 2, *range(62)], [1, 2]),
-        (PAIRS, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
     ],
 )
 def test_a_value_of_the_right_form_is_returned(check: Any, value: Any, result: Any) -> None:
@@ -95,11 +92,6 @@ def test_a_value_of_the_right_form_is_returned(check: Any, value: Any, result: A
         (row(2), [1]),
         (row(2), [0] * (ROW_ITEMS_MAX + 1)),
         (row(2), None),
-        (PAIRS, {"a": 1, "b": 2, "c": 3}),
-        (PAIRS, {"a": 10}),
-        (PAIRS, {"A": 1}),
-        (PAIRS, {1: 1}),
-        (PAIRS, []),
     ],
 )
 def test_a_value_of_another_form_is_refused_and_the_error_states_the_right_form(
