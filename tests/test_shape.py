@@ -2,7 +2,6 @@
 
 import ast
 import tomllib
-from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,51 +12,6 @@ SHIPPED = ("attestation", "enclave", "node", "tdx-images", "bench")
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 615
 TEST_FILE_LINES_MAX = 1000
-
-# Class names with two or three meanings. None is added; one that has a single meaning again is taken out.
-SEVERAL_MEANINGS = {
-    "Accepted",
-    "AlreadyExecuted",
-    "AlreadyExecutedError",
-    "Answer",
-    "BirthCertificate",
-    "Bond",
-    "Clients",
-    "Closed",
-    "Cluster",
-    "CollateralTable",
-    "Credentials",
-    "Entry",
-    "Fault",
-    "Founding",
-    "Gate",
-    "Group",
-    "GroupTable",
-    "Head",
-    "Ignorable",
-    "Item",
-    "JwtTable",
-    "Kind",
-    "Levels",
-    "Life",
-    "Member",
-    "Members",
-    "Network",
-    "Node",
-    "NotExecutedError",
-    "Operation",
-    "OutcomeUnknownError",
-    "PckCa",
-    "Peer",
-    "Query",
-    "Quorum",
-    "Request",
-    "Role",
-    "Source",
-    "Statement",
-    "Step",
-    "UndecidedError",
-}
 
 
 def sources(*folders: str) -> dict[str, str]:
@@ -88,18 +42,6 @@ def test_no_file_is_longer_than_the_longest_of_today():
         if lines > (TEST_FILE_LINES_MAX if name.startswith("tests/") else FILE_LINES_MAX)
     }
     assert longer == {}, "split it by what it has parts of"
-
-
-def test_a_class_name_has_one_meaning():
-    names = Counter(
-        node.name
-        for text in sources("attestation", "enclave", "node", "tdx-images").values()
-        for node in ast.parse(text).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    several = {name for name, count in names.items() if count > 1}
-    assert several - SEVERAL_MEANINGS == set(), "another meaning needs another name"
-    assert SEVERAL_MEANINGS - several == set(), "these have one meaning again: take them out"
 
 
 def test_every_name_on_the_whitelist_of_dead_code_is_needed_there():

@@ -11,7 +11,7 @@ import pytest
 from attestation.collateral.freshness import FreshnessState
 from node import config, group_document
 from node.errors import ConfigError
-from node.group_document import parse_group_document_untrusted
+from node.group_document import parse_group_document_untrusted, tables
 from node.raft.types import Bootstrap
 from node.trust import tdx_validator_of, validators_of
 from tests.support import documents
@@ -48,7 +48,7 @@ WORDS = {
         "access.token.prefixes": ("all keys", None),
         "access.token.expires_at": ("never", None),
         "access.certificate.prefixes": ("all keys", None),
-        "store.compaction": ('`{ mode = "none" }`', group_document.NoCompaction()),
+        "store.compaction": ('`{ mode = "none" }`', tables.NoCompaction()),
     },
 }
 
@@ -77,7 +77,7 @@ def schema_of(table: type[msgspec.Struct], path: str = "") -> dict[str, Any]:
     return out
 
 
-SCHEMAS = {"node": schema_of(config.NodeConfig), "group": schema_of(group_document._File)}
+SCHEMAS = {"node": schema_of(config.NodeConfig), "group": schema_of(tables.DocumentFile)}
 ROWS = {
     "node": {key: default for key, default, _, _ in NODE_ROWS},
     "group": {key: default for key, default, _ in GROUP_ROWS},

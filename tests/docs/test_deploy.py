@@ -20,7 +20,7 @@ from node.api.service import UnavailableError
 from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster, DevNode
-from node.group_document import JwtTable
+from node.group_document.tables import JwtTable
 from node.process_events import Listening, ProcessEvent
 from node.service import NodeService
 from node.trust import tdx_validator_of, validators_of

@@ -271,10 +271,11 @@ def test_a_node_with_a_file_of_version_1_exits_with_2(tmp_path):
 def test_every_table_of_the_group_document_is_refused_in_a_node_file():
     """No key of the group document can be slipped into a node file: none is a node file's, or it is refused."""
     from node import config, group_document
+    from node.group_document import tables as written
 
-    tables = set(group_document._File.__struct_fields__) - {"group"}
+    tables = set(written.DocumentFile.__struct_fields__) - {"group"}
     assert tables == set(config._MOVED_TABLES)
-    shared = set(group_document.GroupTable.__struct_fields__) & set(config.NodeGroupTable.__struct_fields__)
+    shared = set(written.GroupTable.__struct_fields__) & set(config.NodeGroupTable.__struct_fields__)
     assert shared == {"bootstrap"}  # of which a node file takes "join" only
     assert msgspec.structs.fields(config.NodeConfig)
     assert set(group_document.NODE_TABLES) | {"group"} == set(config.NodeConfig.__struct_fields__)

@@ -1,0 +1,124 @@
+"""A whole group document, checked, and the ids that follow from it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal
+
+from attestation.encoding.canonical import digest
+from attestation.policy.rules import AppraisalPolicy
+from attestation.tickets.ids import network_id_of_name
+from attestation.x509.trust import TrustRoot
+from node.authority import Authority
+from node.group_document.access import FoundingAccess
+from node.group_document.jwt import JwtAdmission
+from node.group_document.tables import Compaction
+from node.raft.types import Founding, Settings
+
+SCHEMA: Final = 1
+PROTOCOL: Final = 1
+DERIVED: Final = "derived"
+SYNC: Final = "bondstone/log-replay"
+FAMILIES: Final[Mapping[str, str]] = {
+    name: f"bondstone/{name}" for name in ("kv", "collections", "counter", "noop")
+}
+"""Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
+
+WITHOUT_EFFECT: Final = (
+    "consensus.demote_to_two_after_ms",
+    "recovery.authorize",
+    "store.quota_bytes",
+    "store.compaction",
+    "ca.names",
+)
+"""Keys that are checked and are part of the GroupId, but that no code reads yet."""
+
+
+class Derived(Enum):
+    """In place of a key's digest: the key is derived from the document."""
+
+    DERIVED = DERIVED
+
+
+class Storage(Enum):
+    """Where term, vote and log live."""
+
+    VOLATILE = "volatile"
+    TRUST_DISK = "trust-disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupDocument:
+    """A whole group document, checked. Made by :func:`parse_group_document_untrusted`.
+
+    Attributes:
+        where: the file's name, for messages.
+        key: the group key's public digest, 32 bytes, or ``Derived``.
+        root: the root that quotes must lead to.
+        update: which TCB evaluation nodes request, ``standard`` or ``early``.
+        fixed_collateral: a node may use a fixed file of collateral.
+        ca_names: DNS names (some begin with ``*.``) and IP networks, sorted.
+        value: the canonical document as plain data.
+        canonical: its bytes.
+    """
+
+    where: str
+    network: str
+    key: bytes | Derived
+    state_machine: str
+    founding: Founding
+    storage: Storage
+    settings: Settings
+    root: TrustRoot
+    update: Literal["standard", "early"]
+    fixed_collateral: bool
+    policy: AppraisalPolicy
+    jwt: JwtAdmission | None
+    access: FoundingAccess
+    authority: Authority | None
+    recovery: Literal["none", "survivor"]
+    quota_bytes: int
+    compaction: Compaction
+    demote_to_two_after_ms: int
+    ca_names: tuple[str, ...]
+    value: Mapping[str, Any]
+    canonical: bytes
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Return the keys whose value differs from the default and that this release does not act on."""
+        tables = {name: item for name, item in self.value.items() if isinstance(item, Mapping)}
+        tables["consensus"] = tables.get("settings", {})
+        return tuple(key for key in WITHOUT_EFFECT if key.split(".")[1] in tables.get(key.split(".")[0], {}))
+
+    @property
+    def network_id(self) -> bytes:
+        return network_id_of_name(self.network)
+
+    @property
+    def lineage(self) -> bytes:
+        """32 bytes that identify the group's first document; every later document refers to them."""
+        return lineage_of(self.value)
+
+    @property
+    def group_id(self) -> bytes:
+        return group_id_of_lineage(self.lineage)
+
+    @property
+    def mrconfigid(self) -> bytes:
+        """The MRCONFIGID of a TD that was started with this document, 48 bytes."""
+        return hashlib.sha384(self.canonical).digest()
+
+
+def lineage_of(value: Mapping[str, Any]) -> bytes:
+    return digest("bondstone/genesis-document/v1", dict(value))
+
+
+def group_id_of_lineage(lineage: bytes) -> bytes:
+    return digest("bondstone/group-id/v2", lineage)
+
+
+def mrconfigid_of(document: GroupDocument) -> bytes:
+    """Return the MRCONFIGID of a TD that was started with this document, 48 bytes."""
+    return document.mrconfigid
