@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -10,11 +11,16 @@ PACKAGES = ("attestation", "enclave", "node")
 
 def sources(*, without: tuple[str, ...] = ()) -> Iterator[tuple[str, ast.Module]]:
     """Yield the name and the syntax tree of each module, but those under ``without``."""
-    for package in PACKAGES:
-        for path in sorted((PROJECT / package).rglob("*.py")):
-            name = path.relative_to(PROJECT).as_posix()
-            if not name.startswith(without):
-                yield name, ast.parse(path.read_text())
+    return ((name, tree) for name, tree in _parsed() if not name.startswith(without))
+
+
+@cache
+def _parsed() -> list[tuple[str, ast.Module]]:
+    return [
+        (path.relative_to(PROJECT).as_posix(), ast.parse(path.read_text()))
+        for package in PACKAGES
+        for path in sorted((PROJECT / package).rglob("*.py"))
+    ]
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
