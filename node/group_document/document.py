@@ -117,8 +117,3 @@ def lineage_of(value: Mapping[str, Any]) -> bytes:
 
 def group_id_of_lineage(lineage: bytes) -> bytes:
     return digest("bondstone/group-id/v2", lineage)
-
-
-def mrconfigid_of(document: GroupDocument) -> bytes:
-    """Return the MRCONFIGID of a TD that was started with this document, 48 bytes."""
-    return document.mrconfigid
