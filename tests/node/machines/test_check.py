@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from node.machines.base import ApplyContext, CommandError
 from node.machines.counter import VALUE_MAX, Counter
 from node.machines.kv import KEY_BYTES_MAX, VALUE_BYTES_MAX, KeyValue
+from tests.node.machines.transcript import operations_of
 
 CONTEXT = ApplyContext(1, 1, 0, 0, bytes(32))
 # These depend on the state; everything else that is refused is refused in every state.
 OF_THE_STATE = {"store-full", "overflow"}
+OPERATIONS = sorted(operations_of(KeyValue.apply) | operations_of(Counter.apply))
 
 keys = st.sampled_from(["", "a", "b", "k" * (KEY_BYTES_MAX + 1), "\ud800", 7, None])
 encoded = st.sampled_from(["", "YQ==", "YQ", "!", 7, None])
@@ -19,7 +21,7 @@ values = st.sampled_from(["", "x", "v" * (VALUE_BYTES_MAX + 1), None, 3, ["x"]])
 members = st.fixed_dictionaries(
     {},
     optional={
-        "op": st.sampled_from(["put", "delete", "cas", "get", "add", "reset", "nonsense", 1, None]),
+        "op": st.sampled_from([*OPERATIONS, "get", "nonsense", 1, None]),
         "key": keys,
         "key_b64": encoded,
         "value": values,

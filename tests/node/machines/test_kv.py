@@ -1,6 +1,7 @@
 """KeyValue: etcd's revisions, atomic rollback, a bounded and readable past, equal snapshots."""
 
 import base64
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from node.machines import kv, sorted_keys
 from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
+from tests.node.machines.transcript import operations_of
 
 CONTEXT = ApplyContext(term=1, index=1, sub=0, time_ms=0, group_id=bytes(32))
 
@@ -441,3 +443,24 @@ def test_a_put_without_options_is_the_same_command_as_one_with_their_defaults(wr
             assert outcome(short, command) == outcome(long, {**command, "prev": False})
 
         assert short.snapshot() == long.snapshot()
+
+
+def test_every_command_has_its_check_its_keys_its_place_in_the_message_and_its_documentation():
+    known = operations_of(KeyValue.apply)
+    with pytest.raises(CommandError) as refused:
+        KeyValue().check({"op": "nonsense"})
+
+    assert operations_of(KeyValue.check) == known
+    assert operations_of(KeyValue.keys_of) == known
+    assert set(re.findall(r"`(\w+)`", refused.value.message)) == known
+    commands, _ = kv.__doc__.split("Queries:")
+    assert set(re.findall(r'^    \{"op": "(\w+)"', commands, re.MULTILINE)) == known
+
+
+def test_every_query_has_its_keys_and_its_place_in_the_message():
+    known = operations_of(KeyValue.query)
+    with pytest.raises(CommandError) as refused:
+        KeyValue().query({"op": "nonsense"})
+
+    assert operations_of(KeyValue.keys_of_query) == known
+    assert set(re.findall(r"`(\w+)`", refused.value.message)) == known

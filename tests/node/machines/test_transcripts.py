@@ -17,7 +17,7 @@ from node.machines.counter import Counter
 from node.machines.kv import KeyValue
 from node.machines.loader import BUILT_IN
 from node.machines.noop import NoOp
-from tests.node.machines.transcript import commands_of, source_of, state_digest, transcript_of
+from tests.node.machines.transcript import commands_of, operations_of, source_of, state_digest, transcript_of
 
 FILES = Path(__file__).parent / "transcripts"
 
@@ -68,6 +68,14 @@ def write(path, transcript):
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_a_built_in_machine_does_what_its_signature_stands_for(name):
     assert check(name, BUILT_IN[name]) == ""
+
+
+def test_the_transcript_of_the_key_value_machine_has_every_command():
+    steps = json.loads((FILES / "kv.json").read_text())["steps"]
+    commands = [step["command"] for step in steps]
+    recorded = {one["op"] for one in commands if isinstance(one, dict) and isinstance(one.get("op"), str)}
+
+    assert operations_of(KeyValue.apply) <= recorded
 
 
 def changed(monkeypatch, path, machine_class, old, new):

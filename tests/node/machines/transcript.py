@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import random
+import textwrap
 
 from attestation.encoding.canonical import encode
 from node.machines.base import ApplyContext, CommandError
@@ -79,6 +80,18 @@ def source_of(machine):
                 elif type(node.value) is int:
                     numbers.add(node.value)
     return {"words": sorted(words), "numbers": sorted(numbers)}
+
+
+def operations_of(method):
+    """Return the operations that the ``match`` of a method knows."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    return {
+        pattern.value.value
+        for case in ast.walk(tree)
+        if isinstance(case, ast.match_case)
+        for pattern in ast.walk(case.pattern)
+        if isinstance(pattern, ast.MatchValue)
+    }
 
 
 def _modules(machine_class):
