@@ -8,6 +8,7 @@ from string import Template
 import pytest
 
 from attestation.policy.appraise import load_policy_untrusted
+from attestation.policy.rules import REGISTERS
 from attestation.steps import Step
 from attestation.values import TD_ATTRIBUTE_BITS
 from attestation.verdict import verify_report
@@ -118,3 +119,11 @@ def test_every_member_of_a_report_is_documented():
 
 def test_every_attribute_is_known_by_a_distinct_bit():
     assert len(set(TD_ATTRIBUTE_BITS.values())) == len(TD_ATTRIBUTE_BITS)
+
+
+def test_every_key_of_a_policy_is_documented():
+    source = (ROOT / "attestation" / "policy" / "toml.py").read_text()
+    keys = set(re.findall(r'table\.(?!refuse)\w+\(\s*"(\w+)"', source)) | set(REGISTERS)
+
+    assert len(keys) > 20
+    assert {key for key in keys if not re.search(rf"\b{key}\b", DOCUMENT)} == set()

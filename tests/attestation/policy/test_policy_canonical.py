@@ -1,8 +1,10 @@
 """No rule can be left out of a policy's digest, and a later rule changes no digest of today."""
 
 import dataclasses
+import re
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +185,21 @@ def test_every_rule_of_a_token_is_in_the_validators_signature(name):
     changed = dataclasses.replace(rules, **{name: other(getattr(rules, name))})
 
     assert JwtValidator(keys=keys, rules=changed).signature != JwtValidator(keys=keys, rules=rules).signature
+
+
+# The reader of the file judges it: only with it may a policy leave MRTD unpinned.
+JUDGED_WHEN_READ = [("reference_values", "accept_any_td")]
+
+
+@pytest.mark.parametrize(("part", "name"), [one for one in FIELDS if one not in JUDGED_WHEN_READ])
+def test_every_rule_is_applied_somewhere(part: str, name: str) -> None:
+    """A rule that no code reads would be in every digest and in no verdict."""
+    root = Path(policy_rules.__file__).parents[2]
+    reading = [
+        path
+        for folder in ("attestation", "node")
+        for path in (root / folder).rglob("*.py")
+        if path.name not in {"rules.py", "toml.py"} and re.search(rf"\.{name}\b", path.read_text())
+    ]
+
+    assert reading, f"{part}.{name}"
