@@ -111,6 +111,18 @@ def test_every_path_with_examples_exists():
     assert named <= {operation.path for operation in OPERATIONS}
 
 
+def test_every_operation_has_its_row():
+    def role(access):
+        roles = access if isinstance(access, tuple) else (access,)
+        return " or ".join(f"`{one}`" if isinstance(one, AccessRole) else one for one in roles)
+
+    rows = re.findall(r"^\| `([A-Z]+) (/[a-z0-9/.-]+)` \| (.+?) \| (.+) \|$", TEXT, re.MULTILINE)
+
+    assert rows == [
+        (one.method, one.path, role(one.access), one.summary.removesuffix(".")) for one in OPERATIONS
+    ]
+
+
 def test_the_limits_shown_are_the_defaults():
     limits = ApiLimits()
 
