@@ -114,7 +114,7 @@ def test_every_path_with_examples_exists():
 def test_every_operation_has_its_row():
     def role(access):
         roles = access if isinstance(access, tuple) else (access,)
-        return " or ".join(f"`{one}`" if isinstance(one, AccessRole) else one for one in roles)
+        return " or ".join(f"`{one.value}`" if isinstance(one, AccessRole) else one for one in roles)
 
     rows = re.findall(r"^\| `([A-Z]+) (/[a-z0-9/.-]+)` \| (.+?) \| (.+) \|$", TEXT, re.MULTILINE)
 
