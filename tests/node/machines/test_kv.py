@@ -445,7 +445,7 @@ def test_a_put_without_options_is_the_same_command_as_one_with_their_defaults(wr
         assert short.snapshot() == long.snapshot()
 
 
-def test_every_command_has_its_check_its_keys_its_place_in_the_message_and_its_documentation():
+def test_every_command_is_in_all_its_places():
     known = operations_of(KeyValue.apply)
     with pytest.raises(CommandError) as refused:
         KeyValue().check({"op": "nonsense"})
