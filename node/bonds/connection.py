@@ -80,7 +80,11 @@ class BondContext:
 
 
 class ConnectionHost(Protocol):
-    """What a connection needs from its process."""
+    """What a connection needs from its process.
+
+    ``share_of`` returns its share of the pools, and whether it is one of the known (``node.places``).
+    ``opened`` returns False if there is no place for it. The other methods inform the process.
+    """
 
     def find_group(self, group_id: bytes) -> "ConnectionGroup | None": ...
     def share_of(self, connection: "BondConnection") -> tuple[Share, bool]: ...
@@ -92,7 +96,7 @@ class ConnectionHost(Protocol):
 
 
 class ConnectionGroup(TicketParty, Protocol):
-    """What a connection needs from its group."""
+    """What a connection needs from its group: the gate of its handshake, and to inform it of what happens."""
 
     def handshaking(self, connection: "BondConnection", peer_id: bytes) -> Gate: ...
     def formed(
@@ -124,6 +128,8 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class Handshaking:
+    """Both sides know the group; the handshake is not over."""
+
     phase: ClassVar = Phase.HANDSHAKE
     peer_id: bytes
     handshake: Handshake
@@ -175,6 +181,7 @@ class BondConnection(asyncio.Protocol):
 
     Attributes:
         role: which side this node is.
+        stage: how far the connection has come, with what there is by then.
         address: the remote socket address; ``ip`` is the host in it.
         gone: set when the socket is closed.
     """
@@ -262,31 +269,22 @@ class BondConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Read nothing more from the peer; it notices only that its messages go out slowly."""
-        match self.stage:
-            case Bonded(bond=bond):
-                bond.reading = False
-                self._channel.pause_reading()
-            case _:
-                pass
+        if isinstance(self.stage, Bonded):
+            self.stage.bond.reading = False
+            self._channel.pause_reading()
 
     def resume_reading(self) -> None:
         """Deliver soon what had arrived when the pause began, and then go on reading."""
-        match self.stage:
-            case Bonded(bond=bond) if not bond.reading:
-                bond.reading = True
-                bond.bytes_arrived(self._context.environment.monotonic_ms())
-                asyncio.get_running_loop().call_soon(self._read_on)
-            case _:
-                pass
+        if isinstance(self.stage, Bonded) and not self.stage.bond.reading:
+            self.stage.bond.reading = True
+            self.stage.bond.bytes_arrived(self._context.environment.monotonic_ms())
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
         # Read from the socket only after this: the peer's last messages come before the end of the stream.
         self.data_received(b"")
-        match self.stage:
-            case Bonded(bond=bond) if bond.reading:
-                self._channel.resume_reading()
-            case _:
-                pass
+        if isinstance(self.stage, Bonded) and self.stage.bond.reading:
+            self._channel.resume_reading()
 
     def rejudge(self) -> None:
         """Judge the tickets of the admission again: new collateral may change the verdict."""

@@ -87,9 +87,9 @@ class DiskThread:
                 # Nothing written after this could be relied upon to be durable. This holds for every
                 # exception: if the thread merely ended, the member would wait without end.
                 logger.exception("the log cannot be made durable")
-                self._tell(self._failed, exc)
+                self._report(self._failed, exc)
                 return
-            self._tell(self._written, serial)
+            self._report(self._written, serial)
 
     def _collect(self) -> _Work | None:
         """Wait for records to write, and take all that are there."""
@@ -104,6 +104,6 @@ class DiskThread:
                 return collected, serial
         return _END
 
-    def _tell(self, listener: Callable[[_T], None], news: _T) -> None:
+    def _report(self, listener: Callable[[_T], None], news: _T) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so no listener waits
             self._loop.call_soon_threadsafe(listener, news)

@@ -76,7 +76,7 @@ class AddressBook:
         """Note the addresses of ``entry.peer``, which a bonded peer or that peer itself announced."""
         if entry.peer.id == self._me:
             return
-        # The smaller id dials first: if both dialled, both would make connections, and one would be in vain.
+        # The smaller id dials first: if both dialled, both would make connections, and one would be wasted.
         yield_ms = self._settings.yield_ms if entry.peer.id < self._me else 0
         for address in entry.addresses:
             place = self._place(address, now_ms + yield_ms)

@@ -37,9 +37,9 @@ class TurnThread:
     def run(self, work: Callable[[], Any], share: Share, *, known: bool) -> "asyncio.Future[Any]":
         """Return what ``work`` returns or raises, after its turn came. Cancelled before, it never runs."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        goes = self._waiting.enter((future, work), share, known=known)
-        if goes is not None:
-            goes[0].cancel()
+        evicted = self._waiting.enter((future, work), share, known=known)
+        if evicted is not None:
+            evicted[0].cancel()
         self._next()
         return future
 
