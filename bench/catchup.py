@@ -1,6 +1,6 @@
 """How fast a fresh learner pulls a long log, and how much that slows the writers.
 
-python -m bench.catchup [--entries 100000] [--rate 1000]
+    python -m bench.catchup [--entries 100000] [--rate 1000]
 
 Three voters take writes at a steady rate while a fourth node joins behind the whole log. All four are
 processes on this machine. The learner's process starts before the measurement, so that the interpreter's

@@ -1,6 +1,6 @@
 """What the collections cost: memory per item, time per change, how long a snapshot stops the machine.
 
-python -m bench.collections [--keys 1000000] [--key-bytes 16] [--value-bytes 100]
+    python -m bench.collections [--keys 1000000] [--key-bytes 16] [--value-bytes 100]
 
 The machine alone, without a group, its log or its network. Two processes: one counts with ``tracemalloc``,
 which makes everything slow, the other measures resident memory and times. ``bytes_per_key`` counts what the

@@ -1,6 +1,6 @@
 """Image: size, seconds to build, to the first HTTPS answer of one emulated guest, and to a group of three.
 
-python -m bench.image [--out DIR]        (on an idle machine; needs qemu-system-x86)
+    python -m bench.image [--out DIR]        (on an idle machine; needs qemu-system-x86)
 
 The aims are in wall-clock seconds on an idle machine. The report also has CPU seconds: on a busy machine only
 they are meaningful, and two cores need at least half of a group's sum.

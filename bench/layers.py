@@ -1,6 +1,6 @@
 """CPU microseconds of one request in each layer of a node, without network, disk or other processes.
 
-python -m bench.layers [--only api-put --only core-keyed …] [--rounds 7]
+    python -m bench.layers [--only api-put --only core-keyed …] [--rounds 7]
 
 Each layer is driven alone, over a stand-in for the layer below it. The least of the rounds counts.
 The file also runs in an older tree, whose interfaces had fewer parts: ``python -P /path/to/layers.py`` with

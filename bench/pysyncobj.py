@@ -1,6 +1,6 @@
 """Committed commands per second, latency and failover gap: bondstone beside PySyncObj.
 
-python -m bench.pysyncobj [--rounds 3] [--seconds 5] [--in-flight 64]
+    python -m bench.pysyncobj [--rounds 3] [--seconds 5] [--in-flight 64]
 
 Both as three processes on loopback, in one run, alternating. The load is made in the leader's own process
 through the system's own Python API (no HTTP); ``follower`` numbers in a follower's. bondstone runs as it

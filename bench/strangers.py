@@ -1,6 +1,6 @@
 """The longest stall of a node's event loop that a megabyte from outside can cause, by its shape.
 
-python -m bench.strangers [--runs 5] [--only NAME]
+    python -m bench.strangers [--runs 5] [--only NAME]
 
 One node runs in a process of its own and watches its loop. This process sends each input on a fresh
 connection and then requests the node's result. The least stall of an input's runs counts, because other work

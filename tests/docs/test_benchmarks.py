@@ -1,12 +1,14 @@
 """docs/benchmarks.md: each bench has its row, each command its options, and ``make bench`` runs what it says."""
 
 import re
+import subprocess
 import sys
 from importlib import util
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import measurements
 from bench.pysyncobj import require_pysyncobj
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +22,30 @@ def source(module: str) -> str:
     return (ROOT / f"{module.replace('.', '/')}.py").read_text()
 
 
-def test_each_bench_has_a_row():
+def programs() -> set[str]:
     files = [f"bench.{path.stem}" for path in (ROOT / "bench").glob("*.py")]
-    programs = {module for module in files if "__main__" in source(module)} - WORKERS
+    return {module for module in files if "__main__" in source(module)} - WORKERS - {"bench.__main__"}
 
-    assert {command.split()[0] for command, _ in ROWS} == programs
+
+def test_each_bench_has_a_row():
+    assert {command.split()[0] for command, _ in ROWS} == programs()
+
+
+def test_each_bench_is_listed_with_what_it_measures_and_its_options():
+    listed = {command.split()[2]: (what, command) for what, command in measurements()}
+
+    assert listed.keys() == programs()
+    for module, (what, command) in listed.items():
+        assert what.endswith("."), f"{module}: its first line is no sentence"
+        for option in re.findall(r"--[a-z-]+", command):
+            assert f'add_argument("{option}"' in source(module), f"{module} has no {option}"
+
+
+def test_bench_lists_the_measurements():
+    shown = subprocess.run(
+        [sys.executable, "-m", "bench"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.count("python -m bench.") == len(programs())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
