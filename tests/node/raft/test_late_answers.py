@@ -8,6 +8,7 @@ import pytest
 from node.raft.events import Execute, Received
 from node.raft.messages import (
     Append,
+    Avail,
     AvailReply,
     Chunk,
     Forward,
@@ -96,3 +97,15 @@ def test_what_another_term_s_pull_brings_is_not_taken():
     assert node.log.last() == last
     cluster.step(name, Received(leader.me, Chunk(node.cluster, node.term, last, True, entries, 0)))
     assert node.log.last() == leader.log.last()
+
+
+@pytest.mark.parametrize(("term", "answered"), [(-1, False), (0, True), (1, False)])
+def test_how_far_a_member_can_serve_is_reported_in_its_own_term_alone(term, answered):
+    """What it verified in its term proves nothing to a peer in another one."""
+    cluster = three()
+    name, node, leader = follower_of(cluster)
+    before = node.term
+    sent = cluster.step(name, Received(leader.me, Avail(node.cluster, before + term))).sends
+    replies = [send.message for send in sent if isinstance(send.message, AvailReply)]
+
+    assert [(reply.term, reply.cluster) for reply in replies] == [(before, node.cluster)] * answered
