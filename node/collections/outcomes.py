@@ -90,9 +90,10 @@ class Popped(Outcome, Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Removed(Outcome):
-    """How many items were removed."""
+    """How many items were removed. ``more``: of a range, whether another call has to remove the rest."""
 
     count: int
+    more: bool = False
 
     @property
     def effect(self) -> bool:

@@ -102,7 +102,12 @@ class PriorityQueueCommands(Commands, Generic[K, V]):
         )
 
     def remove_range(self, low: int, high: int) -> Change[Removed]:
-        return self.change("queue-remove-range", removed_of, low=low, high=high)
+        return self.change(
+            "queue-remove-range",
+            lambda answer: Removed(answer.version, answer.number("removed"), answer.flag("more")),
+            low=low,
+            high=high,
+        )
 
 
 def _enqueued_of(answer: MachineResult) -> Enqueued:
@@ -237,7 +242,7 @@ class PriorityQueueWriter(PriorityQueueReader[K, V]):
         return await self._writing.do(self._commands.remove(keys))
 
     async def remove_range(self, low: int, high: int) -> Removed:
-        """Remove every entry whose priority is from ``low`` to ``high``, both included."""
+        """Remove at most 10,000 entries with a priority from ``low`` to ``high``, both included."""
         return await self._writing.do(self._commands.remove_range(low, high))
 
     async def clear(self) -> Removed:
@@ -288,7 +293,7 @@ class PriorityQueueClient(Generic[K, V]):
         return self._remote.do(self._commands.remove(keys))
 
     def remove_range(self, low: int, high: int) -> Removed:
-        """Remove every entry whose priority is from ``low`` to ``high``, both included."""
+        """Remove at most 10,000 entries with a priority from ``low`` to ``high``, both included."""
         return self._remote.do(self._commands.remove_range(low, high))
 
     def clear(self) -> Removed:

@@ -99,13 +99,9 @@ def _add(body: _Map, elements: tuple[bytes, ...]) -> CollectionStep:
 
 
 def _remove(body: _Map, keys: tuple[bytes, ...]) -> CollectionStep:
-    after, grown = body, 0
-    for key in keys:
-        before = after.get(key)
-        if before is not None:
-            after = after.remove(key)
-            grown -= _cost(key, before)
-    return CollectionStep(after, grown, {"removed": len(body) - len(after)})
+    found = {key: value for key in keys if (value := body.get(key)) is not None}
+    grown = -sum(_cost(key, value) for key, value in found.items())
+    return CollectionStep(body.without(found.keys()) if found else body, grown, {"removed": len(found)})
 
 
 def _pop(body: _Map, key: bytes) -> CollectionStep:

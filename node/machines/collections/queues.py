@@ -5,11 +5,16 @@ came first. A full bounded queue drops its last entry, which may be the one that
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from node.machines.base import CommandError
-from node.machines.collections.reading import PRIORITY_MAX, VALUE_BYTES_MAX, CollectionFields
+from node.machines.collections.reading import (
+    ITEMS_MAX,
+    PRIORITY_MAX,
+    VALUE_BYTES_MAX,
+    CollectionFields,
+)
 from node.machines.collections.sorted_map import SortedMap
 from node.machines.collections.state import (
     QUEUE_ITEM_COST,
@@ -120,13 +125,14 @@ def _drop(queue: Queue, key: bytes, entry: QueueEntry) -> tuple[Queue, int]:
 
 
 def _drop_all(queue: Queue, keys: Iterable[bytes]) -> CollectionStep:
-    after, grown = queue, 0
-    for key in keys:
-        entry = after.entries.get(key)
-        if entry is not None:
-            after, less = _drop(after, key, entry)
-            grown += less
-    return CollectionStep(after, grown, {"removed": len(queue) - len(after)})
+    found = {key: entry for key in keys if (entry := queue.entries.get(key)) is not None}
+    if not found:
+        return CollectionStep(queue, 0, {"removed": 0})
+    entries = queue.entries.without(found.keys())
+    order = queue.order.without({rank(entry.priority, entry.sequence) for entry in found.values()})
+    grown = -sum(cost(key, entry.value) for key, entry in found.items())
+    left = Queue(entries, order, queue.next_sequence, queue.capacity)
+    return CollectionStep(left, grown, {"removed": len(found)})
 
 
 def _push(queue: Queue, pushed: tuple[tuple[bytes, int, bytes], ...]) -> CollectionStep:
@@ -216,4 +222,7 @@ def _remove(queue: Queue, keys: tuple[bytes, ...]) -> CollectionStep:
 def _remove_range(queue: Queue, bounds: tuple[int, int]) -> CollectionStep:
     low, high = bounds
     found = takewhile(lambda item: item[1].priority >= low, in_order(queue, rank(high, 0)))
-    return _drop_all(queue, [key for key, _ in found])
+    # A range may hold the whole queue, and one command must not take seconds.
+    keys = [key for key, _ in islice(found, ITEMS_MAX)]
+    step = _drop_all(queue, keys)
+    return CollectionStep(step.body, step.grown, {**step.result, "more": next(found, None) is not None})

@@ -11,7 +11,8 @@ from node.machines.fields import Fields
 NAME_BYTES_MAX: Final = 128
 KEY_BYTES_MAX: Final = 64 * 1024
 VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
-# A command with this many items takes some hundredths of a second, in which a member does nothing else.
+# A command with this many items takes a tenth of a second or two if the collection is large, and a member
+# does nothing else meanwhile.
 ITEMS_MAX: Final = 10_000
 INDEX_MAX: Final = 2**53 - 1  # what every JSON reader takes for a whole number
 PRIORITY_MIN: Final = -(2**53) + 1

@@ -6,7 +6,7 @@ of other libraries do not give: their order depends on the hash, which Python dr
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -116,6 +116,18 @@ class SortedMap(Struct, Generic[V], frozen=True, gc=False):
         keys = sorted(merged)
         return SortedMap.from_sorted(keys, [merged[key] for key in keys])
 
+    def without(self, keys: Collection[bytes]) -> "SortedMap[V]":
+        """Return this map without ``keys``, which are all here, each once."""
+        if len(keys) * _REBUILD_SHARE < self.size:
+            result = self
+            for key in keys:
+                result = result.remove(key)
+            return result
+        left = dict(self.items())
+        for key in keys:
+            del left[key]
+        return SortedMap.from_sorted(list(left), list(left.values()))
+
     def remove(self, key: bytes) -> "SortedMap[V]":
         """Return this map without ``key``, which is here."""
         node = _remove(self.root, key)
@@ -155,7 +167,7 @@ def _set(node: _Node[V], key: bytes, value: V) -> tuple[_Node[V], _Node[V] | Non
         firsts = (*firsts[: place + 1], _first(right), *firsts[place + 1 :])
     if key < firsts[0]:
         firsts = (key, *firsts[1:])
-    children = (*children[:place], *middle, *children[place + 1 :])
+    children = children[:place] + middle + children[place + 1 :]
     if len(children) <= WIDTH:
         return _Branch(firsts, children), None, added
     kept = _KEPT_AT_END if place == len(node.children) - 1 else len(children) // 2
@@ -183,13 +195,13 @@ def _remove(node: _Node[V], key: bytes) -> _Node[V] | None:
         if len(node.keys) == 1:
             return None
         return _Leaf(
-            (*node.keys[:place], *node.keys[place + 1 :]), (*node.values[:place], *node.values[place + 1 :])
+            node.keys[:place] + node.keys[place + 1 :], node.values[:place] + node.values[place + 1 :]
         )
     place = _child_of(node, key)
     child = _remove(node.children[place], key)
     middle: tuple[_Node[V], ...] = () if child is None else (child,)
-    children = (*node.children[:place], *middle, *node.children[place + 1 :])
-    firsts = node.firsts if child is not None else (*node.firsts[:place], *node.firsts[place + 1 :])
+    children = node.children[:place] + middle + node.children[place + 1 :]
+    firsts = node.firsts if child is not None else node.firsts[:place] + node.firsts[place + 1 :]
     if not children:
         return None
     if child is not None and len(children) > 1 and _width(child) < _SMALL:

@@ -417,7 +417,7 @@ class QueueIsASortedList(Same):
         kept = [entry for entry in self.model if not low <= entry[1] <= high]
         removed, self.model = len(self.model) - len(kept), kept
         result = self.change("queue-remove-range", low=low, high=high, effect=removed > 0)
-        assert result == {"removed": removed}
+        assert result == {"removed": removed, "more": False}
 
     @rule()
     def clear(self):
@@ -564,6 +564,25 @@ def test_the_store_is_full_by_bytes_and_by_items(monkeypatch):
     assert applier.machine.freeze().size == size <= 10_000
     applier("clear")
     applier("cell-write", "y", value="v" * 5000)
+
+
+def test_a_range_is_removed_in_commands_of_bounded_size():
+    applier = declared("queue")
+    for start in (0, 1, 2):
+        keys = [str(number) for number in range(start * ITEMS_MAX, start * ITEMS_MAX + ITEMS_MAX // 2)]
+        applier("queue-push", keys=keys, priorities=[start] * len(keys), values=["v"] * len(keys))
+    first = without_version(applier("queue-remove-range", low=0, high=1))
+    assert first == {"removed": ITEMS_MAX, "more": False}
+    applier("queue-push", keys=["last", "other"], priorities=[1, 2], values=["v", "v"])
+    keys = [str(number) for number in range(ITEMS_MAX)]
+    applier("queue-push", keys=keys, priorities=[2] * ITEMS_MAX, values=["v"] * ITEMS_MAX)
+    removed = [without_version(applier("queue-remove-range", low=1, high=2)) for _ in range(2)]
+
+    assert removed == [
+        {"removed": ITEMS_MAX, "more": True},
+        {"removed": ITEMS_MAX // 2 + 2, "more": False},
+    ]
+    assert applier.ask("list")["items"] == []
 
 
 BROKEN = {

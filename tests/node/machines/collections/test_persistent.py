@@ -94,6 +94,18 @@ def test_an_update_sets_each_key(before, changes):
     assert list(tree.items()) == sorted(before.items())
 
 
+@pytest.mark.parametrize("share", [1, 3, 100])
+def test_several_keys_are_removed_at_once(share):
+    keys = [b"%06d" % number for number in range(MANY)]
+    tree = SortedMap.from_sorted(keys, keys)
+    after = tree.without(keys[::share])
+
+    assert [key for key, _ in after.items()] == [key for n, key in enumerate(keys) if n % share]
+    assert len(after) == MANY - len(keys[::share])
+    require_shape(shape_of_map(after.root), len(after), sorted_map.WIDTH)
+    assert len(tree) == MANY
+
+
 def test_a_small_update_of_a_large_map_shares_what_it_does_not_touch():
     keys = [b"%06d" % number for number in range(MANY)]
     tree = SortedMap.from_sorted(keys, keys)
