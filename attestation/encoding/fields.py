@@ -21,6 +21,7 @@ ROW_ITEMS_MAX: Final = 64
 UINT64_MAX: Final = 2**64 - 1
 
 _T = TypeVar("_T")
+_Key = TypeVar("_Key")
 _Kind = TypeVar("_Kind", bound=Enum)
 
 Check = Callable[[Any], _T]
@@ -55,6 +56,13 @@ def flag(value: Any) -> bool:
     """Check for true or false."""
     if type(value) is not bool:
         raise FieldError("true or false")
+    return value
+
+
+def octets(value: Any) -> bytes:
+    """Check for a byte string of any size: for a part of a message whose own limit bounds it."""
+    if type(value) is not bytes:
+        raise FieldError("bytes")
     return value
 
 
@@ -153,6 +161,18 @@ def row(count: int) -> Check[list[Any]]:
         if type(value) is not list or not count <= len(value) <= ROW_ITEMS_MAX:
             raise FieldError(wanted)
         return value if len(value) == count else value[:count]
+
+    return check
+
+
+def map_of(key: Check[_Key], item: Check[_T], items_max: int) -> Check[dict[_Key, _T]]:
+    """Check for a map of at most ``items_max`` members with such keys and values."""
+    wanted = f"a map of at most {items_max} members"
+
+    def check(value: Any) -> dict[_Key, _T]:
+        if type(value) is not dict or len(value) > items_max:
+            raise FieldError(wanted)
+        return {key(name): item(found) for name, found in value.items()}
 
     return check
 

@@ -1,12 +1,13 @@
 """The fields of wire messages: conversion of plain CBOR values to checked ones, and back.
 
-Every function that takes a foreign value raises ``RemoteProtocolError`` and nothing else.
+Every function that takes a foreign value raises ``FieldError`` or ``RemoteProtocolError`` and nothing else;
+``node.raft.wire`` makes the second of the first.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final, NoReturn
 
+from attestation.encoding.fields import Check, FieldError, array, array_of, bytes_of, integer, row
 from node.errors import RemoteProtocolError
 from node.peers import Incarnation
 from node.raft.entries import (
@@ -18,105 +19,55 @@ from node.raft.entries import (
 from node.raft.types import Cursor, Entry, EntryKind, Position
 
 ENTRIES_MAX: Final = 65_536
-FIELDS_MAX: Final = 64  # of an array of fixed form, so that a later release may add some
+
+UINT: Final = integer(0, INTEGER_MAX)
+DIGEST: Final = bytes_of(32)
 
 
 def refuse(why: str) -> NoReturn:
     raise RemoteProtocolError("malformed-message", f"malformed consensus message: {why}")
 
 
-def uint(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= INTEGER_MAX:
-        refuse("not an unsigned integer")
-    return value
-
-
-def boolean(value: Any) -> bool:
-    if type(value) is not bool:
-        refuse("not a boolean")
-    return value
-
-
-def digest32(value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != 32:
-        refuse("not 32 bytes")
-    return value
-
-
-def nonce16(value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != 16:
-        refuse("not a 16-byte nonce")
-    return value
-
-
-def octets(value: Any, bytes_max: int) -> bytes:
-    if type(value) is not bytes or len(value) > bytes_max:
-        refuse("not bytes, or too long")
-    return value
-
-
-def fixed_array(value: Any, count: int) -> list[Any]:
-    """Return the first ``count`` items, and ignore the items that a later release adds behind them."""
-    if type(value) is not list or not count <= len(value) <= FIELDS_MAX:
-        refuse(f"not an array of {count}")
-    return value if len(value) == count else value[:count]
-
-
-def array(value: Any, count_max: int) -> list[Any]:
-    if type(value) is not list or len(value) > count_max:
-        refuse("not an array, or too long")
-    return value
-
-
-def short_text(value: Any) -> str:
-    if type(value) is not str or len(value) > 64:
-        refuse("not a short text")
-    return value
-
-
 def position(value: Any) -> Position:
     if type(value) is not list or len(value) != 3:
-        refuse("not a position")
-    return Position(uint(value[0]), uint(value[1]), digest32(value[2]))
+        raise FieldError("a position")
+    return Position(UINT(value[0]), UINT(value[1]), DIGEST(value[2]))
 
 
 def cursor(value: Any) -> Cursor:
     if type(value) is not list or len(value) != 2:
-        refuse("not a cursor")
-    return Cursor(uint(value[0]), uint(value[1]))
+        raise FieldError("a cursor")
+    return Cursor(UINT(value[0]), UINT(value[1]))
 
 
-def incarnation_or_none(value: Any) -> Incarnation | None:
-    return None if value is None else incarnation_untrusted(value)
+def incarnations(count_max: int) -> Check[tuple[Incarnation, ...]]:
+    """Check for at most ``count_max`` incarnations, sorted and distinct."""
+    each = array_of(incarnation_untrusted, count_max)
 
+    def check(value: Any) -> tuple[Incarnation, ...]:
+        found = each(value)
+        if any(a >= b for a, b in pairwise(found)):
+            raise FieldError("incarnations that are sorted and distinct")
+        return found
 
-def incarnations(value: Any, count_max: int) -> tuple[Incarnation, ...]:
-    found = tuple(incarnation_untrusted(item) for item in array(value, count_max))
-    if any(a >= b for a, b in pairwise(found)):
-        refuse("incarnations are not sorted and distinct")
-    return found
-
-
-def enumeration(kind: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        refuse("unknown enumeration value")
+    return check
 
 
 # Entries travel in four columns, ``[[term...], kinds as bytes, [time_ms...], [payload...]]``: each check is
 # then done on a whole column at a time.
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
+_COLUMNS: Final = row(4)
+_PAYLOADS: Final = array(ENTRIES_MAX)
 
 
 def entries_after(value: Any, after: Position) -> tuple[Entry, ...]:
-    raw_terms, raw_kinds, raw_times, raw_payloads = fixed_array(value, 4)
-    payloads = array(raw_payloads, ENTRIES_MAX)
+    raw_terms, raw_kinds, raw_times, raw_payloads = _COLUMNS(value)
+    payloads = _PAYLOADS(raw_payloads)
     count = len(payloads)
     if count == 0 and raw_terms == raw_times == [] and raw_kinds == b"":
         return ()
     terms, times = uints(raw_terms, count), uints(raw_times, count)
-    if len(octets(raw_kinds, count)) != count or not _KINDS.keys() >= set(raw_kinds):
+    if type(raw_kinds) is not bytes or len(raw_kinds) != count or not _KINDS.keys() >= set(raw_kinds):
         refuse("not a kind of entry for each entry")
     kinds = [_KINDS[code] for code in raw_kinds]
     if set(map(type, payloads)) != {bytes}:

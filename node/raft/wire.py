@@ -15,29 +15,35 @@ from typing import Any, Final
 import cbor2
 
 from attestation.encoding.canonical import decode_untrusted as decode_cbor_untrusted
+from attestation.encoding.fields import (
+    ROW_ITEMS_MAX,
+    Check,
+    FieldError,
+    array_of,
+    bytes_of,
+    bytes_up_to,
+    flag,
+    one_of,
+    optional,
+    row,
+    text,
+)
 from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.features import levels_untrusted
-from node.raft.entries import ENTRY_BYTES_MAX, VOTERS_MAX, check_payload_untrusted
+from node.peers import Incarnation
+from node.raft.entries import ENTRY_BYTES_MAX, VOTERS_MAX, check_payload_untrusted, incarnation_untrusted
 from node.raft.fields import (
-    array,
-    boolean,
+    DIGEST,
+    UINT,
     cursor,
-    digest32,
     entries_after,
-    enumeration,
-    fixed_array,
-    incarnation_or_none,
     incarnations,
-    nonce16,
-    octets,
     position,
     put_entries,
     put_incarnation,
     put_incarnations,
     refuse,
-    short_text,
-    uint,
 )
 from node.raft.messages import (
     DISSOLVED_MAX,
@@ -64,7 +70,7 @@ from node.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from node.raft.types import COMMANDS, LOG_START, Bootstrap, EntryKind
+from node.raft.types import COMMANDS, LOG_START, Bootstrap, Cursor, EntryKind, Position
 
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -76,7 +82,7 @@ SIGNATURE_BYTES_MAX: Final = 1024
 
 def encode(message: Message) -> bytes:
     """Return the bytes of ``message``."""
-    tag, encoder, _ = _CODECS_BY_TYPE[type(message)]
+    tag, encoder = _CODECS_BY_TYPE[type(message)]
     # Ints, bytes, text, null, booleans and arrays: cbor2's plain encoding of these is deterministic.
     return cbor2.dumps([tag, *encoder(message)])
 
@@ -100,134 +106,79 @@ def decode_untrusted(data: bytes) -> Message | Ignorable:
         if type(value[0]) is int and value[0] >= IGNORABLE_TAG:
             return Ignorable(value[0])
         refuse("unknown tag")
-    _, fields, decoder = codec
-    return decoder(fixed_array(value, fields + 1)[1:])
+    checks, make = codec
+    if not len(checks) < len(value) <= ROW_ITEMS_MAX:
+        refuse(f"expected {len(checks)} fields")
+    try:
+        # What a later release adds at the end has no check, and is ignored.
+        return make(*[check(item) for check, item in zip(checks, value[1:], strict=False)])
+    except FieldError as exc:
+        refuse(str(exc))
 
 
 # ---- messages ---------------------------------------------------------------
-def _vote_request(f: list[Any]) -> Message:
-    c, term, pre, last, roll, transfer = f
-    return VoteRequest(
-        digest32(c),
-        uint(term),
-        boolean(pre),
-        position(last),
-        incarnations(roll, 2 * VOTERS_MAX),
-        boolean(transfer),
-    )
+def _unread(value: Any) -> Any:
+    """Let a field through that depends on another one: what makes the message reads it."""
+    return value
 
 
-def _vote_reply(f: list[Any]) -> Message:
-    c, term, pre, vote, leader, commit = f
-    return VoteReply(
-        digest32(c),
-        uint(term),
-        boolean(pre),
-        enumeration(Vote, uint(vote)),
-        incarnation_or_none(leader),
-        position(commit),
-    )
-
-
-def _append(f: list[Any]) -> Message:
-    c, term, prev, entries, commit, seq = f
-    after = position(prev)
-    taken = entries_after(entries, after)
-    if uint(term) < (taken[-1].term if taken else after.term):
-        refuse("entries of a later term than the leader's")
-    return Append(digest32(c), term, after, taken, uint(commit), uint(seq))
-
-
-def _append_reply(f: list[Any]) -> Message:
-    c, term, verdict, match, seq, have = f
-    return AppendReply(
-        digest32(c),
-        uint(term),
-        enumeration(Verdict, uint(verdict)),
-        uint(match),
-        uint(seq),
-        cursor(have),
-    )
-
-
-def _fetch(f: list[Any]) -> Message:
-    c, term, after, check, upto = f
-    checked = None if check is None else position(check)
-    if checked is not None and checked.index != after:
-        refuse("a check of another index")
-    return Fetch(digest32(c), uint(term), uint(after), checked, uint(upto))
-
-
-def _chunk(f: list[Any]) -> Message:
-    c, term, raw_after, ok, entries, hint = f
-    after = position(raw_after)
-    taken = entries_after(entries, after)
-    if taken and not boolean(ok):
-        refuse("a refusal with entries")
-    if taken and uint(term) < taken[-1].term:
-        refuse("entries of a later term than the server's")
-    return Chunk(digest32(c), uint(term), after, boolean(ok), taken, uint(hint))
+_NONCE: Final = bytes_of(16)
+_SIGNATURE: Final = bytes_up_to(SIGNATURE_BYTES_MAX)
+_SHORT_TEXT: Final = text(64)
+_INCARNATION_OR_NONE: Final = optional(incarnation_untrusted)
+_PROPOSAL: Final = row(3)
+_KIND: Final = one_of(EntryKind)
+_PAYLOAD: Final = bytes_up_to(ENTRY_BYTES_MAX)
+_REPLY: Final = row(2)
 
 
 def _proposal(value: Any) -> Proposal:
-    kind_code, seq, payload = fixed_array(value, 3)
-    kind = enumeration(EntryKind, uint(kind_code))
+    kind_code, seq, payload = _PROPOSAL(value)
+    kind = _KIND(kind_code)
     if kind is not EntryKind.SESSION and kind not in COMMANDS:
         refuse("a proposal of a kind that only leaders write")
-    check_payload_untrusted(kind, octets(payload, ENTRY_BYTES_MAX))
-    return Proposal(kind, uint(seq), payload)
+    check_payload_untrusted(kind, _PAYLOAD(payload))
+    return Proposal(kind, UINT(seq), payload)
 
 
-def _forward(f: list[Any]) -> Message:
-    c, session, after, proposals = f
-    items = tuple(_proposal(item) for item in array(proposals, PROPOSALS_MAX))
-    return Forward(digest32(c), uint(session), uint(after), items)
+def _reply(value: Any) -> tuple[int, Cursor]:
+    seq, at = _REPLY(value)
+    return UINT(seq), cursor(at)
 
 
-def _forward_reply(f: list[Any]) -> Message:
-    c, term, session, cursors, refused, leader = f
-    taken = []
-    for item in array(cursors, PROPOSALS_MAX):
-        seq, at = fixed_array(item, 2)
-        taken.append((uint(seq), cursor(at)))
-    return ForwardReply(
-        digest32(c),
-        uint(term),
-        uint(session),
-        tuple(taken),
-        short_text(refused),
-        incarnation_or_none(leader),
-    )
+def _append(*fields: Any) -> Append:
+    cluster, term, prev, entries, commit, seq = fields
+    taken = entries_after(entries, prev)
+    if term < (taken[-1].term if taken else prev.term):
+        refuse("entries of a later term than the leader's")
+    return Append(cluster, term, prev, taken, commit, seq)
 
 
-def _presence(f: list[Any]) -> Message:
-    c, commands, commit, mode, visible, dissolved, abandoned = f
-    return Presence(
-        None if c is None else digest32(c),
-        uint(commands),
-        uint(commit),
-        enumeration(Bootstrap, short_text(mode)),
-        incarnations(visible, VISIBLE_MAX),
-        tuple(digest32(item) for item in array(dissolved, DISSOLVED_MAX)),
-        uint(abandoned),
-    )
+def _fetch(cluster: bytes, term: int, after: int, check: Position | None, upto: int) -> Fetch:
+    if check is not None and check.index != after:
+        refuse("a check of another index")
+    return Fetch(cluster, term, after, check, upto)
 
 
-def _genesis_proposal(f: list[Any]) -> Message:
-    number, nonce, voters, levels = f
-    found = incarnations(voters, VOTERS_MAX)
-    if not found:
+def _chunk(*fields: Any) -> Chunk:
+    cluster, term, after, ok, entries, hint = fields
+    taken = entries_after(entries, after)
+    if taken and not ok:
+        refuse("a refusal with entries")
+    if taken and term < taken[-1].term:
+        refuse("entries of a later term than the server's")
+    return Chunk(cluster, term, after, ok, taken, hint)
+
+
+def _genesis_proposal(
+    number: int, nonce: bytes, voters: tuple[Incarnation, ...], levels: Any
+) -> GenesisProposal:
+    if not voters:
         refuse("a genesis without voters")
-    return GenesisProposal(uint(number), nonce16(nonce), found, levels_untrusted(levels))
+    return GenesisProposal(number, nonce, voters, levels_untrusted(levels))
 
 
-def _genesis_signature(f: list[Any]) -> Message:
-    nonce, signature = f
-    return GenesisSignature(nonce16(nonce), octets(signature, SIGNATURE_BYTES_MAX))
-
-
-def _genesis(f: list[Any]) -> Message:
-    (entries,) = f
+def _genesis(entries: Any) -> Genesis:
     taken = entries_after(entries, LOG_START)
     if len(taken) != 1:
         refuse("a genesis is one entry")
@@ -235,96 +186,59 @@ def _genesis(f: list[Any]) -> Message:
 
 
 _Encoder = Callable[[Any], list[Any]]
-_Decoder = Callable[[list[Any]], Message]
-# (class, tag, encoder, number of fields, decoder)
-_TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
+# (class, tag, encoder, a check for each field, what makes the message of the checked fields)
+_TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[..., Message]], ...]] = (
     (
         VoteRequest,
         1,
         lambda m: [m.cluster, m.term, m.pre, list(m.last), put_incarnations(m.roll), m.transfer],
-        6,
-        _vote_request,
+        (DIGEST, UINT, flag, position, incarnations(2 * VOTERS_MAX), flag),
+        VoteRequest,
     ),
     (
         VoteReply,
         2,
         lambda m: [m.cluster, m.term, m.pre, int(m.vote), put_incarnation(m.leader), list(m.commit)],
-        6,
-        _vote_reply,
+        (DIGEST, UINT, flag, one_of(Vote), _INCARNATION_OR_NONE, position),
+        VoteReply,
     ),
-    (
-        TimeoutNow,
-        3,
-        lambda m: [m.cluster, m.term],
-        2,
-        lambda f: TimeoutNow(digest32(f[0]), uint(f[1])),
-    ),
+    (TimeoutNow, 3, lambda m: [m.cluster, m.term], (DIGEST, UINT), TimeoutNow),
     (
         Append,
         4,
-        lambda m: [
-            m.cluster,
-            m.term,
-            list(m.prev),
-            put_entries(m.entries),
-            m.commit,
-            m.seq,
-        ],
-        6,
+        lambda m: [m.cluster, m.term, list(m.prev), put_entries(m.entries), m.commit, m.seq],
+        (DIGEST, UINT, position, _unread, UINT, UINT),
         _append,
     ),
     (
         AppendReply,
         5,
         lambda m: [m.cluster, m.term, int(m.verdict), m.match, m.seq, list(m.have)],
-        6,
-        _append_reply,
+        (DIGEST, UINT, one_of(Verdict), UINT, UINT, cursor),
+        AppendReply,
     ),
-    (
-        Avail,
-        6,
-        lambda m: [m.cluster, m.term],
-        2,
-        lambda f: Avail(digest32(f[0]), uint(f[1])),
-    ),
-    (
-        AvailReply,
-        7,
-        lambda m: [m.cluster, m.term, m.upto],
-        3,
-        lambda f: AvailReply(digest32(f[0]), uint(f[1]), uint(f[2])),
-    ),
+    (Avail, 6, lambda m: [m.cluster, m.term], (DIGEST, UINT), Avail),
+    (AvailReply, 7, lambda m: [m.cluster, m.term, m.upto], (DIGEST, UINT, UINT), AvailReply),
     (
         Fetch,
         8,
-        lambda m: [
-            m.cluster,
-            m.term,
-            m.after,
-            None if m.check is None else list(m.check),
-            m.upto,
-        ],
-        5,
+        lambda m: [m.cluster, m.term, m.after, None if m.check is None else list(m.check), m.upto],
+        (DIGEST, UINT, UINT, optional(position), UINT),
         _fetch,
     ),
     (
         Chunk,
         9,
         lambda m: [m.cluster, m.term, list(m.after), m.ok, put_entries(m.entries), m.hint],
-        6,
+        (DIGEST, UINT, position, flag, _unread, UINT),
         _chunk,
     ),
     (
         Forward,
         10,
-        lambda m: [
-            m.cluster,
-            m.session,
-            m.after,
-            [[int(p.kind), p.seq, p.payload] for p in m.proposals],
-        ],
-        4,
-        _forward,
+        lambda m: [m.cluster, m.session, m.after, [[int(p.kind), p.seq, p.payload] for p in m.proposals]],
+        (DIGEST, UINT, UINT, array_of(_proposal, PROPOSALS_MAX)),
+        Forward,
     ),
     (
         ForwardReply,
@@ -337,22 +251,16 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
             m.refused,
             put_incarnation(m.leader),
         ],
-        6,
-        _forward_reply,
+        (DIGEST, UINT, UINT, array_of(_reply, PROPOSALS_MAX), _SHORT_TEXT, _INCARNATION_OR_NONE),
+        ForwardReply,
     ),
-    (
-        ReadIndex,
-        12,
-        lambda m: [m.cluster, m.id],
-        2,
-        lambda f: ReadIndex(digest32(f[0]), uint(f[1])),
-    ),
+    (ReadIndex, 12, lambda m: [m.cluster, m.id], (DIGEST, UINT), ReadIndex),
     (
         ReadIndexReply,
         13,
         lambda m: [m.cluster, m.id, m.term, m.index],
-        4,
-        lambda f: ReadIndexReply(digest32(f[0]), uint(f[1]), uint(f[2]), uint(f[3])),
+        (DIGEST, UINT, UINT, UINT),
+        ReadIndexReply,
     ),
     (
         Presence,
@@ -366,18 +274,26 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, int, _Decoder], ...]] = (
             list(m.dissolved),
             m.abandoned,
         ],
-        7,
-        _presence,
+        (
+            optional(DIGEST),
+            UINT,
+            UINT,
+            one_of(Bootstrap),
+            incarnations(VISIBLE_MAX),
+            array_of(DIGEST, DISSOLVED_MAX),
+            UINT,
+        ),
+        Presence,
     ),
     (
         GenesisProposal,
         15,
         lambda m: [m.round, m.nonce, put_incarnations(m.voters), m.levels.encode()],
-        4,
+        (UINT, _NONCE, incarnations(VOTERS_MAX), _unread),
         _genesis_proposal,
     ),
-    (GenesisSignature, 16, lambda m: [m.nonce, m.signature], 2, _genesis_signature),
-    (Genesis, 17, lambda m: [put_entries((m.entry,))], 1, _genesis),
+    (GenesisSignature, 16, lambda m: [m.nonce, m.signature], (_NONCE, _SIGNATURE), GenesisSignature),
+    (Genesis, 17, lambda m: [put_entries((m.entry,))], (_unread,), _genesis),
 )
-_CODECS_BY_TYPE: Final = {cls: (tag, enc, dec) for cls, tag, enc, _, dec in _TABLE}
-_CODECS_BY_TAG: Final = {tag: (cls, fields, dec) for cls, tag, _, fields, dec in _TABLE}
+_CODECS_BY_TYPE: Final = {cls: (tag, encoder) for cls, tag, encoder, _, _ in _TABLE}
+_CODECS_BY_TAG: Final = {tag: (checks, make) for _, tag, _, checks, make in _TABLE}

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from attestation.encoding.fields import ROW_ITEMS_MAX
 from node.bonds.wire.messages import _DECODE as BOND_DECODERS
 from node.bonds.wire.messages import IGNORABLE_TAG as BOND_IGNORABLE
 from node.features import HIGHEST, LOWEST
 from node.raft.entries import ENTRY_LEVELS
-from node.raft.fields import FIELDS_MAX
 from node.raft.types import EntryKind
 from node.raft.wire import _CODECS_BY_TAG as CODECS
 from node.raft.wire import IGNORABLE_TAG
@@ -46,6 +46,6 @@ def test_reserved_levels_are_named_and_no_build_knows_them() -> None:
 
 
 def test_the_numbers_in_the_text_are_the_codes() -> None:
-    assert f"up to {FIELDS_MAX}" in PAGE
+    assert f"up to {ROW_ITEMS_MAX}" in PAGE
     assert f"tags from {IGNORABLE_TAG} on" in PAGE
     assert BOND_IGNORABLE == IGNORABLE_TAG

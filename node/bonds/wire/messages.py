@@ -8,9 +8,25 @@ ends the bond, and one with a higher unknown tag is ignored.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from attestation.encoding import canonical
+from attestation.encoding.fields import (
+    ROW_ITEMS_MAX,
+    Check,
+    FieldError,
+    array,
+    array_of,
+    bytes_of,
+    flag,
+    integer,
+    map_of,
+    octets,
+    one_of,
+    optional,
+    row,
+    text,
+)
 from attestation.errors import MalformedError
 from node.bonds.wire.addresses import is_address
 from node.errors import RemoteProtocolError
@@ -30,10 +46,8 @@ TICKETS_MAX: Final = 8
 HELLO_ITEMS_MAX: Final = 256
 TICKETS_ITEMS_MAX: Final = 64
 ITEMS_MAX: Final = 16 * ENTRIES_MAX
-FIELDS_MAX: Final = 64  # of a message of fixed form, so that a later release may add some
 IGNORABLE_TAG: Final = 64  # an unknown message with this tag or a higher one is ignored
 _HELLO_TAG: Final = 1
-_PREFERENCES: Final = frozenset(item.value for item in Preference)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+")
@@ -201,57 +215,31 @@ def _fail(what: str) -> RemoteProtocolError:
     return RemoteProtocolError("malformed-message", f"malformed bond message: {what}")
 
 
-def _bytes32(value: Any) -> bytes:
-    if not isinstance(value, bytes) or len(value) != 32:
-        raise _fail("expected 32 bytes")
-    return value
-
-
-def _blob(value: Any) -> bytes:
-    if not isinstance(value, bytes):
-        raise _fail("expected bytes")
-    return value
-
-
-def _integer(value: Any, *, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _fail(f"expected an integer in {low}..{high}")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _fail("expected a boolean")
-    return value
-
-
-def _text(value: Any, pattern: re.Pattern[str], *, chars_max: int) -> str:
-    if not isinstance(value, str) or len(value) > chars_max or not pattern.fullmatch(value):
-        raise _fail("text of an unexpected form")
-    return value
-
-
-def _list(value: Any, *, items_max: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) > items_max:
-        raise _fail(f"expected a list of at most {items_max}")
-    return value
-
-
 def is_name(name: str) -> bool:
     """Return whether ``name`` can name a member: 1 to 64 of ``A-Za-z0-9._-``, not starting with ``._-``."""
     return _NAME.fullmatch(name) is not None
 
 
+_DIGEST: Final = bytes_of(32)
+_MEMBER_NAME: Final = text(64, _NAME, form="a member's name")
+_REASON: Final = text(64, _CODE, form="a reason")
+_TICKETS: Final = map_of(text(64, _CODE, form="a ticket's class"), octets, TICKETS_MAX)
+_VERSIONS: Final = array_of(integer(1, 65535), VERSIONS_MAX)
+_ENTRY: Final = row(5)
+_ADDRESSES: Final = array(ADDRESSES_MAX)
+_API_URL: Final = optional(text(URL_CHARS_MAX, _URL, form="a URL"))
+_PREFERENCE: Final = one_of(Preference)
+_IMAGE: Final = text(IMAGE_CHARS_MAX, _PRINTABLE, form="printable text")
+_FAMILY: Final = text(FAMILY_CHARS_MAX, _PRINTABLE, form="printable text")
+_MACHINE: Final = row(3)
+_SPAN: Final = row(2)
+_LEVEL: Final = integer(1, NUMBER_MAX)
+
+
 def _address(value: Any) -> str:
     if not isinstance(value, str) or not is_address(value):
-        raise _fail("an address that is not host:port")
+        raise FieldError("an address of the form host:port")
     return value
-
-
-def _tickets(value: Any) -> dict[str, bytes]:
-    if not isinstance(value, dict) or len(value) > TICKETS_MAX:
-        raise _fail(f"expected a map of at most {TICKETS_MAX} tickets")
-    return {_text(key, _CODE, chars_max=64): _blob(item) for key, item in value.items()}
 
 
 def _entry_to_value(entry: PeerEntry) -> list[Any]:
@@ -265,18 +253,17 @@ def _entry_to_value(entry: PeerEntry) -> list[Any]:
 
 
 def _entry(value: Any) -> PeerEntry:
-    fields = _list(value, items_max=FIELDS_MAX)
-    if len(fields) < 5:
-        raise _fail("a peer entry has five fields")
-    peer_id, name, preference, addresses, api_url = fields[:5]
-    if not isinstance(preference, str) or preference not in _PREFERENCES:
-        raise _fail("unknown leadership preference")
+    peer_id, name, preference, addresses, api_url = _ENTRY(value)
     return PeerEntry(
-        peer=Incarnation(_text(name, _NAME, chars_max=64), _bytes32(peer_id)),
-        preference=Preference(preference),
-        addresses=tuple(_address(item) for item in _list(addresses, items_max=ADDRESSES_MAX)),
-        api_url=None if api_url is None else _text(api_url, _URL, chars_max=URL_CHARS_MAX),
+        peer=Incarnation(_MEMBER_NAME(name), _DIGEST(peer_id)),
+        preference=_PREFERENCE(preference),
+        addresses=tuple(_address(item) for item in _ADDRESSES(addresses)),
+        api_url=_API_URL(api_url),
     )
+
+
+def _entries_to_value(entries: tuple[PeerEntry, ...]) -> list[Any]:
+    return [_entry_to_value(entry) for entry in entries]
 
 
 def _build_to_value(build: Build) -> dict[str, Any]:
@@ -289,31 +276,29 @@ def _build_to_value(build: Build) -> dict[str, Any]:
 
 def _build(value: Any) -> Build:
     """Return the build in ``value``; fields that a later release adds are ignored."""
-    if not isinstance(value, dict) or len(value) > FIELDS_MAX:
-        raise _fail("a build is a map")
-    image = _text(value.get("image"), _PRINTABLE, chars_max=IMAGE_CHARS_MAX)
-    machine = _list(value.get("machine"), items_max=FIELDS_MAX)
-    if len(machine) < 3:
-        raise _fail("a machine is its family and a range of versions")
-    family = _text(machine[0], _PRINTABLE, chars_max=FAMILY_CHARS_MAX)
-    return Build(image, _span(value.get("features")), family, _span(machine[1:]))
+    if not isinstance(value, dict) or len(value) > ROW_ITEMS_MAX:
+        raise FieldError("a map that describes a build")
+    family, low, high = _MACHINE(value.get("machine"))
+    return Build(
+        _IMAGE(value.get("image")), _span(value.get("features")), _FAMILY(family), _span([low, high])
+    )
 
 
 def _span(value: Any) -> Span:
-    numbers = _list(value, items_max=FIELDS_MAX)
-    if len(numbers) < 2:
-        raise _fail("a range has two ends")
-    low, high = (_integer(item, low=1, high=NUMBER_MAX) for item in numbers[:2])
+    low, high = map(_LEVEL, _SPAN(value))
     if low > high:
-        raise _fail("a range that ends before it begins")
+        raise FieldError("a range that ends where it begins, or later")
     return Span(low, high)
 
 
-def _hello(protocol: Any, versions: Any, *fields: Any) -> Hello:
-    if protocol != PROTOCOL:
-        raise _fail("another protocol")
-    listed = _list(versions, items_max=VERSIONS_MAX)
-    numbers = tuple(_integer(item, low=1, high=65535) for item in listed)
+def _protocol(value: Any) -> str:
+    if value != PROTOCOL:
+        raise FieldError(f"the protocol {PROTOCOL}")
+    return PROTOCOL
+
+
+def _versions(value: Any) -> tuple[int, ...]:
+    numbers = _VERSIONS(value)
     if not set(numbers) & set(VERSIONS):
         # The following fields cannot be read, because every version has its own.
         raise RemoteProtocolError(
@@ -321,101 +306,68 @@ def _hello(protocol: Any, versions: Any, *fields: Any) -> Hello:
             f"the peer has versions {list(numbers)} of the bond protocol, this release {list(VERSIONS)}: "
             "releases before feature levels cannot be in one group with later ones",
         )
-    network_id, group_id, nonce, name, build = fields
-    return Hello(
-        versions=numbers,
-        network_id=_bytes32(network_id),
-        group_id=_bytes32(group_id),
-        nonce=_bytes32(nonce),
-        name=_text(name, _NAME, chars_max=64),
-        build=_build(build),
-    )
+    return numbers
 
 
-# One row per message: tag, class, number of fields, value -> fields, fields -> value.
-_TABLE: Final[tuple[tuple[int, type, int, Callable[[Any], list[Any]], Callable[..., Message]], ...]] = (
+class _Field(NamedTuple):
+    """One field of a message on the wire.
+
+    Attributes:
+        name: of the attribute; empty: a constant, which is checked and not kept.
+        check: of what is read.
+        write: makes the plain value of the attribute's.
+    """
+
+    name: str
+    check: Check[Any]
+    write: Callable[[Any], Any]
+
+
+def _plain(value: Any) -> Any:
+    return value
+
+
+def _field(name: str, check: Check[Any], write: Callable[[Any], Any] = _plain) -> _Field:
+    return _Field(name, check, write)
+
+
+_A_PROTOCOL: Final = _field("", _protocol, lambda _: PROTOCOL)
+_AN_ENTRY: Final = _field("entry", _entry, _entry_to_value)
+_A_NONCE: Final = _field("nonce", _DIGEST)
+_TICKET_MAP: Final = _field("tickets", _TICKETS)
+
+# One row per message: tag, class, fields in the order of the wire.
+_TABLE: Final[tuple[tuple[int, type[Message], tuple[_Field, ...]], ...]] = (
     (
-        1,
+        _HELLO_TAG,
         Hello,
-        7,
-        lambda m: [
-            PROTOCOL,
-            list(m.versions),
-            m.network_id,
-            m.group_id,
-            m.nonce,
-            m.name,
-            _build_to_value(m.build),
-        ],
-        _hello,
-    ),
-    (
-        2,
-        Prove,
-        2,
-        lambda m: [m.proof, _entry_to_value(m.entry)],
-        lambda proof, entry: Prove(proof=_bytes32(proof), entry=_entry(entry)),
-    ),
-    (3, Attest, 1, lambda m: [m.tickets], lambda tickets: Attest(tickets=_tickets(tickets))),
-    (
-        4,
-        Admit,
-        1,
-        lambda m: [[_entry_to_value(entry) for entry in m.peers]],
-        lambda peers: Admit(peers=tuple(_entry(item) for item in _list(peers, items_max=ENTRIES_MAX))),
-    ),
-    (
-        5,
-        Refuse,
-        2,
-        lambda m: [m.code, m.reason],
-        lambda code, reason: Refuse(
-            code=_integer(code, low=0, high=99_999), reason=_text(reason, _CODE, chars_max=64)
+        (
+            _A_PROTOCOL,
+            _field("versions", _versions, list),
+            _field("network_id", _DIGEST),
+            _field("group_id", _DIGEST),
+            _A_NONCE,
+            _field("name", _MEMBER_NAME),
+            _field("build", _build, _build_to_value),
         ),
     ),
-    (16, Ping, 0, lambda _: [], Ping),
-    (17, Pong, 0, lambda _: [], Pong),
-    (18, Departure, 0, lambda _: [], Departure),
-    (
-        19,
-        PeerEntryUpdate,
-        1,
-        lambda m: [_entry_to_value(m.entry)],
-        lambda entry: PeerEntryUpdate(entry=_entry(entry)),
-    ),
-    (
-        20,
-        BondFormed,
-        1,
-        lambda m: [_entry_to_value(m.entry)],
-        lambda entry: BondFormed(entry=_entry(entry)),
-    ),
-    (
-        21,
-        ReattestRequest,
-        1,
-        lambda m: [m.nonce],
-        lambda nonce: ReattestRequest(nonce=_bytes32(nonce)),
-    ),
-    (
-        22,
-        Reattest,
-        2,
-        lambda m: [m.nonce, m.tickets],
-        lambda nonce, tickets: Reattest(nonce=_bytes32(nonce), tickets=_tickets(tickets)),
-    ),
-    (25, ClaimsChanged, 0, lambda _: [], ClaimsChanged),
-    (23, Payload, 1, lambda m: [m.data], lambda data: Payload(_blob(data))),
-    (
-        24,
-        Fragment,
-        3,
-        lambda m: [m.stream, m.last, m.data],
-        lambda stream, last, data: Fragment(_integer(stream, low=0, high=1), _flag(last), _blob(data)),
-    ),
+    (2, Prove, (_field("proof", _DIGEST), _AN_ENTRY)),
+    (3, Attest, (_TICKET_MAP,)),
+    (4, Admit, (_field("peers", array_of(_entry, ENTRIES_MAX), _entries_to_value),)),
+    (5, Refuse, (_field("code", integer(0, 99_999)), _field("reason", _REASON))),
+    (16, Ping, ()),
+    (17, Pong, ()),
+    (18, Departure, ()),
+    (19, PeerEntryUpdate, (_AN_ENTRY,)),
+    (20, BondFormed, (_AN_ENTRY,)),
+    (21, ReattestRequest, (_A_NONCE,)),
+    (22, Reattest, (_A_NONCE, _TICKET_MAP)),
+    (25, ClaimsChanged, ()),
+    (23, Payload, (_field("data", octets),)),
+    (24, Fragment, (_field("stream", integer(0, 1)), _field("last", flag), _field("data", octets))),
 )
-_ENCODE: Final = {cls: (tag, to_fields) for tag, cls, _, to_fields, _ in _TABLE}
-_DECODE: Final = {tag: (count, from_fields) for tag, _, count, _, from_fields in _TABLE}
+_ENCODE: Final = {cls: (tag, fields) for tag, cls, fields in _TABLE}
+_DECODE: Final = {tag: (cls, fields) for tag, cls, fields in _TABLE}
 
 
 # Nearly everything that a bond carries is payloads, and most are small. Their CBOR is therefore written and
@@ -447,8 +399,10 @@ def encode(message: Message) -> bytes:
     """Return the deterministic CBOR of ``message``."""
     if type(message) is Payload:
         return _payload_head(len(message.data)) + message.data
-    tag, to_fields = _ENCODE[type(message)]
-    return canonical.encode([tag, *to_fields(message)])
+    tag, fields = _ENCODE[type(message)]
+    return canonical.encode(
+        [tag, *(field.write(getattr(message, field.name) if field.name else None) for field in fields)]
+    )
 
 
 def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
@@ -472,10 +426,20 @@ def decode_untrusted(data: bytes, *, items_max: int = ITEMS_MAX) -> Message:
         if tag >= IGNORABLE_TAG:
             return LaterMessage(tag)
         raise _fail(f"unknown tag {tag}")
-    count, decoder = known
-    if len(fields) < count and tag != _HELLO_TAG:
-        raise _fail("too few fields")
+    cls, expected = known
     try:
-        return decoder(*fields[:count])
-    except (TypeError, ValueError) as exc:
-        raise _fail("wrong number of fields") from exc
+        if tag == _HELLO_TAG:
+            _require_version(fields)
+        if len(fields) < len(expected):
+            raise _fail("too few fields")
+        found = {field.name: field.check(item) for field, item in zip(expected, fields, strict=False)}
+    except FieldError as exc:
+        raise _fail(str(exc)) from exc
+    found.pop("", None)
+    return cls(**found)
+
+
+def _require_version(fields: list[Any]) -> None:
+    """Refuse a Hello of another version by its version, whatever other fields it has or lacks."""
+    for check, item in zip((_protocol, _versions), fields, strict=False):
+        check(item)

@@ -16,6 +16,8 @@ from attestation.encoding.fields import (
     bytes_up_to,
     flag,
     integer,
+    map_of,
+    octets,
     one_of,
     optional,
     row,
@@ -33,6 +35,7 @@ class Level(IntEnum):
 
 
 NAME = text(3, re.compile("[a-z]+"), form="a name")
+PAIRS = map_of(NAME, integer(0, 9), 2)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,7 @@ NAME = text(3, re.compile("[a-z]+"), form="a name")
         (integer(0, 5), 5, 5),
         (integer(-2, 2), -2, -2),
         (flag, False, False),
+        (octets, b"", b""),
         (bytes_of(2), b"ab", b"ab"),
         (bytes_up_to(2), b"", b""),
         (bytes_up_to(2), b"ab", b"ab"),
@@ -55,6 +59,7 @@ NAME = text(3, re.compile("[a-z]+"), form="a name")
         (array_of(NAME, 2), ["a", "b"], ("a", "b")),
         (row(2), [1, 2], [1, 2]),
         (row(2), [1, 2, *range(62)], [1, 2]),
+        (PAIRS, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
     ],
 )
 def test_a_value_of_the_right_form_is_returned(check: Any, value: Any, result: Any) -> None:
@@ -71,6 +76,8 @@ def test_a_value_of_the_right_form_is_returned(check: Any, value: Any, result: A
         (integer(0, 5), "1"),
         (flag, 1),
         (flag, None),
+        (octets, "a"),
+        (octets, None),
         (bytes_of(2), b"abc"),
         (bytes_of(2), "ab"),
         (bytes_up_to(2), b"abc"),
@@ -92,6 +99,11 @@ def test_a_value_of_the_right_form_is_returned(check: Any, value: Any, result: A
         (row(2), [1]),
         (row(2), [0] * (ROW_ITEMS_MAX + 1)),
         (row(2), None),
+        (PAIRS, {"a": 1, "b": 2, "c": 3}),
+        (PAIRS, {"a": 10}),
+        (PAIRS, {"A": 1}),
+        (PAIRS, {1: 1}),
+        (PAIRS, []),
     ],
 )
 def test_a_value_of_another_form_is_refused_and_the_error_states_the_right_form(
