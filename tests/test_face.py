@@ -10,6 +10,7 @@ import sys
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ not_checked = [
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_every_name_of_the_interface_is_there_and_typed(name):
+def test_every_name_of_the_interface_is_there_and_typed(name: str) -> None:
     package = importlib.import_module(name)
     tree = ast.parse((ROOT / name / "__init__.py").read_text())
     typed = {
@@ -44,6 +45,7 @@ def test_every_name_of_the_interface_is_there_and_typed(name):
         for block in tree.body
         if isinstance(block, ast.If)
         for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }
 
@@ -56,11 +58,11 @@ def test_every_name_of_the_interface_is_there_and_typed(name):
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_every_package_tells_type_checkers_that_it_is_typed(name):
+def test_every_package_tells_type_checkers_that_it_is_typed(name: str) -> None:
     assert (ROOT / name / "py.typed").exists()
 
 
-def test_importing_a_package_loads_none_of_its_modules():
+def test_importing_a_package_loads_none_of_its_modules() -> None:
     """The command line loads what one command needs, and no more."""
     program = "import sys, attestation, enclave, node; print(*sys.modules)"
     run = subprocess.run(
@@ -71,7 +73,7 @@ def test_importing_a_package_loads_none_of_its_modules():
     assert ours == set(FACES)
 
 
-def test_the_pages_import_from_the_interface_alone():
+def test_the_pages_import_from_the_interface_alone() -> None:
     pattern = re.compile(r"^(?:from|import) ((?:attestation|enclave|node)[\w.]*)", re.MULTILINE)
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         found = set(pattern.findall(page.read_text()))
@@ -79,12 +81,12 @@ def test_the_pages_import_from_the_interface_alone():
 
 
 # ---- the examples in the docstrings -----------------------------------------------------
-def example(name):
-    text = inspect.getdoc(importlib.import_module(name))
+def example(name: str) -> str:
+    text = inspect.getdoc(importlib.import_module(name)) or ""
     return "\n\n".join(re.findall(r"(?:^    .*\n?|^\n(?=    ))+", text, re.MULTILINE))
 
 
-def run_example(name, **variables):
+def run_example(name: str, **variables: Any) -> Any:
     code = textwrap.dedent(example(name))
     assert "import" in code, f"{name} shows no example"
     source = "async def example():\n" + textwrap.indent(code, "    ") + "\n    return locals()\n"
@@ -93,11 +95,13 @@ def run_example(name, **variables):
     return asyncio.run(scope["example"]())
 
 
-def test_the_example_of_the_attester_works():
+def test_the_example_of_the_attester_works() -> None:
     assert len(run_example("enclave")["quote"]) > 1000
 
 
-def test_the_example_of_the_verifier_works(capsys, monkeypatch):
+def test_the_example_of_the_verifier_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = datetime.now(UTC)
     authority = MockAuthority.create(now)
     monkeypatch.setattr("attestation.INTEL_SGX_ROOT", authority.trust_root)
@@ -113,7 +117,7 @@ def test_the_example_of_the_verifier_works(capsys, monkeypatch):
     assert capsys.readouterr().out == "UpToDate\n"
 
 
-def test_the_example_of_the_node_works():
+def test_the_example_of_the_node_works() -> None:
     identity = Identity.generate("node-a", datetime.now(UTC))
     executed = run_example("node", identity=identity, utc_now=lambda: datetime.now(UTC))["executed"]
 

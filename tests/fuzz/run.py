@@ -42,6 +42,7 @@ with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
     from attestation.x509.pck import parse_pck_extension_untrusted
     from attestation.x509.trust import TrustRoot
     from enclave.mock.pki import PCKValues, encode_sgx_extension
+    from enclave.mock.td import TDSettings
     from node.api.requests import BadRequestError, RequestReader
     from node.errors import ConfigError
     from node.group_document import parse_group_document_untrusted
@@ -77,7 +78,7 @@ def _seeds() -> dict[str, list[bytes]]:
     return {
         "quote": [
             evidence.quote(),
-            evidence.quote(evidence.TDSettings(quote_version=5, report_version="1.5")),
+            evidence.quote(TDSettings(quote_version=5, report_version="1.5")),
         ],
         "pck_extension": [encode_sgx_extension(PCKValues())],
         "certificate": [authority.platform.pck.certificate_der, authority.root.certificate_der],

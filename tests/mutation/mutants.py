@@ -112,9 +112,9 @@ def _variants(node: ast.AST, *, early: bool) -> Iterator[ast.AST]:
             yield ast.BinOp(left=node.left, op=_ARITHMETIC[type(node.op)](), right=node.right)
         case ast.Constant(value=bool()):
             yield ast.Constant(value=not node.value)
-        case ast.Constant(value=int()):
-            yield ast.Constant(value=node.value + 1)
-            yield ast.Constant(value=node.value - 1)
+        case ast.Constant(value=int(number)):
+            yield ast.Constant(value=number + 1)
+            yield ast.Constant(value=number - 1)
         case ast.Name(id=name, ctx=ast.Load()) if name in _NAMES:
             yield ast.Name(id=_NAMES[name], ctx=ast.Load())
         case ast.Raise() | ast.Continue() | ast.Expr(value=ast.Call() | ast.Await()):

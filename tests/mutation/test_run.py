@@ -48,7 +48,7 @@ def is_judging(below: Path) -> bool:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_leaves_nothing_behind(tmp_path, number):
+def test_a_stopped_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     base, output = tmp_path / "base", tmp_path / "output"
     base.mkdir()
     with output.open("wb") as printed:

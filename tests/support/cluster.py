@@ -25,7 +25,9 @@ COMMAND = [sys.executable, "-m", "node.cli.main"]
 WAIT_S = 45.0
 
 
-def cli(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None):
+def cli(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``bondstone ARGUMENTS`` to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -139,7 +141,8 @@ class LocalCluster:
 
     @property
     def nodes(self) -> list[dict[str, Any]]:
-        return self.ready["nodes"]
+        nodes: list[dict[str, Any]] = self.ready["nodes"]
+        return nodes
 
     def node_config(self, i: int) -> Path:
         return self.directory / f"node-{i}" / "node.toml"
@@ -187,7 +190,8 @@ class LocalCluster:
             (leader,) = seen
             return next((i + 1 for i, node in enumerate(self.nodes) if node["peer_id"] == leader), None)
 
-        return until(agreed, "all nodes agree on a leader") - 1
+        number: int = until(agreed, "all nodes agree on a leader")
+        return number - 1
 
     def audit(self, i: int) -> list[dict[str, Any]]:
         with self.client(i) as client:

@@ -72,11 +72,11 @@ def signed_as(member: str, document: bytes, base: Endorsements | None = None) ->
     )
 
 
-def rebuilt(raw: bytes, **changes) -> bytes:
+def rebuilt(raw: bytes, **changes: Any) -> bytes:
     """Return a quote with parts of its signature data exchanged, unsigned as they are."""
     quote = parse_quote_untrusted(raw)
     data = quote.signature_data
-    parts = {
+    parts: dict[str, Any] = {
         "signature": data.signature,
         "attestation_key": data.attestation_key,
         "qe_report": data.qe_report_bytes,

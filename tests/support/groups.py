@@ -72,7 +72,7 @@ class Gate:
         host, _, port = self.target.rpartition(":")
         there_reader, there_writer = await asyncio.open_connection(host, int(port))
         if not self.open:  # not any more
-            writer.close()
+            writer.close()  # type: ignore[unreachable]  # another task may have closed it meanwhile
             there_writer.close()
             return
         for one, other in ((reader, there_writer), (there_reader, writer)):

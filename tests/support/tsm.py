@@ -207,7 +207,7 @@ def _unmount(directory: Path) -> None:
 
 
 def _operations(fuse: Any, tsm: FakeTsm, ready: threading.Event) -> Any:
-    class Operations(fuse.Operations):
+    class Operations(fuse.Operations):  # type: ignore[misc]  # mfusepy has no types
         """Report directories as files. One handle is one open file, with its own buffer."""
 
         use_ns = True
