@@ -20,20 +20,16 @@ from datetime import datetime
 from functools import partial
 from typing import ClassVar, Final, Protocol, cast
 
-from OpenSSL import SSL
-
-from attestation.background import Background
 from node.bonds.channel import Channel
+from node.bonds.context import BondContext
 from node.bonds.core import bond as bonds
 from node.bonds.core import handshake as handshakes
 from node.bonds.core.bond import Bond, BondAction
-from node.bonds.core.handshake import ConnectionRole, Formed, Gate, Handshake
+from node.bonds.core.handshake import ConnectionRole, Gate, Handshake
 from node.bonds.core.send_queue import Lane
 from node.bonds.lifecycle import Ending, KnownPeer, Phase
-from node.bonds.settings import BondSettings, Environment
 from node.bonds.tickets.admission import Admission
 from node.bonds.tickets.jobs import Shown, TicketJobs, TicketParty, refusal_of
-from node.bonds.tickets.turns import TurnThread
 from node.bonds.tls import peer_key_untrusted
 from node.bonds.wire.addresses import join_address
 from node.bonds.wire.frames import FRAME_BYTES_MAX, frame_of
@@ -53,30 +49,6 @@ from node.peers import BondLoss, Incarnation
 from node.places import Share
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BondContext:
-    """What all bonds of a process share, and nothing changes.
-
-    Attributes:
-        settings: timings and limits.
-        environment: clocks and randomness.
-        background: runs the tasks.
-        tls: for both directions.
-        me: this node's own incarnation.
-        network_id: 32 bytes.
-        issuing, judging: the threads that make and judge tickets, in turns.
-    """
-
-    settings: BondSettings
-    environment: Environment
-    background: Background
-    tls: SSL.Context
-    me: Incarnation
-    network_id: bytes
-    issuing: TurnThread
-    judging: TurnThread
 
 
 class ConnectionHost(Protocol):
@@ -452,23 +424,31 @@ class BondConnection(asyncio.Protocol):
 
     def _act(self, actions: Sequence[handshakes.Action]) -> None:
         for action in actions:
-            match action, self.stage:
-                case handshakes.SendMessage(message), _:
+            match action:
+                case handshakes.SendMessage(message):
                     self._channel.send(message)
-                case handshakes.Ended(refusal, by_peer), _:
+                case handshakes.Ended(refusal, by_peer):
                     self._end(refusal, by_peer=by_peer, send_reason=False)
-                case handshakes.Issue(binding), Handshaking(_, handshake, group):
-                    self._host.proved(self)
-                    self._tickets.issue(group, binding, partial(self._issued, handshake))
-                case handshakes.Judge(tickets, binding), Handshaking(peer_id, handshake, group):
-                    shown = Shown(tickets, binding, fresh=True)
-                    self._tickets.judge(group, peer_id, shown, partial(self._judged, handshake))
-                case Formed(), Handshaking(group=group):
-                    self._form(group, action)
-                case _, stage:
-                    raise LocalProtocolError(f"{type(action).__name__} in the stage {type(stage).__name__}")
+                case handshakes.Issue() | handshakes.Judge() | handshakes.Formed():
+                    if not isinstance(self.stage, Handshaking):
+                        raise LocalProtocolError(f"{type(action).__name__} of a handshake without a group")
+                    self._act_in_group(self.stage, action)
 
-    def _form(self, group: ConnectionGroup, formed: Formed) -> None:
+    def _act_in_group(
+        self, stage: Handshaking, action: handshakes.Issue | handshakes.Judge | handshakes.Formed
+    ) -> None:
+        match action:
+            case handshakes.Issue(binding):
+                self._host.proved(self)
+                self._tickets.issue(stage.group, binding, partial(self._issued, stage.handshake))
+            case handshakes.Judge(tickets, binding):
+                shown = Shown(tickets, binding, fresh=True)
+                judged = partial(self._judged, stage.handshake)
+                self._tickets.judge(stage.group, stage.peer_id, shown, judged)
+            case handshakes.Formed():
+                self._form(stage.group, action)
+
+    def _form(self, group: ConnectionGroup, formed: handshakes.Formed) -> None:
         environment = self._context.environment
         now_ms, now = environment.monotonic_ms(), environment.now()
         bond = Bond(

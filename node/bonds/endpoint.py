@@ -10,7 +10,8 @@ from attestation.background import Background
 from enclave.identity import Identity
 from node.audit import AuditLog
 from node.bonds.audit_events import BondRecorder
-from node.bonds.connection import BondConnection, BondContext, Bonded
+from node.bonds.connection import BondConnection, Bonded
+from node.bonds.context import BondContext
 from node.bonds.core.handshake import ConnectionRole
 from node.bonds.interface import BondHandler, BondInfo, GroupSpec
 from node.bonds.lifecycle import Ending

@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 
 from attestation.tickets.protocol import ANY_CLUSTER, AnyCluster, Cluster, TicketIssuer, TicketValidator
 from node.bonds.audit_events import BondRecorder
-from node.bonds.connection import BondConnection, BondContext, Bonded, ConnectionHost
+from node.bonds.connection import BondConnection, Bonded, ConnectionHost
+from node.bonds.context import BondContext
 from node.bonds.core.discovery import AddressBook
 from node.bonds.core.handshake import ConnectionRole, Gate
 from node.bonds.core.send_queue import Lane
