@@ -19,6 +19,7 @@ from node.machines.collections.state import ITEM_COST, Body, Collection, Queue, 
 
 KINDS: Final = ("map", "vec", "set", "cell", "once", "queue")
 Row = list[Any]
+SLICE_BYTES_MAX: Final = 64 * 1024  # a slice ends with the row that reaches this many bytes
 
 
 class Frozen(Struct, frozen=True, gc=False):
@@ -33,7 +34,15 @@ class Frozen(Struct, frozen=True, gc=False):
     def slices(self, rows_max: int) -> Iterator[list[Row]]:
         """Yield the canonical rows in lists of at most ``rows_max``."""
         rows = self._rows()
-        while taken := list(islice(rows, rows_max)):
+        taken: list[Row] = []
+        size = 0
+        for row in rows:
+            taken.append(row)
+            size += sum(len(part) for part in row if type(part) is bytes)
+            if len(taken) == rows_max or size >= SLICE_BYTES_MAX:
+                yield taken
+                taken, size = [], 0
+        if taken:
             yield taken
 
     def _rows(self) -> Iterator[Row]:

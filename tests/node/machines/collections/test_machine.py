@@ -14,6 +14,7 @@ from node.machines.collections.frozen import KINDS
 from node.machines.collections.machine import CAPACITY_MAX, COLLECTIONS_MAX, CollectionsMachine
 from node.machines.collections.reading import ITEMS_MAX, KEY_BYTES_MAX, PRIORITY_MAX, VALUE_BYTES_MAX
 from node.machines.keys import KeyRange, Touched
+from node.system.grants import AccessRole, CredentialKind, Grant
 
 KEYS = st.sampled_from(["", "a", "b", "c", "aa", "é"])
 VALUES = st.sampled_from(["", "1", "2", "ü"])
@@ -757,6 +758,28 @@ def test_a_caller_may_be_limited_to_prefixes_of_the_collections_names():
         touched("nonsense")
 
 
+@pytest.mark.parametrize(
+    ("roles", "command", "permitted"),
+    [
+        ((AccessRole.WRITE,), {"op": "map-insert", "name": "shop-orders", "key": "a", "value": "1"}, True),
+        ((AccessRole.WRITE,), {"op": "map-insert", "name": "other", "key": "shop-", "value": "1"}, False),
+        ((AccessRole.WRITE,), {"op": "map-pop", "name": "shop-orders", "key": "a"}, False),
+        ((AccessRole.READ, AccessRole.WRITE), {"op": "map-pop", "name": "shop-orders", "key": "a"}, True),
+        ((AccessRole.WRITE,), {"op": "drop", "name": "other"}, False),
+        ((AccessRole.READ,), {"op": "map-get", "name": "shop-orders", "key": "a"}, True),
+        ((AccessRole.READ,), {"op": "list", "name": "other"}, False),
+        ((AccessRole.READ,), {"op": "collections"}, False),
+    ],
+)
+def test_a_grant_with_a_prefix_is_judged_by_the_name_of_the_collection(roles, command, permitted):
+    kind = CredentialKind.TOKEN
+    grant = Grant(name="shop", kind=kind, credential=bytes(32), roles=roles, prefixes=(b"shop-",))
+    asks = command["op"] in {"map-get", "list", "collections"}
+    permit = grant.permit_query if asks else grant.permit_command
+
+    assert code_of(lambda: permit(command, CollectionsMachine())) == (None if permitted else "not-permitted")
+
+
 # ---- undo and snapshots --------------------------------------------------------------------
 def filled():
     applier = Applier()
@@ -798,6 +821,16 @@ def test_a_frozen_state_is_encoded_in_slices_while_the_machine_goes_on():
         applier("vec-pop", "vec")
 
     assert rows == before != applier.machine.snapshot()
+
+
+def test_a_slice_of_large_values_is_bounded_in_bytes():
+    applier = declared("vec")
+    applier("vec-push", values=["v" * 1_000_000] * 2)
+    applier("vec-push", values=["v" * 1000] * 200)
+    slices = list(applier.machine.freeze().slices(1000))
+
+    assert [len(rows) for rows in slices] == [2, 1, 66, 66, 66, 2]
+    assert [row for rows in slices for row in rows] == applier.machine.snapshot()
 
 
 def test_equal_states_have_equal_snapshots_whatever_led_to_them():
