@@ -76,7 +76,7 @@ OPENS_ITSELF = (
     "node/api/server.py",  # a descriptor without a name
     "node/simulation/compiled.py",  # a tool for developers
     "node/cli/node.py",  # /dev/null
-    "node/installation.py",  # what an installed package says of itself
+    "node/installation.py",  # what an installed package declares of itself
 )
 OPENING = {
     "open",

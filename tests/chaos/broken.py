@@ -90,7 +90,7 @@ def diverge() -> None:
 
 
 def lie_about_durability() -> None:
-    """The disk keeps what it is given first, and only says that the rest is durable."""
+    """The disk keeps what it is given first, and only reports that the rest is durable."""
     persist = FileStorage.persist
     kept = 0
 

@@ -63,7 +63,7 @@ class Node:
         return self.directory / "clock"
 
     def events(self) -> list[dict[str, Any]]:
-        """Return what the process of this life has told so far."""
+        """Return what this process has reported until now."""
         lines = (self.directory / f"events-{self.lives}.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
@@ -113,7 +113,9 @@ class ChaosCluster:
             (node.directory / "node.log").open("ab") as log,
             (node.directory / f"events-{life}.jsonl").open("wb") as events,
         ):
-            node.lives = life  # before the process: what the last life told is not to be taken for this one's
+            node.lives = (
+                life  # before the process: what the last process reported is not to be taken for this one's
+            )
             node.process = subprocess.Popen(
                 [*command, "--stop-with-stdin"],
                 stdin=subprocess.PIPE,
@@ -175,11 +177,11 @@ class ChaosCluster:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def vitals(self, node: Node) -> dict[str, Any] | None:
-        """Return what the process says of itself; None if it says nothing in time."""
+        """Return what the process reports of itself; None if nothing comes in time."""
         return self._signalled(node, signal.SIGUSR2, "vitals")
 
     def hand_over(self, node: Node) -> None:
-        """Ask a node to hand its leadership over. It tells of it: ``handed-over`` or ``not-handed-over``."""
+        """Ask a node to hand its leadership over. It reports the result: ``handed-over`` or ``not-handed-over``."""
         if node.process is not None:
             node.process.send_signal(signal.SIGUSR1)
 
@@ -197,7 +199,7 @@ class ChaosCluster:
         return None
 
     def set_clock(self, node: Node, offset_s: int) -> None:
-        """Let the node's wall clock be off by so much from now on. Its monotonic clock goes on unharmed."""
+        """Let the node's wall clock be off by this much from now on. Its monotonic clock goes on unharmed."""
         staged = node.clock_file.with_suffix(".new")
         staged.write_text(f"{offset_s:+d}\n")
         staged.replace(node.clock_file)
@@ -210,7 +212,7 @@ class ChaosCluster:
 
     # ---- looking ------------------------------------------------------------
     def status(self, node: Node) -> schemas.Group | None:
-        """Return what a node says of its group; None if it says nothing."""
+        """Return what a node reports of its group; None if it does not answer."""
         if not node.alive or node.paused:
             return None
         if node.number not in self._observers:  # kept: a new TLS connection for every look costs the nodes

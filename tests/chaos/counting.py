@@ -1,6 +1,6 @@
 """One run of chaos on the counter: every client adds one, again and again.
 
-The sum says it all: every acknowledged addition has a place of its own between 1 and the sum, and what is
+The sum shows everything: every acknowledged addition has a place of its own between 1 and the sum, and what is
 left over are additions whose clients never learned what became of them. No revision and no key is involved,
 nothing but the counter and the promise of exactly once.
 """
@@ -54,7 +54,7 @@ def check_tally(counts: Iterable[Count], total: int) -> int:
 
     Args:
         counts: all but those that were refused.
-        total: what the counter says in the end.
+        total: what the counter shows in the end.
 
     Raises:
         LedgerError: additions were lost, or happened twice, or an answer is of the past.
@@ -123,7 +123,7 @@ def run_counting(plan: Plan, directory: Path, say: Callable[[str], None]) -> dic
 
 
 def _total(cluster: ChaosCluster, verdict: Verdict) -> int | None:
-    """Return the counter as a strong read and then every node say; None if they do not agree."""
+    """Return the counter as a strong read and then every node show it; None if they do not agree."""
     with verdict.promise("cannot-be-read"):
         with cluster.client(*cluster.nodes, deadline_s=FINAL_DEADLINE_S, attempt_s=10) as client:
             answer = until(lambda: _asked(client, consistency="strong"), "the counter is read")

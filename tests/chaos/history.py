@@ -1,4 +1,4 @@
-"""What the clients of a cluster under chaos asked, what they were told, and when."""
+"""What the clients of a cluster under chaos asked, what they were answered, and when."""
 
 import threading
 from collections import Counter
@@ -41,9 +41,9 @@ class Call:
         invoked: monotonic nanoseconds.
         returned: the same; None without an answer.
         outcome: what the client knows.
-        revision: of the store, as the answer says.
-        changed: the answer says that the store was changed.
-        found: what the key held before or holds now, where the answer says it.
+        revision: of the store, as in the answer.
+        changed: the answer reports that the store was changed.
+        found: what the key held before or holds now, where the answer has it.
     """
 
     client: str
@@ -75,7 +75,7 @@ class Call:
 
 
 class VersionedRegister:
-    """The key-value machine, one key of it. An answer says whether it changed, and what the key holds then."""
+    """The key-value machine, one key of it. An answer reports whether it changed, and what the key holds then."""
 
     def initial(self, key: str) -> Register:
         return ABSENT

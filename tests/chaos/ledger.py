@@ -39,7 +39,7 @@ class Ledger:
 
     Attributes:
         changes: by revision.
-        sights: what nodes said that their whole store holds: node, revision, state.
+        sights: what nodes showed as their whole store: node, revision, state.
     """
 
     changes: dict[int, Change] = field(default_factory=dict)
@@ -154,7 +154,7 @@ def _check_batches(ledger: Ledger, calls: list[Call]) -> None:
 
 
 def _check_answers(ledger: Ledger, calls: list[Call]) -> None:
-    """Whatever an answer says that a key holds, it held at the revision of the answer."""
+    """Whatever an answer shows as held by a key, the key held at the revision of the answer."""
     by_revision: defaultdict[int, list[Call]] = defaultdict(list)
     for call in calls:
         if call.outcome is not Outcome.ANSWERED:

@@ -11,7 +11,7 @@ from tests.chaos.cluster import ChaosCluster, Node, can_fake_clocks
 from tests.support.cluster import until
 from tests.support.netns import CLIENTS, Link
 
-# Wall clocks jump by up to so much: far beyond any session window, within a ticket's lifetime.
+# Wall clocks jump by up to this much: far beyond any session window, within a ticket's lifetime.
 CLOCK_JUMP_S: Final = 120
 CLOCK_JUMP_MIN_S: Final = 10
 WHOLE_WAIT_S: Final = 10.0
@@ -44,7 +44,7 @@ class Nemesis:
     seen: Counter[str] = field(default_factory=Counter)
 
     def torment(self, seconds: float) -> None:
-        """Let the clients do something that can be lost; run rounds of one or two faults for so long; then
+        """Let the clients do something that can be lost; run rounds of one or two faults for this long; then
         make everything whole."""
         time.sleep(QUIET_S)
         end = time.monotonic() + seconds

@@ -14,7 +14,7 @@ PLACE = 1
 PORT = 7000
 DATAGRAMS = 20
 SILENCE_S = 0.5
-# Answers every datagram with what it has counted so far.
+# Answers every datagram with what it has counted until now.
 ECHO = f"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

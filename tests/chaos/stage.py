@@ -54,7 +54,7 @@ class Verdict:
     @contextmanager
     def promise(self, code: str) -> Iterator[None]:
         """Take a failed assertion within as this promise broken, and go on: one breach often has several
-        signs, and the first is not always the one that tells most."""
+        signs, and the first is not always the clearest."""
         try:
             yield
         except LedgerError as exc:

@@ -142,7 +142,7 @@ def test_a_node_notices_that_its_clock_jumped_and_keeps_its_promises():
 
 # What each breach looks like to the verdict; a group in disorder often shows more than one sign.
 BREACHES = [
-    # Or a member is to cut what it took for committed, and halts before any harm can be seen.
+    # Otherwise a member is to cut what it took for committed, and halts before any harm can be seen.
     (
         "acknowledge-before-commit",
         {"node-diverged", "acknowledged-write-lost", "forbidden-in-audit-log"},

@@ -18,7 +18,7 @@ pytestmark = [
 
 
 def test_jumps_of_wall_clocks_beyond_every_ttl_let_no_command_execute_twice(tmp_path):
-    """All of them, for whoever leads tells the log the time."""
+    """All of them, because the leader's clock drives the log's time."""
     with (
         chaos_cluster(tmp_path, 3, None, Kind()) as cluster,
         cluster.client(*cluster.nodes, deadline_s=30, attempt_s=10) as client,

@@ -111,7 +111,7 @@ def test_it_takes_nothing_from_a_node_that_is_behind_it(cluster, ledger, followe
 def test_it_reports_a_node_whose_state_goes_back(cluster, follower):
     cluster.clients[0].apply(put("a", "1"), put("a", "2"))
     assert follower.step(cluster.nodes[0])
-    cluster.clients[0].machine = KeyValue()  # and yet it says that it has applied as much
+    cluster.clients[0].machine = KeyValue()  # and yet it reports that it has applied as much
     with pytest.raises(AssertionError, match="as of revision 1, though 3 was known"):
         follower.step(cluster.nodes[0])
 

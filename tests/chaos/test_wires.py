@@ -1,4 +1,4 @@
-"""The faults of the network are real, and of one direction where they say so."""
+"""The faults of the network are real, and of one direction where they are meant to be."""
 
 import json
 import subprocess

@@ -15,7 +15,7 @@ class Sample:
 
     Attributes:
         seconds: since the run began.
-        resident_kib: memory, as ``VmRSS`` of /proc/PID/status says.
+        resident_kib: memory, as ``VmRSS`` of /proc/PID/status.
         entries: index of the newest log entry.
     """
 

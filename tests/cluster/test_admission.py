@@ -1,6 +1,6 @@
 """Who has no way in: nodes that differ in one thing, started by hand beside a running cluster.
 
-Each is refused by the running nodes, whose audit logs say why; none ever becomes a member.
+Each is refused by the running nodes, whose audit logs give the reason; none ever becomes a member.
 """
 
 import hashlib

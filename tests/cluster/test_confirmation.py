@@ -1,4 +1,4 @@
-"""The authority's word for the cluster, from the founding to a look-alike and a total loss."""
+"""The authority's statement about the cluster, from the founding to a look-alike and a total loss."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_a_group_without_an_authority_reports_that_it_cannot_be_confirmed(tmp_pa
         assert (code, "there is no [authority]" in text) == (2, True)
         code, answer = verify(cluster)
         assert (code, answer["confirmed"]) == (0, None)
-        # The pin alone tells two clusters apart, once the first one was met.
+        # Only the pin distinguishes two clusters, once the first one was met.
         pins = ["--pins", tmp_path / "pins.json"]
         assert verify(cluster, *pins)[0] == 0
         known = json.loads((tmp_path / "pins.json").read_text())

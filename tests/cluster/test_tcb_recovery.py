@@ -101,7 +101,7 @@ def running(day: Day) -> Iterator[None]:
     def work() -> None:
         try:
             asyncio.run(run())
-        except BaseException as exc:  # told to the test
+        except BaseException as exc:  # given to the test
             failures.append(exc)
             ready.set()
 
@@ -133,7 +133,7 @@ class Writer:
                 while not self._end.is_set():
                     client.put(f"key-{self.written}", "value")
                     self.written += 1
-        except BaseException as exc:  # told to the test
+        except BaseException as exc:  # given to the test
             self.failure = exc
 
     def further(self, count: int) -> None:

@@ -33,7 +33,7 @@ ROLES = {
 
 
 def _commands() -> list[list[str]]:
-    """Return the words of every command in the walk-through, its variables filled in and its comment left out."""
+    """Return the arguments of every command in the walk-through, its variables filled in and its comment left out."""
     variables: dict[str, str] = {}
     out = []
     for line in re.findall(r"^\$ (.*)$", DOCUMENT, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: each bench has its row, each command its options, and ``make bench`` runs what it says."""
+"""docs/benchmarks.md: each bench has its row, each command its options, and ``make bench`` runs what it lists."""
 
 import re
 import subprocess

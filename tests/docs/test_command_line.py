@@ -1,4 +1,4 @@
-"""What the documents say of ports, files, limits and exit codes is so."""
+"""The documents are right about ports, files, limits and exit codes."""
 
 import re
 

@@ -21,7 +21,7 @@ GROUP, NODE = TEXT.partition("## The node file")[0], TEXT.partition("## The node
 NODE_ROWS = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*?) \| (.+?) \|$", NODE, re.MULTILINE)
 GROUP_ROWS = re.findall(r"^\| `([\w.…]+)` \| (.*?) \| (.*?) \|$", GROUP, re.MULTILINE)
 
-# Defaults that the tables say in words.
+# Defaults that the tables describe.
 WORDS = {
     "node": {
         "group.key_file": ("none", None),
@@ -132,7 +132,7 @@ def test_the_example_is_a_group_document():
     assert document.policy.reference_values.own_mrconfigid
 
 
-# ---- what the table says, tried -------------------------------------------------------------------------
+# ---- what the table states, tried -------------------------------------------------------------------------
 
 HOSTILE = {
     "node.name": "node-1",

@@ -1,4 +1,4 @@
-"""docs/deploy.md on ``[attestation.jwt]``: the loader takes the table, each key is there, and nodes do as it says."""
+"""docs/deploy.md on ``[attestation.jwt]``: the loader takes the table, each key is there, and nodes do as it describes."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def test_the_examples_are_tables_that_the_loaders_take():
     assert jwt.rules.required_claims == {"stage": "prod", "tier": 1, "audited": True}
     assert [key.algorithm for key in jwt.keys] == ["ES256"]
     left_out = {name for name in JwtTable.__struct_fields__ if name not in TABLE}
-    assert left_out == {"subject"}  # the text says when to give one
+    assert left_out == {"subject"}  # the text explains when to give one
 
 
 def test_every_key_is_documented_with_its_default():

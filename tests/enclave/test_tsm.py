@@ -136,7 +136,7 @@ def test_a_probe_of_a_td_succeeds_without_asking_for_a_quote(world: World) -> No
 
 
 def test_there_is_no_way_from_here_to_the_mock() -> None:
-    """What a node that was told to use TDX cannot reach, it cannot fall back to."""
+    """What a node that is configured for TDX cannot reach, it cannot fall back to."""
     import enclave.tsm
 
     assert "mock" not in "".join(name for name in vars(enclave.tsm) if not name.startswith("__"))
@@ -208,7 +208,7 @@ def test_a_name_that_is_taken_is_replaced(world: World) -> None:
 
 
 def test_a_write_that_was_lost_at_close_is_noticed_and_retried(world: World) -> None:
-    """configfs drops what a binary attribute's store returns: only the generation tells."""
+    """configfs drops what a binary attribute's store returns: only the generation shows it."""
     world.tsm.lost_writes = 1
 
     quote = world.attester.quote(REPORT_DATA)

@@ -63,7 +63,7 @@ def builder(command, lock):
 def bring_inputs(run, fresh_lock, say):
     """Bring the locked inputs here; return the lock that holds, or None for the committed one.
 
-    Debian removes superseded packages: then, and only then, and said aloud, the run of the tests goes on with a
+    Debian removes superseded packages: then, and only then, and with a warning, the run of the tests goes on with a
     fresh lock. The promises that are tested (equal builds, boots as predicted) are about any lock; the committed
     one has to be refreshed and measured again by whoever releases.
     """
@@ -145,7 +145,7 @@ def run_guests(folder, images, *arguments, count=1, api_port):
 
 
 def said(number, name):
-    """An event in which guest ``number``'s node told this."""
+    """An event in which guest ``number``'s node reported this."""
 
     def matches(event):
         if event["event"] != "console" or event["number"] != number:

@@ -32,7 +32,7 @@ def call(url, path, token, body=None):
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
-    # The certificate is the node's own; what it is worth is for `bondstone verify` to say.
+    # The certificate is the node's own; `bondstone verify` decides what it is worth.
     context = ssl._create_unverified_context()
     with urllib.request.urlopen(request, timeout=30, context=context) as answer:
         return json.loads(answer.read())

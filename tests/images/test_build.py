@@ -172,7 +172,7 @@ def test_the_production_image_holds_no_shell_and_no_package_manager_and_is_small
     assert (prod_image / "initrd").stat().st_size <= 100_000_000
 
 
-# What a mock TD is made of: by path, and by the words of its sources (the archive is not compressed).
+# What a mock TD is made of: by path, and by the texts of its sources (the archive is not compressed).
 MOCK_PATHS = {"opt/bondstone/enclave/mock", "opt/bondstone/node/mocked.py"}
 MOCK_WORDS = (b"class MockAuthority:", b"enclave.mock.authority", b"TDSettings")
 

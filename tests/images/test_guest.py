@@ -129,7 +129,7 @@ def test_leases_are_renewed_on_a_live_link_and_a_refused_one_is_replaced(tmp_pat
     answered = [item for item in shown["seen"] if item["kind"] != "unanswered"]
     silence = [item for item in shown["seen"] if item["kind"] == "unanswered"]
     assert [item["kind"] for item in answered] == [item["wanted"] for item in answered]
-    # Whoever renews says which address it holds; whoever asks anew holds none (RFC 2131, table 5).
+    # A client that renews names the address that it holds; one that asks again holds none (RFC 2131, table 5).
     bound = [item["bound"] for item in answered]
     none, first, second = "0.0.0.0", "10.0.2.15", "10.0.2.16"
     assert bound == [none, none, first, first, none, none, second, none, none]

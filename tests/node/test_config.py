@@ -1,4 +1,4 @@
-"""The node file refuses what it does not understand, and what is not its own, and says which key."""
+"""The node file refuses what it does not understand, and what is not its own, and names the key."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A node that has stopped for good says so: it leads nobody, and nothing that it is given is in doubt."""
+"""A node that has stopped for good reports that: it leads no group, and nothing that it is given is in doubt."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Two distributions with one package name: pip merges them without a word."""
+"""Two distributions with one package name: pip merges them without a warning."""
 
 from importlib.metadata import distributions
 

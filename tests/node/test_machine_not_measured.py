@@ -16,7 +16,7 @@ TDX = documents.NODE.partition("[attestation]")[0] + '[attestation]\nmode = "tdx
 
 
 def told(folder, machine, machines):
-    """What a node says that is to run in a TD, on a machine that is none."""
+    """What a node reports that is to run in a TD, on a machine that is none."""
     (folder / "node.toml").write_text(TDX)
     (folder / "group.toml").write_text(
         documents.MINIMAL.replace("[policy.tcb]", f'state_machine = "{machine}"\n[policy.tcb]')

@@ -1,4 +1,4 @@
-"""Fair places: the newest gets in, and who takes many crowds out himself."""
+"""Fair places: the newest gets in, and a caller that takes many evicts its own."""
 
 from collections import Counter
 
@@ -176,7 +176,7 @@ def test_what_a_stranger_took_is_the_callers_once_there_is_one():
     assert stay.vouch("a")
     assert other.take(10)
     assert stay.take(55)
-    assert not other.vouch("a")  # he would have more than he can have
+    assert not other.vouch("a")  # the holder would have more than it can have
 
     assert (room.usage.strangers, room.usage.known) == (10, 65)
     stay.end()

@@ -48,7 +48,7 @@ QUICK = BondSettings(
 
 @dataclass
 class FakeIssuer:
-    """``lifetime``: of each ticket; None for ever."""
+    """``lifetime``: of each ticket; None: without end."""
 
     identity: Identity
     network_id: bytes = NETWORK

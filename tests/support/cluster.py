@@ -41,7 +41,7 @@ def cli(
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
-    """Return the first true value of ``condition``; fail, saying ``what``, if there is none in time."""
+    """Return the first true value of ``condition``; fail, naming ``what``, if there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:
         if value := condition():

@@ -170,10 +170,7 @@ class Site:
 
     @asynccontextmanager
     async def intruder(self, group: Group, preference: Preference = Preference.NORMAL) -> AsyncIterator[Node]:
-        """An admitted peer in ``group``, bonded with all members, that says what a test wants, and no more.
-
-        Nobody makes it a voter: it acknowledges nothing.
-        """
+        """An admitted peer in ``group``, bonded with all members, that sends what a test wants, and no more.  Nobody makes it a voter: it acknowledges nothing."""
         seeds = [network.address for network in self.networks]
         node = Node(
             "intruder",
@@ -234,7 +231,7 @@ class Lost:
 
 @contextmanager
 def unheard(*speakers: Group, by: Sequence[Group]) -> Iterator[list[Lost]]:
-    """Lose whatever ``speakers`` say to ``by``, though their bonds stand. Yields what was lost so far."""
+    """Lose whatever ``speakers`` send to ``by``, though their bonds stand. Yields what was lost until now."""
     lost: list[Lost] = []
     deaf = {group.me for group in by}
 
@@ -257,7 +254,7 @@ def unheard(*speakers: Group, by: Sequence[Group]) -> Iterator[list[Lost]]:
 
 
 async def within(awaitable: Awaitable[Any], timeout_s: float = PATIENCE_S) -> Any:
-    """Wait for it, but not for ever."""
+    """Wait for it, with a limit."""
     async with asyncio.timeout(timeout_s):
         return await awaitable
 

@@ -78,7 +78,7 @@ def address_of(place: int) -> str:
 
 @dataclass(slots=True)
 class Traffic:
-    """What the wires have done so far, in packets."""
+    """What the wires have done until now, in packets."""
 
     delivered: int = 0
     dropped: int = 0

@@ -23,7 +23,7 @@ BASE_URL = "https://pccs.example:8081"
 
 
 class ManualClock:
-    """Time that moves only when told to, or when somebody sleeps on it."""
+    """Time that moves only when a test moves it, or when a task sleeps on it."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now

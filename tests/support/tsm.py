@@ -9,7 +9,7 @@
 What it keeps of the kernel: attributes appear with mkdir and go with rmdir; a binary write is buffered,
 takes effect when the file is closed, and its error is lost then; every effective write counts up
 ``generation``; outblob is made when it is read, under one lock, and cached until the next write; inblob of
-another size than 64 makes outblob EINVAL; errors arise where the documents say (A13.1).
+another size than 64 makes outblob EINVAL; errors arise where the documents put them (A13.1).
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class FakeTsm:
         quote: makes the report from 64 bytes, or raises OSError as a provider would.
         provider: None: no provider is registered, so mkdir gives ENXIO.
         present: False: configfs-tsm itself is not there.
-        lost_writes: so many effective writes fail, silently, as errors at close do.
+        lost_writes: this many effective writes fail, without an error, as errors at close do.
         before_read: is called before outblob is made: somebody else's hand in the directory.
         calls: every operation, in order.
     """
@@ -169,7 +169,7 @@ _MODES = {"inblob": 0o200, "outblob": 0o400, "provider": 0o400, "generation": 0o
 
 
 def fuse_or_skip() -> Any:
-    """Return the FUSE binding, or skip the test, saying what is missing."""
+    """Return the FUSE binding, or skip the test, naming what is missing."""
     if not Path("/dev/fuse").exists() or os.geteuid() != 0:
         pytest.skip("needs root and /dev/fuse to mount the fake tree")
     try:

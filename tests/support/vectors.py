@@ -28,7 +28,7 @@ def vector(*parts: str) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorCase:
-    """One quote with one set of collateral at one time; ``entry`` is what the index says of it."""
+    """One quote with one set of collateral at one time; ``entry`` is what the index holds of it."""
 
     name: str
     quote: bytes

@@ -1,4 +1,4 @@
-"""Small firmware, executables and disks, laid out byte by byte as their specifications say."""
+"""Small firmware, executables and disks, laid out byte by byte as in their specifications."""
 
 import struct
 from pathlib import Path

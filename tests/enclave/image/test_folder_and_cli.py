@@ -236,7 +236,7 @@ def test_a_configuration_that_the_node_would_refuse_is_not_packed(files, tmp_pat
     assert isinstance(done.exception, ConfigError)
     assert says in str(done.exception)
     assert not (tmp_path / "document").exists()
-    # The node says the same of the same files.
+    # The node judges the same files in the same way.
     with pytest.raises(ConfigError) as caught:
         load_node(files[0])
     assert says in str(caught.value)

@@ -77,7 +77,7 @@ BOND = SimpleNamespace(
 
 @dataclass
 class FakeService:
-    """Executes at once, on a KeyValue and an access list, with idempotency keys; or ends every call as a test says.
+    """Executes at once, on a KeyValue and an access list, with idempotency keys; or ends every call as a test wants.
 
     ``end_with`` is an outcome or an exception; ``gate``, if set, holds calls until it is set. ``current`` is
     whether the group can be asked; ``behind``, if set, is the list as this node has it, until it asks.

@@ -298,7 +298,7 @@ def served_one_by_one(app, service, crowd_from, *, crowd=12):
 
 
 def test_many_evidence_requests_from_one_address_still_leave_an_auditor_a_turn():
-    """Twelve strangers left him one in five: the newest lost."""
+    """Twelve strangers left the auditor one in five: the newest lost."""
     service = FakeService()
     app = create_app(service, ApiLimits(concurrent_evidence_max=2))
     status, answered = served_one_by_one(app, service, lambda _: "192.0.2.1")

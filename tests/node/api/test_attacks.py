@@ -29,7 +29,7 @@ NOW = datetime.now(UTC)
 SECRET = {"op": "cas", "key": "a", "expect": "wrong", "value": "x"}
 
 
-# ---- reading another caller's answer by guessing his idempotency key ---------------------
+# ---- reading another caller's answer by guessing its idempotency key ---------------------
 def guess_a_key():
     service = FakeService()
     command = {"op": "put", "key": "a", "value": "secret"}

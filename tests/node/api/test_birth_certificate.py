@@ -1,4 +1,4 @@
-"""Handing the authority's word for the cluster in and out over HTTP."""
+"""Handing the authority's statement about the cluster in and out over HTTP."""
 
 import base64
 import json

@@ -89,7 +89,7 @@ class Wire(asyncio.Transport):
 
 
 class Connection:
-    """To one node; what is sent arrives when the test, as the network, says so."""
+    """To one node; what is sent arrives when the test, as the network, delivers it."""
 
     def __init__(self, group):
         self.wire = Wire()

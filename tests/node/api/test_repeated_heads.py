@@ -1,4 +1,4 @@
-"""A head that comes again on its connection is not parsed again, and nobody can tell from the answers."""
+"""A head that comes again on its connection is not parsed again, and no client sees that in the answers."""
 
 import re
 

@@ -120,7 +120,7 @@ def insert_event(lines: list[bytes]) -> list[bytes]:
 
 
 def rehash_event(lines: list[bytes]) -> list[bytes]:
-    """A changed event with a hash that fits it: only the next one tells."""
+    """A changed event with a hash that fits it: only the next one shows it."""
     event = json.loads(lines[1]) | {"number": 9}
     body = {key: value for key, value in event.items() if key not in {"prev", "hash"}}
     event["hash"] = digest(DOMAIN, bytes.fromhex(event["prev"]), body).hex()

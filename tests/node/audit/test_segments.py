@@ -131,7 +131,7 @@ def test_a_restart_reads_the_last_file_only_and_serves_all(
     assert log.verify().head == log.head()
 
 
-# ---- what is deleted is said ------------------------------------------------------------------
+# ---- what is deleted is recorded ------------------------------------------------------------------
 @pytest.mark.usefixtures("no_window")
 def test_the_oldest_file_is_removed_and_an_event_records_what_was_removed(path: Path) -> None:
     log = filled(path, 100, FEW)

@@ -105,7 +105,7 @@ def test_every_answer_has_an_id_and_the_log_names_it_when_the_node_fails(caplog)
     assert "a bug" in caplog.text
 
 
-# ---- what whoever started the node is told ------------------------------------------------------------
+# ---- what is reported to the starter of the node ------------------------------------------------------------
 class StartingNode:
     def __init__(self, *readiness):
         self.to_come = list(readiness)

@@ -14,7 +14,7 @@ OK = schemas.CommandResult(term=1, index=1, result=None)
 
 
 class Script:
-    """Answers with each ending in turn, and the last one for ever; keeps what was asked."""
+    """Answers with each ending in turn, and then the last one again and again; keeps what was asked."""
 
     def __init__(self, *endings):
         self.endings = list(endings)

@@ -106,7 +106,7 @@ def test_an_empty_cluster_under_the_same_group_is_reported_and_executes_nothing(
         assert service.executed == []
         with pytest.raises(ClusterChangedError):
             client.get("n")
-    # Without the pin the read would have been answered, without a word.
+    # Without the pin the read would have been answered, without a warning.
     with served(service) as port, connected(ca, port) as client:
         client.get("n")
 
@@ -149,7 +149,7 @@ def test_a_node_that_waits_for_its_cluster_does_not_end_the_pin(ca):
         client.execute({"op": "x"})
 
 
-# ---- the authority's word ---------------------------------------------------------------
+# ---- the authority's statement ---------------------------------------------------------------
 KEY, GROUP = ed25519.Ed25519PrivateKey.from_private_bytes(b"k" * 32), b"g" * 32
 AUTHORITY = authority_of(1, [AuthorityKey.of("ops", spki_of(KEY))])
 

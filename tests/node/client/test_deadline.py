@@ -20,7 +20,7 @@ ADMIN = TOKENS[AccessRole.ADMIN]
 
 
 def drip(connection):
-    """A byte of the answer's head now and then, for ever."""
+    """A byte of the answer's head now and then, without end."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     while True:
         connection.sendall(b"x")

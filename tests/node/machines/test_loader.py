@@ -1,4 +1,4 @@
-"""A machine is found by its name, and every way of getting the name wrong says what to change."""
+"""A machine is found by its name, and every wrong name is refused with what to change."""
 
 import sys
 

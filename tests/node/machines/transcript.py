@@ -1,7 +1,6 @@
 """What a machine did with some commands when its signature was last changed, as a file.
 
-Members of one group may run different releases, and what they apply must come out equal. A machine's signature
-says so; the file says what it stands for: commands, results or refusals, and the digest of the state at the
+Members of one group may run different releases, and what they apply must come out equal. A machine's signature stands for that; the file holds what it stands for: commands, results or refusals, and the digest of the state at the
 end. Its ``words`` and ``numbers`` are those of the machine's source: an operation, a member of a command, a
 refusal or a limit that is new shows there, although no recorded command knows of it.
 """
@@ -21,7 +20,7 @@ LONG = 400  # characters of JSON; of a longer result the digest is recorded
 
 
 def context(index, sub=0):
-    """Return where the ``index``-th entry was: the same for ever."""
+    """Return where the ``index``-th entry was: always the same."""
     return ApplyContext(term=1, index=index, sub=sub, time_ms=1_700_000_000_000 + index, group_id=bytes(32))
 
 

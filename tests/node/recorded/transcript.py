@@ -1,4 +1,4 @@
-"""The bytes of feature level 1: what members say, write and keep, each thing once, from fixed values.
+"""The bytes of feature level 1: what members send, write and keep, each thing once, from fixed values.
 
     python -m tests.node.recorded.transcript
 
@@ -86,7 +86,7 @@ class Sum(StateMachine):
 
 
 class Facts(SystemState):
-    """Remembers what it is told, and lets everybody but mallory in."""
+    """Remembers what it is given, and admits every peer but mallory."""
 
     def __init__(self):
         self.facts = []
@@ -152,7 +152,7 @@ def log():
     return make_entries(LOG_START, parts)
 
 
-# ---- what is said ------------------------------------------------------------------
+# ---- what is sent ------------------------------------------------------------------
 def consensus_messages():
     """Every message of consensus."""
     entries = log()

@@ -349,7 +349,7 @@ class CountsOldAcks(Member):
 
 
 class LatePersistedCounts(Member):
-    """A write that was under way when its entries were cut still says that so many are durable (ABA)."""
+    """A write that was under way when its entries were cut still reports that this many are durable (ABA)."""
 
     def _truncate(self, index):
         before = tuple(self.tenure.writes)
@@ -373,7 +373,7 @@ class KeyedCommandsAreNeverLate(Member):
 
 
 class RefusalHidesTerm(Member):
-    """A refused pre-vote does not raise the term of who asked."""
+    """A refused pre-vote does not raise the term of the candidate."""
 
     def _on_vote_reply(self, sender, m):
         if m.vote is Vote.GRANTED:
@@ -381,7 +381,7 @@ class RefusalHidesTerm(Member):
 
 
 class NoPreVote(Member):
-    """Whoever hears no leader stands at once."""
+    """A member without a leader's message stands at once."""
 
     def _pre_campaign(self):
         self._campaign(transfer=False)
@@ -409,7 +409,7 @@ class ManyPendingConfigs(Member):
 
 
 class NeverStepsDown(Member):
-    """No check-quorum: a leader that hears nobody goes on (it commits nothing; only liveness suffers)."""
+    """No check-quorum: a leader without answers goes on (it commits nothing; only liveness suffers)."""
 
     def _check_quorum(self, leadership):
         pass

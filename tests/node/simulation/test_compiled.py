@@ -1,4 +1,4 @@
-"""The compiled copy of the simulator: when it is made, what it is compared with, and who has the last word."""
+"""The compiled copy of the simulator: when it is made, what it is compared with, and which of the two decides."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The checker itself: a checker that says yes to everything proves nothing."""
+"""The checker itself: a checker that accepts everything proves nothing."""
 
 import random
 from itertools import permutations

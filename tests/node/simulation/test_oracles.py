@@ -1,7 +1,6 @@
 """Every oracle is shown what it is there for. One that no test can make speak may be deaf.
 
-The group in these tests is a healthy one; then one of its members is made to say, or to have done, what no
-member may.
+The group in these tests is a healthy one; then one of its members is made to send, or to have done, what no member may.
 """
 
 import re
@@ -266,7 +265,7 @@ def ack_before_the_disk_has_it(group: Group) -> None:
 
 
 class Idle:
-    """Whom a disk of its own tells nothing."""
+    """A member that gets nothing from a disk of its own."""
 
     alive = True
 
@@ -289,7 +288,7 @@ def give_a_disk(group: Group) -> Callable[..., None]:
 
 
 def promised_ack(group: Group) -> Send:
-    """B has the next entry of A's in its log and, when its disk has it too, will say so."""
+    """B has the next entry of A's in its log and, when its disk has it too, will report that."""
     for process in (group.a, group.b):
         group.append(process, group.entry(process))
         group.see(process)
@@ -501,7 +500,7 @@ def test_a_healthy_group_is_accused_of_nothing():
 
 
 def commits_what_it_was_told_and_leads(group: Group, told: int) -> None:
-    """B hears of a commit, and is told to take over, in one step."""
+    """B learns of a commit, and gets the request to take over, in one step."""
     for process in (group.a, group.b, group.c):
         group.append(process, group.entry(process))
         group.see(process)
@@ -646,7 +645,7 @@ def test_a_member_that_forgets_a_bound_is_found_by_random_schedules():
     assert caught.value.error.oracle == "buffers-bounded"
 
 
-# ---- what clients are told --------------------------------------------------------------
+# ---- what clients are answered --------------------------------------------------------------
 def call(ask=Ask.STRONG, **fields):
     return Call(number=1, client=0, ask=ask, **fields)
 
@@ -833,7 +832,7 @@ def test_a_dead_members_messages_about_a_cluster_of_other_founders_may_still_arr
 
 
 def test_a_genesis_that_no_member_holds_any_more_counts_as_never_founded():
-    # Seed 470007740: its collector lost power before anybody heard of it.
+    # Seed 470007740: its collector lost power before any member learned of it.
     group = Group()
     for process in (group.a, group.b):
         group.oracles.died(process)

@@ -12,7 +12,7 @@ TOKEN = 1 << 50
 
 
 def read_confirmed_in_a_cluster_that_ends(min_at=None):
-    """Return what a strong read is told that E, when its cluster was still one, knew to be of index 40."""
+    """Return what a strong read is answered that E, when its cluster was still one, knew to be of index 40."""
     scenario = Scenario()
     for command in (
         "cluster a b d e bootstrap=auto rivals=true cut=d,e",
@@ -54,7 +54,7 @@ def test_a_cursor_of_a_cluster_that_ended_is_superseded(min_at):
 
 
 def missed_the_end_of_its_cluster(*, restarts):
-    """B learns from A, is cut off, and does not hear that A gave its cluster up for C's."""
+    """B learns from A, is cut off, and does not learn that A gave its cluster up for C's."""
     scenario = Scenario()
     for command in (
         "cluster a b c bootstrap=auto trust_disk=true rivals=true observer=b cut=c",

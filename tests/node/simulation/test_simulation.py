@@ -219,7 +219,7 @@ def test_a_member_that_dies_of_hearing_that_another_is_back_is_not_bonded_with()
     for command in ("cluster a b c trust_disk=true", "wait leader", "transfer b", "wait leader b", "crash a"):
         scenario.do(command)
     leader = scenario.cluster.process_at("b")
-    leader.clock.hasten(150)  # its heartbeat is due: whatever it hears now makes it send
+    leader.clock.hasten(150)  # its heartbeat is due: whatever it receives now makes it send
     leader.tear_after = 0
 
     scenario.do("boot a")

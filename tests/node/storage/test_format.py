@@ -88,7 +88,7 @@ def test_any_of_the_last_batchs_sectors_never_arrived() -> None:
 
 
 def test_the_payload_of_a_torn_batch_cannot_pass_for_a_later_batch() -> None:
-    """Or who writes commands could keep a member that lost power from ever starting again."""
+    """Otherwise an author of commands could keep a member that lost power from ever starting again."""
 
     def torn_with_forged_head(salt: bytes) -> bytes:
         data, ends = written([SaveVote(1, None)])

@@ -1,4 +1,4 @@
-"""A trust_disk member that lost power goes on with every promise it made, and says none before it is durable."""
+"""A trust_disk member that lost power goes on with every promise it made, and sends none before it is durable."""
 
 from node.peers import BondLoss, Preference
 from node.raft.client_session import ClientSession
@@ -112,7 +112,7 @@ def test_nothing_is_promised_before_it_is_durable():
 
 
 def test_a_durable_promise_does_not_wait_for_what_its_step_writes_besides():
-    """Or under steady writes each ACK would wait for the sync after its own, and the one after that."""
+    """Otherwise under steady writes each ACK would wait for the sync after its own, and the one after that."""
     cluster = three(trust_disk=True)
     leader, follower = cluster.leader(), cluster.followers()[0]
     node = cluster.nodes[leader]
@@ -229,7 +229,7 @@ def test_a_collector_that_restarts_frees_the_signatures_that_it_can_no_longer_us
 
 
 def half_founded(tmp_path):
-    """a has the signature of b and its genesis; b has crashed before it heard, and now meets only c."""
+    """a has the signature of b and its genesis; b has crashed before it received it, and now meets only c."""
     cluster = Disks(tmp_path)
     cluster.drop = lambda sender, to, message: sender == "a" and cluster.nodes["a"].cluster is not None
     cluster.start("a", expect=2)

@@ -1,4 +1,4 @@
-"""The founding list: what the group document says, as the state that every member begins with."""
+"""The founding list: the list of the group document, as the state that every member begins with."""
 
 import hashlib
 
