@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev ## Format, lint, types, import layers, dead code, 
 	@$(BIN)/lint-imports
 	@$(BIN)/vulture || { echo "hint: remove what nothing uses, or name its user in [tool.vulture] of pyproject.toml" >&2; exit 1; }
 	@$(BIN)/python -m tests.docs.layout
-	@$(BIN)/python -m pytest -q -n 2 tests/test_rules.py tests/test_shape.py tests/test_design.py tests/test_face.py tests/test_threat_model.py
+	@$(BIN)/python -m pytest -q -n 2 tests/test_rules.py tests/test_shape.py tests/test_design.py tests/test_face.py tests/test_threat_model.py tests/docs/test_where.py
 
 fix: $(VENV)/.installed-dev ## Apply formatting and safe fixes
 	@$(BIN)/ruff check --fix .

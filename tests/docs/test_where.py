@@ -1,6 +1,7 @@
 """docs/where.md and CONTRIBUTING.md name only what is there: each path, and each name in the files beside it."""
 
 import ast
+import pkgutil
 import re
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_every_path_that_a_page_for_contributors_names_exists(page):
 
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:attestation|enclave|node)(?:\.\w+)+)`", CONTRIBUTING)))
+)
+def test_every_dotted_name_of_contributing_can_be_imported(name):
+    assert pkgutil.resolve_name(name) is not None
 
 
 def test_every_test_that_contributing_names_exists():
