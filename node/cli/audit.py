@@ -16,7 +16,7 @@ from node.audit import (
     lines_of_log,
     verify_kept_untrusted,
 )
-from node.cli.common import connect
+from node.cli.connect import connect
 from node.cli.exits import UNDECIDED
 from node.cli.output import print_json, say
 from node.errors import ConfigError

@@ -23,7 +23,7 @@ from attestation.tickets.tdx import TICKET_CLASS, TdxValidator, cluster_value, p
 from attestation.x509.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.authority import Authority, AuthorityError
-from node.cli.common import load_policy, load_trust_root, read_file
+from node.cli.inputs import load_policy, load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
 from node.errors import ConfigError
 from node.group_document import load_group_document

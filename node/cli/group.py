@@ -19,7 +19,6 @@ from node.authority import (
     render_authority,
     spki_of,
 )
-from node.cli.common import read_file
 from node.cli.confirmation import (
     certificate_to_sign,
     is_complete,
@@ -28,6 +27,7 @@ from node.cli.confirmation import (
     verified_untrusted,
 )
 from node.cli.evidence import VerifiedNode, appraiser_of, verify_node
+from node.cli.inputs import read_file
 from node.cli.output import print_json, say, say_lines
 from node.client import submit_birth_certificate
 from node.errors import ConfigError

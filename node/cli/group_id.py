@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from node.cli.common import read_file
+from node.cli.inputs import read_file
 from node.cli.output import print_json, say
 from node.errors import ConfigError
 from node.group.identity import GroupKey

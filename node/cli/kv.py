@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.common import connect, read_file
+from node.cli.connect import connect
+from node.cli.inputs import read_file
 from node.cli.output import print_json, say, table, value_bytes, visible_bytes
 from node.client import Item
 from node.errors import ConfigError

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from node.cli.common import read_file
 from node.cli.evidence import appraiser_of, verify_node
+from node.cli.inputs import read_file
 from node.cli.output import print_json, say
 from node.client import provision_group_key
 from node.group.identity import GroupKey, require_key

@@ -25,9 +25,9 @@ from attestation.verdict import verify_report
 from attestation.x509.certificates import load_certificate_untrusted, split_pem_untrusted
 from attestation.x509.pck import parse_pck_extension_untrusted
 from enclave.attester import REPORT_DATA_BYTES
-from node.cli.common import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.eat import ear_claims, signed
 from node.cli.exits import word_of
+from node.cli.inputs import load_policy, load_trust_root, parse_time, read_file, write_file
 from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
 from node.cli.quote_file import read_quote
 from node.config import load_node

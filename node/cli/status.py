@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from node.api import schemas
-from node.cli.common import connect
+from node.cli.connect import connect
 from node.cli.output import BAD, CAUTION, print_json, say, table
 
 

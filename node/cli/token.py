@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from node.api import schemas
-from node.cli.common import connect, parse_time
+from node.cli.connect import connect
+from node.cli.inputs import parse_time
 from node.cli.output import print_json, say, say_lines, table
 from node.errors import ConfigError
 from node.machines.base import CommandError

@@ -16,9 +16,9 @@ from attestation.errors import AppraisalError, AttestationError
 from attestation.files import FileError
 from attestation.policy.appraise import UNKNOWN_ENFORCEMENT
 from attestation.values import timestamp
-from node.cli.common import parse_time
 from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node
 from node.cli.exits import exit_code_of, word_of
+from node.cli.inputs import parse_time
 from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
 from node.client import AnswerInvalidError, ClientError, RefusedError
 from node.client.pins import PinError, Pins, default_pins

@@ -1,8 +1,8 @@
-"""What several commands share."""
+"""What a user names on a command line."""
 
 import pytest
 
-from node.cli.common import parse_time
+from node.cli.inputs import parse_time
 from node.errors import ConfigError
 
 
