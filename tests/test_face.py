@@ -58,7 +58,7 @@ def test_every_name_of_the_interface_is_there_and_typed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_every_package_tells_type_checkers_that_it_is_typed(name: str) -> None:
+def test_every_package_is_marked_as_typed(name: str) -> None:
     assert (ROOT / name / "py.typed").exists()
 
 

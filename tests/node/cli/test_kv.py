@@ -166,7 +166,7 @@ def settings(tmp_path, ca):
     return write
 
 
-def test_a_cluster_that_is_named_is_the_one_that_is_talked_to(tmp_path, settings):
+def test_a_cluster_that_is_named_is_the_one_that_is_used(tmp_path, settings):
     with served(FakeService()) as port:
         named = {"BONDSTONE_CLUSTER": str(settings(port))}
         assert run_with(named, "put", "k", "v").returncode == 0

@@ -330,7 +330,7 @@ def test_an_answer_without_end_is_cut_off(scripted, monkeypatch):
 
 # ---- set-up ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("urls", [[], ["http://localhost:1"], ["localhost:1"]])
-def test_only_https_is_spoken(ca, urls):
+def test_only_https_is_used(ca, urls):
     with pytest.raises(ConfigError, match="https://"):
         BondstoneClient(urls, token=TOKEN, ca=ca)
 
