@@ -185,4 +185,4 @@ class Background:
 
 async def _endless(work: Callable[[], Awaitable[object]]) -> None:
     await work()
-    raise WorkEndedError("it returned, and should have run on")
+    raise WorkEndedError("it returned, but it should run as long as the process does")

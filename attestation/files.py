@@ -207,7 +207,11 @@ def warn_of_mode(path: Path, mode: int) -> None:
     permissions = stat.S_IMODE(mode)
     if permissions & _TOO_OPEN and (str(path), permissions) not in _warned:
         _warned.add((str(path), permissions))
-        _log.warning("%s is a secret, and others may use it (mode %04o): chmod 600 it", path, permissions)
+        _log.warning(
+            "%s is a secret, but other users may read or change it (mode %04o): run chmod 600 on it",
+            path,
+            permissions,
+        )
 
 
 def _open(path: Path, flags: int, mode: int, verb: str) -> int:

@@ -217,7 +217,7 @@ def _platform_level(svn: bytes, pck: PckExtension, tcb_info: TcbInfo) -> Reached
     nearest = min(map(shortfalls, levels), key=lambda found: sum(shortfall.short_by for shortfall in found))
     raise VerificationError(
         "tcb-level-not-found",
-        "the platform's SVNs are below every TCB level that Intel supports: " + _say(nearest),
+        "the platform's SVNs are below every TCB level that Intel supports: " + _listed(nearest),
         step=Step.LEVEL,
         values={"shortfalls": [shortfall_value(shortfall) for shortfall in nearest]},
     )
@@ -270,7 +270,7 @@ def _is_better(status: TcbStatus, than: TcbStatus) -> bool:
     return _PREFERENCE.index(status) < _PREFERENCE.index(than)
 
 
-def _say(shortfalls: Sequence[Shortfall]) -> str:
+def _listed(shortfalls: Sequence[Shortfall]) -> str:
     return ", ".join(f"{item.component} is {item.actual}, needs {item.needed}" for item in shortfalls)
 
 
@@ -340,7 +340,7 @@ def _isv_level(levels: tuple[IsvLevel, ...], isv_svn: int, what: str, code: str)
     shortfall = _isv_shortfall(isv_svn, levels[-1])
     raise VerificationError(
         f"{code}-level-not-found",
-        f"the {what}'s isvsvn is below every level that Intel supports: {_say([shortfall])}",
+        f"the {what}'s isvsvn is below every level that Intel supports: {_listed([shortfall])}",
         step=Step.QE if code == "qe" else Step.MODULE,
         values={"shortfalls": [shortfall_value(shortfall)]},
     )

@@ -367,7 +367,7 @@ def _require_platform(quote: Quote, pck: PckExtension, endorsements: AuthenticEn
             raise VerificationError(
                 f"tcb-info-{code}-mismatch",
                 f"the TCB info is for another platform: {code.upper()} {actual.hex()}, "
-                f"the PCK certificate says {expected.hex()}",
+                f"the PCK certificate has {expected.hex()}",
                 values={"expected": expected.hex(), "actual": actual.hex()},
             )
     data = quote.signature_data
@@ -426,6 +426,6 @@ def require_qe_identity(report: EnclaveReport, identity: QeIdentity) -> None:
         if expected != actual:
             raise VerificationError(
                 f"qe-{field}",
-                f"the quoting enclave's {field.upper()} is not what Intel's QE identity says",
+                f"the quoting enclave's {field.upper()} is not the one in Intel's QE identity",
                 values={"expected": expected, "actual": actual},
             )

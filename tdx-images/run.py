@@ -24,6 +24,7 @@ from imagelib.errors import BuildError  # noqa: E402
 from imagelib.group import EmulatedGroup  # noqa: E402
 from msgspec import UNSET  # noqa: E402
 
+from attestation import files  # noqa: E402
 from enclave.image.config import CONFIG_BYTES_MAX, Profile, parse_guest_config_untrusted  # noqa: E402
 from enclave.image.errors import ImageError  # noqa: E402
 from enclave.image.folder import BuiltImage, load_image  # noqa: E402
@@ -193,9 +194,8 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
 
 def checked_config(path: Path, image: BuiltImage) -> GroupDocument:
     """Return the group document of a configuration; refuse a configuration that the guest would refuse."""
-    with path.open("rb") as file:
-        document = file.read(CONFIG_BYTES_MAX + 1)
-    config = parse_guest_config_untrusted(document, profile=image.profile)
+    data = files.read_bytes(path, bytes_max=CONFIG_BYTES_MAX)
+    config = parse_guest_config_untrusted(data, profile=image.profile)
     machines = Machines(named=frozenset(image.machines))
     return files_of_guest(config, profile=image.profile, machines=machines).document
 

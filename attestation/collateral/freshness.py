@@ -170,7 +170,7 @@ class FreshnessState:
                 raise StaleEndorsementsError(
                     "endorsements-rolled-back",
                     f"the collateral's {name.replace('_', ' ')} is {_shown(found)}, and {_shown(least)} was"
-                    f" fetched before with update = {seen.update!r}: the source has gone back",
+                    f" fetched before with update = {seen.update!r}: the source now serves an older set",
                     values={
                         "field": name,
                         "fmspc": seen.fmspc.hex(),

@@ -207,7 +207,7 @@ def _status(level: StrictMap, allowed: frozenset[TcbStatus]) -> TcbStatus:
     text = level.take("tcbStatus", TEXT)
     # An unknown status fails closed: its meaning could be anything.
     if text not in allowed:
-        level.refuse("tcbStatus", f"is {text!r}, which is no status of such a level")
+        level.refuse("tcbStatus", f"is {text!r}, which is not a status of such a level")
     return TcbStatus(text)
 
 

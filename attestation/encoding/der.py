@@ -32,7 +32,7 @@ def read_untrusted(data: bytes, offset: int) -> tuple[int, bytes, int]:
     tag, length = data[offset], data[offset + 1]
     start = offset + 2
     if tag & 0x1F == 0x1F:
-        raise _malformed("a DER tag of several bytes")
+        raise _malformed("a DER tag has several bytes")
     if length >= 0x80:
         count = length & 0x7F
         if not 1 <= count <= 3 or start + count > len(data):
@@ -67,7 +67,7 @@ def only_untrusted(data: bytes, tag: int) -> bytes:
     """
     found, content, end = read_untrusted(data, 0)
     if found != tag or end != len(data):
-        raise _malformed(f"one DER element of tag {tag:#04x} expected")
+        raise _malformed(f"expected exactly one DER element, of tag {tag:#04x}")
     return content
 
 

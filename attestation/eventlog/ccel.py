@@ -81,7 +81,7 @@ def parse_ccel_untrusted(data: bytes) -> tuple[Event, ...]:
     events: list[Event] = []
     while not reader.at_end():
         if len(events) == EVENTS_MAX:
-            raise MalformedError("ccel-too-many-events", f"more than {EVENTS_MAX} events")
+            raise MalformedError("ccel-too-many-events", f"the event log has more than {EVENTS_MAX} events")
         events.append(_parse_event_untrusted(reader, sizes))
     return tuple(events)
 
@@ -97,13 +97,14 @@ def _parse_spec_id_untrusted(reader: _Reader) -> dict[int, int]:
     body.take(8)  # platform class, minor, major, errata, uintn size
     count = body.u32()
     if not 1 <= count <= ALGORITHMS_MAX:
-        raise MalformedError("ccel-algorithms", f"{count} digest algorithms in the event log")
+        raise MalformedError("ccel-algorithms", f"the event log declares {count} digest algorithms")
     sizes: dict[int, int] = {}
     for _ in range(count):
         algorithm, size = body.u16(), body.u16()
         if algorithm in sizes or _DIGEST_BYTES_OF.get(algorithm) != size:
             raise MalformedError(
-                "ccel-algorithms", f"algorithm 0x{algorithm:04x} with {size} bytes, or twice"
+                "ccel-algorithms",
+                f"the event log declares algorithm 0x{algorithm:04x} with {size} bytes, or twice",
             )
         sizes[algorithm] = size
     body.take(body.u8())  # vendor information
@@ -118,15 +119,16 @@ def _parse_event_untrusted(reader: _Reader, sizes: dict[int, int]) -> Event:
     start = reader.offset
     index, event_type, count = reader.u32(), reader.u32(), reader.u32()
     if index > _INDEX_RTMR3:
-        raise MalformedError("ccel-register", f"MrIndex {index} at {start}; TDX has 0 to 4")
+        raise MalformedError("ccel-register", f"the event at {start} has MrIndex {index}; TDX has 0 to 4")
     if count > len(sizes):
-        raise MalformedError("ccel-digests", f"{count} digests in the event at {start}")
+        raise MalformedError("ccel-digests", f"the event at {start} has {count} digests")
     digests: dict[int, bytes] = {}
     for _ in range(count):
         algorithm = reader.u16()
         if algorithm not in sizes or algorithm in digests:
             raise MalformedError(
-                "ccel-digests", f"algorithm 0x{algorithm:04x} undeclared or twice at {start}"
+                "ccel-digests",
+                f"the event at {start} uses algorithm 0x{algorithm:04x}, undeclared or for the second time",
             )
         digests[algorithm] = reader.take(sizes[algorithm])
     if ALGORITHM_SHA384 not in digests:

@@ -66,7 +66,7 @@ def parse_event_log_untrusted(data: bytes) -> tuple[Event, ...]:
     if ccel is None:
         return runtime
     if not isinstance(ccel, bytes) or len(ccel) > CCEL_BYTES_MAX:
-        raise MalformedError("event-log-invalid", "ccel is neither null nor bytes within bounds")
+        raise MalformedError("event-log-invalid", f"ccel must be null or at most {CCEL_BYTES_MAX} bytes")
     return (*parse_ccel_untrusted(ccel), *runtime)
 
 
@@ -150,7 +150,7 @@ def _require_honest(number: int, event: Event, vouched: Vouched) -> None:
     if vouched.coverage is Coverage.MISMATCH:
         raise AppraisalError(
             "event-log-data-altered",
-            f"event {number} ({event.type_name}) shows data that its digest is not of",
+            f"event {number} ({event.type_name}) shows data of another digest than its own",
             values=values,
         )
     # PFP 1.06, 10.4.1: firmware that could not measure what comes next extends the error separator.

@@ -344,7 +344,7 @@ def _require_own_config_known(reference: ReferenceValues, own_config_id: bytes |
     if reference.own_mrconfigid and own_config_id is None:
         raise UndecidedError(
             "mrconfigid-own-unknown",
-            'the policy says mrconfigid = "own", and no group document was given to compare with',
+            'the policy has mrconfigid = "own", and no group document was given to compare with',
             step=Step.REFERENCE_VALUES,
         )
 
@@ -375,7 +375,7 @@ def _report_data_findings(body: TDReport, expected: bytes | ReportData) -> Itera
     if not hmac.compare_digest(expected, body.report_data):
         yield AppraisalError(
             "report-data-mismatch",
-            "REPORTDATA does not commit to what it should",
+            "REPORTDATA is not the value that the verifier expects",
             step=Step.REPORT_DATA,
             values={"expected": expected.hex(), "actual": body.report_data.hex()},
         )

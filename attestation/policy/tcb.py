@@ -46,7 +46,7 @@ def tcb_findings(
     if number < rules.minimum_evaluation_data_number:
         yield AppraisalError(
             "tcb-evaluation-data-number",
-            f"the collateral is of TCB evaluation {number}, the policy wants at least "
+            f"the collateral is of TCB evaluation {number}, the policy requires at least "
             f"{rules.minimum_evaluation_data_number}",
             step=Step.TCB_POLICY,
             values={"expected": rules.minimum_evaluation_data_number, "actual": number},

@@ -329,7 +329,7 @@ def _ticket_rules(table: TicketTable, at: str) -> TicketRules:
         try:
             not_before = not_before.astimezone(UTC).replace(microsecond=0)
         except OverflowError:
-            raise TableError(f"{at}not_before", "is beyond all calendars") from None
+            raise TableError(f"{at}not_before", "is not a time that can be represented") from None
     return TicketRules(
         max_age=table.max_age_seconds * _SECOND,
         max_lifetime=table.max_lifetime_seconds * _SECOND,

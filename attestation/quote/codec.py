@@ -195,7 +195,7 @@ def _locate_body(data: bytes, header: QuoteHeader) -> tuple[int, int]:
     if size != BODY_BYTES[body_type]:
         raise MalformedError(
             "quote-body-size",
-            f"body type {body_type} has {BODY_BYTES[body_type]} bytes, the quote says {size}",
+            f"body type {body_type} has {BODY_BYTES[body_type]} bytes, the quote gives {size}",
             step="2",
             values={"expected": BODY_BYTES[body_type], "actual": size},
         )
@@ -273,7 +273,7 @@ def _parse_signature_data(data: bytes, version: int) -> SignatureData:
         if outer_type != CERTIFICATION_QE_REPORT:
             raise MalformedError(
                 "quote-certification-type",
-                f"outer certification data of type {outer_type}, expected 6",
+                f"the outer certification data is of type {outer_type}, expected 6",
                 step="1",
                 values={"expected": CERTIFICATION_QE_REPORT, "actual": outer_type},
             )

@@ -202,7 +202,7 @@ class JwtValidator:
 
     def __init__(self, *, keys: Sequence[JwtKey], rules: JwtRules) -> None:
         if not keys:
-            raise ValueError("a validator without keys admits nobody; name at least one")
+            raise ValueError("a validator without keys admits no peer; give at least one key")
         self._keys = tuple(keys)
         self._rules = rules
 
@@ -256,7 +256,7 @@ class JwtValidator:
         candidates = [key for key in self._keys if kid is None or key.kid in (None, kid)]
         if not candidates:
             raise SignatureError(
-                "jwt-key-unknown", "the token names a key that we do not have", values={"kid": kid}
+                "jwt-key-unknown", "the token names a key that is not in the key set", values={"kid": kid}
             )
         fitting = [key for key in candidates if key.algorithm == algorithm]
         if not fitting:
@@ -278,7 +278,7 @@ class JwtValidator:
             if not isinstance(claims, dict):
                 raise MalformedError("jwt-malformed", "the token's payload is not an object")
             return key, claims
-        raise SignatureError("jwt-signature", "the token is not signed by any of our keys")
+        raise SignatureError("jwt-signature", "the token is not signed by any key of the key set")
 
     def _require_claims(self, claims: dict[str, Any], peer: ExpectedClaims) -> None:
         rules = self._rules
@@ -300,7 +300,7 @@ class JwtValidator:
         if issued_at is not None and now + CLOCK_AHEAD_MAX < issued_at:
             raise _time_error("jwt-from-the-future", "iat", issued_at, now)
         if issued_at is None and (rules.max_age is not None or rules.max_lifetime is not None):
-            raise AppraisalError("jwt-iat-missing", "the token does not say when it was issued (iat)")
+            raise AppraisalError("jwt-iat-missing", "the token has no time of issue (iat)")
         if expires_at is None and not rules.non_expiring:
             raise AppraisalError("jwt-never-expires", "the token has no expiry (exp), and must have one")
         # RFC 7519 4.1.4: on or after exp it must not be accepted.
@@ -348,7 +348,7 @@ def _base64url_untrusted(segment: bytes) -> bytes:
     except ValueError as exc:
         raise MalformedError("jwt-malformed", "the ticket is not a compact JWS") from exc
     if base64.urlsafe_b64encode(out).rstrip(b"=") != segment:
-        raise MalformedError("jwt-malformed", "the ticket is not base64url in its one right form")
+        raise MalformedError("jwt-malformed", "the ticket is not canonical base64url")
     return out
 
 
@@ -362,7 +362,7 @@ def _require_equal(claims: dict[str, Any], name: str, expected: object, reason: 
 def _claim_error(reason: str, name: str, expected: object, actual: object) -> AppraisalError:
     return AppraisalError(
         reason,
-        f"the token's {name} is not what it must be",
+        f"the token's {name} is not the required value",
         values={"claim": name, "expected": expected, "actual": actual},
     )
 

@@ -180,7 +180,8 @@ class EndorsementsStore:
                 raise refusals[0]
             raise EndorsementsUnavailableError(
                 "endorsements-missing",
-                "there is no collateral to judge the quote by: none is stapled, and our source has none",
+                "there is no collateral to judge the quote by: the ticket has none stapled to it, and this "
+                "node's own source has none",
             )
         remembered = self._newest.get(_key(self._observation(best.endorsements)))
         for other in (theirs, None if remembered is None else self._remembered(remembered, now)):

@@ -473,7 +473,7 @@ def require_claims(claims: TdxClaims, peer: ExpectedClaims) -> None:
         return
     if claims.binding is None:
         raise AppraisalError(
-            "ticket-unbound", "the ticket is not bound to a connection, and admission needs one that is"
+            "ticket-unbound", "the ticket is not bound to a connection, which admission requires"
         )
     if not hmac.compare_digest(claims.binding, peer.binding):
         raise AppraisalError(

@@ -118,7 +118,8 @@ def split_pem_untrusted(data: bytes, *, role: str, count_max: int) -> tuple[byte
         elif b"-----BEGIN" in text or b"-----END" in text:
             raise MalformedError(
                 f"{role}-chain-malformed",
-                f"a PEM boundary is out of place or not a certificate's, or there are more than {count_max}",
+                f"a PEM boundary is out of place or not a certificate's, or there are more than {count_max} "
+                "certificates",
             )
         dashes = data.find(_DASHES, line_end)
     if body_at is not None:
@@ -135,7 +136,7 @@ def _decode_pem_body(body: bytes, role: str) -> bytes:
     # The decoder drops unknown characters, and even its strict mode accepts padding after a whole group and
     # bits beyond the last byte. So the text must equal the encoding of its decoded bytes.
     if binascii.b2a_base64(out, newline=False) != text:
-        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not base64 in its one right form")
+        raise MalformedError(f"{role}-chain-malformed", "a PEM block is not canonical base64")
     return out
 
 
@@ -295,7 +296,7 @@ def require_ca(certificate: Certificate, *, intermediates_below: int) -> None:
     ):
         raise CertificatePathError(
             f"{certificate.role}-not-ca",
-            f"the {certificate.role} certificate may not issue certificates here",
+            f"the {certificate.role} certificate may not issue the certificate below it",
         )
 
 

@@ -90,8 +90,8 @@ def parse_crl_untrusted(der: bytes, *, role: str) -> RevocationList:
     if narrowing:
         raise MalformedError(
             f"{role}-malformed",
-            f"the {role} has an extension by which it does not speak of all certificates of its issuer, or a "
-            "critical one that is not understood",
+            f"the {role} does not cover all certificates of its issuer, or has a critical extension that is "
+            "not supported",
             values={"extensions": sorted(set(narrowing))},
         )
     if next_update is None:

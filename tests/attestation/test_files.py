@@ -76,7 +76,7 @@ def test_a_secret_that_others_may_use_is_warned_of_once(tmp_path, caplog, mode, 
         files.read_bytes(path, bytes_max=10, secret=True)
     assert len(caplog.records) == warned
     if warned:
-        assert f"{path} is a secret, and others may use it (mode {mode:04o})" in caplog.text
+        assert f"{path} is a secret, but other users may read or change it (mode {mode:04o})" in caplog.text
         assert "b'secret'" not in caplog.text
 
 

@@ -123,7 +123,7 @@ MOCK_ROOT = f'[trust]\nroot = "{MockAuthority.create(NOW).root.certificate_der.h
         (packed(group=OWN_MACHINE), "'ledger:Ledger' may not be loaded"),
         (packed(group=GROUP + MOCK_ROOT), "[trust] root is a mock"),
         (b"{", "not JSON"),
-        (b" " * (CONFIG_BYTES_MAX + 1), "at most"),
+        (b" " * (CONFIG_BYTES_MAX + 1), "is larger than"),
     ],
 )
 def test_a_configuration_that_the_guest_would_refuse_is_refused_before_it_starts(

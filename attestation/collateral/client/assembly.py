@@ -150,10 +150,10 @@ def parse_record_untrusted(data: bytes) -> Record:
         raise MalformedError("cache-record-malformed", "the cache record is not of version 1")
     source, fetched_at = value.get("source"), value.get("fetched_at")
     if not isinstance(source, str) or not isinstance(fetched_at, str):
-        raise MalformedError("cache-record-malformed", "the cache record names no source or time")
+        raise MalformedError("cache-record-malformed", "the cache record has no source or no time")
     try:
         at = datetime.strptime(fetched_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError as exc:
-        raise MalformedError("cache-record-malformed", "the cache record's time is none") from exc
+        raise MalformedError("cache-record-malformed", "the cache record's time is not a time") from exc
     endorsements = json.dumps(value.get("endorsements")).encode()
     return Record(endorsements=Endorsements.from_json_untrusted(endorsements), fetched_at=at, source=source)

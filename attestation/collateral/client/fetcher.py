@@ -137,7 +137,7 @@ def _first_leaf(group: BaseExceptionGroup[AttestationError]) -> AttestationError
 async def _read_bounded(request: Request, response: httpx.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise MalformedError(
-            f"{request.item}-malformed", "the answer is compressed though that was not asked for"
+            f"{request.item}-malformed", "the answer is compressed, although the request does not permit that"
         )
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and (len(announced) > 12 or int(announced) > request.bytes_max):
