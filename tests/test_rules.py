@@ -218,7 +218,7 @@ def test_nothing_in_the_bonds_is_asserted_to_be_there() -> None:
 # names, and clients are made from it), and a caller in the process and one over HTTP meet the same three faults.
 OF_THE_API = "node/api/schemas.py"
 ON_BOTH_SIDES = {"AlreadyExecutedError", "NotExecutedError", "OutcomeUnknownError"}
-# To be renamed.
+# To be renamed: a chapter of consensus, and how a group is founded.
 KNOWN_TWICE = {"Founding"}
 
 
