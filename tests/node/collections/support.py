@@ -103,7 +103,7 @@ class Kind:
         left = list(numbers)
         parts = [left[start : start + batch] for start in range(0, len(left), batch)]
         outcomes = await within(
-            asyncio.gather(*(writer.extend(self.items(part)) for part in parts)), timeout_s=60
+            asyncio.gather(*(writer.extend(self.items(part)) for part in parts)), timeout_s=110
         )
         return max(outcome.version for outcome in outcomes)
 

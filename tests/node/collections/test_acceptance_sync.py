@@ -47,7 +47,7 @@ def test_22_frozen(kind: Any, number: int, batch: int) -> None:
         version = await kind.fill(writer, range(number), batch)
         reader = definition.reader(await observer(site, "reader"))
 
-        assert await within(reader.when().reaches(version), timeout_s=60) == version
+        assert await within(reader.when().reaches(version), timeout_s=110) == version
         assert kind.contents(reader) == kind.expected(range(number)) == kind.contents(writer)
         assert len(reader) == number
 
