@@ -71,9 +71,7 @@ class Election(Clients):
     def _pre_campaign(self) -> None:
         """Ask whether a campaign could succeed. This changes no member's state."""
         tenure = self.tenure
-        tenure.role = Role.PRE_CANDIDATE
-        tenure.leader = None
-        tenure.in_step = False
+        self._become(Role.PRE_CANDIDATE, None)
         tenure.grants = {self.me}
         self._broadcast(self._request(tenure.term + 1, pre=True, transfer=False))
         self._count_grants()
@@ -81,8 +79,7 @@ class Election(Clients):
     def _campaign(self, *, transfer: bool) -> None:
         tenure = self.tenure
         self._set_vote(tenure.term + 1, self.me)
-        tenure.role = Role.CANDIDATE
-        tenure.leader = None
+        self._become(Role.CANDIDATE, None)
         tenure.leader_contact_ms = None
         self._rearm_election()
         tenure.grants = set()

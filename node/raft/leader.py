@@ -35,8 +35,7 @@ class Leader(Follower):
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
         tenure = self.tenure
-        tenure.role = LEADER
-        tenure.leader = self.me
+        self._become(LEADER, self.me)
         tenure.pull = None
         leadership = tenure.leadership = Leadership(
             term=tenure.term,

@@ -313,8 +313,8 @@ class Member(Inbox):
         if leadership is not None and leadership.version_change is not None:
             unanswered.append(leadership.version_change[0])
         self.out = Effects()
-        tenure.leadership = tenure.handed_over = tenure.leader = None
-        tenure.role = FOLLOWER  # from here on it neither leads nor follows, whatever its role was
+        tenure.leadership = tenure.handed_over = None
+        self._become(FOLLOWER, None)  # from here on it neither leads nor follows, whatever its role was
         self._notice(Halted(reason))
         for token in unanswered:
             self._complete(token, Unknown("halted"))

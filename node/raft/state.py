@@ -44,6 +44,13 @@ from node.raft.types import (
     Settings,
 )
 
+# From each role the roles that may follow. A learner is a follower that is no voter (``State.shown_role``).
+MOVES: Final = {
+    Role.FOLLOWER: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE}),
+    Role.PRE_CANDIDATE: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE}),
+    Role.CANDIDATE: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.LEADER}),
+    Role.LEADER: frozenset({Role.FOLLOWER}),
+}
 CATCHING_UP_PATIENCE: Final = 10  # election timeouts without a leader before a member that catches up stands
 
 
@@ -204,6 +211,20 @@ class State(ABC):
         tenure.voted_for = voted_for
         self._record(SaveVote(term, voted_for))
 
+    def _become(self, role: Role, leader: Incarnation | None) -> None:
+        """Take on ``role`` under ``leader``; every change of a role is made here.
+
+        Raises:
+            HaltError: that role cannot follow the present one.
+        """
+        tenure = self.tenure
+        if role not in MOVES[tenure.role]:
+            raise HaltError("impossible-role-change")
+        tenure.role = role
+        tenure.leader = leader
+        if leader is None:
+            tenure.in_step = False
+
     def _become_follower(self, term: int, leader: Incarnation | None) -> None:
         tenure = self.tenure
         if tenure.leadership is not None:
@@ -214,10 +235,7 @@ class State(ABC):
             tenure.leader_contact_ms = None
         if tenure.role is not FOLLOWER or leader != tenure.leader:
             self._rearm_election()
-        tenure.role = FOLLOWER
-        tenure.leader = leader
-        if leader is None:
-            tenure.in_step = False
+        self._become(FOLLOWER, leader)
         if tenure.leadership is not None:
             leadership, tenure.leadership, tenure.in_step = tenure.leadership, None, False
             self._abdicated(leadership)

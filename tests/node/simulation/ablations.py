@@ -381,9 +381,10 @@ class RefusalHidesTerm(Member):
 
 
 class NoPreVote(Member):
-    """A member without a leader's message stands at once."""
+    """A member without a leader's message stands at once, also after an election that it lost."""
 
     def _pre_campaign(self):
+        self._become(Role.FOLLOWER, None)
         self._campaign(transfer=False)
 
 
