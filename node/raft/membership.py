@@ -1,10 +1,8 @@
-"""Dynamic quorum through the log (3.6): the leader writes demotions and promotions as Cfg entries.
+"""Dynamic quorum through the log (3.6): the leader writes what ``membership_plan`` asks for as Cfg entries.
 
-An ABSTAIN does not change the quorum by itself; it is the signal on which the leader acts here. An entry that
-shrinks the quorum is committed by the old quorum and the new one, so no minority can write it.
+Also here are the entries that change the feature level and the machine's version.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 from node.features import Build, Features
@@ -12,7 +10,8 @@ from node.peers import Incarnation, Preference
 from node.raft.entries import encode_config, encode_number
 from node.raft.events import ChangeVersion
 from node.raft.leader import Leader
-from node.raft.quorum import Config, is_quorum, tie_for
+from node.raft.membership_plan import MembershipView, plan
+from node.raft.quorum import Config
 from node.raft.tenure import Leadership
 from node.raft.types import Entry, EntryKind, NotExecuted, Outcome
 
@@ -153,76 +152,45 @@ class Membership(Leader):
             or not self._may_propose_config(leadership)
         ):
             return
-        config = self.last_config
+        config = self._plan(self._membership_view(leadership))
+        if config is not None:
+            entry = self._write(EntryKind.CONFIG, encode_config(config))
+            # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit
+            # index at once.
+            leadership.awaited = entry.index
+
+    def _plan(self, view: MembershipView) -> Config | None:
+        return plan(view)
+
+    def _membership_view(self, leadership: Leadership) -> MembershipView:
+        config, settings, peers = self.last_config, self.settings, self.peers
         assert config is not None
-        responsive = self._responsive(leadership)
-        for voters, reason in self._wishes(leadership, config, responsive):
-            wish = Config(
-                epoch=config.epoch + 1,
-                voters=tuple(sorted(voters)),
-                tie=tie_for(voters, self.me, tie_break=self.settings.tie_break),
-                reason=reason,
-            )
-            if self._preflight(config, wish, responsive):
-                entry = self._write(EntryKind.CONFIG, encode_config(wish))
-                # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit
-                # index at once.
-                leadership.awaited = entry.index
-                return
-
-    def _wishes(
-        self, leadership: Leadership, config: Config, responsive: set[Incarnation]
-    ) -> Iterator[tuple[set[Incarnation], str]]:
-        """Return every single step that would improve the configuration, the most urgent first."""
-        voters = set(config.voters)
-        names = {voter.name for voter in voters}
-        promotable = [peer for peer in self.audience if self._is_promotable(leadership, peer, voters)]
-        for voter in config.voters:
-            loss = self.tenure.ended_bonds.get(voter)
-            if loss is not None and voter != self.me:
-                yield voters - {voter}, f"demote {voter}: {loss.value}"
-            known = self.peers.get(voter)
-            if known is not None and known.preference is Preference.OBSERVER:
-                # With trust_disk a voter may come back as an Observer: it would still count, and never elect.
-                yield voters - {voter}, f"demote {voter}: observer"
-                for peer in promotable:
-                    if peer.name not in names:
-                        yield voters - {voter} | {peer}, f"replace {voter} by {peer}"
-        for voter in config.voters:
-            if voter not in responsive:
-                for peer in promotable:
-                    if peer.name == voter.name:
-                        yield voters - {voter} | {peer}, f"replace {voter} by {peer}"
-        for voter in config.voters:
-            if voter != self.me and self._is_unresponsive(leadership, voter):
-                yield voters - {voter}, f"demote {voter}: silent"
-            elif voter != self.me and self._is_lagging(leadership, voter):
-                yield voters - {voter}, f"demote {voter}: lagging"
-        if len(voters) < self.settings.max_voters:
-            for peer in promotable:
-                if peer.name not in names:
-                    yield voters | {peer}, f"promote {peer}"
-
-    def _is_promotable(self, leadership: Leadership, peer: Incarnation, voters: set[Incarnation]) -> bool:
-        return (
-            peer not in voters
-            and self.peers[peer].preference is not Preference.OBSERVER
-            and leadership.streak.get(peer, 0) >= PROMOTION_ROUNDS
+        observers = {peer for peer, known in peers.items() if known.preference is Preference.OBSERVER}
+        others = [voter for voter in config.voters if voter != self.me]
+        return MembershipView(
+            me=self.me,
+            config=config,
+            responsive=self._responsive(leadership),
+            promotable=tuple(
+                peer
+                for peer in self.audience
+                if peer not in config.voters
+                and peer not in observers
+                and leadership.streak.get(peer, 0) >= PROMOTION_ROUNDS
+            ),
+            observers=observers,
+            ended_bonds=self.tenure.ended_bonds,
+            silent={voter for voter in others if self._is_silent(leadership, voter)},
+            lagging={voter for voter in others if self._is_lagging(leadership, voter)},
+            min_voters=settings.min_voters,
+            max_voters=settings.max_voters,
+            tie_break=settings.tie_break,
         )
 
-    def _is_unresponsive(self, leadership: Leadership, voter: Incarnation) -> bool:
-        heard = leadership.answered_ms.get(voter, leadership.since_ms)
-        return self.now - heard >= self.settings.demote_after_ms
+    def _is_silent(self, leadership: Leadership, voter: Incarnation) -> bool:
+        answered_ms = leadership.answered_ms.get(voter, leadership.since_ms)
+        return self.now - answered_ms >= self.settings.demote_after_ms
 
     def _is_lagging(self, leadership: Leadership, voter: Incarnation) -> bool:
         lag = leadership.lag.get(voter)
         return lag is not None and self.now - lag[1] >= self.settings.demote_lag_ms
-
-    def _preflight(self, config: Config, wish: Config, responsive: set[Incarnation]) -> bool:
-        """Refuse a Cfg that could not be committed, or that has fewer voters than ``min_voters``."""
-        shrinks = len(wish.voters) < len(config.voters)
-        return (
-            is_quorum(config, responsive)
-            and is_quorum(wish, responsive)
-            and not (shrinks and len(wish.voters) < self.settings.min_voters)
-        )

@@ -255,7 +255,7 @@ def test_one_learner_that_knows_no_higher_level_keeps_it_as_it_is():
 def test_a_voter_that_is_not_there_may_know_nothing():
     cluster = grown(NEW, NEW)
     leader, (gone, _) = cluster.leader(), cluster.followers()
-    cluster.nodes[leader]._preflight = lambda *_: False  # it stays a voter
+    cluster.nodes[leader]._plan = lambda *_: None  # it stays a voter
     cluster.isolate(gone)
     cluster.run(130_000)
     assert written(cluster) == []

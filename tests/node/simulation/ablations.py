@@ -9,6 +9,7 @@ from node.machines.system import RequestKind
 from node.raft.election import Vote
 from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.member import Member
+from node.raft.membership_plan import VoterChange, changes, config_after, first_possible
 from node.raft.reads import LeaseAnswer
 from node.raft.replica import Replica
 from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
@@ -111,14 +112,13 @@ class NewestConfigOnly(Member):
 class ManyMembersAtOnce(Member):
     """One Cfg makes every change that is wanted, and not one. With all active Cfgs counting that is safe."""
 
-    def _wishes(self, leadership, config, responsive):
-        single = list(super()._wishes(leadership, config, responsive))
-        voters = set(config.voters)
-        leave = {peer for wish, _ in single for peer in voters - wish}
-        enter = {peer for wish, _ in single for peer in wish - voters}
-        if len(single) > 1:
-            yield (voters - leave) | enter, "several at once"
-        yield from single
+    def _plan(self, view):
+        single = list(changes(view))
+        voters = frozenset(view.config.voters)
+        leave = {peer for change in single for peer in voters - change.voters}
+        enter = {peer for change in single for peer in change.voters - voters}
+        every = [VoterChange((voters - leave) | enter, "several at once")] if len(single) > 1 else []
+        return first_possible(view, [*every, *single])
 
 
 class NewestConfigOfManyMembers(ManyMembersAtOnce, NewestConfigOnly):
@@ -398,8 +398,8 @@ class SingleCopies(Member):
 class NoPreflight(Member):
     """Configurations are written whether or not they could be committed or fall below ``min_voters``."""
 
-    def _preflight(self, config, wish, responsive):
-        return True
+    def _plan(self, view):
+        return next((config_after(view, change) for change in changes(view)), None)
 
 
 class ManyPendingConfigs(Member):
