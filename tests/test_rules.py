@@ -237,3 +237,41 @@ def test_a_public_class_name_has_one_meaning() -> None:
         assert twice.get(name) == ["node/client/errors.py", "node/group/errors.py"], (
             f"{name} needs no exception"
         )
+
+
+# Who checks the type and the range of an integer by hand, and why.
+CHECKS_INTEGERS_ITSELF = (
+    "attestation/encoding/fields.py",  # the place
+    "node/raft/entries.py",  # what the log holds is judged in step with its other fields, by codes of its own
+)
+
+
+def test_integers_from_outside_are_checked_by_the_kit() -> None:
+    """True is 1 in Python: each check that was written by hand could forget it."""
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources(without=CHECKS_INTEGERS_ITSELF)
+        if name.startswith(("attestation/", "node/bonds/", "node/raft/"))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BoolOp)
+        and isinstance(node.op, ast.Or)
+        and ("is not int" in (text := ast.unparse(node)) or ", int)" in text)
+        and any(len(part.ops) > 1 for part in ast.walk(node) if isinstance(part, ast.Compare))
+    ]
+    assert found == [], "use attestation.encoding.fields.integer"
+
+
+READS_TOML = (
+    "attestation/encoding/toml_tables.py",  # the place
+    "enclave/image/config.py",  # looks for secrets in a file that the node reads again
+)
+
+
+def test_toml_is_read_in_one_place() -> None:
+    found = [
+        name
+        for name, tree in sources(without=READS_TOML)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import) and any(alias.name == "tomllib" for alias in node.names)
+    ]
+    assert found == [], "use attestation.encoding.toml_tables: its errors name the key"

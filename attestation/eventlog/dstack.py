@@ -6,15 +6,21 @@ events have their data in ``event_payload`` and no ``event``; RTMR3 events have 
 Some producers leave ``digest`` empty for those, and then it is recomputed by the V1 rule.
 """
 
+import binascii
 import json
 from typing import Any, Final
 
+from attestation.encoding.fields import FieldError, StrictMap, array, integer, text
 from attestation.errors import MalformedError
 from attestation.eventlog.digests import DSTACK_EVENT_TYPE, dstack_digest_v1
 from attestation.eventlog.events import DIGEST_BYTES, REGISTER_COUNT, Event, Origin
 
 LOG_BYTES_MAX: Final = 2 * 1024 * 1024
 EVENTS_MAX: Final = 4096
+_EVENTS: Final = array(EVENTS_MAX)
+_REGISTER: Final = integer(0, REGISTER_COUNT - 1)
+_TYPE: Final = integer(0, 2**32 - 1)
+_TEXT: Final = text(LOG_BYTES_MAX)
 _FIELDS: Final = frozenset({"imr", "event_type", "digest", "event", "event_payload"})
 
 
@@ -32,33 +38,24 @@ def import_dstack_log_untrusted(data: bytes) -> tuple[Event, ...]:
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise MalformedError("dstack-log-invalid", "the event log is not JSON") from exc
-    if not isinstance(value, list) or len(value) > EVENTS_MAX:
-        raise MalformedError(
-            "dstack-log-invalid", f"the event log is not a list of at most {EVENTS_MAX} events"
-        )
-    return tuple(_event_untrusted(number, item) for number, item in enumerate(value))
+    try:
+        items = _EVENTS(value)
+    except FieldError as exc:
+        raise _invalid("", f"must be {exc.wanted}") from exc
+    return tuple(_event_untrusted(number, item) for number, item in enumerate(items))
 
 
 def _event_untrusted(number: int, item: Any) -> Event:
-    if not isinstance(item, dict) or set(item) != _FIELDS:
-        raise MalformedError("dstack-log-invalid", f"event {number} does not have just {sorted(_FIELDS)}")
-    register, event_type, name = item["imr"], item["event_type"], item["event"]
-    # JSON's true is not a register, but bool is an int in Python.
-    if type(register) is not int or not 0 <= register < REGISTER_COUNT:
-        raise MalformedError("dstack-log-invalid", f"event {number} has no imr from 0 to 3")
-    if type(event_type) is not int or not 0 <= event_type < 2**32:
-        raise MalformedError("dstack-log-invalid", f"event {number} has no 32-bit event_type")
-    if not isinstance(name, str) or not name.isprintable():
-        raise MalformedError("dstack-log-invalid", f"event {number} has no printable name")
-    payload = _hex_untrusted(number, item["event_payload"])
-    digest = _hex_untrusted(number, item["digest"])
+    members = StrictMap(item, error=_invalid, path=f"event {number}", names=_FIELDS)
+    event_type, name = members.take("event_type", _TYPE), members.take("event", _name)
+    payload, digest = members.take("event_payload", _hex), members.take("digest", _hex)
     if not digest and event_type == DSTACK_EVENT_TYPE:
         digest = dstack_digest_v1(name, payload)
     if len(digest) != DIGEST_BYTES:
         raise MalformedError("dstack-log-invalid", f"event {number} has no SHA-384 digest")
     return Event(
         origin=Origin.DSTACK,
-        register=register,
+        register=members.take("imr", _REGISTER),
         type=event_type,
         name=name,
         digest=digest,
@@ -66,13 +63,18 @@ def _event_untrusted(number: int, item: Any) -> Event:
     )
 
 
-def _hex_untrusted(number: int, text: Any) -> bytes:
-    if not isinstance(text, str) or len(text) % 2 or not text.isascii():
-        raise MalformedError("dstack-log-invalid", f"event {number} has a value that is not hex")
+def _invalid(path: str, text: str) -> MalformedError:
+    return MalformedError("dstack-log-invalid", f"{path or 'the event log'} {text}")
+
+
+def _name(value: Any) -> str:
+    if not _TEXT(value).isprintable():
+        raise FieldError("printable text")
+    return _TEXT(value)
+
+
+def _hex(value: Any) -> bytes:
     try:
-        value = bytes.fromhex(text)
+        return binascii.unhexlify(_TEXT(value))
     except ValueError as exc:
-        raise MalformedError("dstack-log-invalid", f"event {number} has a value that is not hex") from exc
-    if len(value) * 2 != len(text):
-        raise MalformedError("dstack-log-invalid", f"event {number} has blanks in its hex")
-    return value
+        raise FieldError("text of hex digits") from exc

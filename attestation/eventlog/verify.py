@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from attestation.encoding.canonical import decode_untrusted, encode
+from attestation.encoding.fields import StrictMap, bytes_up_to, optional
 from attestation.errors import AppraisalError, MalformedError
 from attestation.eventlog.ccel import LOG_BYTES_MAX as CCEL_BYTES_MAX
 from attestation.eventlog.ccel import parse_ccel_untrusted
@@ -57,17 +58,18 @@ def parse_event_log_untrusted(data: bytes) -> tuple[Event, ...]:
     if data[4:8] == _CCEL_TYPE:
         return parse_ccel_untrusted(data)
     value = decode_untrusted(data, bytes_max=EVENT_LOG_BYTES_MAX, items_max=_EVENT_LOG_ITEMS_MAX)
-    if not isinstance(value, dict) or set(value) != {"ccel", "runtime"}:
-        raise MalformedError(
-            "event-log-invalid", "the event log is neither CCEL nor a map of ccel and runtime"
-        )
-    runtime = runtime_log_from_value_untrusted(value["runtime"])
-    ccel = value["ccel"]
-    if ccel is None:
-        return runtime
-    if not isinstance(ccel, bytes) or len(ccel) > CCEL_BYTES_MAX:
-        raise MalformedError("event-log-invalid", f"ccel must be null or at most {CCEL_BYTES_MAX} bytes")
-    return (*parse_ccel_untrusted(ccel), *runtime)
+    members = StrictMap(value, error=_invalid, names=("ccel", "runtime"))
+    runtime = members.take("runtime", runtime_log_from_value_untrusted)
+    ccel = members.take("ccel", _CCEL)
+    return runtime if ccel is None else (*parse_ccel_untrusted(ccel), *runtime)
+
+
+_CCEL: Final = optional(bytes_up_to(CCEL_BYTES_MAX))
+
+
+def _invalid(path: str, text: str) -> MalformedError:
+    shown = path or "an event log that is not CCEL"
+    return MalformedError("event-log-invalid", f"{shown} {text}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

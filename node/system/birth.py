@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from attestation.encoding.canonical import decode_untrusted, digest, encode
+from attestation.encoding.fields import StrictMap, bytes_of, integer, optional
 from attestation.errors import MalformedError
 from attestation.tickets.protocol import CLUSTER_ID_BYTES, GENERATION_MAX, Cluster
 from node.authority import KEYS_MAX, KID_CHARACTERS_MAX, SIGNATURE_BYTES, Authority, AuthorityError
@@ -161,18 +162,16 @@ def birth_certificate_untrusted(data: bytes) -> BirthCertificate:
 
 
 def _statement(value: dict[Any, Any]) -> BirthStatement:
-    if value.keys() != _STATEMENT_KEYS:
-        raise _malformed(f"a statement has exactly {', '.join(sorted(_STATEMENT_KEYS))}")
-    predecessor = value["predecessor"]
+    members = StrictMap(value, error=_wrong_member, names=_STATEMENT_KEYS)
     return BirthStatement(
-        group_id=_bytes(value, "group_id", GROUP_ID_BYTES),
+        group_id=members.take("group_id", bytes_of(GROUP_ID_BYTES)),
         cluster=Cluster(
-            id=_bytes(value, "cluster_id", CLUSTER_ID_BYTES),
-            generation=_integer(value, "generation", low=0, high=GENERATION_MAX),
+            id=members.take("cluster_id", _CLUSTER_ID),
+            generation=members.take("generation", integer(0, GENERATION_MAX)),
         ),
-        seq=_integer(value, "seq", low=1, high=SEQ_MAX),
-        predecessor=None if predecessor is None else _bytes(value, "predecessor", CLUSTER_ID_BYTES),
-        signed_at=_integer(value, "signed_at", low=0, high=_SECONDS_MAX),
+        seq=members.take("seq", integer(1, SEQ_MAX)),
+        predecessor=members.take("predecessor", optional(_CLUSTER_ID)),
+        signed_at=members.take("signed_at", integer(0, _SECONDS_MAX)),
     )
 
 
@@ -186,18 +185,11 @@ def _signature(item: Any) -> tuple[str, bytes]:
             raise _malformed(f"a signature is a key's id and {SIGNATURE_BYTES} bytes")
 
 
-def _bytes(value: dict[Any, Any], name: str, size: int) -> bytes:
-    item = value[name]
-    if not isinstance(item, bytes) or len(item) != size:
-        raise _malformed(f"{name} is not {size} bytes")
-    return item
+_CLUSTER_ID: Final = bytes_of(CLUSTER_ID_BYTES)
 
 
-def _integer(value: dict[Any, Any], name: str, *, low: int, high: int) -> int:
-    item = value[name]
-    if isinstance(item, bool) or not isinstance(item, int) or not low <= item <= high:
-        raise _malformed(f"{name} is not an integer from {low} to {high}")
-    return item
+def _wrong_member(path: str, text: str) -> AuthorityError:
+    return _malformed(f"its {path or 'statement'} {text}")
 
 
 def _malformed(text: str) -> AuthorityError:
