@@ -18,7 +18,7 @@ from node.api.service import Service, UnavailableError
 from node.api.views import is_ill
 from node.places import Usage
 from node.raft.keys import KEYS_MAX
-from node.raft.types import Role
+from node.raft.types import MemberStatus, Role
 
 # Bounds of the histogram in seconds, from a local commit to a failover.
 _LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -164,6 +164,7 @@ class _GroupCollector(Collector):
         yield _gauge("commit_index", "Index of the newest committed entry.", status.commit.index)
         yield _gauge("applied_index", "Index of the newest applied entry.", status.applied)
         yield _gauge("last_index", "Index of the newest entry.", status.last.index)
+        yield from _of_log(status)
         yield _gauge("config_epoch", "Number of the group's configuration.", status.config_epoch)
         yield _gauge("voters", "Members that vote.", len(status.voters))
         yield _gauge("learners", "Members that do not vote.", len(status.learners))
@@ -179,6 +180,17 @@ class _GroupCollector(Collector):
         yield _gauge("kept_result_bytes", "Kept results of these keys.", use.kept_bytes)
         yield _gauge("brief_results", "Keys of whose results only digest and size are kept.", use.brief)
         yield _gauge("halted", "1 if this member has stopped for good.", status.halted is not None)
+
+
+def _of_log(status: MemberStatus) -> Iterator[GaugeMetricFamily]:
+    yield _gauge("log_first_index", "Index of the first entry that the log still has.", status.base + 1)
+    yield _gauge("log_bytes", "About how much the log's entries take.", status.log_bytes)
+    if status.snapshot is not None:
+        yield _gauge("snapshot_index", "Index of the newest snapshot held.", status.snapshot.at.index)
+        yield _gauge("snapshot_bytes", "Its size.", status.snapshot.size)
+    if status.install is not None:
+        share = status.install.done / status.install.count
+        yield _gauge("install_ratio", "How much of the state that is fetched is here, 0 to 1.", share)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -92,6 +92,23 @@ class Levels(_Response, frozen=True):
     machine_version: Unsigned
 
 
+class Snapshot(_Response, frozen=True):
+    """The newest snapshot of the group's state that this node holds; the log is cut behind it."""
+
+    index: Unsigned
+    bytes: Unsigned
+
+
+class Install(_Response, frozen=True):
+    """How far this node is with fetching the group's state from its peers, instead of the log."""
+
+    index: Annotated[Unsigned, Meta(description="The entry up to which the state goes.")]
+    chunks: Annotated[Unsigned, Meta(description="Those that are here.")]
+    of_chunks: Unsigned
+    bytes: Annotated[Unsigned, Meta(description="Of all of it.")]
+    sources: Annotated[Unsigned, Meta(description="Peers that serve it.")]
+
+
 class Software(_Response, frozen=True):
     """A node's own report of its software and of the levels that it knows; see docs/features.md."""
 
@@ -125,6 +142,10 @@ class Group(_Response, frozen=True):
     mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
     quorum: Annotated[Quorum, Meta(description="As this node sees it.")]
     levels: Annotated[Levels | None, Meta(description="Null until the genesis is applied here.")]
+    log_first_index: Annotated[Unsigned, Meta(description="The first entry that the log still has.")] = 1
+    log_bytes: Annotated[Unsigned, Meta(description="About how much the entries take.")] = 0
+    snapshot: Annotated[Snapshot | None, Meta(description="Null while there is none.")] = None
+    install: Annotated[Install | None, Meta(description="Null unless one is under way.")] = None
     warnings: Annotated[Sequence[StatusWarning], Meta(description="What an operator should look at.")] = ()
 
 

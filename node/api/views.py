@@ -10,7 +10,7 @@ from node.api.service import BondView, GroupView
 from node.features import Build, Levels
 from node.peers import Incarnation
 from node.raft.outlook import Outlook, Quorum, describe
-from node.raft.types import MemberStatus
+from node.raft.types import InstallStatus, MemberStatus, SnapshotStatus
 
 
 def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
@@ -36,8 +36,28 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         state_machine=view.state_machine,
         mock=mock,
         levels=_levels(status.levels),
+        log_first_index=status.base + 1,
+        log_bytes=status.log_bytes,
+        snapshot=_snapshot(status.snapshot),
+        install=_install(status.install),
         warnings=_warnings(view),
         quorum=quorum_schema(view.outlook),
+    )
+
+
+def _snapshot(held: SnapshotStatus | None) -> schemas.Snapshot | None:
+    return None if held is None else schemas.Snapshot(index=held.at.index, bytes=held.size)
+
+
+def _install(under_way: InstallStatus | None) -> schemas.Install | None:
+    if under_way is None:
+        return None
+    return schemas.Install(
+        index=under_way.at.index,
+        chunks=under_way.done,
+        of_chunks=under_way.count,
+        bytes=under_way.size,
+        sources=under_way.sources,
     )
 
 

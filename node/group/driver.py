@@ -47,7 +47,7 @@ from node.raft.events import (
     TransferLeadership,
 )
 from node.raft.member import Member
-from node.raft.messages import Append, Chunk, Fetch, Ignorable
+from node.raft.messages import Append, Chunk, Fetch, Ignorable, SnapshotAsk, SnapshotChunk
 from node.raft.types import NotExecuted, Ok, Outcome, Unknown
 from node.raft.wire import decode_untrusted, encode
 
@@ -199,7 +199,11 @@ class MemberDriver:
                 self._loop.call_soon(self._flush)
             effects = self.member.step_many(now_ms, events, wall_ms=time.time_ns() // 1_000_000)
             self._carry_out(effects)
-            if events and isinstance(events[-1], Received) and isinstance(events[-1].message, Chunk):
+            if (
+                events
+                and isinstance(events[-1], Received)
+                and isinstance(events[-1].message, Chunk | SnapshotChunk)
+            ):
                 # Catching up can wait: another process that is ready to run on this core, perhaps a voter,
                 # goes first. Without this the kernel could make it wait for a slice of some milliseconds.
                 os.sched_yield()
@@ -262,7 +266,9 @@ class MemberDriver:
         if isinstance(send.message, Append):
             self._lazy = None
         # A transfer to a peer that lags behind must not delay the messages that keep the others in step.
-        self._transport.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk))
+        self._transport.send(
+            send.to, encode(send.message), bulk=isinstance(send.message, Chunk | SnapshotChunk)
+        )
 
     def send_lazy(self) -> None:
         """Send the kept message, if any. It comes before a goodbye, because no message may follow that."""
@@ -353,4 +359,4 @@ def _log_raised(what: str, raised: BaseException) -> None:
 
 
 def _takes_a_turn(message: object) -> bool:
-    return isinstance(message, Chunk | Fetch)
+    return isinstance(message, Chunk | Fetch | SnapshotAsk | SnapshotChunk)

@@ -51,6 +51,8 @@ from node.raft.events import (
     Notice,
     QuorumChanged,
     RivalCluster,
+    SnapshotTaken,
+    StateDiverged,
     Unfit,
     Violation,
 )
@@ -383,6 +385,14 @@ class _Wiring:
                     version=levels.version,
                     index=at.index,
                 )
+            case SnapshotTaken(at, size, fetched):
+                what = (
+                    "took the group's state from peers" if fetched else "has a snapshot of the group's state"
+                )
+                logger.info("this member %s: index %d, %d bytes", what, at.index, size)
+            case StateDiverged(peer, at):
+                audit.append("state-diverged", peer_id=peer.id, name=peer.name, index=at.index)
+                logger.error("%s has another state than a quorum of the voters at index %d", peer, at.index)
             case QuorumChanged(outlook):
                 level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
                 logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))

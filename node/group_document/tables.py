@@ -66,6 +66,10 @@ class ConsensusTable(StrictTable, frozen=True):
     session_ttl_ms: Annotated[int, msgspec.Meta(ge=1000, le=DAY_MS)] = 60_000
     command_bytes_max: Annotated[int, msgspec.Meta(ge=64 * 1024, le=2 * MIB)] = 2 * MIB
     on_rival: Literal["refuse", "discard-shorter"] = "refuse"
+    snapshot_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024, le=2**40)] = 16 * MIB
+    snapshot_ms: Annotated[int, msgspec.Meta(ge=10_000, le=30 * DAY_MS)] = 3_600_000
+    log_keep_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 16 * MIB
+    log_keep_ms: Annotated[int, msgspec.Meta(ge=0, le=30 * DAY_MS)] = 600_000
 
 
 class TrustTable(StrictTable, frozen=True):

@@ -7,7 +7,8 @@ queries and results are plain CBOR data (None, bool, int, str, bytes, lists, dic
 import copy
 import re
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -53,6 +54,41 @@ class CommandError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class FrozenState(Protocol):
+    """A state as it was when it was frozen, in items, while the machine goes on.
+
+    Equal states give equal items, whatever happens to the machine meanwhile.
+    """
+
+    def items(self) -> Iterator[Any]:
+        """Yield the whole state as plain CBOR data. Each item takes at most a millisecond or so to make."""
+        ...
+
+    def release(self) -> None:
+        """Let go: no more items are wanted."""
+        ...
+
+
+class Thawing(Protocol):
+    """A frozen state on its way back into a machine, which keeps its present state until ``finish``."""
+
+    def take(self, item: Any) -> None:
+        """Take the next item.
+
+        Raises:
+            ValueError: this is not the next item of such a state.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Replace the machine's whole state at once.
+
+        Raises:
+            ValueError: items are missing; the machine's state is unchanged.
+        """
+        ...
 
 
 class StateMachine(ABC):
@@ -163,3 +199,21 @@ class StateMachine(ABC):
     def restore(self, snapshot: Any) -> None:
         """Replace the whole state by the state in ``snapshot``."""
         raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")
+
+    @property
+    def offers_snapshots(self) -> bool:
+        """Whether ``snapshot`` or ``freeze`` is overridden. The log of a group without is never cut."""
+        cls = type(self)
+        return cls.snapshot is not StateMachine.snapshot or cls.freeze is not StateMachine.freeze
+
+    def freeze(self) -> FrozenState | None:
+        """Return the present state in items, at once: a snapshot of it is made while commands are applied.
+
+        None: ``snapshot`` returns the state in one piece, and nothing else happens while it does. Override
+        this with ``thaw`` for a state that takes longer than some milliseconds.
+        """
+        return None
+
+    def thaw(self) -> Thawing:
+        """Return what takes the items of ``freeze``. Needed only if ``freeze`` is overridden."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer to thaw")

@@ -28,12 +28,13 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import merge
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from msgspec import Struct
 
-from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.machines.base import ApplyContext, CommandError, FrozenState, StateMachine, Thawing
 from node.machines.fields import Fields, plain_put, put_bytes
+from node.machines.frozen_kv import FrozenStore, ThawingStore
 from node.machines.keys import KeyRange, Touched
 from node.machines.sorted_keys import SortedKeys
 
@@ -104,6 +105,7 @@ class KeyValue(StateMachine):
         self._past_bytes = 0
         self._undo: list[_Undo] = []
         self._savepoints = 0
+        self._frozen: list[FrozenStore] = []
 
     @property
     def signature(self) -> str:
@@ -283,6 +285,8 @@ class KeyValue(StateMachine):
         revision = self._revision = self._revision + 1
         self._live_bytes += grown
         self._undo.append(_WasLive(key, before))
+        for frozen in self._frozen:
+            frozen.keep(key, before)
         if before is None:
             after = self._live[key] = Version(value, revision, revision, 1)
             self._keys.add(key)
@@ -332,6 +336,8 @@ class KeyValue(StateMachine):
 
     def _set_live(self, key: bytes, version: Version | None) -> None:
         before = self._live.get(key)
+        for frozen in self._frozen:
+            frozen.keep(key, before)
         if before is not None:
             self._live_bytes -= len(key) + len(before.value)
         if version is None:
@@ -383,23 +389,55 @@ class KeyValue(StateMachine):
         Raises:
             ValueError: this is not a snapshot of this machine; the state is unchanged.
         """
-        fresh = KeyValue()
+        fresh = type(self)()
         try:
             fresh._load(snapshot)
         except (KeyError, TypeError) as exc:
             raise ValueError("not a snapshot of a KeyValue") from exc
+        self.become(fresh)
+
+    def become(self, fresh: Self) -> None:
+        """Take the whole state of another store."""
         savepoints = self._savepoints + 1  # an earlier savepoint has no state to return to
         self.__dict__.update(fresh.__dict__)
         self._savepoints = savepoints
 
     def _load(self, snapshot: Any) -> None:
-        self._revision = int(snapshot["revision"])
-        self._compact_revision = int(snapshot["compact_revision"])
-        for key, value, create_revision, mod_revision, version in snapshot["live"]:
-            self._set_live(bytes(key), Version(bytes(value), create_revision, mod_revision, version))
-        for key, value, create_revision, mod_revision, version, end_revision in snapshot["past"]:
-            was = Version(bytes(value), create_revision, mod_revision, version)
-            self._remember(Past(bytes(key), was, end_revision))
+        self.load(int(snapshot["revision"]), int(snapshot["compact_revision"]))
+        for row in snapshot["live"]:
+            self.load_live(row)
+        for row in snapshot["past"]:
+            self.load_past(row)
+
+    def load_live(self, row: Any) -> None:
+        """Add a key of a store that is being restored."""
+        key, value, create_revision, mod_revision, version = row
+        self._set_live(bytes(key), Version(bytes(value), create_revision, mod_revision, version))
+
+    def load_past(self, row: Any) -> None:
+        """Add a version that ended, of a store that is being restored."""
+        key, value, create_revision, mod_revision, version, end_revision = row
+        was = Version(bytes(value), create_revision, mod_revision, version)
+        self._remember(Past(bytes(key), was, end_revision))
+
+    def freeze(self) -> FrozenState:
+        """Freeze in constant time, and copy what changes before it has been walked."""
+        frozen = FrozenStore(
+            [self._revision, self._compact_revision],
+            [[past.key, *_row(past.was), past.end_revision] for past in self._past],
+            self._live,
+            self._keys,
+            self._frozen,
+        )
+        self._frozen.append(frozen)
+        return frozen
+
+    def thaw(self) -> Thawing:
+        return ThawingStore(self)
+
+    def load(self, revision: int, compact_revision: int) -> None:
+        """Set the revisions of a store that is being restored."""
+        self._revision, self._compact_revision = revision, compact_revision
 
 
 def _key_of(fields: Fields) -> bytes:

@@ -389,6 +389,21 @@ class Clients(Reads):
         return change.session == session and change.owner == sender.id and proposal.seq == 0
 
     # ---- decided ------------------------------------------------------------
+    def _state_replaced(self) -> None:
+        """Answer what was decided in the entries that never came here.
+
+        If our session ended there, nothing remembers which of its commands were executed before. They must
+        not be handed over again.
+        """
+        session = self.session
+        gone = session.id not in self.tenure.replica.table
+        for seq, pending in list(session.in_flight.items()):
+            outcome: Outcome | None = self.tenure.replica.table.outcome_of(session.id, seq)
+            if outcome is None and gone and pending.left:
+                outcome = Unknown("session-expired")
+            if outcome is not None:
+                self._finish(pending, outcome)
+
     def _entry_applied(self, session: bytes, seq: int, outcome: Outcome) -> None:
         leadership: Leadership | None = self.tenure.leadership
         if not session:

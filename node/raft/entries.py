@@ -9,6 +9,7 @@ Payloads are deterministic CBOR arrays:
     SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
     FEATURE   [level]
     MACHINE   [version]
+    SNAPSHOT  see ``node.sync.evidence``
     NOOP, DISSOLVE   []
 """
 
@@ -26,6 +27,7 @@ from node.features import Levels, is_number, levels_untrusted
 from node.peers import Incarnation
 from node.raft.quorum import Config
 from node.raft.types import CommandBatch, Entry, EntryKind, Key, Position
+from node.sync.evidence import decode_snapshot_untrusted
 
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
@@ -50,6 +52,7 @@ ENTRY_LEVELS: Final[dict[EntryKind, int]] = {
     EntryKind.SYSTEM: 1,
     EntryKind.FEATURE: 1,
     EntryKind.MACHINE: 1,
+    EntryKind.SNAPSHOT: 2,
 }
 
 
@@ -466,7 +469,9 @@ def check_payload_untrusted(kind: EntryKind, payload: bytes) -> None:
                 raise RemoteProtocolError("bad-entry", f"{kind.name} with a payload")
         case EntryKind.COMMAND | EntryKind.SYSTEM:
             pass
-        case EntryKind.SNAPSHOT | EntryKind.POLICY:
+        case EntryKind.SNAPSHOT:
+            decode_snapshot_untrusted(payload)
+        case EntryKind.POLICY:
             raise RemoteProtocolError("bad-entry", f"{kind.name} entries are not known here")
 
 

@@ -216,6 +216,24 @@ class QuorumChanged(Struct, frozen=True):
     outlook: Outlook
 
 
+class SnapshotTaken(Struct, frozen=True):
+    """The group has evidence about its state at ``at``. This member holds that snapshot, of ``size`` bytes.
+
+    ``fetched``: it came from peers and is this member's state now; otherwise this member computed it.
+    """
+
+    at: Cursor
+    size: int
+    fetched: bool
+
+
+class StateDiverged(Struct, frozen=True):
+    """The state of ``peer`` at ``at`` is not the one that a quorum of voters has."""
+
+    peer: Incarnation
+    at: Cursor
+
+
 class Halted(Struct, frozen=True):
     """Divergence or a broken invariant: this member has stopped and must not be used."""
 
@@ -235,6 +253,8 @@ Notice = (
     | Unfit
     | LevelsChanged
     | QuorumChanged
+    | SnapshotTaken
+    | StateDiverged
     | Halted
 )
 

@@ -1,12 +1,13 @@
 """The follower's side of replication (3.5; thesis 3.5)."""
 
 from node.peers import Incarnation
+from node.raft.install import Install
 from node.raft.messages import Append, AppendReply, Verdict
-from node.raft.pull import AVAIL_ON_COMMIT_MS, Pull
+from node.raft.pull import AVAIL_ON_COMMIT_MS
 from node.raft.types import FOLLOWER, LEADER, Cursor
 
 
-class Follower(Pull):
+class Follower(Install):
     """Appends, and the leader that we follow."""
 
     def _on_append(self, sender: Incarnation, m: Append) -> None:

@@ -124,7 +124,7 @@ class Founding(Signing):
         ):
             # Its Genesis was lost. Without a leader to pull from, the peer would never learn that it is a
             # voter.
-            self._send(sender, Genesis(self.log.get(1)))
+            self._send(sender, Genesis(self._first_entry()))
         self._drive_founding()
 
     def _may_have_ended(self, m: Presence, before: Presence | None) -> bool:

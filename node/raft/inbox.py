@@ -38,6 +38,11 @@ from node.raft.messages import (
     Presence,
     ReadIndex,
     ReadIndexReply,
+    SnapshotAsk,
+    SnapshotChunk,
+    SnapshotDigest,
+    SnapshotMessage,
+    SnapshotOffer,
     TimeoutNow,
     VoteReply,
     VoteRequest,
@@ -127,6 +132,9 @@ class Inbox(Rivals):
             self._leader_bond_lost()
         if tenure.pull is not None:
             tenure.pull.known.pop(peer, None)
+            tenure.pull.cut_at.pop(peer, None)
+        tenure.snaps.reports.pop(peer, None)
+        self._lose_source(peer)
         self._forget_reads_of(peer)
         self._drive_founding()
 
@@ -203,5 +211,18 @@ class Inbox(Rivals):
                 self._on_chunk(sender, m)
             case TimeoutNow():
                 self._on_timeout_now(sender, m)
+            case _:
+                self._on_snapshot_message(sender, m)
+
+    def _on_snapshot_message(self, sender: Incarnation, m: SnapshotMessage) -> None:
+        match m:
+            case SnapshotDigest():
+                self._on_snapshot_digest(sender, m)
+            case SnapshotOffer():
+                self._on_snapshot_offer(sender, m)
+            case SnapshotAsk():
+                self._on_snapshot_ask(sender, m)
+            case SnapshotChunk():
+                self._on_snapshot_chunk(sender, m)
             case _:
                 assert_never(m)

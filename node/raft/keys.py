@@ -12,8 +12,9 @@ brief.
 
 import struct
 from collections import deque
+from collections.abc import Iterator
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -34,6 +35,7 @@ _SHARD: Final = struct.Struct(f">{_NAME_BYTES}xH")
 # Name, digest of the commands (shortened), index in the log, bytes that are kept, which follow.
 _RECORD: Final = struct.Struct(f">{_NAME_BYTES}s12sQH")
 _COMMANDS_BYTES: Final = 12
+_SHARDS_AT_ONCE: Final = 64  # in one value of a frozen table
 
 
 class Remembered(NamedTuple):
@@ -67,10 +69,43 @@ class _Slice(Struct):
     taken: dict[bytes, int] = {}
 
 
+class FrozenKeys:
+    """The keys as they were. Values: everything but the shards, then ``[[shard, records]...]`` repeatedly."""
+
+    def __init__(self, first: list[Any], shards: dict[int, bytearray], frozen: "list[FrozenKeys]") -> None:
+        self._first = first
+        self._shards = shards
+        self._left = dict.fromkeys(shards)
+        self._before: dict[int, bytes] = {}
+        self._frozen = frozen
+
+    def keep(self, number: int) -> None:
+        """Note a shard before it changes."""
+        if number in self._left and number not in self._before:
+            self._before[number] = bytes(self._shards[number])
+
+    def values(self) -> Iterator[list[Any]]:
+        yield self._first
+        part: list[Any] = []
+        while self._left:
+            number = next(iter(self._left))
+            del self._left[number]
+            before = self._before.pop(number, None)
+            part.append([number, bytes(self._shards[number]) if before is None else before])
+            if len(part) == _SHARDS_AT_ONCE or not self._left:
+                yield part
+                part = []
+
+    def release(self) -> None:
+        if self in self._frozen:
+            self._frozen.remove(self)
+
+
 class KeyTable:
     """The keys of the last TTL, by the time of the entries that used them."""
 
     def __init__(self, ttl_ms: int) -> None:
+        self._frozen: list[FrozenKeys] = []
         self._ttl_ms = ttl_ms
         self._slice_ms = max(1, ttl_ms // SLICES_OF_TTL)
         self._slices: deque[_Slice] = deque()
@@ -106,7 +141,7 @@ class KeyTable:
             return
         if not slices:
             self._forgotten = self._added
-            self._shards.clear()
+            self._shards = {}  # another one: a frozen table goes on with the old one
             self._to_sweep.clear()
             self._terms.clear()
             self._term = -1
@@ -118,6 +153,8 @@ class KeyTable:
 
     def _sweep(self, number: int) -> None:
         """Free the space of what is forgotten of one shard."""
+        for frozen in self._frozen:
+            frozen.keep(number)
         shard, first, start = self._shards[number], self._slices[0].first_index, 0
         while start < len(shard):
             _, _, index, size = _RECORD.unpack_from(shard, start)
@@ -183,6 +220,8 @@ class KeyTable:
         known = self._known if name == self._sought else sha256(name).digest()
         number = _SHARD.unpack_from(known)[0] % _SHARDS
         record = _RECORD.pack(known, commands_digest, index, kept_bytes) + what
+        for frozen in self._frozen:
+            frozen.keep(number)
         shard = self._shards.get(number)
         if shard is None:
             self._shards[number] = bytearray(record)
@@ -192,6 +231,39 @@ class KeyTable:
         if self._to_sweep:
             for _ in range(min(_SWEPT_AT_ONCE, len(self._to_sweep))):
                 self._sweep(self._to_sweep.pop())
+
+    # ---- snapshots ----------------------------------------------------------
+    def freeze(self) -> FrozenKeys:
+        """Freeze: a shard is copied before it changes, until it has been walked."""
+        first = [
+            [[one.first_ms, one.last_ms, one.first_index, one.before, one.brief, list(one.taken.items())]
+             for one in self._slices],
+            [list(term) for term in self._terms],
+            list(self._to_sweep), self._added, self._forgotten,
+        ]  # fmt: skip
+        frozen = FrozenKeys(first, self._shards, self._frozen)
+        self._frozen.append(frozen)
+        return frozen
+
+    def load(self, value: Any) -> None:
+        """Take the next of ``FrozenKeys.values``; this table was empty before the first.
+
+        Raises:
+            ValueError, TypeError: it is no such value.
+        """
+        match value:
+            case [[*slices], [*terms], [*to_sweep], int(added), int(forgotten)]:
+                for first_ms, last_ms, first_index, before, brief, taken in slices:
+                    one = _Slice(first_ms, last_ms, first_index, before, brief, dict(taken))
+                    self._slices.append(one)
+                self._terms.extend((index, term) for index, term in terms)
+                self._term = self._terms[-1][1] if self._terms else -1
+                self._to_sweep, self._added, self._forgotten = to_sweep, added, forgotten
+            case [*shards]:
+                for number, records in shards:
+                    self._shards[number] = bytearray(records)
+            case _:
+                raise ValueError("not a part of a table of keys")
 
 
 def _is_record(shard: bytearray, place: int) -> bool:

@@ -173,7 +173,7 @@ class Leader(Follower):
 
     def _may_commit(self, index: int) -> bool:
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
-        return self.log.get(index).term == self.tenure.term
+        return self.log.position(index).term == self.tenure.term
 
     def _copies_needed(self) -> int:
         """Return how many members must hold an entry before it is committed.

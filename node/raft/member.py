@@ -201,6 +201,9 @@ class Member(Inbox):
             self._watch_quorum()  # a member leads again
         if self.tenure.pull is not None:
             self._tick_pull()
+        if self.tenure.installing is not None:
+            self._tick_install()
+        self._tend_snapshots()
         if self.session.in_flight:
             self._retry_forwards()
         if self.tenure.handed_over is not None:
@@ -232,8 +235,8 @@ class Member(Inbox):
                 self._lead(self.tenure.leadership)
             if self.tenure.replica.applied.index < min(self.tenure.commit, limit):
                 self._apply_committed(limit)
-                if self.tenure.parting_due:
-                    self._part_with_unfit()
+            if self.tenure.parting_due:
+                self._part_with_unfit()
             reads = self.reads
             if reads.round is not None or reads.asking or reads.settled:
                 self._flush_reads()
@@ -251,6 +254,7 @@ class Member(Inbox):
             self._try_commit(leadership)
         if leadership.review_due:
             self._adjust_membership(leadership)
+        self._lead_snapshots(leadership)
         if leadership.transfer is not None:
             self._drive_transfer(leadership, leadership.transfer)
         if self.settings.lease_reads:
@@ -293,6 +297,9 @@ class Member(Inbox):
             due = self._reads_due(due)
         if tenure.pull is not None:
             due = min(due, self._pull_due(tenure.pull))
+        if tenure.installing is not None:
+            due = min(due, self._install_due(tenure.installing))
+        due = self._snapshots_due(due)
         if self.session.in_flight:
             due = min(due, self._session_due())
         if tenure.handed_over is not None:
@@ -345,6 +352,8 @@ class Member(Inbox):
         """Return the term of the log's entry at ``index``; None if the log does not reach it."""
         if not 0 <= index <= self.log.last().index:
             return None
+        if index < self.log.base.index:
+            return self.replica.term_at(index)
         return self.log.position(index).term
 
     @property
@@ -480,4 +489,8 @@ class Member(Inbox):
             match={} if leadership is None else dict(sorted(leadership.match.items())),
             electable=self._electable(),
             levels=tenure.replica.levels,
+            base=self.log.base.index,
+            log_bytes=self.log.size,
+            snapshot=self._snapshot_status(),
+            install=self._install_status(),
         )

@@ -14,6 +14,7 @@ from msgspec import Struct
 from node.features import Levels
 from node.peers import Incarnation
 from node.raft.types import Bootstrap, Cursor, Entry, EntryKind, Position
+from node.sync.evidence import StateEvidence
 
 DISSOLVED_MAX: Final = 64
 
@@ -151,6 +152,41 @@ class Chunk(Struct, frozen=True):
     hint: int
 
 
+# ---- snapshots (3.5); from feature level 2 on --------------------------------
+class SnapshotDigest(Struct, frozen=True):
+    """To the leader: the sender's state at a marker. Evidence is what a quorum of voters has in common."""
+
+    cluster: bytes
+    term: int
+    evidence: StateEvidence
+
+
+class SnapshotOffer(Struct, frozen=True):
+    """The sender can serve this snapshot, and no entry up to ``base``."""
+
+    cluster: bytes
+    base: int
+    evidence: StateEvidence
+
+
+class SnapshotAsk(Struct, frozen=True):
+    """Send chunk ``number`` of the snapshot with the Merkle root ``root``."""
+
+    cluster: bytes
+    root: bytes
+    number: int
+
+
+class SnapshotChunk(Struct, frozen=True):
+    """The answer to a SnapshotAsk, with its proof against ``root``. Empty: that snapshot is not held."""
+
+    cluster: bytes
+    root: bytes
+    number: int
+    data: bytes
+    proof: tuple[bytes, ...]
+
+
 # ---- commands and reads (3.7, 3.8) ------------------------------------------
 class Proposal(Struct, frozen=True):
     """An entry to be written. ``seq`` is 0 for session changes."""
@@ -259,6 +295,7 @@ class Ignorable(Struct, frozen=True):
     tag: int
 
 
+SnapshotMessage = SnapshotDigest | SnapshotOffer | SnapshotAsk | SnapshotChunk
 ClusterMessage = (
     VoteRequest
     | VoteReply
@@ -269,6 +306,7 @@ ClusterMessage = (
     | AvailReply
     | Fetch
     | Chunk
+    | SnapshotMessage
     | Forward
     | ForwardReply
     | ReadIndex

@@ -27,14 +27,14 @@ from node.raft.messages import (
     Verdict,
 )
 from node.raft.ranges import RANGE_ENTRIES, RANGES_OF_LEADER, RANGES_PER_SOURCE, PullState, Range
-from node.raft.replication import Replication
+from node.raft.snapshots import Snapshots
 from node.raft.types import Cursor, Position, Role
 
 AVAIL_AGAIN_MS: Final = 1000
 AVAIL_ON_COMMIT_MS: Final = 100
 
 
-class Pull(Replication):
+class Pull(Snapshots):
     """Both sides of catching up."""
 
     # ---- what we report to the leader ---------------------------------------
@@ -90,11 +90,6 @@ class Pull(Replication):
         pull.buffer.append(append)
         pull.buffer_bytes += size
 
-    @property
-    def _cluster(self) -> bytes:
-        assert self.tenure.cluster is not None
-        return self.tenure.cluster
-
     def _sources(self, pull: PullState) -> list[Incarnation]:
         """Sources in the order of preference: peers by id, the leader last, and not at once.
 
@@ -105,16 +100,18 @@ class Pull(Replication):
         leader = self.tenure.leader
         resting = {peer for peer, until in pull.resting.items() if self.now < until}
         known = sorted(
-            peer for peer in pull.known if peer != leader and peer in self.peers and peer not in resting
+            peer
+            for peer in pull.known
+            if peer != leader and peer in self.peers and peer not in resting and pull.can_serve(peer)
         )
         known.sort(key=lambda peer: pull.resting.get(peer, 0))
-        if leader is None or leader not in self.peers or leader in resting:
+        if leader is None or leader not in self.peers or leader in resting or not pull.can_serve(leader):
             return known
         if any(pull.known[peer] > pull.lowest and peer not in pull.resting for peer in known):
             return known
         alone = all(peer == leader for peer in self.audience)
         waited = self.now - pull.started_ms >= self.settings.heartbeat_ms
-        answered = len(known) >= len(self.audience) - 1
+        answered = len(pull.known.keys() - {leader}) >= len(self.audience) - 1
         if not (alone or waited or answered):
             return known
         return sorted([*known, leader], key=lambda peer: pull.resting.get(peer, 0))
@@ -250,7 +247,9 @@ class Pull(Replication):
     def _may_take(self, chunk: Chunk) -> bool:
         """Entries come only with a checked predecessor (without this: seed 33 in 0.1 s)."""
         index = chunk.after.index
-        return index <= self.log.last().index and self.log.position(index) == chunk.after
+        if not self.log.base.index <= index <= self.log.last().index:
+            return False
+        return self.log.position(index) == chunk.after
 
     def _take_pulled(self, chunk: Chunk) -> None:
         self._take(chunk.after, chunk.entries)
@@ -328,6 +327,7 @@ class Pull(Replication):
     # ---- the serving side ---------------------------------------------------
     def _on_avail(self, sender: Incarnation, m: Avail) -> None:
         if m.term == self.tenure.term:
+            self._offer_snapshot(sender)
             self._send(sender, AvailReply(self._cluster, self.tenure.term, self._serve_limit()))
 
     def _on_fetch(self, sender: Incarnation, m: Fetch) -> None:
@@ -341,7 +341,7 @@ class Pull(Replication):
         mine = self.log.position(m.after)
         if m.check is not None and m.check != mine:
             hint = max(m.after - 1, 0)
-            while hint > 0 and self.log.position(hint).term > m.check.term:
+            while hint > self.log.base.index and self.log.position(hint).term > m.check.term:
                 hint -= 1
             self._refuse(sender, m, hint)
             return

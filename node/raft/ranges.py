@@ -52,6 +52,7 @@ class PullState:
     Attributes:
         target: the end of the wanted entries: the latest ``prev`` that we could not match.
         known: how far each peer can serve.
+        cut_at: from which index on, exclusive: 0 for a peer that did not report a cut log.
         at: the next index to search an agreement at (while not ``joined``), then the first unassigned.
         joined: the start is agreed upon.
         span: how many entries to ask for at a time: what fits into a chunk.
@@ -72,6 +73,7 @@ class PullState:
     joined: bool = False
     span: int = RANGE_ENTRIES
     known: dict[Incarnation, int] = field(default_factory=dict)
+    cut_at: dict[Incarnation, int] = field(default_factory=dict)
     in_flight: dict[Incarnation, Flight] = field(default_factory=dict)
     again: list[tuple[int, int]] = field(default_factory=list)
     resting: dict[Incarnation, int] = field(default_factory=dict)
@@ -108,6 +110,28 @@ class PullState:
         if upto > after:
             self.again.append((after, upto))
             self.again.sort()
+
+    def can_serve(self, source: Incarnation) -> bool:
+        """Return whether ``source`` has the lowest entries that no source is asked for, as far as we know."""
+        return self.cut_at.get(source, 0) <= self.lowest
+
+    def skip(self, index: int) -> None:
+        """Note that the entries up to ``index`` are here, however they came: no source need have them."""
+        self.at = max(self.at, index)
+        self.again = [(max(after, index), upto) for after, upto in self.again if upto > index]
+
+    def cut(self, source: Incarnation, base: int) -> None:
+        """Note that ``source`` has no entry up to ``base``: others are asked for what it was asked."""
+        self.cut_at[source] = base
+        flight = self.in_flight.get(source)
+        if flight is None:
+            return
+        for after in [after for after in flight.ranges if after < base]:
+            asked = flight.ranges.pop(after)
+            if self.joined:
+                self.ask_again(after, asked.upto)
+        if not flight.ranges:
+            del self.in_flight[source]
 
     def sent(self, source: Incarnation, after: int, upto: int, now_ms: int) -> None:
         flight = self.in_flight.get(source)

@@ -111,7 +111,7 @@ class Reads(Membership):
     def _has_applied(self, cursor: Cursor) -> bool:
         return (
             cursor.index <= self.tenure.replica.applied.index
-            and self.log.position(cursor.index).term == cursor.term
+            and self.tenure.replica.term_at(cursor.index) == cursor.term
         )
 
     # ---- the leader ---------------------------------------------------------

@@ -2,6 +2,7 @@
 on every node.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -36,6 +37,7 @@ from node.raft.types import (
 # Limits of one entry: the data that every node keeps for it must not be a thousand times its own size.
 RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024
 REFUSAL_CHARS_MAX: Final = 4096
+TERMS_MAX: Final = 1024
 _COMMAND: Final = EntryKind.COMMAND
 _SYSTEM: Final = EntryKind.SYSTEM
 _SESSION: Final = EntryKind.SESSION
@@ -65,6 +67,9 @@ class Replica:
         applied_ms: its time_ms.
         commands: how many entries were applied that a caller may have asked for.
         levels: what the group runs at; None before its genesis is applied.
+        genesis: the first entry.
+        config: index and payload of the last CONFIG entry.
+        terms: (index, term) of the first entry of each term; of many terms only the latest.
     """
 
     def __init__(
@@ -77,6 +82,9 @@ class Replica:
         self.applied_ms = 0
         self.commands = 0
         self.levels: Levels | None = None
+        self.genesis: Entry | None = None
+        self.config: tuple[int, bytes] | None = None
+        self.terms: deque[tuple[int, int]] = deque(maxlen=TERMS_MAX)
         # Called with every exception of the machine that is no refusal, for the traceback in the log.
         self.on_raised: Callable[[str, BaseException], None] = ignore_raised
         self._version = 1  # of the machine
@@ -94,6 +102,8 @@ class Replica:
         for entry in entries:
             assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
+            if entry.term != self.applied.term:
+                self.terms.append((entry.index, entry.term))
             self.table.expire(entry.time_ms)
             resolution, kind = None, entry.kind
             if kind is _COMMAND or kind is _SYSTEM:
@@ -113,6 +123,10 @@ class Replica:
             self.applied = at
             yield entry, resolution
 
+    def term_at(self, index: int) -> int | None:
+        """Return the term of the applied entry at ``index``; None if that was too many terms ago."""
+        return next((term for first, term in reversed(self.terms) if first <= index), None)
+
     def _change_levels(self, entry: Entry, at: Cursor) -> Resolution | None:
         """Apply a CONFIG, FEATURE or MACHINE entry: the genesis, a CONFIG entry, sets the first levels.
 
@@ -121,6 +135,9 @@ class Replica:
         levels, resolution = self.levels, None
         if entry.kind is EntryKind.CONFIG:
             _, founding = decode_config_untrusted(entry.payload)
+            self.config = (entry.index, entry.payload)
+            if entry.index == 1:
+                self.genesis = entry
             if levels is None and founding is not None:
                 levels = founding.levels
         elif levels is not None and entry.kind is EntryKind.FEATURE:
@@ -133,8 +150,12 @@ class Replica:
                 levels = Levels(levels.level, levels.family, version)
             resolution = Resolution(b"", entry.index, Ok((result,), at))
         if levels is not None:
-            self.levels, self._version = levels, levels.version
+            self.take_levels(levels)
         return resolution
+
+    def take_levels(self, levels: Levels) -> None:
+        """Run at ``levels`` from the next entry on."""
+        self.levels, self._version = levels, levels.version
 
     def _migrate(self, old: int, new: int) -> Result:
         """Convert the machine's state to another version. A refusal is the same on every member."""

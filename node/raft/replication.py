@@ -43,7 +43,7 @@ class Replication(Promises):
         if self._level_of(kind) > self._level():
             raise HaltError("entry-above-feature-level")
         last = self.log.last()
-        time_ms, rest = divmod(self._log_time(self.log.get(last.index).time_ms), 100)
+        time_ms, rest = divmod(self._log_time(self.log.last_ms()), 100)
         entry = make_entry(last, term=self.tenure.term, kind=kind, time_ms=time_ms, payload=payload)
         self._append((entry,))
         self.tenure.log_time_rest = rest
@@ -72,9 +72,8 @@ class Replication(Promises):
 
     def _log_time_passed(self) -> int:
         """Return the least that an entry's time would be if it were written now, in milliseconds."""
-        last = self.log.last().index
         elapsed = self.now - self.tenure.appended_ms
-        return (self.log.get(last).time_ms if last else 0) + elapsed * (100 - SLEW_PERCENT) // 100
+        return self.log.last_ms() + elapsed * (100 - SLEW_PERCENT) // 100
 
     def _append(self, entries: Sequence[Entry]) -> None:
         tenure = self.tenure
@@ -89,6 +88,8 @@ class Replication(Promises):
                 self._check_number(entry)
             elif entry.kind is EntryKind.DISSOLVE:
                 tenure.dissolve_index = tenure.dissolve_index or entry.index
+            elif entry.kind is EntryKind.SNAPSHOT:
+                self._snapshot_appended(entry)
         self._record(SaveEntries(tuple(entries)))
         if self.settings.trust_disk:
             tenure.writes.append((self.serial, entries[-1].index))
@@ -153,6 +154,8 @@ class Replication(Promises):
         mine = self.log.last()
         if position.index > mine.index:
             return False
+        if position.index < self.log.base.index:
+            return True  # it is committed, so every leader has the entry that we had there
         if position.index < mine.index:
             mine = self.log.position(position.index)
         if mine == position:
@@ -176,7 +179,10 @@ class Replication(Promises):
 
     def _accept(self, entries: Sequence[Entry]) -> None:
         last = self.log.last().index
+        base = self.log.base.index
         for offset, entry in enumerate(entries):
+            if entry.index < base:
+                continue
             if entry.index > last:
                 self._append(entries[offset:])
                 return
@@ -244,6 +250,8 @@ class Replication(Promises):
                 self._announce_config(entry)
             if self.tenure.replica.levels is not self.tenure.published_levels:
                 self._announce_levels(Cursor(entry.term, entry.index))
+            if entry.kind is EntryKind.SNAPSHOT:
+                self._snapshot_applied(entry)
             if entry.kind is EntryKind.DISSOLVE:
                 # No entry after it is ever applied: the cluster ended here, on every node alike.
                 self._dissolve(Cursor(entry.term, entry.index))
@@ -258,7 +266,7 @@ class Replication(Promises):
         if tenure.awaited_index > applied.index:
             return
         same = tenure.awaited_index == applied.index
-        term = applied.term if same else self.log.position(tenure.awaited_index).term
+        term = applied.term if same else tenure.replica.term_at(tenure.awaited_index)
         # A new leader may not know yet what its predecessors committed: until it does, its commit index
         # proves nothing.
         if term == tenure.awaited_term and (

@@ -13,7 +13,7 @@ from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.reads import ReadQueues
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
-from node.raft.types import Bootstrap, Cursor, EntryKind, NotExecuted, Unknown
+from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, NotExecuted, Unknown
 
 
 class Rivals(Founding):
@@ -118,7 +118,8 @@ class Rivals(Founding):
         machine = self.tenure.replica.machine
         if self.tenure.replica.commands:
             machine.restore(self.initial_state)
-        self.log.truncate(0)
+        self.tenure.snaps.keeper.forget_unproven()
+        self.log.restart(LOG_START, 0)
         self._record(SaveTruncation(0))
         self._record(SaveVote(0, None))
         if self.founding_state.signed is not None:

@@ -5,16 +5,29 @@ entries' own ``time_ms``.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final, assert_never
 
-from attestation.encoding.canonical import encode
+from attestation.encoding.canonical import decode_untrusted, digest, encode
+from attestation.errors import MalformedError
 from node.raft.entries import SessionChange
-from node.raft.fingerprint import fingerprint
 from node.raft.kept import WHOLE_BYTES_MAX
-from node.raft.keys import KeyTable
-from node.raft.types import AlreadyExecuted, CommandBatch, Key, KeyUse, NotExecuted, Ok, Settings
+from node.raft.keys import FrozenKeys, KeyTable
+from node.raft.types import (
+    AlreadyExecuted,
+    Applied,
+    CommandBatch,
+    Cursor,
+    Failed,
+    Key,
+    KeyUse,
+    NotExecuted,
+    Ok,
+    Result,
+    Settings,
+)
 
 # Before caller and commands: the digest of a keyed batch is
 # ``digest("bondstone/idempotent-commands/v2", system, credential, [command...])``. A key belongs to one
@@ -191,8 +204,107 @@ class SessionTable:
             self._sessions.move_to_end(session)
 
     def snapshot_digest(self) -> bytes:
-        """Return a digest of the whole table, by all its fields: equal on every node at the same index."""
-        return fingerprint(self)
+        """Return a digest of all that a snapshot holds of this table: equal on every node at an index."""
+        frozen = self.freeze()
+        try:
+            return digest("bondstone/session-table/v1", list(frozen.sessions()), list(frozen.used_keys()))
+        finally:
+            frozen.release()
+
+    # ---- snapshots ----------------------------------------------------------
+    def freeze(self) -> "FrozenTable":
+        """Freeze: what the keys change is copied before, and outcomes never change."""
+        return FrozenTable(
+            self._expiry_ms,
+            [(name, replace(one, outcomes=dict(one.outcomes))) for name, one in self._sessions.items()],
+            self._keys.freeze(),
+        )
+
+    def load_session(self, value: Any) -> None:
+        """Take one of ``FrozenTable.sessions``, in order; this table was empty before the first.
+
+        Raises:
+            ValueError, TypeError: it is no such value.
+        """
+        match value:
+            case [int(expiry_ms)]:
+                self._expiry_ms = expiry_ms
+            case [bytes(name), bytes(owner), int(active_ms), int(opened_ms), int(low), [*outcomes]]:
+                decided = {seq: _outcome_of(outcome) for seq, outcome in outcomes}
+                self._sessions[name] = Session(owner, active_ms, opened_ms, low, decided)
+            case _:
+                raise ValueError("not a session")
+
+    def load_keys(self, value: Any) -> None:
+        """Take one of ``FrozenTable.used_keys``, in order.
+
+        Raises:
+            ValueError, TypeError: it is no such value.
+        """
+        self._keys.load(value)
+
+
+class FrozenTable:
+    """The sessions and keys as they were, as plain values."""
+
+    def __init__(self, expiry_ms: int, sessions: list[tuple[bytes, Session]], keys: FrozenKeys) -> None:
+        self._expiry_ms = expiry_ms
+        self._sessions = sessions
+        self._keys = keys
+
+    def sessions(self) -> Iterator[list[Any]]:
+        yield [self._expiry_ms]
+        for name, one in self._sessions:
+            outcomes = [[seq, _put_outcome(outcome)] for seq, outcome in one.outcomes.items()]
+            yield [name, one.owner, one.active_ms, one.opened_ms, one.low, outcomes]
+
+    def used_keys(self) -> Iterator[list[Any]]:
+        return self._keys.values()
+
+    def release(self) -> None:
+        self._keys.release()
+
+
+def _put_outcome(outcome: Decided) -> list[Any]:
+    match outcome:
+        case Ok(results, at):
+            # The value of a result may be as deep as a value can be, so it stands by itself.
+            put = [
+                [encode(one.value)] if isinstance(one, Applied) else [one.code, one.message]
+                for one in results
+            ]
+            return ["ok", list(at), put]
+        case AlreadyExecuted(at, known, size):
+            return ["executed", list(at), known, size]
+        case NotExecuted(reason):
+            return ["refused", reason]
+        case _:
+            assert_never(outcome)
+
+
+def _outcome_of(value: Any) -> Decided:
+    match value:
+        case ["ok", [int(term), int(index)], [*results]]:
+            return Ok(tuple(map(_result_of, results)), Cursor(term, index))
+        case ["executed", [int(term), int(index)], bytes(known), int(size)]:
+            return AlreadyExecuted(Cursor(term, index), known, size)
+        case ["refused", str(reason)]:
+            return NotExecuted(reason)
+        case _:
+            raise ValueError("not an outcome")
+
+
+def _result_of(value: Any) -> Result:
+    match value:
+        case [bytes(encoded)]:
+            try:
+                return Applied(decode_untrusted(encoded, bytes_max=len(encoded), items_max=len(encoded)))
+            except MalformedError as exc:
+                raise ValueError("not a result") from exc
+        case [str(code), str(message)]:
+            return Failed(code, message)
+        case _:
+            raise ValueError("not a result")
 
 
 def _digest_of(batch: CommandBatch) -> bytes:

@@ -92,8 +92,16 @@ class Signing(Election):
         signed = self.founding_state.signed
         if signed is None or self.log.last().index == 0:
             return signed is not None
-        _, founding = decode_config_untrusted(self.log.get(1).payload)
+        _, founding = decode_config_untrusted(self._first_entry().payload)
         return founding is None or founding.nonce != signed[1].nonce
+
+    def _first_entry(self) -> Entry:
+        """Return the first entry of our cluster's log, which may be cut off the log; only if it has one."""
+        if self.log.base.index == 0:
+            return self.log.get(1)
+        genesis = self.tenure.replica.genesis
+        assert genesis is not None  # only what is applied is cut off
+        return genesis
 
     def _watch_collector(self) -> None:
         """Report a collector that is gone with our signature: only a new incarnation can sign again."""

@@ -152,6 +152,18 @@ class State(ABC):
         """We stepped down."""
 
     @abstractmethod
+    def _snapshot_appended(self, entry: Entry) -> None:
+        """A SNAPSHOT entry is in our log now."""
+
+    @abstractmethod
+    def _snapshot_applied(self, entry: Entry) -> None:
+        """A SNAPSHOT entry was applied just now, and no entry after it."""
+
+    @abstractmethod
+    def _state_replaced(self) -> None:
+        """A snapshot of the group's state has taken the place of ours."""
+
+    @abstractmethod
     def _dissolve(self, cursor: Cursor) -> None:
         """Our cluster gave itself up at ``cursor``."""
 
@@ -192,7 +204,11 @@ class State(ABC):
 
     def _new_tenure(self, machine: StateMachine) -> Tenure:
         """Return the tenure of a member that is in no cluster."""
-        return Tenure(replica=self._make_replica(machine), since_ms=self.now, appended_ms=self.now)
+        return Tenure(
+            replica=self._make_replica(machine),
+            since_ms=self.now,
+            appended_ms=self.now,
+        )
 
     def _make_replica(self, machine: StateMachine) -> Replica:
         replica = Replica(machine, self.make_system(), self.settings, self.group_id)
@@ -201,6 +217,11 @@ class State(ABC):
 
     def _machine_raised(self, what: str, raised: BaseException) -> None:
         self.on_raised(what, raised)
+
+    @property
+    def _cluster(self) -> bytes:
+        assert self.tenure.cluster is not None
+        return self.tenure.cluster
 
     # ---- terms and roles ----------------------------------------------------
     def _set_vote(self, term: int, voted_for: Incarnation | None) -> None:

@@ -14,7 +14,9 @@ from node.raft.events import Send
 from node.raft.quorum import Config
 from node.raft.ranges import PullState
 from node.raft.replica import Replica
+from node.raft.snapshot_state import Installing, Snapshotting
 from node.raft.types import FOLLOWER, Role
+from node.sync.evidence import StateEvidence
 
 UNECHOED_MAX: Final = 4096  # broadcasts that a lease is timed by; an older one would end the lease sooner
 NOTHING_AWAITED: Final = 1 << 62
@@ -134,6 +136,9 @@ class Tenure:
         writes: (serial, last index written by it) of what is on its way to the disk (trust_disk).
         durable_index: the last index that is on the disk (trust_disk).
         held: messages that wait for the disk, each with the serial that it waits for (trust_disk).
+        snaps: the snapshots that this member takes.
+        offers: the snapshots that peers offer.
+        installing: the snapshot that is fetched, to take its state.
         published_levels: the levels that were last announced.
         parting_due: levels changed: a bonded peer may not know them.
     """
@@ -184,6 +189,10 @@ class Tenure:
     writes: deque[tuple[int, int]] = field(default_factory=deque)
     durable_index: int = 0
     held: deque[tuple[int, Send]] = field(default_factory=deque)
+
+    snaps: Snapshotting = field(default_factory=Snapshotting)
+    offers: dict[Incarnation, StateEvidence] = field(default_factory=dict)
+    installing: Installing | None = None
 
     published_levels: Levels | None = None
     parting_due: bool = False

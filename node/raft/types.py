@@ -38,7 +38,7 @@ class EntryKind(IntEnum):
     CONFIG = 1
     COMMAND = 2
     SESSION = 3
-    SNAPSHOT = 4
+    SNAPSHOT = 4  # a marker, or the evidence about the state at an earlier one (node.sync.evidence)
     POLICY = 5
     DISSOLVE = 6  # an empty rival group gives itself up (3.9)
     SYSTEM = 7  # as COMMAND, but for the group's own state beside the machine
@@ -121,6 +121,14 @@ class Settings:
     command_bytes_max: int = 2 * 1024 * 1024
     catchup_buffer_bytes_max: int = 16 * 1024 * 1024
     pending_max: int = 16_384
+    # A snapshot is due when the log has grown by this much, and by as much as the last snapshot has, or when
+    # it has grown at all in this time.
+    snapshot_bytes: int = 16 * 1024 * 1024
+    snapshot_ms: int = 3_600_000
+    snapshot_chunk_bytes: int = 128 * 1024
+    # Behind a snapshot the log is kept for members that lag: this much of it, and nothing older than this.
+    log_keep_bytes: int = 16 * 1024 * 1024
+    log_keep_ms: int = 600_000
     on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)
 
     def contradiction(self) -> str:
@@ -271,12 +279,39 @@ class KeyUse(NamedTuple):
     brief: int
 
 
+class InstallStatus(NamedTuple):
+    """How far a snapshot is that this member fetches, to take the group's state from it.
+
+    Attributes:
+        at: the entry that the state includes.
+        done: the number of chunks that are here.
+        count: of all chunks.
+        size: of all chunks, in bytes.
+        sources: the number of peers that serve it.
+    """
+
+    at: Cursor
+    done: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which no caller uses here
+    size: int
+    sources: int
+
+
+class SnapshotStatus(NamedTuple):
+    """The newest snapshot of the group that this member holds: the log is cut behind it at the latest."""
+
+    at: Cursor
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStatus:
     """A snapshot of one member, for people and metrics.
 
     Attributes:
         electable: this member and its bonded peers, without Observers: they may vote and lead.
+        base: the log holds the entries behind this index.
+        log_bytes: about how many bytes they take.
     """
 
     me: Incarnation
@@ -296,3 +331,7 @@ class MemberStatus:
     match: dict[Incarnation, int] = field(default_factory=dict)
     electable: tuple[Incarnation, ...] = ()
     levels: Levels | None = None
+    base: int = 0
+    log_bytes: int = 0
+    snapshot: SnapshotStatus | None = None
+    install: InstallStatus | None = None

@@ -64,6 +64,10 @@ from node.raft.messages import (
     Proposal,
     ReadIndex,
     ReadIndexReply,
+    SnapshotAsk,
+    SnapshotChunk,
+    SnapshotDigest,
+    SnapshotOffer,
     TimeoutNow,
     Verdict,
     Vote,
@@ -71,6 +75,8 @@ from node.raft.messages import (
     VoteRequest,
 )
 from node.raft.types import COMMANDS, LOG_START, Bootstrap, Cursor, EntryKind, Position
+from node.sync.evidence import CHUNK_BYTES_MAX, evidence_untrusted, put_evidence
+from node.sync.merkle import PROOF_DIGESTS_MAX
 
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -294,6 +300,28 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
     ),
     (GenesisSignature, 16, lambda m: [m.nonce, m.signature], (_NONCE, _SIGNATURE), GenesisSignature),
     (Genesis, 17, lambda m: [put_entries((m.entry,))], (_unread,), _genesis),
+    (
+        SnapshotDigest,
+        18,
+        lambda m: [m.cluster, m.term, put_evidence(m.evidence)],
+        (DIGEST, UINT, evidence_untrusted),
+        SnapshotDigest,
+    ),
+    (
+        SnapshotOffer,
+        19,
+        lambda m: [m.cluster, m.base, put_evidence(m.evidence)],
+        (DIGEST, UINT, evidence_untrusted),
+        SnapshotOffer,
+    ),
+    (SnapshotAsk, 20, lambda m: [m.cluster, m.root, m.number], (DIGEST, DIGEST, UINT), SnapshotAsk),
+    (
+        SnapshotChunk,
+        21,
+        lambda m: [m.cluster, m.root, m.number, m.data, list(m.proof)],
+        (DIGEST, DIGEST, UINT, bytes_up_to(CHUNK_BYTES_MAX), array_of(DIGEST, PROOF_DIGESTS_MAX)),
+        SnapshotChunk,
+    ),
 )
 _CODECS_BY_TYPE: Final = {cls: (tag, encoder) for cls, tag, encoder, _, _ in _TABLE}
 _CODECS_BY_TAG: Final = {tag: (checks, make) for _, tag, _, checks, make in _TABLE}

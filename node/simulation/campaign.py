@@ -63,6 +63,8 @@ class Totals:
             "commits": self.counts["commits"],
             "configuration_changes": self.counts["configurations"],
             "feature_levels_raised": self.counts["features"],
+            "snapshots_taken": self.counts["snapshots"],
+            "snapshots_installed": self.counts["installs"],
             "reboots": self.reboots,
             "faults": self.faults,
             "writes_checked": self.counts["writes"],

@@ -25,6 +25,8 @@ from node.raft.events import (
     Notice,
     RivalCluster,
     RoleChanged,
+    SnapshotTaken,
+    StateDiverged,
     Violation,
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
@@ -36,6 +38,7 @@ from node.simulation.buffers import check_buffers
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process, Watcher
+from node.simulation.snapshot_oracle import SnapshotOracle
 from node.simulation.views import ROOT, LogTree, View
 
 
@@ -61,7 +64,17 @@ class Oracles(Watcher):
         self.tree = LogTree()
         self.agreements = defaultdict[bytes, Agreement](lambda: Agreement(session_ttl_ms))
         self.committed: defaultdict[int, list[int]] = defaultdict(lambda: [ROOT])
-        names = ("elections", "commits", "configurations", "features", "reads", "writes", "undecided")
+        names = (
+            "elections",
+            "commits",
+            "configurations",
+            "features",
+            "reads",
+            "writes",
+            "undecided",
+            "snapshots",
+            "installs",
+        )
         self.counts = dict.fromkeys(names, 0)
         self.is_split = False
         self.entry_levels = dict(ENTRY_LEVELS)
@@ -76,6 +89,7 @@ class Oracles(Watcher):
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
         self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
         self._acks = Acks(self.tree, self._leader_logs, rules=rules)
+        self._snapshots = SnapshotOracle(self.tree, rules=rules)
         self._dead: set[Incarnation] = set()
         self._knows: dict[Incarnation, int] = {}  # the highest feature level of each life
         self._living: list[Process] = []
@@ -183,11 +197,17 @@ class Oracles(Watcher):
         commit = view.commit
         quiet = not view.changes
         view.former.clear()
+        keeper = process.member.tenure.snaps.keeper
+        for snapshot in (keeper.ready, keeper.held):
+            if snapshot is not None:
+                self._snapshots.digested(process, snapshot.evidence)
         if effects.notices or not quiet or self._swallowed is not None:
             self._observe_changes(process, effects)
         if process.member.settings.lease_reads:
             self._check_lease(process, effects)
         check_buffers(process)
+        if view.base != process.log.base.index:
+            self._snapshots.check_base(process)
         for send in effects.sends:
             message = send.message
             if type(message) is AppendReply:
@@ -242,6 +262,10 @@ class Oracles(Watcher):
                 known = (peer.build.features.high for peer in process.member.peers.values())
                 if self._rules and any(high < levels.level for high in known):
                     raise InvariantError("unfit-peer", f"{process} keeps a peer that does not know {levels}")
+            case StateDiverged():
+                raise InvariantError("honest-peer-accused", f"{process}: {notice}")
+            case SnapshotTaken():
+                self.counts["snapshots"] += 1
             case Halted("feature-level-too-low") if self._is_behind(process):
                 pass
             case Halted():
@@ -261,6 +285,9 @@ class Oracles(Watcher):
         for change in changes:
             if isinstance(change, int):
                 self._truncated(process, change)
+            elif isinstance(change, Position):
+                self.counts["installs"] += 1
+                self._snapshots.installed(process, change, self.committed)
             else:
                 self._appended(process, change, commit)
 
@@ -360,6 +387,9 @@ class Oracles(Watcher):
                 self._check_quorum(process, known, commit)
         for index in range(view.commit + 1, commit + 1):
             node = view.nodes[index]
+            entry = self.tree.entries[node]
+            if entry is not None and entry.kind is EntryKind.SNAPSHOT:
+                self._snapshots.note_evidence(view, entry)
             if index < len(committed):
                 if committed[index] != node:
                     raise InvariantError(
@@ -369,7 +399,6 @@ class Oracles(Watcher):
             committed.append(node)
             self._committed_in[genesis].append(view.term)
             self.counts["commits"] += 1
-            entry = self.tree.entries[node]
             self.counts["configurations"] += entry is not None and entry.kind is EntryKind.CONFIG
             self.counts["features"] += entry is not None and entry.kind is EntryKind.FEATURE
         view.commit = commit
@@ -495,7 +524,8 @@ class Oracles(Watcher):
 
     def _agreement(self, process: Process) -> Agreement:
         """Return the agreement of the cluster of ``process``. A cluster is named by its genesis."""
-        return self.agreements[process.log.position(1).chain]
+        assert process.member.cluster is not None
+        return self.agreements[process.member.cluster]
 
     def floors(self) -> dict[bytes, int]:
         """Return, by cluster, the highest log index that any client has seen acknowledged."""
@@ -505,6 +535,7 @@ class Oracles(Watcher):
         """Judge an answer at the moment its client receives it."""
         if not process.log.last().index:
             return  # a weak read of a member that is in no cluster yet: the initial state
-        call.cluster = process.log.position(1).chain
+        assert process.member.cluster is not None
+        call.cluster = process.member.cluster
         self._agreement(process).judge(call, str(process), call.floors.get(call.cluster, 0))
         self.counts["reads" if isinstance(call.outcome, Answer) else "writes"] += 1

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from node.machines.base import ApplyContext, StateMachine
+from node.machines.base import ApplyContext, FrozenState, StateMachine, Thawing
 from node.machines.keys import Touched
 
 Applied = Callable[[int, int, Any, ApplyContext], None]
@@ -54,3 +54,13 @@ class Recorder(StateMachine):
 
     def restore(self, snapshot: Any) -> None:
         self.inner.restore(snapshot)
+
+    @property
+    def offers_snapshots(self) -> bool:
+        return self.inner.offers_snapshots
+
+    def freeze(self) -> FrozenState | None:
+        return self.inner.freeze()
+
+    def thaw(self) -> Thawing:
+        return self.inner.thaw()

@@ -123,7 +123,7 @@ def draw_schedule(
             shy = name in founders or rng.random() < 0.3
             preferences[name] = Preference.RELUCTANT if shy else Preference.OBSERVER
     rare = draw_rarities(stream(str(seed), "rarities"), draw_settings(rng), names)
-    settings = rare.settings
+    settings = _draw_snapshots(stream(str(seed), "snapshots"), rare.settings)
     pace_us = settings.election_timeout_ms * MS_US
     weather = replace(draw_weather(rng, pace_us=pace_us), **rare.weather)
     shape = Shape(
@@ -153,6 +153,21 @@ def draw_schedule(
         workload=workload,
         events=events,
         rules=rules,
+    )
+
+
+def _draw_snapshots(rng: Random, settings: Settings) -> Settings:
+    """Draw when snapshots are due, and how much of the log stays behind them. Half of the runs have none."""
+    if rng.random() < 0.5:
+        return settings
+    election_ms = settings.election_timeout_ms
+    return replace(
+        settings,
+        snapshot_bytes=rng.choice((1, 600, 3_000)),
+        snapshot_ms=rng.choice((4, 100)) * election_ms,
+        snapshot_chunk_bytes=rng.choice((40, 200, 131_072)),
+        log_keep_bytes=rng.choice((0, 0, 800)),
+        log_keep_ms=rng.choice((0, 1, 20)) * election_ms,
     )
 
 

@@ -11,10 +11,11 @@ from node.raft.entries import decode_config_untrusted, decode_number_untrusted
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply
 from node.raft.quorum import Config
-from node.raft.types import Entry, EntryKind, Role
+from node.raft.types import Entry, EntryKind, Position, Role
 from node.simulation.errors import InvariantError
 
 ROOT: Final = 0  # the empty log
+ALL_OF_IT: Final = 1 << 30  # above the position of any command in its entry
 
 
 class LogTree:
@@ -27,6 +28,8 @@ class LogTree:
         self.genesis = [ROOT]  # by node: the first entry of its log
         self.levels = [LOWEST]  # by node: the feature level of a group that has applied its log
         self.entries: list[Entry | None] = [None]
+        self._prefixes = [ROOT]
+        self._by_chain: dict[bytes, int] = {}
 
     def config_at(self, node: int) -> Config:
         """Return the configuration in the CONFIG entry of ``node``."""
@@ -56,6 +59,8 @@ class LogTree:
         node = self._nodes[key] = len(self.entries)
         genesis = node if prefix == ROOT else self.genesis[prefix]
         self.entries.append(entry)
+        self._prefixes.append(prefix)
+        self._by_chain[entry.chain] = node
         self.genesis.append(genesis)
         self.levels.append(self._level(self.levels[prefix], entry))
         place = (genesis, entry.index, entry.term)
@@ -71,6 +76,21 @@ class LogTree:
             _, founding = decode_config_untrusted(entry.payload)
             return before if founding is None else founding.levels.level
         return before
+
+    def path_to(self, position: Position) -> list[int]:
+        """Return, by index, the nodes of the log that ends at ``position``.
+
+        Raises:
+            InvariantError: no log ever had that position.
+        """
+        node = self._by_chain.get(position.chain, ROOT)
+        entry = self.entries[node]
+        if entry is None or (entry.term, entry.index) != position[:2]:
+            raise InvariantError("install-of-nothing", f"no log ever ended at {position}")
+        path = [node]
+        while path[-1] != ROOT:
+            path.append(self._prefixes[path[-1]])
+        return path[::-1]
 
     def cluster_of(self, node: int) -> bytes:
         """Return the name of the cluster of a log that ends in ``node``; empty for the empty log."""
@@ -98,7 +118,10 @@ class View:
         nodes: by index, the tree's node of the log up to there.
         configs: (index, configuration) of every CONFIG entry in the log.
         applied: (index, position in the entry) of the last command applied.
-        changes: of the log in the present step: entries added, or the index it was cut to.
+        changes: of the log in the present step: entries added, the index it was cut to, or the position
+            behind which it went on.
+        base: up to here the real log was cut off.
+        evidenced: the newest anchor of which it knows committed evidence.
         former: the log as it was in the present step before each cut.
         promises: ACKs that wait for the disk, by their ``id``.
         proposed: length of ``configs`` before the present step.
@@ -107,8 +130,20 @@ class View:
     """
 
     __slots__ = (
-        "applied", "changes", "commit", "configs", "former", "leads", "leased", "nodes", "promises",
-        "proposed", "role", "term",
+        "applied",
+        "base",
+        "changes",
+        "commit",
+        "configs",
+        "evidenced",
+        "former",
+        "leads",
+        "leased",
+        "nodes",
+        "promises",
+        "proposed",
+        "role",
+        "term",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -120,7 +155,8 @@ class View:
         self.leads = False
         self.leased: tuple[int, frozenset[int]] = (0, frozenset())
         self.applied = (0, 0)
-        self.changes: list[Sequence[Entry] | int] = []
+        self.base = self.evidenced = 0
+        self.changes: list[Sequence[Entry] | int | Position] = []
         self.former: list[list[int]] = []
         self.promises: dict[int, Promise] = {}
         self.proposed = 0
@@ -131,6 +167,7 @@ class View:
         self.configs = []
         self.commit = 0
         self.term = 0
+        self.base = self.evidenced = 0
 
     def active(self, commit: int, target: int) -> list[Config]:
         """Return which configurations must agree to go from ``commit`` to ``target``.
@@ -163,5 +200,8 @@ class ObservedLog(MemoryLog):
     def truncate(self, index: int) -> None:
         super().truncate(index)
         self._view.changes.append(index)
-        if not index:
-            self._view.applied = (0, 0)
+
+    def restart(self, base: Position, time_ms: int) -> None:
+        super().restart(base, time_ms)
+        self._view.changes.append(base if base.index else 0)
+        self._view.applied = (base.index, ALL_OF_IT)

@@ -26,13 +26,18 @@ def numbers(text: str) -> set[int]:
 
 
 def test_the_table_of_levels_is_what_the_code_does() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|(.*?)\|(.*?)\|$", PAGE, re.MULTILINE)
     assert [int(level) for level, *_ in rows] == list(range(LOWEST, HIGHEST + 1))
-    ((_, entries, messages, bond_messages, records),) = rows
-    named = {EntryKind[name]: int(number) for name, number in re.findall(r"([A-Z]+) (\d+)", entries)}
+    named = {
+        EntryKind[name]: (int(number), int(level))
+        for level, entries, *_ in rows
+        for name, number in re.findall(r"([A-Z]+) (\d+)", entries)
+    }
 
-    assert named == {kind: int(kind) for kind in ENTRY_LEVELS}
-    assert set(ENTRY_LEVELS.values()) == {1}
+    assert named == {kind: (int(kind), level) for kind, level in ENTRY_LEVELS.items()}
+    messages, bond_messages, records = (
+        ",".join(filter(str.strip, column)) for column in list(zip(*rows, strict=True))[2:]
+    )
     assert numbers(messages) == set(CODECS)
     assert numbers(bond_messages) == set(BOND_DECODERS)
     assert numbers(records) == {int(kind) for kind in RecordKind}

@@ -210,6 +210,10 @@ MEANINGS = [
     ("heartbeat_ms = 200", "heartbeat_ms = 200\nlease_reads = true"),
     ("heartbeat_ms = 200", "heartbeat_ms = 200\ndemote_to_two_after_ms = 59000"),
     ("heartbeat_ms = 200", "heartbeat_ms = 200\ncommand_bytes_max = 1000000"),
+    ("heartbeat_ms = 200", "heartbeat_ms = 200\nsnapshot_bytes = 1000000"),
+    ("heartbeat_ms = 200", "heartbeat_ms = 200\nsnapshot_ms = 60000"),
+    ("heartbeat_ms = 200", "heartbeat_ms = 200\nlog_keep_bytes = 0"),
+    ("heartbeat_ms = 200", "heartbeat_ms = 200\nlog_keep_ms = 0"),
     ("lag_s = 20", "lag_s = 21"),
     ("11" * 32, "12" + "11" * 31),
     ('name = "scrape"', 'name = "scraper"'),
@@ -551,6 +555,7 @@ def test_the_defaults_of_consensus_are_those_of_the_core():
         "pending_max",
         "reluctant_factor",
         "session_window",
+        "snapshot_chunk_bytes",
         "trust_disk",  # [group] storage
     }
 

@@ -5,7 +5,7 @@ item: ``[key, value]`` of a map, a cell or a once, ``[element]`` of a set, ``[va
 value, priority, sequence]`` of a queue. Names and keys ascend in byte order, a vec's values go by position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from node.machines.collections.sequence import PersistentSequence
 from node.machines.collections.sorted_map import SortedMap
 from node.machines.collections.state import ITEM_COST, Body, Collection, Queue, QueueEntry
 
+ITEM_ROWS: Final = 128  # of one item in a snapshot of a group
 KINDS: Final = ("map", "vec", "set", "cell", "once", "queue")
 Row = list[Any]
 SLICE_BYTES_MAX: Final = 64 * 1024  # a slice ends with the row that reaches this many bytes
@@ -30,6 +31,13 @@ class Frozen(Struct, frozen=True, gc=False):
 
     collections: SortedMap[Collection]
     size: int
+
+    def items(self) -> Iterator[list[Row]]:
+        """Yield the canonical rows in lists of ``ITEM_ROWS``, as a snapshot of a group takes them."""
+        return self.slices(ITEM_ROWS)
+
+    def release(self) -> None:
+        """Do nothing: the machine never changes this state."""
 
     def slices(self, rows_max: int) -> Iterator[list[Row]]:
         """Yield the canonical rows in lists of at most ``rows_max``."""
@@ -64,6 +72,22 @@ def _item_rows(kind: str, body: Body) -> Iterator[Row]:
         case SortedMap():
             for key, value in body.items():
                 yield [key] if kind == "set" else [key, value]
+
+
+class ThawingRows:
+    """Collects the rows of a frozen state, and hands all of them to ``restore`` in the end."""
+
+    def __init__(self, restore: Callable[[list[Row]], None]) -> None:
+        self._restore = restore
+        self._rows: list[Row] = []
+
+    def take(self, item: Any) -> None:
+        if not isinstance(item, list):
+            raise ValueError("not the rows of collections")  # noqa: TRY004 - foreign data
+        self._rows += item
+
+    def finish(self) -> None:
+        self._restore(self._rows)
 
 
 def thaw(rows: Sequence[Any]) -> Frozen:

@@ -16,7 +16,7 @@ The whole state is one persistent value: a savepoint, a rollback and ``freeze`` 
 from typing import Any, Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.collections.frozen import KINDS, Frozen, Row, thaw
+from node.machines.collections.frozen import KINDS, Frozen, Row, ThawingRows, thaw
 from node.machines.collections.maps import map_commands
 from node.machines.collections.queries import collection_queries, describe
 from node.machines.collections.queues import empty_queue, queue_commands
@@ -196,6 +196,9 @@ class CollectionsMachine(StateMachine):
     def freeze(self) -> Frozen:
         """Return the whole state at constant cost; its rows can be taken in slices while the machine runs."""
         return self._state
+
+    def thaw(self) -> ThawingRows:
+        return ThawingRows(self.restore)
 
     def snapshot(self) -> list[Row]:
         """Return the canonical rows of the whole state (see ``frozen``)."""

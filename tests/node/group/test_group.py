@@ -124,7 +124,9 @@ def test_an_older_image_on_a_kept_log_stops_with_a_named_error_before_it_sends_a
 
         again = await site.network("a", identity=network.identity)
         storage = FileStorage(tmp_path / "log", again.me)
-        older = counter(again, INIT, settings=settings).with_log_storage(durable=storage)
+        older = counter(again, INIT, settings=settings, features=Features(1, 1)).with_log_storage(
+            durable=storage
+        )
         group = older.join()
         with pytest.raises(GroupClosedError, match="feature-level-too-low"):
             await within(group.query(GET))
@@ -275,7 +277,7 @@ def test_the_system_state_is_written_and_read_on_every_node_and_judges_callers_o
 def test_a_machine_of_one_version_refuses_another_by_name() -> None:
     async def scenario(site: Site) -> None:
         a, b = await site.counters(2)
-        assert a.status.levels == b.status.levels == Levels(1, "bondstone/counter", 1)
+        assert a.status.levels == b.status.levels == Levels(2, "bondstone/counter", 1)
         with pytest.raises(NotExecutedError, match="machine-version-change-unsupported"):
             await within(a.change_machine_version(2))
         with pytest.raises(NotExecutedError, match="not-leader"):

@@ -22,8 +22,8 @@ from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.types import Bootstrap, Consistency, Founding, Role, Settings
 
-BUILD = Build("", Span(1, 1), "test/register", Span(1, 1))  # of a member of ``RaftCluster``
-LEVELS = Levels(1, "test/register", 1)  # of the group of such members
+BUILD = Build("", Span(1, 2), "test/register", Span(1, 1))  # of a member of ``RaftCluster``
+LEVELS = Levels(2, "test/register", 1)  # of the group of such members
 GROUP = hashlib.sha256(b"group").digest()
 WALL_MS = 1_790_000_000_000
 

@@ -6,6 +6,9 @@ import pytest
 
 from node.errors import RemoteProtocolError
 from node.features import (
+    HIGHEST,
+    LOWEST,
+    Build,
     Features,
     Levels,
     Span,
@@ -53,6 +56,7 @@ from node.raft.types import (
 )
 from tests.node.raft.cluster import BUILD, LEVELS, RaftCluster, Register, inc, three
 
+OLD_BUILD = Build("", Span(1, 1), BUILD.family, BUILD.versions)
 OLD, NEW, NEWEST = Features(1, 1), Features(1, 2, after_ms=60_000), Features(1, 3)
 
 
@@ -299,7 +303,7 @@ def test_a_peer_that_does_not_know_the_groups_level_is_refused_before_anything_i
     cluster = group(NEW, NEW, NEW)
     leader = cluster.leader()
     stranger = inc("stranger")
-    effects = cluster.step(leader, BondUp(stranger, Preference.NORMAL, BUILD))
+    effects = cluster.step(leader, BondUp(stranger, Preference.NORMAL, OLD_BUILD))
 
     assert Unfit(stranger, "feature-level-too-low") in effects.notices
     assert not any(stranger in send.to for send in effects.sends)
@@ -317,7 +321,7 @@ def test_the_bond_to_a_peer_that_does_not_know_the_new_level_ends_in_the_step_th
     late = inc("late")
     cluster.run_until(lambda: node.tenure.leadership.feature is not None)
     node._builds = lambda: [node.build]  # as if it had bonded just after the leader looked
-    cluster.step(leader, BondUp(late, Preference.OBSERVER, BUILD))
+    cluster.step(leader, BondUp(late, Preference.OBSERVER, OLD_BUILD))
     cluster.run_until(lambda: node.status().levels.level == 2, 70_000)
 
     assert Unfit(late, "feature-level-too-low") in cluster.notices[leader]
@@ -359,7 +363,7 @@ def test_what_belongs_to_a_higher_level_is_not_written_before_that_is_applied():
     leader = cluster.leader()
     node = cluster.nodes[leader]
     cluster.outcome(cluster.execute(leader, 1))
-    node._level_of = lambda kind: 2 if kind is EntryKind.COMMAND else 1
+    node._level_of = lambda kind: 3 if kind is EntryKind.COMMAND else 1
     last = node.log.last()
     assert cluster.outcome(cluster.execute(leader, 1)) == Unknown("halted")
 
@@ -370,7 +374,7 @@ def test_what_belongs_to_a_higher_level_is_not_written_before_that_is_applied():
 def test_every_kind_of_entry_has_a_level_or_is_refused():
     for kind in EntryKind:
         if kind in ENTRY_LEVELS:
-            assert ENTRY_LEVELS[kind] == 1
+            assert LOWEST <= ENTRY_LEVELS[kind] <= HIGHEST
         else:
             with pytest.raises(RemoteProtocolError, match="not known here"):
                 check_payload_untrusted(kind, EMPTY_PAYLOAD)
@@ -417,7 +421,7 @@ def test_every_member_migrates_at_the_same_index():
     cluster.run(300)
 
     assert done.results == (Applied(None),)
-    assert levels(cluster) == {Levels(1, "test/register", 2)}
+    assert levels(cluster) == {Levels(2, "test/register", 2)}
     assert set(cluster.values().values()) == {2012}
     assert written(cluster, EntryKind.MACHINE) == [2]
 
@@ -434,7 +438,7 @@ def test_a_machine_that_refuses_goes_on_as_it_was_on_every_member(first, version
 
     assert isinstance(result, Failed)
     assert result.code == code
-    assert levels(cluster) == {Levels(1, "test/register", 1)}
+    assert levels(cluster) == {Levels(2, "test/register", 1)}
     assert set(cluster.values().values()) == {first + 1}
 
 
@@ -487,9 +491,9 @@ def test_a_learner_whose_machine_does_not_know_the_groups_version_is_refused():
 
 def test_levels_come_back_from_a_log_that_was_kept():
     cluster, leader = old_group(Migrating(1, 2), Migrating(1, 2))
-    assert Levels(1, "test/register", 1) == LEVELS
+    assert Levels(2, "test/register", 1) == LEVELS
     assert isinstance(cluster.outcome(change(cluster, leader, 2)), Ok)
     cluster.add("d", bootstrap=Bootstrap.JOIN, machine=Migrating(1, 2))
     cluster.run_until(lambda: len(cluster.nodes[leader].members) == 3)
     cluster.run(300)
-    assert levels(cluster) == {Levels(1, "test/register", 2)}
+    assert levels(cluster) == {Levels(2, "test/register", 2)}

@@ -39,6 +39,7 @@ from node.raft.types import (
     Key,
     Position,
 )
+from node.sync.evidence import MARKER, SNAPSHOT_BYTES_MAX, Anchor, StateEvidence, encode_evidence
 
 UINT = st.integers(0, 2**63 - 1)
 DIGEST = st.binary(min_size=32, max_size=32)
@@ -86,6 +87,14 @@ def test_a_number_takes_as_many_bytes_as_deterministic_cbor_gives_it(seq):
     assert entry.chain == digest("bondstone/entry/v1", bytes(32), seq, seq, 0, seq, b"")
 
 
+EVIDENCE = st.builds(
+    lambda term, index, chain, root, size: StateEvidence(
+        Anchor(term, index, chain), root, -(-size // 131_072), size, 131_072
+    ),
+    st.integers(1, 99), st.integers(1, 99), DIGEST, DIGEST, st.integers(1, SNAPSHOT_BYTES_MAX),
+)  # fmt: skip
+
+
 @st.composite
 def payloads(draw):
     kind = draw(st.sampled_from(sorted(ENTRY_LEVELS)))
@@ -101,6 +110,8 @@ def payloads(draw):
         voters = draw(INCS.filter(bool))
         tie = draw(st.none() | st.sampled_from(voters))
         return kind, encode_config(Config(epoch=draw(st.integers(1, 9)), voters=voters, tie=tie, reason="r"))
+    if kind is EntryKind.SNAPSHOT:
+        return kind, draw(st.just(MARKER) | EVIDENCE.map(encode_evidence))
     return kind, EMPTY_PAYLOAD
 
 
@@ -164,6 +175,7 @@ def strategy(kind):
     by_type = {
         int: UINT,
         bool: st.booleans(),
+        StateEvidence: EVIDENCE,
         bytes: DIGEST,
         Position: POSITION,
         Cursor: CURSOR,
@@ -256,7 +268,7 @@ def test_entries_cannot_go_back_in_term_nor_beyond_their_leaders():
 
 def test_kinds_of_entries_that_this_version_does_not_know_are_refused():
     prev = Position(5, 9, bytes(32))
-    for kind in (EntryKind.SNAPSHOT, EntryKind.POLICY, 99):
+    for kind in (EntryKind.POLICY, 99):
         fields = [4, bytes(32), 7, list(prev), [[7], bytes([kind]), [0], [EMPTY_PAYLOAD]], 0, 0]
         with pytest.raises(RemoteProtocolError):
             wire.decode_untrusted(cbor2.dumps(fields))
@@ -382,7 +394,7 @@ def test_a_message_with_a_high_unknown_tag_is_ignored_by_members_that_do_not_kno
     assert wire.decode_untrusted(cbor2.dumps([tag, "whatever"])) == messages.Ignorable(tag)
 
 
-@pytest.mark.parametrize("tag", [0, 18, 63, -1, True, "64", None])
+@pytest.mark.parametrize("tag", [0, 22, 63, -1, True, "64", None])
 def test_a_message_with_a_low_unknown_tag_is_refused(tag):
     with pytest.raises(RemoteProtocolError, match="unknown tag"):
         wire.decode_untrusted(cbor2.dumps([tag, "whatever"]))

@@ -1,4 +1,4 @@
-"""The bytes of feature level 1 stay what they are: members of two releases must understand each other."""
+"""The bytes of feature levels 1 and 2 stay what they are: members of two releases must understand each other."""
 
 import json
 
@@ -9,9 +9,11 @@ from node.raft import wire
 from node.raft.entries import ENTRY_LEVELS, make_entries
 from node.raft.types import LOG_START, EntryKind
 from node.storage.format import recover
+from node.sync.evidence import decode_snapshot_untrusted
 from tests.node.recorded import transcript
 
 RECORDED = json.loads(transcript.PATH.read_text())
+RECORDED_2 = json.loads(transcript.PATH_2.read_text())
 WHAT_TO_DO = (
     "the bytes of feature level 1 are no longer what was recorded ({what}). Members of two releases would not "
     "understand each other, and a kept log would not be read. If a release has this level already, leave its "
@@ -29,6 +31,22 @@ def test_what_is_written_and_sent_is_what_was_recorded(part):
         return
     names = [name for name in {**recorded, **present} if recorded.get(name) != present.get(name)]
     pytest.fail(WHAT_TO_DO.format(what=f"{part}: {', '.join(names)}"), pytrace=False)
+
+
+@pytest.mark.parametrize("part", sorted(RECORDED_2))
+def test_what_level_2_adds_is_what_was_recorded(part):
+    assert json.loads(json.dumps(transcript.recorded_2()[part])) == RECORDED_2[part], WHAT_TO_DO.format(
+        what=part
+    )
+
+
+def test_what_was_recorded_of_level_2_is_understood():
+    messages = RECORDED_2["consensus messages"]
+    for message in transcript.consensus_messages_2():
+        assert wire.decode_untrusted(bytes.fromhex(messages[type(message).__name__])) == message
+    payloads = {name: bytes.fromhex(payload) for name, payload in RECORDED_2["entries"].items()}
+    assert decode_snapshot_untrusted(payloads["marker"]) is None
+    assert decode_snapshot_untrusted(payloads["evidence"]) == transcript.evidence()
 
 
 def test_what_was_recorded_is_understood():
@@ -67,8 +85,10 @@ def test_the_recorded_file_is_read_as_it_was():
 
 
 def test_nothing_of_this_level_is_missing():
-    assert {EntryKind(entry["kind"]) for entry in RECORDED["entries"].values()} == set(ENTRY_LEVELS)
-    assert {cls.__name__ for cls in wire._CODECS_BY_TYPE} == set(RECORDED["consensus messages"])
+    kinds = {EntryKind(entry["kind"]) for entry in RECORDED["entries"].values()}
+    assert kinds | {EntryKind.SNAPSHOT} == set(ENTRY_LEVELS)
+    messages = set(RECORDED["consensus messages"]) | set(RECORDED_2["consensus messages"])
+    assert {cls.__name__ for cls in wire._CODECS_BY_TYPE} == messages
     assert {cls.__name__ for cls in bonds._ENCODE} == set(RECORDED["bond messages"])
 
 

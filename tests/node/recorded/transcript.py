@@ -1,9 +1,9 @@
-"""The bytes of feature level 1: what members send, write and keep, each thing once, from fixed values.
+"""The bytes of feature levels 1 and 2: what members send, write and keep, each thing once, from fixed values.
 
     python -m tests.node.recorded.transcript
 
-writes ``level-1.json`` beside this file anew. Do that only while no release has level 1; afterwards its bytes
-stay as they are, and whatever changes stands behind a higher level (docs/features.md).
+writes ``level-1.json`` and ``level-2.json`` beside this file anew. Do that only while no release has the level;
+afterwards its bytes stay as they are, and whatever changes stands behind a higher level (docs/features.md).
 """
 
 import hashlib
@@ -44,10 +44,13 @@ from node.raft.types import (
     Position,
     Settings,
 )
+from node.raft.whole import freeze
 from node.storage.format import MAGIC, Batches, encode_identity, encode_records, file_head
+from node.sync.evidence import MARKER, Anchor, StateEvidence, encode_evidence
 from tests.node.raft.cluster import FakeCredentials
 
 PATH = Path(__file__).parent / "level-1.json"
+PATH_2 = Path(__file__).parent / "level-2.json"
 GROUP, NETWORK, CLUSTER = (hashlib.sha256(name).digest() for name in (b"group", b"network", b"cluster"))
 A, B, C = (Incarnation(name, hashlib.sha256(name.encode()).digest()) for name in ("a", "b", "c"))
 LEVELS = Levels(1, "example.org/sum", 1)
@@ -260,5 +263,41 @@ def recorded():
     }
 
 
+# ---- level 2 -------------------------------------------------------------------------
+def evidence():
+    last = log()[14]
+    return StateEvidence(Anchor(last.term, last.index, last.chain), b"r" * 32, 3, 2 * 131_072 + 5, 131_072)
+
+
+def consensus_messages_2():
+    """Every message that level 2 adds."""
+    proof = (b"p" * 32, b"q" * 32)
+    return [
+        raft.SnapshotDigest(CLUSTER, 4, evidence()),
+        raft.SnapshotOffer(CLUSTER, 12, evidence()),
+        raft.SnapshotAsk(CLUSTER, b"r" * 32, 2),
+        raft.SnapshotChunk(CLUSTER, b"r" * 32, 2, b"chunk", proof),
+    ]
+
+
+def state():
+    """Return the frames of the state that the recorded log leads to."""
+    replica = Replica(Sum(), Facts(), Settings(), GROUP)
+    list(replica.apply(log()[:15]))
+    frames, release = freeze(replica)
+    whole = b"".join(frames)
+    release()
+    return whole
+
+
+def recorded_2():
+    return {
+        "entries": {"marker": MARKER.hex(), "evidence": encode_evidence(evidence()).hex()},
+        "consensus messages": {type(m).__name__: wire.encode(m).hex() for m in consensus_messages_2()},
+        "state": {"frames": state().hex()},
+    }
+
+
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(recorded(), indent=1, ensure_ascii=False) + "\n")
+    for path, what in ((PATH, recorded()), (PATH_2, recorded_2())):
+        path.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n")

@@ -7,11 +7,13 @@ from msgspec import structs
 
 from node.machines.system import RequestKind
 from node.raft.election import Vote
-from node.raft.entries import EMPTY_PAYLOAD
+from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
+from node.raft.keys import KeyTable
 from node.raft.member import Member
 from node.raft.membership_plan import VoterChange, changes, config_after, first_possible
 from node.raft.reads import LeaseAnswer
 from node.raft.replica import Replica
+from node.raft.sessions import SessionTable
 from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
 
 
@@ -421,3 +423,63 @@ class KeepsEveryQuery(Member):
 
     def _on_query(self, query):
         self.reads.asking.append(query)
+
+
+class DigestAtTheEndOfTheBatch(Member):
+    """mosaik: the state is taken when the batch that holds the marker is applied, not at the marker."""
+
+    def _apply_some(self):
+        self.late_markers = []
+        goes_on = super()._apply_some()
+        for anchor in self.late_markers:
+            super()._freeze(anchor)
+        return goes_on
+
+    def _freeze(self, anchor):
+        self.late_markers.append(anchor)
+
+
+class InstallsBelowItsCommit(Member):
+    """A snapshot is taken although the member has committed more (C18)."""
+
+    def _is_ahead(self, anchor):
+        return anchor.index <= self.tenure.commit or super()._is_ahead(anchor)
+
+    def _is_out_of_reach(self, pull):
+        return bool(self.tenure.offers)
+
+
+class InstallsWithoutSessions(Member):
+    """The table of sessions and keys is no part of the state that is taken."""
+
+    def _state_replaced(self):
+        self.tenure.replica.table = SessionTable(self.settings)
+        super()._state_replaced()
+
+
+class InstallsWithoutKeys(Member):
+    """The idempotency keys are no part of the state that is taken."""
+
+    def _state_replaced(self):
+        self.tenure.replica.table._keys = KeyTable(self.settings.session_ttl_ms)
+        super()._state_replaced()
+
+
+class InstallsTheFirstConfiguration(Member):
+    """The configuration of the genesis is taken instead of that at the anchor."""
+
+    def _state_replaced(self):
+        config, _ = decode_config_untrusted(self.tenure.replica.genesis.payload)
+        self.tenure.configs = [(1, config)]
+        self._refresh_active()
+        super()._state_replaced()
+
+
+class PrunesToItsMarker(Member):
+    """The log is cut where a snapshot was asked for, before a quorum has one."""
+
+    def _tend_snapshots(self):
+        super()._tend_snapshots()
+        marker = self.tenure.snaps.marker
+        if self.log.base.index < marker <= self.tenure.replica.applied.index:
+            self.log.prune(marker)

@@ -50,6 +50,11 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.PromisesBeforeDurable, 100, {"trust_disk": True}),
         (ablations.NobodyJudges, 1, {}),
         (ablations.JudgesByItself, 1, {}),
+        (ablations.DigestAtTheEndOfTheBatch, 7, {}),
+        (ablations.InstallsBelowItsCommit, 1, {}),
+        (ablations.InstallsWithoutSessions, 1, {}),
+        (ablations.InstallsWithoutKeys, 11, {}),
+        (ablations.InstallsTheFirstConfiguration, 35, {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -77,9 +82,18 @@ HARMS = {
     "real-time-order",
     "not-executed",
     "equal-states",
+    "equal-snapshots",
+    "monotone-commit",
     "lease",
     "halted",
 }
+
+
+def test_random_schedules_notice_a_log_that_is_cut_before_there_is_evidence():
+    found = search(ablations.PrunesToItsMarker, 0, rules=True)
+
+    assert found is not None
+    assert found[1] == "prune-without-evidence"
 
 
 def test_a_reboot_must_not_keep_its_identity():

@@ -1,17 +1,20 @@
 """A digest of everything that an object holds, so that no field can be left out of a comparison."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
+# Who walks a frozen table, and what only saves a digest.
+NOT_STATE: Final = frozenset({"_frozen", "_sought", "_known"})
+
 
 def fingerprint(value: Any) -> bytes:
     """Return 32 bytes that differ if any part of ``value`` differs, at any depth.
 
-    All fields of an object count, and the order of dictionaries counts.
+    All fields of an object count, except those in ``NOT_STATE``, and the order of dictionaries counts.
 
     Raises:
         TypeError: a part of it is not plain data and has no fields.
@@ -44,7 +47,12 @@ def _what_it_holds(value: Any) -> Any:
     """Return the content of a value of a type that the encoder does not know."""
     if isinstance(value, deque):
         return list(value)
-    return {name: getattr(value, name) for name in field_names(value)}
+    held = {name: getattr(value, name) for name in field_names(value) if name not in NOT_STATE}
+    for name, content in held.items():
+        if isinstance(content, OrderedDict):
+            # The encoder would write it in the order of a plain dictionary, which ``move_to_end`` leaves.
+            held[name] = list(content.items())
+    return held
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_what_it_holds)

@@ -1,0 +1,240 @@
+"""Snapshots of the group's state, evidence about them, and the log that is cut behind them (3.5).
+
+    marker     an entry. Every member freezes its state exactly there, and computes a digest of it in slices
+    digest     each member reports it to the leader
+    evidence   an entry: the digest that a quorum of every active configuration reported
+    prune      a member cuts its log at most at the newest anchor that is committed evidence, and whose
+               snapshot it holds
+
+A member whose own digest differs from the evidence halts: its state is not the group's.
+"""
+
+from typing import Final
+
+from node.peers import Incarnation
+from node.raft.entries import ENTRY_LEVELS
+from node.raft.events import SnapshotTaken, StateDiverged
+from node.raft.log import entry_bytes
+from node.raft.messages import Fetch, SnapshotAsk, SnapshotChunk, SnapshotDigest, SnapshotOffer
+from node.raft.replication import Replication
+from node.raft.state import HaltError
+from node.raft.tenure import Leadership
+from node.raft.types import Cursor, Entry, EntryKind, Position, SnapshotStatus
+from node.raft.whole import freeze
+from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_untrusted, encode_evidence
+from node.sync.keeper import DivergedError, Making
+
+SNAPSHOT_LEVEL: Final = ENTRY_LEVELS[EntryKind.SNAPSHOT]
+REPORT_AGAIN_MS: Final = 1000
+# A marker without evidence holds the next marker up for this many election timeouts.
+MARKER_PATIENCE: Final = 20
+PRUNED_PER_STEP: Final = 4096  # entries: more would hold the step up
+
+
+class Snapshots(Replication):
+    """Markers, digests, evidence, and pruning."""
+
+    # ---- the log ------------------------------------------------------------
+    def _snapshot_appended(self, entry: Entry) -> None:
+        if entry.payload == MARKER:
+            snaps = self.tenure.snaps
+            snaps.marker, snaps.marker_taken, snaps.marker_ms = entry.index, self.log.taken, self.now
+
+    def _snapshot_applied(self, entry: Entry) -> None:
+        """Freeze exactly here, or take the evidence."""
+        evidence = decode_snapshot_untrusted(entry.payload)
+        if evidence is None:
+            self._freeze(Anchor(entry.term, entry.index, entry.chain))
+            return
+        keeper = self.tenure.snaps.keeper
+        held = keeper.held
+        try:
+            keeper.prove(evidence, self.now)
+        except DivergedError as exc:
+            raise HaltError("state-diverged") from exc
+        if keeper.held is not held:
+            self._tell_snapshot(evidence, fetched=False)
+        if self.tenure.leadership is not None:
+            for peer, report in sorted(self.tenure.snaps.reports.items()):
+                self._compare(peer, report)
+
+    def _freeze(self, anchor: Anchor) -> None:
+        try:
+            frames, release = freeze(self.tenure.replica)
+        except Exception as exc:  # noqa: BLE001 - the group goes on without a snapshot of this member
+            self.tenure.snaps.keeper.forget_unproven()
+            self._machine_raised("freeze", exc)
+            return
+        self.tenure.snaps.keeper.begin(
+            Making(anchor, frames, release, chunk_bytes=self.settings.snapshot_chunk_bytes)
+        )
+
+    def _tell_snapshot(self, evidence: StateEvidence, *, fetched: bool) -> None:
+        anchor = evidence.anchor
+        self._notice(SnapshotTaken(Cursor(anchor.term, anchor.index), evidence.size, fetched))
+
+    def _snapshot_status(self) -> SnapshotStatus | None:
+        held = self.tenure.snaps.keeper.held
+        if held is None:
+            return None
+        anchor = held.evidence.anchor
+        return SnapshotStatus(Cursor(anchor.term, anchor.index), held.evidence.size)
+
+    # ---- in every step ------------------------------------------------------
+    def _tend_snapshots(self) -> None:
+        """Do a slice of what is under way."""
+        snaps = self.tenure.snaps
+        keeper = snaps.keeper
+        if keeper.making is not None:
+            self._make_some()
+        if keeper.ready is not None and self.now >= snaps.report_due:
+            self._report(keeper.ready.evidence)
+        keeper.tidy(self.now)
+        if keeper.held is not None:
+            self._prune(keeper.held.evidence.anchor.index)
+
+    def _make_some(self) -> None:
+        keeper = self.tenure.snaps.keeper
+        held = keeper.held
+        try:
+            keeper.work(self.now)
+        except DivergedError as exc:
+            raise HaltError("state-diverged") from exc
+        except Exception as exc:  # noqa: BLE001 - as in ``_freeze``
+            self._machine_raised("freeze", exc)
+            return
+        if keeper.ready is not None:
+            self.tenure.snaps.report_due = self.now
+        if keeper.held is not None and keeper.held is not held:
+            self._tell_snapshot(keeper.held.evidence, fetched=False)
+
+    def _report(self, evidence: StateEvidence) -> None:
+        self.tenure.snaps.report_due = self.now + REPORT_AGAIN_MS
+        if self.tenure.leadership is None and self.tenure.leader is not None:
+            self._send(self.tenure.leader, SnapshotDigest(self._cluster, self.tenure.term, evidence))
+
+    def _snapshots_due(self, due: int) -> int:
+        keeper = self.tenure.snaps.keeper
+        if keeper.making is not None or self._can_prune():
+            return self.now
+        return (
+            min(due, self.tenure.snaps.report_due)
+            if keeper.ready is not None and self.tenure.leadership is None
+            else due
+        )
+
+    # ---- pruning ------------------------------------------------------------
+    def _can_prune(self) -> bool:
+        held = self.tenure.snaps.keeper.held
+        first = self.log.base.index + 1
+        return (
+            held is not None and first <= held.evidence.anchor.index and self._is_spare(first, self.log.size)
+        )
+
+    def _is_spare(self, index: int, size: int) -> bool:
+        """Return whether the entry at ``index``, the first of ``size`` bytes, need not wait for laggards."""
+        age_ms = self.log.last_ms() - self.log.get(index).time_ms
+        return size > self.settings.log_keep_bytes or age_ms > self.settings.log_keep_ms
+
+    def _prune(self, limit: int) -> None:
+        """Cut the log at ``limit`` at most, and keep the rest for members that lag a little."""
+        base = cut = self.log.base.index
+        limit = min(limit, base + PRUNED_PER_STEP)
+        size = self.log.size
+        while cut < limit and self._is_spare(cut + 1, size):
+            cut += 1
+            size -= entry_bytes(self.log.get(cut))
+        if cut > base:
+            self.log.prune(cut)
+
+    # ---- the leader ---------------------------------------------------------
+    def _on_snapshot_digest(self, sender: Incarnation, m: SnapshotDigest) -> None:
+        if self.tenure.leadership is None or m.term != self.tenure.term:
+            return
+        self._begin_reports()
+        self.tenure.snaps.reports[sender] = m.evidence
+        self._compare(sender, m.evidence)
+
+    def _begin_reports(self) -> None:
+        snaps = self.tenure.snaps
+        if snaps.term != self.tenure.term:
+            snaps.term, snaps.proposed = self.tenure.term, 0
+            snaps.reports.clear()
+
+    def _compare(self, peer: Incarnation, report: StateEvidence) -> None:
+        known = self.tenure.snaps.keeper.known
+        if known is not None and known.anchor == report.anchor and known != report:
+            self._notice(StateDiverged(peer, Cursor(known.anchor.term, known.anchor.index)))
+
+    def _lead_snapshots(self, leadership: Leadership) -> None:
+        """Write evidence, or the next marker, if it is time."""
+        snaps = self.tenure.snaps
+        ready = snaps.keeper.ready
+        if ready is not None or snaps.reports:
+            self._begin_reports()
+            if ready is not None:
+                snaps.reports[self.me] = ready.evidence
+            self._propose_evidence(leadership)
+        if self._is_marker_due() and self._may_write_snapshot(leadership):
+            self._write(EntryKind.SNAPSHOT, MARKER)
+
+    def _propose_evidence(self, leadership: Leadership) -> None:
+        snaps = self.tenure.snaps
+        known = snaps.keeper.known
+        newest = max(snaps.proposed, 0 if known is None else known.anchor.index)
+        for evidence in dict.fromkeys(report for _, report in sorted(snaps.reports.items())):
+            if evidence.anchor.index <= newest or not self._is_agreed(evidence):
+                continue
+            if self._has_committed(evidence.anchor) and self._may_write_snapshot(leadership):
+                snaps.proposed = evidence.anchor.index
+                self._write(EntryKind.SNAPSHOT, encode_evidence(evidence))
+                return
+
+    def _is_agreed(self, evidence: StateEvidence) -> bool:
+        """Return whether a quorum of every active configuration computed this state."""
+        return self._have({peer for peer, report in self.tenure.snaps.reports.items() if report == evidence})
+
+    def _has_committed(self, anchor: Anchor) -> bool:
+        index = anchor.index
+        return self.log.base.index <= index <= self.tenure.commit and self.log.position(index) == Position(
+            *anchor
+        )
+
+    def _may_write_snapshot(self, leadership: Leadership) -> bool:
+        return (
+            self.tenure.commit >= leadership.noop_index
+            and leadership.transfer is None
+            and not self.tenure.dissolve_index
+        )
+
+    def _is_marker_due(self) -> bool:
+        """Return whether the log has grown enough since the last marker, and that one is done with."""
+        snaps, settings = self.tenure.snaps, self.settings
+        keeper = snaps.keeper
+        grown = self.log.taken - snaps.marker_taken
+        size = 0 if keeper.held is None else keeper.held.evidence.size
+        waited = self.now - max(snaps.marker_ms, self.tenure.since_ms)
+        if grown < max(settings.snapshot_bytes, size) and (waited < settings.snapshot_ms or not grown):
+            return False
+        if keeper.making is not None or self._level() < SNAPSHOT_LEVEL or not self._takes_snapshots():
+            return False
+        proven = 0 if keeper.known is None else keeper.known.anchor.index
+        return snaps.marker <= proven or waited >= MARKER_PATIENCE * settings.election_timeout_ms
+
+    def _takes_snapshots(self) -> bool:
+        """Return whether the group can: with trust_disk the log on the disk still begins with the genesis."""
+        return not self.settings.trust_disk and self.tenure.replica.machine.offers_snapshots
+
+    # ---- serving ------------------------------------------------------------
+    def _offer_snapshot(self, peer: Incarnation) -> None:
+        held = self.tenure.snaps.keeper.held
+        if held is not None and self.log.base.index:
+            self._send(peer, SnapshotOffer(self._cluster, self.log.base.index, held.evidence))
+
+    def _on_snapshot_ask(self, sender: Incarnation, m: SnapshotAsk) -> None:
+        data, proof = self.tenure.snaps.keeper.serve(m.root, m.number, self.now) or (b"", ())
+        self._send(sender, SnapshotChunk(self._cluster, m.root, m.number, data, proof))
+
+    def _is_cut(self, m: Fetch) -> bool:
+        """Return whether the entries that ``m`` asks for are no longer in our log."""
+        return m.after < self.log.base.index
