@@ -147,8 +147,12 @@ class Wire(asyncio.Transport):
     def abort(self) -> None: ...
 
 
-async def http(*, whole: bool) -> float:
-    """One connection's requests; ``whole``: with the API behind it, otherwise with nothing."""
+async def http(*, whole: bool, keyed: bool = False) -> float:
+    """One connection's requests.
+
+    ``whole``: with the API behind it, otherwise with nothing. ``keyed``: with another idempotency key in each
+    head, as a client sends that must have each of its commands executed once.
+    """
     limits = ApiLimits()
 
     async def nothing(_scope: Any, receive: Any, send: Any) -> None:
@@ -180,11 +184,18 @@ async def http(*, whole: bool) -> float:
     wire = Wire()
     connection.connection_made(wire)
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields(PUT))
-    request = b"POST /v1/commands HTTP/1.1\r\n" + lines + b"\r\n" + PUT
+    head = b"POST /v1/commands HTTP/1.1\r\n" + lines
+    request = head + b"\r\n" + PUT
+    asked = 0
 
     async def ask() -> None:
+        nonlocal asked
         wire.answered.clear()
-        connection.data_received(request)
+        if keyed:
+            asked += 1
+            connection.data_received(b"%bidempotency-key: %032x\r\n\r\n%b" % (head, asked, PUT))
+        else:
+            connection.data_received(request)
         await wire.answered.wait()
         assert wire.written.startswith(b"HTTP/1.1 200"), wire.written
 
@@ -239,6 +250,8 @@ LAYERS: dict[str, Callable[[], float]] = {
     "api-strong-read": _looped(lambda: api("/v1/queries", GET)),
     "http": _looped(lambda: http(whole=False)),
     "http-and-api-put": _looped(lambda: http(whole=True)),
+    "http-other-heads": _looped(lambda: http(whole=False, keyed=True)),
+    "http-and-api-put-other-heads": _looped(lambda: http(whole=True, keyed=True)),
     "core": lambda: core(keyed=False),
     "core-keyed": lambda: core(keyed=True),
     "simulator-event": simulator,

@@ -4,7 +4,7 @@ Each request needs several of them, at different places. A field that must not b
 is needed, because only there it is known which answer the caller gets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -34,6 +34,27 @@ class HeaderFields(Struct, frozen=True, gc=False):
     expects_continue: bool
     idempotency_key: bytes | None
     repeated: frozenset[bytes]
+
+    def changed_to(self, headers: Sequence[tuple[bytes, bytes]], numbers: Iterable[int]) -> "HeaderFields":
+        """Return what these fields state: those of this request, with other values at ``numbers``."""
+        if self.repeated:  # of a repeated field the last one counts, which may be another one
+            return read_header_fields(headers)
+        length, key = self.content_length, self.idempotency_key
+        for number in numbers:
+            name, value = headers[number]
+            if name == IDEMPOTENCY_KEY:
+                key = value
+            elif name == b"content-length":
+                length = int(value)
+        return HeaderFields(
+            self.authorization,
+            self.cluster,
+            length,
+            self.content_type,
+            self.expects_continue,
+            key,
+            self.repeated,
+        )
 
 
 def read_header_fields(headers: Sequence[tuple[bytes, bytes]]) -> HeaderFields:

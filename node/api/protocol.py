@@ -189,14 +189,21 @@ class ApiProtocol(HttpToolsProtocol):
             self.send_400_response("parsers could read this request in two ways")
 
     def _begin_again(self, piece: Piece) -> None:
-        """Begin a whole request whose head is, byte for byte, the last one that the parser took.
+        """Begin a whole request whose head is the last one that the parser took, but for a few values.
 
         Most clients repeat a head, and its parser would find the same in it. Its body is as long as it says.
         """
         last: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope = {name: last[name] for name in _OF_HEAD}
-        if FIELDS in last:
-            scope[FIELDS] = last[FIELDS]
+        fields = last.get(FIELDS)
+        if piece.changed:
+            headers = scope["headers"] = last["headers"].copy()
+            for number, value in piece.changed.items():
+                headers[number] = (headers[number][0], value)
+            if fields is not None:
+                scope[FIELDS] = fields.changed_to(headers, piece.changed)
+        elif fields is not None:
+            scope[FIELDS] = fields
         self.scope = scope  # type: ignore[assignment]
         self._complete_scope()
         before = self.cycle

@@ -53,6 +53,16 @@ class BadRequestError(Exception):
         self.detail = detail
 
 
+# The values that ordinary clients change from request to request, in lines of the usual form. None of these
+# fields decides where a message ends, except for the length, whose value is read for each request.
+_CHANGING: Final = re.compile(
+    rb"\n(content-length|idempotency-key|x-request-id|x-correlation-id|traceparent): ([!-~]++)\r",
+    re.IGNORECASE,
+)
+_VALUE: Final = re.compile(rb"[!-~]{1,256}+")
+_DIGITS: Final = re.compile(rb"[0-9]{1,15}+")
+
+
 # Structs are cheap to make, and every request needs some.
 class RequestHead(Struct, frozen=True, gc=False):
     """What a head states about its message.
@@ -74,13 +84,16 @@ class Piece(Struct, frozen=True, gc=False):
     Attributes:
         head: of the request that begins with them, else None.
         ends: the request ends with them.
-        repeated: the size of the head, if it is byte for byte the last one on this connection, otherwise 0.
+        repeated: the size of the head, if it is the last one on this connection except for ``changed``,
+            otherwise 0.
+        changed: other values than in the last head, by the number of the field, from 0.
     """
 
     data: bytes
     head: RequestHead | None
     ends: bool
     repeated: int = 0
+    changed: dict[int, bytes] = {}
 
 
 def read_head_untrusted(data: bytes) -> RequestHead:
@@ -121,6 +134,69 @@ def read_head_untrusted(data: bytes) -> RequestHead:
     return RequestHead(0 if length is None else int(length), chunked=False, last=last)
 
 
+class _Form(Struct, frozen=True, gc=False):
+    """A head that was read, without the values that its client may change.
+
+    Attributes:
+        parts: what is in front of each of these values, in order, and behind the last one.
+        fields: the number of the field of each value, from 0.
+        length: which of the values is the length of the body; -1: none.
+        last: as in ``RequestHead``.
+    """
+
+    parts: tuple[bytes, ...]
+    fields: tuple[int, ...]
+    length: int
+    last: bool
+
+    @classmethod
+    def of(cls, data: bytes, head: RequestHead) -> "_Form | None":
+        """Return the form of a head; None if its client may change nothing, or its body is chunked."""
+        if head.chunked:
+            return None
+        parts: list[bytes] = []
+        fields: list[int] = []
+        names: list[bytes] = []
+        place = 0
+        for match in _CHANGING.finditer(data):
+            start, end = match.span(2)
+            parts.append(data[place:start])
+            fields.append(data.count(b"\n", 0, start) - 1)
+            names.append(match[1].lower())
+            place = end
+        if not names or len(set(names)) < len(names):
+            return None
+        parts.append(data[place:])
+        length = names.index(b"content-length") if b"content-length" in names else -1
+        return cls(tuple(parts), tuple(fields), length, head.last)
+
+    def read_untrusted(self, buffer: bytes, head_bytes_max: int) -> tuple[Piece, RequestHead] | None:
+        """Return the request in ``buffer``, and its head, if it is whole and its head has this form."""
+        parts, place = self.parts, 0
+        body_bytes = 0
+        changed: dict[int, bytes] = {}
+        for number, field in enumerate(self.fields):
+            part = parts[number]
+            if not buffer.startswith(part, place):
+                return None
+            pattern = _DIGITS if number == self.length else _VALUE
+            match = pattern.match(buffer, place + len(part))
+            if match is None:
+                return None
+            value = match[0]
+            if number == self.length:
+                body_bytes = int(value)
+            changed[field] = value
+            place = match.end()
+        if not buffer.startswith(parts[-1], place):
+            return None
+        place += len(parts[-1])
+        if place > head_bytes_max or len(buffer) - place != body_bytes:
+            return None
+        head = RequestHead(body_bytes, chunked=False, last=self.last)
+        return Piece(buffer, head, ends=True, repeated=place, changed=changed), head
+
+
 class RequestReader:
     """Cuts what one connection sends into pieces of requests.
 
@@ -136,6 +212,8 @@ class RequestReader:
         self._over = False  # all further bytes are ignored
         self._last_head = b""
         self._last_read = RequestHead(0, chunked=False, last=False)
+        self._form: _Form | None = None  # of the last head, once ``_form_sought``
+        self._form_sought = False
 
     @property
     def in_head(self) -> bool:
@@ -170,6 +248,10 @@ class RequestReader:
                 self._buffer, self._over = b"", head.last
                 return Piece(buffer, head, ends=True, repeated=end)
             return self._begun(buffer, head, end)
+        if last:
+            piece = self._of_form(buffer)
+            if piece is not None:
+                return piece
         end = buffer.find(END_OF_HEAD, 0, self._head_bytes_max)
         if end < 0:
             if len(buffer) >= self._head_bytes_max:
@@ -182,7 +264,20 @@ class RequestReader:
         data = buffer[:end]
         head = self._last_read = read_head_untrusted(data)
         self._last_head = data
+        self._form, self._form_sought = None, False
         return self._begun(buffer, head, end)
+
+    def _of_form(self, buffer: bytes) -> Piece | None:
+        """Return the request in ``buffer`` if it is whole and has the last head with other values."""
+        if not self._form_sought:
+            self._form, self._form_sought = _Form.of(self._last_head, self._last_read), True
+        read = None if self._form is None else self._form.read_untrusted(buffer, self._head_bytes_max)
+        if read is None:
+            return None
+        piece, self._last_read = read
+        self._last_head = buffer[: piece.repeated]
+        self._buffer, self._over = b"", self._last_read.last
+        return piece
 
     def _begun(self, buffer: bytes, head: RequestHead, end: int) -> Piece | None:
         if head.chunked:
