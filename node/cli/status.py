@@ -44,6 +44,12 @@ def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds)
         say((f"halted: {group.halted}", BAD))
     for warning in group.warnings:
         say((f"{warning.message} ({warning.code})", CAUTION))
+    if group.install is not None:
+        fetched = group.install
+        say(
+            f"takes the group's state from {fetched.sources} members: {fetched.chunks} of {fetched.of_chunks}"
+            f" chunks, {fetched.bytes / 1e6:,.1f} MB"
+        )
     expiry = {bond.peer_id: bond.expires_at for bond in bonds.bonds}
     rows = []
     for member in members.members:

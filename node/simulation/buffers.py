@@ -12,6 +12,7 @@ from node.raft.ranges import PullState
 from node.raft.tenure import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
+from node.sync.fetching import WINDOW
 
 # A leader checks that there is room before it writes a Forward or a batch of its own, then writes all of it.
 # It writes a no-op, a Cfg and a DISSOLVE without this check.
@@ -54,6 +55,13 @@ def check_buffers(process: Process) -> None:
         _check_leader(process, member, member.tenure.leadership)
     if member.tenure.pull is not None:
         _check_pull(process, member, member.tenure.pull)
+    _at_most(process, "offers of snapshots", len(member.tenure.offers), peers)
+    _at_most(process, "reports about snapshots", len(member.tenure.snaps.reports), peers + 1)
+    if member.tenure.installing is not None:
+        fetching = member.tenure.installing.fetching
+        _at_most(process, "sources of a snapshot", fetching.sources, peers)
+        asked = [fetching.outstanding(peer) for peer in member.peers]
+        _at_most(process, "chunks of a snapshot asked of one peer", max(asked, default=0), WINDOW)
 
 
 def _check_leader(process: Process, member: Member, leadership: Leadership) -> None:
