@@ -4,6 +4,7 @@ uvicorn looks at every header field of an answer, and writes head and body separ
 API is whole and states its length.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -30,14 +31,17 @@ class WholeAnswer:
         if message["type"] == "http.response.start":
             self._head = message
             return
+        assert self._head is not None, "an answer begins with its head"
+        await self.whole(self._head["status"], self._head["headers"], message.get("body", b""))
+
+    async def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send head and body at once."""
         cycle = self._cycle
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
         if cycle.disconnected:
             return
-        assert self._head is not None, "an answer begins with its head"
-        body = message.get("body", b"")
-        head = self._head_bytes(len(body))
+        head = self._head_bytes(status, headers, len(body))
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
         cycle.transport.write(head if cycle.scope["method"] == "HEAD" else head + body)
@@ -46,16 +50,16 @@ class WholeAnswer:
             cycle.transport.close()
         cycle.on_response()
 
-    def _head_bytes(self, length: int) -> bytes:
-        cycle, head = self._cycle, self._head
-        fields = [*self._default_headers, *head["headers"]]
+    def _head_bytes(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int) -> bytes:
+        cycle = self._cycle
+        fields = [*self._default_headers, *headers]
         if _CLOSE in fields:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
             fields.append(_CLOSE)
         lines = list(map(b": ".join, fields))
         assert (b"content-length", b"%d" % length) in fields, "an answer is complete and declares its length"
-        text = STATUS_LINE[head["status"]] + b"\r\n".join(lines)
+        text = STATUS_LINE[status] + b"\r\n".join(lines)
         # Text with a line break could add a field, or a whole answer, of an attacker's making.
         assert text.count(b"\n") == text.count(b"\r") == len(lines), "a header field has a line break"
         return text + b"\r\n\r\n"

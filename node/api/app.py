@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from node.api.access import VOUCHED, AccessGate
 from node.api.access_routes import AccessRoutes
+from node.api.answer import WholeAnswer
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
 from node.api.commands import CommandsEndpoint, HandOver
@@ -197,6 +198,9 @@ class _Answer:
         """Send an answer."""
         self.status = answer.status
         fields = [*answer.fields, *self._cluster.fields(), (REQUEST_FIELD, self.id)]
+        if isinstance(self._send, WholeAnswer):
+            await self._send.whole(answer.status, fields, answer.content)
+            return
         await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})
         await self._send({"type": "http.response.body", "body": answer.content})
 

@@ -1,13 +1,15 @@
 """``POST /v1/commands``, on the hot path (``node.api.hot``)."""
 
+import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 from starlette.types import Receive, Scope
 
-from attestation.encoding.canonical import digest
+from attestation.encoding.canonical import encode
 from node.api import schemas
 from node.api.access import AccessGate
 from node.api.body import decode_untrusted, read_json_body, require_plain
@@ -25,7 +27,12 @@ from node.raft.types import AlreadyExecuted, Applied, Cursor, Failed, NotExecute
 from node.system.grants import Grant
 
 _ENCODER: Final = msgspec.json.Encoder()
-_OPERATION: Final = BY_NAME["commands"]
+_ROLES: Final = BY_NAME["commands"].roles
+_STANDING: Final = BY_NAME["commands"].standing
+# In CBOR, in front of a byte string: by its length.
+_HEADS: Final = tuple(
+    encode(bytes(length))[: -length or None] for length in range(IDEMPOTENCY_KEY_CHARACTERS_MAX + 1)
+)
 _KEY: Final = re.compile(rb"[!-~]{1,%d}" % IDEMPOTENCY_KEY_CHARACTERS_MAX)
 Answers = schemas.CommandResult | schemas.CommandResults | schemas.Accepted | schemas.AlreadyExecuted
 _STATUS: Final[dict[type[Answers], int]] = {
@@ -74,7 +81,7 @@ class CommandsEndpoint:
         self._hand_over = hand_over
 
     async def __call__(self, scope: Scope, receive: Receive) -> HotAnswer:
-        grant = await self._gate.admit(scope, _OPERATION.roles, _OPERATION.standing)
+        grant = await self._gate.admit(scope, _ROLES, _STANDING)
         key = idempotency_key(scope, grant)
         body = await read_json_body(scope, receive, self._limits)
         request = decode_untrusted(body, schemas.CommandRequest)
@@ -123,7 +130,18 @@ def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempot
             "request-invalid",
             "Idempotency-Key: one value of 1 to 128 visible ASCII characters",
         )
-    return digest(domain, grant.credential, given)
+    hashed = _before_key(domain, grant.credential).copy()
+    hashed.update(_HEADS[len(given)] + given)
+    return hashed.digest()
+
+
+@lru_cache(maxsize=256)
+def _before_key(domain: str, credential: bytes) -> "hashlib._Hash":
+    """Return the digest of ``[domain, credential, key]``, begun: of everything in front of the key.
+
+    ``attestation.encoding.canonical.digest`` is the same in one piece, for three times the time.
+    """
+    return hashlib.sha256(encode([domain, credential, b""]).removesuffix(encode(b"")))
 
 
 def _commands_of(request: schemas.CommandRequest) -> tuple[tuple[Any, ...], bool]:

@@ -9,7 +9,7 @@ head, half a body, or an endless head would otherwise hold a connection and its 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from uvicorn._types import ASGI3Application
@@ -92,6 +92,7 @@ class ApiProtocol(HttpToolsProtocol):
         # whose last message the network may hold back together with the first request.
         self._in_touch_at = clock()
         self._extensions: dict[str, Any] = {}
+        self._of_head: dict[str, Any] | None = None  # what a scope has from the last head, once it came again
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -194,17 +195,19 @@ class ApiProtocol(HttpToolsProtocol):
         Most clients repeat a head, and its parser would find the same in it. Its body is as long as it says.
         """
         last: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope = {name: last[name] for name in _OF_HEAD}
+        of_head = self._of_head
+        if of_head is None:
+            of_head = self._of_head = {name: last[name] for name in _OF_HEAD}
         fields = last.get(FIELDS)
         if piece.changed:
-            headers = scope["headers"] = last["headers"].copy()
+            headers = of_head["headers"] = of_head["headers"].copy()
             for number, value in piece.changed.items():
                 headers[number] = (headers[number][0], value)
             if fields is not None:
-                scope[FIELDS] = fields.changed_to(headers, piece.changed)
+                of_head[FIELDS] = fields.changed_to(headers, piece.changed)
         elif fields is not None:
-            scope[FIELDS] = fields
-        self.scope = scope  # type: ignore[assignment]
+            of_head[FIELDS] = fields
+        self.scope = of_head.copy()  # type: ignore[assignment]
         self._complete_scope()
         before = self.cycle
         assert piece.head is not None
@@ -240,6 +243,7 @@ class ApiProtocol(HttpToolsProtocol):
             raise TooManyPipelinedError
         self._between_requests = False
         self._head_begun = True
+        self._of_head = None
         super().on_message_begin()
         self._complete_scope()
 
@@ -315,8 +319,8 @@ class ApiProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        async def answered_whole(scope: Any, receive: Any, _send: Any) -> None:
-            await app(scope, receive, WholeAnswer(cycle, self.server_state.default_headers))
+        def answered_whole(scope: Any, receive: Any, _send: Any) -> Awaitable[None]:
+            return app(scope, receive, WholeAnswer(cycle, self.server_state.default_headers))
 
         super()._start_asgi_task(cycle, answered_whole)
 

@@ -17,7 +17,8 @@ from node.api.service import Service
 from node.raft.types import Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 
 _ENCODER: Final = msgspec.json.Encoder()
-_OPERATION: Final = BY_NAME["queries"]
+_ROLES: Final = BY_NAME["queries"].roles
+_STANDING: Final = BY_NAME["queries"].standing
 
 
 class QueriesEndpoint:
@@ -29,7 +30,7 @@ class QueriesEndpoint:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive) -> HotAnswer:
-        grant = await self._gate.admit(scope, _OPERATION.roles, _OPERATION.standing)
+        grant = await self._gate.admit(scope, _ROLES, _STANDING)
         body = await read_json_body(scope, receive, self._limits)
         asked = decode_untrusted(body, schemas.QueryRequest)
         require_plain(asked.query)

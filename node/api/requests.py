@@ -140,7 +140,7 @@ class _Form(Struct, frozen=True, gc=False):
     Attributes:
         parts: what is in front of each of these values, in order, and behind the last one.
         fields: the number of the field of each value, from 0.
-        length: which of the values is the length of the body; -1: none.
+        length: the number of the field with the length of the body; -1: none.
         last: as in ``RequestHead``.
     """
 
@@ -167,34 +167,32 @@ class _Form(Struct, frozen=True, gc=False):
         if not names or len(set(names)) < len(names):
             return None
         parts.append(data[place:])
-        length = names.index(b"content-length") if b"content-length" in names else -1
+        length = fields[names.index(b"content-length")] if b"content-length" in names else -1
         return cls(tuple(parts), tuple(fields), length, head.last)
 
-    def read_untrusted(self, buffer: bytes, head_bytes_max: int) -> tuple[Piece, RequestHead] | None:
-        """Return the request in ``buffer``, and its head, if it is whole and its head has this form."""
-        parts, place = self.parts, 0
-        body_bytes = 0
+    def read_untrusted(self, buffer: bytes, head_bytes_max: int) -> Piece | None:
+        """Return the request in ``buffer`` if it is whole and its head has this form."""
+        place, body_bytes, length = 0, 0, self.length
         changed: dict[int, bytes] = {}
-        for number, field in enumerate(self.fields):
-            part = parts[number]
+        for part, field in zip(self.parts, self.fields, strict=False):  # one part is behind all values
             if not buffer.startswith(part, place):
                 return None
-            pattern = _DIGITS if number == self.length else _VALUE
+            pattern = _DIGITS if field == length else _VALUE
             match = pattern.match(buffer, place + len(part))
             if match is None:
                 return None
-            value = match[0]
-            if number == self.length:
+            value = changed[field] = match[0]
+            if field == length:
                 body_bytes = int(value)
-            changed[field] = value
             place = match.end()
-        if not buffer.startswith(parts[-1], place):
+        part = self.parts[-1]
+        if not buffer.startswith(part, place):
             return None
-        place += len(parts[-1])
+        place += len(part)
         if place > head_bytes_max or len(buffer) - place != body_bytes:
             return None
         head = RequestHead(body_bytes, chunked=False, last=self.last)
-        return Piece(buffer, head, ends=True, repeated=place, changed=changed), head
+        return Piece(buffer, head, ends=True, repeated=place, changed=changed)
 
 
 class RequestReader:
@@ -271,12 +269,13 @@ class RequestReader:
         """Return the request in ``buffer`` if it is whole and has the last head with other values."""
         if not self._form_sought:
             self._form, self._form_sought = _Form.of(self._last_head, self._last_read), True
-        read = None if self._form is None else self._form.read_untrusted(buffer, self._head_bytes_max)
-        if read is None:
+        if self._form is None:
             return None
-        piece, self._last_read = read
-        self._last_head = buffer[: piece.repeated]
-        self._buffer, self._over = b"", self._last_read.last
+        piece = self._form.read_untrusted(buffer, self._head_bytes_max)
+        if piece is not None:
+            assert piece.head is not None
+            self._last_head, self._last_read = buffer[: piece.repeated], piece.head
+            self._buffer, self._over = b"", piece.head.last
         return piece
 
     def _begun(self, buffer: bytes, head: RequestHead, end: int) -> Piece | None:

@@ -38,15 +38,15 @@ class StallWatch:
         if not self._beats:
             self._last_beat = self._clock()
             self._beat_on(asyncio.get_running_loop())
-        self._look()
-        return self._clock() < self._doubtful_until
+        return self._look() < self._doubtful_until
 
-    def _look(self) -> None:
-        """Detect a stop. The first request or beat after a stop, whichever comes first, detects it."""
+    def _look(self) -> float:
+        """Detect a stop, and return the time. The first request or beat after a stop detects it."""
         now = self._clock()
         if now - self._last_beat >= STALL_S:
             self._doubtful_until = now + DRAIN_S
         self._last_beat = now
+        return now
 
     def _beat_on(self, loop: asyncio.AbstractEventLoop) -> None:
         self._beats = True

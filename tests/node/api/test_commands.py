@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from attestation.encoding.canonical import digest
 from node.api.limits import ApiLimits
 from node.api.service import UnavailableError
 from node.group.errors import GroupClosedError
 from node.raft.types import AlreadyExecuted, Answer, Consistency, Cursor, Failed, NotExecuted, Unknown
 from node.tokens import AccessRole
-from tests.node.api.fakes import ME, FakeService, call
+from tests.node.api.fakes import ME, TOKENS, FakeService, call
 
 PUT = {"op": "put", "key": "a", "value": "1"}
 
@@ -421,3 +422,14 @@ def test_bytes_from_a_users_machine_come_out_as_base64():
     reply = query(FakeService(end_with=Answer({"raw": b"\xff\x00"}, Cursor(1, 1))), {"query": 1})
 
     assert reply.json["result"] == {"raw": "/wA="}
+
+
+@pytest.mark.parametrize("length", [1, 22, 23, 24, 25, 127, 128])
+def test_the_log_has_the_digest_of_credential_and_key_in_deterministic_cbor(length):
+    service, given = FakeService(), "k" * length
+    for _ in range(2):
+        command(service, {"command": PUT}, headers=[("Idempotency-Key", given)])
+
+    mine = service.state.grants.of_token(TOKENS[AccessRole.WRITE].encode())
+    wanted = digest("bondstone/idempotency-key/v1", mine.credential, given.encode())
+    assert [key for _, key, _ in service.executed] == [wanted]
