@@ -134,6 +134,7 @@ class Inbox(Rivals):
             tenure.pull.known.pop(peer, None)
             tenure.pull.cut_at.pop(peer, None)
         tenure.snaps.reports.pop(peer, None)
+        tenure.snaps.named.pop(peer, None)
         self._lose_source(peer)
         self._forget_reads_of(peer)
         self._drive_founding()

@@ -1,13 +1,14 @@
 """Taking the group's state from peers, instead of the entries that no peer has any more (3.5).
 
 A member pulls entries as long as any peer that answered holds those that follow its log: that costs least
-for a member that lacks little. Otherwise it fetches the newest snapshot that is offered, from all that offer
-it at once. Every chunk is proven against the evidence that the group has committed. Nothing of it is applied,
+for a member that lacks little. Otherwise it fetches the snapshot that most peers offer, from all of them at
+once. Every chunk is proven against the evidence that the group has committed. Nothing of it is applied,
 read or promised before all of it is here; then the member's state, its log's base and its configuration
 change in one step. It drops a snapshot that is not ahead of what it has committed, so an install takes
 nothing back.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -36,6 +37,8 @@ class Install(Pull):
 
     # ---- offers -------------------------------------------------------------
     def _on_snapshot_offer(self, sender: Incarnation, m: SnapshotOffer) -> None:
+        if self.settings.trust_disk:
+            return  # an install could not be made durable (``_takes_snapshots``)
         self.tenure.offers[sender] = m.evidence
         installing = self.tenure.installing
         if installing is not None and installing.fetching.evidence == m.evidence:
@@ -46,7 +49,8 @@ class Install(Pull):
             self._drive_pull(pull)
 
     def _drive_pull(self, pull: PullState) -> None:
-        if self.tenure.offers:
+        if self.tenure.offers or self.log.base.index:
+            # Entries that came otherwise may be cut off already: nothing can be asked for behind them.
             pull.skip(self.tenure.commit)
         super()._drive_pull(pull)
         if self.tenure.installing is None and self._is_out_of_reach(pull):
@@ -67,11 +71,15 @@ class Install(Pull):
         return answered or self.now - pull.started_ms >= self.settings.heartbeat_ms
 
     def _begin_install(self) -> None:
-        """Fetch the newest snapshot that is offered and ahead of us."""
+        """Fetch the snapshot ahead of us that most peers offer, and of several the newest.
+
+        A single peer that offers what it does not serve, or what nobody else has, is not preferred.
+        """
         offers = {peer: offer for peer, offer in self.tenure.offers.items() if self._is_ahead(offer.anchor)}
         if not offers:
             return
-        chosen = max(offers.values(), key=lambda offer: offer.anchor.index)
+        count = Counter(offers.values())
+        chosen = max(count, key=lambda offer: (count[offer], offer.anchor.index))
         fetching = Fetching(chosen)
         for peer, offer in sorted(offers.items()):
             if offer == chosen:
@@ -93,6 +101,8 @@ class Install(Pull):
             return
         if fetching.is_complete:
             return
+        for peer in fetching.given_up():
+            self._lose_source(peer)
         if not fetching.sources:
             # Whoever offers it again, or offers another, is asked.
             if any(self._is_ahead(offer.anchor) for offer in self.tenure.offers.values()):

@@ -75,7 +75,8 @@ class FrozenKeys:
     def __init__(self, first: list[Any], shards: dict[int, bytearray], frozen: "list[FrozenKeys]") -> None:
         self._first = first
         self._shards = shards
-        self._left = dict.fromkeys(shards)
+        self._numbers = list(shards)
+        self._left = set(shards)
         self._before: dict[int, bytes] = {}
         self._frozen = frozen
 
@@ -86,15 +87,14 @@ class FrozenKeys:
 
     def values(self) -> Iterator[list[Any]]:
         yield self._first
-        part: list[Any] = []
-        while self._left:
-            number = next(iter(self._left))
-            del self._left[number]
-            before = self._before.pop(number, None)
-            part.append([number, bytes(self._shards[number]) if before is None else before])
-            if len(part) == _SHARDS_AT_ONCE or not self._left:
-                yield part
-                part = []
+        for start in range(0, len(self._numbers), _SHARDS_AT_ONCE):
+            numbers = self._numbers[start : start + _SHARDS_AT_ONCE]
+            self._left.difference_update(numbers)
+            yield [[number, self._taken(number)] for number in numbers]
+
+    def _taken(self, number: int) -> bytes:
+        before = self._before.pop(number, None)
+        return bytes(self._shards[number]) if before is None else before
 
     def release(self) -> None:
         if self in self._frozen:

@@ -175,20 +175,6 @@ class Leader(Follower):
         """Only entries of the own term are committed by counting (Raft 5.4.2)."""
         return self.log.position(index).term == self.tenure.term
 
-    def _copies_needed(self) -> int:
-        """Return how many members must hold an entry before it is committed.
-
-        With the tie-break one of two voters is a quorum: it continues to lead and may take in a replacement.
-        But an entry that only one machine holds is not committed, unless ``min_voters`` is 1. A group of two
-        stops taking writes when one dies, and resumes when there are two again. A learner's copy counts here:
-        to become a voter, the replacement needs the no-op of a re-elected leader to be committed.
-        """
-        smallest = min(len(config.voters) for config in self.tenure.active)
-        return min(2, self.settings.min_voters, smallest)
-
-    def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
-        return len(holders) >= self._copies_needed()
-
     def _try_commit(self, leadership: Leadership) -> None:
         """Commit up to the largest index of our term that a quorum of EVERY active Cfg holds (I4)."""
         tenure = self.tenure

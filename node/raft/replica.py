@@ -124,7 +124,9 @@ class Replica:
             yield entry, resolution
 
     def term_at(self, index: int) -> int | None:
-        """Return the term of the applied entry at ``index``; None if that was too many terms ago."""
+        """Return the term of the applied entry at ``index``, 0 at 0; None if that was too many terms ago."""
+        if index == 0:
+            return 0
         return next((term for first, term in reversed(self.terms) if first <= index), None)
 
     def _change_levels(self, entry: Entry, at: Cursor) -> Resolution | None:

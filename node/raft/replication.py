@@ -9,6 +9,7 @@ from typing import Final
 
 from node.errors import RemoteProtocolError
 from node.features import LOWEST, Levels, objection
+from node.peers import Incarnation
 from node.raft.entries import (
     ENTRY_LEVELS,
     counts_as_command,
@@ -216,6 +217,20 @@ class Replication(Promises):
         return max(self.verified, self.tenure.commit)
 
     # ---- committing and applying --------------------------------------------
+    def _copies_needed(self) -> int:
+        """Return how many members must hold an entry before it is committed.
+
+        With the tie-break one of two voters is a quorum: it continues to lead and may take in a replacement.
+        But an entry that only one machine holds is not committed, unless ``min_voters`` is 1. A group of two
+        stops taking writes when one dies, and resumes when there are two again. A learner's copy counts here:
+        to become a voter, the replacement needs the no-op of a re-elected leader to be committed.
+        """
+        smallest = min(len(config.voters) for config in self.tenure.active)
+        return min(2, self.settings.min_voters, smallest)
+
+    def _has_enough_copies(self, holders: set[Incarnation]) -> bool:
+        return len(holders) >= self._copies_needed()
+
     def _commit_to(self, index: int) -> None:
         tenure = self.tenure
         if index <= tenure.commit:

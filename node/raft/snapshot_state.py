@@ -23,6 +23,7 @@ class Snapshotting:
         reports: of this term: what each member reported last.
         term: of the reports.
         proposed: the anchor of the evidence that we wrote in that term.
+        named: peers that were named because their state differs, and the anchor.
     """
 
     keeper: Keeper = field(default_factory=Keeper)
@@ -33,6 +34,7 @@ class Snapshotting:
     reports: dict[Incarnation, StateEvidence] = field(default_factory=dict)
     term: int = 0
     proposed: int = 0
+    named: dict[Incarnation, Anchor] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

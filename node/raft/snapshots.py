@@ -36,8 +36,10 @@ class Snapshots(Replication):
 
     # ---- the log ------------------------------------------------------------
     def _snapshot_appended(self, entry: Entry) -> None:
-        if entry.payload == MARKER:
-            snaps = self.tenure.snaps
+        snaps = self.tenure.snaps
+        if entry.payload != MARKER:
+            snaps.marker_taken += entry_bytes(entry)  # evidence alone is no reason for another snapshot
+        else:
             snaps.marker, snaps.marker_taken, snaps.marker_ms = entry.index, self.log.taken, self.now
 
     def _snapshot_applied(self, entry: Entry) -> None:
@@ -163,7 +165,14 @@ class Snapshots(Replication):
 
     def _compare(self, peer: Incarnation, report: StateEvidence) -> None:
         known = self.tenure.snaps.keeper.known
-        if known is not None and known.anchor == report.anchor and known != report:
+        named = self.tenure.snaps.named
+        if (
+            known is not None
+            and known.anchor == report.anchor
+            and known != report
+            and named.get(peer) != known.anchor
+        ):
+            named[peer] = known.anchor
             self._notice(StateDiverged(peer, Cursor(known.anchor.term, known.anchor.index)))
 
     def _lead_snapshots(self, leadership: Leadership) -> None:
@@ -185,24 +194,27 @@ class Snapshots(Replication):
         for evidence in dict.fromkeys(report for _, report in sorted(snaps.reports.items())):
             if evidence.anchor.index <= newest or not self._is_agreed(evidence):
                 continue
-            if self._has_committed(evidence.anchor) and self._may_write_snapshot(leadership):
+            if self._has_applied_marker(evidence.anchor) and self._may_write_snapshot(leadership):
                 snaps.proposed = evidence.anchor.index
                 self._write(EntryKind.SNAPSHOT, encode_evidence(evidence))
                 return
 
     def _is_agreed(self, evidence: StateEvidence) -> bool:
-        """Return whether a quorum of every active configuration computed this state."""
-        return self._have({peer for peer, report in self.tenure.snaps.reports.items() if report == evidence})
+        """Return whether a quorum of every active configuration computed this state.
 
-    def _has_committed(self, anchor: Anchor) -> bool:
-        index = anchor.index
-        return self.log.base.index <= index <= self.tenure.commit and self.log.position(index) == Position(
-            *anchor
-        )
+        With the tie-break a leader alone is a quorum of two. It must not halt the other one by its own word.
+        """
+        agree = {peer for peer, report in self.tenure.snaps.reports.items() if report == evidence}
+        return self._have(agree) and self._has_enough_copies(agree)
+
+    def _has_applied_marker(self, anchor: Anchor) -> bool:
+        index, applied = anchor.index, self.tenure.replica.applied.index
+        return self.log.base.index <= index <= applied and self.log.position(index) == Position(*anchor)
 
     def _may_write_snapshot(self, leadership: Leadership) -> bool:
         return (
-            self.tenure.commit >= leadership.noop_index
+            self._level() >= SNAPSHOT_LEVEL
+            and self.tenure.commit >= leadership.noop_index
             and leadership.transfer is None
             and not self.tenure.dissolve_index
         )
@@ -216,7 +228,7 @@ class Snapshots(Replication):
         waited = self.now - max(snaps.marker_ms, self.tenure.since_ms)
         if grown < max(settings.snapshot_bytes, size) and (waited < settings.snapshot_ms or not grown):
             return False
-        if keeper.making is not None or self._level() < SNAPSHOT_LEVEL or not self._takes_snapshots():
+        if keeper.making is not None or not self._takes_snapshots():
             return False
         proven = 0 if keeper.known is None else keeper.known.anchor.index
         return snaps.marker <= proven or waited >= MARKER_PATIENCE * settings.election_timeout_ms

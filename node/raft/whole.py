@@ -48,7 +48,7 @@ def freeze(replica: Replica) -> tuple[Iterator[bytes], Callable[[], None]]:
     assert genesis is not None
     assert config is not None
     assert levels is not None
-    head = [
+    head_values = [
         [genesis.term, genesis.time_ms, genesis.payload],
         list(config),
         list(replica.applied),
@@ -57,9 +57,11 @@ def freeze(replica: Replica) -> tuple[Iterator[bytes], Callable[[], None]]:
         levels.encode(),
         [list(term) for term in replica.terms],
     ]
-    frozen = replica.machine.freeze()
+    # What may raise comes first: a frozen part that nobody releases would note every change for ever.
     # A machine's or system state's own snapshot may refer to what the next command changes.
+    head = frame(_HEAD, head_values)
     system = frame(_SYSTEM, replica.system.snapshot())
+    frozen = replica.machine.freeze()
     whole = frame(_WHOLE, replica.machine.snapshot()) if frozen is None else b""
     table = replica.table.freeze()
 
@@ -68,7 +70,7 @@ def freeze(replica: Replica) -> tuple[Iterator[bytes], Callable[[], None]]:
         if frozen is not None:
             frozen.release()
 
-    return _frames(frame(_HEAD, head), table, system, whole, frozen), release
+    return _frames(head, table, system, whole, frozen), release
 
 
 def _frames(

@@ -18,6 +18,7 @@ from node.sync.merkle import DIGEST_BYTES
 
 CHUNK_BYTES_MAX: Final = 1024 * 1024
 SNAPSHOT_BYTES_MAX: Final = 8 * 1024 * 1024 * 1024
+CHUNKS_MAX: Final = 262_144  # a member that fetches keeps something for each, before any has come
 MARKER: Final = encode([])
 _INTEGER_MAX: Final = 2**63 - 1
 _PAYLOAD_BYTES_MAX: Final = 256
@@ -97,7 +98,7 @@ def evidence_untrusted(value: Any) -> StateEvidence:
             and size <= SNAPSHOT_BYTES_MAX
             and _is_positive(chunk_bytes)
             and chunk_bytes <= CHUNK_BYTES_MAX
-            and count == -(-size // chunk_bytes)
+            and count == -(-size // chunk_bytes) <= CHUNKS_MAX
         ):
             return StateEvidence(Anchor(term, index, chain), root, count, size, chunk_bytes)
         case _:

@@ -12,6 +12,7 @@ from node.sync.evidence import StateEvidence
 from node.sync.merkle import MerkleTree, is_proven, leaf_of
 
 WINDOW: Final = 8  # chunks asked of one peer at a time
+SILENT_MAX: Final = 8  # a source that was late this often, and sent nothing in between, serves no more
 
 
 @dataclass(slots=True)
@@ -21,11 +22,13 @@ class _Source:
     Attributes:
         asked: by chunk: when it was asked for.
         late: how many answers did not come in time, since the last that came.
+        silent: how often it was late since the last proven chunk of it, that came late or not.
         resting_ms: until then the other sources are asked.
     """
 
     asked: dict[int, int] = field(default_factory=dict)
     late: int = 0
+    silent: int = 0
     resting_ms: int = 0
 
 
@@ -39,6 +42,7 @@ class Fetching:
     def __init__(self, evidence: StateEvidence) -> None:
         self.evidence = evidence
         self._chunks: list[bytes | None] = [None] * evidence.count
+        self._leaves = [b""] * evidence.count  # of the chunks that are here: hashing all at once takes long
         self._missing = dict.fromkeys(range(evidence.count))  # not here, and not asked for; in order
         self._left = evidence.count
         self._sources: dict[Incarnation, _Source] = {}
@@ -66,6 +70,10 @@ class Fetching:
         """Note that ``peer`` serves this snapshot."""
         self._sources.setdefault(peer, _Source())
 
+    def given_up(self) -> list[Incarnation]:
+        """Return the peers that have not sent a chunk for so long that another snapshot may be better."""
+        return sorted(peer for peer, source in self._sources.items() if source.silent >= SILENT_MAX)
+
     def lose(self, peer: Incarnation) -> None:
         """Note that ``peer`` no longer serves it."""
         source = self._sources.pop(peer, None)
@@ -85,10 +93,13 @@ class Fetching:
             source.late = source.resting_ms = 0
         if self._chunks[number] is not None:
             return True
-        if not is_proven(chunk, number, proof, root=evidence.root, count=evidence.count):
+        leaf = leaf_of(chunk)
+        if not is_proven(leaf, number, proof, root=evidence.root, count=evidence.count):
             self._return({number: 0})
             return False
-        self._chunks[number] = chunk
+        if source is not None:
+            source.silent = 0
+        self._chunks[number], self._leaves[number] = chunk, leaf
         self._missing.pop(number, None)
         self._left -= 1
         return True
@@ -125,6 +136,7 @@ class Fetching:
             for number in late:
                 del source.asked[number]
             source.late += 1
+            source.silent += 1
             source.resting_ms = now_ms + patience_ms
             self._return(late)
 
@@ -141,4 +153,5 @@ class Fetching:
         return found
 
     def tree(self) -> MerkleTree:
-        return MerkleTree([leaf_of(chunk) for chunk in self.chunks()])
+        """Return the tree over all chunks; only when it is complete."""
+        return MerkleTree(self._leaves)

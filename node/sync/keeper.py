@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from node.sync.evidence import Anchor, StateEvidence
+from node.sync.evidence import CHUNKS_MAX, SNAPSHOT_BYTES_MAX, Anchor, StateEvidence
 from node.sync.image import Cutter
 from node.sync.merkle import MerkleTree
 
@@ -18,6 +18,10 @@ SERVED_MS: Final = 10_000  # an older snapshot is kept for this long after a pee
 
 class DivergedError(Exception):
     """This member's state differs from the state that a quorum of the group computed."""
+
+
+class TooLargeError(Exception):
+    """This state takes more bytes, or more chunks, than evidence can be about."""
 
 
 class Snapshot:
@@ -62,11 +66,19 @@ class Making:
         self._cutter = Cutter(chunk_bytes)
 
     def work(self) -> Snapshot | None:
-        """Do one slice; return the snapshot when it is complete."""
-        until = self._cutter.size + SLICE_BYTES
+        """Do one slice; return the snapshot when it is complete.
+
+        Raises:
+            TooLargeError: no peer would take a report of a snapshot of this size.
+        """
+        cutter = self._cutter
+        size_max = min(SNAPSHOT_BYTES_MAX, CHUNKS_MAX * cutter.chunk_bytes)
+        until = cutter.size + SLICE_BYTES
         for data in self._frames:
-            self._cutter.add(data)
-            if self._cutter.size >= until:
+            cutter.add(data)
+            if cutter.size > size_max:
+                raise TooLargeError(f"more than {size_max} bytes")
+            if cutter.size >= until:
                 return None
         self._release()
         self._cutter.end()
@@ -130,8 +142,13 @@ class Keeper:
         """Take the group's evidence, which is committed.
 
         Raises:
-            DivergedError: this member's own snapshot at that anchor is another.
+            DivergedError: this member's own snapshot at that anchor is another, or the one that it fetched.
         """
+        if self.known is not None and evidence.anchor.index == self.known.anchor.index:
+            # What a peer offered is believed until the log that follows it shows what the group agreed on.
+            if evidence != self.known:
+                raise DivergedError
+            return
         if self.known is None or evidence.anchor.index > self.known.anchor.index:
             self.known = evidence
             self._prove(evidence, now_ms)

@@ -55,11 +55,11 @@ class MerkleTree:
         return tuple(beside)
 
 
-def is_proven(chunk: bytes, number: int, proof: Sequence[bytes], *, root: bytes, count: int) -> bool:
-    """Return whether ``proof`` shows that ``chunk`` is leaf ``number`` of the tree ``root`` of ``count``."""
+def is_proven(leaf: bytes, number: int, proof: Sequence[bytes], *, root: bytes, count: int) -> bool:
+    """Return whether ``proof`` shows that ``leaf`` is number ``number`` of the tree ``root`` of ``count``."""
     if not 0 <= number < count:
         return False
-    digest, rest = leaf_of(chunk), list(proof)
+    digest, rest = leaf, list(proof)
     width = count
     while width > 1:
         if number ^ 1 < width:

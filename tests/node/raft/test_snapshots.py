@@ -1,11 +1,14 @@
 """Markers, evidence, a log that is cut, and members that take the state instead of the log (3.5)."""
 
+import msgspec
 import pytest
 
 from node.features import Features
 from node.machines.base import StateMachine
-from node.raft.events import Halted, SnapshotTaken, StateDiverged, Violation
-from node.raft.messages import SnapshotAsk, SnapshotChunk, SnapshotDigest
+from node.machines.system import EmptySystem
+from node.raft.events import Halted, Received, SnapshotTaken, StateDiverged, Violation
+from node.raft.messages import SnapshotAsk, SnapshotChunk, SnapshotDigest, SnapshotOffer
+from node.raft.ranges import PullState
 from node.raft.types import (
     AlreadyExecuted,
     Bootstrap,
@@ -15,6 +18,7 @@ from node.raft.types import (
     Ok,
     Unknown,
 )
+from node.sync.evidence import MARKER, Anchor
 from tests.node.raft.cluster import RaftCluster, Register, three
 
 SMALL = {
@@ -521,3 +525,172 @@ def test_a_founder_that_missed_its_genesis_still_gets_it_when_the_log_was_cut():
     assert node.log.base.index > 1
     assert node._first_entry().index == 1
     assert node._first_entry().chain == node.cluster
+
+
+# ---- faults ------------------------------------------------------------------------
+def test_a_leader_that_is_a_quorum_of_two_by_the_tie_break_cannot_make_its_own_state_the_groups():
+    """Otherwise a broken leader would halt the only member whose state is right."""
+    cluster = three(**SMALL, min_voters=2)
+    leader = cluster.elect()
+    gone, other = cluster.followers()
+    cluster.kill(gone)
+    cluster.run_until(lambda: len(cluster.nodes[leader].members) == 2 and cluster.nodes[leader].status().tie)
+    node = cluster.nodes[leader]
+    assert node.status().tie == node.me
+    assert node._have({node.me})
+    node.replica.machine.value = 7
+    write(cluster, 60)
+    cluster.run(5000)
+
+    assert [base(cluster, name) for name in (leader, other)] == [0, 0]
+    assert [cluster.nodes[name].halted for name in (leader, other)] == [None, None]
+
+
+def test_a_leader_that_has_not_applied_the_level_yet_writes_no_evidence():
+    """It would halt: an entry above the level that it has applied."""
+    cluster = three(**SMALL)
+    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotDigest)
+    write(cluster, 60)
+    cluster.run(2000)
+    leader = cluster.nodes[cluster.leader()]
+    (marker,) = entries(cluster, cluster.leader(), EntryKind.SNAPSHOT)
+    levels, applied = leader.replica.levels, leader.replica.applied
+    leader.replica.levels, leader.replica.applied = None, Cursor(0, 0)
+    evidence = leader.tenure.snaps.keeper.ready.evidence
+    leader._begin_reports()
+    leader.tenure.snaps.reports.update(dict.fromkeys(leader.members, evidence))
+    leader._lead_snapshots(leader.tenure.leadership)
+    assert leader.log.last().index == applied.index
+    leader.replica.levels, leader.replica.applied = levels, applied
+    leader._lead_snapshots(leader.tenure.leadership)
+    assert leader.log.last().index == applied.index + 1
+    assert marker.index == evidence.anchor.index
+
+
+def test_one_peer_that_offers_a_later_snapshot_and_serves_none_of_it_does_not_stop_an_install():
+    cluster = pruned()
+    bad = cluster.followers()[0]
+    evidence = cluster.nodes[bad].tenure.snaps.keeper.held.evidence
+    later = msgspec.structs.replace(
+        evidence, anchor=Anchor(9, 10**9, bytes(32)), root=bytes(32), count=8, size=8 * evidence.chunk_bytes
+    )
+
+    class Offering(type(cluster.nodes[bad])):
+        def _offer_snapshot(self, peer):
+            self._send(peer, SnapshotOffer(self._cluster, self.log.base.index, later))
+
+        def _on_snapshot_ask(self, sender, m):
+            pass
+
+    cluster.nodes[bad].__class__ = Offering
+    # Its offer alone has come when the fetch begins.
+    cluster.drop = lambda sender, to, message: (
+        isinstance(message, SnapshotOffer) and message.evidence != later
+    )
+    cluster.add("d", Bootstrap.JOIN)
+    node = cluster.nodes["d"]
+    node._is_out_of_reach = lambda pull: bool(node.tenure.offers)
+    cluster.run_until(lambda: node.tenure.installing is not None)
+    assert node.tenure.installing.anchor == later.anchor
+    del node._is_out_of_reach
+    cluster.drop = lambda *_: False
+    cluster.run_until(lambda: cluster.values()["d"] == 60, 60_000)
+
+
+def test_of_several_snapshots_the_one_that_most_peers_offer_is_fetched():
+    cluster = pruned()
+    bad = cluster.followers()[0]
+    evidence = cluster.nodes[bad].tenure.snaps.keeper.held.evidence
+    later = msgspec.structs.replace(evidence, anchor=Anchor(9, 10**9, bytes(32)), root=bytes(32))
+
+    class Offering(type(cluster.nodes[bad])):
+        def _offer_snapshot(self, peer):
+            self._send(peer, SnapshotOffer(self._cluster, self.log.base.index, later))
+
+    cluster.nodes[bad].__class__ = Offering
+    cluster.add("d", Bootstrap.JOIN)
+    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk)
+    node = cluster.nodes["d"]
+    cluster.run_until(lambda: node.tenure.installing is not None)
+    assert node.tenure.installing.anchor == evidence.anchor
+    cluster.drop = lambda *_: False
+    cluster.run_until(lambda: cluster.values()["d"] == 60)
+
+
+def test_a_range_below_the_base_is_not_asked_for_again():
+    """Entries came otherwise, and were cut off, while an answer was under way."""
+    cluster = pruned()
+    name = cluster.followers()[0]
+    node = cluster.nodes[name]
+    assert node.log.base.index > 3
+    pull = PullState(node.term, node.log.last().index + 5, 2, node.now, node.now, joined=True)
+    pull.again = [(1, 3)]
+    pull.known = dict.fromkeys(node.audience, node.log.last().index + 5)
+    node.tenure.pull = pull
+    node._drive_pull(pull)
+    assert {asked.after for flight in pull.in_flight.values() for asked in flight.ranges.values()} <= {
+        node.commit
+    }
+
+
+class Watched(Register):
+    """A machine that freezes, and keeps what it has to inform of changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = []
+
+    def freeze(self):
+        self.frozen.append(self)
+        return self
+
+    def items(self):
+        yield self.value
+
+    def release(self):
+        self.frozen.clear()
+
+
+class RaisingSystem(EmptySystem):
+    def snapshot(self):
+        raise ZeroDivisionError
+
+
+def test_a_system_state_that_raises_leaves_no_frozen_machine_behind():
+    cluster = RaftCluster(**SMALL, system=RaisingSystem)
+    machines = [Watched(), Watched(), Watched()]
+    for name, machine in zip("abc", machines, strict=True):
+        cluster.add(name, machine=machine)
+    cluster.elect()
+    write(cluster, 60)
+    cluster.run(3000)
+    assert len(entries(cluster, "a", EntryKind.SNAPSHOT)) >= 1
+    assert [machine.frozen for machine in machines] == [[], [], []]
+
+
+def test_evidence_alone_is_no_reason_for_another_snapshot():
+    cluster = three(snapshot_ms=5000, log_keep_bytes=10**9, session_ttl_ms=86_400_000)
+    write(cluster, 1)
+    cluster.run(60_000)
+    kinds = [entry.payload == MARKER for entry in entries(cluster, "a", EntryKind.SNAPSHOT)]
+    assert kinds == [True, False]
+
+
+def test_a_cursor_of_nothing_is_always_applied():
+    cluster = pruned()
+    assert cluster.outcome(cluster.query("a", min_at=Cursor(0, 0))).value == 60
+
+
+def test_a_peer_whose_state_differs_is_named_once():
+    cluster = RaftCluster(**SMALL)
+    for name in "abc":
+        cluster.add(name)
+    leader = cluster.nodes[cluster.elect()]
+    write(cluster, 60)
+    cluster.run_until(lambda: all(base(cluster, name) for name in cluster.nodes))
+    peer = cluster.nodes[cluster.followers()[0]].me
+    known = leader.tenure.snaps.keeper.known
+    for number in range(5):
+        wrong = msgspec.structs.replace(known, root=bytes([number]) * 32)
+        cluster.step(leader.me.name, Received(peer, SnapshotDigest(leader.cluster, leader.term, wrong)))
+    assert [notice.peer for notice in notices(cluster, leader.me.name, StateDiverged)] == [peer]

@@ -2,9 +2,12 @@
 
 import hashlib
 
+import pytest
+
+from node.errors import RemoteProtocolError
 from node.peers import Incarnation
-from node.sync.evidence import Anchor, StateEvidence
-from node.sync.fetching import WINDOW, Fetching
+from node.sync.evidence import CHUNKS_MAX, Anchor, StateEvidence, evidence_untrusted
+from node.sync.fetching import SILENT_MAX, WINDOW, Fetching
 from node.sync.merkle import MerkleTree, leaf_of
 
 A, B, C = (Incarnation(name, hashlib.sha256(name.encode()).digest()) for name in "abc")
@@ -107,3 +110,36 @@ def test_a_late_answer_of_the_only_source_counts():
     give(fetching, chunks, tree, [(peer, number)])
     assert fetching.is_complete
     assert fetching.take(A, 0, b"anything", ())  # it is here: not looked at
+
+
+def test_a_source_that_never_answers_is_given_up_and_one_that_answers_late_is_not():
+    evidence, chunks, tree = snapshot(40)
+    fetching = Fetching(evidence)
+    fetching.offer(A)
+    fetching.offer(B)
+    now = 0
+    late = []
+    for _ in range(4 * SILENT_MAX):
+        asked = fetching.requests(now, PATIENCE_MS)
+        # B's answers come when they are no longer waited for.
+        give(fetching, chunks, tree, late)
+        late = [(peer, number) for peer, number in asked if peer == B][:1] or late
+        now += PATIENCE_MS
+    assert fetching.given_up() == [A]
+    fetching.lose(A)
+    assert fetching.sources == 1
+
+
+def test_offered_evidence_cannot_ask_for_more_chunks_than_a_member_can_keep_track_of():
+    with pytest.raises(RemoteProtocolError, match="not the evidence"):
+        evidence_untrusted([[2, 9, bytes(32)], bytes(32), CHUNKS_MAX + 1, CHUNKS_MAX + 1, 1])
+    assert evidence_untrusted([[2, 9, bytes(32)], bytes(32), CHUNKS_MAX, CHUNKS_MAX, 1]).count == CHUNKS_MAX
+
+
+def test_the_tree_of_what_was_fetched_serves_every_chunk():
+    evidence, chunks, tree = snapshot(5)
+    fetching = Fetching(evidence)
+    for number in (3, 0, 4, 1, 2):
+        assert fetching.take(A, number, chunks[number], tree.proof(number))
+    assert fetching.tree().root == evidence.root
+    assert [fetching.tree().proof(number) for number in range(5)] == [tree.proof(n) for n in range(5)]

@@ -33,7 +33,7 @@ def test_every_chunk_is_proven_and_the_root_is_that_of_the_standard(count):
     for number, chunk in enumerate(chunks):
         proof = tree.proof(number)
         assert len(proof) <= PROOF_DIGESTS_MAX
-        assert is_proven(chunk, number, proof, root=tree.root, count=count)
+        assert is_proven(leaf_of(chunk), number, proof, root=tree.root, count=count)
 
 
 @given(count=st.integers(1, 40), data=st.data())
@@ -45,12 +45,12 @@ def test_no_other_chunk_place_proof_or_count_is_proven(count, data):
     other = data.draw(st.integers(-1, count + 1).filter(lambda place: place != number))
     flipped = bytes([chunk[0] ^ 1]) + chunk[1:]
 
-    assert not is_proven(flipped, number, proof, root=tree.root, count=count)
-    assert not is_proven(chunk, other, proof, root=tree.root, count=count)
-    assert not is_proven(chunk, number, (*proof, bytes(32)), root=tree.root, count=count)
-    assert not is_proven(chunk, number, proof[:-1] or (bytes(32),), root=tree.root, count=count)
-    assert not is_proven(chunk, number, proof, root=bytes(32), count=count)
-    assert not is_proven(b"", number, (), root=tree.root, count=0)
+    assert not is_proven(leaf_of(flipped), number, proof, root=tree.root, count=count)
+    assert not is_proven(leaf_of(chunk), other, proof, root=tree.root, count=count)
+    assert not is_proven(leaf_of(chunk), number, (*proof, bytes(32)), root=tree.root, count=count)
+    assert not is_proven(leaf_of(chunk), number, proof[:-1] or (bytes(32),), root=tree.root, count=count)
+    assert not is_proven(leaf_of(chunk), number, proof, root=bytes(32), count=count)
+    assert not is_proven(leaf_of(b""), number, (), root=tree.root, count=0)
 
 
 def test_a_tree_has_a_leaf():
