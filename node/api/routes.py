@@ -130,7 +130,7 @@ class Routes:
         return _json(views.group_response(self._service.group(), mock=self._service.mock))
 
     async def _members(self, request: Request) -> Response:  # noqa: ARG002
-        return _json(views.members_response(self._service.group().status, self._service.bonds()))
+        return _json(views.members_response(self._service.group(), self._service.bonds()))
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))

@@ -118,6 +118,14 @@ class Software(_Response, frozen=True):
     machine_versions: Annotated[Sequence[Unsigned], Meta(description="The lowest and the highest.")]
 
 
+class PendingChange(_Response, frozen=True):
+    """A change of the voters that is proposed, and not committed as far as the answering node knows."""
+
+    config_epoch: Unsigned
+    voters: Annotated[Sequence[Hex32], Meta(description="Peer ids of the voters after it.")]
+    reason: Annotated[str, Meta(description="For people; may change.")]
+
+
 class Group(_Response, frozen=True):
     """The group as this node sees it."""
 
@@ -132,8 +140,8 @@ class Group(_Response, frozen=True):
     commit_index: Unsigned
     applied_index: Unsigned
     last_index: Unsigned
-    config_epoch: Unsigned
-    voters: Annotated[Sequence[Hex32], Meta(description="Peer ids.")]
+    config_epoch: Annotated[Unsigned, Meta(description="Of the committed configuration.")]
+    voters: Annotated[Sequence[Hex32], Meta(description="Peer ids; of the committed configuration.")]
     learners: Annotated[Sequence[Hex32], Meta(description="Peer ids.")]
     tie: Annotated[Hex32 | None, Meta(description="Whose vote decides between equal halves.")]
     online: bool
@@ -147,21 +155,43 @@ class Group(_Response, frozen=True):
     snapshot: Annotated[Snapshot | None, Meta(description="Null while there is none.")] = None
     install: Annotated[Install | None, Meta(description="Null unless one is under way.")] = None
     warnings: Annotated[Sequence[StatusWarning], Meta(description="What an operator should look at.")] = ()
+    pending_change: Annotated[PendingChange | None, Meta(description="Null unless one is pending.")] = None
 
 
 class Member(_Response, frozen=True):
     peer_id: Hex32
     name: str
-    role: Literal["leader", "voter", "learner"]
+    role: Annotated[
+        Literal["leader", "voter", "learner", "observer"],
+        Meta(description="By the committed configuration; observer: no voter, and never becomes one."),
+    ]
     self: Annotated[bool, Meta(description="True for the node that answers.")]
     bonded: bool
     address: Annotated[str | None, Meta(description="Its bond addresses, if bonded.")]
     api: Annotated[str | None, Meta(description="The URL of its API, if bonded and announced.")]
     match_index: Annotated[int | None, Meta(description="Verified log position; known to the leader only.")]
+    connected: Annotated[
+        bool,
+        Meta(description="Bonded, or itself; if a leader shows it: it answered within an election timeout."),
+    ] = False
+    caught_up: Annotated[
+        bool | None,
+        Meta(description="It holds the leader's log as far as it was sent; known to the leader only."),
+    ] = None
+    lag: Annotated[
+        Unsigned | None,
+        Meta(description="Entries that the leader does not know it to hold; known to the leader only."),
+    ] = None
+    pending: Annotated[
+        Literal["promotion", "demotion"] | None,
+        Meta(description="What a change that is not committed would make of it."),
+    ] = None
 
 
 class Members(_Response, frozen=True):
     members: Sequence[Member]
+    config_epoch: Annotated[Unsigned, Meta(description="Of the committed configuration.")] = 0
+    pending_change: Annotated[PendingChange | None, Meta(description="Null unless one is pending.")] = None
 
 
 class Bond(_Response, frozen=True):

@@ -10,7 +10,8 @@ from node.errors import NodeError
 from node.features import Build
 from node.peers import Incarnation, Preference
 from node.raft.outlook import UNKNOWN, Outlook
-from node.raft.types import Consistency, Cursor, KeyUse, MemberStatus, Outcome
+from node.raft.quorum import Config
+from node.raft.types import Consistency, Cursor, KeyUse, Leading, MemberStatus, Outcome
 from node.system.access_list import AccessList
 from node.system.grants import Grant
 
@@ -69,7 +70,10 @@ class GroupView:
         cluster: the cluster of which the member holds a committed entry; None before the first one.
         state_machine: the machine's signature.
         status: the member's own view.
-        min_voters: how many voters the group wants at least.
+        configs: the last configuration that is committed as far as this node knows, and those proposed after
+            it; none before the genesis.
+        leading: what this node knows of the other members if it leads.
+        min_voters, max_voters: how many voters the group wants at least, and has at most.
         notices: what else an operator should look at.
         covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
         key_use: how much room the idempotency keys use.
@@ -81,7 +85,10 @@ class GroupView:
     cluster: Cluster | None
     state_machine: str
     status: MemberStatus
+    configs: tuple[Config, ...] = ()
+    leading: Leading | None = None
     min_voters: int = 1
+    max_voters: int = 1
     notices: Sequence[Notice] = ()
     covered_age_ms: int | None = None
     key_use: KeyUse = KeyUse(0, 0, 0)

@@ -8,13 +8,14 @@ from attestation.tickets.protocol import Cluster
 from node.api import schemas
 from node.api.service import BondView, GroupView
 from node.features import Build, Levels
-from node.peers import Incarnation
+from node.peers import Incarnation, Preference
 from node.raft.outlook import Outlook, Quorum, describe
-from node.raft.types import InstallStatus, MemberStatus, SnapshotStatus
+from node.raft.quorum import Config
+from node.raft.types import InstallStatus, SnapshotStatus
 
 
 def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
-    status = view.status
+    status, committed = view.status, committed_config(view)
     return schemas.Group(
         group_id=view.group_id.hex(),
         network_id=view.network_id.hex(),
@@ -27,10 +28,10 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         commit_index=status.commit.index,
         applied_index=status.applied,
         last_index=status.last.index,
-        config_epoch=status.config_epoch,
-        voters=[voter.id.hex() for voter in status.voters],
-        learners=[learner.id.hex() for learner in status.learners],
-        tie=_peer_id(status.tie),
+        config_epoch=committed.epoch,
+        voters=[voter.id.hex() for voter in committed.voters],
+        learners=[learner.id.hex() for learner in _learners(view)],
+        tie=_peer_id(committed.tie),
         online=status.online,
         halted=status.halted,
         state_machine=view.state_machine,
@@ -42,7 +43,31 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         install=_install(status.install),
         warnings=_warnings(view),
         quorum=quorum_schema(view.outlook),
+        pending_change=_pending_change(view),
     )
+
+
+def committed_config(view: GroupView) -> Config:
+    """Return the committed configuration, as far as this node knows; without voters before the genesis."""
+    return view.configs[0] if view.configs else Config(epoch=0, voters=(), tie=None, reason="")
+
+
+def voters_of_all(view: GroupView) -> set[Incarnation]:
+    """Return the voters of the committed configuration and of every pending one."""
+    return {voter for config in view.configs for voter in config.voters}
+
+
+def _learners(view: GroupView) -> list[Incarnation]:
+    """Return the members that have no vote in the committed configuration."""
+    return sorted({*view.status.learners, *voters_of_all(view)} - {*committed_config(view).voters})
+
+
+def _pending_change(view: GroupView) -> schemas.PendingChange | None:
+    if len(view.configs) < 2:
+        return None
+    last = view.configs[-1]
+    voters = [voter.id.hex() for voter in last.voters]
+    return schemas.PendingChange(config_epoch=last.epoch, voters=voters, reason=last.reason)
 
 
 def _snapshot(held: SnapshotStatus | None) -> schemas.Snapshot | None:
@@ -118,31 +143,52 @@ def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:
     ]
 
 
-def members_response(status: MemberStatus, bonds: Iterable[BondView]) -> schemas.Members:
-    """Return every member of the configuration, and as a learner every bonded peer outside it."""
+def members_response(view: GroupView, bonds: Iterable[BondView]) -> schemas.Members:
+    """Return every member of the configurations, and as a learner every bonded peer outside them."""
     by_peer = {bond.peer: bond for bond in bonds}
-    everyone = sorted({*status.voters, *status.learners, status.me, *by_peer})
-    return schemas.Members(members=[_member(one, status, by_peer.get(one)) for one in everyone])
+    everyone = sorted({*voters_of_all(view), *view.status.learners, view.status.me, *by_peer})
+    return schemas.Members(
+        members=[_member(one, view, by_peer.get(one)) for one in everyone],
+        config_epoch=committed_config(view).epoch,
+        pending_change=_pending_change(view),
+    )
 
 
-def _member(one: Incarnation, status: MemberStatus, bond: BondView | None) -> schemas.Member:
-    role: Literal["leader", "voter", "learner"]
-    if one == status.leader:
-        role = "leader"
-    elif one in status.voters:
-        role = "voter"
-    else:
-        role = "learner"
+def _member(one: Incarnation, view: GroupView, bond: BondView | None) -> schemas.Member:
+    status, leading = view.status, view.leading
+    match = status.last.index if leading is not None and one == status.me else status.match.get(one)
     return schemas.Member(
         peer_id=one.id.hex(),
         name=one.name,
-        role=role,
+        role=_role(one, view, bond),
         self=one == status.me,
         bonded=bond is not None,
         address=None if bond is None else bond.address,
         api=None if bond is None else bond.api_url,
         match_index=status.match.get(one),
+        connected=(bond is not None or one == status.me) if leading is None else one in leading.responsive,
+        caught_up=None if leading is None else one in leading.in_step,
+        lag=None if leading is None or match is None else max(status.last.index - match, 0),
+        pending=_pending(one, view),
     )
+
+
+def _role(
+    one: Incarnation, view: GroupView, bond: BondView | None
+) -> Literal["leader", "voter", "learner", "observer"]:
+    if one == view.status.leader:
+        return "leader"
+    if one in committed_config(view).voters:
+        return "voter"
+    never_votes = bond is not None and bond.preference is Preference.OBSERVER
+    never_votes = never_votes or (one == view.status.me and one not in view.status.electable)
+    return "observer" if never_votes else "learner"
+
+
+def _pending(one: Incarnation, view: GroupView) -> Literal["promotion", "demotion"] | None:
+    if len(view.configs) < 2 or (one in view.configs[0].voters) == (one in view.configs[-1].voters):
+        return None
+    return "promotion" if one in view.configs[-1].voters else "demotion"
 
 
 def bonds_response(bonds: Iterable[BondView], *, mock: bool) -> schemas.Bonds:

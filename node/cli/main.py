@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "dev": ("node.cli.dev", "Run a local cluster of mock TDs, one process each"),
     "node": ("node.cli.node", "Run one node"),
     "status": ("node.cli.status", "Show the group, its members and their bonds"),
+    "member": ("node.cli.member", "Show the group's members"),
     "kv": ("node.cli.kv", "Read and write the key-value store"),
     "token": ("node.cli.token", "Manage who may call the group: new tokens, the list, revocations"),
     "verify": ("node.cli.verify", "Check a live node's evidence and TLS key against a policy"),

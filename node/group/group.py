@@ -24,6 +24,7 @@ from node.peers import Incarnation
 from node.raft.events import ChangeVersion, Execute, Query, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
+from node.raft.quorum import Config
 from node.raft.types import (
     BATCH_ABORTED,
     AlreadyExecuted,
@@ -33,6 +34,7 @@ from node.raft.types import (
     Cursor,
     Failed,
     KeyUse,
+    Leading,
     MemberStatus,
     NotExecuted,
     Ok,
@@ -91,6 +93,16 @@ class Group:
         # It is no longer a part of the group, whatever its role was when it ended.
         halted = status.halted or self.closed
         return replace(status, role=Role.FOLLOWER, leader=None, online=False, halted=halted, match={})
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """The last configuration that this node knows to be committed, and those proposed after it."""
+        return self._driver.member.configs
+
+    @property
+    def leading(self) -> Leading | None:
+        """What this node knows of the other members if it leads the group; otherwise None."""
+        return None if self.closed is not None else self._driver.member.leading()
 
     @property
     def cluster(self) -> Cluster | None:

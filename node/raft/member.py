@@ -29,6 +29,7 @@ from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, look_out
+from node.raft.quorum import Config
 from node.raft.reads import ReadQueues
 from node.raft.replica import Replica
 from node.raft.signing import FoundingState
@@ -39,6 +40,7 @@ from node.raft.types import (
     LEADER,
     Cursor,
     Founding,
+    Leading,
     MemberStatus,
     NotExecuted,
     Role,
@@ -463,6 +465,30 @@ class Member(Inbox):
         if outlook != self.published_outlook:
             self.published_outlook = outlook if ill else None
             self._notice(QuorumChanged(outlook))
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """The last Cfg that this member knows to be committed, and every later one of its log."""
+        return self.tenure.active
+
+    def leading(self) -> Leading | None:
+        """Return what this member knows of the others if it leads; otherwise None."""
+        leadership = self.tenure.leadership
+        if leadership is None:
+            return None
+        responsive = {peer for peer in self._responsive(leadership) if peer == self.me or peer in self.peers}
+        return Leading(
+            established=self.tenure.commit >= leadership.noop_index,
+            transferring=leadership.transfer is not None,
+            responsive=tuple(sorted(responsive)),
+            in_step=tuple(
+                sorted(peer for peer in responsive if peer == self.me or self._is_in_step(leadership, peer))
+            ),
+            copies_needed=self._copies_needed(),
+        )
+
+    def _is_in_step(self, leadership: Leadership, peer: Incarnation) -> bool:
+        return peer not in leadership.lag and leadership.match.get(peer, -1) >= leadership.noop_index
 
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""

@@ -335,3 +335,23 @@ class MemberStatus:
     log_bytes: int = 0
     snapshot: SnapshotStatus | None = None
     install: InstallStatus | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leading:
+    """What only a leader knows of its members.
+
+    Attributes:
+        established: an entry of its term is committed; before that it knows of no change of the voters.
+        transferring: it is handing its leadership over.
+        responsive: itself, and the members that answered within an election timeout, in order.
+        in_step: those of them that hold its log as far as its broadcasts reached them, and not less than the
+            first entry of its term.
+        copies_needed: this many members must hold an entry before it is committed.
+    """
+
+    established: bool
+    transferring: bool
+    responsive: tuple[Incarnation, ...]
+    in_step: tuple[Incarnation, ...]
+    copies_needed: int

@@ -31,12 +31,14 @@ from node.machines.kv import KeyValue
 from node.machines.system import RequestKind
 from node.peers import Incarnation, Preference
 from node.raft.outlook import Outlook, Quorum
+from node.raft.quorum import Config
 from node.raft.types import (
     Answer,
     Applied,
     Cursor,
     Failed,
     KeyUse,
+    Leading,
     MemberStatus,
     Ok,
     Role,
@@ -48,6 +50,14 @@ from node.tokens import hash_token
 ME = Incarnation("node-a", bytes([1]) * 32)
 PEER = Incarnation("node-b", bytes([2]) * 32)
 OTHER = Incarnation("node-c", bytes([3]) * 32)
+CONFIG = Config(epoch=2, voters=(ME, PEER), tie=ME, reason="promote node-b")
+LEADING = Leading(
+    established=True,
+    transferring=False,
+    responsive=(ME, PEER, OTHER),
+    in_step=(ME, PEER, OTHER),
+    copies_needed=2,
+)
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKENS = {role: f"bst_{role.value}-token" for role in AccessRole}
 ACCESS = tuple(
@@ -110,6 +120,9 @@ class FakeService:
     cluster: Cluster | None = Cluster(id=bytes([9]) * 32)
     certificate: bytes | None = None
     electable: tuple[Incarnation, ...] = (ME, PEER)
+    configs: tuple[Config, ...] = (CONFIG,)
+    leading: Leading | None = LEADING
+    max_voters: int = 2
 
     def grants(self):
         self.group()
@@ -187,7 +200,10 @@ class FakeService:
             cluster=self.cluster,
             state_machine=self.machine.signature,
             status=status,
+            configs=self.configs,
+            leading=self.leading,
             min_voters=2,
+            max_voters=self.max_voters,
             covered_age_ms=250,
             key_use=KeyUse(3, 99, 1),
             outlook=self.outlook,

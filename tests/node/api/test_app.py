@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -14,10 +16,12 @@ from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.service import Readiness, UnavailableError
 from node.audit import AuditChainError
+from node.peers import Preference
 from node.raft.outlook import Absence, Absent, Outlook, Quorum, describe
+from node.raft.quorum import Config
 from node.raft.types import AlreadyExecuted, Cursor, NotExecuted, Unknown
 from node.tokens import AccessRole
-from tests.node.api.fakes import ME, OTHER, PEER, FakeService, asgi, call
+from tests.node.api.fakes import BOND, CONFIG, LEADING, ME, OTHER, PEER, FakeService, asgi, call
 
 ADMIN = AccessRole.ADMIN
 NONCE = "0f" * 32
@@ -192,6 +196,45 @@ def test_members_shows_role_and_bond():
         ("node-b", "voter", False, True, "https://127.0.0.1:8444"),
         ("node-c", "learner", False, False, None),
     ]
+
+
+def test_a_change_of_the_voters_is_pending_until_it_is_committed():
+    later = Config(epoch=3, voters=(ME, OTHER), tie=ME, reason="replace node-b by node-c")
+    service = FakeService(configs=(CONFIG, later))
+    shown = call(service, "GET", "/v1/members", role=AccessRole.READ).json
+    group = call(service, "GET", "/v1/group", role=AccessRole.READ).json
+    pending = {
+        "config_epoch": 3,
+        "voters": [ME.id.hex(), OTHER.id.hex()],
+        "reason": "replace node-b by node-c",
+    }
+
+    assert (shown["config_epoch"], shown["pending_change"]) == (2, pending)
+    assert [(m["role"], m["pending"]) for m in shown["members"]] == [
+        ("leader", None),
+        ("voter", "demotion"),
+        ("learner", "promotion"),
+    ]
+    assert (group["config_epoch"], group["pending_change"]) == (2, pending)
+    assert (group["voters"], group["learners"]) == ([ME.id.hex(), PEER.id.hex()], [OTHER.id.hex()])
+
+
+def test_a_leader_shows_how_far_every_member_is_and_another_member_knows_only_bonds():
+    behind = replace(LEADING, responsive=(ME, PEER), in_step=(ME,))
+
+    def seen(**service):
+        answer = call(FakeService(index=4, **service), "GET", "/v1/members", role=AccessRole.READ).json
+        return [(m["connected"], m["caught_up"], m["lag"]) for m in answer["members"]]
+
+    assert seen(leading=behind) == [(True, True, 0), (True, False, 0), (False, False, None)]
+    assert seen(leading=None) == [(True, None, None), (True, None, None), (False, None, None)]
+
+
+def test_an_observer_is_shown_as_one():
+    watching = SimpleNamespace(**{**vars(BOND), "peer": OTHER, "preference": Preference.OBSERVER})
+    members = call(FakeService(bonded=[watching]), "GET", "/v1/members", role=AccessRole.READ).json["members"]
+
+    assert [m["role"] for m in members] == ["leader", "voter", "observer"]
 
 
 def test_bonds_shows_appraisal_and_expiry():
