@@ -13,6 +13,7 @@ BODY_DEPTH_MAX: Final = VALUE_DEPTH_MAX + 4
 BODY_VALUES_MAX: Final = 8192
 INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
+MEMBER_CHARACTERS_MAX: Final = 128  # of a name or a peer id
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 AUDIT_EVENTS_MAX: Final = 1000
 # Of one head. Each field costs more than its bytes; browsers send about 20.

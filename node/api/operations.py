@@ -8,7 +8,12 @@ from node.api import schemas
 from node.api.access import Standing
 from node.api.cluster_field import PATTERN
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
-from node.api.limits import AUDIT_EVENTS_MAX, IDEMPOTENCY_KEY_CHARACTERS_MAX, INTEGER_MAX
+from node.api.limits import (
+    AUDIT_EVENTS_MAX,
+    IDEMPOTENCY_KEY_CHARACTERS_MAX,
+    INTEGER_MAX,
+    MEMBER_CHARACTERS_MAX,
+)
 from node.system.grants import AccessRole
 
 PUBLIC: Final = "public"
@@ -150,6 +155,24 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         standing=Standing.LAST_KNOWN,
         answers=(schemas.Members,),
         problems=("not-ready",),
+    ),
+    Operation(
+        name="safe_to_stop",
+        method="GET",
+        path="/v1/safe-to-stop",
+        summary="Whether this member, or another, can stop now without risk to the group, and if not why.",
+        access=AccessRole.READ,
+        standing=Standing.LAST_KNOWN,
+        answers=(schemas.SafeToStop,),
+        parameters=(
+            Parameter(
+                name="member",
+                place="query",
+                schema={"type": "string", "minLength": 1, "maxLength": MEMBER_CHARACTERS_MAX},
+                description="Name or peer id; by default the node that answers.",
+            ),
+        ),
+        problems=("request-invalid", "not-ready"),
     ),
     Operation(
         name="bonds",

@@ -16,6 +16,7 @@ from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, INTEGER_MAX, ApiLimits
+from node.api.membership import member_named, stop_response
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
@@ -73,6 +74,7 @@ class Routes:
             "openapi": self._openapi_json,
             "group": self._group,
             "members": self._members,
+            "safe_to_stop": self._safe_to_stop,
             "bonds": self._bonds,
             "evidence": self._evidence,
             "peers": self._peers,
@@ -131,6 +133,13 @@ class Routes:
 
     async def _members(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.members_response(self._service.group(), self._service.bonds()))
+
+    async def _safe_to_stop(self, request: Request) -> Response:
+        _refuse_unknown_parameters(request, {"member"})
+        view = self._service.group()
+        text = request.query_params.get("member")
+        member = view.status.me if text is None else member_named(view, text)
+        return _json(stop_response(view, member))
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))

@@ -194,6 +194,18 @@ class Members(_Response, frozen=True):
     pending_change: Annotated[PendingChange | None, Meta(description="Null unless one is pending.")] = None
 
 
+class SafeToStop(_Response, frozen=True):
+    """Whether a member can stop now; what cannot be known is not safe."""
+
+    member: Annotated[Node, Meta(description="Which is asked about.")]
+    verdict: Annotated[
+        Literal["safe", "unsafe", "unknown"], Meta(description="unknown: ask the leader, or try again.")
+    ]
+    reason: Annotated[str, Meta(description="Stable, kebab-case; empty if it is safe.")]
+    message: Annotated[str, Meta(description="For people; may change.")]
+    leader: Annotated[Node | None, Meta(description="Null if none is known.")]
+
+
 class Bond(_Response, frozen=True):
     peer_id: Hex32
     name: str

@@ -1,19 +1,24 @@
 """``bondstone member``: the members of the group.
 
-Exit codes of ``list``: 0 printed; 2 usage; 3 no node answered.
+Exit codes of ``list``: 0 printed; 2 usage; 3 no node answered. Of ``safe-to-stop``: 0 safe; 1 not safe;
+2 usage; 3 not known, or no node answered.
 """
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
 
 from node.api import schemas
 from node.cli.connect import connect
+from node.cli.exits import NO, UNDECIDED
 from node.cli.output import BAD, CAUTION, Part, print_json, say, table
 
 app = typer.Typer()
+WAIT_S_MAX: Final = 86_400
+PAUSE_S: Final = 0.5
 
 Url = Annotated[list[str] | None, typer.Option("--url", help="A node's API; may be given several times.")]
 Token = Annotated[str | None, typer.Option("--token", help="Bearer token.")]
@@ -49,3 +54,35 @@ def _row(member: schemas.Member) -> tuple[Part, ...]:
         member.pending or "-",
         member.peer_id[:8],
     )
+
+
+@app.command("safe-to-stop")
+def safe_to_stop(
+    member: Annotated[str, typer.Argument(help="Name or peer id.")],
+    wait: Annotated[
+        int,
+        typer.Option(min=0, max=WAIT_S_MAX, help="Ask again for up to this many seconds until it is safe."),
+    ] = 0,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the leader whether a member can stop now without risk to the group.
+
+    Exit code 0 if it is safe, 1 if not, 3 if no node that was asked leads.
+    """
+    give_up = time.monotonic() + wait
+    with connect(url, token, ca) as client:
+        answer = client.safe_to_stop(member)
+        while answer.verdict != "safe" and time.monotonic() < give_up:
+            time.sleep(PAUSE_S)
+            answer = client.safe_to_stop(member)
+    if as_json:
+        print_json(msgspec.to_builtins(answer))
+    elif answer.verdict == "safe":
+        say(f"{answer.member.name} can stop now")
+    else:
+        say((f"{answer.verdict}: {answer.message} ({answer.reason})", CAUTION))
+    if answer.verdict != "safe":
+        raise typer.Exit(NO if answer.verdict == "unsafe" else UNDECIDED)

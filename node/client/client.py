@@ -231,6 +231,20 @@ class BondstoneClient:
     def members(self) -> schemas.Members:
         return self._call("GET", "/v1/members", schemas.Members)
 
+    def safe_to_stop(self, member: str) -> schemas.SafeToStop:
+        """Return whether the member with this name or peer id can stop now, as the leader judges it.
+
+        Only the leader can: this asks one node after another. ``unknown`` if none of them leads.
+        """
+        path = f"/v1/safe-to-stop?{urlencode({'member': member})}"
+        answer = self._call("GET", path, schemas.SafeToStop)
+        for _ in self._urls[1:]:
+            if answer.verdict != "unknown":
+                break
+            self._urls.append(self._urls.pop(0))  # that node answered; now the next one
+            answer = self._call("GET", path, schemas.SafeToStop)
+        return answer
+
     def bonds(self) -> schemas.Bonds:
         return self._call("GET", "/v1/bonds", schemas.Bonds)
 

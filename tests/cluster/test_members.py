@@ -1,6 +1,7 @@
 """What an operator sees of the members, and does with them, over real nodes."""
 
 import json
+import time
 
 import pytest
 
@@ -32,3 +33,40 @@ def test_the_leader_shows_every_voter_connected_and_caught_up(cluster):
     assert shown["pending_change"] is None
     assert table.returncode == 0
     assert all(name in table.stdout for name in ("node-0", "node-1", "node-2"))
+
+
+def test_a_follower_of_three_can_stop_and_the_leader_only_after_it_handed_over(cluster):
+    leader = cluster.leader()
+    follower = next(i for i in range(cluster.count) if i != leader)
+
+    def asked(i, *nodes):
+        flags = client_flags(cluster, *nodes)
+        run = cli("member", "safe-to-stop", f"node-{i}", "--json", "--wait", "0", *flags)
+        return run.returncode, json.loads(run.stdout)["reason"]
+
+    waited = cli("member", "safe-to-stop", f"node-{follower}", "--wait", "30", *client_flags(cluster))
+    assert (waited.returncode, waited.stdout) == (0, f"node-{follower} can stop now\n")
+    assert asked(follower, follower, leader) == (0, "")
+    assert asked(leader) == (1, "leads")
+    assert asked(follower, follower) == (3, "not-known")
+    assert cli("member", "safe-to-stop", "node-9", *client_flags(cluster)).returncode == 2
+
+
+def test_the_last_two_of_three_cannot_stop(own_cluster):
+    leader = own_cluster.leader()
+    gone, last = (i for i in range(3) if i != leader)
+    own_cluster.kill(gone)
+    with own_cluster.http(leader) as http:
+        # Until the leader misses the answers of the killed node it counts that node too.
+        deadline = time.monotonic() + 60
+        while any(m["connected"] and m["name"] == f"node-{gone}" for m in members(http)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    run = cli("member", "safe-to-stop", f"node-{last}", "--json", *client_flags(own_cluster, leader, last))
+
+    assert run.returncode == 1
+    assert json.loads(run.stdout)["reason"] in {"would-lose-quorum", "too-few-copies", "change-pending"}
+
+
+def members(http):
+    return http.get("/v1/members").json()["members"]

@@ -78,6 +78,7 @@ OPENS = {
     "metrics": {AccessRole.READ, AccessRole.METRICS},
     "group": {AccessRole.READ},
     "members": {AccessRole.READ},
+    "safe_to_stop": {AccessRole.READ},
     "bonds": {AccessRole.READ},
     "commands": {AccessRole.WRITE},
     "queries": {AccessRole.READ},
@@ -391,7 +392,7 @@ def test_what_the_log_does_not_judge_again_needs_a_list_within_the_lag(operation
 def test_status_alone_remains_when_no_leader_is_known():
     remains = {operation.name for operation in OPERATIONS if operation.standing is Standing.LAST_KNOWN}
 
-    assert remains == {"group", "members", "bonds", "metrics", "openapi"}
+    assert remains == {"group", "members", "safe_to_stop", "bonds", "metrics", "openapi"}
 
 
 def test_a_weak_query_needs_a_list_within_the_lag_and_a_strong_one_is_judged_by_its_answer():
