@@ -100,10 +100,7 @@ class _Printer:
     def _ready(self, event: ClusterReady) -> None:
         table(
             ("node", "pid", "api", "bond", "peer id"),
-            (
-                (node.name, str(node.pid), node.api, node.bond, node.peer_id[:16] + "…")
-                for node in event.nodes
-            ),
+            ((node.name, str(node.pid), node.api, node.bond, node.peer_id[:8]) for node in event.nodes),
             title=f"group {event.group_id[:16]}… is ready (mock TDs: no hardware trust)",
         )
         cli = _shown(bondstone_command())
