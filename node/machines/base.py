@@ -202,9 +202,13 @@ class StateMachine(ABC):
 
     @property
     def offers_snapshots(self) -> bool:
-        """Whether ``snapshot`` or ``freeze`` is overridden. The log of a group without is never cut."""
+        """Whether ``snapshot`` and ``restore``, or ``freeze`` and ``thaw``, are overridden.
+
+        The log of a group without is never cut: a state that nobody can take back replaces no log.
+        """
         cls = type(self)
-        return cls.snapshot is not StateMachine.snapshot or cls.freeze is not StateMachine.freeze
+        whole = cls.snapshot is not StateMachine.snapshot and cls.restore is not StateMachine.restore
+        return whole or (cls.freeze is not StateMachine.freeze and cls.thaw is not StateMachine.thaw)
 
     def freeze(self) -> FrozenState | None:
         """Return the present state in items, at once: a snapshot of it is made while commands are applied.

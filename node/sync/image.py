@@ -22,8 +22,15 @@ class NotAnImageError(ValueError):
 
 
 def frame(section: int, value: Any) -> bytes:
-    """Return the frame of one plain value."""
+    """Return the frame of one plain value.
+
+    Raises:
+        NotAnImageError: it could not be read back, such as a float, or a map whose keys are not text. No log
+            may be cut behind it.
+        Exception: of any kind: it could not even be encoded.
+    """
     body = encode(value)
+    _decode(body)
     return bytes((section,)) + len(body).to_bytes(_LENGTH_BYTES) + body
 
 

@@ -633,6 +633,44 @@ def test_a_range_below_the_base_is_not_asked_for_again():
     }
 
 
+class Unreadable(Register):
+    """Its snapshot can be encoded, and not be read back."""
+
+    def snapshot(self):
+        return {1: self.value}
+
+
+class OneWay(StateMachine):
+    """Has ``snapshot``, for whatever purpose, and no ``restore``."""
+
+    value = 0
+    signature = "test/register/v1"
+
+    def apply(self, command, context):
+        self.value += command
+        return self.value
+
+    def query(self, query):
+        return self.value
+
+    def snapshot(self):
+        return self.value
+
+
+@pytest.mark.parametrize("machine", [Unreadable, OneWay])
+def test_no_log_is_cut_behind_a_state_that_nobody_could_take_back(machine):
+    """Otherwise no member could ever join again, and the group would end with its last member."""
+    cluster = RaftCluster(**SMALL)
+    for name in "abc":
+        cluster.add(name, machine=machine())
+    cluster.elect()
+    write(cluster, 60)
+    cluster.run(3000)
+
+    assert [base(cluster, name) for name in "abc"] == [0, 0, 0]
+    assert joined(cluster).replica.machine.value == 60
+
+
 class Watched(Register):
     """A machine that freezes, and keeps what it has to inform of changes."""
 
@@ -643,6 +681,9 @@ class Watched(Register):
     def freeze(self):
         self.frozen.append(self)
         return self
+
+    def thaw(self):
+        raise NotImplementedError
 
     def items(self):
         yield self.value
