@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Build a bondstone image: ``build.py lock | fetch | build --profile prod --out DIR | mock-tsm | gcp``.
 
+The kernel's command line and modules are in ``profiles/``, packages in ``recipe.json``.
+
 Needs no root and no chroot. The same lock and the same checkout give the same bytes on every builder's
 machine.
 """

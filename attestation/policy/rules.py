@@ -1,5 +1,7 @@
 """The appraisal policy as a frozen value. The policy is data; ``attestation.policy.appraise`` applies it.
 
+Its parts: the TCB, the TD, reference values, how old a ticket's quote may be, event logs.
+
 A rule that is absent from a policy file has its strictest meaning. Some rules must be present, or waived by
 name.
 """

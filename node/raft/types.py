@@ -1,4 +1,4 @@
-"""Values that every part of consensus uses.
+"""Values that every part of consensus uses, and its settings with their defaults (``Settings``).
 
 A value that is made for every message or event is a ``msgspec.Struct``. It is frozen, slotted and compared by
 value like the frozen dataclasses here, and is made five times as fast.
