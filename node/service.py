@@ -30,10 +30,11 @@ from node.group_document import GroupDocument, grants_of
 from node.joined import JoinedGroup
 from node.machines.base import StateMachine
 from node.machines.system import CombinedSystem
+from node.peers import Incarnation
 from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
 from node.raft.outlook import Quorum, describe
-from node.raft.types import Answer, Consistency, Cursor, Outcome
+from node.raft.types import Answer, Consistency, Cursor, Ok, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
@@ -241,6 +242,19 @@ class NodeService:
             system=system,
             timeout_s=timeout_s,
         )
+
+    async def transfer_leadership(self, target: Incarnation, *, by: Grant) -> Outcome:
+        outcome = await self._require_open_group().transfer_outcome(target)
+        if isinstance(outcome, Ok):
+            self._audit.append(
+                "leadership-transferred",
+                by=by.name,
+                by_credential=by.credential,
+                to=target.name,
+                to_peer=target.id,
+                term=outcome.at.term,
+            )
+        return outcome
 
     def birth_certificate(self) -> bytes | None:
         return birth_of(self._require_group().system).certificate

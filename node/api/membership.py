@@ -2,11 +2,13 @@
 
 from node.api import schemas
 from node.api.limits import MEMBER_CHARACTERS_MAX
+from node.api.outcomes import not_executed
 from node.api.problems import ProblemError
 from node.api.service import GroupView
 from node.api.stopping import judge_stop
-from node.api.views import voters_of_all
+from node.api.views import committed_config, voters_of_all
 from node.peers import Incarnation
+from node.raft.types import Leading, NotExecuted
 
 
 def member_named(view: GroupView, text: str) -> Incarnation:
@@ -37,6 +39,55 @@ def stop_response(view: GroupView, member: Incarnation) -> schemas.SafeToStop:
         message=verdict.message,
         leader=None if view.status.leader is None else node_schema(view.status.leader),
     )
+
+
+def successor(view: GroupView, asked: schemas.TransferRequest) -> Incarnation:
+    """Return the member that is to lead, which may lead already: a voter in step with the leader.
+
+    Raises:
+        ProblemError: ``not-executed``: ask the leader, or later; ``transfer-refused``: it cannot succeed now.
+    """
+    leading, me = view.leading, view.status.me
+    if leading is None:
+        raise not_executed(NotExecuted("not-leader", view.status.leader))
+    if not leading.established:
+        raise not_executed(NotExecuted("leader-is-new", view.status.me))
+    if len(view.configs) > 1:
+        raise not_executed(NotExecuted("change-pending", view.status.me))
+    target = None if asked.target is None else member_named(view, asked.target)
+    if asked.leader not in (None, me.id.hex()):  # a repetition, which the next leader receives
+        if target not in (None, me):
+            raise _refused("leader-changed", f"{me.name} leads by now, and was not asked to hand over")
+        return me
+    if target is None:
+        return _furthest(view, leading)
+    if target != me:
+        _require_fit(view, leading, target)
+    return target
+
+
+def _require_fit(view: GroupView, leading: Leading, target: Incarnation) -> None:
+    if target not in committed_config(view).voters:
+        raise _refused("no-voter", f"{target.name} is no voter")
+    if target not in leading.responsive:
+        raise _refused("not-connected", f"{target.name} is not connected with the leader")
+    if target not in view.status.electable:
+        raise _refused("observer", f"{target.name} is an observer, which never leads")
+    if target not in leading.in_step:
+        raise _refused("lagging", f"{target.name} has not caught up with the leader")
+
+
+def _furthest(view: GroupView, leading: Leading) -> Incarnation:
+    """Return the voter whose log is proven furthest."""
+    voters = {*committed_config(view).voters} - {view.status.me}
+    fit = sorted(voters & {*leading.in_step} & {*view.status.electable})
+    if not fit:
+        raise _refused("no-successor", "no other voter is connected and has caught up")
+    return max(fit, key=lambda one: view.status.match.get(one, 0))
+
+
+def _refused(reason: str, message: str) -> ProblemError:
+    return ProblemError("transfer-refused", message, extensions={"reason": reason})
 
 
 def node_schema(member: Incarnation) -> schemas.Node:

@@ -175,6 +175,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems=("request-invalid", "not-ready"),
     ),
     Operation(
+        name="transfer",
+        method="POST",
+        path="/v1/members/transfer",
+        summary="Hand the leadership over to another voter; only the leader can.",
+        access=AccessRole.ADMIN,
+        request=schemas.TransferRequest,
+        answers=(schemas.Transferred,),
+        problems=(*_BODY_PROBLEMS, "transfer-refused", "not-executed", "not-ready", "outcome-unknown"),
+    ),
+    Operation(
         name="bonds",
         method="GET",
         path="/v1/bonds",

@@ -38,6 +38,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "birth-certificate-refused": ProblemKind(
         HTTPStatus.CONFLICT, "The certificate does not confirm this cluster of this group"
     ),
+    "transfer-refused": ProblemKind(HTTPStatus.CONFLICT, "The leader cannot hand over to this member now"),
     "superseded": ProblemKind(
         HTTPStatus.CONFLICT, "Another term's entry was committed at the position in min_at"
     ),

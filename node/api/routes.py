@@ -16,7 +16,7 @@ from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, INTEGER_MAX, ApiLimits
-from node.api.membership import member_named, stop_response
+from node.api.membership import member_named, node_schema, stop_response, successor
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
@@ -92,6 +92,8 @@ class Routes:
             operation = BY_NAME[name]
             guarded = self._guarded(operation, granted_handler)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
+        transfer = BY_NAME["transfer"]
+        by_path[transfer.path] = {transfer.method: self._guarded(transfer, self._transfer)}
         # One route for each path, so that a 405 names every method of the path.
         return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in by_path.items()]
 
@@ -140,6 +142,24 @@ class Routes:
         text = request.query_params.get("member")
         member = view.status.me if text is None else member_named(view, text)
         return _json(stop_response(view, member))
+
+    async def _transfer(self, request: Request, caller: Grant) -> Response:
+        body = await read_json_body(request.scope, request.receive, self._limits)
+        asked = decode_untrusted(body, schemas.TransferRequest)
+        view = self._service.group()
+        target = successor(view, asked)
+        if target == view.status.me:
+            return _json(schemas.Transferred(leader=node_schema(target)))
+        outcome = await self._service.transfer_leadership(target, by=caller)
+        match outcome:
+            case Ok():
+                return _json(schemas.Transferred(leader=node_schema(target)))
+            case NotExecuted():
+                raise not_executed(outcome)
+            case Unknown():
+                raise outcome_unknown(outcome)
+            case _:
+                raise AssertionError(f"{outcome!r} is not an outcome of a transfer")
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))

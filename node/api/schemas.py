@@ -206,6 +206,35 @@ class SafeToStop(_Response, frozen=True):
     leader: Annotated[Node | None, Meta(description="Null if none is known.")]
 
 
+class TransferRequest(_Request, frozen=True):
+    """Whom to hand the leadership over to, and who hands it over."""
+
+    target: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=128,
+                description="Name or peer id; by default the voter that is furthest.",
+            ),
+        ]
+        | None
+    ) = None
+    leader: Annotated[
+        Hex32 | None,
+        Meta(
+            description="Peer id of the leader that hands over. If another leads by now, that hands "
+            "nothing over, so that a repetition is harmless."
+        ),
+    ] = None
+
+
+class Transferred(_Response, frozen=True):
+    """The leadership is where it was asked to be."""
+
+    leader: Annotated[Node, Meta(description="Which leads now.")]
+
+
 class Bond(_Response, frozen=True):
     peer_id: Hex32
     name: str

@@ -235,6 +235,13 @@ class Service(Protocol):
         """
         ...
 
+    async def transfer_leadership(self, target: Incarnation, *, by: Grant) -> Outcome:
+        """Hand the leadership over to ``target`` for the caller ``by``; decided within an election timeout.
+
+        Raises UnavailableError when there is no group, or it has ended.
+        """
+        ...
+
     async def evidence(self, nonce: bytes) -> Evidence:
         """Make fresh tickets bound to ``nonce``. Raises UnavailableError if the node can get no quote now."""
         ...

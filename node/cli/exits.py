@@ -27,6 +27,7 @@ _ANSWERS: Final = frozenset(
     {
         "command-failed",
         "access-refused",
+        "transfer-refused",
         "birth-certificate-refused",
         "query-failed",
         "provision-refused",

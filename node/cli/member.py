@@ -1,7 +1,8 @@
 """``bondstone member``: the members of the group.
 
 Exit codes of ``list``: 0 printed; 2 usage; 3 no node answered. Of ``safe-to-stop``: 0 safe; 1 not safe;
-2 usage; 3 not known, or no node answered.
+2 usage; 3 not known, or no node answered. Of ``transfer``: 0 done; 1 refused; 2 usage; 3 not known. Of
+``wait``: 0 as wanted; 1 not in time; 2 usage; 3 no node answered.
 """
 
 import time
@@ -86,3 +87,59 @@ def safe_to_stop(
         say((f"{answer.verdict}: {answer.message} ({answer.reason})", CAUTION))
     if answer.verdict != "safe":
         raise typer.Exit(NO if answer.verdict == "unsafe" else UNDECIDED)
+
+
+@app.command("transfer")
+def transfer(
+    target: Annotated[
+        str | None, typer.Argument(help="Name or peer id; by default the voter that is furthest.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+) -> None:
+    """Make the leader hand over to another voter.
+
+    Exit code 0 if it did, 1 if the leader refused, 3 if it is not known whether it did.
+    """
+    with connect(url, token, ca) as client:
+        leader = client.transfer_leadership(target).leader
+    say(f"{leader.name} leads")
+
+
+@app.command("wait")
+def wait_for_voters(
+    voters: Annotated[int, typer.Option(min=1, max=64, help="This many voters, all connected.")],
+    timeout: Annotated[int, typer.Option(min=0, max=WAIT_S_MAX, help="Seconds to wait.")] = 60,
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+) -> None:
+    """Wait until the committed voters are this many, all are connected, and no change of them is pending.
+
+    Exit code 0 if so, 1 if not in time.
+    """
+    give_up = time.monotonic() + timeout
+    with connect(url, token, ca) as client:
+        while True:
+            members = client.members()
+            missing = _missing(members, voters)
+            if not missing:
+                say(f"{voters} voters, all connected")
+                return
+            if time.monotonic() >= give_up:
+                break
+            time.sleep(PAUSE_S)
+    say((missing, CAUTION))
+    raise typer.Exit(NO)
+
+
+def _missing(members: schemas.Members, wanted: int) -> str:
+    """Return what is not as it is to be; empty if nothing."""
+    voters = [member for member in members.members if member.role in ("leader", "voter")]
+    away = [member.name for member in voters if not member.connected]
+    if members.pending_change is not None:
+        return f"a change of the voters is pending: {members.pending_change.reason}"
+    if len(voters) != wanted:
+        return f"{len(voters)} voters instead of {wanted}"
+    return f"not connected: {', '.join(away)}" if away else ""

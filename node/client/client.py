@@ -245,6 +245,18 @@ class BondstoneClient:
             answer = self._call("GET", path, schemas.SafeToStop)
         return answer
 
+    def transfer_leadership(self, target: str | None = None) -> schemas.Transferred:
+        """Make the leader hand over, to the member with this name or peer id, otherwise to the best voter.
+
+        A repetition hands over once: each copy names the leader that is to hand over. Role ``admin``.
+
+        Raises:
+            RefusedError: also ``transfer-refused``, if the target is not connected or has not caught up.
+        """
+        leader = self.group().leader
+        body = {key: value for key, value in (("target", target), ("leader", leader)) if value is not None}
+        return self._call("POST", "/v1/members/transfer", schemas.Transferred, body=body)
+
     def bonds(self) -> schemas.Bonds:
         return self._call("GET", "/v1/bonds", schemas.Bonds)
 

@@ -330,10 +330,14 @@ class Group:
 
     async def transfer_leadership(self, target: Incarnation | None = None) -> None:
         """Ask the leader (which must be this node) to hand over, to ``target`` or to the best voter."""
-        request = TransferLeadership(self._driver.new_token(), target)
-        outcome = await self._driver.request(request, timeout_s=None)
+        outcome = await self.transfer_outcome(target)
         if not isinstance(outcome, Ok):
             raise _error_of(outcome)
+
+    async def transfer_outcome(self, target: Incarnation | None = None) -> Outcome:
+        """Hand over as ``transfer_leadership`` does, and return the outcome instead of raising."""
+        request = TransferLeadership(self._driver.new_token(), target)
+        return await self._driver.request(request, timeout_s=None)
 
     async def change_machine_version(self, version: int, *, timeout_s: float | None = None) -> Cursor:
         """Run the state machine as ``version`` from one entry on, on every member; a call for the leader.

@@ -70,3 +70,27 @@ def test_the_last_two_of_three_cannot_stop(own_cluster):
 
 def members(http):
     return http.get("/v1/members").json()["members"]
+
+
+def test_the_leadership_goes_to_the_voter_that_is_named(cluster):
+    leader = cluster.leader()
+    target = next(i for i in range(cluster.count) if i != leader)
+    assert cli("member", "wait", "--voters", "3", *client_flags(cluster)).returncode == 0
+    waited = cli("member", "safe-to-stop", f"node-{target}", "--wait", "30", *client_flags(cluster))
+    run = cli("member", "transfer", f"node-{target}", *client_flags(cluster))
+
+    assert waited.returncode == 0
+    assert (run.returncode, run.stdout) == (0, f"node-{target} leads\n")
+    with cluster.http(leader) as http:
+        (event,) = [
+            event
+            for event in http.get("/v1/audit/events?limit=1000").json()["events"]
+            if event["kind"] == "leadership-transferred"
+        ]
+    assert event["to"] == f"node-{target}"
+
+
+def test_waiting_for_more_voters_than_there_are_ends_and_names_what_is_missing(cluster):
+    run = cli("member", "wait", "--voters", "4", "--timeout", "0", *client_flags(cluster))
+
+    assert (run.returncode, run.stdout) == (1, "3 voters instead of 4\n")

@@ -262,6 +262,11 @@ class FakeService:
             value = Failed(exc.code, exc.message)
         return Answer(value, Cursor(3, self.index), age_ms=5)
 
+    async def transfer_leadership(self, target, *, by):
+        self.group()
+        self.noted.append((by.name, target.name))
+        return Ok((), Cursor(4, self.index)) if self.end_with is None else self.end_with
+
     async def evidence(self, nonce):
         await self._wait()
         return Evidence(

@@ -79,6 +79,7 @@ OPENS = {
     "group": {AccessRole.READ},
     "members": {AccessRole.READ},
     "safe_to_stop": {AccessRole.READ},
+    "transfer": set(),
     "bonds": {AccessRole.READ},
     "commands": {AccessRole.WRITE},
     "queries": {AccessRole.READ},

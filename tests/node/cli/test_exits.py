@@ -56,6 +56,7 @@ DECIDED = {
         "birth-certificate-refused",
         "query-failed",
         "provision-refused",
+        "transfer-refused",
         "superseded",
         "idempotency-key-reused",
         "audit-chain-broken",
