@@ -1,4 +1,4 @@
-"""docs/where.md and CONTRIBUTING.md name only what is there: each path, and each name in the files beside it."""
+"""docs/where.md, CONTRIBUTING.md and the DESIGN pages name only what is there: each path, and each name."""
 
 import ast
 import pkgutil
@@ -80,3 +80,22 @@ def test_every_link_from_a_task_to_a_recipe_has_its_heading():
     }
 
     assert set(re.findall(r"CONTRIBUTING\.md#([\w-]+)", WHERE)) <= headings
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted(
+        page for folder in ("attestation", "enclave", "node") for page in (ROOT / folder).rglob("DESIGN.md")
+    ),
+    ids=lambda page: page.parent.name,
+)
+def test_every_module_in_the_table_of_a_design_page_is_beside_it(page):
+    heading = re.search(r"^\| (?:module|where|package|file) \|", page.read_text(), re.MULTILINE)
+    assert heading is not None
+    table = page.read_text()[heading.end() :].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+    assert named
+    there = [name for name in named for end in ("", ".py") if (page.parent / f"{name}{end}").exists()]
+    assert sorted(set(named) - set(there)) == []
