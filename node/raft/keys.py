@@ -113,8 +113,7 @@ class KeyTable:
         self._to_sweep: list[int] = []
         self._terms: deque[tuple[int, int]] = deque()  # (index, term): of the entries from there on
         self._term = -1  # the last one of them
-        self._sought = self._known = b""  # the last key that was looked for, its digest, and its shard
-        self._number = 0
+        self._sought = self._known = b""  # the last key that was looked for, and its digest
         self._added = 0  # keys, ever
         self._forgotten = 0
 
@@ -169,10 +168,9 @@ class KeyTable:
 
     def find(self, name: bytes) -> Remembered | None:
         """Return what is remembered of a key."""
-        known = sha256(name).digest()
-        number = _SHARD.unpack_from(known)[0] % _SHARDS
-        self._sought, self._known, self._number = name, known, number
-        shard = self._shards.get(number)
+        self._sought, known = name, sha256(name).digest()
+        self._known = known
+        shard = self._shards.get(_SHARD.unpack_from(known)[0] % _SHARDS)
         if shard is None:
             return None
         # The newest first: an older one may be forgotten, and its space not be free yet.
@@ -218,10 +216,10 @@ class KeyTable:
         current.taken[session] = taken + kept_bytes
         if what[0] == BRIEF:
             current.brief += 1
-        if name != self._sought:  # nearly always it was looked for a moment ago
-            self.find(name)
-        number = self._number
-        record = _RECORD.pack(self._known, commands_digest, index, kept_bytes) + what
+        # It was looked for a moment ago.
+        known = self._known if name == self._sought else sha256(name).digest()
+        number = _SHARD.unpack_from(known)[0] % _SHARDS
+        record = _RECORD.pack(known, commands_digest, index, kept_bytes) + what
         for frozen in self._frozen:
             frozen.keep(number)
         shard = self._shards.get(number)
