@@ -188,7 +188,7 @@ def test_a_whole_batch_of_what_is_no_history_is_refused(body: bytes) -> None:
     refused(file_head(SALT) + places.encode(encode_identity(ME)) + places.encode(body))
 
 
-@pytest.mark.parametrize("kind", [int(EntryKind.SNAPSHOT), int(EntryKind.POLICY), 200])
+@pytest.mark.parametrize("kind", [int(EntryKind.POLICY), 200])
 def test_an_entry_that_a_later_release_wrote_is_named_as_that_and_not_as_damage(kind: int) -> None:
     record = encode_records([SaveEntries(entries(1))])
     places = Batches(SALT)
