@@ -61,7 +61,7 @@ def test_from_founding_to_look_alike(founded, look_alike, tmp_path):
     stranger = tmp_path / "stranger.pem"
     assert cli("group", "authority-key", "--out", stranger).returncode == 0
     code, text = group(founded, "confirm", *urls(founded), "--key", stranger)
-    assert (code, "none of the group's authority" in text) == (1, True)
+    assert (code, "not one of the group's authority" in text) == (1, True)
     code, text = group(founded, "confirm", *urls(founded)[:2], urls(look_alike)[0], *key)
     assert (code, "in different clusters" in text) == (1, True)
     assert not (founded.directory / "group.birth").exists()

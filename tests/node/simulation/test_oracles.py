@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from node.features import Levels
+from node.features import Features, Levels
 from node.machines.base import ApplyContext
 from node.machines.counter import Counter
 from node.peers import Incarnation
@@ -45,6 +45,7 @@ from node.raft.types import (
     EntryKind,
     NotExecuted,
     Ok,
+    Position,
     Role,
 )
 from node.simulation.agreement import Agreement
@@ -58,10 +59,12 @@ from node.simulation.scheduler import Scheduler
 from node.simulation.simulation import ScheduleError, draw_schedule, run
 from node.simulation.verdict import judge_run
 from node.simulation.workload import REGISTERS, Workload
+from node.sync.evidence import MARKER, Anchor, StateEvidence, encode_evidence
 from tests.node.simulation import ablations
 
 PACKAGE = Path(__file__).parents[3] / "node" / "simulation"
 STRANGER = Incarnation("z", bytes(32))
+UNKNOWN_LEVEL = Features().high + 1
 
 
 class Group:
@@ -405,12 +408,60 @@ def level_written_again(group: Group) -> None:
 
 
 def level_that_a_member_does_not_know(group: Group) -> None:
-    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(2)))
+    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(UNKNOWN_LEVEL)))
     group.see(group.a)
 
 
 def peer_kept_that_does_not_know_the_level(group: Group) -> None:
-    group.see(group.b, LevelsChanged(Levels(2, "m", 1), Cursor(group.term, group.last)))
+    group.see(group.b, LevelsChanged(Levels(UNKNOWN_LEVEL, "m", 1), Cursor(group.term, group.last)))
+
+
+def committed(group: Group, kind: EntryKind, payload: bytes) -> None:
+    """Let A write an entry, which B acknowledges, and let A commit it."""
+    index = group.last + 1
+    for process in (group.a, group.b):
+        group.append(process, group.entry(process, kind, payload))
+        group.see(process)
+    group.ack(group.b, index)
+    group.see(group.a, Advanced(Cursor(group.term, index)))
+    group.last = index
+
+
+def evidence_about(position: Position) -> bytes:
+    return encode_evidence(StateEvidence(Anchor(*position), bytes(32), 1, 1, 40))
+
+
+def install_of_what_is_not_committed(group: Group) -> None:
+    group.append(group.a, group.entry(group.a))
+    group.see(group.a)
+    group.c.view.changes.append(group.a.log.last())
+    group.see(group.c)
+
+
+def install_of_what_no_log_had(group: Group) -> None:
+    group.c.view.changes.append(Position(group.term, group.last, bytes(32)))
+    group.see(group.c)
+
+
+def install_without_its_configuration(group: Group) -> None:
+    committed(group, EntryKind.NOOP, EMPTY_PAYLOAD)
+    group.c.member.tenure.configs.clear()
+    group.c.view.changes.append(group.a.log.last())
+    group.see(group.c)
+
+
+def evidence_that_nobody_computed(group: Group) -> None:
+    committed(group, EntryKind.SNAPSHOT, MARKER)
+    committed(group, EntryKind.SNAPSHOT, evidence_about(group.a.log.position(group.last)))
+
+
+def evidence_about_what_is_no_marker(group: Group) -> None:
+    committed(group, EntryKind.SNAPSHOT, evidence_about(group.a.log.position(1)))
+
+
+def log_cut_before_there_is_evidence(group: Group) -> None:
+    group.b.log.prune(1)
+    group.see(group.b)
 
 
 def halted_before_a_level_that_nobody_wrote(group: Group) -> None:
@@ -473,6 +524,12 @@ def rival_met(group: Group) -> None:
         (level_written_again, "monotone-feature", ""),
         (level_that_a_member_does_not_know, "feature-unknown", ""),
         (peer_kept_that_does_not_know_the_level, "unfit-peer", ""),
+        (install_of_what_is_not_committed, "install-uncommitted", ""),
+        (install_of_what_no_log_had, "install-of-nothing", ""),
+        (install_without_its_configuration, "installed-configuration", ""),
+        (evidence_that_nobody_computed, "equal-snapshots", ""),
+        (evidence_about_what_is_no_marker, "evidence-of-nothing", ""),
+        (log_cut_before_there_is_evidence, "prune-without-evidence", ""),
         (halted_before_a_level_that_nobody_wrote, "halted", ""),
         (halted, "halted", ""),
         (honest_peer_accused, "honest-peer-accused", ""),
@@ -761,11 +818,16 @@ def counting(machine):
     )
 
 
-def test_states_that_differ_at_one_index_are_seen():
-    with pytest.raises(ScheduleError) as caught:
-        run(replace(draw_schedule(1, workload=counting(Individual)), weather=CALM, plan=()))
+@pytest.mark.parametrize(("snapshots", "oracle"), [(False, "equal-states"), (True, "equal-snapshots")])
+def test_states_that_differ_at_one_index_are_seen(snapshots, oracle):
+    schedule = draw_schedule(1, workload=counting(Individual))
+    due = 1 if snapshots else 2**40
+    settings = replace(schedule.shape.settings, snapshot_bytes=due, snapshot_ms=2**40)
 
-    assert caught.value.error.oracle == "equal-states"
+    with pytest.raises(ScheduleError) as caught:
+        run(replace(schedule, shape=replace(schedule.shape, settings=settings), weather=CALM, plan=()))
+
+    assert caught.value.error.oracle == oracle
 
 
 class NeverStands(Member):
