@@ -1,7 +1,8 @@
 """``bondstone status``."""
 
 from pathlib import Path
-from typing import Annotated
+from time import sleep
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -9,6 +10,9 @@ import typer
 from node.api import schemas
 from node.cli.connect import connect
 from node.cli.output import BAD, CAUTION, print_json, say, table
+from node.client import BondstoneClient, ClientError
+
+WATCH_S: Final = 2.0
 
 
 def command(
@@ -16,10 +20,31 @@ def command(
     token: Annotated[str | None, typer.Option(help="Bearer token.")] = None,
     ca: Annotated[Path | None, typer.Option(help="The nodes' API certificates, PEM.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show the group as one node sees it. Exit code 1 if that node is not online in it."""
     with connect(url, token, ca) as client:
-        group, members, bonds = client.group(), client.members(), client.bonds()
+        online = _show(client, as_json=as_json)
+        while watch:
+            sleep(WATCH_S)
+            _show_again(client, as_json=as_json)
+    if not online:
+        raise typer.Exit(1)
+
+
+def _show_again(client: BondstoneClient, *, as_json: bool) -> None:
+    """Print it again, or that no node answers: an operator watches in order to see it return."""
+    try:
+        _show(client, as_json=as_json)
+    except ClientError as exc:
+        say((f"no answer: {exc}", BAD), error=True)
+
+
+def _show(client: BondstoneClient, *, as_json: bool) -> bool:
+    """Print what one node sees; return whether it is online in its group."""
+    group, members, bonds = client.group(), client.members(), client.bonds()
     if as_json:
         print_json(
             {
@@ -30,8 +55,7 @@ def command(
         )
     else:
         _print(group, members, bonds)
-    if not group.online:
-        raise typer.Exit(1)
+    return group.online
 
 
 def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds) -> None:
