@@ -25,6 +25,7 @@ from node.raft.entries import (
     session_id,
 )
 from node.raft.events import Cancel, Execute
+from node.raft.membership import Membership
 from node.raft.messages import Forward, ForwardReply, Proposal
 from node.raft.reads import Reads
 from node.raft.tenure import Leadership
@@ -101,9 +102,10 @@ class ClientSession:
     rewind_due: int = 0
 
 
-class Clients(Reads):
+class Clients(Membership):
     """Both ends of forwarding."""
 
+    reads: Reads
     session: ClientSession
 
     # ---- from our callers ---------------------------------------------------
@@ -141,7 +143,7 @@ class Clients(Reads):
 
     def _on_cancel(self, cancel: Cancel) -> None:
         tenure = self.tenure
-        if self._cancel_query(cancel.token):
+        if self.reads.cancel(cancel.token):
             self._complete(cancel.token, NotExecuted("cancelled", tenure.leader))
             return
         leadership = tenure.leadership

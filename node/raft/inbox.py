@@ -66,7 +66,7 @@ class Inbox(Rivals):
             case Execute():
                 self._on_execute(event)
             case Query():
-                self._on_query(event)
+                self.reads.ask(event)
             case BondUp():
                 self._on_bond_up(event)
             case BondDown():
@@ -136,7 +136,7 @@ class Inbox(Rivals):
         tenure.snaps.reports.pop(peer, None)
         tenure.snaps.named.pop(peer, None)
         self._lose_source(peer)
-        self._forget_reads_of(peer)
+        self.reads.forget_peer(peer)
         self._drive_founding()
 
     # ---- messages -----------------------------------------------------------
@@ -195,9 +195,9 @@ class Inbox(Rivals):
             case ForwardReply():
                 self._on_forward_reply(sender, m)
             case ReadIndex():
-                self._on_read_index(sender, m)
+                self.reads.on_read_index(sender, m)
             case ReadIndexReply():
-                self._on_read_index_reply(sender, m)
+                self.reads.on_read_index_reply(sender, m)
             case VoteRequest():
                 self._on_vote_request(sender, m)
             case VoteReply():

@@ -212,6 +212,19 @@ class Leader(Follower):
         if proven is not None:
             self._await_commit(max(proven.commit, leadership.noop_index), leadership.term, proven.ms)
 
+    def covered_age_ms(self, now_ms: int) -> int | None:
+        """Return how long ago the applied state covered all that a leader had committed (3.7).
+
+        None: it never did, in this life. A heartbeat of the leader alone proves nothing: entries that it
+        committed may be missing here. A follower counts from when it received the leader's commit index. A
+        leader counts from when it sent the broadcast that a quorum has answered.
+        """
+        tenure = self.tenure
+        if tenure.leadership is not None:
+            self._prove_marks(tenure.leadership)
+        self._cover()
+        return None if tenure.covered_ms is None else max(now_ms - tenure.covered_ms, 0)
+
     def _renew_lease(self, leadership: Leadership) -> None:
         while leadership.sent_ms and self._echoed(leadership, leadership.sent_ms[0][0]):
             _, sent = leadership.sent_ms.popleft()

@@ -30,7 +30,7 @@ from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, look_out
 from node.raft.quorum import Config
-from node.raft.reads import ReadQueues
+from node.raft.reads import Reads
 from node.raft.replica import Replica
 from node.raft.signing import FoundingState
 from node.raft.state import Credentials, HaltError
@@ -119,7 +119,7 @@ class Member(Inbox):
         # disk has lost. If we continued its session, new commands would get old results. If we reused its
         # ReadIndex id, a late answer to it would be taken for an answer to ours.
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
-        self.reads = ReadQueues(last_id=0 if recovered is None else randrange(NUMBERS))
+        self.reads = self._make_reads(last_id=0 if recovered is None else randrange(NUMBERS))
         self.session = ClientSession(first, session_id(group_id, me.id, first))
         self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
@@ -129,6 +129,9 @@ class Member(Inbox):
                 self._recover(recovered)
             except HaltError as exc:
                 self.halted, self.unpublished_halt = exc.reason, True
+
+    def _make_reads(self, last_id: int) -> Reads:
+        return Reads(self, last_id=last_id)
 
     def _recover(self, recovered: Recovered) -> None:
         """Continue as the same incarnation (trust_disk): our promises rest on this term, vote and log."""
@@ -171,7 +174,7 @@ class Member(Inbox):
         self.wall = wall_ms
         try:
             if self.reads.leased:
-                self._release_leased()
+                self.reads.release_leased()
             for event in events:
                 # Nearly all of them are messages, and ``match`` asks each class in turn.
                 if type(event) is Received:
@@ -239,9 +242,8 @@ class Member(Inbox):
                 self._apply_committed(limit)
             if self.tenure.parting_due:
                 self._part_with_unfit()
-            reads = self.reads
-            if reads.round is not None or reads.asking or reads.settled:
-                self._flush_reads()
+            if self.reads.is_waiting:
+                self.reads.flush()
             if (
                 commit == self.tenure.commit
                 and last == self.log.last()
@@ -261,8 +263,8 @@ class Member(Inbox):
             self._drive_transfer(leadership, leadership.transfer)
         if self.settings.lease_reads:
             self._renew_lease(leadership)
-            self._read_under_lease(leadership)
-        wants_round = bool(self.reads.asking or self.reads.remote) and self._begin_round(leadership)
+            self.reads.read_under_lease(leadership)
+        wants_round = bool(self.reads.asking or self.reads.remote) and self.reads.begin_round(leadership)
         last = self.log.last().index
         if (
             wants_round
@@ -272,17 +274,9 @@ class Member(Inbox):
         ):
             self._flush_leader(leadership, wants_round=wants_round)
         if self.reads.round is not None:
-            self._end_round(leadership)
+            self.reads.end_round(leadership)
         if not tenure.is_voter:
             self._leave()
-
-    def _flush_reads(self) -> None:
-        if self.reads.round is not None:
-            self._drop_void_round()
-        if self.tenure.leadership is None and self.reads.asking:
-            self._ask_leader()
-        if self.reads.settled:
-            self._answer_settled()
 
     def _next_tick(self) -> int:
         tenure = self.tenure
@@ -296,7 +290,7 @@ class Member(Inbox):
         if tenure.cluster is None or self.has_outsiders or self._lacks_genesis():
             due = min(due, self.founding_state.presence_due)
         if self.reads.round is not None or self.reads.leased:
-            due = self._reads_due(due)
+            due = self.reads.due(due)
         if tenure.pull is not None:
             due = min(due, self._pull_due(tenure.pull))
         if tenure.installing is not None:
@@ -331,14 +325,8 @@ class Member(Inbox):
             self.online = False
         for token in sorted(self.session.tokens):
             self._complete(token, Unknown("halted"))
-        reads = self.reads
-        waiting = [query for _, query in reads.settled] + list(reads.asking)
-        waiting += reads.round.queries if reads.round else []
-        waiting += [held.query for held in reads.leased]
-        for query in waiting:
-            self._complete(query.token, NotExecuted("halted"))
         self.session.tokens.clear()
-        self.reads = ReadQueues()
+        self.reads.refuse_all("halted")
 
     def _refuse_all(self, events: Sequence[Event]) -> None:
         done = {token for token, _ in self.out.completions}

@@ -10,10 +10,9 @@ from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
 from node.raft.founding import Founding
 from node.raft.messages import DISSOLVED_MAX, Presence
-from node.raft.reads import ReadQueues
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
-from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, NotExecuted, Unknown
+from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, Unknown
 
 
 class Rivals(Founding):
@@ -96,21 +95,10 @@ class Rivals(Founding):
         self._end_tenure()
         self._broadcast_presence()
 
-    def _ask_reads_again(self) -> None:
-        """Ask reads again: an index confirmed in a cluster that ended proves nothing in the next log."""
-        reads, self.reads = self.reads, ReadQueues(last_id=self.reads.last_id)
-        waiting = [query for _, query in reads.settled] + [held.query for held in reads.leased]
-        waiting += (reads.round.queries if reads.round is not None else []) + list(reads.asking)
-        for query in waiting:
-            if query.min_at is not None:
-                self._complete(query.token, NotExecuted("superseded", self.tenure.leader))
-            else:
-                self.reads.asking.append(query)
-
     def _end_tenure(self) -> None:
         """Return to the state of a member that never was in a cluster; a dead cluster's votes do not bind."""
         self._become_follower(self.tenure.term, None)
-        self._ask_reads_again()
+        self.reads.ask_again()
         if self.tenure.handed_over is not None:
             self._complete(self.tenure.handed_over.token, Unknown("transfer-lost"))
         if not self._is_signature_out():

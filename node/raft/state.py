@@ -1,8 +1,8 @@
-"""What a member knows (3.2), and the few moves that every rule uses. No I/O, clock or randomness.
+"""What outlives a cluster (3.2), and the few moves that every rule uses. No I/O, clock or randomness.
 
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
-    State > Promises > Replication > Pull > Follower > Leader > Membership > Reads > Clients
+    State > Promises > Replication > Pull > Follower > Leader > Membership > Clients
           > Election > Signing > Founding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.

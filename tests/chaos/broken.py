@@ -35,12 +35,12 @@ def acknowledge_before_commit() -> None:
 
 def read_locally() -> None:
     """Strong reads are answered from the node's own state, as weak ones are."""
-    on_query = Reads._on_query
+    on_query = Reads.ask
 
     def answer_at_once(self: Reads, query: Query) -> None:
         on_query(self, structs.replace(query, consistency=Consistency.WEAK))
 
-    Reads._on_query = answer_at_once
+    Reads.ask = answer_at_once
 
 
 def execute_again() -> None:

@@ -16,6 +16,7 @@ from node.raft.types import (
     Role,
 )
 from tests.node.raft.cluster import BUILD, RaftCluster, three
+from tests.node.simulation.ablations import LeaseNotRechecked, NoQuorumRoundForReads
 
 WEAK, STRONG = Consistency.WEAK, Consistency.STRONG
 
@@ -39,13 +40,8 @@ def test_a_leader_cut_off_from_the_quorum_answers_no_strong_read():
     assert ticket not in cluster.outcomes
 
 
-class NoRound(Member):
-    def _needs_round(self):
-        return False
-
-
 def test_without_the_quorum_round_a_cut_off_leader_answers_from_the_past():
-    cluster = RaftCluster(member=NoRound)
+    cluster = RaftCluster(member=NoQuorumRoundForReads)
     for name in "abc":
         cluster.add(name)
     leader = cluster.elect()
@@ -210,13 +206,8 @@ def test_a_frozen_leader_does_not_answer_from_an_expired_lease():
     assert ticket not in cluster.outcomes
 
 
-class NeverRechecks(Member):
-    def _lease_still_holds(self):
-        return True
-
-
 def test_without_the_second_look_a_frozen_leader_answers_from_the_past():
-    cluster = leased(NeverRechecks)
+    cluster = leased(LeaseNotRechecked)
     leader = cluster.leader()
     ticket = cluster.query(leader)
     cluster.now += 30_000

@@ -11,7 +11,7 @@ from node.raft.entries import EMPTY_PAYLOAD, decode_config_untrusted
 from node.raft.keys import KeyTable
 from node.raft.member import Member
 from node.raft.membership_plan import VoterChange, changes, config_after, first_possible
-from node.raft.reads import LeaseAnswer
+from node.raft.reads import LeaseAnswer, Reads
 from node.raft.replica import Replica
 from node.raft.sessions import SessionTable
 from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
@@ -138,11 +138,16 @@ class NewestConfigBeforeNoop(ConfigBeforeNoop, NewestConfigOnly):
     """Both: Ongaro's membership bug of 2015."""
 
 
+class _NoQuorumRoundForReads(Reads):
+    def _needs_round(self):
+        return False
+
+
 class NoQuorumRoundForReads(Member):
     """mosaik: a leader answers strong reads by itself (C9)."""
 
-    def _needs_round(self):
-        return False
+    def _make_reads(self, last_id):
+        return _NoQuorumRoundForReads(self, last_id=last_id)
 
 
 class VoteNotRecorded(Member):
@@ -206,16 +211,22 @@ class NobodyJudges(Member):
         return _NobodyJudges(machine, self.make_system(), self.settings, self.group_id)
 
 
+class _JudgesByItself(Reads):
+    def ask(self, query):
+        request = RequestKind.SYSTEM_QUERY if query.system else RequestKind.QUERY
+        replica = self.host.tenure.replica
+        refusal = replica._judge(query.credential, request, query.query, 0)
+        if refusal is not None:
+            self.host._complete(query.token, Answer(refusal, replica.applied))
+        else:
+            super().ask(structs.replace(query, credential=None))
+
+
 class JudgesByItself(Member):
     """A strong query is judged when it is asked, not by the state that answers it."""
 
-    def _on_query(self, query):
-        request = RequestKind.SYSTEM_QUERY if query.system else RequestKind.QUERY
-        refusal = self.tenure.replica._judge(query.credential, request, query.query, 0)
-        if refusal is not None:
-            self._complete(query.token, Answer(refusal, self.tenure.replica.applied))
-        else:
-            super()._on_query(structs.replace(query, credential=None))
+    def _make_reads(self, last_id):
+        return _JudgesByItself(self, last_id=last_id)
 
 
 class LevelOfTheLeaderAlone(Member):
@@ -237,11 +248,16 @@ class WritesAboveItsLevel(Member):
             self._write(EntryKind.POLICY, EMPTY_PAYLOAD)
 
 
+class _LeaseNotRechecked(Reads):
+    def _lease_still_holds(self):
+        return True
+
+
 class LeaseNotRechecked(Member):
     """What was computed under a lease is answered without asking whether the lease still holds."""
 
-    def _lease_still_holds(self):
-        return True
+    def _make_reads(self, last_id):
+        return _LeaseNotRechecked(self, last_id=last_id)
 
 
 class LeaseBindsNobody(Member):
@@ -283,29 +299,44 @@ class LeaseForgottenAtRestart(Member):
         self.tenure.bound_ms = self.now
 
 
+class _LeaseBeforeApplied(Reads):
+    def read_under_lease(self, leadership):
+        replica = self.host.tenure.replica
+        while self.asking and self._lease_holds(leadership):
+            query = self.asking.popleft()
+            answer = Answer(replica.query(query, self._reading_ms()), replica.applied)
+            self.leased.append(LeaseAnswer(query, answer))
+
+
 class LeaseBeforeApplied(Member):
     """What is committed and not yet applied is missing in what is read under a lease."""
 
-    def _read_under_lease(self, leadership):
-        reads = self.reads
-        while reads.asking and self._lease_holds(leadership):
-            query = reads.asking.popleft()
-            answer = Answer(self.tenure.replica.query(query, self._reading_ms()), self.tenure.replica.applied)
-            reads.leased.append(LeaseAnswer(query, answer))
+    def _make_reads(self, last_id):
+        return _LeaseBeforeApplied(self, last_id=last_id)
+
+
+class _LeaseBeforeOwnCommit(Reads):
+    def _lease_holds(self, leadership):
+        return super()._lease_holds(replace(leadership, noop_index=0))
 
 
 class LeaseBeforeOwnCommit(Member):
     """A new leader reads under its lease before anything is committed in its term."""
 
-    def _lease_holds(self, leadership):
-        return super()._lease_holds(replace(leadership, noop_index=0))
+    def _make_reads(self, last_id):
+        return _LeaseBeforeOwnCommit(self, last_id=last_id)
+
+
+class _ReadsBeforeOwnCommit(Reads):
+    def begin_round(self, leadership):
+        return super().begin_round(replace(leadership, noop_index=0))
 
 
 class ReadsBeforeOwnCommit(Member):
     """A new leader confirms a strong read before anything is committed in its term (C9)."""
 
-    def _begin_round(self, leadership):
-        return super()._begin_round(replace(leadership, noop_index=0))
+    def _make_reads(self, last_id):
+        return _ReadsBeforeOwnCommit(self, last_id=last_id)
 
 
 class AcksLastIndex(Member):
@@ -418,11 +449,16 @@ class NeverStepsDown(Member):
         pass
 
 
+class _KeepsEveryQuery(Reads):
+    def ask(self, query):
+        self.asking.append(query)
+
+
 class KeepsEveryQuery(Member):
     """Reads wait without a bound."""
 
-    def _on_query(self, query):
-        self.reads.asking.append(query)
+    def _make_reads(self, last_id):
+        return _KeepsEveryQuery(self, last_id=last_id)
 
 
 class DigestAtTheEndOfTheBatch(Member):

@@ -3,7 +3,7 @@
 import pytest
 
 from node.raft.events import Query
-from node.raft.rivals import Rivals
+from node.raft.reads import Reads
 from node.raft.types import Answer, Consistency, Cursor, NotExecuted
 from node.simulation.scenario import Scenario
 
@@ -41,7 +41,7 @@ def test_a_read_confirmed_in_a_cluster_that_ended_is_asked_again_in_the_next():
 
 
 def test_without_that_it_waits_for_an_index_of_another_log(monkeypatch):
-    monkeypatch.setattr(Rivals, "_ask_reads_again", lambda _: None)
+    monkeypatch.setattr(Reads, "ask_again", lambda _: None)
 
     assert read_confirmed_in_a_cluster_that_ends() == []
 
