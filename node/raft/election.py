@@ -7,7 +7,7 @@ The rules that come from Raft are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (
 from typing import Final
 
 from node.peers import Incarnation, Preference
-from node.raft.client_session import Clients
+from node.raft.forwarding import Forwarding
 from node.raft.messages import TimeoutNow, Vote, VoteReply, VoteRequest
 from node.raft.state import CATCHING_UP_PATIENCE
 from node.raft.types import Position, Role
@@ -16,7 +16,7 @@ from node.raft.types import Position, Role
 STAGGER_MS: Final = 25
 
 
-class Election(Clients):
+class Election(Forwarding):
     """Elections: voting, standing, and winning a term."""
 
     # ---- standing -----------------------------------------------------------

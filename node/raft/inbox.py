@@ -64,7 +64,7 @@ class Inbox(Rivals):
             case Tick():
                 pass
             case Execute():
-                self._on_execute(event)
+                self.session.submit(event)
             case Query():
                 self.reads.ask(event)
             case BondUp():
@@ -193,7 +193,7 @@ class Inbox(Rivals):
             case Forward():
                 self._on_forward(sender, m)
             case ForwardReply():
-                self._on_forward_reply(sender, m)
+                self.session.on_forward_reply(sender, m)
             case ReadIndex():
                 self.reads.on_read_index(sender, m)
             case ReadIndexReply():

@@ -12,7 +12,6 @@ from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.client_session import ClientSession
-from node.raft.entries import session_id
 from node.raft.events import (
     ChangeVersion,
     Effects,
@@ -120,7 +119,7 @@ class Member(Inbox):
         # ReadIndex id, a late answer to it would be taken for an answer to ours.
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
         self.reads = self._make_reads(last_id=0 if recovered is None else randrange(NUMBERS))
-        self.session = ClientSession(first, session_id(group_id, me.id, first))
+        self.session = ClientSession(self, first)
         self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
         self.unpublished_halt = False
@@ -210,7 +209,7 @@ class Member(Inbox):
             self._tick_install()
         self._tend_snapshots()
         if self.session.in_flight:
-            self._retry_forwards()
+            self.session.retry()
         if self.tenure.handed_over is not None:
             self._conclude_transfer(self.tenure.handed_over)
         leadership = self.tenure.leadership
@@ -235,7 +234,7 @@ class Member(Inbox):
                 self.tenure.cluster,
             )
             if cluster is not None and self.tenure.leader is not None:
-                self._flush_session()
+                self.session.flush()
             if self.tenure.leadership is not None:
                 self._lead(self.tenure.leadership)
             if self.tenure.replica.applied.index < min(self.tenure.commit, limit):
@@ -297,7 +296,7 @@ class Member(Inbox):
             due = min(due, self._install_due(tenure.installing))
         due = self._snapshots_due(due)
         if self.session.in_flight:
-            due = min(due, self._session_due())
+            due = min(due, self.session.due())
         if tenure.handed_over is not None:
             due = min(due, tenure.handed_over.until_ms)
         if tenure.replica.applied.index < tenure.commit:
@@ -323,9 +322,7 @@ class Member(Inbox):
             self._complete(token, Unknown("halted"))
         if self.online:
             self.online = False
-        for token in sorted(self.session.tokens):
-            self._complete(token, Unknown("halted"))
-        self.session.tokens.clear()
+        self.session.give_up(Unknown("halted"))
         self.reads.refuse_all("halted")
 
     def _refuse_all(self, events: Sequence[Event]) -> None:

@@ -113,5 +113,5 @@ class Rivals(Founding):
         if self.founding_state.signed is not None:
             self._record(SaveVote(GENESIS_TERM, self.founding_state.signed[0]))
         self.tenure = self._new_tenure(machine)
-        self._renew_session()
+        self.session.renew()
         self._refresh_audience()

@@ -2,7 +2,7 @@
 
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
-    State > Promises > Replication > Pull > Follower > Leader > Membership > Clients
+    State > Promises > Replication > Pull > Follower > Leader > Membership > Forwarding
           > Election > Signing > Founding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.

@@ -42,8 +42,8 @@ def check_buffers(process: Process) -> None:
         _exceeded(process, "reads of peers", len(reads.remote), peers)
     if len(session.tokens) > pending_max:
         _exceeded(process, "unanswered commands", len(session.tokens), pending_max)
-    if session.bytes > PENDING_BYTES_MAX:
-        _exceeded(process, "bytes of unanswered commands", session.bytes, PENDING_BYTES_MAX)
+    if session.pending_bytes > PENDING_BYTES_MAX:
+        _exceeded(process, "bytes of unanswered commands", session.pending_bytes, PENDING_BYTES_MAX)
     if len(session.in_flight) > settings.session_window:
         _exceeded(process, "commands in flight", len(session.in_flight), settings.session_window)
     if len(member.founding_state.dissolved) > DISSOLVED_MAX:

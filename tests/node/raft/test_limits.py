@@ -2,9 +2,9 @@
 
 import pytest
 
-from node.raft.client_session import PAYLOAD_OVERHEAD_BYTES
 from node.raft.entries import encode_command_body, encode_commands
 from node.raft.events import Execute, Received, Violation
+from node.raft.forwarding import PAYLOAD_OVERHEAD_BYTES
 from node.raft.messages import AppendReply, Forward, ForwardReply, Proposal
 from node.raft.types import BATCH_ABORTED, Applied, EntryKind, NotExecuted, Ok
 from tests.node.raft.cluster import three

@@ -622,7 +622,7 @@ def overfull_outbox(member):
 
 
 def overfull_outbox_bytes(member):
-    member.session.bytes = 2**40
+    member.session.pending_bytes = 2**40
 
 
 def overfull_window(member):

@@ -2,7 +2,6 @@
 
 from node.peers import BondLoss, Preference
 from node.raft.client_session import ClientSession
-from node.raft.entries import session_id
 from node.raft.events import (
     BondDown,
     BondUp,
@@ -15,7 +14,7 @@ from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
 from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
-from tests.node.raft.cluster import BUILD, GROUP, RaftCluster, inc, three
+from tests.node.raft.cluster import BUILD, RaftCluster, inc, three
 from tests.node.storage.test_file import entries
 
 
@@ -384,7 +383,7 @@ def test_a_restarted_member_never_goes_on_in_a_session_that_its_disk_has_lost(tm
 
 def test_in_the_same_session_a_new_command_passes_for_an_old_one_and_never_happens(tmp_path):
     cluster, node = restarted_without_its_session(tmp_path)
-    node.session = ClientSession(0, session_id(GROUP, node.me.id, 0))
+    node.session = ClientSession(node, 0)
     cluster.heal()
     ticket = cluster.execute("c", 100)
     cluster.run(10_000)
