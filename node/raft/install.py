@@ -45,8 +45,14 @@ class Install(Pull):
             installing.fetching.offer(sender)
         pull = self.tenure.pull
         if pull is not None and pull.term == self.tenure.term:
+            self._learn_anchor(m.evidence.anchor)
             pull.cut(sender, m.base)
             self._drive_pull(pull)
+
+    def _learn_anchor(self, anchor: Anchor) -> None:
+        """Commit up to an anchor that our own log holds: others may have cut what led there."""
+        if self.tenure.commit < anchor.index <= self.log.last().index and not self._is_ahead(anchor):
+            self._commit_to(anchor.index)
 
     def _drive_pull(self, pull: PullState) -> None:
         if self.tenure.offers or self.log.base.index:

@@ -735,3 +735,21 @@ def test_a_peer_whose_state_differs_is_named_once():
         wrong = msgspec.structs.replace(known, root=bytes([number]) * 32)
         cluster.step(leader.me.name, Received(peer, SnapshotDigest(leader.cluster, leader.term, wrong)))
     assert [notice.peer for notice in notices(cluster, leader.me.name, StateDiverged)] == [peer]
+
+
+def test_a_member_whose_own_log_reaches_the_snapshot_that_all_others_cut_behind_commits_it():
+    """Its log was not proven, so it could neither pull what it had nor install what was not ahead."""
+    cluster = pruned()
+    name = cluster.followers()[0]
+    node = cluster.nodes[name]
+    anchor = node.tenure.snaps.keeper.held.evidence.anchor
+    last = node.log.last().index
+    node.tenure.commit, node.tenure.verified_index = anchor.index, 0
+    below = Anchor(*node.log.position(last))
+    node.tenure.pull = PullState(node.term, last + 1, anchor.index, node.now, node.now)
+    evidence = msgspec.structs.replace(node.tenure.snaps.keeper.held.evidence, anchor=below)
+    leader = cluster.nodes[cluster.leader()].me
+    cluster.step(name, Received(leader, SnapshotOffer(node.cluster, last, evidence)))
+    assert node.commit == last
+    assert node.tenure.installing is None
+    assert node.tenure.pull is None or node.tenure.pull.at == last
