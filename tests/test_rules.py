@@ -218,8 +218,6 @@ def test_nothing_in_the_bonds_is_asserted_to_be_there() -> None:
 # names, and clients are made from it), and a caller in the process and one over HTTP meet the same three faults.
 OF_THE_API = "node/api/schemas.py"
 ON_BOTH_SIDES = {"AlreadyExecutedError", "NotExecutedError", "OutcomeUnknownError"}
-# To be renamed: a chapter of consensus, and how a group is founded.
-KNOWN_TWICE = {"Founding"}
 
 
 def test_a_public_class_name_has_one_meaning() -> None:
@@ -232,7 +230,7 @@ def test_a_public_class_name_has_one_meaning() -> None:
                     found.setdefault(node.name, []).append(name)
     twice = {name: places for name, places in found.items() if len(places) > 1}
 
-    assert {name: places for name, places in twice.items() if name not in ON_BOTH_SIDES | KNOWN_TWICE} == {}
+    assert {name: places for name, places in twice.items() if name not in ON_BOTH_SIDES} == {}
     for name in ON_BOTH_SIDES:
         assert twice.get(name) == ["node/client/errors.py", "node/group/errors.py"], (
             f"{name} needs no exception"

@@ -34,7 +34,7 @@ PRESENCE_AGAIN_MS: Final = 500
 GENESIS: Final = "genesis"  # why the first Cfg was written
 
 
-class Founding(Signing):
+class ClusterFounding(Signing):
     """Genesis and joining."""
 
     # ---- presence -----------------------------------------------------------

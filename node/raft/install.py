@@ -205,7 +205,7 @@ class Install(Pull):
         self._state_replaced()
         self._announce_levels(self.tenure.replica.applied)
         self._notice(ConfigCommitted(config.epoch, config.voters, config.reason))
-        self._tell_snapshot(fetching.evidence, fetched=True)
+        self._announce_snapshot(fetching.evidence, fetched=True)
         self._notice(Advanced(self.tenure.replica.applied))
 
     def _install_due(self, installing: Installing) -> int:

@@ -128,7 +128,7 @@ class Reads:
 
     # ---- the leader ---------------------------------------------------------
     def begin_round(self, leadership: Leadership) -> bool:
-        """Return whether a broadcast is wanted to confirm self.
+        """Return whether a broadcast is wanted to confirm that this member still leads.
 
         The index is the commit index now: with the no-op committed it is at least every earlier leader's, and
         a quorum that echoes a later Append proves that no later leader was there yet.

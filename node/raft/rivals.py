@@ -8,14 +8,14 @@ and are handed over again elsewhere.
 from node.peers import Incarnation
 from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
-from node.raft.founding import Founding
+from node.raft.founding import ClusterFounding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
 from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, Unknown
 
 
-class Rivals(Founding):
+class Rivals(ClusterFounding):
     """Meeting another cluster of the same group, and leaving one that ended."""
 
     initial_state: object

@@ -55,7 +55,7 @@ class Snapshots(Replication):
         except DivergedError as exc:
             raise HaltError("state-diverged") from exc
         if keeper.held is not held:
-            self._tell_snapshot(evidence, fetched=False)
+            self._announce_snapshot(evidence, fetched=False)
         if self.tenure.leadership is not None:
             for peer, report in sorted(self.tenure.snaps.reports.items()):
                 self._compare(peer, report)
@@ -71,7 +71,7 @@ class Snapshots(Replication):
             Making(anchor, frames, release, chunk_bytes=self.settings.snapshot_chunk_bytes)
         )
 
-    def _tell_snapshot(self, evidence: StateEvidence, *, fetched: bool) -> None:
+    def _announce_snapshot(self, evidence: StateEvidence, *, fetched: bool) -> None:
         anchor = evidence.anchor
         self._notice(SnapshotTaken(Cursor(anchor.term, anchor.index), evidence.size, fetched))
 
@@ -108,7 +108,7 @@ class Snapshots(Replication):
         if keeper.ready is not None:
             self.tenure.snaps.report_due = self.now
         if keeper.held is not None and keeper.held is not held:
-            self._tell_snapshot(keeper.held.evidence, fetched=False)
+            self._announce_snapshot(keeper.held.evidence, fetched=False)
 
     def _report(self, evidence: StateEvidence) -> None:
         self.tenure.snaps.report_due = self.now + REPORT_AGAIN_MS

@@ -2,10 +2,12 @@
 
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
-    State > Promises > Replication > Pull > Follower > Leader > Membership > Forwarding
-          > Election > Signing > Founding > Rivals > Inbox > Member
+    State > Promises > Replication > Snapshots > Pull > Install > Follower > Leader > Membership
+          > Forwarding > Election > Signing > ClusterFounding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
+Reads and the session of this node's callers are components beside that line:
+there a test build passes another one.
 """
 
 from abc import ABC, abstractmethod
