@@ -32,6 +32,7 @@ PATH_OF = {
 BODY_OF = {
     "commands": {"command": {"op": "put", "key": "a", "value": "1"}},
     "queries": {"query": {"op": "get", "key": "a"}},
+    "transfer": {},
     "access_new": {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32},
 }
 NEEDS_A_ROLE = [operation for operation in OPERATIONS if operation.roles]
