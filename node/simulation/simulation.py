@@ -344,11 +344,18 @@ class Simulation:
         return all(p.view.nodes == view.nodes and p.view.commit == view.commit for p in processes)
 
     def _membership_settled(self, processes: list[Process]) -> bool:
-        """Whether the configuration holds all living processes and no dead ones."""
-        voters = processes[0].view.configs[-1][1].voters
+        """Whether the configuration holds all living processes and no dead ones.
+
+        A dead voter whose node runs software that does not know the group's level keeps its place while the
+        group has its least size: no other member is there to replace it, until somebody upgrades that node.
+        """
+        settings = self.schedule.shape.settings
+        voters = set(processes[0].view.configs[-1][1].voters)
         living = {process.inc for process in processes}
-        able = sum(process.preference is not Preference.OBSERVER for process in processes)
-        return living.issuperset(voters) and len(voters) >= min(able, self.schedule.shape.settings.max_voters)
+        able = {process.inc for process in processes if process.preference is not Preference.OBSERVER}
+        if not voters <= living and len(processes) < len(self.cluster.alive()):
+            return able <= voters and len(voters) <= settings.min_voters
+        return voters <= living and len(voters) >= min(len(able), settings.max_voters)
 
     def _probe(self, process: Process, deadline_us: int) -> None:
         """Require that ``process`` executes a write and a strong read now."""

@@ -113,6 +113,14 @@ def test_what_fell_of_a_plan_is_all_that_a_failing_schedule_needs():
     assert (str(again), again.tail) == (str(error), error.tail)
 
 
+def test_a_dead_voter_may_stay_where_the_only_node_to_replace_it_runs_software_of_a_lower_level():
+    """Of three voters, which are the least, one died; its node knows level 1 alone, and the group is at level 2."""
+    schedule = draw_schedule(881009536)
+    assert schedule.shape.settings.min_voters == 3
+
+    assert run(schedule).healed
+
+
 def test_a_plan_is_the_same_each_time_and_in_the_order_of_its_times():
     drawn = next(plan for plan in (draw_schedule(seed).plan for seed in range(100)) if plan.rare)
 
