@@ -206,7 +206,7 @@ class GuestStarted(ProcessEvent, frozen=True, tag="guest-started"):
 
 
 class ConsoleLine(ProcessEvent, frozen=True, tag="console"):
-    """A JSON object on a guest's console. ``line``: as it is; whoever owns the guest's host can forge it."""
+    """A JSON object on a guest's console. ``line``: as it is; the guest's host can forge it."""
 
     number: int
     line: dict[str, Any]

@@ -110,7 +110,7 @@ class Install(Pull):
         for peer in fetching.given_up():
             self._lose_source(peer)
         if not fetching.sources:
-            # Whoever offers it again, or offers another, is asked.
+            # A peer that offers it again, or offers another, is asked.
             if any(self._is_ahead(offer.anchor) for offer in self.tenure.offers.values()):
                 self.tenure.installing = None
                 self._begin_install()

@@ -36,7 +36,7 @@ class Recorder(StateMachine):
     def query(self, query: Any) -> Any:
         return self.inner.query(query)
 
-    # Whoever judges has opened the envelope already.
+    # The judge of callers has opened the envelope already.
     def keys_of(self, command: Any) -> Touched | None:
         return self.inner.keys_of(command)
 

@@ -347,7 +347,8 @@ class Simulation:
         """Whether the configuration holds all living processes and no dead ones.
 
         A dead voter whose node runs software that does not know the group's level keeps its place while the
-        group has its least size: no other member is there to replace it, until somebody upgrades that node.
+        group has its least size: no other member is there to replace it, until the operator upgrades that
+        node.
         """
         settings = self.schedule.shape.settings
         voters = set(processes[0].view.configs[-1][1].voters)

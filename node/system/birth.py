@@ -207,8 +207,8 @@ class BirthState(SystemPart):
     Queries: ``["cluster-confirmed"]`` -> the newest certificate's bytes, or null.
 
     The state does not know in which cluster it is, and keeps a certificate of any cluster of the group: the
-    authority's signature makes it true. A node hands in only one that confirms its own cluster, and whoever
-    reads it compares.
+    authority's signature makes it true. A node hands in only one that confirms its own cluster, and a reader
+    compares.
 
     Args:
         authority: the group document's; None if it names none: in that case nothing can be confirmed.

@@ -168,7 +168,7 @@ class Nemesis:
         return lambda: self._restart(node)
 
     def hand_over(self) -> None:
-        """Ask whoever leads to let another lead."""
+        """Ask the leader to hand over."""
         leader = self.cluster.leader()
         if leader is not None:
             self._note("hand-over", leader.name)
