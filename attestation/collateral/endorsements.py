@@ -138,6 +138,11 @@ class Endorsements:
             MalformedError: ``collateral-malformed``.
         """
         value = parse_json_untrusted(data, code="collateral", bytes_max=COLLATERAL_BYTES_MAX)
+        return cls.from_json_value_untrusted(value)
+
+    @classmethod
+    def from_json_value_untrusted(cls, value: Any) -> Self:
+        """Read ``QuoteCollateralV3`` that is part of a parsed document; see :meth:`from_json_untrusted`."""
         members = StrictMap(value, error=_malformed)
         out = {
             item.name: members.take(item.name, _utf8 if item.name in _TEXTS else _hex)

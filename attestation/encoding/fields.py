@@ -39,6 +39,11 @@ class FieldError(ValueError):
         self.wanted = wanted
 
 
+def anything(value: Any) -> Any:
+    """Check for nothing: for a member whose own reader checks it."""
+    return value
+
+
 def integer(low: int, high: int, *, form: str = "an integer") -> Check[int]:
     """Check for an integer in ``low..high``; ``form`` is what it means, for the error."""
     wanted = f"{form} from {low} to {high}"
@@ -227,7 +232,7 @@ class StrictMap:
 
     def below(self, name: str) -> Self:
         """Return the members of the map that is this member."""
-        return self._below(self.take(name, _anything), self._join(name))
+        return self._below(self.take(name, anything), self._join(name))
 
     def each_below(self, name: str, items_max: int) -> list[Self]:
         """Return the members of each map in the array that is this member."""
@@ -244,7 +249,3 @@ class StrictMap:
     def refuse(self, name: str, text: str) -> NoReturn:
         """Refuse this member for a reason of the document's own."""
         raise self._error(self._join(name), text)
-
-
-def _anything(value: Any) -> Any:
-    return value

@@ -2,8 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final
 
 from attestation.collateral.client.requests import PckCaKind, Platform, TcbUpdate
 from attestation.collateral.endorsements import (
@@ -12,8 +12,9 @@ from attestation.collateral.endorsements import (
     VerifiedEndorsements,
     verify_endorsements,
 )
-from attestation.collateral.signed_json import parse_json_untrusted
+from attestation.collateral.signed_json import parse_json_untrusted, read_map, time
 from attestation.encoding.canonical import digest
+from attestation.encoding.fields import anything, integer, text
 from attestation.errors import CertificatePathError, MalformedError
 from attestation.values import timestamp
 from attestation.x509.certificates import split_pem_untrusted
@@ -27,6 +28,9 @@ _CA_NAMES: Final = {
     PckCaKind.PROCESSOR: "SGX PCK Processor CA",
 }
 _RECORD_BYTES_MAX: Final = COLLATERAL_BYTES_MAX + 64 * 1024
+_RECORD_VERSION: Final = 1
+_VERSION: Final = integer(_RECORD_VERSION, _RECORD_VERSION)
+_SOURCE: Final = text(_RECORD_BYTES_MAX)  # a URL of our own configuration, of any length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +126,7 @@ def cache_key(root: TrustRoot, platform: Platform, update: TcbUpdate) -> str:
 def encode_record(collateral: Collateral) -> bytes:
     """Return the JSON that the disk cache keeps."""
     record = {
-        "version": 1,
+        "version": _RECORD_VERSION,
         "fetched_at": timestamp(collateral.fetched_at),
         "source": collateral.source,
         "endorsements": json.loads(collateral.endorsements.to_json()),
@@ -143,17 +147,13 @@ def parse_record_untrusted(data: bytes) -> Record:
     """Parse a record that ``encode_record`` made.
 
     Raises:
-        MalformedError: ``cache-record-malformed`` or ``collateral-malformed``.
+        MalformedError: ``cache-record-malformed``, or ``collateral-malformed`` for the set in it.
     """
-    value: Any = parse_json_untrusted(data, code="cache-record", bytes_max=_RECORD_BYTES_MAX)
-    if not isinstance(value, dict) or value.get("version") != 1:
-        raise MalformedError("cache-record-malformed", "the cache record is not of version 1")
-    source, fetched_at = value.get("source"), value.get("fetched_at")
-    if not isinstance(source, str) or not isinstance(fetched_at, str):
-        raise MalformedError("cache-record-malformed", "the cache record has no source or no time")
-    try:
-        at = datetime.strptime(fetched_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError as exc:
-        raise MalformedError("cache-record-malformed", "the cache record's time is not a time") from exc
-    endorsements = json.dumps(value.get("endorsements")).encode()
-    return Record(endorsements=Endorsements.from_json_untrusted(endorsements), fetched_at=at, source=source)
+    value = parse_json_untrusted(data, code="cache-record", bytes_max=_RECORD_BYTES_MAX)
+    members = read_map(value, code="cache-record")
+    members.take("version", _VERSION)
+    return Record(
+        endorsements=Endorsements.from_json_value_untrusted(members.take("endorsements", anything)),
+        fetched_at=members.take("fetched_at", time),
+        source=members.take("source", _SOURCE),
+    )

@@ -119,15 +119,26 @@ def changed(**changes: object) -> bytes:
     return json.dumps({**json.loads(RECORD), **changes}).encode()
 
 
+def without(name: str) -> bytes:
+    return json.dumps({key: value for key, value in json.loads(RECORD).items() if key != name}).encode()
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "cache-record-malformed"),
         (b"[]", "cache-record-malformed"),
+        (without("version"), "cache-record-malformed"),
+        (without("fetched_at"), "cache-record-malformed"),
+        (without("source"), "cache-record-malformed"),
+        (without("endorsements"), "cache-record-malformed"),
         (changed(version=2), "cache-record-malformed"),
+        (changed(version=True), "cache-record-malformed"),  # equal to 1 in Python
+        (changed(version=1.0), "cache-record-malformed"),
         (changed(source=1), "cache-record-malformed"),
         (changed(fetched_at=None), "cache-record-malformed"),
         (changed(fetched_at="yesterday"), "cache-record-malformed"),
+        (changed(fetched_at="2026-02-30T00:00:00Z"), "cache-record-malformed"),
         (changed(endorsements=None), "collateral-malformed"),
         (changed(endorsements={}), "collateral-malformed"),
     ],
