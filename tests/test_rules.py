@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from node.api.operations import OPERATIONS
+from node.system.grants import AccessRole
+from tests.node.api.calls import CALLS
+
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("attestation", "enclave", "node")
 
@@ -273,3 +277,14 @@ def test_toml_is_read_in_one_place() -> None:
         if isinstance(node, ast.Import) and any(alias.name == "tomllib" for alias in node.names)
     ]
     assert found == [], "use attestation.encoding.toml_tables: its errors name the key"
+
+
+def test_every_operation_of_the_api_has_a_call_in_the_table_that_its_tests_rest_on() -> None:
+    """A body exactly where one is read, roles only where a role is needed."""
+    assert sorted(CALLS) == sorted(operation.name for operation in OPERATIONS), "see tests/node/api/calls.py"
+    for operation in OPERATIONS:
+        made = CALLS[operation.name]
+        assert (made.body is not None) == (operation.request is not None), f"{operation.name}: its body"
+        assert made.opened_by == frozenset(operation.roles) - {AccessRole.ADMIN}, (
+            f"{operation.name}: its roles"
+        )

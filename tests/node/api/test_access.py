@@ -23,28 +23,19 @@ from node.system.access import AccessState
 from node.system.grants import AccessRole, CredentialKind, Grant
 from node.system.passwords import hash_password
 from node.tokens import hash_token, new_token, spki_digest
+from tests.node.api.calls import CALLS
 from tests.node.api.fakes import ACCESS, NOW_MS, TOKENS, FakeService, asgi, call
 
-PATH_OF = {
-    "evidence": "/v1/attestation/evidence?nonce=" + "00" * 16,
-    "access_revoke": "/v1/access?name=read",
-}
-BODY_OF = {
-    "commands": {"command": {"op": "put", "key": "a", "value": "1"}},
-    "queries": {"query": {"op": "get", "key": "a"}},
-    "transfer": {},
-    "access_new": {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32},
-}
 NEEDS_A_ROLE = [operation for operation in OPERATIONS if operation.roles]
 NEEDS_SOMEBODY = [operation for operation in OPERATIONS if operation.access != PUBLIC]
 ADMIN = AccessRole.ADMIN
 
 
 def ask(operation, service=None, **more):
-    path = PATH_OF.get(operation.name, operation.path)
+    made = CALLS[operation.name]
     if service is None:
         service = FakeService(group_key=None if operation.name == "provision" else b"k")
-    return call(service, operation.method, path, json_body=BODY_OF.get(operation.name), **more)
+    return call(service, operation.method, operation.path + made.query, json_body=made.body, **more)
 
 
 def bearer(token):
@@ -75,30 +66,12 @@ def test_without_credentials_only_what_is_public_answers(operation):
         assert reply.headers["www-authenticate"].startswith("Bearer")
 
 
-OPENS = {
-    "metrics": {AccessRole.READ, AccessRole.METRICS},
-    "group": {AccessRole.READ},
-    "members": {AccessRole.READ},
-    "safe_to_stop": {AccessRole.READ},
-    "transfer": set(),
-    "bonds": {AccessRole.READ},
-    "commands": {AccessRole.WRITE},
-    "queries": {AccessRole.READ},
-    "peers": {AccessRole.AUDIT},
-    "audit_events": {AccessRole.AUDIT},
-    "audit_head": {AccessRole.AUDIT},
-    "access_list": set(),
-    "access_new": set(),
-    "access_revoke": set(),
-}
-
-
 @pytest.mark.parametrize("operation", NEEDS_A_ROLE, ids=lambda operation: operation.name)
 @pytest.mark.parametrize("role", list(AccessRole), ids=lambda role: role.value)
 def test_a_role_opens_its_own_operations_and_admin_all(operation, role):
     reply = ask(operation, role=role)
 
-    if role in OPENS[operation.name] | {ADMIN}:
+    if role in CALLS[operation.name].opened_by | {ADMIN}:
         assert reply.status == 200
     else:
         assert (reply.status, reply.json["code"]) == (403, "role-missing")

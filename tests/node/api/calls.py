@@ -1,0 +1,50 @@
+"""One call of every operation that the API answers with success, for the tests that try all of them.
+
+`make check` compares this table with the operations (``tests/test_rules.py``): an operation that is added without
+a row, or without the body that it reads, would otherwise be noticed only by the whole folder's tests.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from node.system.grants import AccessRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """``query``: with its question mark. ``opened_by``: the roles that may call it, beside ``admin``."""
+
+    query: str = ""
+    body: Any = None
+    opened_by: frozenset[AccessRole] = frozenset()
+
+
+def _call(*opened_by: AccessRole, query: str = "", body: Any = None) -> Call:
+    return Call(query=query, body=body, opened_by=frozenset(opened_by))
+
+
+READ, WRITE, AUDIT, METRICS = AccessRole.READ, AccessRole.WRITE, AccessRole.AUDIT, AccessRole.METRICS
+
+CALLS: Final = {
+    "health": _call(),
+    "ready": _call(),
+    "metrics": _call(READ, METRICS),
+    "openapi": _call(),
+    "group": _call(READ),
+    "members": _call(READ),
+    "safe_to_stop": _call(READ),
+    "transfer": _call(body={}),
+    "bonds": _call(READ),
+    "commands": _call(WRITE, body={"command": {"op": "put", "key": "a", "value": "1"}}),
+    "queries": _call(READ, body={"query": {"op": "get", "key": "a"}}),
+    "evidence": _call(query="?nonce=" + "00" * 16),
+    "peers": _call(AUDIT),
+    "audit_events": _call(AUDIT),
+    "audit_head": _call(AUDIT),
+    "access_list": _call(),
+    "access_new": _call(body={"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32}),
+    "access_revoke": _call(query="?name=read"),
+    "provision": _call(body={"group_key": "ab" * 32}),
+    "birth_certificate": _call(),
+    "confirm": _call(body={"birth_certificate": "q80="}),
+}
