@@ -4,6 +4,8 @@ Every chunk is proven against the evidence before it counts, so a chunk may come
 late or twice. Losing peers costs only the chunks that they were asked for.
 """
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,7 +45,9 @@ class Fetching:
         self.evidence = evidence
         self._chunks: list[bytes | None] = [None] * evidence.count
         self._leaves = [b""] * evidence.count  # of the chunks that are here: hashing all at once takes long
-        self._missing = dict.fromkeys(range(evidence.count))  # not here, and not asked for; in order
+        # A dictionary is no queue: to find its first key it walks over all that were deleted before.
+        self._queue = deque(range(evidence.count))  # whatever is missing, and numbers that no longer are
+        self._is_missing = bytearray(b"\x01") * evidence.count  # not here, and not asked for
         self._left = evidence.count
         self._sources: dict[Incarnation, _Source] = {}
 
@@ -80,8 +84,17 @@ class Fetching:
         if source is not None:
             self._return(source.asked)
 
-    def _return(self, numbers: dict[int, int]) -> None:
-        self._missing.update(dict.fromkeys(number for number in numbers if self._chunks[number] is None))
+    def _return(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self._chunks[number] is None and not self._is_missing[number]:
+                self._is_missing[number] = 1
+                self._queue.append(number)
+
+    def _next_missing(self) -> int | None:
+        """Return the number of a chunk to ask for; None if there is none. It stays missing."""
+        while self._queue and not self._is_missing[self._queue[0]]:
+            self._queue.popleft()
+        return self._queue[0] if self._queue else None
 
     def take(self, peer: Incarnation, number: int, chunk: bytes, proof: tuple[bytes, ...]) -> bool:
         """Take a chunk; return whether it is proven. A chunk that is here already is not looked at."""
@@ -95,12 +108,12 @@ class Fetching:
             return True
         leaf = leaf_of(chunk)
         if not is_proven(leaf, number, proof, root=evidence.root, count=evidence.count):
-            self._return({number: 0})
+            self._return((number,))
             return False
         if source is not None:
             source.silent = 0
         self._chunks[number], self._leaves[number] = chunk, leaf
-        self._missing.pop(number, None)
+        self._is_missing[number] = 0
         self._left -= 1
         return True
 
@@ -116,18 +129,18 @@ class Fetching:
         ready = sorted(self._sources, key=lambda peer: (self._sources[peer].late, peer))
         if any(self._sources[peer].resting_ms <= now_ms for peer in ready):
             ready = [peer for peer in ready if self._sources[peer].resting_ms <= now_ms]
-        while self._missing:
+        before = -1
+        while len(asked) > before:
             before = len(asked)
             for peer in ready:  # in turn, so that all of them serve
                 source = self._sources[peer]
                 room = 1 if source.late else WINDOW
-                if self._missing and len(source.asked) < room:
-                    number = next(iter(self._missing))
-                    del self._missing[number]
+                number = self._next_missing() if len(source.asked) < room else None
+                if number is not None:
+                    self._queue.popleft()
+                    self._is_missing[number] = 0
                     source.asked[number] = now_ms
                     asked.append((peer, number))
-            if len(asked) == before:
-                break
         return asked
 
     def _give_up_late(self, source: _Source, now_ms: int, patience_ms: int) -> None:

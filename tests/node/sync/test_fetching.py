@@ -1,6 +1,7 @@
 """A snapshot is fetched from any peers, in parallel, and nothing unproven counts."""
 
 import hashlib
+from collections import deque
 
 import pytest
 
@@ -143,3 +144,25 @@ def test_the_tree_of_what_was_fetched_serves_every_chunk():
         assert fetching.take(A, number, chunks[number], tree.proof(number))
     assert fetching.tree().root == evidence.root
     assert [fetching.tree().proof(number) for number in range(5)] == [tree.proof(n) for n in range(5)]
+
+
+def test_a_large_snapshot_costs_a_few_looks_at_each_of_its_chunks(monkeypatch):
+    """Looking for the next chunk among all that were asked for already would take hours for 262,144."""
+    looked = []
+
+    class Counting(deque):
+        def __getitem__(self, at):
+            looked.append(at)
+            return super().__getitem__(at)
+
+    monkeypatch.setattr("node.sync.fetching.deque", Counting)
+    evidence, chunks, tree = snapshot(2000)
+    fetching = Fetching(evidence)
+    fetching.offer(A)
+    fetching.offer(B)
+    now = 0
+    while not fetching.is_complete:
+        now += 1
+        give(fetching, chunks, tree, fetching.requests(now, PATIENCE_MS))
+    assert len(looked) < 5 * evidence.count
+    assert fetching.chunks() == chunks
