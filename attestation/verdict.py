@@ -129,21 +129,15 @@ def verify_report(
         result = replace(result, policy=applied)
     except AttestationError as exc:
         value = {
+            **_refusal_value(exc),
             **_claimed_value(reached.quote, now),
             "trust_root": {"sha256": root.fingerprint.hex(), "mock": root.mock},
             "mock": root.mock,
             "policy": policy_value(applied, root, variant=None, grace_until=None),
             "not_checked": list(not_checked(applied, report_data)),
+            **_reached_value(exc, reached, pck_chain=pck_chain, policy=applied),
         }
-        if reached.verified is not None:
-            value |= verified_value(reached.verified) | {"status": str(reached.verified.tcb.status)}
-        else:
-            value |= _authentic_value(exc, reached, pck_chain=pck_chain, policy=applied)
-        undecided = exc.undecided
-        return VerificationReport(
-            value=_refusal_value(exc) | value,
-            exit_code=EXIT_UNDECIDED if undecided else EXIT_REFUSED,
-        )
+        return VerificationReport(value=value, exit_code=EXIT_UNDECIDED if exc.undecided else EXIT_REFUSED)
     return VerificationReport(value=result.to_json_value(), exit_code=EXIT_ACCEPTED)
 
 
@@ -215,18 +209,20 @@ _NO_BODY: Final[dict[str, Any]] = {
 }
 
 
-def _authentic_value(
+def _reached_value(
     refusal: AttestationError,
     reached: _Reached,
     *,
     pck_chain: bytes | None,
     policy: AppraisalPolicy,
 ) -> dict[str, Any]:
-    """Return what can still be reported about a refused quote if all of its signatures hold.
+    """Return what can still be reported about a refused quote: a verified one, or if all its signatures hold.
 
     Evidence that is refused because it is out of its window, or Revoked, still has a TCB status; evidence
     with a broken signature does not. Nothing here can turn a refusal into anything else.
     """
+    if reached.verified is not None:
+        return verified_value(reached.verified) | {"status": str(reached.verified.tcb.status)}
     if reached.quote is None or reached.endorsements is None or not isinstance(refusal, VerificationError):
         return {}
     try:

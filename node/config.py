@@ -381,16 +381,21 @@ def _migration(tables: Mapping[str, Any]) -> str:
             "[[token]] becomes [[access.token]]"
         )
     if jwt:
-        kept = {key: value for key, value in jwt.items() if key not in ("keys_file", "token_file")}
-        claims = kept.pop("required_claims", {})
-        out += ["[jwt]", *(f"{key} = {_shown(value)}" for key, value in kept.items())]
-        out.append(f"keys = [ … ]  # the keys of {jwt.get('keys_file', 'the key set')}, as inline tables")
-        if isinstance(claims, dict) and claims:
-            out += ["[jwt.required_claims]", *(f"{key} = {_shown(value)}" for key, value in claims.items())]
+        out += _migrated_jwt(jwt)
     stays = ["In the node file, take those keys out and add to [group]:", "", 'document = "group.toml"']
     if bootstrap == "join":
         stays.append('bootstrap = "join"  # on a node that must not found')
     return "\n".join([*out, "", *stays, "", "The GroupId changes, so the group starts again from nothing."])
+
+
+def _migrated_jwt(jwt: Mapping[str, Any]) -> list[str]:
+    kept = {key: value for key, value in jwt.items() if key not in ("keys_file", "token_file")}
+    claims = kept.pop("required_claims", {})
+    out = ["[jwt]", *(f"{key} = {_shown(value)}" for key, value in kept.items())]
+    out.append(f"keys = [ … ]  # the keys of {jwt.get('keys_file', 'the key set')}, as inline tables")
+    if isinstance(claims, dict) and claims:
+        out += ["[jwt.required_claims]", *(f"{key} = {_shown(value)}" for key, value in claims.items())]
+    return out
 
 
 def _shown(value: object) -> str:

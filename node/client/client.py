@@ -394,14 +394,7 @@ class BondstoneClient:
                 if status == httpx.codes.ALREADY_REPORTED:
                     raise AlreadyExecutedError(decode_answer(answer, schemas.AlreadyExecuted))
                 return answer
-            try:
-                problem = decode_problem(status, answer)
-            except AnswerInvalidError as exc:
-                if attempts.key is None:
-                    raise
-                attempts.failed(exc, sent=True)  # whatever answered may have forwarded it to the node
-            else:
-                attempts.answered(problem)
+            attempts.refused(status, answer)
         raise attempts.error()
 
     def _remember(self, attempts: "_Attempts") -> None:
@@ -504,15 +497,21 @@ class _Attempts:
             self.doubtful_since = at
 
     def failed(self, exc: Exception, *, sent: bool) -> None:
-        if (
-            self._last_error is None or str(exc) != OVER
-        ):  # the end of the time explains less than the earlier error
+        # The end of the time explains less than an earlier error.
+        if self._last_error is None or str(exc) != OVER:
             self._last_error = exc
         if not sent:
             self.doubtful_since = self._before
 
-    def answered(self, problem: schemas.Problem) -> None:
-        """Take a node's refusal; raise it if it is final."""
+    def refused(self, status: int, answer: bytes) -> None:
+        """Take the answer of a node that did not do it; raise it if it is final."""
+        try:
+            problem = decode_problem(status, answer)
+        except AnswerInvalidError as exc:
+            if self.key is None:
+                raise
+            self.failed(exc, sent=True)  # whatever answered may have forwarded it to the node
+            return
         self._last_problem = problem
         if problem.code == "outcome-unknown":
             # Without its session the group no longer knows the key: repeating could execute it twice.

@@ -26,6 +26,7 @@ from node.raft.messages import (
     AppendReply,
     Avail,
     AvailReply,
+    CatchUpMessage,
     Chunk,
     ClusterMessage,
     Fetch,
@@ -202,6 +203,15 @@ class Inbox(Rivals):
                 self._on_vote_request(sender, m)
             case VoteReply():
                 self._on_vote_reply(sender, m)
+            case TimeoutNow():
+                self._on_timeout_now(sender, m)
+            case Avail() | AvailReply() | Fetch() | Chunk():
+                self._on_catch_up_message(sender, m)
+            case _:
+                self._on_snapshot_message(sender, m)
+
+    def _on_catch_up_message(self, sender: Incarnation, m: CatchUpMessage) -> None:
+        match m:
             case Avail():
                 self._on_avail(sender, m)
             case AvailReply():
@@ -210,10 +220,8 @@ class Inbox(Rivals):
                 self._on_fetch(sender, m)
             case Chunk():
                 self._on_chunk(sender, m)
-            case TimeoutNow():
-                self._on_timeout_now(sender, m)
             case _:
-                self._on_snapshot_message(sender, m)
+                assert_never(m)
 
     def _on_snapshot_message(self, sender: Incarnation, m: SnapshotMessage) -> None:
         match m:

@@ -295,6 +295,7 @@ class Ignorable(Struct, frozen=True):
     tag: int
 
 
+CatchUpMessage = Avail | AvailReply | Fetch | Chunk
 SnapshotMessage = SnapshotDigest | SnapshotOffer | SnapshotAsk | SnapshotChunk
 ClusterMessage = (
     VoteRequest
@@ -302,10 +303,7 @@ ClusterMessage = (
     | TimeoutNow
     | Append
     | AppendReply
-    | Avail
-    | AvailReply
-    | Fetch
-    | Chunk
+    | CatchUpMessage
     | SnapshotMessage
     | Forward
     | ForwardReply

@@ -9,6 +9,7 @@ from node.raft.client_session import PENDING_BYTES_MAX
 from node.raft.member import Member
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.ranges import PullState
+from node.raft.snapshot_state import Installing
 from node.raft.tenure import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
@@ -32,9 +33,8 @@ def check_buffers(process: Process) -> None:
     settings = member.settings
     reads, session, pending_max = member.reads, member.session, settings.pending_max
     current = reads.round
-    waiting = len(reads.asking) + len(reads.settled) + len(reads.leased)
-    if current is not None:
-        waiting += len(current.queries)
+    confirming = 0 if current is None else len(current.queries)
+    waiting = confirming + len(reads.asking) + len(reads.settled) + len(reads.leased)
     if waiting > pending_max:
         _exceeded(process, "waiting reads", waiting, pending_max)
     peers = len(member.peers)
@@ -58,10 +58,7 @@ def check_buffers(process: Process) -> None:
     _at_most(process, "offers of snapshots", len(member.tenure.offers), peers)
     _at_most(process, "reports about snapshots", len(member.tenure.snaps.reports), peers + 1)
     if member.tenure.installing is not None:
-        fetching = member.tenure.installing.fetching
-        _at_most(process, "sources of a snapshot", fetching.sources, peers)
-        asked = [fetching.outstanding(peer) for peer in member.peers]
-        _at_most(process, "chunks of a snapshot asked of one peer", max(asked, default=0), WINDOW)
+        _check_install(process, member, member.tenure.installing)
 
 
 def _check_leader(process: Process, member: Member, leadership: Leadership) -> None:
@@ -86,6 +83,13 @@ def _check_pull(process: Process, member: Member, pull: PullState) -> None:
     _at_most(process, "sources", len(pull.in_flight), len(member.peers))
     # Ranges to ask again are disjoint and not empty.
     _at_most(process, "ranges to ask again", len(pull.again), pull.at)
+
+
+def _check_install(process: Process, member: Member, installing: Installing) -> None:
+    fetching = installing.fetching
+    _at_most(process, "sources of a snapshot", fetching.sources, len(member.peers))
+    asked = [fetching.outstanding(peer) for peer in member.peers]
+    _at_most(process, "chunks of a snapshot asked of one peer", max(asked, default=0), WINDOW)
 
 
 def _at_most(process: Process, what: str, count: int, bound: int) -> None:

@@ -25,6 +25,7 @@ from node.raft.events import (
     Notice,
     RivalCluster,
     RoleChanged,
+    Send,
     SnapshotTaken,
     StateDiverged,
     Violation,
@@ -208,7 +209,14 @@ class Oracles(Watcher):
         check_buffers(process)
         if view.base != process.log.base.index:
             self._snapshots.check_base(process)
-        for send in effects.sends:
+        if effects.sends:
+            self._observe_sends(process, effects.sends, unchanged=quiet and commit == view.commit)
+        if self._rules and (view.promises or process.member.tenure.held):
+            self._acks.hold(process)
+
+    def _observe_sends(self, process: Process, sends: Sequence[Send], *, unchanged: bool) -> None:
+        """Judge the promises among the messages of a step; ``unchanged``: it changed no log and no commit."""
+        for send in sends:
             message = send.message
             if type(message) is AppendReply:
                 if message.verdict is ACK:
@@ -217,12 +225,10 @@ class Oracles(Watcher):
                 if message.vote is Vote.GRANTED and not message.pre:
                     self._voted(process, message, send.to[0])
             elif type(message) is VoteRequest:
-                if quiet and commit == view.commit and self._rules:
+                if unchanged and self._rules:
                     self._check_roll(process, message)
                 if not message.pre:
                     self._voted(process, message, process.inc)
-        if self._rules and (view.promises or process.member.tenure.held):
-            self._acks.hold(process)
 
     def _observe_changes(self, process: Process, effects: Effects) -> None:
         """Judge the changes of a step. It has none if there is neither a notice nor a change of the log."""

@@ -153,6 +153,16 @@ class Bond:
             case Fragment():
                 payload = self._streams[message.stream].add_untrusted(message)
                 return [] if payload is None else [Deliver(payload)]
+            case _:
+                return self._receive_control_untrusted(message)
+
+    def _receive_control_untrusted(self, message: Message) -> list[BondAction]:
+        """Handle a message about the bond itself.
+
+        Raises:
+            RemoteProtocolError: ``unexpected-message``.
+        """
+        match message:
             case Ping():
                 return [SendControl(Pong())]
             case Pong() | LaterMessage():
