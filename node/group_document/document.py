@@ -28,7 +28,6 @@ FAMILIES: Final[Mapping[str, str]] = {
 WITHOUT_EFFECT: Final = (
     "consensus.demote_to_two_after_ms",
     "recovery.authorize",
-    "store.quota_bytes",
     "store.compaction",
     "ca.names",
 )
@@ -78,7 +77,6 @@ class GroupDocument:
     access: FoundingAccess
     authority: Authority | None
     recovery: Literal["none", "survivor"]
-    quota_bytes: int
     compaction: Compaction
     demote_to_two_after_ms: int
     ca_names: tuple[str, ...]

@@ -140,7 +140,6 @@ def _document_of(file: DocumentFile, where: str) -> GroupDocument:
         access=access,
         authority=authority,
         recovery=file.recovery.authorize,
-        quota_bytes=file.store.quota_bytes,
         compaction=file.store.compaction,
         demote_to_two_after_ms=file.consensus.demote_to_two_after_ms,
         ca_names=ca_names,

@@ -44,7 +44,9 @@ def settings_of(file: DocumentFile) -> Settings:
         for name in file.consensus.__struct_fields__
         if name not in NOT_SETTINGS
     }
-    settings = Settings(**given, trust_disk=file.group.storage == "trust-disk")
+    settings = Settings(
+        **given, trust_disk=file.group.storage == "trust-disk", quota_bytes=file.store.quota_bytes
+    )
     if contradiction := settings.contradiction():
         raise TableError("consensus", contradiction)
     return settings

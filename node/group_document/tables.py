@@ -10,6 +10,7 @@ import msgspec
 
 from attestation.encoding.toml_tables import StrictTable
 from node.authority import KEYS_MAX as AUTHORITY_KEYS_MAX
+from node.machines.base import QUOTA_BYTES_DEFAULT
 from node.tokens import PRINCIPALS_MAX, AccessRole
 
 INTEL: Final = "intel"
@@ -166,9 +167,9 @@ Compaction = NoCompaction | PeriodicCompaction | RevisionCompaction
 
 
 class StoreTable(StrictTable, frozen=True):
-    """``[store]``: how much the state machine may hold, and how much of its history it keeps."""
+    """``[store]``: how much memory the machine's state may take, and how much of its history it keeps."""
 
-    quota_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=1024 * 1024 * MIB)] = 2048 * MIB
+    quota_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=1024 * 1024 * MIB)] = QUOTA_BYTES_DEFAULT
     compaction: Compaction = NoCompaction()
 
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 from node.machines.keys import Touched
 from node.peers import Preference
 
+# What a group whose document sets no `store.quota_bytes` gets.
+QUOTA_BYTES_DEFAULT: Final = 256 * 1024 * 1024
 _VERSIONED: Final = re.compile(r"(.+)/v([1-9][0-9]{0,3})", re.DOTALL)
 
 
@@ -31,6 +33,9 @@ class ApplyContext(Struct, frozen=True, gc=False):
         group_id: 32 bytes.
         credential: of the caller, 1 to 32 bytes; None: a member of the group acts for itself.
         version: the version of the machine that the group runs, one of ``StateMachine.versions``.
+        quota_bytes: how much the machine's state may take in memory, as the group has agreed
+            (``store.quota_bytes``). The machine refuses what would grow it beyond; one that ignores this is
+            held up by the members' memory budgets alone.
     """
 
     term: int
@@ -40,6 +45,7 @@ class ApplyContext(Struct, frozen=True, gc=False):
     group_id: bytes
     credential: bytes | None = None
     version: int = 1
+    quota_bytes: int = QUOTA_BYTES_DEFAULT
 
 
 class CommandError(Exception):

@@ -41,9 +41,11 @@ from node.machines.sorted_keys import SortedKeys
 # Only the command limits keys and values: its size is a setting of the group, at most this.
 KEY_BYTES_MAX: Final = 2 * 1024 * 1024
 VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
-# For the keys and values that exist now. etcd's quota does the same; without it a client could fill the TD's
-# memory.
-STORE_BYTES_MAX: Final = 256 * 1024 * 1024
+# What a key that exists takes in memory beside the bytes of key and value. It counts towards the group's
+# quota: otherwise keys of a few bytes would take fifty times what they count. Equal on every node.
+KEY_COST: Final = 256
+# Version 1 has this limit instead of the group's quota, and counts nothing but the bytes.
+VERSION_1_BYTES_MAX: Final = 256 * 1024 * 1024
 LIST_LIMIT_DEFAULT: Final = 1000
 LIST_LIMIT_MAX: Final = 10_000
 LIST_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -109,14 +111,21 @@ class KeyValue(StateMachine):
 
     @property
     def signature(self) -> str:
-        return "bondstone/kv/v1"
+        return "bondstone/kv/v2"
+
+    @property
+    def versions(self) -> range:
+        return range(1, 3)
+
+    def migrate(self, old: int, new: int) -> None:
+        """Change nothing: the versions differ in the limit alone. A store that is beyond it only shrinks."""
 
     # ---- commands -------------------------------------------------------------
-    def apply(self, command: Any, context: ApplyContext) -> dict[str, Any]:  # noqa: ARG002
+    def apply(self, command: Any, context: ApplyContext) -> dict[str, Any]:
         plain = plain_put(command, key_bytes_max=KEY_BYTES_MAX, value_bytes_max=VALUE_BYTES_MAX)
         if plain is not None:
             key, value = plain
-            after = self._write(key, value, self._live.get(key))
+            after = self._write(key, value, self._live.get(key), context)
             return {
                 "revision": after.mod_revision,
                 "create_revision": after.create_revision,
@@ -125,11 +134,11 @@ class KeyValue(StateMachine):
         fields = Fields(command)
         match fields.op():
             case "put":
-                return self._put(fields)
+                return self._put(fields, context)
             case "delete":
                 return self._delete(fields)
             case "cas":
-                return self._cas(fields)
+                return self._cas(fields, context)
             case _:
                 raise _unknown_command()
 
@@ -147,10 +156,10 @@ class KeyValue(StateMachine):
             case _:
                 raise _unknown_command()
 
-    def _put(self, fields: Fields) -> dict[str, Any]:
+    def _put(self, fields: Fields, context: ApplyContext) -> dict[str, Any]:
         key, value, wants_previous = _put_of(fields)
         before = self._live.get(key)
-        after = self._write(key, value, before)
+        after = self._write(key, value, before, context)
         result: dict[str, Any] = {
             "revision": self._revision,
             "create_revision": after.create_revision,
@@ -170,12 +179,12 @@ class KeyValue(StateMachine):
             result["prev"] = _item(key, before)
         return result
 
-    def _cas(self, fields: Fields) -> dict[str, Any]:
+    def _cas(self, fields: Fields, context: ApplyContext) -> dict[str, Any]:
         key, expect, value = _cas_of(fields)
         before = self._live.get(key)
         swapped = expect == (None if before is None else before.value)
         if swapped and value is not None:
-            self._write(key, value, before)
+            self._write(key, value, before, context)
         elif swapped and before is not None:
             self._remove(key, before)
         result: dict[str, Any] = {"revision": self._revision, "swapped": swapped}
@@ -276,12 +285,10 @@ class KeyValue(StateMachine):
         return merge(live, gone)
 
     # ---- changes, each with its inverse in the undo log ---------------------------
-    def _write(self, key: bytes, value: bytes, before: Version | None) -> Version:
+    def _write(self, key: bytes, value: bytes, before: Version | None, context: ApplyContext) -> Version:
         grown = len(key) + len(value) if before is None else len(value) - len(before.value)
-        if grown > 0 and self._live_bytes + grown > STORE_BYTES_MAX:
-            raise CommandError(
-                "store-full", f"the store is limited to {STORE_BYTES_MAX} bytes; delete some keys"
-            )
+        if grown > 0:
+            self._require_room(grown, before is None, context)
         revision = self._revision = self._revision + 1
         self._live_bytes += grown
         self._undo.append(_WasLive(key, before))
@@ -294,6 +301,15 @@ class KeyValue(StateMachine):
             after = self._live[key] = Version(value, before.create_revision, revision, before.version + 1)
             self._supersede(key, before)
         return after
+
+    def _require_room(self, grown: int, is_new: bool, context: ApplyContext) -> None:
+        """Raise if the store would be too large with ``grown`` bytes more, of a key that may be new."""
+        if context.version == 1:
+            size, limit = self._live_bytes, VERSION_1_BYTES_MAX
+        else:
+            size, limit = self._live_bytes + KEY_COST * (len(self._live) + is_new), context.quota_bytes
+        if size + grown > limit:
+            raise CommandError("store-full", f"the store is limited to {limit} bytes; delete some keys")
 
     def _remove(self, key: bytes, before: Version) -> None:
         self._revision += 1

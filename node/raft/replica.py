@@ -89,6 +89,7 @@ class Replica:
         self.on_raised: Callable[[str, BaseException], None] = ignore_raised
         self._version = 1  # of the machine
         self._group_id = group_id
+        self._quota_bytes = settings.quota_bytes
 
     def apply(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Resolution | None]]:
         """Apply the entries after ``applied``, each when it is asked for, and yield its command's outcome.
@@ -208,7 +209,14 @@ class Replica:
         size = 0
         for sub, command in enumerate(commands):
             context = ApplyContext(
-                entry.term, entry.index, sub, time_ms, self._group_id, credential, self._version
+                entry.term,
+                entry.index,
+                sub,
+                time_ms,
+                self._group_id,
+                credential,
+                self._version,
+                self._quota_bytes,
             )
             result = self._apply_one(target, command, context)
             if type(result) is Applied:

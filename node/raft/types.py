@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from node.features import Levels
+from node.machines.base import QUOTA_BYTES_DEFAULT
 from node.peers import Incarnation
 
 
@@ -129,6 +130,7 @@ class Settings:
     # Behind a snapshot the log is kept for members that lag: this much of it, and nothing older than this.
     log_keep_bytes: int = 16 * 1024 * 1024
     log_keep_ms: int = 600_000
+    quota_bytes: int = QUOTA_BYTES_DEFAULT  # what the machine's state may take; the machine judges it
     on_rival: str = "refuse"  # or "discard-shorter" (auto mode, demos only)
 
     def contradiction(self) -> str:

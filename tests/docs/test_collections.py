@@ -10,6 +10,7 @@ import uvloop
 
 from node.collections import __all__ as names
 from node.collections.base import CollectionWhen
+from node.machines.base import QUOTA_BYTES_DEFAULT
 from node.machines.collections import machine, queries, reading, state
 from node.machines.collections.frozen import KINDS
 from node.machines.collections.maps import map_commands
@@ -72,7 +73,7 @@ def test_every_limit_is_documented():
         f"{reading.NAME_BYTES_MAX} bytes, {reading.KEY_BYTES_MAX // kib} KiB, {reading.VALUE_BYTES_MAX // mib} MiB",
         f"{reading.ITEMS_MAX:,} items, and `consensus.command_bytes_max`",
         f"| {machine.CAPACITY_MAX:,} |",
-        f"| {machine.STORE_BYTES_MAX // mib} MiB, where each item counts {state.ITEM_COST} bytes more",
+        f"`store.quota_bytes` of the group document, {QUOTA_BYTES_DEFAULT // mib} MiB by default, where each item counts {state.ITEM_COST} bytes more",
         f"an entry of a queue {state.QUEUE_ITEM_COST} bytes and its key twice",
         f"{queries.LIST_LIMIT_MAX:,} items, {queries.LIST_BYTES_MAX // mib} MiB",
     ):

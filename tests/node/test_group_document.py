@@ -115,7 +115,7 @@ def test_a_minimal_document_means_the_defaults():
 def test_a_full_document_is_read_whole():
     full = document(MINIMAL + MORE)
 
-    assert full.settings == Settings(heartbeat_ms=200)
+    assert full.settings == Settings(heartbeat_ms=200, quota_bytes=1 << 30)
     first, second = full.access.tokens
     assert (first.name, first.roles) == ("ops", {AccessRole.READ, AccessRole.WRITE})
     assert (first.prefixes, first.expires_at) == (("a/", "b/"), datetime(2027, 1, 1, tzinfo=UTC))
@@ -125,7 +125,7 @@ def test_a_full_document_is_read_whole():
         ("ops", "ed25519"),
     ]
     assert full.recovery == "survivor"
-    assert full.quota_bytes == 1 << 30
+    assert full.settings.quota_bytes == 1 << 30
     assert full.jwt.rules.required_claims == {"stage": "prod"}
 
 
@@ -267,7 +267,7 @@ def test_intels_own_root_may_be_written_out():
 def test_what_has_no_effect_yet_is_named_if_it_is_set():
     assert document().without_effect == ()
     assert document(MINIMAL + MORE).without_effect == (
-        "recovery.authorize", "store.quota_bytes", "store.compaction",
+        "recovery.authorize", "store.compaction",
     )  # fmt: skip
     assert document(MINIMAL + "[consensus]\ndemote_to_two_after_ms = 1000\n").without_effect == (
         "consensus.demote_to_two_after_ms",
@@ -556,6 +556,7 @@ def test_the_defaults_of_consensus_are_those_of_the_core():
         "reluctant_factor",
         "session_window",
         "snapshot_chunk_bytes",
+        "quota_bytes",  # [store]
         "trust_disk",  # [group] storage
     }
 

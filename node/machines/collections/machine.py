@@ -29,8 +29,8 @@ from node.machines.keys import KeyRange, Touched
 
 COLLECTIONS_MAX: Final = 1024
 CAPACITY_MAX: Final = 1_000_000
-# For all items of all collections, each with its overhead: without it a client could fill the TD's memory.
-STORE_BYTES_MAX: Final = 256 * 1024 * 1024
+# Version 1 has this limit instead of the group's quota, for all items of all collections with their overhead.
+VERSION_1_BYTES_MAX: Final = 256 * 1024 * 1024
 SNAPSHOT_ROWS: Final = 1000
 
 _COMMANDS: Final = {**map_commands(), **vec_commands(), **queue_commands()}
@@ -45,7 +45,14 @@ class CollectionsMachine(StateMachine):
 
     @property
     def signature(self) -> str:
-        return "bondstone/collections/v1"
+        return "bondstone/collections/v2"
+
+    @property
+    def versions(self) -> range:
+        return range(1, 3)
+
+    def migrate(self, old: int, new: int) -> None:
+        """Change nothing: the versions differ in the limit alone. A state that is beyond it only shrinks."""
 
     def collection(self, name: str) -> Collection | None:
         """Return the named collection as it is now; later changes do not change the returned value."""
@@ -63,7 +70,7 @@ class CollectionsMachine(StateMachine):
             case "clear":
                 return self._clear(_name_of(fields), context.index)
             case _:
-                return self._change(op, fields, context.index)
+                return self._change(op, fields, context)
 
     def check(self, command: Any) -> None:
         fields = CollectionFields(command)
@@ -118,7 +125,7 @@ class CollectionsMachine(StateMachine):
             self._store(name, Collection(present.kind, index, 0, empty), -present.size)
         return {"version": index if removed else present.version, "removed": removed}
 
-    def _change(self, op: str, fields: CollectionFields, index: int) -> dict[str, Any]:
+    def _change(self, op: str, fields: CollectionFields, context: ApplyContext) -> dict[str, Any]:
         change = _command(op)
         name = fields.name()
         args = change.read(fields)
@@ -128,10 +135,12 @@ class CollectionsMachine(StateMachine):
         step = change.run(present.body, args)
         if step.body is present.body:
             return {"version": present.version, **step.result}
-        if step.grown > 0 and self._state.size + step.grown > STORE_BYTES_MAX:
+        limit = VERSION_1_BYTES_MAX if context.version == 1 else context.quota_bytes
+        if step.grown > 0 and self._state.size + step.grown > limit:
             raise CommandError(
-                "store-full", f"all collections are limited to {STORE_BYTES_MAX} bytes; remove some items"
+                "store-full", f"all collections are limited to {limit} bytes; remove some items"
             )
+        index = context.index
         self._store(name, Collection(present.kind, index, present.size + step.grown, step.body), step.grown)
         return {"version": index, **step.result}
 

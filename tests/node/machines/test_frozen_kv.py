@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.encoding.canonical import encode
+from node.machines.base import ApplyContext
 from node.machines.frozen_kv import ROWS_MAX
 from node.machines.kv import KeyValue
 
+CONTEXT = ApplyContext(1, 1, 0, 0, bytes(32))
 KEYS = st.sampled_from([f"k{number}" for number in range(12)])
 STEPS = st.lists(
     st.one_of(
@@ -23,14 +25,14 @@ def do(store, step):
     match step:
         case ("put", key, value):
             store.savepoint()
-            store.apply({"op": "put", "key": key, "value": value}, None)
+            store.apply({"op": "put", "key": key, "value": value}, CONTEXT)
         case ("delete", key):
             store.savepoint()
-            store.apply({"op": "delete", "key": key}, None)
+            store.apply({"op": "delete", "key": key}, CONTEXT)
         case (_, key, value):
             savepoint = store.savepoint()
-            store.apply({"op": "put", "key": key, "value": value}, None)
-            store.apply({"op": "delete", "key": key}, None)
+            store.apply({"op": "put", "key": key, "value": value}, CONTEXT)
+            store.apply({"op": "delete", "key": key}, CONTEXT)
             store.rollback(savepoint)
 
 
@@ -68,10 +70,10 @@ def monkeypatch_rows():
 def test_a_store_that_was_thawed_is_the_same_and_changes_only_at_the_end():
     store = KeyValue()
     for number in range(3 * ROWS_MAX):
-        store.apply({"op": "put", "key": f"k{number % 200}", "value": str(number)}, None)
+        store.apply({"op": "put", "key": f"k{number % 200}", "value": str(number)}, CONTEXT)
     items = list(store.freeze().items())
     other = KeyValue()
-    other.apply({"op": "put", "key": "mine", "value": "1"}, None)
+    other.apply({"op": "put", "key": "mine", "value": "1"}, CONTEXT)
     thawing = other.thaw()
     for item in items:
         thawing.take(item)
@@ -87,7 +89,7 @@ def test_a_store_that_was_thawed_is_the_same_and_changes_only_at_the_end():
 )
 def test_an_item_that_is_none_is_refused_and_the_store_is_unchanged(item):
     store = KeyValue()
-    store.apply({"op": "put", "key": "mine", "value": "1"}, None)
+    store.apply({"op": "put", "key": "mine", "value": "1"}, CONTEXT)
     before = store.snapshot()
     thawing = store.thaw()
     if item != ["live", []]:
@@ -102,10 +104,10 @@ def test_freezing_costs_the_same_however_much_the_store_holds():
     store = KeyValue()
     for number in range(5000):
         store.savepoint()
-        store.apply({"op": "put", "key": f"k{number}", "value": "x"}, None)
+        store.apply({"op": "put", "key": f"k{number}", "value": "x"}, CONTEXT)
     frozen = store.freeze()
     assert frozen._live is store._live
     assert frozen._before == {}
-    store.apply({"op": "put", "key": "k7", "value": "y"}, None)
+    store.apply({"op": "put", "key": "k7", "value": "y"}, CONTEXT)
     assert list(frozen._before) == [b"k7"]
     frozen.release()

@@ -2,6 +2,8 @@
 
 import base64
 import re
+import tracemalloc
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from node.machines.kv import KeyValue
 from tests.node.machines.transcript import operations_of
 
 CONTEXT = ApplyContext(term=1, index=1, sub=0, time_ms=0, group_id=bytes(32))
+CONTEXT_2 = partial(ApplyContext, 1, 1, 0, 0, bytes(32), version=2)
 
 
 def apply(machine, command):
@@ -274,7 +277,7 @@ def test_a_bad_query_is_refused_by_code(query, code):
 
 
 def test_a_full_store_refuses_growth_but_not_shrinking(monkeypatch):
-    monkeypatch.setattr(kv, "STORE_BYTES_MAX", 100)
+    monkeypatch.setattr(kv, "VERSION_1_BYTES_MAX", 100)
     machine = KeyValue()
     put(machine, "a", "x" * 90)
 
@@ -282,6 +285,52 @@ def test_a_full_store_refuses_growth_but_not_shrinking(monkeypatch):
     put(machine, "a", "x" * 10)
     put(machine, "b", "x" * 20)
     assert get(machine, "b")["value"] == "x" * 20
+
+
+def test_the_groups_quota_limits_the_store_and_a_key_costs_what_it_takes():
+    machine = KeyValue()
+    at = CONTEXT_2(quota_bytes=2 * kv.KEY_COST + 20)
+    machine.apply({"op": "put", "key": "a", "value": ""}, at)
+    machine.apply({"op": "put", "key": "b", "value": "x" * 18}, at)
+
+    for command in ({"op": "put", "key": "b", "value": "x" * 19}, {"op": "put", "key": "c", "value": ""}):
+        with pytest.raises(CommandError, match=f"limited to {at.quota_bytes} bytes") as caught:
+            machine.apply(command, at)
+        assert caught.value.code == "store-full"
+    machine.apply({"op": "put", "key": "b", "value": "y" * 18}, at)
+    machine.apply({"op": "delete", "key": "a"}, at)
+    machine.apply({"op": "cas", "key": "c", "expect": None, "value": ""}, at)
+    assert get(machine, "c")["value"] == ""
+
+
+def test_a_store_beyond_a_new_limit_only_shrinks():
+    machine = KeyValue()
+    put(machine, "a", "x" * 1000)
+    machine.migrate(1, 2)
+    at = CONTEXT_2(quota_bytes=500)
+
+    with pytest.raises(CommandError, match="limited to 500 bytes"):
+        machine.apply({"op": "put", "key": "a", "value": "x" * 1001}, at)
+    machine.apply({"op": "put", "key": "a", "value": "x" * 900}, at)
+    machine.apply({"op": "delete", "key": "a"}, at)
+    machine.apply({"op": "put", "key": "a", "value": "x"}, at)
+
+
+def test_the_cost_of_a_key_is_what_it_takes_in_memory():
+    machine, count = KeyValue(), 2 * kv.HISTORY_VERSIONS_MAX
+    taken = []
+    tracemalloc.start()
+    try:
+        for number in range(2 * count):
+            machine.savepoint()
+            put(machine, f"key-{number:06d}", "v")
+            put(machine, f"key-{number:06d}", "w")
+            if number + 1 in (count, 2 * count):  # the history is full at both
+                taken.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+    assert kv.KEY_COST / 2 < (taken[1] - taken[0]) / count < kv.KEY_COST
 
 
 # ---- against a model -----------------------------------------------------------------------

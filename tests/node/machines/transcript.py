@@ -19,9 +19,10 @@ from node.machines.base import ApplyContext, CommandError
 LONG = 400  # characters of JSON; of a longer result the digest is recorded
 
 
-def context(index, sub=0):
+def context(index, sub=0, version=1):
     """Return where the ``index``-th entry was: always the same."""
-    return ApplyContext(term=1, index=index, sub=sub, time_ms=1_700_000_000_000 + index, group_id=bytes(32))
+    time_ms = 1_700_000_000_000 + index
+    return ApplyContext(term=1, index=index, sub=sub, time_ms=time_ms, group_id=bytes(32), version=version)
 
 
 def expand(value):
@@ -39,7 +40,9 @@ def replay(machine, steps):
     done = []
     for step in steps:
         for _ in range(step.get("times", 1)):
-            told = _apply(machine, expand(step["command"]), context(len(done) + 1))
+            told = _apply(
+                machine, expand(step["command"]), context(len(done) + 1, version=machine.versions[-1])
+            )
         done.append({key: step[key] for key in ("times", "command") if key in step} | told)
     return done
 

@@ -551,7 +551,7 @@ def test_several_collections_of_one_machine_do_not_touch_each_other():
 
 # ---- limits and refusals -----------------------------------------------------------------
 def test_the_store_is_full_by_bytes_and_by_items(monkeypatch):
-    monkeypatch.setattr(machine_module, "STORE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(machine_module, "VERSION_1_BYTES_MAX", 10_000)
     applier = declared("set")
     codes = [code_of(lambda n=n: applier("set-add", values=[str(n)])) for n in range(1000)]
     length = applier.ask("describe")["collection"]["length"]
@@ -565,6 +565,20 @@ def test_the_store_is_full_by_bytes_and_by_items(monkeypatch):
     assert applier.machine.freeze().size == size <= 10_000
     applier("clear")
     applier("cell-write", "y", value="v" * 5000)
+
+
+def test_the_groups_quota_limits_all_collections_together():
+    machine = CollectionsMachine()
+    at = ApplyContext(1, 1, 0, 0, bytes(32), version=2, quota_bytes=1000)
+    machine.apply({"op": "declare", "name": "x", "kind": "cell"}, at)
+    machine.apply({"op": "declare", "name": "y", "kind": "cell"}, at)
+    machine.apply({"op": "cell-write", "name": "x", "value": "v" * 800}, at)
+
+    with pytest.raises(CommandError, match="limited to 1000 bytes") as caught:
+        machine.apply({"op": "cell-write", "name": "y", "value": "v" * 100}, at)
+    assert caught.value.code == "store-full"
+    machine.apply({"op": "clear", "name": "x"}, at)
+    machine.apply({"op": "cell-write", "name": "y", "value": "v" * 100}, at)
 
 
 def test_a_range_is_removed_in_commands_of_bounded_size():
