@@ -227,7 +227,9 @@ def _platform_shortfalls(
     svn: bytes, start: int, pck: PckExtension, level: TcbLevel, labels: Mapping[str, str]
 ) -> tuple[Shortfall, ...]:
     found = [
-        Shortfall(component=f"sgx[{index}]", label=labels[f"sgx[{index}]"], actual=actual, needed=needed)
+        Shortfall(
+            component=f"sgx[{index}]", label=labels.get(f"sgx[{index}]", ""), actual=actual, needed=needed
+        )
         for index, (actual, needed) in enumerate(zip(pck.tcb_components, level.sgx_components, strict=True))
         if actual < needed
     ]
@@ -236,7 +238,7 @@ def _platform_shortfalls(
     found += [
         Shortfall(
             component=f"tdx[{index}]",
-            label=labels[f"tdx[{index}]"],
+            label=labels.get(f"tdx[{index}]", ""),
             actual=actual,
             needed=needed,
         )

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from attestation.collateral.signed_json import (
-    ARRAY_ITEMS_MAX,
+    ARRAY,
     TEXT,
     UINT16,
     UINT32,
@@ -113,7 +113,7 @@ def parse_evaluation_numbers_untrusted(data: bytes) -> EvaluationNumbers:
             recovery_event_date=entry.take("tcbRecoveryEventDate", time),
             tcb_date=entry.take("tcbDate", time),
         )
-        for entry in top.each_below("tcbEvalNumbers", ARRAY_ITEMS_MAX)
+        for entry in top.each_below("tcbEvalNumbers", ARRAY)
     ]
     if not numbers or len({entry.number for entry in numbers}) != len(numbers):
         top.refuse("tcbEvalNumbers", "is empty, or names one number twice")

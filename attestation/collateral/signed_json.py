@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from typing import Any, Final
 
-from attestation.encoding.fields import Check, FieldError, StrictMap, array_of, integer, text
+from attestation.encoding.fields import Check, FieldError, StrictMap, array, array_of, integer, text
 from attestation.encoding.strict_json import DECODER, parse_strict_untrusted
 from attestation.errors import MalformedError
 
@@ -118,6 +118,7 @@ def time(value: Any) -> datetime:
 
 
 TEXT: Final = text(256)
+ARRAY: Final = array(ARRAY_ITEMS_MAX)
 UINT16: Final = integer(0, 0xFFFF)
 UINT32: Final = integer(0, 0xFFFFFFFF)
 _ADVISORY: Final = text(64, re.compile(r"[A-Za-z0-9._-]+", re.ASCII), form="an advisory's id")

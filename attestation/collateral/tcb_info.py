@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attestation.collateral.signed_json import (
-    ARRAY_ITEMS_MAX,
+    ARRAY,
     TEXT,
     UINT16,
     UINT32,
@@ -19,7 +19,7 @@ from attestation.collateral.signed_json import (
     read_map,
     time,
 )
-from attestation.encoding.fields import StrictMap, array
+from attestation.encoding.fields import StrictMap
 from attestation.errors import MalformedError
 from attestation.values import OUT_OF_DATE_STATUSES, RELAUNCH_STATUSES, TcbStatus
 
@@ -29,7 +29,6 @@ LABEL_LENGTH_MAX: Final = 64
 _PLATFORM_STATUSES: Final = frozenset(TcbStatus) - RELAUNCH_STATUSES
 _LABELLED: Final = tuple(f"{kind}[{index}]" for kind in ("sgx", "tdx") for index in range(COMPONENTS))
 _HEX: Final = {size: hex_of(size) for size in (2, 4, 6, 8, 16, 32, 48)}
-_COMPONENTS: Final = array(ARRAY_ITEMS_MAX)
 _ISV_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
 assert OUT_OF_DATE_STATUSES < _PLATFORM_STATUSES
 
@@ -76,7 +75,7 @@ class TcbInfo:
     """TCB info of one FMSPC. Levels are sorted, highest first: the document's order is not trusted.
 
     Attributes:
-        labels: for people: Intel's name for each SVN component, by ``sgx[0]`` … ``tdx[15]``.
+        labels: for people: Intel's name for an SVN component, by ``sgx[0]`` … ``tdx[15]``; most have none.
     """
 
     issue_date: datetime
@@ -122,14 +121,15 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
         )
     if top.take("tcbType", UINT16) != 0:
         raise MalformedError("tcb-info-type", "the TCB info's tcbType is not 0")
-    levels = tuple(_platform_level(level) for level in top.each_below("tcbLevels", ARRAY_ITEMS_MAX))
+    items = top.each_below("tcbLevels", ARRAY)
+    levels = tuple(map(_platform_level, items))
     keys = {(level.sgx_components, level.pce_svn, level.tdx_components) for level in levels}
     if not levels or len(keys) != len(levels):
         top.refuse("tcbLevels", "is empty, or two of its levels have the same SVNs")
     modules = (
         tuple(
             _module(item, item.take("id", TEXT).upper(), _isv_levels(item))
-            for item in top.each_below("tdxModuleIdentities", ARRAY_ITEMS_MAX)
+            for item in top.each_below("tdxModuleIdentities", ARRAY)
         )
         if "tdxModuleIdentities" in top
         else ()
@@ -152,7 +152,7 @@ def parse_tcb_info_untrusted(data: bytes) -> TcbInfo:
                 reverse=True,
             )
         ),
-        labels=_labels(top.each_below("tcbLevels", ARRAY_ITEMS_MAX)[0]),
+        labels=_labels(items[0]),
     )
 
 
@@ -212,7 +212,7 @@ def _status(level: StrictMap, allowed: frozenset[TcbStatus]) -> TcbStatus:
 
 
 def _components(tcb: StrictMap, name: str) -> tuple[int, ...]:
-    items = tcb.take(name, _COMPONENTS)
+    items = tcb.take(name, ARRAY)
     if len(items) != COMPONENTS:
         tcb.refuse(name, f"has {len(items)} components, expected {COMPONENTS}")
     svns: list[Any] = [item.get("svn") if isinstance(item, dict) else None for item in items]
@@ -225,15 +225,17 @@ def _components(tcb: StrictMap, name: str) -> tuple[int, ...]:
 def _labels(level: StrictMap) -> dict[str, str]:
     """Return the names of a level's components; Intel uses the same names in all levels of a document."""
     tcb = level.below("tcb")
-    items = [*tcb.take("sgxtcbcomponents", _COMPONENTS), *tcb.take("tdxtcbcomponents", _COMPONENTS)]
-    return dict(zip(_LABELLED, map(_label, items), strict=True))
+    items = [*tcb.take("sgxtcbcomponents", ARRAY), *tcb.take("tdxtcbcomponents", ARRAY)]
+    return {
+        place: _label(item)
+        for place, item in zip(_LABELLED, items, strict=True)
+        if "category" in item or "type" in item
+    }
 
 
 def _label(item: dict[str, Any]) -> str:
-    category, kind = item.get("category"), item.get("type")
-    if category is None and kind is None:  # of most components
-        return ""
-    return " ".join(part for part in (category, kind) if isinstance(part, str))[:LABEL_LENGTH_MAX]
+    parts = (item.get("category"), item.get("type"))
+    return " ".join(part for part in parts if isinstance(part, str))[:LABEL_LENGTH_MAX]
 
 
 def _platform_level(level: StrictMap) -> TcbLevel:
@@ -256,7 +258,7 @@ def _isv_levels(parent: StrictMap) -> tuple[IsvLevel, ...]:
             tcb_date=level.take("tcbDate", time),
             advisory_ids=advisory_ids(level),
         )
-        for level in parent.each_below("tcbLevels", ARRAY_ITEMS_MAX)
+        for level in parent.each_below("tcbLevels", ARRAY)
     ]
     if not levels or len({level.isv_svn for level in levels}) != len(levels):
         parent.refuse("tcbLevels", "is empty, or two of its levels have the same isvsvn")

@@ -16,6 +16,9 @@ OBJECT_IDENTIFIER: Final = 0x06
 ENUMERATED: Final = 0x0A
 SEQUENCE: Final = 0x30
 
+Members = dict[bytes, tuple[int, bytes]]
+"""By the content of each member's OID: tag and content of its value."""
+
 
 def _malformed(text: str) -> MalformedError:
     return MalformedError("der-malformed", text)
@@ -57,6 +60,26 @@ def elements_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
     while offset < len(data):
         tag, content, offset = read_untrusted(data, offset)
         yield tag, content
+
+
+def members_untrusted(sequence: bytes) -> Members:
+    """Return the members of a SEQUENCE OF SEQUENCE{OID, value}, from its content.
+
+    Raises:
+        MalformedError: not DER, another form, or an OID occurs twice.
+    """
+    out: Members = {}
+    for tag, content in elements_untrusted(sequence):
+        if tag != SEQUENCE:
+            raise _malformed("a member is not a SEQUENCE")
+        oid_tag, oid, end = read_untrusted(content, 0)
+        value_tag, value, value_end = read_untrusted(content, end)
+        if oid_tag != OBJECT_IDENTIFIER or value_end != len(content):
+            raise _malformed("a member is not an id and one value")
+        if oid in out:
+            raise _malformed("a member occurs twice")
+        out[oid] = (value_tag, value)
+    return out
 
 
 def only_untrusted(data: bytes, tag: int) -> bytes:

@@ -232,12 +232,14 @@ class StrictMap:
 
     def below(self, name: str) -> Self:
         """Return the members of the map that is this member."""
-        return self._below(self.take(name, anything), self._join(name))
+        if name not in self._members:
+            self.refuse(name, "is missing")
+        return self._below(self._members[name], self._join(name))
 
-    def each_below(self, name: str, items_max: int) -> list[Self]:
-        """Return the members of each map in the array that is this member."""
+    def each_below(self, name: str, check: Check[list[Any]]) -> list[Self]:
+        """Return the members of each map in the array that is this member; ``check``: an ``array``."""
         path = self._join(name)
-        items = self.take(name, array(items_max))
+        items = self.take(name, check)
         return [self._below(item, f"{path}[{index}]") for index, item in enumerate(items)]
 
     def _below(self, value: Any, path: str) -> Self:

@@ -65,11 +65,13 @@ class Choice:
 
     Attributes:
         origin: where they come from: ``stapled``, ``own`` or ``remembered``.
+        seen: what must not go back of them.
         enforced: our own source has a good set of this number, so this number is the one that we enforce.
     """
 
     endorsements: VerifiedEndorsements
     origin: str
+    seen: Observation
     enforced: bool = False
 
 
@@ -183,9 +185,9 @@ class EndorsementsStore:
                 "there is no collateral to judge the quote by: the ticket has none stapled to it, and this "
                 "node's own source has none",
             )
-        remembered = self._newest.get(_key(self._observation(best.endorsements)))
+        remembered = self._newest.get(_key(best.seen))
         for other in (theirs, None if remembered is None else self._remembered(remembered, now)):
-            if other is not None and self._supersedes(other, best):
+            if other is not None and other.seen.supersedes(best.seen):
                 best = other
         return replace(best, enforced=own is not None)
 
@@ -195,7 +197,7 @@ class EndorsementsStore:
         They are used to judge other evidence within their number. Only their dates are kept permanently.
         """
         verified = accepted.result.verified.endorsements
-        seen = self._observation(verified)
+        seen = Observation.of(verified, self._update)
         with self._lock:
             self._freshness = self._freshness.passed(seen.newest_issue)
             before = self._newest.get(_key(seen))
@@ -211,13 +213,14 @@ class EndorsementsStore:
             fmspc = claimed_fmspc_untrusted(quote)
             if fmspc is not None and fmspc != verified.tcb_info.fmspc:
                 return None  # a fixed set, of another platform
+            choice = self._choice(verified, "own")
             with self._lock:
                 # Our own set raises this floor, whether or not the quote is accepted.
-                self._freshness = self._freshness.fetched(self._observation(verified))
+                self._freshness = self._freshness.fetched(choice.seen)
         except AttestationError as exc:
             refusals.append(exc)
             return None
-        return Choice(endorsements=verified, origin="own")
+        return choice
 
     def _stapled(
         self, raw: Endorsements | None, now: datetime, refusals: list[AttestationError]
@@ -225,25 +228,21 @@ class EndorsementsStore:
         if raw is None:
             return None
         try:
-            verified = self._authenticate(raw).require_current(now)
-            self._freshness.require_not_older(self._observation(verified))
+            choice = self._choice(self._authenticate(raw).require_current(now), "stapled")
+            self._freshness.require_not_older(choice.seen)
         except AttestationError as exc:
             refusals.append(exc)
             return None
-        return Choice(endorsements=verified, origin="stapled")
+        return choice
 
-    @staticmethod
-    def _remembered(authentic: AuthenticEndorsements, now: datetime) -> Choice | None:
+    def _remembered(self, authentic: AuthenticEndorsements, now: datetime) -> Choice | None:
         try:
-            return Choice(endorsements=authentic.require_current(now), origin="remembered")
+            return self._choice(authentic.require_current(now), "remembered")
         except AttestationError:
             return None  # past its window
 
-    def _supersedes(self, one: Choice, other: Choice) -> bool:
-        return self._observation(one.endorsements).supersedes(self._observation(other.endorsements))
-
-    def _observation(self, verified: VerifiedEndorsements) -> Observation:
-        return Observation.of(verified, self._update)
+    def _choice(self, verified: VerifiedEndorsements, origin: str) -> Choice:
+        return Choice(endorsements=verified, origin=origin, seen=Observation.of(verified, self._update))
 
     def _authenticate(self, endorsements: Endorsements) -> AuthenticEndorsements:
         digest = endorsements.digest

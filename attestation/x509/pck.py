@@ -84,23 +84,7 @@ def _malformed(text: str) -> MalformedError:
     return MalformedError("pck-extension-malformed", f"the PCK certificate's SGX extension: {text}")
 
 
-def _members(sequence: bytes) -> dict[bytes, tuple[int, bytes]]:
-    """Return a SEQUENCE OF SEQUENCE{OID, value} as a map from OID content to tag and content."""
-    out: dict[bytes, tuple[int, bytes]] = {}
-    for tag, content in der.elements_untrusted(sequence):
-        if tag != der.SEQUENCE:
-            raise _malformed("a member is not a SEQUENCE")
-        oid_tag, oid, end = der.read_untrusted(content, 0)
-        value_tag, value, value_end = der.read_untrusted(content, end)
-        if oid_tag != der.OBJECT_IDENTIFIER or value_end != len(content):
-            raise _malformed("a member is not an id and one value")
-        if oid in out:
-            raise _malformed("a member occurs twice")
-        out[oid] = (value_tag, value)
-    return out
-
-
-def _take(members: dict[bytes, tuple[int, bytes]], oid: bytes, tag: int, name: str) -> bytes:
+def _take(members: der.Members, oid: bytes, tag: int, name: str) -> bytes:
     found = members.get(oid)
     if found is None:
         raise _malformed(f"{name} is missing")
@@ -109,7 +93,7 @@ def _take(members: dict[bytes, tuple[int, bytes]], oid: bytes, tag: int, name: s
     return found[1]
 
 
-def _octets(members: dict[bytes, tuple[int, bytes]], oid: bytes, size: int, name: str) -> bytes:
+def _octets(members: der.Members, oid: bytes, size: int, name: str) -> bytes:
     value = _take(members, oid, der.OCTET_STRING, name)
     if len(value) != size:
         raise _malformed(f"{name} has {len(value)} bytes, expected {size}")
@@ -117,8 +101,8 @@ def _octets(members: dict[bytes, tuple[int, bytes]], oid: bytes, size: int, name
 
 
 def _parse(data: bytes) -> PckExtension:
-    members = _members(der.only_untrusted(data, der.SEQUENCE))
-    tcb = _members(_take(members, _TCB, der.SEQUENCE, "TCB"))
+    members = der.members_untrusted(der.only_untrusted(data, der.SEQUENCE))
+    tcb = der.members_untrusted(_take(members, _TCB, der.SEQUENCE, "TCB"))
     components = tuple(
         der.unsigned_untrusted(_take(tcb, oid, der.INTEGER, f"TCB component {number}"), 255)
         for number, oid in enumerate(_TCB_COMPONENT, start=1)
@@ -139,8 +123,8 @@ def _parse(data: bytes) -> PckExtension:
     )
 
 
-def _configuration(members: dict[bytes, tuple[int, bytes]]) -> PlatformConfiguration:
-    flags = _members(_take(members, _CONFIGURATION, der.SEQUENCE, "configuration"))
+def _configuration(members: der.Members) -> PlatformConfiguration:
+    flags = der.members_untrusted(_take(members, _CONFIGURATION, der.SEQUENCE, "configuration"))
     return PlatformConfiguration(
         dynamic_platform=_flag(flags, _DYNAMIC, "dynamic platform"),
         cached_keys=_flag(flags, _CACHED_KEYS, "cached keys"),
@@ -148,7 +132,7 @@ def _configuration(members: dict[bytes, tuple[int, bytes]]) -> PlatformConfigura
     )
 
 
-def _flag(flags: dict[bytes, tuple[int, bytes]], oid: bytes, name: str) -> bool | None:
+def _flag(flags: der.Members, oid: bytes, name: str) -> bool | None:
     if oid not in flags:
         return None
     value = _take(flags, oid, der.BOOLEAN, name)

@@ -495,6 +495,5 @@ def test_unknown_members_are_ignored_and_labels_are_kept():
 
     info = parse_tcb_info_untrusted(_tcb_info(change))
 
-    assert info.labels["sgx[0]"] == "BIOS Microcode"
-    assert info.labels["tdx[2]"] == ""
+    assert info.labels == {"sgx[0]": "BIOS Microcode", "tdx[2]": ""}
     assert PLATFORM_OUT_OF_DATE.sgx_svns == info.tcb_levels[1].sgx_components

@@ -18,6 +18,7 @@ from attestation.collateral.signed_json import (
     read_map,
     time,
 )
+from attestation.encoding.fields import array
 from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
 from tests.support.vectors import needs_vectors, vector
@@ -190,9 +191,9 @@ def test_any_bytes_are_json_or_malformed(data):
         lambda m: m.take("impossible", time),
         lambda m: advisory_ids(m),
         lambda m: m.below("array"),
-        lambda m: m.each_below("text", 9),
-        lambda m: m.each_below("many", 1024),
-        lambda m: m.each_below("array", 9),
+        lambda m: m.each_below("text", array(9)),
+        lambda m: m.each_below("many", array(1024)),
+        lambda m: m.each_below("array", array(9)),
     ],
 )
 def test_a_member_of_another_type_is_malformed_and_named(read):

@@ -123,7 +123,7 @@ def _read(value: Any, **options: Any) -> StrictMap:
 
 def test_a_member_is_refused_by_the_callers_error_with_its_path() -> None:
     value = {"a": {"b": [{"c": 1}, {"c": -1}]}}
-    first, second = _read(value).below("a").each_below("b", 2)
+    first, second = _read(value).below("a").each_below("b", array(2))
 
     assert first.take("c", integer(0, 5)) == 1
     with pytest.raises(OwnError, match=re.escape("a.b[1].c: must be an integer from 0 to 5")) as refused:
@@ -132,7 +132,7 @@ def test_a_member_is_refused_by_the_callers_error_with_its_path() -> None:
     with pytest.raises(OwnError, match=re.escape("a.b[1].d: is missing")):
         second.take("d", integer(0, 5))
     with pytest.raises(OwnError, match=re.escape("a.b: must be an array of at most 1 items")):
-        _read(value).below("a").each_below("b", 1)
+        _read(value).below("a").each_below("b", array(1))
     with pytest.raises(OwnError, match=re.escape("a.b: must be a map")):
         _read(value).below("a").below("b")
 

@@ -666,7 +666,7 @@ def test_if_refused_evidence_could_raise_the_floor_a_restarted_member_would_admi
     def remembering(self: Any, raw: Any, now: Any, refusals: Any) -> Any:
         choice = stapled(self, raw, now, refusals)
         if choice is not None:
-            self._freshness = self._freshness.fetched(self._observation(choice.endorsements))
+            self._freshness = self._freshness.fetched(choice.seen)
         return choice
 
     judged = Judged(stapled=None, own=fixed())
