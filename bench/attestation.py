@@ -78,7 +78,7 @@ def _medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, d
     }
 
 
-def _forget() -> None:
+def forget() -> None:
     """Empty everything that the verifier keeps between calls."""
     for kept in (
         split_pem_untrusted,
@@ -135,7 +135,7 @@ def main() -> int:
         return verify_endorsements(Endorsements.from_json_untrusted(collateral), root=root, now=now)
 
     def first() -> object:
-        _forget()
+        forget()
         return verify_quote(quote, verified(), now=now)
 
     current = verified()
