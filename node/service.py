@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from attestation.background import Background
 from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
@@ -34,7 +34,7 @@ from node.peers import Incarnation
 from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
 from node.raft.outlook import Quorum, describe
-from node.raft.types import Answer, Consistency, Cursor, Ok, Outcome
+from node.raft.types import REMOVED, Answer, Consistency, Cursor, Ok, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
@@ -42,6 +42,10 @@ from node.system.birth import CONFIRM, BirthState, birth_of
 from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
+
+REMOVED_MESSAGE: Final = (
+    "an operator removed this member from the group; it takes part no more until its process is started again"
+)
 
 
 class NodeService:
@@ -146,6 +150,8 @@ class NodeService:
                 ready=False, reason="waiting-for-key", message="this node waits for the group key"
             )
         status = group.status
+        if status.halted == REMOVED:
+            return Readiness(ready=False, reason=REMOVED, message=REMOVED_MESSAGE)
         if status.halted is not None:
             return Readiness(ready=False, reason="halted", message=status.halted)
         if status.cluster_id is None:
@@ -253,6 +259,18 @@ class NodeService:
                 to=target.name,
                 to_peer=target.id,
                 term=outcome.at.term,
+            )
+        return outcome
+
+    async def remove_member(self, member: Incarnation, *, by: Grant, timeout_s: float) -> Outcome:
+        outcome = await self._require_open_group().removal_outcome(member, timeout_s=timeout_s)
+        if isinstance(outcome, Ok):
+            self._audit.append(
+                "member-removed",
+                by=by.name,
+                by_credential=by.credential,
+                member=member.name,
+                member_peer=member.id,
             )
         return outcome
 

@@ -66,6 +66,31 @@ def successor(view: GroupView, asked: schemas.TransferRequest) -> Incarnation:
     return target
 
 
+def removable(view: GroupView, text: str) -> Incarnation:
+    """Return the member with this name or peer id, which may be removed already: then by its peer id.
+
+    Raises:
+        ProblemError: ``request-invalid``: the text names no member, or several.
+    """
+    removed = {one.id.hex(): one for one in committed_config(view).removed}
+    return removed[text] if text in removed else member_named(view, text)
+
+
+def removal_refused(outcome: NotExecuted, view: GroupView, member: Incarnation) -> ProblemError:
+    """Return the problem of a removal that did not happen."""
+    name = member.name
+    why = {
+        "below-min-voters": f"without {name} fewer than {view.min_voters} voters (min_voters) would be left",
+        "would-lose-quorum": f"without {name} the voters that answer would be no quorum",
+        "too-few-copies": f"without {name} too few members answer to hold what is written",
+        "feature-level-too-low": "the group's feature level has no removals yet: upgrade every node first",
+        "no-such-member": f"{name} is no member any more, and is not connected with the leader",
+    }.get(outcome.reason)
+    if why is None:  # ask the leader, or later
+        return not_executed(outcome)
+    return ProblemError("removal-refused", why, extensions={"reason": outcome.reason})
+
+
 def _require_fit(view: GroupView, leading: Leading, target: Incarnation) -> None:
     if target not in committed_config(view).voters:
         raise _refused("no-voter", f"{target.name} is no voter")

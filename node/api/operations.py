@@ -175,6 +175,24 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems=("request-invalid", "not-ready"),
     ),
     Operation(
+        name="remove",
+        method="DELETE",
+        path="/v1/members",
+        summary="Remove a member from the group for good; only the leader can.",
+        access=AccessRole.ADMIN,
+        answers=(schemas.Removed,),
+        parameters=(
+            Parameter(
+                name="member",
+                place="query",
+                schema={"type": "string", "minLength": 1, "maxLength": MEMBER_CHARACTERS_MAX},
+                description="Name or peer id. With a peer id a repetition of the request is harmless.",
+                required=True,
+            ),
+        ),
+        problems=("request-invalid", "removal-refused", "not-executed", "not-ready", "outcome-unknown"),
+    ),
+    Operation(
         name="transfer",
         method="POST",
         path="/v1/members/transfer",

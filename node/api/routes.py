@@ -16,7 +16,14 @@ from node.api.access_routes import AccessRoutes
 from node.api.body import decode_untrusted, read_json_body
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from node.api.limits import AUDIT_EVENTS_MAX, INTEGER_MAX, ApiLimits
-from node.api.membership import member_named, node_schema, stop_response, successor
+from node.api.membership import (
+    member_named,
+    node_schema,
+    removable,
+    removal_refused,
+    stop_response,
+    successor,
+)
 from node.api.metrics import ApiMetrics
 from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
@@ -92,8 +99,10 @@ class Routes:
             operation = BY_NAME[name]
             guarded = self._guarded(operation, granted_handler)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
-        transfer = BY_NAME["transfer"]
-        by_path[transfer.path] = {transfer.method: self._guarded(transfer, self._transfer)}
+        for name, handler_of_admin in (("transfer", self._transfer), ("remove", self._remove)):
+            operation = BY_NAME[name]
+            guarded = self._guarded(operation, handler_of_admin)
+            by_path.setdefault(operation.path, {})[operation.method] = guarded
         # One route for each path, so that a 405 names every method of the path.
         return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in by_path.items()]
 
@@ -160,6 +169,23 @@ class Routes:
                 raise outcome_unknown(outcome)
             case _:
                 raise AssertionError(f"{outcome!r} is not an outcome of a transfer")
+
+    async def _remove(self, request: Request, caller: Grant) -> Response:
+        _refuse_unknown_parameters(request, {"member"})
+        view = self._service.group()
+        member = removable(view, request.query_params.get("member", ""))
+        outcome = await self._service.remove_member(
+            member, by=caller, timeout_s=self._limits.command_timeout_s
+        )
+        match outcome:
+            case Ok():
+                return _json(schemas.Removed(member=node_schema(member)))
+            case NotExecuted():
+                raise removal_refused(outcome, view, member)
+            case Unknown():
+                raise outcome_unknown(outcome)
+            case _:
+                raise AssertionError(f"{outcome!r} is not an outcome of a removal")
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))

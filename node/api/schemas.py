@@ -206,6 +206,12 @@ class SafeToStop(_Response, frozen=True):
     leader: Annotated[Node | None, Meta(description="Null if none is known.")]
 
 
+class Removed(_Response, frozen=True):
+    """The member is not in the group any more, and this life of its node never will be."""
+
+    member: Annotated[Node, Meta(description="Which was removed.")]
+
+
 class TransferRequest(_Request, frozen=True):
     """Whom to hand the leadership over to, and who hands it over."""
 

@@ -242,6 +242,14 @@ class Service(Protocol):
         """
         ...
 
+    async def remove_member(self, member: Incarnation, *, by: Grant, timeout_s: float) -> Outcome:
+        """Remove ``member`` from the group for good, for the caller ``by``.
+
+        After ``timeout_s`` the outcome is ``Unknown("deadline")``. Raises UnavailableError when there is no
+        group, or it has ended.
+        """
+        ...
+
     async def evidence(self, nonce: bytes) -> Evidence:
         """Make fresh tickets bound to ``nonce``. Raises UnavailableError if the node can get no quote now."""
         ...

@@ -28,6 +28,7 @@ _ANSWERS: Final = frozenset(
         "command-failed",
         "access-refused",
         "transfer-refused",
+        "removal-refused",
         "birth-certificate-refused",
         "query-failed",
         "provision-refused",

@@ -1,8 +1,8 @@
 """``bondstone member``: the members of the group.
 
 Exit codes of ``list``: 0 printed; 2 usage; 3 no node answered. Of ``safe-to-stop``: 0 safe; 1 not safe;
-2 usage; 3 not known, or no node answered. Of ``transfer``: 0 done; 1 refused; 2 usage; 3 not known. Of
-``wait``: 0 as wanted; 1 not in time; 2 usage; 3 no node answered.
+2 usage; 3 not known, or no node answered. Of ``transfer`` and ``remove``: 0 done; 1 refused; 2 usage;
+3 not known. Of ``wait``: 0 as wanted; 1 not in time; 2 usage; 3 no node answered.
 """
 
 import time
@@ -105,6 +105,25 @@ def transfer(
     with connect(url, token, ca) as client:
         leader = client.transfer_leadership(target).leader
     say(f"{leader.name} leads")
+
+
+@app.command("remove")
+def remove(
+    member: Annotated[str, typer.Argument(help="Name or peer id.")],
+    url: Url = None,
+    token: Token = None,
+    ca: Ca = None,
+) -> None:
+    """Remove a member from the group for good: this life of its node never votes or follows again.
+
+    Its process ends its part in the group when it learns that. The same node joins again, as a new member,
+    when its process is started again: stop it, or its supervisor, if it is to stay out.
+
+    Exit code 0 if it is removed, 1 if the group cannot spare it, 3 if it is not known.
+    """
+    with connect(url, token, ca) as client:
+        gone = client.remove_member(member).member
+    say(f"{gone.name} is removed ({gone.peer_id[:8]})")
 
 
 @app.command("wait")

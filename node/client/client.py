@@ -257,6 +257,18 @@ class BondstoneClient:
         body = {key: value for key, value in (("target", target), ("leader", leader)) if value is not None}
         return self._call("POST", "/v1/members/transfer", schemas.Transferred, body=body)
 
+    def remove_member(self, member: str) -> schemas.Removed:
+        """Remove the member with this name or peer id from the group for good. Role ``admin``.
+
+        A repetition removes nothing else: the name is looked up once, and each copy has the peer id.
+
+        Raises:
+            RefusedError: also ``removal-refused``, if the group cannot spare it now.
+        """
+        named = [one.peer_id for one in self.members().members if one.name == member]
+        which = named[0] if len(named) == 1 else member
+        return self._call("DELETE", f"/v1/members?{urlencode({'member': which})}", schemas.Removed)
+
     def bonds(self) -> schemas.Bonds:
         return self._call("GET", "/v1/bonds", schemas.Bonds)
 

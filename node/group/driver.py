@@ -42,6 +42,7 @@ from node.raft.events import (
     Persisted,
     Query,
     Received,
+    RemoveMember,
     Send,
     Tick,
     TransferLeadership,
@@ -58,7 +59,7 @@ LAZY_S: Final = 0.003
 logger = logging.getLogger(__name__)
 
 # The events that complete: each has a token, and an outcome.
-Request = Execute | Query | TransferLeadership | ChangeVersion
+Request = Execute | Query | TransferLeadership | RemoveMember | ChangeVersion
 
 
 class Transport(PausableReading, Protocol):

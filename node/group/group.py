@@ -21,7 +21,7 @@ from node.group.when import Conditions, When
 from node.machines.base import StateMachine
 from node.machines.system import SystemState
 from node.peers import Incarnation
-from node.raft.events import ChangeVersion, Execute, Query, TransferLeadership
+from node.raft.events import ChangeVersion, Execute, Query, RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.quorum import Config
@@ -338,6 +338,18 @@ class Group:
         """Hand over as ``transfer_leadership`` does, and return the outcome instead of raising."""
         request = TransferLeadership(self._driver.new_token(), target)
         return await self._driver.request(request, timeout_s=None)
+
+    async def removal_outcome(self, member: Incarnation, *, timeout_s: float | None = None) -> Outcome:
+        """Remove ``member`` from the group for good; a call for the leader.
+
+        ``Ok`` once it is committed. ``NotExecuted`` with the reason if the group cannot spare it, or this
+        node does not lead or cannot change the voters now.
+
+        Raises:
+            GroupClosedError: the group ended before there was an outcome.
+        """
+        request = RemoveMember(self._driver.new_token(), member)
+        return await self._driver.request(request, timeout_s=timeout_s)
 
     async def change_machine_version(self, version: int, *, timeout_s: float | None = None) -> Cursor:
         """Run the state machine as ``version`` from one entry on, on every member; a call for the leader.

@@ -4,6 +4,7 @@ Payloads are deterministic CBOR arrays:
 
     CONFIG    [epoch, [[name, id]...], tie index or null, reason, genesis or null]
                   genesis: [nonce, [signature...], [level, machine family, machine version]]
+              from level 2 on, if members were removed, and then one field more: [[name, id]...]
     COMMAND   [session, seq, ack_below, [key, not_after_ms] or null, credential or null, [command...]]
     SYSTEM    as COMMAND
     SESSION   ["open" | "keepalive" | "close", session, owner id, base_ms]
@@ -35,6 +36,8 @@ EMPTY_PAYLOAD: Final = encode([])
 ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and its overhead
 NAME_CHARS_MAX: Final = 128
 VOTERS_MAX: Final = 64
+REMOVED_MAX: Final = 64  # incarnations that a Cfg names as removed; the oldest are forgotten
+REMOVED_LEVEL: Final = 2  # the lowest level at which a Cfg names any
 KEY_BYTES_MAX: Final = 256
 CREDENTIAL_BYTES_MAX: Final = 32
 SESSION_ID_BYTES: Final = 16
@@ -156,7 +159,10 @@ def encode_config(config: Config, signatures: Signatures | None = None) -> bytes
     if signatures is not None:
         founding = [signatures.nonce, list(signatures.signatures), signatures.levels.encode()]
     voters = [[voter.name, voter.id] for voter in config.voters]
-    return encode([config.epoch, voters, tie, config.reason, founding])
+    fields: list[object] = [config.epoch, voters, tie, config.reason, founding]
+    if config.removed:  # of feature level 2
+        fields.append([[one.name, one.id] for one in config.removed])
+    return encode(fields)
 
 
 @lru_cache(maxsize=_CONFIGS_KEPT)
@@ -175,7 +181,8 @@ def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
             tie,
             str(reason),
             founding,
-        ] if len(reason) <= 256 and 1 <= len(raw_voters) <= VOTERS_MAX:
+            *further,
+        ] if len(reason) <= 256 and 1 <= len(raw_voters) <= VOTERS_MAX and len(further) <= 1:
             voters = tuple(incarnation_untrusted(raw) for raw in raw_voters)
             if list(voters) != sorted(set(voters)):
                 raise RemoteProtocolError("bad-config", "voters are not sorted and distinct")
@@ -188,10 +195,20 @@ def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
                 voters=voters,
                 tie=None if tie is None else voters[tie],
                 reason=reason,
+                removed=_removed_untrusted(further[0], voters) if further else (),
             )
             return config, _signatures_untrusted(founding, len(voters))
         case _:
             raise RemoteProtocolError("bad-config", "the payload is not a configuration")
+
+
+def _removed_untrusted(value: Any, voters: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
+    if type(value) is not list or not 1 <= len(value) <= REMOVED_MAX:
+        raise RemoteProtocolError("bad-config", "the removed members are no list, or too many")
+    removed = tuple(incarnation_untrusted(raw) for raw in value)
+    if len(set(removed)) < len(removed) or not set(removed).isdisjoint(voters):
+        raise RemoteProtocolError("bad-config", "a removed member is there twice, or is a voter")
+    return removed
 
 
 def _signatures_untrusted(founding: Any, count: int) -> Signatures | None:

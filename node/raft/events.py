@@ -100,6 +100,17 @@ class TransferLeadership(Struct, frozen=True):
     target: Incarnation | None
 
 
+class RemoveMember(Struct, frozen=True):
+    """Ask the leader to take ``member``, itself or another, out of the group for good.
+
+    ``Ok`` once the change is committed, at once if it was before. ``NotExecuted`` with a reason of
+    ``membership_plan.removal``, or because this member does not lead or cannot change the voters now.
+    """
+
+    token: int
+    member: Incarnation
+
+
 class ChangeVersion(Struct, frozen=True):
     """Ask the leader to run the state machine as ``version`` from the next entry on.
 
@@ -126,6 +137,7 @@ Event = (
     | Query
     | Cancel
     | TransferLeadership
+    | RemoveMember
     | ChangeVersion
     | Persisted
 )

@@ -17,6 +17,7 @@ from node.raft.events import (
     Persisted,
     Query,
     Received,
+    RemoveMember,
     Tick,
     TransferLeadership,
     Unfit,
@@ -76,6 +77,8 @@ class Inbox(Rivals):
                 self._on_cancel(event)
             case TransferLeadership():
                 self._start_transfer(event.token, event.target)
+            case RemoveMember():
+                self._remove_member(event)
             case ChangeVersion():
                 self._change_version(event)
             case Persisted():

@@ -244,7 +244,14 @@ class Leader(Follower):
             self._become_follower(self.tenure.term, None)
 
     def _leave(self) -> None:
-        """A leader outside the committed Cfg steps down once every peer could receive that commit (3.6)."""
+        """A leader outside the committed Cfg steps down once every peer could receive that commit (3.6).
+
+        It asks the voter that is furthest to stand at once, as in a transfer: the others still follow it.
+        """
+        leadership = self.tenure.leadership
+        heir = None if leadership is None else self._best_successor(leadership)
+        if heir is not None:
+            self._send(heir, TimeoutNow(self._cluster, self.tenure.term))
         self._become_follower(self.tenure.term, None)
 
     # ---- leadership transfer ------------------------------------------------
@@ -292,6 +299,8 @@ class Leader(Follower):
         self._prove_marks(leadership)
         if leadership.version_change is not None:
             self._complete(leadership.version_change[0], Unknown("leader-lost"))
+        if leadership.removal is not None:
+            self._complete(leadership.removal[0], Unknown("leader-lost"))
         transfer = leadership.transfer
         if transfer is None:
             return

@@ -22,6 +22,7 @@ from node.raft.events import (
     QuorumChanged,
     Received,
     Recovered,
+    RemoveMember,
     TransferLeadership,
 )
 from node.raft.inbox import Inbox
@@ -37,6 +38,7 @@ from node.raft.tenure import Leadership
 from node.raft.types import (
     FOLLOWER,
     LEADER,
+    REMOVED,
     Cursor,
     Founding,
     Leading,
@@ -198,6 +200,8 @@ class Member(Inbox):
             self._tick_founding()
         if self.tenure.cluster is None:
             return
+        if self.tenure.removed_ms is not None and self.now >= self._removed_until_ms(self.tenure.removed_ms):
+            raise HaltError(REMOVED)
         if self.now >= self.election_due and self.tenure.role is not LEADER:
             self._tick_election()
             self._watch_quorum()
@@ -255,6 +259,8 @@ class Member(Inbox):
         tenure = self.tenure
         if self.log.last().index > tenure.commit:
             self._try_commit(leadership)
+        if leadership.removal is not None:
+            self._conclude_removal(leadership, *leadership.removal)
         if leadership.review_due:
             self._adjust_membership(leadership)
         self._lead_snapshots(leadership)
@@ -299,6 +305,8 @@ class Member(Inbox):
             due = min(due, self.session.due())
         if tenure.handed_over is not None:
             due = min(due, tenure.handed_over.until_ms)
+        if tenure.removed_ms is not None:
+            due = min(due, self._removed_until_ms(tenure.removed_ms))
         if tenure.replica.applied.index < tenure.commit:
             due = self.now
         return max(due, self.now)
@@ -314,6 +322,8 @@ class Member(Inbox):
         unanswered += [transfer.token for transfer in transfers if transfer is not None]
         if leadership is not None and leadership.version_change is not None:
             unanswered.append(leadership.version_change[0])
+        if leadership is not None and leadership.removal is not None:
+            unanswered.append(leadership.removal[0])
         self.out = Effects()
         tenure.leadership = tenure.handed_over = None
         self._become(FOLLOWER, None)  # from here on it neither leads nor follows, whatever its role was
@@ -328,7 +338,7 @@ class Member(Inbox):
     def _refuse_all(self, events: Sequence[Event]) -> None:
         done = {token for token, _ in self.out.completions}
         for event in events:
-            if not isinstance(event, Execute | Query | TransferLeadership | ChangeVersion):
+            if not isinstance(event, Execute | Query | TransferLeadership | RemoveMember | ChangeVersion):
                 continue
             if event.token not in done:
                 self._complete(event.token, NotExecuted("halted"))
@@ -480,6 +490,7 @@ class Member(Inbox):
         tenure = self.tenure
         last = self.log.last()
         config = self.last_config
+        removed = config.removed if config else ()
         commit = self.log.position(tenure.commit)
         leadership = tenure.leadership
         return MemberStatus(
@@ -493,7 +504,9 @@ class Member(Inbox):
             applied=tenure.replica.applied.index,
             config_epoch=config.epoch if config else 0,
             voters=config.voters if config else (),
-            learners=tuple(peer for peer in self.audience if peer not in tenure.members),
+            learners=tuple(
+                peer for peer in self.audience if peer not in tenure.members and peer not in removed
+            ),
             tie=config.tie if config else None,
             online=self.online,
             halted=self.halted,

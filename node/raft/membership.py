@@ -7,15 +7,18 @@ from typing import Final
 
 from node.features import Build, Features
 from node.peers import Incarnation, Preference
-from node.raft.entries import encode_config, encode_number
-from node.raft.events import ChangeVersion
+from node.raft.entries import REMOVED_LEVEL, encode_config, encode_number
+from node.raft.events import ChangeVersion, RemoveMember
 from node.raft.leader import Leader
-from node.raft.membership_plan import MembershipView, plan
+from node.raft.membership_plan import MembershipView, plan, removal
 from node.raft.quorum import Config
 from node.raft.tenure import Leadership
-from node.raft.types import Entry, EntryKind, NotExecuted, Outcome
+from node.raft.types import Cursor, Entry, EntryKind, NotExecuted, Ok, Outcome
 
 PROMOTION_ROUNDS: Final = 3
+# A removed member goes on for this many election timeouts: it may be the vote or the copy by which the others
+# learn that its removal is committed.
+REMOVED_LINGERS: Final = 3
 
 
 class Membership(Leader):
@@ -154,13 +157,62 @@ class Membership(Leader):
             return
         config = self._plan(self._membership_view(leadership))
         if config is not None:
-            entry = self._write(EntryKind.CONFIG, encode_config(config))
-            # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit
-            # index at once.
-            leadership.awaited = entry.index
+            self._write_config(leadership, config)
+
+    def _write_config(self, leadership: Leadership, config: Config) -> Entry:
+        entry = self._write(EntryKind.CONFIG, encode_config(config))
+        # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit index at
+        # once.
+        leadership.awaited = entry.index
+        return entry
 
     def _plan(self, view: MembershipView) -> Config | None:
         return plan(view)
+
+    # ---- removal by an operator ----------------------------------------------
+    def _remove_member(self, request: RemoveMember) -> None:
+        outcome = self._removal(request)
+        if outcome is not None:
+            self._complete(request.token, outcome)
+
+    def _removal(self, request: RemoveMember) -> Outcome | None:
+        """Write the Cfg that removes a member; return what is decided already, None if that Cfg decides."""
+        leadership, config, member = self.tenure.leadership, self.last_config, request.member
+        if leadership is None or config is None:
+            return NotExecuted("not-leader", self.tenure.leader)
+        refusal = self._refusal(leadership)
+        if refusal:
+            return NotExecuted(refusal, self.me)
+        if not self._has_committed_in_term(leadership):
+            return NotExecuted("leader-is-new", self.me)
+        if self._config_is_pending():
+            return NotExecuted("change-pending", self.me)
+        if member in config.removed:
+            return Ok((), self.tenure.replica.applied)
+        if member not in config.voters and member not in self.audience:
+            return NotExecuted("no-such-member", self.me)
+        if self._level() < REMOVED_LEVEL:
+            return NotExecuted("feature-level-too-low", self.me)
+        wanted = self._plan_removal(self._membership_view(leadership), member)
+        if isinstance(wanted, NotExecuted):
+            return wanted
+        leadership.removal = (request.token, self._write_config(leadership, wanted).index)
+        return None
+
+    def _plan_removal(self, view: MembershipView, member: Incarnation) -> Config | NotExecuted:
+        return removal(view, member)
+
+    def _conclude_removal(self, leadership: Leadership, token: int, index: int) -> None:
+        """Answer at the commit: when it is applied, a leader that removed itself leads no more."""
+        if index <= self.tenure.commit:
+            leadership.removal = None
+            self._complete(token, Ok((), Cursor(leadership.term, index)))
+
+    def _is_removed(self, config: Config, peer: Incarnation) -> bool:
+        return peer in config.removed
+
+    def _removed_until_ms(self, removed_ms: int) -> int:
+        return removed_ms + REMOVED_LINGERS * self.settings.election_timeout_ms
 
     def _membership_view(self, leadership: Leadership) -> MembershipView:
         config, settings, peers = self.last_config, self.settings, self.peers
@@ -175,6 +227,7 @@ class Membership(Leader):
                 peer
                 for peer in self.audience
                 if peer not in config.voters
+                and not self._is_removed(config, peer)
                 and peer not in observers
                 and leadership.streak.get(peer, 0) >= PROMOTION_ROUNDS
             ),

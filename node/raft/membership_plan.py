@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from node.peers import BondLoss, Incarnation
+from node.raft.entries import REMOVED_MAX
 from node.raft.quorum import Config, is_quorum, tie_for
+from node.raft.types import NotExecuted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,33 @@ def config_after(view: MembershipView, change: VoterChange) -> Config:
         voters=tuple(sorted(change.voters)),
         tie=tie_for(change.voters, view.me, tie_break=view.tie_break),
         reason=change.reason,
+        removed=view.config.removed,
     )
+
+
+def removal(view: MembershipView, member: Incarnation) -> Config | NotExecuted:
+    """Return the Cfg that removes ``member`` for good, or why it may not be removed now.
+
+    Reasons: ``below-min-voters``; ``would-lose-quorum``, if those that answer are not enough to commit it and
+    to go on after it; ``too-few-copies``, if they could hold too few copies of what is written after it.
+    """
+    voters = frozenset(view.config.voters) - {member}
+    staying = frozenset(view.responsive) - {member}
+    if member in view.config.voters and len(voters) < view.min_voters:
+        return NotExecuted("below-min-voters", view.me)
+    heir = view.me if member != view.me else min(voters & staying, default=None)
+    config = Config(
+        epoch=view.config.epoch + 1,
+        voters=tuple(sorted(voters)),
+        tie=None if heir is None else tie_for(voters, heir, tie_break=view.tie_break),
+        reason=f"remove {member}",
+        removed=(*view.config.removed, member)[-REMOVED_MAX:],
+    )
+    if not is_quorum(view.config, view.responsive) or not is_quorum(config, staying):
+        return NotExecuted("would-lose-quorum", view.me)
+    if len(staying) < min(2, view.min_voters, len(voters)):
+        return NotExecuted("too-few-copies", view.me)
+    return config
 
 
 def is_possible(view: MembershipView, config: Config) -> bool:

@@ -21,12 +21,15 @@ class Config:
         tie: of two equal halves of the voters, the half with this voter is a quorum. None: no half is a
             quorum.
         reason: for people: ``genesis``, ``promote node-d``, ...
+        removed: the incarnations that operators removed, the latest ones, in the order of their removal.
+            They are no voters, and never will be.
     """
 
     epoch: int
     voters: tuple[Incarnation, ...]
     tie: Incarnation | None
     reason: str
+    removed: tuple[Incarnation, ...] = ()
 
 
 def is_quorum(config: Config, members: Collection[Incarnation]) -> bool:

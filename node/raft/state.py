@@ -195,6 +195,8 @@ class State(ABC):
         tenure.active = self._active_configs()
         tenure.members = tuple(sorted({v for config in tenure.active for v in config.voters}))
         tenure.is_voter = self.me in tenure.members
+        if tenure.removed_ms is None and tenure.configs and tenure.configs[0][0] <= tenure.commit:
+            tenure.removed_ms = self.now if self.me in tenure.configs[0][1].removed else None
 
     def _have(self, members: set[Incarnation]) -> bool:
         """have(n, S): a quorum in EVERY active configuration; none without a configuration."""

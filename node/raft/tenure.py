@@ -67,6 +67,7 @@ class Leadership:
         feature: a feature level that all members know, and since when; None if all know no higher level.
         levels_index: of the last FEATURE or MACHINE entry that it wrote.
         version_change: the request that waits for the MACHINE entry at an index to be applied.
+        removal: the request that waits for the Cfg at an index to be committed.
         lease_ms: the time until which a quorum elects no other leader; 0 without lease reads.
     """
 
@@ -94,6 +95,7 @@ class Leadership:
     feature: tuple[int, int] | None = None
     levels_index: int = 0
     version_change: tuple[int, int] | None = None
+    removal: tuple[int, int] | None = None
     lease_ms: int = 0
     lease_forbidden: bool = False
 
@@ -115,6 +117,7 @@ class Tenure:
         configs: the Cfgs of the log from the last committed one on, each with its index.
         active, members, is_voter: what follows from ``configs`` and ``commit``: the Cfgs whose quorums count,
             their voters, and whether this member is one of them.
+        removed_ms: when this member learned that an operator removed it; None: it was not removed.
         verified_term, verified_index: up to where the log is proven equal to that of that term's leader.
         leader_commit: as far as the present leader reported it.
         last_seq: of the latest Append of this term.
@@ -163,6 +166,7 @@ class Tenure:
     active: tuple[Config, ...] = ()
     members: tuple[Incarnation, ...] = ()
     is_voter: bool = False
+    removed_ms: int | None = None
 
     verified_term: int = 0
     verified_index: int = 0

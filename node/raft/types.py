@@ -32,6 +32,7 @@ class Position(NamedTuple):
 
 CHAIN_START: Final = bytes(32)
 LOG_START: Final = Position(0, 0, CHAIN_START)
+REMOVED: Final = "removed"  # why a member halts that an operator removed
 
 
 class EntryKind(IntEnum):

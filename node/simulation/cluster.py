@@ -10,10 +10,10 @@ from node.features import Features
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import RequestKind
 from node.peers import BondLoss, Incarnation, Preference
-from node.raft.events import TransferLeadership
+from node.raft.events import RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
-from node.raft.types import Bootstrap, Founding, Role, Settings
+from node.raft.types import REMOVED, Bootstrap, Founding, Outcome, Role, Settings
 from node.simulation.callers import SystemRecorder, callers
 from node.simulation.chance import stream
 from node.simulation.disk import Disk, SimulatedCredentials
@@ -88,6 +88,8 @@ class SimulatedCluster:
         self._disks: dict[str, Disk] = {}
         self._features = dict(shape.features)
         self._admin_token = _ADMIN_TOKENS
+        self._is_healed = False
+        self._wiped: Counter[str] = Counter()  # how often a trusted disk was replaced by an empty one
 
     # ---- who is there -----------------------------------------------------------
     def alive(self) -> list[Process]:
@@ -248,6 +250,8 @@ class SimulatedCluster:
         """R1: every life has an identity of its own. Only trust_disk, and an ablation, keep it."""
         keeps = self.shape.settings.trust_disk or self.shape.same_identity
         life = "" if keeps else str(self.boots)
+        if self._wiped[place]:
+            life = f"{life} after {self._wiped[place]}"
         return hashlib.sha256(f"{place}/{life}".encode()).digest()
 
     def _founding(self, name: str) -> Founding:
@@ -311,6 +315,12 @@ class SimulatedCluster:
 
     def _died(self, process: Process) -> None:
         self.kill(process, BondLoss.LOST)
+        if process.member.halted == REMOVED and process.disk is not None:
+            # Its operator moves the data directory away: what starts there next is another incarnation.
+            del self._disks[process.place]
+            self._wiped[process.place] += 1
+        if process.member.halted == REMOVED and self._is_healed and process.place in self.places:
+            self.scheduler.after(1, self.boot, process.place)
 
     def transfer(self, target: Process | None) -> None:
         """Request that the leader transfers leadership."""
@@ -321,8 +331,26 @@ class SimulatedCluster:
         event = TransferLeadership(self._admin_token, target.inc if target is not None else None)
         leader.ask(self._admin_token, event, lambda _: None)
 
+    def remove(self, place: str, answered: Callable[[Outcome | None], None] = lambda _: None) -> None:
+        """Request that the leader removes the member at ``place``, or the dead voter that was there."""
+        leader, process = self.leader(), self.process_at(place)
+        if leader is None:
+            return
+        if process is not None:
+            found = [process.inc]
+        else:
+            configs = leader.view.configs[-1:]
+            found = [voter for _, config in configs for voter in config.voters if voter.name == place]
+        for inc in found:
+            self._admin_token += 1
+            leader.ask(self._admin_token, RemoveMember(self._admin_token, inc), answered)
+
     def heal(self) -> None:
-        """End all faults: every node runs, reaches every other node and is attested; clones are gone."""
+        """End all faults: every node runs, reaches every other node and is attested; clones are gone.
+
+        From now on the node of a process that ends because it was removed is started again.
+        """
+        self._is_healed = True
         for process in self.alive():
             process.tear_after = None
             if process.place not in self.places:

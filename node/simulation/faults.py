@@ -104,9 +104,11 @@ class Blow(Enum):
     LEAVE = "leave"  # it sends its goodbye, dies and does not come back soon
     LAPSE = "lapse"  # the collateral ends: all tickets, and all bonds
     OUTAGE = "outage"  # quotes cannot be verified: bonds stay, no new bond forms
+    REMOVE = "remove"  # an operator removes a member, and starts its node again later
 
 
 RARE = (Blow.LAPSE, Blow.OUTAGE)  # they come with a run's other rarities
+_APART = (*RARE, Blow.REMOVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,7 @@ def _when(fault: Fault) -> int:
 
 def _draw_faults(rng: Random, places: tuple[str, ...], *, pace_us: int, length_us: int) -> Iterator[Fault]:
     """Draw one blow after the other. Each kind has a rate of its own, which is also drawn."""
-    blows = [blow for blow in Blow if blow not in RARE and rng.random() < 0.45] or [Blow.CRASH]
+    blows = [blow for blow in Blow if blow not in _APART and rng.random() < 0.45] or [Blow.CRASH]
     weights = list(accumulate(rng.random() + 0.05 for _ in blows))
     mean_gap_us = int(rng.choice((0.4, 1, 2, 4)) * pace_us)
     # Sometimes the blows begin at the start, mostly after the group has formed.
@@ -190,6 +192,19 @@ def draw_rare_faults(rng: Random, *, pace_us: int) -> tuple[Fault, ...]:
             span_us=_draw_span_us(rng, pace_us),
         )
         for _ in range(rng.randint(1, 3))
+    )
+
+
+def draw_removals(rng: Random, places: tuple[str, ...], *, pace_us: int) -> tuple[Fault, ...]:
+    """Draw a few members that an operator removes."""
+    return tuple(
+        Fault(
+            at_us=rng.randint(2, 30) * pace_us,
+            blow=Blow.REMOVE,
+            targets=(LEADER if rng.random() < 0.3 else rng.choice(places),),
+            span_us=_draw_span_us(rng, pace_us),
+        )
+        for _ in range(rng.randint(1, 6))
     )
 
 

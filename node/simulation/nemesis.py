@@ -23,6 +23,7 @@ class Targets(Protocol):
     def boot(self, place: str) -> Process | None: ...
     def clone(self, place: str) -> Process | None: ...
     def transfer(self, target: Process | None) -> None: ...
+    def remove(self, place: str) -> None: ...
     def can_recover(self, without: Process | None = None) -> bool: ...
 
 
@@ -88,6 +89,8 @@ class Nemesis:
                 self._link(fault)
             case Blow.TRANSFER:
                 self._targets.transfer(self._find(fault.targets[0]) if fault.targets else None)
+            case Blow.REMOVE:
+                self._remove(fault)
             case Blow.CLONE:
                 self._clone(fault)
             case Blow.LAPSE:
@@ -151,6 +154,20 @@ class Nemesis:
     def _renew(self, process: Process) -> None:
         process.has_ticket = True
         self._network.reconnect_all()
+
+    def _remove(self, fault: Fault) -> None:
+        """Request a removal. The removed process ends by itself when it learns that; its node restarts."""
+        process = self._find(fault.targets[0])
+        place = process.place if process is not None else fault.targets[0]
+        if place == LEADER or (self._merciful and process is not None and not self._can_spare(process)):
+            return
+        self._targets.remove(place)
+        if place in self._targets.places:  # and not where a host runs a second TD of a node
+            for again in range(1, 4):
+                self._reboot(place, again * (fault.span_us + SECOND_US))
+
+    def _can_spare(self, process: Process) -> bool:
+        return self._targets.can_recover(without=process)
 
     def _clone(self, fault: Fault) -> None:
         process = self._find(fault.targets[0])

@@ -15,7 +15,12 @@ from typing import Any
 from node.features import NUMBER_MAX
 from node.machines.base import ApplyContext
 from node.peers import Incarnation
-from node.raft.entries import ENTRY_LEVELS, counts_as_command, decode_number_untrusted
+from node.raft.entries import (
+    ENTRY_LEVELS,
+    REMOVED_MAX,
+    counts_as_command,
+    decode_number_untrusted,
+)
 from node.raft.events import (
     Advanced,
     Effects,
@@ -32,7 +37,7 @@ from node.raft.events import (
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
-from node.raft.types import LEADER, Answer, Entry, EntryKind, Position
+from node.raft.types import LEADER, REMOVED, Answer, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
@@ -48,7 +53,8 @@ class Oracles(Watcher):
 
     Attributes:
         agreements: the agreement of each cluster.
-        counts: leaders elected, commits, configuration changes, answers judged.
+        counts: leaders elected, commits, configuration changes, answers judged, members that left because
+            they were removed.
         entry_levels: which feature level each kind of entry belongs to.
         is_split: two clusters were founded that may never merge; only an operator can choose between them.
     """
@@ -75,6 +81,7 @@ class Oracles(Watcher):
             "undecided",
             "snapshots",
             "installs",
+            "removals",
         )
         self.counts = dict.fromkeys(names, 0)
         self.is_split = False
@@ -175,6 +182,10 @@ class Oracles(Watcher):
         for voter in config.voters:
             if voter not in last.voters and voter not in acks:
                 raise InvariantError("dead-incarnation", f"{process} promotes {voter}, silent in {view.term}")
+        if not set(last.removed).isdisjoint(config.voters):
+            raise InvariantError("removed-again", f"{process} lets a removed member vote again")
+        if not {*last.removed[1 - REMOVED_MAX :]} <= {*config.removed}:
+            raise InvariantError("removal-forgotten", f"{process} forgets who was removed")
         if config.epoch != last.epoch + 1:
             raise InvariantError("epoch", f"{process} goes from {last.epoch} to {config.epoch}")
 
@@ -274,12 +285,20 @@ class Oracles(Watcher):
                 self.counts["snapshots"] += 1
             case Halted("feature-level-too-low") if self._is_behind(process):
                 pass
+            case Halted(reason) if reason == REMOVED and self._is_removed(process):
+                self.counts["removals"] += 1
             case Halted():
                 raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
             case Violation():
                 raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case _:
                 pass
+
+    def _is_removed(self, process: Process) -> bool:
+        """Whether a configuration that ``process`` knows to be committed names it as removed."""
+        view = process.view
+        settled = [config for index, config in view.configs if index <= view.commit]
+        return bool(settled) and process.inc in settled[-1].removed
 
     def _is_behind(self, process: Process) -> bool:
         """Whether a FEATURE was ever written that ``process`` does not know: it stops before it."""

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from node.raft.types import Bootstrap, Settings
-from node.simulation.faults import Fault, draw_rare_faults
+from node.simulation.faults import Fault, draw_rare_faults, draw_removals
 from node.simulation.scheduler import MS_US
 
 
@@ -51,6 +51,8 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
     if rng.random() < 0.05:
         # More nodes may found than are needed: separated at the start, they found two clusters.
         shape["expect"] = rng.choice((2, 3))
+    if rng.random() < 0.15:
+        plan += draw_removals(rng, names, pace_us=election_ms * MS_US)
     return Rarities(settings=settings, weather=weather, shape=shape, plan=plan)
 
 

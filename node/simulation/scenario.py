@@ -23,6 +23,7 @@ Every oracle judges every event, so a scenario cannot pass by its text alone.
     retry w1 b                     the client asks again elsewhere, with the same idempotency key
     outcome w1 [r1 ...]            the answer that the client received
     transfer [b]                   the leader hands over
+    remove b                       an operator removes b; what the leader answers to that is printed
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
     age a 1s                       whether a's state is younger than that
@@ -42,6 +43,7 @@ from node.raft.types import (
     Bootstrap,
     NotExecuted,
     Ok,
+    Outcome,
     Role,
 )
 from node.simulation.clients import Ask, Call, Habits, SimulatedClients
@@ -345,6 +347,19 @@ class Scenario:
 
     def _do_transfer(self, place: str | None = None) -> None:
         self.cluster.transfer(self._at(place) if place is not None else None)
+
+    def _do_remove(self, place: str) -> list[str]:
+        answers: list[Outcome | None] = []
+        self.cluster.remove(place, answers.append)
+        deadline_us = self.cluster.scheduler.now_us + _WITHIN_US
+        self.cluster.run_until(lambda: bool(answers), deadline_us=deadline_us)
+        match answers:
+            case [Ok()]:
+                return [f"{place} is removed"]
+            case [NotExecuted(reason)]:
+                return [f"{place} is not removed ({reason})"]
+            case _:
+                return [f"it is not known whether {place} is removed"]
 
     # ---- what can be seen -----------------------------------------------------------------
     def _do_status(self) -> list[str]:

@@ -335,6 +335,8 @@ class Simulation:
         leaders = [process for process in processes if process.view.role is Role.LEADER]
         if len(leaders) != 1:
             return False
+        if any(process.member.tenure.removed_ms is not None for process in processes):
+            return False  # it goes on for a while, and then ends
         view = leaders[0].view
         if view.commit + 1 != len(view.nodes):
             return False

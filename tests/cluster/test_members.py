@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import cli
+from tests.support.cluster import cli, until
 
 pytestmark = pytest.mark.cluster
 
@@ -94,3 +94,24 @@ def test_waiting_for_more_voters_than_there_are_ends_and_names_what_is_missing(c
     run = cli("member", "wait", "--voters", "4", "--timeout", "0", *client_flags(cluster))
 
     assert (run.returncode, run.stdout) == (1, "3 voters instead of 4\n")
+
+
+def test_a_member_is_removed_and_the_next_one_cannot_be_spared(own_cluster):
+    leader = own_cluster.leader()
+    gone, last = (i for i in range(3) if i != leader)
+    assert cli("member", "wait", "--voters", "3", *client_flags(own_cluster)).returncode == 0
+    run = cli("member", "remove", f"node-{gone}", *client_flags(own_cluster))
+
+    assert (run.returncode, run.stdout.startswith(f"node-{gone} is removed (")) == (0, True)
+    with own_cluster.http(gone) as http:
+        until(lambda: http.get("/readyz").json().get("reason") == "removed", "the removed node learns of it")
+    with own_cluster.http(leader) as http:
+        until(
+            lambda: [m["name"] for m in members(http)] == sorted([f"node-{leader}", f"node-{last}"]), "gone"
+        )
+        assert {m["role"] for m in members(http)} == {"leader", "voter"}
+        kinds = [event["kind"] for event in http.get("/v1/audit/events?limit=1000").json()["events"]]
+        assert "member-removed" in kinds
+    refused = cli("member", "remove", f"node-{last}", *client_flags(own_cluster, leader, last))
+    assert refused.returncode == 1
+    assert "below-min-voters" in refused.stderr or "min_voters" in refused.stderr

@@ -267,6 +267,11 @@ class FakeService:
         self.noted.append((by.name, target.name))
         return Ok((), Cursor(4, self.index)) if self.end_with is None else self.end_with
 
+    async def remove_member(self, member, *, by, timeout_s):
+        self.group()
+        self.noted.append((by.name, member.name))
+        return Ok((), Cursor(4, self.index)) if self.end_with is None else self.end_with
+
     async def evidence(self, nonce):
         await self._wait()
         return Evidence(

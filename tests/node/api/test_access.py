@@ -26,6 +26,17 @@ from node.tokens import hash_token, new_token, spki_digest
 from tests.node.api.calls import CALLS
 from tests.node.api.fakes import ACCESS, NOW_MS, TOKENS, FakeService, asgi, call
 
+PATH_OF = {
+    "evidence": "/v1/attestation/evidence?nonce=" + "00" * 16,
+    "access_revoke": "/v1/access?name=read",
+    "remove": "/v1/members?member=node-b",
+}
+BODY_OF = {
+    "commands": {"command": {"op": "put", "key": "a", "value": "1"}},
+    "queries": {"query": {"op": "get", "key": "a"}},
+    "transfer": {},
+    "access_new": {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32},
+}
 NEEDS_A_ROLE = [operation for operation in OPERATIONS if operation.roles]
 NEEDS_SOMEBODY = [operation for operation in OPERATIONS if operation.access != PUBLIC]
 ADMIN = AccessRole.ADMIN
@@ -64,6 +75,25 @@ def test_without_credentials_only_what_is_public_answers(operation):
     else:
         assert (reply.status, reply.json["code"]) == (401, "credentials-missing")
         assert reply.headers["www-authenticate"].startswith("Bearer")
+
+
+OPENS = {
+    "metrics": {AccessRole.READ, AccessRole.METRICS},
+    "group": {AccessRole.READ},
+    "members": {AccessRole.READ},
+    "safe_to_stop": {AccessRole.READ},
+    "transfer": set(),
+    "remove": set(),
+    "bonds": {AccessRole.READ},
+    "commands": {AccessRole.WRITE},
+    "queries": {AccessRole.READ},
+    "peers": {AccessRole.AUDIT},
+    "audit_events": {AccessRole.AUDIT},
+    "audit_head": {AccessRole.AUDIT},
+    "access_list": set(),
+    "access_new": set(),
+    "access_revoke": set(),
+}
 
 
 @pytest.mark.parametrize("operation", NEEDS_A_ROLE, ids=lambda operation: operation.name)

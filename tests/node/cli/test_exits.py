@@ -57,6 +57,7 @@ DECIDED = {
         "query-failed",
         "provision-refused",
         "transfer-refused",
+        "removal-refused",
         "superseded",
         "idempotency-key-reused",
         "audit-chain-broken",

@@ -428,6 +428,13 @@ class SingleCopies(Member):
         return True
 
 
+class RemovedVotesAgain(Member):
+    """A member that an operator removed becomes a voter again when it keeps up."""
+
+    def _is_removed(self, config, peer):
+        return False
+
+
 class NoPreflight(Member):
     """Configurations are written whether or not they could be committed or fall below ``min_voters``."""
 

@@ -164,6 +164,13 @@ def test_of_two_rules_that_cover_each_other_one_is_enough(member, scenario):
     assert play(scenario, member)[-1].expected == play(scenario)[-1].expected
 
 
+def test_a_directed_schedule_notices_that_a_removed_member_votes_again():
+    play("67-removed")
+
+    with pytest.raises(InvariantError, match="malformed-config-in-log"):
+        play("67-removed", ablations.RemovedVotesAgain)
+
+
 def test_many_changes_in_one_configuration_are_safe_where_every_active_one_counts():
     assert search(ablations.ManyMembersAtOnce, 40) is None
 

@@ -196,6 +196,19 @@ def too_few_voters(group: Group) -> None:
     group.see(group.a)
 
 
+def removed_votes_again(group: Group) -> None:
+    group.scenario.do("remove c")
+    voters = [group.a.inc, group.b.inc, group.c.inc]
+    group.append(group.a, group.config(group.a, voters=voters, epoch=3))
+    group.see(group.a)
+
+
+def removal_forgotten(group: Group) -> None:
+    group.scenario.do("remove c")
+    group.append(group.a, group.config(group.a, voters=[group.a.inc, group.b.inc], epoch=3))
+    group.see(group.a)
+
+
 def epoch_skipped(group: Group) -> None:
     group.append(group.a, group.config(group.a, voters=[group.a.inc, group.b.inc], epoch=7))
     group.see(group.a)
@@ -493,6 +506,8 @@ def rival_met(group: Group) -> None:
         (leader_cuts_its_log, "leader-append-only", ""),
         (two_open_configurations, "one-pending-configuration", ""),
         (too_few_voters, "min-voters", ""),
+        (removed_votes_again, "removed-again", ""),
+        (removal_forgotten, "removal-forgotten", ""),
         (epoch_skipped, "epoch", ""),
         (silent_promoted, "dead-incarnation", ""),
         (dead_lives_again, "dead-incarnation", ""),
