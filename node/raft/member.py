@@ -38,7 +38,6 @@ from node.raft.tenure import Leadership
 from node.raft.types import (
     FOLLOWER,
     LEADER,
-    REMOVED,
     Cursor,
     Founding,
     Leading,
@@ -200,8 +199,7 @@ class Member(Inbox):
             self._tick_founding()
         if self.tenure.cluster is None:
             return
-        if self.tenure.removed_ms is not None and self.now >= self._removed_until_ms(self.tenure.removed_ms):
-            raise HaltError(REMOVED)
+        self._end_if_removed()
         if self.now >= self.election_due and self.tenure.role is not LEADER:
             self._tick_election()
             self._watch_quorum()

@@ -12,8 +12,9 @@ from node.raft.events import ChangeVersion, RemoveMember
 from node.raft.leader import Leader
 from node.raft.membership_plan import MembershipView, plan, removal
 from node.raft.quorum import Config
+from node.raft.state import HaltError
 from node.raft.tenure import Leadership
-from node.raft.types import Cursor, Entry, EntryKind, NotExecuted, Ok, Outcome
+from node.raft.types import REMOVED, Cursor, Entry, EntryKind, NotExecuted, Ok, Outcome
 
 PROMOTION_ROUNDS: Final = 3
 # A removed member goes on for this many election timeouts: it may be the vote or the copy by which the others
@@ -210,6 +211,10 @@ class Membership(Leader):
 
     def _is_removed(self, config: Config, peer: Incarnation) -> bool:
         return peer in config.removed
+
+    def _end_if_removed(self) -> None:
+        if self.tenure.removed_ms is not None and self.now >= self._removed_until_ms(self.tenure.removed_ms):
+            raise HaltError(REMOVED)
 
     def _removed_until_ms(self, removed_ms: int) -> int:
         return removed_ms + REMOVED_LINGERS * self.settings.election_timeout_ms

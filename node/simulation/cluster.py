@@ -188,6 +188,9 @@ class SimulatedCluster:
             return None
         return self._boot(place, place.removesuffix("'"))
 
+    def _boot_again(self, place: str) -> None:
+        self.boot(place)
+
     def clone(self, place: str) -> Process | None:
         """Start a second TD with the name of ``place``, at a place of its own."""
         twin = place + "'"
@@ -320,7 +323,7 @@ class SimulatedCluster:
             del self._disks[process.place]
             self._wiped[process.place] += 1
         if process.member.halted == REMOVED and self._is_healed and process.place in self.places:
-            self.scheduler.after(1, self.boot, process.place)
+            self.scheduler.after(1, self._boot_again, process.place)
 
     def transfer(self, target: Process | None) -> None:
         """Request that the leader transfers leadership."""

@@ -33,6 +33,7 @@ CALLS: Final = {
     "group": _call(READ),
     "members": _call(READ),
     "safe_to_stop": _call(READ),
+    "remove": _call(query="?member=node-b"),
     "transfer": _call(body={}),
     "bonds": _call(READ),
     "commands": _call(WRITE, body={"command": {"op": "put", "key": "a", "value": "1"}}),

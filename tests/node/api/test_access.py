@@ -26,17 +26,6 @@ from node.tokens import hash_token, new_token, spki_digest
 from tests.node.api.calls import CALLS
 from tests.node.api.fakes import ACCESS, NOW_MS, TOKENS, FakeService, asgi, call
 
-PATH_OF = {
-    "evidence": "/v1/attestation/evidence?nonce=" + "00" * 16,
-    "access_revoke": "/v1/access?name=read",
-    "remove": "/v1/members?member=node-b",
-}
-BODY_OF = {
-    "commands": {"command": {"op": "put", "key": "a", "value": "1"}},
-    "queries": {"query": {"op": "get", "key": "a"}},
-    "transfer": {},
-    "access_new": {"name": "ci", "roles": ["read"], "token_sha256": "ab" * 32},
-}
 NEEDS_A_ROLE = [operation for operation in OPERATIONS if operation.roles]
 NEEDS_SOMEBODY = [operation for operation in OPERATIONS if operation.access != PUBLIC]
 ADMIN = AccessRole.ADMIN
