@@ -26,7 +26,7 @@ from attestation.errors import MalformedError
 from node.errors import RemoteProtocolError
 from node.features import Levels, is_number, levels_untrusted
 from node.peers import Incarnation
-from node.raft.quorum import Config
+from node.raft.quorum import REMOVED_MAX, Config
 from node.raft.types import CommandBatch, Entry, EntryKind, Key, Position
 from node.sync.evidence import decode_snapshot_untrusted
 
@@ -36,7 +36,6 @@ EMPTY_PAYLOAD: Final = encode([])
 ENTRY_BYTES_MAX: Final = 2 * 1024 * 1024 + 64 * 1024  # the largest command_bytes_max, and its overhead
 NAME_CHARS_MAX: Final = 128
 VOTERS_MAX: Final = 64
-REMOVED_MAX: Final = 64  # incarnations that a Cfg names as removed; the oldest are forgotten
 REMOVED_LEVEL: Final = 2  # the lowest level at which a Cfg names any
 KEY_BYTES_MAX: Final = 256
 CREDENTIAL_BYTES_MAX: Final = 32

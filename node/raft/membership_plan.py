@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from node.peers import BondLoss, Incarnation
-from node.raft.entries import REMOVED_MAX
-from node.raft.quorum import Config, is_quorum, tie_for
+from node.raft.quorum import REMOVED_MAX, Config, is_quorum, tie_for
 from node.raft.types import NotExecuted
 
 

@@ -7,8 +7,11 @@ that differ by one voter can have disjoint quorums (3.6).
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from node.peers import Incarnation
+
+REMOVED_MAX: Final = 64  # incarnations that a Cfg names as removed; the oldest are forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

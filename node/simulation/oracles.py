@@ -17,7 +17,6 @@ from node.machines.base import ApplyContext
 from node.peers import Incarnation
 from node.raft.entries import (
     ENTRY_LEVELS,
-    REMOVED_MAX,
     counts_as_command,
     decode_number_untrusted,
 )
@@ -36,7 +35,7 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
-from node.raft.quorum import Config, is_quorum
+from node.raft.quorum import REMOVED_MAX, Config, is_quorum
 from node.raft.types import LEADER, REMOVED, Answer, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement

@@ -4,10 +4,10 @@ import pytest
 
 from node.features import Features
 from node.peers import Preference
-from node.raft.entries import REMOVED_MAX, decode_config_untrusted, encode_config
+from node.raft.entries import decode_config_untrusted, encode_config
 from node.raft.events import Halted, Recovered, RemoveMember
 from node.raft.membership_plan import removal
-from node.raft.quorum import Config
+from node.raft.quorum import REMOVED_MAX, Config
 from node.raft.types import REMOVED, Bootstrap, NotExecuted, Ok, Unknown
 from tests.node.raft.cluster import RaftCluster, inc, three
 from tests.node.raft.test_membership_plan import A, B, C, D, view
