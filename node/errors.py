@@ -23,3 +23,14 @@ class RemoteProtocolError(NodeError):
 
 class CorruptStorageError(NodeError):
     """The disk returned other data than was written; the node stops."""
+
+
+class SnapshotFileError(CorruptStorageError):
+    """The log begins behind a snapshot, and the file with that snapshot is not what was written.
+
+    ``reason`` is a stable kebab-case code; the text ends with it.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{message} ({reason})")
+        self.reason = reason

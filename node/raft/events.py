@@ -17,6 +17,8 @@ from node.features import Build, Levels
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.outlook import Outlook
 from node.raft.types import Consistency, Cursor, Entry, Outcome, Role
+from node.sync.evidence import StateEvidence
+from node.sync.keeper import Snapshot
 
 
 # ---- events -----------------------------------------------------------------
@@ -297,19 +299,32 @@ class SaveEnd(Struct, frozen=True):
     cluster: bytes
 
 
-Record = SaveVote | SaveTruncation | SaveEntries | SaveEnd
+class SaveBase(Struct, frozen=True):
+    """The snapshot that ``evidence`` is about is durable: the log goes on behind its anchor.
+
+    Entries up to there are gone. So are those above, unless the log that was saved leads there.
+    """
+
+    evidence: StateEvidence
+
+
+Record = SaveVote | SaveTruncation | SaveEntries | SaveEnd | SaveBase
 
 
 class Recovered(Struct, frozen=True):
     """What a trust_disk member finds on its disk when it starts again as the same incarnation.
 
-    ``ended``: the clusters that it left because they gave themselves up, the last of them.
+    Attributes:
+        entries: of the log, from index 1 on or behind the anchor of ``snapshot``.
+        ended: the clusters that it left because they gave themselves up, the last of them.
+        snapshot: of the group's state at the base of the log; None if the log begins with the genesis.
     """
 
     term: int
     voted_for: Incarnation | None
     entries: tuple[Entry, ...]
     ended: tuple[bytes, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 class Effects(Struct):

@@ -12,6 +12,7 @@ from node.raft.events import (
     Persisted,
     Record,
     Recovered,
+    SaveBase,
     SaveEnd,
     SaveEntries,
     SaveTruncation,
@@ -20,6 +21,7 @@ from node.raft.events import (
 from node.raft.types import Entry, Position
 from node.simulation.errors import InvariantError
 from node.simulation.scheduler import Scheduler
+from node.sync.evidence import StateEvidence
 
 
 class Writer(Protocol):
@@ -52,7 +54,8 @@ class Disk:
         self._outages = 0
         self._term = 0
         self._voted_for: Incarnation | None = None
-        self._entries: list[Entry] = []
+        self._base: StateEvidence | None = None
+        self._entries: list[Entry] = []  # behind the base
         self._ended: list[bytes] = []
 
     def write(self, writer: Writer, records: list[Record], serial: int) -> None:
@@ -76,18 +79,40 @@ class Disk:
     def _keep(self, record: Record) -> None:
         match record:
             case SaveVote():
-                anew = record == SaveVote(0, None) and not self._entries
+                anew = record == SaveVote(0, None) and not self._entries and self._base is None
                 if record.term < self._term and not anew:
                     # The real store refuses to start from such a file.
                     raise InvariantError("durable-term", f"term {record.term} is saved after {self._term}")
                 self._term, self._voted_for = record.term, record.voted_for
             case SaveTruncation():
-                self._cut_by.update((entry.chain, self._synced) for entry in self._entries[record.index :])
-                del self._entries[record.index :]
+                if record.index == 0:
+                    self._base = None
+                self._cut(max(0, record.index - self._base_index))
             case SaveEntries():
                 self._entries.extend(record.entries)
             case SaveEnd():
                 self._ended.append(record.cluster)
+            case SaveBase():
+                self._go_on_behind(record.evidence)
+
+    @property
+    def _base_index(self) -> int:
+        return 0 if self._base is None else self._base.anchor.index
+
+    def _cut(self, count: int) -> None:
+        """Cut the log after its first ``count`` entries."""
+        self._cut_by.update((entry.chain, self._synced) for entry in self._entries[count:])
+        del self._entries[count:]
+
+    def _go_on_behind(self, evidence: StateEvidence) -> None:
+        anchor = evidence.anchor
+        count = anchor.index - self._base_index
+        if count <= 0:
+            raise InvariantError("durable-base", f"the base {anchor} is saved after {self._base_index}")
+        if count > len(self._entries) or self._entries[count - 1].chain != anchor.chain:
+            self._cut(0)
+        del self._entries[:count]
+        self._base = evidence
 
     def lose_power(self) -> None:
         """The process on this disk is dead: keep a prefix of the writes in progress, often an empty one."""
@@ -107,9 +132,12 @@ class Disk:
 
     def holds_entry(self, position: Position) -> bool:
         """Whether the log up to ``position`` would survive a power cut now."""
-        if position.index > len(self._entries):
+        behind = position.index - self._base_index
+        if behind > len(self._entries):
             return False
-        return position.index == 0 or self._entries[position.index - 1].chain == position.chain
+        if behind > 0:
+            return self._entries[behind - 1].chain == position.chain
+        return behind < 0 or self._base is None or self._base.anchor.chain == position.chain
 
     def cut_by(self, position: Position) -> int:
         """Return which write, counted from 1, was the last to cut the entry at ``position``; 0: no write."""

@@ -1,7 +1,7 @@
 """The durable state of a trust_disk member: its identity, and term, vote and log.
 
     <directory>/identity.pem    the incarnation's private key, PKCS #8, readable by its owner only
-    <directory>/log             ``node.storage.file``
+    <directory>/log, log.*      ``node.storage.file``
 
 Either both are there or neither. A key without the log that it voted by would make a voter that has forgotten
 its promises. So without a log there is a new key, and a new incarnation, which has promised nothing yet (rule
@@ -24,7 +24,7 @@ from attestation import files
 from enclave.identity import Identity
 from node.errors import CorruptStorageError
 from node.peers import Incarnation
-from node.storage.file import FileStorage
+from node.storage.file import FileStorage, is_there
 
 KEY_BYTES_MAX: Final = 4096
 
@@ -53,7 +53,7 @@ def open_member_disk(directory: Path, name: str, now: datetime, *, hosts: Sequen
     files.make_directory(directory, mode=0o700)
     key_file, log_file = directory / "identity.pem", directory / "log"
     with _alone_in(directory):
-        if log_file.exists():
+        if is_there(log_file):
             identity = Identity.of_key(_load_key(key_file), name, now, hosts=hosts)
         else:
             identity = Identity.generate(name, now, hosts=hosts)

@@ -1,5 +1,6 @@
 """The bytes of feature levels 1 and 2 stay what they are: members of two releases must understand each other."""
 
+import io
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from node.bonds.wire import messages as bonds
 from node.raft import wire
 from node.raft.entries import ENTRY_LEVELS, make_entries
 from node.raft.types import LOG_START, EntryKind
-from node.storage.format import recover
+from node.storage.replay import Replay
 from node.sync.evidence import decode_snapshot_untrusted
 from tests.node.recorded import transcript
 
@@ -78,10 +79,27 @@ def test_the_recorded_log_is_chained_and_applied_as_it_was():
     )
 
 
+def recovered(*segments):
+    replay = Replay(transcript.A)
+    for segment in segments:
+        replay.read(io.BytesIO(bytes.fromhex(segment)), is_last=segment is segments[-1])
+    replay.require_whole()
+    return replay.entries, replay.standing
+
+
 def test_the_recorded_file_is_read_as_it_was():
-    found = recover(bytes.fromhex(RECORDED["storage"]["file"]), transcript.A)
-    assert found.entries == entries()[:11], WHAT_TO_DO.format(what="the file of a member")
-    assert (found.term, found.voted_for, found.ended) == (4, transcript.C, (transcript.CLUSTER,))
+    log, found = recovered(RECORDED["storage"]["file"])
+    assert log == list(entries()[:11]), WHAT_TO_DO.format(what="the file of a member")
+    assert (found.term, found.voted_for, list(found.ended)) == (4, transcript.C, [transcript.CLUSTER])
+
+
+def test_the_recorded_segments_are_read_as_they_were():
+    segments = RECORDED_2["storage"]["segments"]
+    for present in (segments, segments[1:]):
+        log, found = recovered(*present)
+        assert log == list(transcript.log()[15:])
+        assert found.base == transcript.evidence()
+        assert (found.term, found.voted_for, list(found.ended)) == (4, transcript.C, [transcript.CLUSTER])
 
 
 def test_nothing_of_this_level_is_missing():

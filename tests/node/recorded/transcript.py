@@ -32,7 +32,7 @@ from node.raft.entries import (
     make_entries,
     session_id,
 )
-from node.raft.events import SaveEnd, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import SaveBase, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.quorum import Config
 from node.raft.replica import Replica
 from node.raft.types import (
@@ -45,7 +45,17 @@ from node.raft.types import (
     Settings,
 )
 from node.raft.whole import freeze
-from node.storage.format import MAGIC, Batches, encode_identity, encode_records, file_head
+from node.storage.format import (
+    MAGIC,
+    MAGIC_5,
+    NO_SEGMENT,
+    Batches,
+    Standing,
+    encode_beginning,
+    encode_identity,
+    encode_records,
+    file_head,
+)
 from node.sync.evidence import MARKER, Anchor, StateEvidence, encode_evidence
 from tests.node.raft.cluster import FakeCredentials
 
@@ -222,14 +232,14 @@ def bond_messages():
 def stored():
     """Return the file of a member that votes, takes all of the log, loses its end, and left a cluster."""
     entries = log()
-    batches = Batches(SALT)
+    batches = Batches(SALT, MAGIC_5)
     bodies = [
         encode_identity(A),
         encode_records([SaveVote(1, B), SaveEntries(entries[:1])]),
         encode_records([SaveEntries(entries[1:]), SaveVote(3, None)]),
         encode_records([SaveTruncation(11), SaveEnd(CLUSTER), SaveVote(4, C)]),
     ]
-    return file_head(SALT) + b"".join(batches.encode(body) for body in bodies)
+    return file_head(SALT, MAGIC_5) + b"".join(batches.encode(body) for body in bodies)
 
 
 def replayed(entries):
@@ -257,7 +267,7 @@ def recorded():
         },
         "consensus messages": {type(m).__name__: wire.encode(m).hex() for m in consensus_messages()},
         "bond messages": {type(m).__name__: bonds.encode(m).hex() for m in bond_messages()},
-        "storage": {"magic": MAGIC.decode(), "file": stored().hex()},
+        "storage": {"magic": MAGIC_5.decode(), "file": stored().hex()},
         "replay": replayed(entries),
         "plain data": cbor([None, True, -1, 2**70, "é", b"x", {"b": 1, "a": 2}]).hex(),
     }
@@ -290,8 +300,23 @@ def state():
     return whole
 
 
+def segments():
+    """Return two segments of such a member, the later of which holds a base that covers the earlier one."""
+    entries, standing = log(), Standing()
+    first, second = Batches(SALT), Batches(SALT[::-1])
+    early = [SaveVote(1, B), SaveEntries(entries[:9]), SaveEnd(CLUSTER), SaveVote(4, C)]
+    data = [encode_identity(A), encode_beginning(1, NO_SEGMENT, standing), encode_records(early)]
+    whole = file_head(SALT) + b"".join(map(first.encode, data))
+    for record in early:
+        standing.follow(record)
+    late = [SaveEntries(entries[9:]), SaveBase(evidence())]
+    data = [encode_identity(A), encode_beginning(2, first.digest, standing), encode_records(late)]
+    return whole, file_head(SALT[::-1]) + b"".join(map(second.encode, data))
+
+
 def recorded_2():
     return {
+        "storage": {"magic": MAGIC.decode(), "segments": [segment.hex() for segment in segments()]},
         "entries": {"marker": MARKER.hex(), "evidence": encode_evidence(evidence()).hex()},
         "consensus messages": {type(m).__name__: wire.encode(m).hex() for m in consensus_messages_2()},
         "state": {"frames": state().hex()},

@@ -114,9 +114,12 @@ def test_a_write_that_a_crash_tore_is_cut_off(path):
     whole = path.read_bytes()
     for cut in range(durable, len(used(path)), 7):
         path.write_bytes(whole[:cut].ljust(len(whole), b"\0"))
-        recovered = reopen(path)
+        before, again = reopen(path), reopen(path)
 
-        assert (recovered.term, len(recovered.entries)) == (1, 2)
+        assert before == again
+        assert (before.term, len(before.entries)) == (1, 2)
+        for older in path.parent.glob("log.[0-9]*"):
+            older.unlink()
 
 
 def test_damage_to_what_was_durable_stops_the_member_and_is_left_as_it_is(path):
@@ -177,12 +180,21 @@ def test_a_write_in_pieces_is_whole(path, monkeypatch):
     assert reopen(path).entries == log
 
 
-def test_a_compacted_file_is_durable_before_it_has_the_name_and_the_name_before_a_promise(path, monkeypatch):
+def torn(path):
+    """Leave a log whose last write a crash tore, so that the next start begins another segment."""
     storage = FileStorage(path, ME)
-    storage.persist([SaveVote(3, inc("b"))])
+    storage.persist([SaveVote(3, inc("b")), SaveEntries(entries(20))])
+    storage.persist([SaveVote(4, None)])
     storage.close()
+    whole = path.read_bytes()
+    last = len(used(path)) - 1
+    path.write_bytes(whole[:last] + b"\xff" + whole[last + 1 :])
+
+
+def test_a_segment_is_durable_before_it_has_the_name_and_the_name_before_a_promise(path, monkeypatch):
+    torn(path)
     done = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename, link = os.fsync, Path.rename, os.link
 
     def sync(handle):
         fsync(handle)
@@ -192,20 +204,41 @@ def test_a_compacted_file_is_durable_before_it_has_the_name_and_the_name_before_
         rename(source, target)
         done.append(("rename", target.stat().st_ino))
 
+    def keep(source, target):
+        link(source, target)
+        done.append(("keep", target.stat().st_ino))
+
     monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "link", keep)
     monkeypatch.setattr(Path, "rename", put)
     FileStorage(path, ME).close()
 
-    file, directory = path.stat().st_ino, path.parent.stat().st_ino
-    assert done == [("sync", file), ("rename", file), ("sync", directory)]
+    older, newest = path.with_name("log.1").stat().st_ino, path.stat().st_ino
+    directory = path.parent.stat().st_ino
+    assert done == [("keep", older), ("sync", newest), ("rename", newest), ("sync", directory)]
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "open", "rename"])
-def test_a_start_that_fails_anywhere_loses_nothing(path, monkeypatch, call):
+def test_what_a_start_finds_is_durable_before_it_is_relied_upon(path, monkeypatch):
+    """A process that was killed may have left writes that the disk does not have yet."""
     storage = FileStorage(path, ME)
-    storage.persist([SaveVote(3, inc("b")), SaveEntries(entries(20))])
+    storage.persist([SaveVote(3, inc("b"))])
     storage.close()
-    before = reopen(path)
+    synced = []
+    fsync = os.fsync
+
+    def sync(handle):
+        fsync(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    storage = FileStorage(path, ME)
+    assert synced == [path.stat().st_ino]
+    storage.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "open", "rename", "link"])
+def test_a_start_that_fails_anywhere_loses_nothing(path, monkeypatch, call):
+    torn(path)
     failures = 0
     for number in range(100):
         with monkeypatch.context() as patch:
@@ -215,10 +248,11 @@ def test_a_start_that_fails_anywhere_loses_nothing(path, monkeypatch, call):
                 break
             except OSError:
                 failures += 1
-        assert reopen(path) == before
 
     assert failures >= 1
-    assert reopen(path) == before
+    for _ in range(2):
+        recovered = reopen(path)
+        assert (recovered.term, recovered.voted_for, recovered.entries) == (3, inc("b"), entries(20))
 
 
 def fail_at(patch, call, number):

@@ -1,5 +1,6 @@
 """Whatever a crash leaves of the last batch, what was durable comes back; damage before it is refused."""
 
+import io
 import random
 from itertools import pairwise, product
 
@@ -10,11 +11,23 @@ from hypothesis import strategies as st
 from node.errors import CorruptStorageError
 from node.peers import Incarnation
 from node.raft.entries import make_entry
-from node.raft.events import Recovered, SaveEnd, SaveEntries, SaveTruncation, SaveVote
+from node.raft.events import Recovered, SaveBase, SaveEnd, SaveEntries, SaveTruncation, SaveVote
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.types import LOG_START, EntryKind, Position
 from node.storage import format as file_format
-from node.storage.format import SECTOR_BYTES, Batches, encode_identity, encode_records, file_head, recover
+from node.storage.format import (
+    MAGIC_5,
+    NO_SEGMENT,
+    SECTOR_BYTES,
+    Batches,
+    Standing,
+    encode_beginning,
+    encode_identity,
+    encode_records,
+    file_head,
+)
+from node.storage.replay import Replay
+from node.sync.evidence import Anchor, StateEvidence
 
 ME = Incarnation("a", b"\x01" * 32)
 OTHER = Incarnation("b", b"\x02" * 32)
@@ -30,15 +43,34 @@ def entries(count, *, term=1, after=LOG_START, payload=b"payload"):
     return tuple(made)
 
 
-def written(*batches, salt=SALT):
-    """Return a file with these batches of records, without space, and where each batch ends."""
+def evidence_at(entry):
+    """Return evidence about the state at ``entry``; nothing here looks at its root."""
+    return StateEvidence(Anchor(entry.term, entry.index, entry.chain), bytes(32), 1, 5, 1024)
+
+
+BEGINNING = encode_beginning(1, NO_SEGMENT, Standing())
+
+
+def written(*batches, salt=SALT, number=1, before=NO_SEGMENT, standing=None):
+    """Return a segment with these batches of records, without space, and where each batch ends."""
     places = Batches(salt)
     data = file_head(salt) + places.encode(encode_identity(ME))
+    data += places.encode(encode_beginning(number, before, standing or Standing()))
     ends = [len(data)]
     for records in batches:
         data += places.encode(encode_records(records))
         ends.append(len(data))
     return data, ends
+
+
+def recover(*segments, me=ME, space_bytes=1):
+    """Return what is recovered from these segments, the snapshot aside."""
+    replay = Replay(me)
+    for segment in segments:
+        replay.read(io.BytesIO(segment), is_last=segment is segments[-1], space_bytes=space_bytes)
+    replay.require_whole()
+    found = replay.standing
+    return Recovered(found.term, found.voted_for, tuple(replay.entries), tuple(found.ended))
 
 
 LOG = entries(50)
@@ -56,15 +88,15 @@ DURABLE = ENDS[-2]
 
 
 def test_what_was_written_is_read() -> None:
-    assert recover(WHOLE + SPACE, ME) == recover(WHOLE, ME) == AFTER
-    assert recover(WHOLE[:DURABLE] + SPACE, ME) == BEFORE
+    assert recover(WHOLE + SPACE) == recover(WHOLE) == AFTER
+    assert recover(WHOLE[:DURABLE] + SPACE) == BEFORE
 
 
 # ---- a crash: the last batch, and nothing else, is torn in any way --------------------------------------------
 def test_the_last_batch_cut_off_at_every_byte() -> None:
     for cut in range(DURABLE, len(WHOLE)):
-        assert recover(WHOLE[:cut], ME) == BEFORE
-        assert recover(WHOLE[:cut] + SPACE, ME) in (BEFORE, AFTER)
+        assert recover(WHOLE[:cut]) == BEFORE
+        assert recover(WHOLE[:cut] + SPACE) in (BEFORE, AFTER)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -73,8 +105,8 @@ def test_the_last_batch_is_garbage_from_and_up_to_every_byte(seed: int) -> None:
     garbage = random.Random(seed).randbytes(length)
     for cut in range(1, length):
         for torn in (WHOLE[DURABLE : DURABLE + cut] + garbage[cut:], garbage[:cut] + WHOLE[DURABLE + cut :]):
-            assert recover(WHOLE[:DURABLE] + torn + SPACE, ME) in (BEFORE, AFTER)
-        assert recover(WHOLE[:DURABLE] + garbage[:cut] + SPACE, ME) == BEFORE
+            assert recover(WHOLE[:DURABLE] + torn + SPACE) in (BEFORE, AFTER)
+        assert recover(WHOLE[:DURABLE] + garbage[:cut] + SPACE) == BEFORE
 
 
 def test_any_of_the_last_batchs_sectors_never_arrived() -> None:
@@ -84,7 +116,7 @@ def test_any_of_the_last_batchs_sectors_never_arrived() -> None:
         torn = b"".join(
             s if there else bytes(SECTOR_BYTES) for s, there in zip(sectors, arrived, strict=True)
         )
-        assert recover(WHOLE[:DURABLE] + torn + SPACE, ME) == (AFTER if all(arrived) else BEFORE)
+        assert recover(WHOLE[:DURABLE] + torn + SPACE) == (AFTER if all(arrived) else BEFORE)
 
 
 def test_the_payload_of_a_torn_batch_cannot_pass_for_a_later_batch() -> None:
@@ -94,20 +126,20 @@ def test_the_payload_of_a_torn_batch_cannot_pass_for_a_later_batch() -> None:
         data, ends = written([SaveVote(1, None)])
         forged = Batches(salt).encode(b"forged")
         # The entry's head and the batch's stand before the payload; the second sector is the client's.
-        payload = bytes(SECTOR_BYTES - file_format._BODY - file_format._ENTRY.size) + forged
+        payload = bytes(SECTOR_BYTES - file_format._BODY - file_format.ENTRY_HEAD.size) + forged
         whole, _ = written([SaveVote(1, None)], [SaveEntries(entries(1, payload=payload))])
         assert whole[ends[-1] + SECTOR_BYTES :][:SECTOR_BYTES] == forged
         return data + bytes(SECTOR_BYTES) + whole[len(data) + SECTOR_BYTES :]
 
-    assert recover(torn_with_forged_head(bytes(16)), ME) == Recovered(1, None, ())
+    assert recover(torn_with_forged_head(bytes(16))) == Recovered(1, None, ())
     with pytest.raises(CorruptStorageError):
-        recover(torn_with_forged_head(SALT), ME)  # so would it be if the salt were known
+        recover(torn_with_forged_head(SALT))  # so would it be if the salt were known
 
 
 # ---- corruption: before the last batch, nothing is ever dropped -----------------------------------------------
 def refused(data: bytes) -> None:
     with pytest.raises(CorruptStorageError):
-        recover(data + SPACE, ME)
+        recover(data + SPACE)
 
 
 def test_every_damaged_byte_before_the_last_batch_is_refused() -> None:
@@ -142,16 +174,24 @@ def test_without_the_look_beyond_it_a_damaged_durable_batch_would_be_dropped(
     damaged = WHOLE[:start] + bytes(SECTOR_BYTES) + WHOLE[start + SECTOR_BYTES :]
     refused(damaged)
     monkeypatch.setattr(Batches, "was_begun_after", lambda *_: False)
-    assert recover(damaged, ME) == Recovered(0, None, ())  # a member that has forgotten its vote and its log
+    assert recover(damaged) == Recovered(0, None, ())  # a member that has forgotten its vote and its log
 
 
 def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
     with pytest.raises(CorruptStorageError, match="another incarnation"):
-        recover(WHOLE, OTHER)
+        recover(WHOLE, me=OTHER)
     with pytest.raises(CorruptStorageError, match="not a bondstone log"):
-        recover(b"bondstone-log/1\n" + WHOLE[16:], ME)
+        recover(b"bondstone-log/1\n" + WHOLE[16:])
     with pytest.raises(CorruptStorageError, match="first batch"):
-        recover(file_head(SALT) + SPACE, ME)
+        recover(file_head(SALT) + SPACE)
+    with pytest.raises(CorruptStorageError, match="second batch"):
+        recover(file_head(SALT) + Batches(SALT).encode(encode_identity(ME)) + SPACE)
+
+
+def begun_with(body):
+    """Return a segment whose third batch has ``body``."""
+    places = Batches(SALT)
+    return file_head(SALT) + b"".join(map(places.encode, (encode_identity(ME), BEGINNING, body)))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +205,10 @@ def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
         encode_records([SaveVote(2, None), SaveEntries(entries(1)), SaveVote(0, None)]),
         encode_records([SaveVote(2, None), SaveVote(0, OTHER)]),
         encode_records([SaveEnd(bytes(32))])[:-1],
+        encode_records([SaveEntries(LOG), SaveBase(evidence_at(LOG[9]))])[:-1],
+        encode_records([SaveEntries(LOG), SaveBase(evidence_at(LOG[9])), SaveBase(evidence_at(LOG[8]))]),
+        encode_records([SaveEntries(LOG), SaveBase(evidence_at(LOG[9])), SaveTruncation(9)]),
+        encode_records([SaveVote(2, None), SaveBase(evidence_at(LOG[9])), SaveVote(0, None)]),
         encode_records([SaveEntries(entries(1))])[:-1],
         encode_records([SaveEntries(entries(1))])[:1]
         + b"\xee"
@@ -179,23 +223,124 @@ def test_the_file_of_another_incarnation_or_program_is_refused() -> None:
         "term-0-with-a-log",
         "vote-in-term-0",
         "end-cut",
+        "base-cut",
+        "base-back",
+        "truncation-below-the-base",
+        "term-0-with-a-base",
         "entry-cut",
         "entry-kind",
     ],
 )
 def test_a_whole_batch_of_what_is_no_history_is_refused(body: bytes) -> None:
-    places = Batches(SALT)
-    refused(file_head(SALT) + places.encode(encode_identity(ME)) + places.encode(body))
+    refused(begun_with(body))
 
 
 @pytest.mark.parametrize("kind", [int(EntryKind.POLICY), 200])
 def test_an_entry_that_a_later_release_wrote_is_named_as_that_and_not_as_damage(kind: int) -> None:
     record = encode_records([SaveEntries(entries(1))])
-    places = Batches(SALT)
-    data = file_head(SALT) + places.encode(encode_identity(ME))
-    data += places.encode(record[:1] + bytes([kind]) + record[2:])
+    data = begun_with(record[:1] + bytes([kind]) + record[2:])
     with pytest.raises(CorruptStorageError, match=f"kind {kind}, which a later release"):
-        recover(data + SPACE, ME)
+        recover(data + SPACE)
+
+
+# ---- the base ------------------------------------------------------------------------------------------------
+def test_the_log_goes_on_behind_a_base_that_it_leads_to() -> None:
+    base = SaveBase(evidence_at(LOG[29]))
+    whole, _ = written([SaveVote(1, None), SaveEntries(LOG[:40])], [base], [SaveEntries(LOG[40:])])
+    assert recover(whole) == Recovered(1, None, LOG[30:])
+
+    whole, _ = written([SaveVote(1, None), SaveEntries(LOG)], [SaveBase(evidence_at(LOG[-1]))])
+    assert recover(whole) == Recovered(1, None, ())
+
+
+def test_nothing_is_left_of_a_log_that_does_not_lead_to_its_base() -> None:
+    """A member that took the state from peers: its own entries ended before, or were another leader's."""
+    more = entries(3, after=Position(LOG[29].term, LOG[29].index, LOG[29].chain), payload=b"more")
+    base = SaveBase(evidence_at(LOG[29]))
+    for own in (LOG[:10], entries(40, payload=b"of another leader")):
+        whole, _ = written([SaveEntries(own)], [base, SaveEntries(more)])
+        assert recover(whole) == Recovered(0, None, more)
+
+
+def test_a_member_that_left_its_cluster_has_no_base() -> None:
+    left = [SaveEnd(bytes(32)), SaveTruncation(0), SaveVote(0, None)]
+    whole, _ = written([SaveEntries(LOG)], [SaveBase(evidence_at(LOG[9]))], left, [SaveEntries(LOG[:3])])
+    assert recover(whole) == Recovered(0, None, LOG[:3], (bytes(32),))
+
+
+# ---- segments ------------------------------------------------------------------------------------------------
+def segments_of(*histories):
+    """Return a segment for each history of batches; each follows the one before."""
+    segments, standing, before = [], Standing(), NO_SEGMENT
+    for number, batches in enumerate(histories, 1):
+        salt = bytes([number]) * 16
+        segment, _ = written(*batches, salt=salt, number=number, before=before, standing=standing)
+        places = Batches(salt)
+        places.take(io.BytesIO(segment))
+        while places.take(io.BytesIO(segment)) is not None:
+            pass
+        before = places.digest
+        for record in (record for batch in batches for record in batch):
+            standing.follow(record)
+        segments.append(segment)
+    return segments
+
+
+PARTS = (
+    [[SaveVote(1, OTHER), SaveEnd(bytes(32))], [SaveEntries(LOG[:20])]],
+    [[SaveVote(2, None)], [SaveEntries(LOG[20:30]), SaveBase(evidence_at(LOG[9]))]],
+    [[SaveEntries(LOG[30:45])], [SaveBase(evidence_at(LOG[34]))]],
+    [[SaveVote(3, ME), SaveEntries(LOG[45:])]],
+)
+SEGMENTS = segments_of(*PARTS)
+STANDS = Recovered(3, ME, LOG[35:], (bytes(32),))
+
+
+def test_segments_are_read_one_after_the_other() -> None:
+    assert recover(*SEGMENTS) == STANDS
+    assert recover(*SEGMENTS[:2]) == Recovered(2, None, LOG[10:30], (bytes(32),))
+
+
+def test_segments_that_the_base_covers_may_be_missing_and_no_others() -> None:
+    assert recover(*SEGMENTS[1:]) == recover(*SEGMENTS[2:]) == STANDS
+    with pytest.raises(CorruptStorageError, match="are missing"):
+        recover(*SEGMENTS[3:])
+    with pytest.raises(CorruptStorageError, match="are missing"):
+        recover(segments_of([[SaveEntries(LOG[:20])]], [[SaveEntries(LOG[20:])]])[1])
+
+
+def test_a_segment_left_out_exchanged_or_cut_is_refused() -> None:
+    other = segments_of(PARTS[0], [[SaveVote(2, OTHER)]], *PARTS[2:])
+    first, second, third, last = SEGMENTS
+    cut = second[: -2 * SECTOR_BYTES]  # its last batch
+    for segments in (
+        (first, third, last),
+        (second, first, third, last),
+        (first, second, second, third, last),
+        (first, other[1], third, last),
+        (first, cut, third, last),
+    ):
+        with pytest.raises(CorruptStorageError, match="does not follow segment"):
+            recover(*segments)
+
+
+def test_what_a_crash_tore_in_a_segment_that_another_follows_never_counted() -> None:
+    torn = Batches(bytes(16)).encode(encode_records([SaveEntries(LOG[:9])]))
+    first, *rest = SEGMENTS
+    assert recover(first + torn + SPACE, *rest) == STANDS
+
+
+def test_a_log_of_version_5_is_a_segment_that_others_follow() -> None:
+    places = Batches(SALT, MAGIC_5)
+    old = file_head(SALT, MAGIC_5) + places.encode(encode_identity(ME))
+    old += places.encode(encode_records([SaveVote(3, OTHER), SaveEntries(LOG[:20])]))
+    assert recover(old + SPACE) == Recovered(3, OTHER, LOG[:20])
+
+    standing = Standing(3, OTHER, last=Position(LOG[19].term, LOG[19].index, LOG[19].chain))
+    new, _ = written([SaveEntries(LOG[20:])], before=places.digest, standing=standing)
+    assert recover(old + SPACE, new) == Recovered(3, OTHER, LOG)
+    with pytest.raises(CorruptStorageError, match="second batch"):
+        recover(old, old)
 
 
 # ---- any history ----------------------------------------------------------------------------------------------
@@ -237,11 +382,11 @@ def test_any_history_torn_anywhere_in_its_last_batch(history, data) -> None:
     batches, states = history
     whole, ends = written(*batches)
     before = states[-2] if len(states) > 1 else Recovered(0, None, ())
-    assert recover(whole + SPACE, ME) == states[-1]
+    assert recover(whole + SPACE) == states[-1]
 
     cut = data.draw(st.integers(ends[-2], len(whole) - 1))
     tail = data.draw(st.binary(max_size=len(whole) - cut))
-    assert recover(whole[:cut] + tail + SPACE, ME) in (before, states[-1])
+    assert recover(whole[:cut] + tail + SPACE) in (before, states[-1])
     sector = data.draw(st.integers(ends[-2] // SECTOR_BYTES, len(whole) // SECTOR_BYTES - 1)) * SECTOR_BYTES
     torn = whole[:sector] + bytes(SECTOR_BYTES) + whole[sector + SECTOR_BYTES :]
-    assert recover(torn + SPACE, ME) in (before, states[-1])
+    assert recover(torn + SPACE) in (before, states[-1])

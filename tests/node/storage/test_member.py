@@ -95,6 +95,15 @@ def test_a_key_whose_log_is_gone_never_votes_again(tmp_path):
     assert again.identity.peer_id != before.peer_id
 
 
+@pytest.mark.parametrize("left", ["log.1", "log.snapshot.7"])
+def test_a_log_that_lacks_its_newest_part_stops_the_start_and_keeps_the_key(tmp_path, left):
+    before = closed(tmp_path / "disk")
+    (tmp_path / "disk" / "log").rename(tmp_path / "disk" / left)
+    with pytest.raises(CorruptStorageError, match="log is missing, and other parts of the log are there"):
+        opened(tmp_path / "disk")
+    assert (tmp_path / "disk" / "identity.pem").read_bytes() == before.private_key_pem()
+
+
 @pytest.mark.parametrize("damage", ["absent", "garbage", "another", "other curve"])
 def test_a_log_without_the_key_that_wrote_it_stops_the_start(tmp_path, damage):
     closed(tmp_path / "disk")
