@@ -30,6 +30,10 @@ class DurableLog(Protocol):
         """What an earlier process of this same incarnation left; None if the incarnation is new."""
         ...
 
+    def forget_recovered(self) -> None:
+        """The member has taken what was recovered: it need not be held any more."""
+        ...
+
     def persist(self, records: list[Record]) -> None:
         """Return when ``records`` are durable. Blocking: called in a thread, one call at a time.
 

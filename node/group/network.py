@@ -289,6 +289,8 @@ class GroupBuilder:
             features=self.features,
             image=software(),
         )
+        if self.durable is not None:
+            self.durable.forget_recovered()  # the member has it, and cuts it as its log goes on
         spec = GroupSpec(
             group_id=group_id,
             secret=self.key.secret,

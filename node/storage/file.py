@@ -33,7 +33,7 @@ from node.storage.format import (
     NO_SEGMENT,
     SALT_BYTES,
     Batches,
-    Standing,
+    LogSummary,
     encode_beginning,
     encode_identity,
     encode_records,
@@ -94,7 +94,7 @@ class FileStorage:
         self._file = -1
         self._space_end = 0
         self._segments: list[_Segment] = []
-        self._standing = Standing()
+        self._summary = LogSummary()
         self._batches = Batches(b"")
         try:
             self.recovered = self._load()
@@ -125,15 +125,15 @@ class FileStorage:
         newest = self._read_segment(replay, path)
         with _naming(path):
             replay.require_whole()
-        self._standing = standing = replay.standing
-        base = standing.base
+        self._summary = summary = replay.summary
+        base = summary.base
         snapshot = None if base is None else read_snapshot(_snapshot_path(path, base.anchor.index), base)
         if newest is None:
             self._follow_segment()
         else:
             self._go_on(newest)
         return Recovered(
-            standing.term, standing.voted_for, tuple(replay.entries), tuple(standing.ended), snapshot
+            summary.term, summary.voted_for, tuple(replay.entries), tuple(summary.ended), snapshot
         )
 
     def _read_segment(self, replay: Replay, path: Path) -> Batches | None:
@@ -173,7 +173,7 @@ class FileStorage:
         handle = open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             data = file_head(batches.salt) + batches.encode(encode_identity(self._me))
-            data += batches.encode(encode_beginning(number, before, self._standing))
+            data += batches.encode(encode_beginning(number, before, self._summary))
             end = _whole_spaces(len(data))
             _write_all(handle, data.ljust(end, b"\0"), 0)
             os.fsync(handle)
@@ -189,13 +189,13 @@ class FileStorage:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._space_end, self._batches = handle, end, batches
-        assert self._standing.last is not None
-        begin = self._standing.last.index
+        assert self._summary.last is not None
+        begin = self._summary.last.index
         self._segments.append(_Segment(number, self._path, begin, begin))
 
     def _cut(self) -> None:
         """Delete what the log no longer needs behind its base, which is durable."""
-        base = self._standing.base
+        base = self._summary.base
         index = 0 if base is None else base.anchor.index
         while len(self._segments) > 1 and self._may_begin_with(self._segments[1:], index):
             if not _deleted(self._segments[0].path):
@@ -207,7 +207,7 @@ class FileStorage:
 
     def _delete_strays(self) -> None:
         """Delete the snapshots that no base names: a crash came before."""
-        base = self._standing.base
+        base = self._summary.base
         for _, path in _snapshots(self._path):
             if base is None or path != _snapshot_path(self._path, base.anchor.index):
                 _deleted(path)
@@ -229,7 +229,7 @@ class FileStorage:
             OSError: the disk refused. Nothing written after this can be trusted to be durable, so the member
                 must stop.
         """
-        if self._batches.at >= SEGMENT_BYTES and self._standing.last is not None:
+        if self._batches.at >= SEGMENT_BYTES and self._summary.last is not None:
             self._follow_segment()
         at = self._batches.at
         data = self._batches.encode(encode_records(records))
@@ -245,7 +245,7 @@ class FileStorage:
         """Note what has become durable."""
         newest = self._segments[-1]
         for record in records:
-            self._standing.follow(record)
+            self._summary.follow(record)
             if isinstance(record, SaveTruncation) and record.index:
                 newest.lowest = min(newest.lowest, record.index)
         if any(isinstance(record, SaveBase) for record in records):

@@ -125,7 +125,7 @@ def _put_incarnation(incarnation: Incarnation) -> bytes:
 
 
 @dataclass(slots=True)
-class Standing:
+class LogSummary:
     """What counts of the records up to some place in the log, except for the entries.
 
     Attributes:
@@ -156,20 +156,20 @@ class Standing:
                 self.base = record.evidence
 
 
-def encode_beginning(number: int, before: bytes, standing: Standing) -> bytes:
+def encode_beginning(number: int, before: bytes, summary: LogSummary) -> bytes:
     """Return the body of the second batch of segment ``number``.
 
     Args:
         number: of the segment, from 1.
         before: digest of the last batch of the segment before it.
-        standing: up to its end; its ``last`` is known.
+        summary: up to its end; its ``last`` is known.
     """
-    assert standing.last is not None
-    records: list[Record] = [SaveEnd(cluster) for cluster in standing.ended]
-    records.append(SaveVote(standing.term, standing.voted_for))
-    if standing.base is not None:
-        records.append(SaveBase(standing.base))
-    return SEGMENT.pack(RecordKind.SEGMENT, number, before, *standing.last) + encode_records(records)
+    assert summary.last is not None
+    records: list[Record] = [SaveEnd(cluster) for cluster in summary.ended]
+    records.append(SaveVote(summary.term, summary.voted_for))
+    if summary.base is not None:
+        records.append(SaveBase(summary.base))
+    return SEGMENT.pack(RecordKind.SEGMENT, number, before, *summary.last) + encode_records(records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,8 @@ from node.storage.format import (
     TRUNCATE,
     VOTE_HEAD,
     Batches,
+    LogSummary,
     RecordKind,
-    Standing,
     encode_beginning,
     encode_identity,
     file_head,
@@ -62,12 +62,12 @@ class Replay:
     It holds the entries that the log has behind the base that it has found so far, and the body of one batch.
 
     Attributes:
-        standing: up to the last segment read.
+        summary: up to the last segment read.
         entries: of the log, after its base.
     """
 
     def __init__(self, me: Incarnation) -> None:
-        self.standing = Standing()
+        self.summary = LogSummary()
         self.entries: list[Entry] = []
         self._me = me
         self._after = LOG_START  # the position before the first of ``entries``
@@ -98,7 +98,7 @@ class Replay:
         if is_last and size_of(file) < batches.at + -batches.at % space_bytes:
             raise CorruptStorageError("it is shorter than it was")
         assert self._number is not None
-        self._digest, self.standing.last = batches.digest, self._last
+        self._digest, self.summary.last = batches.digest, self._last
         return SegmentRead(
             number=self._number,
             begin=begin,
@@ -109,7 +109,7 @@ class Replay:
 
     def require_whole(self) -> None:
         """Raise CorruptStorageError if entries after the base are missing, or no base says why."""
-        base = self.standing.base
+        base = self.summary.base
         if self._after != (LOG_START if base is None else Position(*base.anchor)):
             raise CorruptStorageError("segments before the first one that is there are missing")
 
@@ -146,7 +146,7 @@ class Replay:
         if self._number is None:
             self._after = self._last = Position(*last)
             self._follow(body, SEGMENT.size)
-        elif number != self._number + 1 or body != encode_beginning(number, self._digest, self.standing):
+        elif number != self._number + 1 or body != encode_beginning(number, self._digest, self.summary):
             raise CorruptStorageError(f"it does not follow segment {self._number}")
         self._number = int(number)
         return self._last.index
@@ -155,7 +155,7 @@ class Replay:
     def _follow(self, body: bytes, at: int = 0) -> None:
         try:
             for record in self._records(body, at):
-                self.standing.follow(record)
+                self.summary.follow(record)
         except (struct.error, ValueError, RemoteProtocolError) as exc:
             raise CorruptStorageError("a batch holds bytes that are not a record") from exc
 
@@ -208,7 +208,7 @@ class Replay:
             self._restart(LOG_START)
             return
         count = index - self._after.index
-        base = self.standing.base
+        base = self.summary.base
         if not 0 <= count <= len(self.entries) or (base is not None and index < base.anchor.index):
             raise ValueError("a truncation above the log, or below its base")
         del self.entries[count:]
@@ -225,7 +225,7 @@ class Replay:
         evidence = decode_snapshot_untrusted(payload)
         if evidence is None:
             raise ValueError("a base without evidence")
-        anchor, before = evidence.anchor, self.standing.base
+        anchor, before = evidence.anchor, self.summary.base
         if before is not None and anchor.index <= before.anchor.index:
             raise ValueError("the base goes back")
         count = anchor.index - self._after.index
@@ -247,7 +247,7 @@ class Replay:
         _, term, named = VOTE_HEAD.unpack_from(body, at)
         # A member that left a cluster that gave itself up begins again with an empty log (node.raft.rivals).
         anew = term == 0 and not named and self._last == LOG_START
-        if term < self.standing.term and not anew:
+        if term < self.summary.term and not anew:
             raise ValueError("the term goes back")
         at += VOTE_HEAD.size
         if not named:

@@ -23,6 +23,9 @@ class Disk:
         self.bad: Record | None = None
         self.error: BaseException = OSError("broken")
 
+    def forget_recovered(self) -> None:
+        self.recovered = None
+
     def persist(self, records: list[Record]) -> None:
         self.writes.append(records)
         assert self.gate.wait(20)

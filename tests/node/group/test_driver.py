@@ -98,6 +98,9 @@ class Disk:
         self.writing: list[list[Record]] = []
         self.error: Exception | None = None
 
+    def forget_recovered(self) -> None:
+        self.recovered = None
+
     def persist(self, records: list[Record]) -> None:
         self.writing.append(records)
         assert self.gate.wait(20)

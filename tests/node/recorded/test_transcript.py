@@ -84,7 +84,7 @@ def recovered(*segments):
     for segment in segments:
         replay.read(io.BytesIO(bytes.fromhex(segment)), is_last=segment is segments[-1])
     replay.require_whole()
-    return replay.entries, replay.standing
+    return replay.entries, replay.summary
 
 
 def test_the_recorded_file_is_read_as_it_was():

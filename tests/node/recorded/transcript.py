@@ -50,7 +50,7 @@ from node.storage.format import (
     MAGIC_5,
     NO_SEGMENT,
     Batches,
-    Standing,
+    LogSummary,
     encode_beginning,
     encode_identity,
     encode_records,
@@ -302,15 +302,15 @@ def state():
 
 def segments():
     """Return two segments of such a member, the later of which holds a base that covers the earlier one."""
-    entries, standing = log(), Standing()
+    entries, summary = log(), LogSummary()
     first, second = Batches(SALT), Batches(SALT[::-1])
     early = [SaveVote(1, B), SaveEntries(entries[:9]), SaveEnd(CLUSTER), SaveVote(4, C)]
-    data = [encode_identity(A), encode_beginning(1, NO_SEGMENT, standing), encode_records(early)]
+    data = [encode_identity(A), encode_beginning(1, NO_SEGMENT, summary), encode_records(early)]
     whole = file_head(SALT) + b"".join(map(first.encode, data))
     for record in early:
-        standing.follow(record)
+        summary.follow(record)
     late = [SaveEntries(entries[9:]), SaveBase(evidence())]
-    data = [encode_identity(A), encode_beginning(2, first.digest, standing), encode_records(late)]
+    data = [encode_identity(A), encode_beginning(2, first.digest, summary), encode_records(late)]
     return whole, file_head(SALT[::-1]) + b"".join(map(second.encode, data))
 
 

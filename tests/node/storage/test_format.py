@@ -20,7 +20,7 @@ from node.storage.format import (
     NO_SEGMENT,
     SECTOR_BYTES,
     Batches,
-    Standing,
+    LogSummary,
     encode_beginning,
     encode_identity,
     encode_records,
@@ -48,14 +48,14 @@ def evidence_at(entry):
     return StateEvidence(Anchor(entry.term, entry.index, entry.chain), bytes(32), 1, 5, 1024)
 
 
-BEGINNING = encode_beginning(1, NO_SEGMENT, Standing())
+BEGINNING = encode_beginning(1, NO_SEGMENT, LogSummary())
 
 
-def written(*batches, salt=SALT, number=1, before=NO_SEGMENT, standing=None):
+def written(*batches, salt=SALT, number=1, before=NO_SEGMENT, summary=None):
     """Return a segment with these batches of records, without space, and where each batch ends."""
     places = Batches(salt)
     data = file_head(salt) + places.encode(encode_identity(ME))
-    data += places.encode(encode_beginning(number, before, standing or Standing()))
+    data += places.encode(encode_beginning(number, before, summary or LogSummary()))
     ends = [len(data)]
     for records in batches:
         data += places.encode(encode_records(records))
@@ -69,7 +69,7 @@ def recover(*segments, me=ME, space_bytes=1):
     for segment in segments:
         replay.read(io.BytesIO(segment), is_last=segment is segments[-1], space_bytes=space_bytes)
     replay.require_whole()
-    found = replay.standing
+    found = replay.summary
     return Recovered(found.term, found.voted_for, tuple(replay.entries), tuple(found.ended))
 
 
@@ -271,17 +271,17 @@ def test_a_member_that_left_its_cluster_has_no_base() -> None:
 # ---- segments ------------------------------------------------------------------------------------------------
 def segments_of(*histories):
     """Return a segment for each history of batches; each follows the one before."""
-    segments, standing, before = [], Standing(), NO_SEGMENT
+    segments, summary, before = [], LogSummary(), NO_SEGMENT
     for number, batches in enumerate(histories, 1):
         salt = bytes([number]) * 16
-        segment, _ = written(*batches, salt=salt, number=number, before=before, standing=standing)
+        segment, _ = written(*batches, salt=salt, number=number, before=before, summary=summary)
         places = Batches(salt)
         places.take(io.BytesIO(segment))
         while places.take(io.BytesIO(segment)) is not None:
             pass
         before = places.digest
         for record in (record for batch in batches for record in batch):
-            standing.follow(record)
+            summary.follow(record)
         segments.append(segment)
     return segments
 
@@ -336,8 +336,8 @@ def test_a_log_of_version_5_is_a_segment_that_others_follow() -> None:
     old += places.encode(encode_records([SaveVote(3, OTHER), SaveEntries(LOG[:20])]))
     assert recover(old + SPACE) == Recovered(3, OTHER, LOG[:20])
 
-    standing = Standing(3, OTHER, last=Position(LOG[19].term, LOG[19].index, LOG[19].chain))
-    new, _ = written([SaveEntries(LOG[20:])], before=places.digest, standing=standing)
+    summary = LogSummary(3, OTHER, last=Position(LOG[19].term, LOG[19].index, LOG[19].chain))
+    new, _ = written([SaveEntries(LOG[20:])], before=places.digest, summary=summary)
     assert recover(old + SPACE, new) == Recovered(3, OTHER, LOG)
     with pytest.raises(CorruptStorageError, match="second batch"):
         recover(old, old)
