@@ -48,7 +48,7 @@ from node.raft.events import (
     TransferLeadership,
 )
 from node.raft.member import Member
-from node.raft.messages import Append, Chunk, Fetch, Ignorable, SnapshotAsk, SnapshotChunk
+from node.raft.messages import Append, Chunk, Fetch, Ignorable, SyncAnswer, SyncAsk
 from node.raft.types import NotExecuted, Ok, Outcome, Unknown
 from node.raft.wire import decode_untrusted, encode
 
@@ -203,7 +203,7 @@ class MemberDriver:
             if (
                 events
                 and isinstance(events[-1], Received)
-                and isinstance(events[-1].message, Chunk | SnapshotChunk)
+                and isinstance(events[-1].message, Chunk | SyncAnswer)
             ):
                 # Catching up can wait: another process that is ready to run on this core, perhaps a voter,
                 # goes first. Without this the kernel could make it wait for a slice of some milliseconds.
@@ -267,9 +267,7 @@ class MemberDriver:
         if isinstance(send.message, Append):
             self._lazy = None
         # A transfer to a peer that lags behind must not delay the messages that keep the others in step.
-        self._transport.send(
-            send.to, encode(send.message), bulk=isinstance(send.message, Chunk | SnapshotChunk)
-        )
+        self._transport.send(send.to, encode(send.message), bulk=isinstance(send.message, Chunk | SyncAnswer))
 
     def send_lazy(self) -> None:
         """Send the kept message, if any. It comes before a goodbye, because no message may follow that."""
@@ -360,4 +358,4 @@ def _log_raised(what: str, raised: BaseException) -> None:
 
 
 def _takes_a_turn(message: object) -> bool:
-    return isinstance(message, Chunk | Fetch | SnapshotAsk | SnapshotChunk)
+    return isinstance(message, Chunk | Fetch | SyncAsk | SyncAnswer)

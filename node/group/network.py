@@ -36,7 +36,7 @@ from node.group.driver import MemberDriver
 from node.group.errors import GroupClosedError
 from node.group.group import Group, cluster_of
 from node.group.identity import GroupKey, group_id, require_key, validators_named_by
-from node.group_document import FAMILIES, GroupDocument
+from node.group_document import BUILT_IN, FAMILIES, GroupDocument
 from node.machines.base import StateMachine
 from node.machines.loader import require_named
 from node.machines.noop import NoOp
@@ -53,6 +53,7 @@ from node.raft.events import (
     RivalCluster,
     SnapshotTaken,
     StateDiverged,
+    SyncFailed,
     Unfit,
     Violation,
 )
@@ -60,9 +61,10 @@ from node.raft.log import LogStore, MemoryLog
 from node.raft.member import Member
 from node.raft.outlook import Quorum, describe
 from node.raft.types import Bootstrap, Founding, Settings
+from node.sync.snapshot_sync import SnapshotSync
+from node.sync.state_sync import LogReplaySync
 
-LOG_REPLAY_SIGNATURE: Final = "bondstone/log-replay/v1"
-
+BUILT_IN_SYNCS: Final = frozenset((SnapshotSync().signature, LogReplaySync().signature))
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +232,7 @@ class GroupBuilder:
             key=self.key,
             settings=self.settings,
             machine_family=machine.family,
-            sync_signature=LOG_REPLAY_SIGNATURE,
+            sync_signature=machine.state_sync().signature,
             validators=self.validators,
         )
 
@@ -239,11 +241,14 @@ class GroupBuilder:
         validators = [(one.ticket_class, one.signature) for one in self.validators]
         family = FAMILIES.get(document.state_machine)
         machine = self.machine or NoOp()
+        sync = machine.state_sync()
+        built_in = document.state_sync == BUILT_IN and sync.signature in BUILT_IN_SYNCS
         for what, same in (
             ("network", self.network.id == document.network_id),
             ("settings", self.settings == document.settings),
             ("founding", self.founding in (document.founding, Founding(bootstrap=Bootstrap.JOIN))),
             ("state machine", family is None or machine.family == family),
+            ("[group] state_sync", built_in or sync.signature == document.state_sync),
             ("ticket validators", validators == validators_named_by(document)),
         ):
             if not same:
@@ -266,12 +271,12 @@ class GroupBuilder:
             raise ConfigError("trust_disk needs a durable log storage, and only trust_disk may have one")
         if contradiction := self.settings.contradiction():
             raise ConfigError(contradiction)
+        machine = self.machine or NoOp()
+        require_named(machine, "the %s of the state machine")
         group_id = self.id()
         present = self.network.joined(group_id)
         if present is not None:
             return present
-        machine = self.machine or NoOp()
-        require_named(machine, "the %s of the state machine")
         preference = self.preference or machine.leadership_preference
         member = Member(
             me=self.network.me,
@@ -395,6 +400,9 @@ class _Wiring:
             case StateDiverged(peer, at):
                 audit.append("state-diverged", peer_id=peer.id, name=peer.name, index=at.index)
                 logger.error("%s has another state than a quorum of the voters at index %d", peer, at.index)
+            case SyncFailed(part, reason):
+                audit.append("state-sync-failed", part=part, reason=reason)
+                logger.warning("the %s of this group's state sync failed, and rests: %s", part, reason)
             case QuorumChanged(outlook):
                 level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
                 logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))

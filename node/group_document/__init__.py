@@ -14,6 +14,7 @@ keys, and older documents keep their bytes, GroupId and MRCONFIGID (frozen vecto
 
 from node.group_document.access import grants_of
 from node.group_document.document import (
+    BUILT_IN,
     DERIVED,
     FAMILIES,
     PROTOCOL,
@@ -33,6 +34,7 @@ from node.group_document.reading import (
 )
 
 __all__ = [
+    "BUILT_IN",
     "DERIVED",
     "DOCUMENT_BYTES_MAX",
     "FAMILIES",

@@ -19,7 +19,9 @@ from node.raft.types import Founding, Settings
 SCHEMA: Final = 1
 PROTOCOL: Final = 1
 DERIVED: Final = "derived"
+BUILT_IN: Final = "built-in"
 SYNC: Final = "bondstone/log-replay"
+"""In the canonical document: ``built-in``, a name from before there were snapshots. Any other is itself."""
 FAMILIES: Final[Mapping[str, str]] = {
     name: f"bondstone/{name}" for name in ("kv", "collections", "counter", "noop")
 }
@@ -54,6 +56,7 @@ class GroupDocument:
     Attributes:
         where: the file's name, for messages.
         key: the group key's public digest, 32 bytes, or ``Derived``.
+        state_sync: signature of the machine's state sync, or ``built-in``.
         root: the root that quotes must lead to.
         update: which TCB evaluation nodes request, ``standard`` or ``early``.
         fixed_collateral: a node may use a fixed file of collateral.
@@ -66,6 +69,7 @@ class GroupDocument:
     network: str
     key: bytes | Derived
     state_machine: str
+    state_sync: str
     founding: Founding
     storage: Storage
     settings: Settings

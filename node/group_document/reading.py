@@ -14,6 +14,7 @@ from attestation.files import FileError
 from node.errors import ConfigError
 from node.group_document.access import access_of, canonical_access
 from node.group_document.document import (
+    BUILT_IN,
     DERIVED,
     FAMILIES,
     PROTOCOL,
@@ -107,7 +108,7 @@ def _document_of(file: DocumentFile, where: str) -> GroupDocument:
         "key": DERIVED if isinstance(key, Derived) else key,
         "bootstrap": file.group.bootstrap,
         "machine": FAMILIES.get(file.group.state_machine, file.group.state_machine),
-        "sync": SYNC,
+        "sync": SYNC if file.group.state_sync == BUILT_IN else file.group.state_sync,
         "policy": policy.canonical(),
         "validators": ["tdx"] if jwt is None else ["tdx", "jwt"],
     }
@@ -129,6 +130,7 @@ def _document_of(file: DocumentFile, where: str) -> GroupDocument:
         network=file.network.name,
         key=key,
         state_machine=file.group.state_machine,
+        state_sync=file.group.state_sync,
         founding=founding_of(file.group.bootstrap),
         storage=Storage(file.group.storage),
         settings=settings,

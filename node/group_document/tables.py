@@ -31,6 +31,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 MachineName = Annotated[
     str, msgspec.Meta(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*(?::[A-Za-z_][A-Za-z0-9_]*)?\Z")
 ]
+SyncName = Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[!-~]+\Z")]
 Roles = Annotated[tuple[AccessRole, ...], msgspec.Meta(min_length=1, max_length=len(AccessRole))]
 Prefix = Annotated[str, msgspec.Meta(min_length=1, max_length=PREFIX_CHARACTERS_MAX)]
 Prefixes = Annotated[tuple[Prefix, ...], msgspec.Meta(min_length=1, max_length=PREFIXES_MAX)]
@@ -49,6 +50,7 @@ class GroupTable(StrictTable, frozen=True):
     bootstrap: str
     state_machine: MachineName = "kv"
     storage: Literal["volatile", "trust-disk"] = "volatile"
+    state_sync: SyncName = "built-in"
 
 
 class ConsensusTable(StrictTable, frozen=True):

@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from node.machines.keys import Touched
 from node.peers import Preference
+from node.sync.snapshot_sync import SnapshotSync
+from node.sync.state_sync import LogReplaySync, StateSync
 
 # What a group whose document sets no `store.quota_bytes` gets.
 QUOTA_BYTES_DEFAULT: Final = 256 * 1024 * 1024
@@ -205,6 +207,15 @@ class StateMachine(ABC):
     def restore(self, snapshot: Any) -> None:
         """Replace the whole state by the state in ``snapshot``."""
         raise NotImplementedError(f"{type(self).__name__} does not offer snapshots")
+
+    def state_sync(self) -> StateSync:
+        """Return how a member gets the group's state when no peer has the entries that it lacks any more.
+
+        The signature is part of the GroupId. By default it is ``SnapshotSync`` for a machine that offers
+        snapshots, and ``LogReplaySync`` for any other. A sync that takes snapshots needs a machine that
+        offers them: core compares whatever a session fetched with what a quorum of the group computed.
+        """
+        return SnapshotSync() if self.offers_snapshots else LogReplaySync()
 
     @property
     def offers_snapshots(self) -> bool:

@@ -56,7 +56,7 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
         machine_class = _import_class(name, machines)
     try:
         machine = machine_class()
-        _ = machine.signature, machine.family, machine.versions
+        _ = machine.signature, machine.family, machine.versions, machine.state_sync().signature
     except Exception as exc:
         raise ConfigError(f"{_KEY}: {name} cannot be made without arguments: {exc}") from exc
     require_named(machine, f"{_KEY}: the %s of {name}")
@@ -64,20 +64,30 @@ def load_machine(name: str, machines: Machines) -> StateMachine:
 
 
 def require_named(machine: StateMachine, what: str) -> None:
-    """Raise unless the machine has a valid signature, family and versions, which the node sends to peers.
+    """Raise unless the machine has a valid signature, family, versions and state sync, which peers depend on.
 
     Args:
         machine: in any state.
-        what: how messages begin, with ``%s`` for ``signature``, ``family`` or ``versions``.
+        what: how messages begin, with ``%s`` for ``signature``, ``family``, ``versions`` or ``state sync``.
 
     Raises:
-        ConfigError: the machine's signature, family or versions are not valid.
+        ConfigError: the machine's signature, family, versions or state sync are not valid.
     """
-    for name, text in (("signature", machine.signature), ("family", machine.family)):
+    sync = machine.state_sync()
+    for name, text in (
+        ("signature", machine.signature),
+        ("family", machine.family),
+        ("state sync", sync.signature),
+    ):
         if not isinstance(text, str) or not 0 < len(text) <= SIGNATURE_CHARACTERS_MAX:
             raise ConfigError(f"{what % name} must be text of 1 to {SIGNATURE_CHARACTERS_MAX} characters")
         if any(character < " " or character == "\x7f" for character in text):
             raise ConfigError(f"{what % name} must have no control characters")
+    if sync.takes_snapshots and not machine.offers_snapshots:
+        raise ConfigError(
+            f"{what % 'state sync'} takes snapshots, and the machine offers none: override `snapshot` and"
+            " `restore`, or `freeze` and `thaw`"
+        )
     versions = machine.versions
     known = isinstance(versions, range) and versions.step == 1 and len(versions) > 0
     if not known or not 1 <= versions[0] <= versions[-1] <= VERSION_MAX:

@@ -248,6 +248,17 @@ class StateDiverged(Struct, frozen=True):
     at: Cursor
 
 
+class SyncFailed(Struct, frozen=True):
+    """This member's state sync failed, and rests for a while. The member goes on without it.
+
+    ``part``: ``provider`` or ``session``. ``reason``: ``state-not-proven``, ``stalled``, or the name of the
+    exception that it raised.
+    """
+
+    part: str
+    reason: str
+
+
 class Halted(Struct, frozen=True):
     """Divergence or a broken invariant: this member has stopped and must not be used."""
 
@@ -269,6 +280,7 @@ Notice = (
     | QuorumChanged
     | SnapshotTaken
     | StateDiverged
+    | SyncFailed
     | Halted
 )
 

@@ -40,11 +40,11 @@ from node.raft.messages import (
     Presence,
     ReadIndex,
     ReadIndexReply,
-    SnapshotAsk,
-    SnapshotChunk,
     SnapshotDigest,
     SnapshotMessage,
     SnapshotOffer,
+    SyncAnswer,
+    SyncAsk,
     TimeoutNow,
     VoteReply,
     VoteRequest,
@@ -139,6 +139,7 @@ class Inbox(Rivals):
             tenure.pull.cut_at.pop(peer, None)
         tenure.snaps.reports.pop(peer, None)
         tenure.snaps.named.pop(peer, None)
+        tenure.snaps.pace.forget(peer)
         self._lose_source(peer)
         self.reads.forget_peer(peer)
         self._drive_founding()
@@ -232,9 +233,9 @@ class Inbox(Rivals):
                 self._on_snapshot_digest(sender, m)
             case SnapshotOffer():
                 self._on_snapshot_offer(sender, m)
-            case SnapshotAsk():
-                self._on_snapshot_ask(sender, m)
-            case SnapshotChunk():
-                self._on_snapshot_chunk(sender, m)
+            case SyncAsk():
+                self._on_sync_ask(sender, m)
+            case SyncAnswer():
+                self._on_sync_answer(sender, m)
             case _:
                 assert_never(m)

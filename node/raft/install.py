@@ -12,24 +12,27 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from node.errors import RemoteProtocolError
 from node.features import objection
 from node.peers import Incarnation
 from node.raft.entries import decode_config_untrusted
-from node.raft.events import Advanced, ConfigCommitted
-from node.raft.messages import Fetch, SnapshotAsk, SnapshotChunk, SnapshotOffer
+from node.raft.events import Advanced, ConfigCommitted, SyncFailed
+from node.raft.messages import Fetch, SnapshotOffer, SyncAnswer, SyncAsk
 from node.raft.pull import Pull
 from node.raft.ranges import PullState
 from node.raft.replication import AUTO_GENESIS
 from node.raft.snapshot_state import Installing
+from node.raft.snapshots import SYNC_RESTS_MS, SyncContractError
 from node.raft.state import HaltError
 from node.raft.types import Cursor, InstallStatus, Position
 from node.raft.whole import Loading, NotRestorableError
-from node.sync.evidence import Anchor
-from node.sync.fetching import Fetching
-from node.sync.image import NotAnImageError, read_frames
+from node.sync.evidence import CHUNK_BYTES_MAX, Anchor, StateEvidence
+from node.sync.image import Cutter, NotAnImageError, read_frames
 from node.sync.keeper import Snapshot
+from node.sync.state_sync import ASK_BYTES_MAX, ASKS_MAX, SyncProgress, Target
 
 LOADED_BYTES: Final = 128 * 1024  # of a snapshot that is complete, in one step
+STALLED_FACTOR: Final = 30  # election timeouts in which a session must make progress
 
 
 class Install(Pull):
@@ -41,8 +44,8 @@ class Install(Pull):
             return  # an install could not be made durable (``_takes_snapshots``)
         self.tenure.offers[sender] = m.evidence
         installing = self.tenure.installing
-        if installing is not None and installing.fetching.evidence == m.evidence:
-            installing.fetching.offer(sender)
+        if installing is not None and installing.evidence == m.evidence:
+            self._add_source(installing, sender)
         pull = self.tenure.pull
         if pull is not None and pull.term == self.tenure.term:
             self._learn_anchor(m.evidence.anchor)
@@ -82,15 +85,24 @@ class Install(Pull):
         A single peer that offers what it does not serve, or what nobody else has, is not preferred.
         """
         offers = {peer: offer for peer, offer in self.tenure.offers.items() if self._is_ahead(offer.anchor)}
-        if not offers:
+        if not offers or self.now < self.tenure.sync_rests_until_ms:
             return
         count = Counter(offers.values())
         chosen = max(count, key=lambda offer: (count[offer], offer.anchor.index))
-        fetching = Fetching(chosen)
+        try:
+            session = self.sync.session(self._target(chosen))
+        except Exception as exc:  # noqa: BLE001 - the code of a user
+            self._session_raised(exc)
+            return
+        installing = Installing(chosen, session, self.now, Cutter(chosen.chunk_bytes))
+        self.tenure.installing = installing
         for peer, offer in sorted(offers.items()):
             if offer == chosen:
-                fetching.offer(peer)
-        self.tenure.installing = Installing(fetching)
+                self._add_source(installing, peer)
+
+    def _target(self, evidence: StateEvidence) -> Target:
+        own = self.tenure.snaps.keeper.held
+        return Target(evidence, own, self.settings.election_timeout_ms)
 
     def _is_ahead(self, anchor: Anchor) -> bool:
         """Return whether ``anchor`` is above our commit index, and our own log does not reach it."""
@@ -100,60 +112,137 @@ class Install(Pull):
 
     # ---- fetching -----------------------------------------------------------
     def _drive_install(self, installing: Installing) -> None:
-        """Ask for what is missing; give up what is no longer needed or that no peer serves any more."""
-        fetching = installing.fetching
+        """Give the session its turn; give up what is no longer needed or that no peer serves any more."""
         if not self._is_ahead(installing.anchor):
             self.tenure.installing = None
             return
-        if fetching.is_complete:
+        if installing.pieces is not None:
             return
-        for peer in fetching.given_up():
+        try:
+            given_up = self._take_turn(installing)
+        except Exception as exc:  # noqa: BLE001 - the code of a user
+            self._session_raised(exc)
+            return
+        for peer in given_up:
             self._lose_source(peer)
-        if not fetching.sources:
-            # A peer that offers it again, or offers another, is asked.
+        if self.tenure.installing is installing and not installing.sources:
             if any(self._is_ahead(offer.anchor) for offer in self.tenure.offers.values()):
                 self.tenure.installing = None
                 self._begin_install()
-            return
-        for peer, number in fetching.requests(self.now, self.settings.election_timeout_ms):
-            self._send(peer, SnapshotAsk(self._cluster, fetching.evidence.root, number))
+        elif installing.pieces is None and self.now - installing.moved_ms >= self._stalled_ms:
+            self._session_failed("stalled")
 
-    def _on_snapshot_chunk(self, sender: Incarnation, m: SnapshotChunk) -> None:
+    @property
+    def _stalled_ms(self) -> int:
+        return STALLED_FACTOR * self.settings.election_timeout_ms
+
+    def _take_turn(self, installing: Installing) -> list[Incarnation]:
+        """Do what the session wants now; return the sources that it gives up."""
+        session = installing.session
+        turn = session.tick(self.now)
+        if len(turn.asks) > ASKS_MAX or not all(_is_ask(payload) for _, payload in turn.asks):
+            raise SyncContractError("a payload is no bytes, or there are too many")
+        for peer, payload in turn.asks:
+            if peer in installing.sources:
+                self._send(peer, SyncAsk(self._cluster, installing.evidence.root, payload))
+        installing.due_ms = max(turn.due_ms, self.now + 1)
+        progress = SyncProgress(*session.progress)
+        if progress != installing.progress:
+            installing.progress, installing.moved_ms = progress, self.now
+        installing.pieces = session.loading()
+        return [peer for peer in turn.given_up if peer in installing.sources]
+
+    def _on_sync_answer(self, sender: Incarnation, m: SyncAnswer) -> None:
         installing = self.tenure.installing
-        if installing is None or installing.fetching.evidence.root != m.root:
+        if installing is None or installing.evidence.root != m.root:
             return
-        fetching = installing.fetching
-        if not m.data:
+        if not m.payload:
             self._lose_source(sender)
-        elif not fetching.take(sender, m.number, m.data, m.proof):
-            self._lose_source(sender)
-            self._violation(sender, "chunk-not-proven")
-        self._drive_install(installing)
+        elif installing.pieces is None and sender in installing.sources:
+            try:
+                installing.session.message(sender, m.payload)
+            except RemoteProtocolError as exc:
+                self._lose_source(sender)
+                self._violation(sender, exc.reason)
+            except Exception as exc:  # noqa: BLE001 - the code of a user
+                self._session_raised(exc)
+        if self.tenure.installing is installing:
+            self._drive_install(installing)
+
+    def _add_source(self, installing: Installing, peer: Incarnation) -> None:
+        if self.tenure.installing is installing and peer not in installing.sources:
+            installing.sources.add(peer)
+            try:
+                installing.session.offer(peer)
+            except Exception as exc:  # noqa: BLE001 - the code of a user
+                self._session_raised(exc)
 
     def _lose_source(self, peer: Incarnation) -> None:
         self.tenure.offers.pop(peer, None)
-        if self.tenure.installing is not None:
-            self.tenure.installing.fetching.lose(peer)
+        installing = self.tenure.installing
+        if installing is not None and peer in installing.sources:
+            installing.sources.discard(peer)
+            try:
+                installing.session.lose(peer)
+            except Exception as exc:  # noqa: BLE001 - the code of a user
+                self._session_raised(exc)
 
-    # ---- loading ------------------------------------------------------------
+    def _session_raised(self, exc: Exception) -> None:
+        self._machine_raised("state sync (session)", exc)
+        self._session_failed(type(exc).__name__)
+
+    def _session_failed(self, reason: str) -> None:
+        """Name it, and begin no other for a while: entries are pulled meanwhile, if any peer has them."""
+        self.tenure.installing = None
+        self.tenure.sync_rests_until_ms = self.now + SYNC_RESTS_MS
+        self._notice(SyncFailed("session", reason))
+
+    # ---- comparing and loading ----------------------------------------------
     def _tick_install(self) -> None:
         installing = self.tenure.installing
         if installing is None:
             return
         self._drive_install(installing)
-        if self.tenure.installing is installing and installing.fetching.is_complete:
-            try:
-                self._load_some(installing)
-            except (NotRestorableError, NotAnImageError) as exc:
-                # A quorum has this very state. Asking again would bring the same.
-                self._machine_raised("restore", exc)
-                raise HaltError("snapshot-not-restorable") from exc
+        if self.tenure.installing is not installing or installing.pieces is None:
+            return
+        if installing.snapshot is None:
+            self._compare_some(installing, installing.pieces)
+            return
+        try:
+            self._load_some(installing, installing.snapshot)
+        except (NotRestorableError, NotAnImageError) as exc:
+            # A quorum has this very state. Asking again would bring the same.
+            self._machine_raised("restore", exc)
+            raise HaltError("snapshot-not-restorable") from exc
 
-    def _load_some(self, installing: Installing) -> None:
+    def _compare_some(self, installing: Installing, pieces: Iterator[bytes]) -> None:
+        """Compare the next slice with the evidence: the session may have got it in any way."""
+        evidence, cutter = installing.evidence, installing.cutter
+        until = cutter.size + LOADED_BYTES
+        try:
+            for piece in pieces:
+                if not isinstance(piece, bytes) or len(piece) > CHUNK_BYTES_MAX:
+                    raise SyncContractError("a piece is no bytes, or too large")
+                cutter.add(piece)
+                if cutter.size > evidence.size:
+                    break
+                if cutter.size >= until:
+                    return
+        except Exception as exc:  # noqa: BLE001 - the code of a user
+            self._session_raised(exc)
+            return
+        cutter.end()
+        snapshot = Snapshot.of(evidence.anchor, cutter) if cutter.size == evidence.size else None
+        if snapshot is None or snapshot.evidence != evidence:
+            self._session_failed("state-not-proven")
+        else:
+            installing.snapshot = snapshot
+
+    def _load_some(self, installing: Installing, snapshot: Snapshot) -> None:
         loading = installing.loading
         if loading is None:
             loading = installing.loading = Loading(self._make_replica(self.tenure.replica.machine))
-            installing.frames = read_frames(self._count_chunks(installing))
+            installing.frames = read_frames(self._count_pieces(installing, snapshot))
         until = installing.loaded + LOADED_BYTES
         for section, value in installing.frames:
             first = loading.genesis is None
@@ -162,13 +251,13 @@ class Install(Pull):
                 self._check_head(loading, installing.anchor)
             if installing.loaded >= until:
                 return
-        self._install(installing, loading)
+        self._install(snapshot, loading)
 
     @staticmethod
-    def _count_chunks(installing: Installing) -> Iterator[bytes]:
-        for chunk in installing.fetching.chunks():
-            installing.loaded += len(chunk)
-            yield chunk
+    def _count_pieces(installing: Installing, snapshot: Snapshot) -> Iterator[bytes]:
+        for piece in snapshot.pieces():
+            installing.loaded += len(piece)
+            yield piece
 
     def _check_head(self, loading: Loading, anchor: Anchor) -> None:
         genesis, levels = loading.genesis, loading.levels
@@ -180,9 +269,9 @@ class Install(Pull):
         if unfit:
             raise HaltError(unfit)
 
-    def _install(self, installing: Installing, loading: Loading) -> None:
+    def _install(self, snapshot: Snapshot, loading: Loading) -> None:
         """Change state, log and configuration together; everything before happened beside them."""
-        fetching, anchor = installing.fetching, installing.anchor
+        anchor = snapshot.evidence.anchor
         self.tenure.snaps.keeper.forget_unproven()
         self.tenure.replica = loading.finish()
         genesis = loading.genesis
@@ -201,28 +290,30 @@ class Install(Pull):
         self.tenure.offers.clear()
         self.tenure.snaps.marker, self.tenure.snaps.marker_taken = anchor.index, self.log.taken
         self.tenure.snaps.marker_ms = self.now
-        self.tenure.snaps.keeper.install(Snapshot(fetching.evidence, fetching.chunks(), fetching.tree()))
+        self.tenure.snaps.keeper.install(snapshot)
         self._state_replaced()
         self._announce_levels(self.tenure.replica.applied)
         self._notice(ConfigCommitted(config.epoch, config.voters, config.reason))
-        self._announce_snapshot(fetching.evidence, fetched=True)
+        self._announce_snapshot(snapshot.evidence, fetched=True)
         self._notice(Advanced(self.tenure.replica.applied))
 
     def _install_due(self, installing: Installing) -> int:
-        if installing.fetching.is_complete:
+        if installing.pieces is not None:
             return self.now
-        return installing.fetching.due_ms(self.now, self.settings.election_timeout_ms)
+        return min(installing.due_ms, installing.moved_ms + self._stalled_ms)
 
     def _install_status(self) -> InstallStatus | None:
-        if self.tenure.installing is None:
+        installing = self.tenure.installing
+        if installing is None:
             return None
-        fetching, anchor = self.tenure.installing.fetching, self.tenure.installing.anchor
+        anchor, evidence = installing.anchor, installing.evidence
+        progress = installing.progress
         return InstallStatus(
             Cursor(anchor.term, anchor.index),
-            fetching.done,
-            fetching.evidence.count,
-            fetching.evidence.size,
-            fetching.sources,
+            progress.done,
+            progress.total,
+            evidence.size,
+            len(installing.sources),
         )
 
     # ---- the serving side ---------------------------------------------------
@@ -231,3 +322,7 @@ class Install(Pull):
             self._offer_snapshot(sender)
             return
         super()._on_fetch(sender, m)
+
+
+def _is_ask(payload: object) -> bool:
+    return isinstance(payload, bytes) and 0 < len(payload) <= ASK_BYTES_MAX

@@ -169,22 +169,23 @@ class SnapshotOffer(Struct, frozen=True):
     evidence: StateEvidence
 
 
-class SnapshotAsk(Struct, frozen=True):
-    """Send chunk ``number`` of the snapshot with the Merkle root ``root``."""
+class SyncAsk(Struct, frozen=True):
+    """A payload of a session that fetches the snapshot with the Merkle root ``root``, for a provider.
+
+    Only the group's state sync (``node.sync.state_sync``) reads the payload.
+    """
 
     cluster: bytes
     root: bytes
-    number: int
+    payload: bytes
 
 
-class SnapshotChunk(Struct, frozen=True):
-    """The answer to a SnapshotAsk, with its proof against ``root``. Empty: that snapshot is not held."""
+class SyncAnswer(Struct, frozen=True):
+    """A payload of a provider for such a session. Empty: the sender does not hold that snapshot."""
 
     cluster: bytes
     root: bytes
-    number: int
-    data: bytes
-    proof: tuple[bytes, ...]
+    payload: bytes
 
 
 # ---- commands and reads (3.7, 3.8) ------------------------------------------
@@ -296,7 +297,7 @@ class Ignorable(Struct, frozen=True):
 
 
 CatchUpMessage = Avail | AvailReply | Fetch | Chunk
-SnapshotMessage = SnapshotDigest | SnapshotOffer | SnapshotAsk | SnapshotChunk
+SnapshotMessage = SnapshotDigest | SnapshotOffer | SyncAsk | SyncAnswer
 ClusterMessage = (
     VoteRequest
     | VoteReply

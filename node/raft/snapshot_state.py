@@ -7,8 +7,10 @@ from typing import Any
 from node.peers import Incarnation
 from node.raft.whole import Loading
 from node.sync.evidence import Anchor, StateEvidence
-from node.sync.fetching import Fetching
-from node.sync.keeper import Keeper
+from node.sync.image import Cutter
+from node.sync.keeper import Keeper, Snapshot
+from node.sync.pace import Pace
+from node.sync.state_sync import SyncProgress, SyncProvider, SyncSession
 
 
 @dataclass(slots=True)
@@ -24,6 +26,9 @@ class Snapshotting:
         term: of the reports.
         proposed: the anchor of the evidence that we wrote in that term.
         named: peers that were named because their state differs, and the anchor.
+        provider: of this cluster; None until it is needed.
+        pace: the requests of peers that wait for it.
+        rests_until_ms: it has raised: until then it answers nobody.
     """
 
     keeper: Keeper = field(default_factory=Keeper)
@@ -35,23 +40,40 @@ class Snapshotting:
     term: int = 0
     proposed: int = 0
     named: dict[Incarnation, Anchor] = field(default_factory=dict)
+    provider: SyncProvider | None = None
+    pace: Pace = field(default_factory=Pace)
+    rests_until_ms: int = 0
 
 
 @dataclass(slots=True)
 class Installing:
-    """A snapshot that is fetched, then loaded.
+    """A snapshot that is fetched, then compared with its evidence, then loaded.
 
     Attributes:
-        loading: the state under way, once every chunk is here.
+        sources: the peers that serve it.
+        due_ms: when the session wants its next turn.
+        progress, moved_ms: its progress, and when that last changed.
+        pieces: of the snapshot, once the session has all of it; then of what is still to be compared.
+        cutter: what was compared until now.
+        snapshot: the whole, equal to its evidence.
+        loading: the state under way.
         frames: that it is made from.
-        loaded: how many bytes of the chunks were read.
+        loaded: how many bytes of the snapshot were read.
     """
 
-    fetching: Fetching
+    evidence: StateEvidence
+    session: SyncSession
+    moved_ms: int
+    cutter: Cutter
+    sources: set[Incarnation] = field(default_factory=set)
+    due_ms: int = 0
+    progress: SyncProgress = SyncProgress(0, 0)
+    pieces: Iterator[bytes] | None = None
+    snapshot: Snapshot | None = None
     loading: Loading | None = None
     frames: Iterator[tuple[int, Any]] = field(default_factory=lambda: iter(()))
     loaded: int = 0
 
     @property
     def anchor(self) -> Anchor:
-        return self.fetching.evidence.anchor
+        return self.evidence.anchor

@@ -9,13 +9,15 @@
 A member whose own digest differs from the evidence halts: its state is not the group's.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
+from node.errors import RemoteProtocolError
 from node.peers import Incarnation
 from node.raft.entries import ENTRY_LEVELS
-from node.raft.events import SnapshotTaken, StateDiverged
+from node.raft.events import SnapshotTaken, StateDiverged, SyncFailed
 from node.raft.log import entry_bytes
-from node.raft.messages import Fetch, SnapshotAsk, SnapshotChunk, SnapshotDigest, SnapshotOffer
+from node.raft.messages import Fetch, SnapshotDigest, SnapshotOffer, SyncAnswer, SyncAsk
 from node.raft.replication import Replication
 from node.raft.state import HaltError
 from node.raft.tenure import Leadership
@@ -23,12 +25,18 @@ from node.raft.types import Cursor, Entry, EntryKind, Position, SnapshotStatus
 from node.raft.whole import freeze
 from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_untrusted, encode_evidence
 from node.sync.keeper import DivergedError, Making
+from node.sync.state_sync import ANSWER_BYTES_MAX, ANSWERS_MAX, SyncProvider
 
 SNAPSHOT_LEVEL: Final = ENTRY_LEVELS[EntryKind.SNAPSHOT]
 REPORT_AGAIN_MS: Final = 1000
 # A marker without evidence holds the next marker up for this many election timeouts.
 MARKER_PATIENCE: Final = 20
 PRUNED_PER_STEP: Final = 4096  # entries: more would hold the step up
+SYNC_RESTS_MS: Final = 10_000  # after a state sync has failed
+
+
+class SyncContractError(Exception):
+    """A state sync hands over what none may."""
 
 
 class Snapshots(Replication):
@@ -70,6 +78,10 @@ class Snapshots(Replication):
         self.tenure.snaps.keeper.begin(
             Making(anchor, frames, release, chunk_bytes=self.settings.snapshot_chunk_bytes)
         )
+        try:
+            self._provider().marker_applied(anchor)
+        except Exception as exc:  # noqa: BLE001 - the code of a user
+            self._provider_failed(exc)
 
     def _announce_snapshot(self, evidence: StateEvidence, *, fetched: bool) -> None:
         anchor = evidence.anchor
@@ -91,6 +103,7 @@ class Snapshots(Replication):
             self._make_some()
         if keeper.ready is not None and self.now >= snaps.report_due:
             self._report(keeper.ready.evidence)
+        self._answer_asks()
         keeper.tidy(self.now)
         if keeper.held is not None:
             self._prune(keeper.held.evidence.anchor.index)
@@ -119,6 +132,9 @@ class Snapshots(Replication):
         keeper = self.tenure.snaps.keeper
         if keeper.making is not None or self._can_prune():
             return self.now
+        asked = self.tenure.snaps.pace.due_ms()
+        if asked is not None:
+            due = min(due, asked)
         return (
             min(due, self.tenure.snaps.report_due)
             if keeper.ready is not None and self.tenure.leadership is None
@@ -235,7 +251,7 @@ class Snapshots(Replication):
 
     def _takes_snapshots(self) -> bool:
         """Return whether the group can: with trust_disk the log on the disk still begins with the genesis."""
-        return not self.settings.trust_disk and self.tenure.replica.machine.offers_snapshots
+        return not self.settings.trust_disk and self.sync.takes_snapshots
 
     # ---- serving ------------------------------------------------------------
     def _offer_snapshot(self, peer: Incarnation) -> None:
@@ -243,10 +259,50 @@ class Snapshots(Replication):
         if held is not None and self.log.base.index:
             self._send(peer, SnapshotOffer(self._cluster, self.log.base.index, held.evidence))
 
-    def _on_snapshot_ask(self, sender: Incarnation, m: SnapshotAsk) -> None:
-        data, proof = self.tenure.snaps.keeper.serve(m.root, m.number, self.now) or (b"", ())
-        self._send(sender, SnapshotChunk(self._cluster, m.root, m.number, data, proof))
+    def _on_sync_ask(self, sender: Incarnation, m: SyncAsk) -> None:
+        self.tenure.snaps.pace.ask(sender, m.root, m.payload)
+        self._answer_asks()
+
+    def _answer_asks(self) -> None:
+        for peer, root, payload in self.tenure.snaps.pace.due(self.now):
+            for answer in self._answers_to(peer, root, payload):
+                self._send(peer, SyncAnswer(self._cluster, root, answer))
+
+    def _answers_to(self, peer: Incarnation, root: bytes, payload: bytes) -> Sequence[bytes]:
+        snaps = self.tenure.snaps
+        snapshot = snaps.keeper.serve(root, self.now)
+        if snapshot is None:
+            return (b"",)
+        if self.now < snaps.rests_until_ms:
+            return ()
+        try:
+            answers = tuple(self._provider().message(peer, snapshot, payload))
+            if len(answers) > ANSWERS_MAX or not all(_is_answer(one) for one in answers):
+                raise SyncContractError("an answer is no bytes, or there are too many")
+        except RemoteProtocolError as exc:
+            self._violation(peer, exc.reason)
+        except Exception as exc:  # noqa: BLE001 - the code of a user
+            self._provider_failed(exc)
+        else:
+            return answers
+        return ()
+
+    def _provider(self) -> SyncProvider:
+        snaps = self.tenure.snaps
+        if snaps.provider is None:
+            snaps.provider = self.sync.provider()
+        return snaps.provider
+
+    def _provider_failed(self, exc: Exception) -> None:
+        """Name it, and let it rest: peers are served by others meanwhile, and never in another way."""
+        self.tenure.snaps.rests_until_ms = self.now + SYNC_RESTS_MS
+        self._machine_raised("state sync (provider)", exc)
+        self._notice(SyncFailed("provider", type(exc).__name__))
 
     def _is_cut(self, m: Fetch) -> bool:
         """Return whether the entries that ``m`` asks for are no longer in our log."""
         return m.after < self.log.base.index
+
+
+def _is_answer(payload: object) -> bool:
+    return isinstance(payload, bytes) and 0 < len(payload) <= ANSWER_BYTES_MAX

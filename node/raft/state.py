@@ -120,6 +120,7 @@ class State(ABC):
         self.credentials = credentials
         self.randrange = randrange
         self.make_system = system
+        self.sync = machine.state_sync()
         # The driver may log exceptions of the machine; that changes nothing here.
         self.on_raised: Callable[[str, BaseException], None] = ignore_raised
         self.now = now_ms

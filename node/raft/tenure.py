@@ -142,6 +142,7 @@ class Tenure:
         snaps: the snapshots that this member takes.
         offers: the snapshots that peers offer.
         installing: the snapshot that is fetched, to take its state.
+        sync_rests_until_ms: a session has failed: until then no other is begun.
         published_levels: the levels that were last announced.
         parting_due: levels changed: a bonded peer may not know them.
     """
@@ -197,6 +198,7 @@ class Tenure:
     snaps: Snapshotting = field(default_factory=Snapshotting)
     offers: dict[Incarnation, StateEvidence] = field(default_factory=dict)
     installing: Installing | None = None
+    sync_rests_until_ms: int = 0
 
     published_levels: Levels | None = None
     parting_due: bool = False

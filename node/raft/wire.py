@@ -64,10 +64,10 @@ from node.raft.messages import (
     Proposal,
     ReadIndex,
     ReadIndexReply,
-    SnapshotAsk,
-    SnapshotChunk,
     SnapshotDigest,
     SnapshotOffer,
+    SyncAnswer,
+    SyncAsk,
     TimeoutNow,
     Verdict,
     Vote,
@@ -75,8 +75,8 @@ from node.raft.messages import (
     VoteRequest,
 )
 from node.raft.types import COMMANDS, LOG_START, Bootstrap, Cursor, EntryKind, Position
-from node.sync.evidence import CHUNK_BYTES_MAX, evidence_untrusted, put_evidence
-from node.sync.merkle import PROOF_DIGESTS_MAX
+from node.sync.evidence import evidence_untrusted, put_evidence
+from node.sync.state_sync import ANSWER_BYTES_MAX, ASK_BYTES_MAX
 
 # An Append holds append_bytes_max of entries, or one entry of command_bytes_max and its overhead.
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -314,13 +314,19 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
         (DIGEST, UINT, evidence_untrusted),
         SnapshotOffer,
     ),
-    (SnapshotAsk, 20, lambda m: [m.cluster, m.root, m.number], (DIGEST, DIGEST, UINT), SnapshotAsk),
     (
-        SnapshotChunk,
+        SyncAsk,
+        20,
+        lambda m: [m.cluster, m.root, m.payload],
+        (DIGEST, DIGEST, bytes_up_to(ASK_BYTES_MAX)),
+        SyncAsk,
+    ),
+    (
+        SyncAnswer,
         21,
-        lambda m: [m.cluster, m.root, m.number, m.data, list(m.proof)],
-        (DIGEST, DIGEST, UINT, bytes_up_to(CHUNK_BYTES_MAX), array_of(DIGEST, PROOF_DIGESTS_MAX)),
-        SnapshotChunk,
+        lambda m: [m.cluster, m.root, m.payload],
+        (DIGEST, DIGEST, bytes_up_to(ANSWER_BYTES_MAX)),
+        SyncAnswer,
     ),
 )
 _CODECS_BY_TYPE: Final = {cls: (tag, encoder) for cls, tag, encoder, _, _ in _TABLE}

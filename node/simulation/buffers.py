@@ -14,6 +14,7 @@ from node.raft.tenure import Leadership
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 from node.sync.fetching import WINDOW
+from node.sync.snapshot_sync import ChunkSession
 
 # A leader checks that there is room before it writes a Forward or a batch of its own, then writes all of it.
 # It writes a no-op, a Cfg and a DISSOLVE without this check.
@@ -72,6 +73,13 @@ def _check_leader(process: Process, member: Member, leadership: Leadership) -> N
     unapplied = last - member.replica.applied.index
     if len(leadership.proposed) > unapplied:
         _exceeded(process, "proposals", len(leadership.proposed), unapplied)
+
+
+def _check_install(process: Process, member: Member, installing: Installing) -> None:
+    _at_most(process, "sources of a snapshot", len(installing.sources), len(member.peers))
+    if isinstance(installing.session, ChunkSession):
+        asked = [installing.session.fetching.outstanding(peer) for peer in member.peers]
+        _at_most(process, "chunks of a snapshot asked of one peer", max(asked, default=0), WINDOW)
 
 
 def _check_pull(process: Process, member: Member, pull: PullState) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from node.machines.base import ApplyContext, FrozenState, StateMachine, Thawing
 from node.machines.keys import Touched
+from node.sync.state_sync import StateSync
 
 Applied = Callable[[int, int, Any, ApplyContext], None]
 
@@ -55,9 +56,8 @@ class Recorder(StateMachine):
     def restore(self, snapshot: Any) -> None:
         self.inner.restore(snapshot)
 
-    @property
-    def offers_snapshots(self) -> bool:
-        return self.inner.offers_snapshots
+    def state_sync(self) -> StateSync:
+        return self.inner.state_sync()
 
     def freeze(self) -> FrozenState | None:
         return self.inner.freeze()

@@ -11,7 +11,7 @@ from typing import Final
 
 from node.peers import Incarnation
 from node.sync.evidence import StateEvidence
-from node.sync.merkle import MerkleTree, is_proven, leaf_of
+from node.sync.merkle import is_proven, leaf_of
 
 WINDOW: Final = 8  # chunks asked of one peer at a time
 SILENT_MAX: Final = 8  # a source that was late this often, and sent nothing in between, serves no more
@@ -44,7 +44,6 @@ class Fetching:
     def __init__(self, evidence: StateEvidence) -> None:
         self.evidence = evidence
         self._chunks: list[bytes | None] = [None] * evidence.count
-        self._leaves = [b""] * evidence.count  # of the chunks that are here: hashing all at once takes long
         # A dictionary is no queue: to find its first key it walks over all that were deleted before.
         self._queue = deque(range(evidence.count))  # whatever is missing, and numbers that no longer are
         self._is_missing = bytearray(b"\x01") * evidence.count  # not here, and not asked for
@@ -106,13 +105,12 @@ class Fetching:
             source.late = source.resting_ms = 0
         if self._chunks[number] is not None:
             return True
-        leaf = leaf_of(chunk)
-        if not is_proven(leaf, number, proof, root=evidence.root, count=evidence.count):
+        if not is_proven(leaf_of(chunk), number, proof, root=evidence.root, count=evidence.count):
             self._return((number,))
             return False
         if source is not None:
             source.silent = 0
-        self._chunks[number], self._leaves[number] = chunk, leaf
+        self._chunks[number] = chunk
         self._is_missing[number] = 0
         self._left -= 1
         return True
@@ -164,7 +162,3 @@ class Fetching:
         found = [chunk for chunk in self._chunks if chunk is not None]
         assert len(found) == self.evidence.count
         return found
-
-    def tree(self) -> MerkleTree:
-        """Return the tree over all chunks; only when it is complete."""
-        return MerkleTree(self._leaves)

@@ -55,6 +55,9 @@ class Cutter:
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
+        if len(data) == self.chunk_bytes and not self._rest:
+            self._cut(data)  # a chunk of a snapshot that was fetched: it is not copied
+            return
         self._rest += data
         while len(self._rest) >= self.chunk_bytes:
             self._cut(bytes(self._rest[: self.chunk_bytes]))

@@ -40,6 +40,17 @@ class Snapshot:
         """Return a chunk and its proof."""
         return self._chunks[number], self._tree.proof(number)
 
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the chunks in order."""
+        return iter(self._chunks)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return ``length`` bytes of the whole from ``start`` on; fewer at its end."""
+        size = self.evidence.chunk_bytes
+        first, end = start // size, -(-(start + length) // size)
+        joined = b"".join(self._chunks[first:end])
+        return joined[start - first * size :][:length]
+
     @classmethod
     def of(cls, anchor: Anchor, cutter: Cutter) -> "Snapshot":
         tree = MerkleTree(cutter.leaves)
@@ -98,7 +109,7 @@ class Keeper:
         held: the newest with evidence.
         before: the one with evidence before it, while peers still fetch it.
         known: the newest evidence of the group, whether or not a snapshot is held for it.
-        served_ms: when a peer last fetched a chunk; 0: never.
+        served_ms: when a peer was last served; 0: never.
     """
 
     making: Making | None = None
@@ -167,14 +178,12 @@ class Keeper:
         self.forget_unproven()
         self.held, self.before, self.known = snapshot, None, snapshot.evidence
 
-    def serve(self, root: bytes, number: int, now_ms: int) -> tuple[bytes, tuple[bytes, ...]] | None:
-        """Return a chunk of the snapshot ``root`` and its proof; None if it is not held."""
+    def serve(self, root: bytes, now_ms: int) -> Snapshot | None:
+        """Return the snapshot ``root``, from which a peer is served now; None if it is not held."""
         for snapshot in (self.held, self.before):
             if snapshot is not None and snapshot.evidence.root == root:
-                if number >= snapshot.evidence.count:
-                    return None
                 self.served_ms = now_ms
-                return snapshot.chunk(number)
+                return snapshot
         return None
 
     def tidy(self, now_ms: int) -> None:

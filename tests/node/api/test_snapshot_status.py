@@ -4,10 +4,9 @@ from node.api import schemas
 from node.api.service import GroupView
 from node.api.views import group_response
 from node.cli import status as command
-from node.raft.messages import SnapshotChunk
 from node.raft.types import Bootstrap
 from tests.node.raft.cluster import GROUP
-from tests.node.raft.test_snapshots import pruned
+from tests.node.raft.test_snapshots import chunk_in, pruned
 
 
 def shown(member):
@@ -32,9 +31,9 @@ def test_a_member_shows_the_snapshot_it_holds_and_where_its_log_begins():
 
 def test_a_member_that_fetches_the_state_shows_how_far_it_is(capsys):
     cluster = pruned()
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk) and message.number > 3
+    cluster.drop = lambda sender, to, message: chunk_in(message) > 3
     member = cluster.add("d", Bootstrap.JOIN)
-    cluster.run_until(lambda: member.tenure.installing and member.tenure.installing.fetching.done == 4)
+    cluster.run_until(lambda: member.tenure.installing and member.tenure.installing.progress.done == 4)
     group = shown(member)
 
     assert (group.install.chunks, group.install.sources) == (4, 3)

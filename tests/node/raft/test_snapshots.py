@@ -1,5 +1,6 @@
 """Markers, evidence, a log that is cut, and members that take the state instead of the log (3.5)."""
 
+import cbor2
 import msgspec
 import pytest
 
@@ -7,7 +8,7 @@ from node.features import Features
 from node.machines.base import StateMachine
 from node.machines.system import EmptySystem
 from node.raft.events import Halted, Received, SnapshotTaken, StateDiverged, Violation
-from node.raft.messages import SnapshotAsk, SnapshotChunk, SnapshotDigest, SnapshotOffer
+from node.raft.messages import SnapshotDigest, SnapshotOffer, SyncAnswer, SyncAsk
 from node.raft.ranges import PullState
 from node.raft.types import (
     AlreadyExecuted,
@@ -19,6 +20,7 @@ from node.raft.types import (
     Unknown,
 )
 from node.sync.evidence import MARKER, Anchor
+from node.sync.snapshot_sync import decode_answer_untrusted, encode_answer
 from tests.node.raft.cluster import RaftCluster, Register, three
 
 SMALL = {
@@ -47,6 +49,13 @@ def pruned(count=60, **overrides):
 def entries(cluster, name, kind):
     log = cluster.nodes[name].log
     return [entry for entry in log.slice(log.base.index + 1, log.last().index, 10**9) if entry.kind is kind]
+
+
+def chunk_in(message):
+    """Return the number of the chunk in ``message``; -1 if it brings none."""
+    if not isinstance(message, SyncAnswer) or not message.payload:
+        return -1
+    return decode_answer_untrusted(message.payload)[0]
 
 
 def notices(cluster, name, kind):
@@ -306,7 +315,7 @@ def test_a_joiner_serves_what_it_took_after_all_others_are_gone():
     cluster.run_until(lambda: len(cluster.nodes[leader].members) == 2)
     asked = []
     cluster.drop = lambda sender, to, message: (
-        isinstance(message, SnapshotAsk) and to == leader and not asked.append(to)
+        isinstance(message, SyncAsk) and to == leader and not asked.append(to)
     )
     joined(cluster, "e")
     assert set(cluster.values().values()) == {60}
@@ -317,7 +326,7 @@ def test_chunks_come_from_several_members_at_once():
     served = set()
 
     def watch(sender, to, message):
-        if isinstance(message, SnapshotChunk):
+        if isinstance(message, SyncAnswer):
             served.add(sender)
         return False
 
@@ -331,7 +340,7 @@ def test_an_install_goes_on_after_its_sources_are_lost_one_by_one():
     answered = dict.fromkeys("abc", 0)
 
     def lose(sender, to, message):
-        if not isinstance(message, SnapshotChunk):
+        if not isinstance(message, SyncAnswer):
             return False
         answered[sender] += 1
         return answered[sender] > 2  # then nothing until the bond breaks
@@ -339,13 +348,13 @@ def test_an_install_goes_on_after_its_sources_are_lost_one_by_one():
     cluster.add("d", Bootstrap.JOIN)
     cluster.drop = lose
     node = cluster.nodes["d"]
-    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.fetching.done > 3)
-    done = node.tenure.installing.fetching.done
+    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.progress.done > 3)
+    done = node.tenure.installing.progress.done
     for name in cluster.followers():
         if name != "d":
             cluster.unbond("d", name)
     cluster.run(50)
-    assert node.tenure.installing.fetching.done >= done
+    assert node.tenure.installing.progress.done >= done
     cluster.drop = lambda *_: False
     cluster.run_until(lambda: cluster.values()["d"] == 60, 60_000)
 
@@ -354,10 +363,10 @@ def test_an_offer_that_ends_in_the_middle_is_replaced_by_another():
     """The snapshot that is fetched is given up by all; a newer one is fetched from the beginning."""
     cluster = pruned()
     cluster.add("d", Bootstrap.JOIN)
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk) and message.number > 2
+    cluster.drop = lambda sender, to, message: chunk_in(message) > 2
     node = cluster.nodes["d"]
     cluster.run_until(
-        lambda: node.tenure.installing is not None and node.tenure.installing.fetching.done == 3
+        lambda: node.tenure.installing is not None and node.tenure.installing.progress.done == 3
     )
     old = node.tenure.installing.anchor.index
     write(cluster, 150)
@@ -374,13 +383,15 @@ def test_a_chunk_that_is_not_proven_is_a_violation_and_the_others_serve(what):
     bad = cluster.followers()[0]
 
     class Lying(type(cluster.nodes[bad])):
-        def _on_snapshot_ask(self, sender, m):
-            data, proof = self.tenure.snaps.keeper.serve(m.root, m.number, self.now)
+        def _on_sync_ask(self, sender, m):
+            snapshot = self.tenure.snaps.keeper.serve(m.root, self.now)
+            (number,) = cbor2.loads(m.payload)
+            data, proof = snapshot.chunk(number)
             if what == "flipped byte":
                 data = bytes([data[0] ^ 1]) + data[1:]
             else:
-                _, proof = self.tenure.snaps.keeper.serve(m.root, (m.number + 1) % 3, self.now)
-            self._send(sender, SnapshotChunk(self._cluster, m.root, m.number, data, proof))
+                _, proof = snapshot.chunk((number + 1) % 3)
+            self._send(sender, SyncAnswer(self._cluster, m.root, encode_answer(number, data, proof)))
 
     cluster.nodes[bad].__class__ = Lying
     cluster.add("d", Bootstrap.JOIN)
@@ -393,9 +404,9 @@ def test_a_chunk_that_is_not_proven_is_a_violation_and_the_others_serve(what):
 def test_nothing_is_applied_or_read_while_half_of_it_is_here():
     cluster = pruned()
     cluster.add("d", Bootstrap.JOIN)
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk) and message.number == 2
+    cluster.drop = lambda sender, to, message: chunk_in(message) == 2
     node = cluster.nodes["d"]
-    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.fetching.done > 3)
+    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.progress.done > 3)
 
     assert node.replica.machine.value == 0
     assert node.replica.applied == Cursor(0, 0)
@@ -411,9 +422,9 @@ def test_nothing_is_applied_or_read_while_half_of_it_is_here():
 def test_a_snapshot_that_is_not_ahead_any_more_is_dropped():
     cluster = pruned()
     cluster.add("d", Bootstrap.JOIN)
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk) and message.number == 2
+    cluster.drop = lambda sender, to, message: chunk_in(message) == 2
     node = cluster.nodes["d"]
-    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.fetching.done > 3)
+    cluster.run_until(lambda: node.tenure.installing is not None and node.tenure.installing.progress.done > 3)
     node.tenure.commit = node.tenure.installing.anchor.index
     node._drive_install(node.tenure.installing)
     assert node.tenure.installing is None
@@ -426,7 +437,7 @@ def test_a_restarted_voter_that_lacks_little_pulls_entries():
     write(cluster, 5)
     assert base(cluster, cluster.elect()) > 0
     seen = []
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotAsk) and not seen.append(message)
+    cluster.drop = lambda sender, to, message: isinstance(message, SyncAsk) and not seen.append(message)
     cluster.heal()
     cluster.run_until(lambda: len(set(cluster.values().values())) == 1)
     assert seen == []
@@ -579,7 +590,7 @@ def test_one_peer_that_offers_a_later_snapshot_and_serves_none_of_it_does_not_st
         def _offer_snapshot(self, peer):
             self._send(peer, SnapshotOffer(self._cluster, self.log.base.index, later))
 
-        def _on_snapshot_ask(self, sender, m):
+        def _on_sync_ask(self, sender, m):
             pass
 
     cluster.nodes[bad].__class__ = Offering
@@ -609,7 +620,7 @@ def test_of_several_snapshots_the_one_that_most_peers_offer_is_fetched():
 
     cluster.nodes[bad].__class__ = Offering
     cluster.add("d", Bootstrap.JOIN)
-    cluster.drop = lambda sender, to, message: isinstance(message, SnapshotChunk)
+    cluster.drop = lambda sender, to, message: isinstance(message, SyncAnswer)
     node = cluster.nodes["d"]
     cluster.run_until(lambda: node.tenure.installing is not None)
     assert node.tenure.installing.anchor == evidence.anchor

@@ -57,6 +57,7 @@ from node.storage.format import (
     file_head,
 )
 from node.sync.evidence import MARKER, Anchor, StateEvidence, encode_evidence
+from node.sync.snapshot_sync import encode_answer
 from tests.node.raft.cluster import FakeCredentials
 
 PATH = Path(__file__).parent / "level-1.json"
@@ -282,11 +283,12 @@ def evidence():
 def consensus_messages_2():
     """Every message that level 2 adds."""
     proof = (b"p" * 32, b"q" * 32)
+    snapshot = b"r" * 32
     return [
         raft.SnapshotDigest(CLUSTER, 4, evidence()),
         raft.SnapshotOffer(CLUSTER, 12, evidence()),
-        raft.SnapshotAsk(CLUSTER, b"r" * 32, 2),
-        raft.SnapshotChunk(CLUSTER, b"r" * 32, 2, b"chunk", proof),
+        raft.SyncAsk(CLUSTER, snapshot, cbor([2])),
+        raft.SyncAnswer(CLUSTER, snapshot, encode_answer(2, b"chunk", proof)),
     ]
 
 

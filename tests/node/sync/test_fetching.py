@@ -9,6 +9,8 @@ from node.errors import RemoteProtocolError
 from node.peers import Incarnation
 from node.sync.evidence import CHUNKS_MAX, Anchor, StateEvidence, evidence_untrusted
 from node.sync.fetching import SILENT_MAX, WINDOW, Fetching
+from node.sync.image import Cutter
+from node.sync.keeper import Snapshot
 from node.sync.merkle import MerkleTree, leaf_of
 
 A, B, C = (Incarnation(name, hashlib.sha256(name.encode()).digest()) for name in "abc")
@@ -42,7 +44,7 @@ def test_all_sources_are_asked_for_different_chunks():
         give(fetching, chunks, tree, asked)
         asked = fetching.requests(now, PATIENCE_MS)
     assert fetching.chunks() == chunks
-    assert fetching.tree().root == evidence.root
+    assert MerkleTree([leaf_of(chunk) for chunk in fetching.chunks()]).root == evidence.root
 
 
 def test_what_a_lost_source_was_asked_for_is_asked_of_the_others_and_nothing_else_again():
@@ -137,13 +139,20 @@ def test_offered_evidence_cannot_ask_for_more_chunks_than_a_member_can_keep_trac
     assert evidence_untrusted([[2, 9, bytes(32)], bytes(32), CHUNKS_MAX, CHUNKS_MAX, 1]).count == CHUNKS_MAX
 
 
-def test_the_tree_of_what_was_fetched_serves_every_chunk():
+def test_what_was_fetched_is_cut_into_the_same_chunks_again_and_serves_every_one():
     evidence, chunks, tree = snapshot(5)
     fetching = Fetching(evidence)
     for number in (3, 0, 4, 1, 2):
         assert fetching.take(A, number, chunks[number], tree.proof(number))
-    assert fetching.tree().root == evidence.root
-    assert [fetching.tree().proof(number) for number in range(5)] == [tree.proof(n) for n in range(5)]
+    cutter = Cutter(len(chunks[0]))
+    for chunk in fetching.chunks():
+        cutter.add(chunk)
+    cutter.end()
+    held = Snapshot.of(evidence.anchor, cutter)
+    assert held.evidence.root == evidence.root
+    assert [held.chunk(number) for number in range(5)] == [(chunks[n], tree.proof(n)) for n in range(5)]
+    assert held.read(3, 12) == b"".join(chunks)[3:15]
+    assert held.read(30, 99) == b"".join(chunks)[30:]
 
 
 def test_a_large_snapshot_costs_a_few_looks_at_each_of_its_chunks(monkeypatch):
