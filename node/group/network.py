@@ -392,17 +392,8 @@ class _Wiring:
                     version=levels.version,
                     index=at.index,
                 )
-            case SnapshotTaken(at, size, fetched):
-                what = (
-                    "took the group's state from peers" if fetched else "has a snapshot of the group's state"
-                )
-                logger.info("this member %s: index %d, %d bytes", what, at.index, size)
-            case StateDiverged(peer, at):
-                audit.append("state-diverged", peer_id=peer.id, name=peer.name, index=at.index)
-                logger.error("%s has another state than a quorum of the voters at index %d", peer, at.index)
-            case SyncFailed(part, reason):
-                audit.append("state-sync-failed", part=part, reason=reason)
-                logger.warning("the %s of this group's state sync failed, and rests: %s", part, reason)
+            case SnapshotTaken() | StateDiverged() | SyncFailed():
+                self._noticed_of_snapshots(notice)
             case QuorumChanged(outlook):
                 level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
                 logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))
@@ -421,6 +412,21 @@ class _Wiring:
                 audit.append("leader-changed", term=term, name=leader.name, peer_id=leader.id)
             case _:
                 pass
+
+    def _noticed_of_snapshots(self, notice: SnapshotTaken | StateDiverged | SyncFailed) -> None:
+        audit = self._network.audit
+        match notice:
+            case SnapshotTaken(at, size, fetched):
+                what = (
+                    "took the group's state from peers" if fetched else "has a snapshot of the group's state"
+                )
+                logger.info("this member %s: index %d, %d bytes", what, at.index, size)
+            case StateDiverged(peer, at):
+                audit.append("state-diverged", peer_id=peer.id, name=peer.name, index=at.index)
+                logger.error("%s has another state than a quorum of the voters at index %d", peer, at.index)
+            case SyncFailed(part, reason):
+                audit.append("state-sync-failed", part=part, reason=reason)
+                logger.warning("the %s of this group's state sync failed, and rests: %s", part, reason)
 
     def violated(self, peer: Incarnation, reason: str) -> None:
         # Once per bond: what the peer still sends until the close must not push older events out of the log.
