@@ -93,13 +93,6 @@ def _check_pull(process: Process, member: Member, pull: PullState) -> None:
     _at_most(process, "ranges to ask again", len(pull.again), pull.at)
 
 
-def _check_install(process: Process, member: Member, installing: Installing) -> None:
-    fetching = installing.fetching
-    _at_most(process, "sources of a snapshot", fetching.sources, len(member.peers))
-    asked = [fetching.outstanding(peer) for peer in member.peers]
-    _at_most(process, "chunks of a snapshot asked of one peer", max(asked, default=0), WINDOW)
-
-
 def _at_most(process: Process, what: str, count: int, bound: int) -> None:
     if count > bound:
         _exceeded(process, what, count, bound)
