@@ -20,7 +20,8 @@ A group of your own state machine, in your own process (docs/groups.md):
 
 ``identity`` is ``enclave.Identity.generate(name, now)``, and ``utc_now`` returns the time, aware. The client
 of a running group is ``BondstoneClient``; ``node.client`` has its errors, ``node.collections`` typed
-containers that a group holds, ``node.simulation`` the simulator.
+containers that a group holds, ``node.simulation`` the simulator, ``node.sync`` what a
+state sync of your own needs.
 
 These names are the package's interface. The modules behind them may move.
 """

@@ -20,7 +20,7 @@ from enclave.mock import MockAuthority
 ROOT = Path(__file__).resolve().parents[1]
 FACES = ["attestation", "enclave", "node"]
 # Packages whose __init__ is an interface too.
-PUBLIC = {*FACES, "enclave.mock", "node.client", "node.collections", "node.simulation"}
+PUBLIC = {*FACES, "enclave.mock", "node.client", "node.collections", "node.simulation", "node.sync"}
 POLICY = b"""
 version = 1
 [tcb]
