@@ -8,10 +8,12 @@
 An incarnation is in one cluster at a time, and signs one genesis at a time (see ``signing``).
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from node.features import Levels, common_levels
 from node.peers import Incarnation, Preference
+from node.raft.election import Election
 from node.raft.entries import (
     Signatures,
     encode_config,
@@ -34,8 +36,57 @@ PRESENCE_AGAIN_MS: Final = 500
 GENESIS: Final = "genesis"  # why the first Cfg was written
 
 
-class ClusterFounding(Signing):
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """A genesis that only this member can complete.
+
+    Attributes:
+        genesis: as proposed to its founders.
+        signatures: received until now, and our own.
+    """
+
+    genesis: GenesisProposal
+    signatures: dict[Incarnation, bytes]
+
+    def missing(self) -> list[Incarnation]:
+        """Return the founders whose signature is not here yet."""
+        return [founder for founder in self.genesis.voters if founder not in self.signatures]
+
+    def complete(self) -> Signatures:
+        """Return all signatures; only if none is missing."""
+        genesis = self.genesis
+        in_order = tuple(self.signatures[founder] for founder in genesis.voters)
+        return Signatures(nonce=genesis.nonce, signatures=in_order, levels=genesis.levels)
+
+
+@dataclass(slots=True)
+class FoundingState:
+    """The founding state of this member before it is in a cluster, beside its signature.
+
+    Attributes:
+        visible: possible founders that we see, as last sent in our Presence.
+        round: counts our proposals.
+        abandoned: the last of the proposals that we will never complete.
+        collecting: the genesis that we collect signatures for; None if we collect none.
+        may_have_collected: trust_disk: an earlier process of this incarnation may have; it no longer can.
+        presence_due: when to send our Presence again.
+        dissolved: clusters that we left because they gave themselves up.
+    """
+
+    visible: tuple[Incarnation, ...] = ()
+    round: int = 0
+    abandoned: int = 0
+    collecting: Collecting | None = None
+    may_have_collected: bool = False
+    presence_due: int = 0
+    dissolved: tuple[bytes, ...] = ()
+
+
+class ClusterFounding(Election):
     """Genesis and joining."""
+
+    founding_state: FoundingState
+    signing: Signing
 
     # ---- presence -----------------------------------------------------------
     def _presence(self) -> Presence:
@@ -96,9 +147,7 @@ class ClusterFounding(Signing):
         peer.cluster = m.cluster
         if before is None or known != m.cluster:
             self._refresh_audience()
-        signed = self.founding_state.signed
-        if signed is not None and signed[0] == sender and m.abandoned >= signed[1].round:
-            self._free_signature()
+        self.signing.on_abandoned(sender, m.abandoned)
         if self.tenure.cluster is not None and self.tenure.cluster in m.dissolved:
             if self._may_have_ended(m, before):
                 # Its log holds a committed DISSOLVE: our cluster is over.
@@ -156,7 +205,7 @@ class ClusterFounding(Signing):
 
     def _forget_founding(self) -> None:
         state = self.founding_state
-        if state.nonce is not None:
+        if state.collecting is not None:
             self._abandon()
         state.visible = ()
 
@@ -198,22 +247,26 @@ class ClusterFounding(Signing):
     def _drive_expect(self, visible: tuple[Incarnation, ...]) -> None:
         state = self.founding_state
         founders = visible[: self.founding.expect]
-        if state.nonce is not None and state.voters != founders:
+        if state.collecting is not None and state.collecting.genesis.voters != founders:
             self._abandon()
         if len(founders) < self.founding.expect or founders[0] != self.me:
-            self._watch_collector()
+            self.signing.watch_collector()
             return
         levels = self._common_levels(founders)
-        if state.nonce is None and levels is not None and self._all_see(founders) and state.signed is None:
-            state.nonce = self.randrange(2**128).to_bytes(16, "big")
-            state.voters, state.levels = founders, levels
-            state.signatures = {}
+        is_free = state.collecting is None and self.signing.given is None
+        if is_free and levels is not None and self._all_see(founders):
+            nonce = self.randrange(2**128).to_bytes(16, "big")
             state.round += 1
-            self._set_signed((self.me, GenesisProposal(state.round, state.nonce, founders, levels)))
-            digest = genesis_digest(self.group_id, state.nonce, founders, levels)
-            state.signatures[self.me] = self.credentials.sign(digest)
-            self._ask_signatures()
-        self._complete_genesis()
+            genesis = GenesisProposal(state.round, nonce, founders, levels)
+            self.signing.give(self.me, genesis)
+            state.collecting = Collecting(genesis, {self.me: self.credentials.sign(self._digest_of(genesis))})
+            self._ask_signatures(state.collecting)
+        if state.collecting is not None:
+            self._complete_genesis(state.collecting)
+
+    def _digest_of(self, genesis: GenesisProposal) -> bytes:
+        """Return what each founder signs."""
+        return genesis_digest(self.group_id, genesis.nonce, genesis.voters, genesis.levels)
 
     def _common_levels(self, founders: tuple[Incarnation, ...]) -> Levels | None:
         """Return the highest levels that all ``founders`` know, as far as we have met them."""
@@ -230,26 +283,19 @@ class ClusterFounding(Signing):
                 return False
         return True
 
-    def _ask_signatures(self) -> None:
-        state = self.founding_state
-        assert state.nonce is not None
-        assert state.levels is not None
-        proposal = GenesisProposal(state.round, state.nonce, state.voters, state.levels)
-        for founder in state.voters:
-            if founder not in state.signatures:
-                self._send(founder, proposal)
+    def _ask_signatures(self, collecting: Collecting) -> None:
+        for founder in collecting.missing():
+            self._send(founder, collecting.genesis)
 
     def _abandon(self) -> None:
         """Give up the genesis that only we could complete, and announce that in our Presence."""
         state = self.founding_state
         state.abandoned = state.round
-        state.nonce = None
-        self._set_signed(None)
-        state.signatures = {}
+        state.collecting = None
+        self.signing.take_back()
         self._broadcast_presence()
 
     def _on_genesis_proposal(self, sender: Incarnation, m: GenesisProposal) -> None:
-        state = self.founding_state
         if self.tenure.cluster is not None or self.founding.bootstrap is not Bootstrap.EXPECT:
             return
         if m.voters[0] != sender or self.me not in m.voters:
@@ -258,37 +304,30 @@ class ClusterFounding(Signing):
         known = self.peers[sender].presence
         if known is not None and known.abandoned >= m.round:
             return  # a late copy
-        wanted = (sender, m)
-        if state.signed is None and m.voters == self._visible()[: self.founding.expect]:
+        if self.signing.given is None and m.voters == self._visible()[: self.founding.expect]:
             if m.levels != self._common_levels(m.voters):
                 self._violation(sender, "bad-genesis-proposal")
                 return
-            self._set_signed(wanted)
-            state.collector_seen_ms = self.now
-        if state.signed == wanted:
-            digest = genesis_digest(self.group_id, m.nonce, m.voters, m.levels)
-            self._send(sender, GenesisSignature(m.nonce, self.credentials.sign(digest)))
+            self.signing.give(sender, m)
+        if self.signing.given == (sender, m):
+            self._send(sender, GenesisSignature(m.nonce, self.credentials.sign(self._digest_of(m))))
 
     def _on_genesis_signature(self, sender: Incarnation, m: GenesisSignature) -> None:
-        state = self.founding_state
-        if state.nonce is None or m.nonce != state.nonce or sender not in state.voters:
+        collecting = self.founding_state.collecting
+        if collecting is None or m.nonce != collecting.genesis.nonce:
             return
-        assert state.levels is not None
-        digest = genesis_digest(self.group_id, state.nonce, state.voters, state.levels)
-        if not self.credentials.verify(sender, digest, m.signature):
+        genesis = collecting.genesis
+        if sender not in genesis.voters:
+            return
+        if not self.credentials.verify(sender, self._digest_of(genesis), m.signature):
             self._violation(sender, "bad-genesis-signature")
             return
-        state.signatures[sender] = m.signature
-        self._complete_genesis()
+        collecting.signatures[sender] = m.signature
+        self._complete_genesis(collecting)
 
-    def _complete_genesis(self) -> None:
-        state = self.founding_state
-        if state.nonce is None or len(state.signatures) < len(state.voters):
-            return
-        assert state.levels is not None
-        signatures = tuple(state.signatures[founder] for founder in state.voters)
-        founding = Signatures(nonce=state.nonce, signatures=signatures, levels=state.levels)
-        self._found(state.voters, founding)
+    def _complete_genesis(self, collecting: Collecting) -> None:
+        if not collecting.missing():
+            self._found(collecting.genesis.voters, collecting.complete())
 
     def _found_alone(self) -> None:
         nonce = self.randrange(2**128).to_bytes(16, "big")
@@ -308,7 +347,7 @@ class ClusterFounding(Signing):
             time_ms=self.wall,
             payload=payload,
         )
-        self.founding_state.nonce = None
+        self.founding_state.collecting = None
         self._adopt_genesis(entry)
         for voter in voters:
             if voter != self.me:
@@ -378,6 +417,6 @@ class ClusterFounding(Signing):
                     and self.tenure.cluster
                 ):
                     self._meet_rival(sender, rival)
-        if self.founding_state.nonce is not None:
-            self._ask_signatures()
+        if self.founding_state.collecting is not None:
+            self._ask_signatures(self.founding_state.collecting)
         self._drive_founding()

@@ -25,6 +25,7 @@ from node.raft.events import (
     RemoveMember,
     TransferLeadership,
 )
+from node.raft.founding import FoundingState
 from node.raft.inbox import Inbox
 from node.raft.log import LogStore
 from node.raft.messages import DISSOLVED_MAX
@@ -32,7 +33,7 @@ from node.raft.outlook import HELD, UNKNOWN, Absence, Absent, Outlook, Quorum, l
 from node.raft.quorum import Config
 from node.raft.reads import Reads
 from node.raft.replica import Replica
-from node.raft.signing import FoundingState
+from node.raft.signing import Signing
 from node.raft.state import Credentials, HaltError
 from node.raft.tenure import Leadership
 from node.raft.types import (
@@ -121,6 +122,7 @@ class Member(Inbox):
         first = 0 if recovered is None else 1 + randrange(NUMBERS)
         self.reads = self._make_reads(last_id=0 if recovered is None else randrange(NUMBERS))
         self.session = ClientSession(self, first)
+        self.signing = Signing(self)
         self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
         self.unpublished_halt = False
@@ -141,7 +143,8 @@ class Member(Inbox):
         tenure.term, tenure.voted_for = recovered.term, recovered.voted_for
         self._bind()  # we may have answered a leader a moment ago, and its lease relies on that answer
         if not recovered.entries:
-            self._remember_signature(recovered.term, recovered.voted_for)
+            self.founding_state.may_have_collected = True
+            self.signing.recover(recovered.term, recovered.voted_for)
         else:
             self._append(recovered.entries)
             tenure.cluster = recovered.entries[0].chain

@@ -12,14 +12,17 @@ from node.features import LOWEST, Levels, objection
 from node.peers import Incarnation
 from node.raft.entries import (
     ENTRY_LEVELS,
+    Signatures,
     counts_as_command,
     decode_config_untrusted,
     decode_number_untrusted,
+    genesis_digest,
     make_entry,
 )
 from node.raft.events import Advanced, ConfigCommitted, LevelsChanged, SaveEntries, SaveTruncation
 from node.raft.promises import Promises
 from node.raft.replica import BrokenMachineError
+from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
 from node.raft.tenure import NOTHING_AWAITED
 from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
@@ -171,6 +174,37 @@ class Replication(Promises):
         if not entries or entries[0].index != 1:
             return False
         return entries[0].chain != self.tenure.cluster or not self._is_genesis(entries[0])
+
+    def _is_genesis(self, entry: Entry) -> bool:
+        """Return whether every founder signed ``entry``: no genesis with a missing signature exists."""
+        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
+            return False
+        try:
+            config, founding = decode_config_untrusted(entry.payload)
+        except RemoteProtocolError:
+            return False
+        if founding is None or config.epoch != 1:
+            return False
+        digest = genesis_digest(self.group_id, founding.nonce, config.voters, founding.levels)
+        return all(
+            self.credentials.verify(voter, digest, signature)
+            for voter, signature in zip(config.voters, founding.signatures, strict=True)
+        )
+
+    def _first_entry(self) -> Entry:
+        """Return the first entry of our cluster's log, which may be cut off the log; only if it has one."""
+        if self.log.base.index == 0:
+            return self.log.get(1)
+        genesis = self.tenure.replica.genesis
+        assert genesis is not None  # only what is applied is cut off
+        return genesis
+
+    def _founding_signatures(self) -> Signatures | None:
+        """Return the signatures under our cluster's genesis; None if we do not have it."""
+        if self.log.last().index == 0:
+            return None
+        _, founding = decode_config_untrusted(self._first_entry().payload)
+        return founding
 
     def _take(self, after: Position, entries: Sequence[Entry]) -> None:
         """Take entries that follow ``after``, which we have: skip equal ones, replace conflicting ones."""

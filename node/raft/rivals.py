@@ -10,7 +10,6 @@ from node.raft.entries import EMPTY_PAYLOAD
 from node.raft.events import DataDiscarded, RivalCluster, SaveEnd, SaveTruncation, SaveVote
 from node.raft.founding import ClusterFounding
 from node.raft.messages import DISSOLVED_MAX, Presence
-from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
 from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, Unknown
 
@@ -101,8 +100,7 @@ class Rivals(ClusterFounding):
         self.reads.ask_again()
         if self.tenure.handed_over is not None:
             self._complete(self.tenure.handed_over.token, Unknown("transfer-lost"))
-        if not self._is_signature_out():
-            self.founding_state.signed = None
+        self.signing.on_left(self._founding_signatures())
         machine = self.tenure.replica.machine
         if self.tenure.replica.commands:
             machine.restore(self.initial_state)
@@ -110,8 +108,7 @@ class Rivals(ClusterFounding):
         self.log.restart(LOG_START, 0)
         self._record(SaveTruncation(0))
         self._record(SaveVote(0, None))
-        if self.founding_state.signed is not None:
-            self._record(SaveVote(GENESIS_TERM, self.founding_state.signed[0]))
+        self.signing.record_again()
         self.tenure = self._new_tenure(machine)
         self.session.renew()
         self._refresh_audience()

@@ -4,130 +4,110 @@ A signature is a vote in the genesis term. It is free again in two cases: this m
 that genesis, or the collector, the only member that could use it, announces that it never will.
 """
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Container
+from typing import Final, Protocol
 
-from node.errors import RemoteProtocolError
-from node.features import LOWEST, Levels
+from node.features import LOWEST, Build, Levels
 from node.peers import Incarnation
-from node.raft.election import Election
-from node.raft.entries import INTEGER_MAX, decode_config_untrusted, genesis_digest
-from node.raft.events import FoundingStalled, SaveVote
+from node.raft.entries import INTEGER_MAX, Signatures
+from node.raft.events import FoundingStalled, Notice, Record, SaveVote
 from node.raft.messages import GenesisProposal
-from node.raft.types import Entry, EntryKind
+from node.raft.tenure import Tenure
+from node.raft.types import Settings
 
 STALLED_AFTER: Final = 10  # election timeouts without the collector of a genesis that we signed
 GENESIS_TERM: Final = 1
 
 
-@dataclass(slots=True)
-class FoundingState:
-    """The founding state of this member before it is in a cluster.
+class SigningHost(Protocol):
+    """What a signature needs of the member that gives it."""
+
+    @property
+    def me(self) -> Incarnation: ...
+    @property
+    def build(self) -> Build: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def now(self) -> int: ...
+    @property
+    def peers(self) -> Container[Incarnation]: ...
+    @property
+    def tenure(self) -> Tenure: ...
+
+    def _record(self, record: Record) -> None: ...
+    def _notice(self, notice: Notice) -> None: ...
+
+
+class Signing:
+    """This member's signature under a genesis. It outlives a cluster.
 
     Attributes:
-        visible: possible founders that we see, as last sent in our Presence.
-        round: counts our proposals.
-        abandoned: the last of the proposals that we will never complete.
-        nonce: of the genesis that we collect signatures for; None if we collect none.
-        voters: of that genesis.
-        levels: of that genesis.
-        signatures: received until now.
-        signed: the genesis that has our signature, and its collector.
-        reborn: trust_disk: an earlier process of this incarnation may have collected; it no longer can.
-        collector_seen_ms: when its collector was last bonded.
-        dissolved: clusters that we left because they gave themselves up.
+        given: the collector of the genesis that has our signature, and that genesis; None if it is free.
     """
 
-    visible: tuple[Incarnation, ...] = ()
-    round: int = 0
-    abandoned: int = 0
-    nonce: bytes | None = None
-    voters: tuple[Incarnation, ...] = ()
-    levels: Levels | None = None
-    signatures: dict[Incarnation, bytes] = field(default_factory=dict)
-    signed: tuple[Incarnation, GenesisProposal] | None = None
-    may_have_collected: bool = False
-    collector_seen_ms: int = 0
-    stalled: bool = False
-    presence_due: int = 0
-    dissolved: tuple[bytes, ...] = ()
+    def __init__(self, host: SigningHost) -> None:
+        self.given: tuple[Incarnation, GenesisProposal] | None = None
+        self._host = host
+        self._collector_seen_ms = 0  # when the collector was last bonded
+        self._stalled = False  # and it was reported that it is gone
 
+    def give(self, collector: Incarnation, genesis: GenesisProposal) -> None:
+        """Sign: the vote in the genesis term, durable before a peer receives it (trust_disk)."""
+        self.given = (collector, genesis)
+        self._collector_seen_ms = self._host.now
+        self._host._record(SaveVote(GENESIS_TERM, collector))
 
-class Signing(Election):
-    """Our signature, and others' under a genesis."""
+    def take_back(self) -> None:
+        """Free it: this member itself collects for that genesis, and will never complete it."""
+        self.given = None
+        self._host._record(SaveVote(GENESIS_TERM, None))
 
-    founding_state: FoundingState
+    def on_abandoned(self, collector: Incarnation, abandoned: int) -> None:
+        """Free it if ``collector`` announces that it never completes what it proposed up to that round."""
+        if self.given is None or self.given[0] != collector or abandoned < self.given[1].round:
+            return
+        self.given = None
+        if self._host.tenure.term <= GENESIS_TERM:  # in a later term the disk holds votes that count for more
+            self._host._record(SaveVote(GENESIS_TERM, None))
 
-    def _free_signature(self) -> None:
-        """Free our signature: its collector will never use it.
+    def on_left(self, founding: Signatures | None) -> None:
+        """Free it if it was used in the cluster that this member leaves.
 
-        In a later term the disk holds votes that count for more.
+        Args:
+            founding: of that cluster's genesis; None if the genesis was not signed, or is not known.
         """
-        if self.tenure.term <= GENESIS_TERM:
-            self._set_signed(None)
-        else:
-            self.founding_state.signed = None
+        if self.given is not None and founding is not None and founding.nonce == self.given[1].nonce:
+            self.given = None
 
-    def _set_signed(self, signed: tuple[Incarnation, GenesisProposal] | None) -> None:
-        """Our signature is our vote in the genesis term: durable before a peer receives it (trust_disk)."""
-        self.founding_state.signed = signed
-        self._record(SaveVote(GENESIS_TERM, None if signed is None else signed[0]))
+    def record_again(self) -> None:
+        """Record it behind what clears the disk of votes."""
+        if self.given is not None:
+            self._host._record(SaveVote(GENESIS_TERM, self.given[0]))
 
-    def _remember_signature(self, term: int, collector: Incarnation | None) -> None:
+    def recover(self, term: int, collector: Incarnation | None) -> None:
         """Remember for which ``collector``, if any, an earlier process of us signed (trust_disk).
 
         If ``term`` is later than a genesis's, that process was in a cluster, perhaps one that it founded. Its
         last vote there does not show which member collected.
         """
-        self.founding_state.may_have_collected = True
-        if term > GENESIS_TERM or collector not in (None, self.me):
+        me = self._host.me
+        if term > GENESIS_TERM or collector not in (None, me):
             # The round is not known, so no message of the collector frees it; a new incarnation does.
-            signed_for = collector or self.me
-            unknown = Levels(LOWEST, self.build.family, LOWEST)
-            proposal = GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,), unknown)
-            self.founding_state.signed = (signed_for, proposal)
+            signed_for = collector or me
+            unknown = Levels(LOWEST, self._host.build.family, LOWEST)
+            self.given = (signed_for, GenesisProposal(INTEGER_MAX + 1, bytes(16), (signed_for,), unknown))
 
-    def _is_signature_out(self) -> bool:
-        """Return whether a genesis of another cluster than the one we leave may still use our signature."""
-        signed = self.founding_state.signed
-        if signed is None or self.log.last().index == 0:
-            return signed is not None
-        _, founding = decode_config_untrusted(self._first_entry().payload)
-        return founding is None or founding.nonce != signed[1].nonce
-
-    def _first_entry(self) -> Entry:
-        """Return the first entry of our cluster's log, which may be cut off the log; only if it has one."""
-        if self.log.base.index == 0:
-            return self.log.get(1)
-        genesis = self.tenure.replica.genesis
-        assert genesis is not None  # only what is applied is cut off
-        return genesis
-
-    def _watch_collector(self) -> None:
+    def watch_collector(self) -> None:
         """Report a collector that is gone with our signature: only a new incarnation can sign again."""
-        state = self.founding_state
-        if state.signed is None or state.signed[0] == self.me:
+        host = self._host
+        if self.given is None or self.given[0] == host.me:
             return
-        if state.signed[0] in self.peers:
-            state.collector_seen_ms = self.now
-        elif not state.stalled:
-            patience = STALLED_AFTER * self.settings.election_timeout_ms
-            if self.now - state.collector_seen_ms >= patience:
-                state.stalled = True
-                self._notice(FoundingStalled(state.signed[0]))
-
-    def _is_genesis(self, entry: Entry) -> bool:
-        """Return whether every founder signed ``entry``: no genesis with a missing signature exists."""
-        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
-            return False
-        try:
-            config, founding = decode_config_untrusted(entry.payload)
-        except RemoteProtocolError:
-            return False
-        if founding is None or config.epoch != 1:
-            return False
-        digest = genesis_digest(self.group_id, founding.nonce, config.voters, founding.levels)
-        return all(
-            self.credentials.verify(voter, digest, signature)
-            for voter, signature in zip(config.voters, founding.signatures, strict=True)
-        )
+        collector = self.given[0]
+        if collector in host.peers:
+            self._collector_seen_ms = host.now
+        elif not self._stalled:
+            patience = STALLED_AFTER * host.settings.election_timeout_ms
+            if host.now - self._collector_seen_ms >= patience:
+                self._stalled = True
+                host._notice(FoundingStalled(collector))

@@ -3,10 +3,10 @@
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
     State > Promises > Replication > Snapshots > Pull > Install > Follower > Leader > Membership
-          > Forwarding > Election > Signing > ClusterFounding > Rivals > Inbox > Member
+          > Forwarding > Election > ClusterFounding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
-Reads and the session of this node's callers are components beside that line:
+Reads, the session of this node's callers and its signature under a genesis are components beside that line:
 there a test build passes another one.
 """
 
@@ -173,10 +173,6 @@ class State(ABC):
     @abstractmethod
     def _meet_rival(self, sender: Incarnation, m: Presence) -> None:
         """A bonded peer is in another cluster of our group."""
-
-    @abstractmethod
-    def _is_genesis(self, entry: Entry) -> bool:
-        """Return whether ``entry`` is a genesis that every one of its founders signed."""
 
     # ---- configuration ------------------------------------------------------
     def _active_configs(self) -> tuple[Config, ...]:

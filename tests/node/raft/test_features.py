@@ -193,7 +193,7 @@ def test_a_founder_signs_no_genesis_at_other_levels_than_all_founders_know(wrong
 
     assert Violation(inc(first), "bad-genesis-proposal") in effects.notices
     assert not any(isinstance(send.message, GenesisSignature) for send in effects.sends)
-    assert cluster.nodes[last].founding_state.signed is None
+    assert cluster.nodes[last].signing.given is None
 
 
 def test_founders_sign_the_levels_too():

@@ -158,8 +158,8 @@ def about_to_found():
         cluster.add(name)
     cluster.run(200)
     names = sorted(cluster.nodes, key=inc)
-    assert cluster.nodes[names[0]].founding_state.nonce is not None
-    assert [cluster.nodes[name].founding_state.signed for name in names[1:]] == [None, None]
+    assert cluster.nodes[names[0]].founding_state.collecting is not None
+    assert [cluster.nodes[name].signing.given for name in names[1:]] == [None, None]
     return cluster, names
 
 
@@ -178,7 +178,7 @@ def test_a_proposal_by_another_member_or_without_us_is_a_violation_and_not_signe
 
     assert effects.notices == [Violation(sender, "bad-genesis-proposal")]
     assert effects.sends == []
-    assert asked.founding_state.signed is None
+    assert asked.signing.given is None
     # And its signature is still free for the honest one.
     cluster.drop = lambda *_: False
     cluster.elect()
@@ -189,14 +189,13 @@ def test_a_proposal_by_another_member_or_without_us_is_a_violation_and_not_signe
 def test_a_genesis_signature_that_does_not_verify_is_a_violation_and_founds_nothing(forger):
     cluster, names = about_to_found()
     first = cluster.nodes[names[0]]
-    digest = genesis_digest(GROUP, first.founding_state.nonce, first.founding_state.voters, LEVELS)
+    genesis = first.founding_state.collecting.genesis
+    digest = genesis_digest(GROUP, genesis.nonce, genesis.voters, LEVELS)
     honest = {name: FakeCredentials(inc(name)).sign(digest) for name in names}
     sender, other = inc(names[forger]), names[3 - forger]
 
     def receives(name, signature):
-        return cluster.step(
-            names[0], Received(inc(name), GenesisSignature(first.founding_state.nonce, signature))
-        )
+        return cluster.step(names[0], Received(inc(name), GenesisSignature(genesis.nonce, signature)))
 
     assert receives(other, honest[other]).notices == []
     of_another_text = FakeCredentials(sender).sign(digest[::-1])
@@ -221,7 +220,7 @@ def test_an_incarnation_signs_one_genesis_at_a_time():
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
     cluster.drop = lambda s, t, m: isinstance(m, GenesisSignature)
     cluster.run(100)
-    signed = cluster.nodes[c].founding_state.signed
+    signed = cluster.nodes[c].signing.given
     assert signed is not None
     other = GenesisProposal(1, b"n" * 16, signed[1].voters, LEVELS)
     effects = cluster.step(c, Received(cluster.nodes[a].me, other))
@@ -239,11 +238,11 @@ def test_a_founder_that_dies_before_it_signs_frees_the_others_signatures():
     for pair in ((a, b), (b, c), (a, c)):
         cluster.bond(*pair)
     cluster.run(200)
-    assert cluster.nodes[b].founding_state.signed is not None
+    assert cluster.nodes[b].signing.given is not None
     cluster.kill(c)
     cluster.drop = lambda *_: False
     cluster.run(1500)
-    assert cluster.nodes[b].founding_state.signed is None
+    assert cluster.nodes[b].signing.given is None
     cluster.add(c, life=1)
     cluster.elect()
 
@@ -617,7 +616,7 @@ def signed_for_another(cluster, name, collector):
     """Let ``name`` have signed a genesis that ``collector`` proposed, before it came into its cluster."""
     node, peer = cluster.nodes[name], cluster.nodes[collector]
     voters = tuple(sorted((node.me, peer.me)))
-    node.founding_state.signed = (peer.me, GenesisProposal(1, bytes(16), voters, LEVELS))
+    node.signing.given = (peer.me, GenesisProposal(1, bytes(16), voters, LEVELS))
     return node, peer
 
 
@@ -629,7 +628,7 @@ def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_t
     free = Presence(node.cluster, 0, 1, Bootstrap.EXPECT, (), (), 1)
     effects = cluster.step(node.me.name, Received(peer.me, free))
 
-    assert node.founding_state.signed is None
+    assert node.signing.given is None
     assert not any(isinstance(record, SaveVote) for record in effects.persist)
 
 
@@ -642,7 +641,7 @@ def test_a_member_that_leaves_a_dead_cluster_with_an_empty_log_has_still_signed_
     cluster.drop = lambda sender, to, message: sender == "c" and isinstance(message, GenesisSignature)
     cluster.run(700)
     node, collector = cluster.nodes["b"], min(cluster.nodes.values(), key=lambda n: n.me)
-    assert node.founding_state.signed[0] == collector.me != node.me
+    assert node.signing.given[0] == collector.me != node.me
     for name in "ac":
         cluster.step("b", BondDown(cluster.nodes[name].me, BondLoss.LOST))
     dead, living = inc("x"), inc("y")

@@ -21,7 +21,7 @@ OUTLIVES = {
     *("election_wait", "election_due"),
     *("online", "published_leader", "published_role", "published_outlook"),  # what the driver was told
     *("serial", "persisted", "released", "_batch_open"),  # how far its disk has come
-    *("founding_state", "reads", "session", "sync"),
+    *("founding_state", "reads", "session", "signing", "sync"),
     "tenure",
 }
 OF_ITS_OWN = {"replica", "since_ms", "appended_ms"}  # a fresh tenure has them from its beginning

@@ -12,6 +12,7 @@ from node.raft.events import (
 )
 from node.raft.member import Member
 from node.raft.messages import Append, GenesisSignature, Presence, VoteRequest, is_promise
+from node.raft.signing import Signing
 from node.raft.types import Applied, Bootstrap, Ok, Position
 from node.storage.file import FileStorage
 from tests.node.raft.cluster import BUILD, RaftCluster, inc, three
@@ -255,7 +256,7 @@ def test_a_founder_whose_signature_founded_a_cluster_founds_no_other_after_a_cra
 
 
 def test_without_the_remembered_signature_one_founder_founds_two_clusters(tmp_path, monkeypatch):
-    monkeypatch.setattr(Member, "_remember_signature", lambda *_: None)
+    monkeypatch.setattr(Signing, "recover", lambda *_: None)
     cluster = half_founded(tmp_path)
 
     founders_of = {name: node.last_config.voters for name, node in cluster.nodes.items()}
@@ -280,7 +281,7 @@ def test_a_founder_that_was_in_a_cluster_whose_log_it_never_had_founds_no_other(
 
 
 def test_without_that_rule_a_founder_founds_a_second_cluster(monkeypatch):
-    monkeypatch.setattr(Member, "_remember_signature", lambda *_: None)
+    monkeypatch.setattr(Signing, "recover", lambda *_: None)
     assert founded_with(Recovered(7, None, ()))
 
 
@@ -317,7 +318,7 @@ def test_no_genesis_signature_leaves_before_it_is_durable(tmp_path):
     for name in "abc":
         cluster.start(name)
     cluster.run(5000)
-    assert cluster.nodes["b"].founding_state.signed is not None
+    assert cluster.nodes["b"].signing.given is not None
     assert set(signed) == {"c"}
 
     cluster.crash("b")
