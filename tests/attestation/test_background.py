@@ -1,4 +1,4 @@
-"""Background work: nothing of it ends without a word."""
+"""Background work: nothing of it ends unnoticed."""
 
 import asyncio
 import logging
@@ -120,7 +120,7 @@ def test_fatal_work_is_not_started_again_and_ends_the_process():
         assert str(failure) == "api failed: RuntimeError: no more sockets"
         assert isinstance(failure.__cause__, RuntimeError)
         assert starts == 1
-        with pytest.raises(FatalWorkError):  # whoever comes to wait later hears of it too
+        with pytest.raises(FatalWorkError):  # a later waiter gets the error too
             await background.until(asyncio.Event())
         await background.close()
 

@@ -166,7 +166,7 @@ def test_a_pck_of_the_processor_ca_is_judged_by_that_cas_crl() -> None:
 
     assert verify(raw, clear).pck.ca == "processor"
     assert refusal(raw, revoking) == "pck-revoked"
-    # The other CA's CRL says nothing of it.
+    # The other CA's CRL does not list it.
     assert refusal(raw) == "pck-crl-issuer-mismatch"
 
 

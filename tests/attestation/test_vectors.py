@@ -1,4 +1,4 @@
-"""Every real and synthetic vector comes out as its index says.
+"""Every real and synthetic vector comes out as its index states.
 
 Where the index's two foreign verifiers disagree, its ``recommended`` entry and the design decide; the
 few cases that need a decision of ours are named, with the reason for it.
@@ -73,7 +73,7 @@ _REASONS = {
     "svn-float": "tcb-info-malformed",
     "tcb-signed-by-evil-key": "tcb-info-signature",
     "tcbinfo+qeid-signed-by-PlatformCA-key": "tcb-info-signer-role",
-    # Intel's documents say YYYY-MM-DDTHH:MM:SSZ (A5.1), and so does Intel's parser.
+    # Intel's documents have YYYY-MM-DDTHH:MM:SSZ (A5.1), and so does Intel's parser.
     "tcbinfo-date-offset-format": "tcb-info-malformed",
     "tcbinfo-expired": "tcb-info-expired",
     "tcbinfo-id-SGX-for-TDX": "tcb-info-not-tdx",
@@ -185,7 +185,7 @@ def test_synthetic_quote_has_its_reason(case):
     if case.name in _REASONS:
         assert _REASONS[case.name] == value["reason"]
         return
-    # Nothing but its TCB status can stop any other: as both foreign verifiers say.
+    # Nothing but its TCB status can stop any other, and both foreign verifiers agree.
     assert case.entry["dcap_qvl_0_7_0"] == case.entry["intel_qvl_2026_07"] == value["status"]
     assert (value["status"] == "UpToDate") == value["accepted"]
     assert (None if value["accepted"] else "tcb-status-not-accepted") == value["reason"]
@@ -193,7 +193,7 @@ def test_synthetic_quote_has_its_reason(case):
 
 @pytest.mark.parametrize("case", SYNTHETIC.values(), ids=lambda case: case.name)
 def test_synthetic_verdict_agrees_with_the_index(case):
-    """The table of reasons above is ours; this holds it against what the index says."""
+    """The table of reasons above is ours; this holds it against the index."""
     value, _ = _report(case)
     entry = case.entry
     foreign = {entry["dcap_qvl_0_7_0"][:3], entry["intel_qvl_2026_07"][:3]}

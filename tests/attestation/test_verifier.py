@@ -220,7 +220,7 @@ def test_a_td_report_that_was_changed_after_it_was_signed_is_refused():
 
 
 def test_a_qe_report_that_the_pck_did_not_sign_is_refused():
-    """All else about it is right: only the PCK's signature says that a quoting enclave made it."""
+    """All else about it is right: only the PCK's signature shows that a quoting enclave made it."""
     base = evidence.quote()
     data = parse_quote_untrusted(base).signature_data
     raw = rebuilt(base, qe_report_signature=AUTHORITY.tcb_signer.sign_raw(data.qe_report_bytes))
@@ -354,7 +354,7 @@ def test_a_quote_is_mock_under_a_mock_root():
     assert evidence.verified().mock
 
 
-# ---- what a refusal says, what is kept -------------------------------------------------------------------
+# ---- what a refusal states, what is kept -----------------------------------------------------------------
 
 
 def test_every_step_has_its_own_number_in_order():

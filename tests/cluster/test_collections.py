@@ -1,4 +1,4 @@
-"""Real node processes whose group document says ``state_machine = "collections"``."""
+"""Real node processes whose group document has ``state_machine = "collections"``."""
 
 import asyncio
 from pathlib import Path

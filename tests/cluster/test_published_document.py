@@ -1,4 +1,4 @@
-"""A running cluster is what its own /openapi.json says: schemathesis finds no answer that is not."""
+"""A running cluster is what its own /openapi.json describes: schemathesis finds no answer that is not."""
 
 import os
 import subprocess

@@ -25,7 +25,7 @@ GROUP_ROWS = re.findall(r"^\| `([\w.…]+)` \| (.*?) \| (.*?) \|$", GROUP, re.MU
 WORDS = {
     "node": {
         "group.key_file": ("none", None),
-        "group.bootstrap": ("as the document says", None),
+        "group.bootstrap": ("the document's", None),
         "group.preference": ("the machine's", None),
         "api.advertise": ("`listen`", None),
         "bond.advertise": ("`listen`", ()),

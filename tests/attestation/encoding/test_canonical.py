@@ -135,7 +135,7 @@ def test_decoding_many_is_decoding_each(encoded):
 
 
 def test_no_item_knows_of_those_before_it():
-    """Else what an entry says would depend on which entries it was decoded together with."""
+    """Otherwise the content of an entry would depend on which entries it was decoded together with."""
     shared_array, reference = b"\xd8\x1c\x82\x00\x01", b"\xd8\x1d\x00"
     named, name = b"\xd9\x01\x00\x82\x64abcd\xd8\x19\x00", b"\xd8\x19\x00"
 

@@ -1,4 +1,4 @@
-"""Appraisal: what a policy accepts, what it refuses and why, and what it cannot leave unsaid."""
+"""Appraisal: what a policy accepts, what it refuses and why, and what it cannot leave open."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

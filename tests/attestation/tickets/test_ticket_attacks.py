@@ -166,7 +166,7 @@ def test_a_ticket_of_another_cluster_of_the_group_is_refused_as_a_rivals() -> No
     assert bench.refusal(rival, cluster=Cluster(id=theirs.id, generation=1)).reason == "rival-cluster"
     bench.validator().validate(rival, bench.peer(cluster=theirs), NOW)
     bench.validator().validate(bench.ticket(), bench.peer(cluster=ours), NOW)  # names none yet
-    # With the comparison left out, the same ticket is admitted: nothing else tells the two clusters apart.
+    # With the comparison left out, the same ticket is admitted: nothing else distinguishes the two clusters.
     bench.validator().validate(rival, bench.peer(cluster=ANY_CLUSTER), NOW)
 
 
@@ -589,7 +589,7 @@ NEWEST = endorsements(tcb_evaluation_data_number=21, qe_evaluation_data_number=2
 
 
 class RefuseAll:
-    """A second validator, such as one of JWTs, that says no."""
+    """A second validator, such as one of JWTs, that refuses."""
 
     ticket_class = "other"
     signature = bytes(32)

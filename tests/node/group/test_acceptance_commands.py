@@ -212,7 +212,7 @@ def test_13_to_16_late_joiners_catch_up_in_chunks_from_two_peers(entries_per_chu
             done = await within(_all([b.execute(add(by)) for by in range(200)]))
             last = max(one.at for one in done)
 
-            # It meets the follower first, and hears of the leader from it.
+            # It meets the follower first, and learns of the leader from it.
             third = await site.network("c", second)
             c = counter(third, JOIN, settings=settings, log=logs[2]).join()
             await within(c.when().committed().reaches(last))

@@ -80,7 +80,7 @@ def inc(name, life=0):
 
 
 class RaftCluster:
-    """Members, the bonds between them, and what they said and did."""
+    """Members, the bonds between them, and what they sent and did."""
 
     def __init__(self, settings=None, seed=1, member=Member, system=EmptySystem, **overrides):
         self.settings = settings or Settings(**overrides)

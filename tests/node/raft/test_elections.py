@@ -410,7 +410,7 @@ class HearsOfNoCommit(Member):
 
 
 def left_behind_by_a_dead_leader(member):
-    """A leader commits that one voter is one no more, tells only that one, and dies.
+    """A leader commits that one voter is a voter no more, sends that to this one alone, and dies.
 
     The two that are left need three of the four old voters as long as they do not know of the commit. The third
     holds more of the dead leader's log than they do, so it refuses them; and it may not stand itself.
@@ -449,7 +449,7 @@ def test_without_learning_the_commit_the_remaining_voters_never_elect_a_leader()
 
 
 def test_a_candidate_that_learns_of_its_own_demotion_does_not_stand_again():
-    """Seed 21027515: else the vote that tells it so elects who is no voter."""
+    """Seed 21027515: otherwise the vote from which it learns that elects a member that is no voter."""
     cluster = three()
     leader, (name, other) = cluster.leader(), cluster.followers()
     node = cluster.nodes[name]

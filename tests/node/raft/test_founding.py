@@ -271,7 +271,7 @@ def test_founders_that_lost_their_genesis_have_it_from_a_learner_when_the_collec
         cluster.add(name)
     a, b, c = sorted(cluster.nodes, key=lambda n: cluster.nodes[n].me)
     cluster.add("d", Bootstrap.JOIN)
-    # They hear that there is a cluster and vote in it, but not what its log begins with.
+    # They learn that there is a cluster and vote in it, but not what its log begins with.
     cluster.drop = lambda s, t, m: t in (b, c) and isinstance(m, Genesis | Append | Chunk)
     cluster.run_until(lambda: cluster.nodes["d"].log.last().index)
     assert [cluster.nodes[name].log.last().index for name in (b, c)] == [0, 0]
@@ -621,7 +621,7 @@ def signed_for_another(cluster, name, collector):
 
 
 def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_that_term():
-    """Nor may the disk say so: a term that goes back is corruption to who reads it."""
+    """The disk may not record it either: whoever reads a term that goes back takes it for corruption."""
     cluster = three(trust_disk=True)
     node, peer = signed_for_another(cluster, *cluster.followers())
     assert node.term > 1
@@ -684,7 +684,7 @@ def test_a_transfer_under_way_when_the_cluster_ends_is_answered():
 
 # ---- while a cluster gives itself up --------------------------------------------
 def dissolving(before=None):
-    """Three members, whose leader has written DISSOLVE and hears nobody acknowledge it yet.
+    """Three members, whose leader has written DISSOLVE and has no acknowledgement of it yet.
 
     ``before``: an event for the leader, to which nobody answers either.
     """

@@ -207,7 +207,7 @@ def test_an_integer_that_no_processor_holds_is_kept_as_digest():
 
 
 def test_a_refusal_is_repeated_even_when_there_is_no_room(monkeypatch):
-    """Or a copy of what was refused would be told that it was executed."""
+    """Otherwise a copy of what was refused would be answered as executed."""
     monkeypatch.setattr(keys, "KEPT_BYTES_MAX", 0)
     table = KeyTable(TTL_MS)
     other = Failed(BATCH_ABORTED, "command 1 of the batch was refused")

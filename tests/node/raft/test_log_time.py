@@ -77,7 +77,7 @@ def test_whatever_the_wall_clock_shows_a_key_is_remembered_for_about_its_ttl(ske
 
 @pytest.mark.parametrize("skew_ms", [5000, -5000])
 def test_many_small_steps_lose_no_time_to_rounding(skew_ms):
-    """A write each millisecond: a tenth of it is less than the log can say."""
+    """A write each millisecond: a tenth of it is less than the log can express."""
     cluster = three()
     leader = cluster.leader()
     cluster.wall_skew_ms[leader] = skew_ms

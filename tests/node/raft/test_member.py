@@ -75,7 +75,7 @@ def prepared(role):
 
 
 def trace(seed):
-    """A digest of everything that a small life of a cluster says and does."""
+    """A digest of everything that a small life of a cluster sends and does."""
     digest = hashlib.sha256()
 
     class Traced(RaftCluster):

@@ -260,7 +260,7 @@ def test_a_leader_that_is_demoted_steps_down_when_that_commits():
 
 
 def test_no_configuration_is_written_that_the_present_voters_could_not_commit():
-    """With the tie-break the leader alone is a quorum of the next one; of the present it hears too few."""
+    """With the tie-break the leader alone is a quorum of the next one; of the present too few answer it."""
     cluster = three()
     leader, (gone, _) = cluster.leader(), cluster.followers()
     node = cluster.nodes[leader]
@@ -269,7 +269,7 @@ def test_no_configuration_is_written_that_the_present_voters_could_not_commit():
     cluster.execute(leader, 1)
     cluster.deliver()
     cluster.drop = lambda *_: True
-    cluster.run(node.settings.election_timeout_ms)  # what it last heard is too old, as of the next census
+    cluster.run(node.settings.election_timeout_ms)  # the last answers are too old, as of the next census
     assert node.role is Role.LEADER
     assert node._responsive(node.tenure.leadership) == {node.me}
     last = node.log.last()

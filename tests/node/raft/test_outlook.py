@@ -1,4 +1,4 @@
-"""A member says who is missing, and whether waiting can help; one that has stopped leads nobody."""
+"""A member reports who is missing, and whether waiting can help; one that has stopped leads nobody."""
 
 import pytest
 

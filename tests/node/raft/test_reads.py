@@ -1,4 +1,4 @@
-"""Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads say how old."""
+"""Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads show their age."""
 
 from node.peers import Preference
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
@@ -268,7 +268,7 @@ def restart(cluster, name):
 def late_answer_to_an_earlier_life():
     """F asks the leader, dies and is back before the answer; the answer to its first life comes to its second.
 
-    Until that answer arrives, F hears of nothing that the leader has acknowledged since.
+    Until that answer arrives, F receives nothing that the leader has acknowledged since.
     """
     cluster = three(trust_disk=True)
     leader, asks = cluster.leader(), cluster.followers()[0]
@@ -419,7 +419,7 @@ def test_a_state_ages_while_the_backlog_does_not_arrive_although_the_leader_send
 
 
 def test_a_new_leaders_messages_before_its_own_commit_make_no_state_current():
-    # Its commit index may be behind what its predecessor told its clients.
+    # Its commit index may be behind what its predecessor answered to its clients.
     cluster = three()
     follower = cluster.followers()[0]
     node = cluster.nodes[follower]

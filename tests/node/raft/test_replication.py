@@ -206,7 +206,7 @@ def holding_what_an_old_leader_alone_had():
 
 
 def append_of_a_new_leader(member):
-    """Let the follower, which is a ``member`` from now on, hear of the leader of the next term."""
+    """Let the follower, which is a ``member`` from now on, receive from the leader of the next term."""
     cluster, node, other, end = holding_what_an_old_leader_alone_had()
     node.__class__ = member
     append = Append(node.cluster, node.term + 1, node.log.last(), (), end, 1)

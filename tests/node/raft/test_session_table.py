@@ -1,4 +1,4 @@
-"""The table of sessions does what its documentation says, told in the slowest and plainest way."""
+"""The table of sessions does what its documentation promises, written in the slowest and plainest way."""
 
 from collections import deque
 from enum import Enum

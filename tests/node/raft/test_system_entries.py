@@ -258,7 +258,7 @@ def test_a_strong_query_is_judged_by_the_state_at_its_index(lease_reads, of_syst
         assert not isinstance(ask(cluster, name, credential=MALLORY, system=of_system).value, Failed)
     system(cluster, leader, ["put-out", MALLORY])
 
-    for name in "abc":  # not one of them has to have heard of it before it is asked
+    for name in "abc":  # none of them need have received it before it is asked
         refused = ask(cluster, name, credential=MALLORY, system=of_system)
         assert refused.value.code == "not-permitted"
         assert isinstance(ask(cluster, name, system=of_system), Answer)

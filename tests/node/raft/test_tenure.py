@@ -19,7 +19,7 @@ OUTLIVES = {
     *("now", "wall", "out", "halted", "unpublished_halt"),
     *("peers", "audience", "has_outsiders"),
     *("election_wait", "election_due"),
-    *("online", "published_leader", "published_role", "published_outlook"),  # what the driver was told
+    *("online", "published_leader", "published_role", "published_outlook"),  # what it reported to the driver
     *("serial", "persisted", "released", "_batch_open"),  # how far its disk has come
     *("founding_state", "reads", "session", "signing", "sync"),
     "tenure",

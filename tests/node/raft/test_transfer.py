@@ -1,4 +1,4 @@
-"""Leadership transfer (3.4): to whom, when the word is given, and what waits meanwhile."""
+"""Leadership transfer (3.4): to whom, when the target is asked to stand, and what waits meanwhile."""
 
 from node.peers import BondLoss, Preference
 from node.raft.events import Received, Recovered, TransferLeadership
@@ -25,7 +25,7 @@ def comes_back_as_an_observer(cluster, name):
 
 
 class Starved:
-    """Keeps entries on their way to ``target``, and notes who is told to stand at once."""
+    """Keeps entries on their way to ``target``, and notes which members are asked to stand at once."""
 
     def __init__(self, cluster, target):
         self.cluster, self.target = cluster, target

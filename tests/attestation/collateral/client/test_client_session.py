@@ -1,4 +1,4 @@
-"""Whom the collateral client trusts, and through whom it speaks, is what it is told."""
+"""The collateral client trusts what its configuration names, and connects through nothing else."""
 
 import asyncio
 import ssl
