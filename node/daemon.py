@@ -27,6 +27,7 @@ from node.life import NodeLife, begin_life
 from node.machines.base import StateMachine
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.peers import Incarnation
+from node.pid_file import holding_pid_file
 from node.process_events import Listening, MachineNotMeasured, Reporter
 from node.recovery import GroupEnforcement, RecoveryWatch
 from node.service import NodeService
@@ -74,6 +75,7 @@ async def running(
     allow_open_files(config)
     async with AsyncExitStack() as stack:
         life = begin_life(document, config, stack)
+        stack.enter_context(holding_pid_file(Path(config.node.data_dir), life.identity.peer_id))
         trust = await _open_trust(life, stack)
         network = _network_of(life, trust)
         outlook = _tcb_outlook_of(life, trust, network.me)

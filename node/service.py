@@ -1,6 +1,7 @@
 """A running node behind its HTTP API: the ``node.api.service.Service`` of one group."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -23,6 +24,7 @@ from node.authority import AuthorityError
 from node.clock import NodeClock
 from node.config import NodeConfig, founding_of, preference_of
 from node.errors import ConfigError
+from node.group.errors import GroupClosedError
 from node.group.group import Group
 from node.group.identity import GroupKey, GroupKeyDiffersError, require_key
 from node.group.network import GroupBuilder, Network
@@ -42,6 +44,10 @@ from node.system.birth import CONFIRM, BirthState, birth_of
 from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
+
+HAND_OVER_TIMEOUTS: Final = 2  # a transfer is decided within this many election timeouts
+
+logger = logging.getLogger(__name__)
 
 REMOVED_MESSAGE: Final = (
     "an operator removed this member from the group; it takes part no more until its process is started again"
@@ -130,9 +136,30 @@ class NodeService:
         return self._joined.group
 
     async def close(self) -> None:
+        """Leave the group; a node that leads first hands the leadership over, if another can have it."""
         group = self._joined.group
-        if group is not None:
-            await group.close()
+        if group is None:
+            return
+        if group.leading is not None:
+            await self._hand_over(group)
+        await group.close()
+
+    async def _hand_over(self, group: Group) -> None:
+        """Hand the leadership over, within two election timeouts; the node stops whether it did or not."""
+        limit_s = HAND_OVER_TIMEOUTS * self._document.settings.election_timeout_ms / 1000
+        try:
+            async with asyncio.timeout(limit_s):
+                outcome = await group.transfer_outcome()
+        except TimeoutError:
+            logger.warning("stopping as the leader; nobody took over in %s s", limit_s)
+            return
+        except GroupClosedError as exc:
+            logger.warning("stopping; the group ended on this node meanwhile: %s", exc)
+            return
+        if isinstance(outcome, Ok):
+            logger.info("stopping; the leadership was handed over to %s", group.leader)
+        else:
+            logger.warning("stopping as the leader; nobody took over: %s", outcome)
 
     # ---- calls of the API ----------------------------------------------------
     @property

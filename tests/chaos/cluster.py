@@ -28,6 +28,7 @@ from tests.support.netns import NamespaceNetwork, address_of
 API_PORT: Final = 8443
 BOND_PORT: Final = 7443
 START_S: Final = 90.0
+STOP_S: Final = 60.0
 CONVERGE_S: Final = 120.0
 LOOK_EVERY_S: Final = 0.2
 TOLD_WITHIN_S: Final = 2.0
@@ -154,7 +155,19 @@ class ChaosCluster:
         """``kill -9``."""
         assert node.process is not None
         node.process.kill()
-        assert node.process.wait() == -signal.SIGKILL, f"{node.name} had ended before: see its log"
+        self.reap(node, -signal.SIGKILL)
+
+    def stop(self, node: Node) -> None:
+        """SIGTERM, and wait until the process has ended."""
+        assert node.process is not None
+        node.process.send_signal(signal.SIGTERM)
+        self.reap(node)
+
+    def reap(self, node: Node, code: int = 0) -> None:
+        """Wait until the process of a node has ended with this exit code."""
+        assert node.process is not None
+        ended = node.process.wait(STOP_S)
+        assert ended == code, f"{node.name} ended with {ended}: see its log"
         assert node.process.stdin is not None
         node.process.stdin.close()
         node.process, node.paused = None, False
