@@ -26,7 +26,10 @@ WAIT_S = 45.0
 
 
 def cli(
-    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``bondstone ARGUMENTS`` to its end."""
     return subprocess.run(
@@ -35,7 +38,7 @@ def cli(
         env={**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout_s,
         check=False,
     )
 
