@@ -36,6 +36,8 @@ from node.raft.types import (
     Unknown,
 )
 
+_COMMAND: Final = EntryKind.COMMAND
+_SYSTEM: Final = EntryKind.SYSTEM
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 # How much of a key's TTL a command may take from here into the log. Callers repeat it and hand it over within
 # three quarters (``node/api/freshness.py``), and the log's time may go a tenth faster than theirs.
@@ -130,21 +132,19 @@ class ClientSession:
 
     # ---- from our callers ---------------------------------------------------
     def submit(self, execute: Execute) -> None:
-        tenure = self.host.tenure
+        host = self.host
+        settings = host.settings
         refusal = _objection(execute)
         if refusal:
-            self.host._complete(execute.token, NotExecuted(refusal, tenure.leader))
+            host._complete(execute.token, NotExecuted(refusal, host.tenure.leader))
             return
         body = encode_command_body(execute.commands, execute.credential)
         size = len(body)
-        if size > self.host.settings.command_bytes_max:
-            self.host._complete(execute.token, NotExecuted("command-too-large", tenure.leader))
+        if size > settings.command_bytes_max:
+            host._complete(execute.token, NotExecuted("command-too-large", host.tenure.leader))
             return
-        if (
-            len(self.tokens) >= self.host.settings.pending_max
-            or self.pending_bytes + size > PENDING_BYTES_MAX
-        ):
-            self.host._complete(execute.token, NotExecuted("overloaded", tenure.leader))
+        if len(self.tokens) >= settings.pending_max or self.pending_bytes + size > PENDING_BYTES_MAX:
+            host._complete(execute.token, NotExecuted("overloaded", host.tenure.leader))
             return
         pending = Pending(execute, body)
         self.tokens[execute.token] = pending
@@ -259,9 +259,10 @@ class ClientSession:
             self._send_unsent()
 
     def _number_waiting(self) -> None:
+        window = self.host.settings.session_window
         while self.waiting:
             low = next(iter(self.in_flight), self.next_seq)
-            if self.next_seq - low >= self.host.settings.session_window:
+            if self.next_seq - low >= window:
                 return
             pending = self.waiting.popleft()
             pending.seq = self.next_seq
@@ -275,14 +276,15 @@ class ClientSession:
             self.next_seq += 1
 
     def _send_unsent(self) -> None:
+        now, bytes_max = self.host.now, self.host.settings.append_bytes_max
         while self.next_send < self.next_seq:
             batch: list[Proposal] = []
             size = 0
             seq = self.next_send
-            while seq < self.next_seq and size < self.host.settings.append_bytes_max:
+            while seq < self.next_seq and size < bytes_max:
                 pending = self.in_flight.get(seq)
                 if pending is not None:
-                    kind = EntryKind.SYSTEM if pending.execute.system else EntryKind.COMMAND
+                    kind = _SYSTEM if pending.execute.system else _COMMAND
                     batch.append(Proposal(kind, seq, pending.payload))
                     size += len(pending.payload)
                 seq += 1
@@ -291,9 +293,9 @@ class ClientSession:
             for proposal in batch:
                 sent = self.in_flight.get(proposal.seq)
                 if sent is not None:
-                    sent.sent_ms, sent.left = self.host.now, True
+                    sent.sent_ms, sent.left = now, True
             self.next_send = seq
-            self.used_ms = self.host.now
+            self.used_ms = now
 
     def _before(self, seq: int) -> int:
         """Return the unanswered command before ``seq``; 0 if every earlier command is answered."""
@@ -374,6 +376,7 @@ def _objection(execute: Execute) -> str:
         return "bad-idempotency-key"
     if execute.credential is not None and not is_credential(execute.credential):
         return "bad-credential"
-    if not all(is_plain(command) for command in execute.commands):
-        return "not-plain-data"
+    for command in execute.commands:
+        if not is_plain(command):
+            return "not-plain-data"
     return ""

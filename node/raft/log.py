@@ -128,7 +128,9 @@ class MemoryLog(LogStore):
     def append(self, entries: Sequence[Entry]) -> None:
         assert not entries or entries[0].index == self._last.index + 1
         self._entries.extend(entries)
-        size = sum(map(entry_bytes, entries))
+        size = OVERHEAD_BYTES * len(entries)
+        for entry in entries:  # most often one
+            size += len(entry.payload)
         self._size += size
         self._taken += size
         self._find_last()
@@ -156,10 +158,11 @@ class MemoryLog(LogStore):
         self._find_last()
 
     def _find_last(self) -> None:
-        self._last = self._base
         if self._entries:
             entry = self._entries[-1]
             self._last = Position(entry.term, entry.index, entry.chain)
+        else:
+            self._last = self._base
 
 
 def entry_bytes(entry: Entry) -> int:

@@ -100,15 +100,17 @@ class Replica:
         """
         commands = [entry for entry in entries if entry.kind is _COMMAND or entry.kind is _SYSTEM]
         batches = iter(decode_commands_untrusted(commands))
+        before = self.applied
         for entry in entries:
-            assert entry.index == self.applied.index + 1
             at = Cursor(entry.term, entry.index)
-            if entry.term != self.applied.term:
-                self.terms.append((entry.index, entry.term))
+            assert at.index == before.index + 1
+            if at.term != before.term:
+                self.terms.append((at.index, at.term))
             self.table.expire(entry.time_ms)
             resolution, kind = None, entry.kind
             if kind is _COMMAND or kind is _SYSTEM:
-                self.commands += counts_as_command(entry)
+                if kind is _COMMAND or counts_as_command(entry):
+                    self.commands += 1
                 batch = next(batches)
                 # Every node finds it equally malformed: it is a no-op that answers no caller, and does not
                 # block the log.
@@ -121,7 +123,7 @@ class Replica:
             elif kind in _OF_LEVELS:
                 resolution = self._change_levels(entry, at)
             self.applied_ms = entry.time_ms
-            self.applied = at
+            self.applied = before = at
             yield entry, resolution
 
     def term_at(self, index: int) -> int | None:
@@ -199,7 +201,10 @@ class Replica:
         """
         # The caller is judged by the state before the entry.
         commands, credential, time_ms = batch.commands, batch.credential, entry.time_ms
-        request, target = (_SYSTEM_COMMAND, self.system) if batch.system else (_MACHINE_COMMAND, self.machine)
+        request: RequestKind = _MACHINE_COMMAND
+        target: StateMachine | SystemState = self.machine
+        if batch.system:
+            request, target = _SYSTEM_COMMAND, self.system
         for sub, command in enumerate(commands):
             refusal = self._judge(credential, request, command, time_ms)
             if refusal is not None:
@@ -207,17 +212,10 @@ class Replica:
         savepoint = self._savepoint(target)
         results: list[Result] = []
         size = 0
+        term, index, group_id = entry.term, entry.index, self._group_id
+        version, quota_bytes = self._version, self._quota_bytes
         for sub, command in enumerate(commands):
-            context = ApplyContext(
-                entry.term,
-                entry.index,
-                sub,
-                time_ms,
-                self._group_id,
-                credential,
-                self._version,
-                self._quota_bytes,
-            )
+            context = ApplyContext(term, index, sub, time_ms, group_id, credential, version, quota_bytes)
             result = self._apply_one(target, command, context)
             if type(result) is Applied:
                 try:

@@ -25,7 +25,7 @@ from node.raft.replica import BrokenMachineError
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
 from node.raft.tenure import NOTHING_AWAITED
-from node.raft.types import LEADER, Cursor, Entry, EntryKind, Position
+from node.raft.types import COMMANDS, LEADER, Cursor, Entry, EntryKind, Position
 
 # To approach the wall's time, the log's time runs at most this much faster or slower than the monotonic
 # clock.
@@ -46,11 +46,11 @@ class Replication(Promises):
         """
         if self._level_of(kind) > self._level():
             raise HaltError("entry-above-feature-level")
-        last = self.log.last()
-        time_ms, rest = divmod(self._log_time(self.log.last_ms()), 100)
-        entry = make_entry(last, term=self.tenure.term, kind=kind, time_ms=time_ms, payload=payload)
+        tenure, log = self.tenure, self.log
+        time_ms, rest = divmod(self._log_time(log.last_ms()), 100)
+        entry = make_entry(log.last(), term=tenure.term, kind=kind, time_ms=time_ms, payload=payload)
         self._append((entry,))
-        self.tenure.log_time_rest = rest
+        tenure.log_time_rest = rest
         return entry
 
     def _level_of(self, kind: EntryKind) -> int:
@@ -58,7 +58,8 @@ class Replication(Promises):
 
     def _level(self) -> int:
         """Return the highest feature level that we may write and send now."""
-        return LOWEST if self.tenure.replica.levels is None else self.tenure.replica.levels.level
+        levels = self.tenure.replica.levels
+        return LOWEST if levels is None else levels.level
 
     def _log_time(self, last_ms: int) -> int:
         """The time of the next entry, in hundredths of a millisecond (3.8).
@@ -68,8 +69,9 @@ class Replication(Promises):
         follows the monotonic clock, and is only slewed towards the wall's: a TTL lasts its nominal time, plus
         or minus ``SLEW_PERCENT``.
         """
-        before = last_ms * 100 + self.tenure.log_time_rest
-        elapsed = self.now - self.tenure.appended_ms
+        tenure = self.tenure
+        before = last_ms * 100 + tenure.log_time_rest
+        elapsed = self.now - tenure.appended_ms
         return before + min(
             max(self.wall * 100 - before, elapsed * (100 - SLEW_PERCENT)), elapsed * (100 + SLEW_PERCENT)
         )
@@ -94,8 +96,8 @@ class Replication(Promises):
                 tenure.dissolve_index = tenure.dissolve_index or entry.index
             elif entry.kind is EntryKind.SNAPSHOT:
                 self._snapshot_appended(entry)
-        self._record(SaveEntries(tuple(entries)))
         if self.settings.trust_disk:
+            self._record(SaveEntries(tuple(entries)))
             tenure.writes.append((self.serial, entries[-1].index))
 
     def _adopt_config(self, entry: Entry) -> None:
@@ -295,16 +297,22 @@ class Replication(Promises):
         for entry, resolution in self.tenure.replica.apply(entries):
             if resolution is not None:
                 self._entry_applied(resolution.session, resolution.seq, resolution.outcome)
-            if entry.kind is EntryKind.CONFIG:
-                self._announce_config(entry)
-            if self.tenure.replica.levels is not self.tenure.published_levels:
-                self._announce_levels(Cursor(entry.term, entry.index))
-            if entry.kind is EntryKind.SNAPSHOT:
-                self._snapshot_applied(entry)
-            if entry.kind is EntryKind.DISSOLVE:
-                # No entry after it is ever applied: the cluster ended here, on every node alike.
-                self._dissolve(Cursor(entry.term, entry.index))
+            if entry.kind not in COMMANDS and not self._take_effect(entry):
                 return False
+        return True
+
+    def _take_effect(self, entry: Entry) -> bool:
+        """Do what members do at an applied entry of their own; return whether the cluster goes on."""
+        if entry.kind is EntryKind.CONFIG:
+            self._announce_config(entry)
+        if self.tenure.replica.levels is not self.tenure.published_levels:
+            self._announce_levels(Cursor(entry.term, entry.index))
+        if entry.kind is EntryKind.SNAPSHOT:
+            self._snapshot_applied(entry)
+        if entry.kind is EntryKind.DISSOLVE:
+            # No entry after it is ever applied: the cluster ended here, on every node alike.
+            self._dissolve(Cursor(entry.term, entry.index))
+            return False
         return True
 
     # ---- how current the applied state is (3.7) -----------------------------

@@ -104,7 +104,8 @@ class Snapshots(Replication):
         if keeper.ready is not None and self.now >= snaps.report_due:
             self._report(keeper.ready.evidence)
         self._answer_asks()
-        keeper.tidy(self.now)
+        if keeper.before is not None:
+            keeper.tidy(self.now)
         if keeper.held is not None:
             self._prune(keeper.held.evidence.anchor.index)
 
@@ -130,24 +131,21 @@ class Snapshots(Replication):
 
     def _snapshots_due(self, due: int) -> int:
         keeper = self.tenure.snaps.keeper
-        if keeper.making is not None or self._can_prune():
+        if keeper.making is not None:
+            return self.now
+        if keeper.held is not None and self._can_prune(keeper.held.evidence.anchor.index):
             return self.now
         asked = self.tenure.snaps.pace.due_ms()
         if asked is not None:
             due = min(due, asked)
-        return (
-            min(due, self.tenure.snaps.report_due)
-            if keeper.ready is not None and self.tenure.leadership is None
-            else due
-        )
+        if keeper.ready is not None and self.tenure.leadership is None:
+            return min(due, self.tenure.snaps.report_due)
+        return due
 
     # ---- pruning ------------------------------------------------------------
-    def _can_prune(self) -> bool:
-        held = self.tenure.snaps.keeper.held
+    def _can_prune(self, limit: int) -> bool:
         first = self.log.base.index + 1
-        return (
-            held is not None and first <= held.evidence.anchor.index and self._is_spare(first, self.log.size)
-        )
+        return first <= limit and self._is_spare(first, self.log.size)
 
     def _is_spare(self, index: int, size: int) -> bool:
         """Return whether the entry at ``index``, the first of ``size`` bytes, need not wait for laggards."""

@@ -47,6 +47,9 @@ class EntryKind(IntEnum):
     FEATURE = 8  # from here on entries and messages of this feature level may be written and sent
     MACHINE = 9  # from here on the state machine runs as this version
 
+    # An enumeration's own hash is a function in Python, and every entry's kind is looked up in a table.
+    __hash__ = int.__hash__
+
 
 # The kinds that a session numbers and executes once: same payload, same keys, same results.
 COMMANDS: Final = frozenset((EntryKind.COMMAND, EntryKind.SYSTEM))
