@@ -29,10 +29,10 @@ from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.peers import Incarnation
 from node.pid_file import holding_pid_file
 from node.process_events import Listening, MachineNotMeasured, Reporter
-from node.recovery import GroupEnforcement, RecoveryWatch
 from node.service import NodeService
 from node.serving import api_server_of
 from node.tcb_outlook import TcbOutlook
+from node.tcb_recovery import GroupEnforcement, RecoveryWatch
 from node.trust import (
     CollateralChanges,
     JudgesMemory,

@@ -19,7 +19,7 @@ from node.audit import AuditLog
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.group.network import Network
-from tests.attestation.tickets.test_ticket_jwt import validator
+from tests.attestation.tickets.test_jwt import validator
 
 DOCS = Path(__file__).parents[2] / "docs"
 TICKETS = (DOCS / "jwt.md").read_text()

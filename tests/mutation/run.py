@@ -42,20 +42,20 @@ EXITS_KILLED = frozenset({1, 2, 3})
 
 # Where each module is, below ``attestation``, and the tests that notice most, soonest, below its tests.
 MODULES = {
-    "verifier": ("verifier", ("test_verifier", "test_tcb", "collateral/test_collateral")),
-    "tcb": ("tcb", ("test_tcb", "policy/test_policy")),
-    "appraise": ("policy/appraise", ("policy/test_policy",)),
-    "endorsements": ("collateral/endorsements", ("collateral/test_collateral", "test_verifier")),
-    "signers": ("collateral/signers", ("collateral/test_collateral", "collateral/test_evaluation_numbers")),
+    "verifier": ("verifier", ("test_verifier", "test_tcb", "collateral/test_endorsements")),
+    "tcb": ("tcb", ("test_tcb", "policy/test_appraise")),
+    "appraise": ("policy/appraise", ("policy/test_appraise",)),
+    "endorsements": ("collateral/endorsements", ("collateral/test_endorsements", "test_verifier")),
+    "signers": ("collateral/signers", ("collateral/test_endorsements", "collateral/test_evaluation_numbers")),
     "evaluation_numbers": ("collateral/evaluation_numbers", ("collateral/test_evaluation_numbers",)),
-    "crl": ("x509/crl", ("x509/test_certificates", "collateral/test_collateral")),
-    "certificates": ("x509/certificates", ("x509/test_certificates", "collateral/test_collateral")),
+    "crl": ("x509/crl", ("x509/test_certificates", "collateral/test_endorsements")),
+    "certificates": ("x509/certificates", ("x509/test_certificates", "collateral/test_endorsements")),
     "pck": ("x509/pck", ("x509/test_certificates", "test_verifier")),
     "tcb_info": (
         "collateral/tcb_info",
-        ("test_tcb", "collateral/test_collateral", "collateral/test_signed_json"),
+        ("test_tcb", "collateral/test_endorsements", "collateral/test_signed_json"),
     ),
-    "tdx": ("tickets/tdx", ("tickets/test_ticket_tdx", "tickets/test_ticket_attacks")),
+    "tdx": ("tickets/tdx", ("tickets/test_tdx", "tickets/test_attacks")),
 }
 
 

@@ -28,8 +28,8 @@ from node.group.group import Group
 from node.group.network import Network
 from node.machines.system import CombinedSystem
 from node.raft.types import Consistency
-from node.recovery import GroupEnforcement, RecoveryWatch
 from node.system.tcb import TcbState, tcb_of
+from node.tcb_recovery import GroupEnforcement, RecoveryWatch
 from tests.support.bonds import Clock
 from tests.support.groups import GET, INIT, JOIN, NAME, PATIENCE_S, Site, add, counter, until_voters, within
 from tests.support.tickets import FIRMWARE, REGISTERS, policy

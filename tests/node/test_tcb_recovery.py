@@ -8,8 +8,8 @@ from attestation.collateral.enforcement import CollateralSet
 from node.group.errors import NotExecutedError
 from node.machines.base import ApplyContext
 from node.machines.system import CombinedSystem
-from node.recovery import GroupEnforcement, RecoveryWatch
 from node.system.tcb import TcbState, tcb_of
+from node.tcb_recovery import GroupEnforcement, RecoveryWatch
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MODEL, OTHER = b"model!", b"other!"
