@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
+ROUNDS ?= 100
 
-.PHONY: help run test check fix simulate fuzz chaos mutate test-long test-image bench clean
+.PHONY: help run test check fix simulate fuzz chaos rolling mutate test-long test-image bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,9 @@ fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 
 chaos: $(VENV)/.installed-dev ## Break real processes for SECONDS, and check what clients saw
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(ARGS)
+
+rolling: $(VENV)/.installed-dev ## Restart three real nodes one after another, ROUNDS times, while a client writes
+	@$(BIN)/python -m tests.chaos.rolling --rounds $(ROUNDS) $(ARGS)
 
 mutate: $(VENV)/.installed-dev ## Mutate the verifier for SECONDS: which changes does no test notice?
 	@$(BIN)/python -m tests.mutation --seconds $(SECONDS)
