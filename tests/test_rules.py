@@ -263,6 +263,28 @@ def test_integers_from_outside_are_checked_by_the_kit() -> None:
     assert found == [], "use attestation.encoding.fields.integer"
 
 
+# Who reads JSON by itself, and why.
+READS_JSON = (
+    "attestation/encoding/strict_json.py",  # the place
+    "enclave/image/console.py",  # finds the lines of PID 1 in a console, among others that are no JSON
+    "enclave/image/folder.py",  # files of an image that its user has built
+    "node/cli/quote_file.py",  # names what a file is; takes nothing out of it
+    "node/simulation/compiled.py",  # a tool for developers
+)
+
+
+def test_json_from_outside_is_read_in_one_place() -> None:
+    found = [
+        f"{name}:{line}: {call}"
+        for name, tree in sources(without=READS_JSON)
+        for line, call in calls(tree)
+        if call in {"json.load", "json.loads", "json.JSONDecoder"}
+    ]
+    assert found == [], (
+        "use attestation.encoding.strict_json: json takes repeated names, NaN and half characters"
+    )
+
+
 READS_TOML = (
     "attestation/encoding/toml_tables.py",  # the place
     "enclave/image/config.py",  # looks for secrets in a file that the node reads again

@@ -123,12 +123,14 @@ class Endorsements:
 
     def to_json(self) -> bytes:
         """Return the ``QuoteCollateralV3`` JSON that other tools pass around."""
-        return json.dumps(
-            {
-                name: value.decode("utf-8") if name in _TEXTS else value.hex()
-                for name, value in self.to_value().items()
-            }
-        ).encode()
+        return json.dumps(self.to_json_value()).encode()
+
+    def to_json_value(self) -> dict[str, str]:
+        """Return the same as part of a document."""
+        return {
+            name: value.decode("utf-8") if name in _TEXTS else value.hex()
+            for name, value in self.to_value().items()
+        }
 
     @classmethod
     def from_json_untrusted(cls, data: bytes) -> Self:

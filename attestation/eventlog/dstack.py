@@ -7,16 +7,18 @@ Some producers leave ``digest`` empty for those, and then it is recomputed by th
 """
 
 import binascii
-import json
 from typing import Any, Final
 
 from attestation.encoding.fields import FieldError, StrictMap, array, integer, text
+from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
 from attestation.eventlog.digests import DSTACK_EVENT_TYPE, dstack_digest_v1
 from attestation.eventlog.events import DIGEST_BYTES, REGISTER_COUNT, Event, Origin
 
 LOG_BYTES_MAX: Final = 2 * 1024 * 1024
 EVENTS_MAX: Final = 4096
+_DEPTH_MAX: Final = 4
+_VALUES_MAX: Final = 8 * EVENTS_MAX  # a map of five members each
 _EVENTS: Final = array(EVENTS_MAX)
 _REGISTER: Final = integer(0, REGISTER_COUNT - 1)
 _TYPE: Final = integer(0, 2**32 - 1)
@@ -35,9 +37,9 @@ def import_dstack_log_untrusted(data: bytes) -> tuple[Event, ...]:
             "dstack-log-too-large", f"{len(data)} bytes of event log, at most {LOG_BYTES_MAX}"
         )
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise MalformedError("dstack-log-invalid", "the event log is not JSON") from exc
+        value = parse_strict_untrusted(data, depth_max=_DEPTH_MAX, values_max=_VALUES_MAX)
+    except MalformedError as exc:
+        raise MalformedError("dstack-log-invalid", f"the event log is not JSON: {exc.message}") from exc
     try:
         items = _EVENTS(value)
     except FieldError as exc:

@@ -21,6 +21,9 @@ from ipaddress import AddressValueError, IPv4Interface, NetmaskValueError
 from types import MappingProxyType
 from typing import Any, Final
 
+from attestation.encoding.fields import StrictMap, anything, integer
+from attestation.encoding.strict_json import parse_strict_untrusted
+from attestation.errors import MalformedError
 from enclave.image.errors import GuestConfigError
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
@@ -41,7 +44,9 @@ _SECRET_ENDINGS: Final = ("key",)
 _NAME: Final = "[a-z0-9][a-z0-9_-]{0,30}"
 _FILE_NAME: Final = re.compile(rf"(?:{_NAME}/)?{_NAME}\.({'|'.join((*_ENDINGS, *_SECRET_ENDINGS))})")
 _INTERFACE: Final = re.compile(r"eth[0-9]")
-_MEMBERS: Final = frozenset({"version", "files", "addresses"})
+_VERSION: Final = integer(1, 1)
+_DEPTH_MAX: Final = 4
+_VALUES_MAX: Final = 256  # several times what the largest configuration has; the files are texts in it
 NODE_FILE: Final = "node.toml"
 _SECRET_KEYS: Final = ("key", "key_file")
 
@@ -86,10 +91,15 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
         raise GuestConfigError(
             "config-too-large", f"a configuration of {len(data)} bytes, at most {CONFIG_BYTES_MAX}"
         )
-    document = _json_untrusted(data)
-    if not isinstance(document, dict) or set(document) - _MEMBERS or document.get("version") != 1:
-        raise GuestConfigError("config-members", "the configuration is not an object of version 1 with files")
-    files = _files(document.get("files"), _ENDINGS + (_SECRET_ENDINGS if profile.takes_secrets else ()))
+    document = StrictMap(
+        _json_untrusted(data),
+        error=_wrong_member,
+        names=("version", "files", "addresses"),
+        optional=("files", "addresses"),
+    )
+    document.take("version", _VERSION)
+    endings = _ENDINGS + (_SECRET_ENDINGS if profile.takes_secrets else ())
+    files = _files(document.take("files", anything) if "files" in document else {}, endings)
     node = _node_table(files[NODE_FILE])
     if not profile.takes_secrets:
         _refuse_secrets(node)
@@ -97,7 +107,9 @@ def parse_guest_config_untrusted(data: bytes, *, profile: Profile) -> GuestConfi
         _refuse_mock(node)
     return GuestConfig(
         files=MappingProxyType(files),
-        addresses=MappingProxyType(_addresses(document.get("addresses", {}))),
+        addresses=MappingProxyType(
+            _addresses(document.take("addresses", anything)) if "addresses" in document else {}
+        ),
     )
 
 
@@ -152,20 +164,13 @@ def config_disk_length_untrusted(header: bytes) -> int | None:
 
 def _json_untrusted(data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise GuestConfigError("config-json", f"the configuration is not JSON: {exc}") from exc
+        return parse_strict_untrusted(data, depth_max=_DEPTH_MAX, values_max=_VALUES_MAX)
+    except MalformedError as exc:
+        raise GuestConfigError("config-json", f"the configuration is not JSON: {exc.message}") from exc
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _wrong_member(path: str, text: str) -> GuestConfigError:
+    return GuestConfigError("config-members", f"the configuration's {path or 'outer value'} {text}")
 
 
 def _files(value: Any, endings: tuple[str, ...]) -> dict[str, str]:

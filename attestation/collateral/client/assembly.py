@@ -129,7 +129,7 @@ def encode_record(collateral: Collateral) -> bytes:
         "version": _RECORD_VERSION,
         "fetched_at": timestamp(collateral.fetched_at),
         "source": collateral.source,
-        "endorsements": json.loads(collateral.endorsements.to_json()),
+        "endorsements": collateral.endorsements.to_json_value(),
     }
     return json.dumps(record, indent=1).encode()
 

@@ -92,7 +92,12 @@ def document(**changes):
         (b"[" * 100_000, "config-json"),
         (b'{"version":1,"version":1}', "config-json"),
         (b'{"version":NaN}', "config-json"),
+        (document(files={**FILES, "x.pem": "\ud800"}), "config-json"),  # no file could hold it
+        (b"[" + b"0," * 300 + b"0]", "config-json"),
         (b"[]", "config-members"),
+        (document(version=True), "config-members"),  # equal to 1 in Python
+        (document(version=1.0), "config-members"),
+        (b'{"version":1}', "config-files"),
         (document(version=2), "config-members"),
         (document(extra=1), "config-members"),
         (document(files=[]), "config-files"),
