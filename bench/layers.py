@@ -179,6 +179,7 @@ async def http(*, whole: bool, keyed: bool = False) -> float:
         from node.places import Places, Room
 
         room = {"room": Room("bodies", limits.bodies_bytes_max), "places": Places("connections", 2048)}
+        room["made_at"] = boot_time_s()
     loop = asyncio.get_running_loop()
     connection = ApiProtocol(config, ServerState(), {}, limits=limits, loop=loop, **room)
     wire = Wire()

@@ -1,10 +1,11 @@
-"""An answer that leaves as one piece: one write, one TLS record, one system call.
+"""An answer that leaves as one piece: over HTTP/1.1 one write, one TLS record, one system call.
 
 uvicorn looks at every header field of an answer, and writes head and body separately. Every answer of this
 API is whole and states its length.
 """
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -12,19 +13,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 _CLOSE: Final = (b"connection", b"close")
 
 
-class WholeAnswer:
-    """ASGI's ``send`` for one request of uvicorn's: keeps the head until the body is there.
+class WholeSend(ABC):
+    """ASGI's ``send`` for one request: keeps the head until the body is there."""
 
-    Args:
-        cycle: the request. This class writes the state of the answer there, where uvicorn looks for it.
-        default_headers: of every answer.
-    """
+    __slots__ = ("_head",)
 
-    __slots__ = ("_cycle", "_default_headers", "_head")
-
-    def __init__(self, cycle: RequestResponseCycle, default_headers: list[tuple[bytes, bytes]]) -> None:
-        self._cycle = cycle
-        self._default_headers = default_headers
+    def __init__(self) -> None:
         self._head: Any = None
 
     async def __call__(self, message: Any) -> None:
@@ -34,7 +28,27 @@ class WholeAnswer:
         assert self._head is not None, "an answer begins with its head"
         await self.whole(self._head["status"], self._head["headers"], message.get("body", b""))
 
-    async def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    @abstractmethod
+    async def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send head and body at once."""
+
+
+class WholeAnswer(WholeSend):
+    """The answer to one request of uvicorn's.
+
+    Args:
+        cycle: the request. This class writes the state of the answer there, where uvicorn looks for it.
+        default_headers: of every answer.
+    """
+
+    __slots__ = ("_cycle", "_default_headers")
+
+    def __init__(self, cycle: RequestResponseCycle, default_headers: list[tuple[bytes, bytes]]) -> None:
+        super().__init__()
+        self._cycle = cycle
+        self._default_headers = default_headers
+
+    async def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Send head and body at once."""
         cycle = self._cycle
         if cycle.flow.write_paused and not cycle.disconnected:
@@ -50,7 +64,7 @@ class WholeAnswer:
             cycle.transport.close()
         cycle.on_response()
 
-    def _head_bytes(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int) -> bytes:
+    def _head_bytes(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes:
         cycle = self._cycle
         fields = [*self._default_headers, *headers]
         if _CLOSE in fields:

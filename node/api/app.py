@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from node.api.access import VOUCHED, AccessGate
 from node.api.access_routes import AccessRoutes
-from node.api.answer import WholeAnswer
+from node.api.answer import WholeSend
 from node.api.body import ClientGoneError
 from node.api.cluster_field import ClusterField
 from node.api.commands import CommandsEndpoint, HandOver
@@ -198,7 +198,7 @@ class _Answer:
         """Send an answer."""
         self.status = answer.status
         fields = [*answer.fields, *self._cluster.fields(), (REQUEST_FIELD, self.id)]
-        if isinstance(self._send, WholeAnswer):
+        if isinstance(self._send, WholeSend):
             await self._send.whole(answer.status, fields, answer.content)
             return
         await self._send({"type": "http.response.start", "status": answer.status, "headers": fields})

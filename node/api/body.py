@@ -81,7 +81,13 @@ async def _refuse_too_large(receive: Receive, limits: ApiLimits, *, drain: bool)
             raise ClientGoneError
         discarded += len(message.get("body", b""))
         drain = message.get("more_body", False)
-    raise ProblemError("body-too-large", f"a body has at most {limits.body_bytes_max} bytes", headers=_CLOSE)
+    raise too_large(limits)
+
+
+def too_large(limits: ApiLimits) -> ProblemError:
+    """Return the refusal of a body over the limit."""
+    detail = f"a body has at most {limits.body_bytes_max} bytes"
+    return ProblemError("body-too-large", detail, headers=_CLOSE)
 
 
 def decode_untrusted(body: bytes, kind: type[T]) -> T:

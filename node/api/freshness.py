@@ -7,7 +7,8 @@ request decides at the moment when the node gives it to the group, not whether t
 The node cannot know how old a request is, but it knows an upper bound. The client wrote the request after the
 answer to its last request on that connection. If it is the first request, the client wrote it after the
 server's part of the TLS handshake. For a client that does not wait for answers (pipelining) the older bound
-counts.
+counts. Over HTTP/2, where no client waits for answers, the server sends pings: the client wrote what arrives
+behind the answer to a ping after the ping was sent.
 
 From the sending of the first copy of a command: the last copy is sent within ``REPEATED_OF_TTL`` (the
 client's duty), and handed to the group within ``AGE_OF_TTL`` of that (checked here). Three quarters of a

@@ -23,7 +23,7 @@ class ProblemKind:
 
 # Codes are never renamed; a code's status never changes.
 CATALOGUE: Final[dict[str, ProblemKind]] = {
-    "http-invalid": ProblemKind(HTTPStatus.BAD_REQUEST, "This is not an HTTP/1.1 request"),
+    "http-invalid": ProblemKind(HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request"),
     "json-invalid": ProblemKind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
     "credentials-missing": ProblemKind(HTTPStatus.UNAUTHORIZED, "Credentials are needed"),
     "credentials-unknown": ProblemKind(HTTPStatus.UNAUTHORIZED, "The credentials are not known here"),

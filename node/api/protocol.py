@@ -17,15 +17,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from node.api.access import CLIENT_CERTIFICATE, VOUCHED
+from node.api.access import VOUCHED
 from node.api.answer import WholeAnswer
 from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.header_fields import FIELDS
 from node.api.limits import PIPELINED_MAX, ApiLimits
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.requests import BadRequestError, Piece, RequestReader
-from node.api.turns import CALLER
-from node.places import Places, Room, Share, Stay, share_of_address
+from node.api.seat import Seat
+from node.places import Places, Room, Stay
 
 # What a request's scope has from its head and its connection.
 _OF_HEAD: Final = (
@@ -66,17 +66,17 @@ class ApiProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         *,
         limits: ApiLimits,
-        places: Places["ApiProtocol"],
+        places: Places[Seat],
         room: Room,
         loop: asyncio.AbstractEventLoop,
+        made_at: float,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._limits = limits
         self._room = room
-        self._places = places
+        self._seat = Seat(places, is_free=self._is_free, crowd_out=self._abort)
         self._held: deque[Stay] = deque()  # bytes of the room, by request, oldest first
-        self._caller: bytes | None = None
         self._had_request = False
         self._between_requests = True
         self._head_begun = False
@@ -88,61 +88,36 @@ class ApiProtocol(HttpToolsProtocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0  # the loop's time, seconds
         self._clock = clock
-        # The client sent the next request after this time. The protocol is made before the TLS handshake,
+        # The client sent the next request after this time: at first the time before the TLS handshake,
         # whose last message the network may hold back together with the first request.
-        self._in_touch_at = clock()
-        self._extensions: dict[str, Any] = {}
+        self._in_touch_at = made_at
         self._of_head: dict[str, Any] | None = None  # what a scope has from the last head, once it came again
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         ip = self.client[0] if self.client else "unknown"
-        if not self._sit(share_of_address(ip), known=False):
-            self._refuse(ProblemError("overloaded", "too many connections"))
+        try:
+            self._seat.take(transport, ip)
+        except ProblemError as problem:
+            self._refuse(problem)
             return
-        tls = transport.get_extra_info("ssl_object")
-        certificate = None if tls is None else tls.getpeercert(binary_form=True)
-        if certificate is not None:
-            self._extensions[CLIENT_CERTIFICATE] = certificate
         self._arm(self._limits.head_timeout_s, self._head_too_slow)
 
-    def may_go(self) -> bool:
-        """Return whether no request on this connection waits for an answer."""
+    def _is_free(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def crowded_out(self) -> None:
-        """Give the place up to another connection, at once. The client may connect again."""
+    def _abort(self) -> None:
         self.transport.abort()
 
-    def _sit(self, share: Share, *, known: bool) -> bool:
-        """Take a place as one of a share. Another connection may lose its place; False if this one does."""
-        goes = self._places.enter(self, share, known=known)
-        if goes is not None and goes is not self:
-            goes.crowded_out()
-        return goes is not self
-
     def _vouched(self, credential: bytes) -> None:
-        """The caller of the request that is being answered has shown this credential.
-
-        Raises:
-            ProblemError: this caller already uses too much of the node.
-        """
-        if credential != self._caller:
-            if not self._sit(credential, known=True):
-                raise ProblemError("overloaded", "too many connections", headers={"connection": "close"})
-            self._caller = self._extensions[CALLER] = credential
-        if self._held and not self._held[0].vouch(credential):
-            raise ProblemError(
-                "overloaded",
-                "the bodies of your other requests leave no room for this one",
-                headers={"connection": "close"},
-            )
+        """The caller of the request that is being answered has shown this credential."""
+        self._seat.vouched(credential, self._held[0] if self._held else None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self._places.leave(self)
+        self._seat.leave()
         for stay in self._held:
             stay.end()
         self._held.clear()
@@ -224,7 +199,7 @@ class ApiProtocol(HttpToolsProtocol):
             keep_alive=not piece.head.last,
             on_response=self.on_response_complete,
         )
-        self._held.append(Stay(self._room, self._caller))
+        self._held.append(Stay(self._room, self._seat.caller))
         if before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
@@ -249,7 +224,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def _complete_scope(self) -> None:
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["extensions"] = self._extensions  # of the connection
+        scope["extensions"] = self._seat.extensions  # of the connection
         scope["state"] = {SENT_AFTER: self._in_touch_at, VOUCHED: [self._vouched]}
 
     def on_headers_complete(self) -> None:
@@ -258,7 +233,7 @@ class ApiProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         self._had_request = True
         self._head_begun = False
-        self._held.append(Stay(self._room, self._caller))
+        self._held.append(Stay(self._room, self._seat.caller))
         self._disarm()
 
     def on_body(self, body: bytes) -> None:

@@ -17,24 +17,21 @@ from typing import Final
 from msgspec import Struct
 
 from node.api.limits import CHUNKS_MAX, FIELDS_MAX
+from node.http_syntax import HOST, LENGTH, METHOD, TARGET, VALUE
 
 END_OF_HEAD: Final = b"\r\n\r\n"
-# RFC 9110 5.6.2 (token), 5.5 (field value), RFC 3986 3.3 and 3.4 (path and query). Each repetition ends at an
-# octet that it cannot match, so none of them is ever tried again at another length.
 _HEAD: Final = re.compile(
-    rb"(?!CONNECT )[A-Z]{1,32} "
-    rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*+"
-    rb" HTTP/1\.([01])\r\n"
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+    rb"(?!CONNECT )" + METHOD + rb" " + TARGET + rb" HTTP/1\.([01])\r\n"
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + VALUE + rb"\r\n)*+"
     rb"\r\n"
 )
 # The fields that decide where a message ends or which host it is for, and those that must not be repeated.
 _DECISIVE: Final = re.compile(
     rb"\n(host|con(?:tent-(?:length|type)|nection)|transfer-encoding|upgrade|expect):([^\r]*+)"
 )
-_HOST: Final = re.compile(rb"(?:[a-z0-9._~-]*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_HOST: Final = re.compile(HOST)
 _CLOSE: Final = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|\Z)")  # of a list, RFC 9110 5.6.1
-_LENGTH: Final = re.compile(rb"[0-9]{1,15}")
+_LENGTH: Final = re.compile(LENGTH)
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _CHUNK_LINE_BYTES_MAX: Final = 10
 

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from cryptography import x509
@@ -16,9 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.types import ASGIApp
 
 from attestation.background import Background
+from node.api.by_alpn import OFFERED, ByAlpn
+from node.api.http2_protocol import Http2Protocol
 from node.api.limits import ApiLimits
 from node.api.listener import TlsListener
 from node.api.protocol import ApiProtocol
+from node.api.seat import Seat
 from node.errors import ConfigError
 from node.places import Places, Room, Usage
 from node.system.access_list import CERTIFICATES_MAX
@@ -40,7 +43,7 @@ def server_tls_context(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: every connection proves that the peer holds its key now
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(OFFERED)
     certificate_pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
     _load_chain_from_memory(context, certificate_pem + private_key_pem)
     anchors = list(client_certificates_der)
@@ -219,8 +222,8 @@ class _Server(uvicorn.Server):
         self._tls = tls
         self._limits = limits
         self._background = background
-        self._connections: Places[ApiProtocol] = Places(
-            "api-connections", limits.connections_max, may_go=ApiProtocol.may_go
+        self._connections: Places[Seat] = Places(
+            "api-connections", limits.connections_max, may_go=Seat.may_go
         )
         self._handshakes: Places[asyncio.Task[None]] = Places(
             "api-handshakes", limits.handshakes_max, reserved=0
@@ -238,21 +241,24 @@ class _Server(uvicorn.Server):
         self.lifespan = self.config.lifespan_class(self.config)
         loop = asyncio.get_running_loop()
 
-        def connection() -> ApiProtocol:
-            return ApiProtocol(
-                self.config,
-                self.server_state,
-                {},
-                limits=self._limits,
-                places=self._connections,
-                room=self._bodies,
-                loop=loop,
-            )
+        shared: dict[str, Any] = {
+            "limits": self._limits,
+            "places": self._connections,
+            "room": self._bodies,
+            "loop": loop,
+        }
+
+        def http1(made_at: float) -> asyncio.Protocol:
+            return ApiProtocol(self.config, self.server_state, {}, made_at=made_at, **shared)
+
+        def http2(made_at: float) -> asyncio.Protocol:
+            more = {"background": self._background, "made_at": made_at, **shared}
+            return Http2Protocol(self.config, self.server_state, **more)
 
         listeners = [
             TlsListener(
                 one,
-                connection,
+                lambda: ByAlpn(http1, http2),
                 lambda: len(self.server_state.connections),
                 tls=self._tls,
                 limits=self._limits,

@@ -102,6 +102,7 @@ class Connection:
             places=Places("connections", LIMITS.connections_max),
             room=Room("bodies", LIMITS.bodies_bytes_max),
             loop=asyncio.get_running_loop(),
+            made_at=group.clock(),
             clock=group.clock,
         )
         self._protocol.connection_made(self.wire)
