@@ -1,5 +1,9 @@
 """Elections (3.4): pre-vote, vote, stickiness, and standing at once when the leader's bond breaks.
 
+Rule K (3.6): a leader may commit a Cfg and die before it announces that. Then the voters of the new Cfg must
+not wait for a quorum of the old one, which may be dead. So every answer to a vote request names up to where
+the responder verified its log, and a candidate counts what the dead leader would have counted.
+
 The rules that come from Raft are in the thesis 3.4, 3.6.1 (up to date), 4.2.3 (stickiness) and 9.6
 (pre-vote).
 """
@@ -9,11 +13,14 @@ from typing import Final
 from node.peers import Incarnation, Preference
 from node.raft.forwarding import Forwarding
 from node.raft.messages import TimeoutNow, Vote, VoteReply, VoteRequest
+from node.raft.quorum import Config, is_quorum_of_all
 from node.raft.state import CATCHING_UP_PATIENCE
-from node.raft.types import Position, Role
+from node.raft.types import Cursor, Position, Role
 
 # Members that lose the leader at the same moment stand one after another, so that votes do not split.
 STAGGER_MS: Final = 25
+# From this feature level on votes carry what was verified, and a lease ends with its Cfg: rule K needs both.
+CLAIMS_LEVEL: Final = 2
 
 
 class Election(Forwarding):
@@ -73,8 +80,10 @@ class Election(Forwarding):
         tenure = self.tenure
         self._become(Role.PRE_CANDIDATE, None)
         tenure.grants = {self.me}
+        self._forget_claims()
         self._broadcast(self._request(tenure.term + 1, pre=True, transfer=False))
         self._count_grants()
+        self._count_claims()
 
     def _campaign(self, *, transfer: bool) -> None:
         tenure = self.tenure
@@ -86,6 +95,7 @@ class Election(Forwarding):
         tenure.own_vote_serial = self.serial
         self._broadcast(self._request(tenure.term, pre=False, transfer=transfer))
         self._count_own_vote()
+        self._count_claims()
 
     def _count_own_vote(self) -> None:
         """Count our own vote once it is as durable as the vote of a peer must be."""
@@ -95,7 +105,7 @@ class Election(Forwarding):
             self._count_grants()
 
     def _election_won(self) -> bool:
-        return self._have(self.tenure.grants)
+        return bool(self.tenure.active) and is_quorum_of_all(self._electing_configs(), self.tenure.grants)
 
     def _count_grants(self) -> None:
         if not self._election_won():
@@ -156,13 +166,17 @@ class Election(Forwarding):
         tenure = self.tenure
         term = m.term if vote is Vote.GRANTED else tenure.term
         commit = self.log.position(tenure.commit)
-        self._send(to, VoteReply(self._cluster, term, m.pre, vote, tenure.leader, commit))
+        verified = self._claim() if self._counts_claims() else None
+        self._send(to, VoteReply(self._cluster, term, m.pre, vote, tenure.leader, commit, verified))
 
     # ---- counting answers ---------------------------------------------------
     def _on_vote_reply(self, sender: Incarnation, m: VoteReply) -> None:
         tenure = self.tenure
         if m.commit.index > tenure.commit and tenure.leadership is None:
             self._learn_commit(m.commit)
+        if m.verified is not None and self._is_standing():
+            tenure.claims[sender] = m.verified
+            self._count_claims()
         if m.vote is Vote.GRANTED:
             asking = Role.PRE_CANDIDATE if m.pre else Role.CANDIDATE
             if tenure.role is asking and self._is_of_this_election(m):
@@ -170,10 +184,13 @@ class Election(Forwarding):
                 self._count_grants()
         elif m.vote is Vote.DENIED and m.term > tenure.term:
             # Without this two voters can refuse each other's pre-votes without end (3.13).
-            standing = tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+            standing = self._is_standing()
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
+
+    def _is_standing(self) -> bool:
+        return self.tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
 
     def _is_of_this_election(self, m: VoteReply) -> bool:
         """A grant is for one term: a late one, when we stand again, would count as a second vote there."""
@@ -190,11 +207,71 @@ class Election(Forwarding):
         if commit.index > self.log.last().index or self.log.position(commit.index) != commit:
             return
         self._commit_to(commit.index)
-        if tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+        if self._is_standing():
             if tenure.is_voter:
                 self._count_grants()
             else:
                 self._become_follower(tenure.term, None)
+
+    # ---- what was committed and not announced (rule K) ------------------------
+    def _claim(self) -> Cursor:
+        """Return up to where our log is proven equal to that of a term's leader, and which term's."""
+        tenure = self.tenure
+        if tenure.leadership is not None:
+            return Cursor(tenure.term, self.log.last().index)
+        return Cursor(tenure.verified_term, min(tenure.verified_index, self.log.last().index))
+
+    def _counts_claims(self) -> bool:
+        """With trust_disk a leader's copy counts when its disk has it, which only that leader knows."""
+        return not self.settings.trust_disk and self._level() >= CLAIMS_LEVEL
+
+    def _electing_configs(self) -> tuple[Config, ...]:
+        """Return the Cfgs whose quorums elect: the last one known to be committed, and every later one."""
+        tenure = self.tenure
+        if tenure.settled <= tenure.commit:
+            return tenure.active
+        settled = [config for index, config in tenure.configs if index <= tenure.settled]
+        return (*settled[-1:], *(config for index, config in tenure.configs if index > tenure.settled))
+
+    def _count_claims(self) -> None:
+        """Count an entry as committed if its term's leader and those who verified it then are quorums (I4).
+
+        Nothing but this election may know that. Until we have won, that leader may live and answer strong
+        reads without the entry, so our own commit index and what we apply must not move.
+        """
+        if not self._counts_claims():
+            return
+        tenure = self.tenure
+        before = tenure.settled
+        while index := self._next_settled():
+            tenure.settled = index
+        if tenure.settled == before:
+            return
+        if self._elects_itself():
+            self._count_grants()
+        else:
+            self._become_follower(tenure.term, None)
+
+    def _next_settled(self) -> int:
+        """Return the largest index that the claims show to be committed; 0 if they show nothing new."""
+        tenure = self.tenure
+        leader, mine = tenure.verified_leader, self._claim()
+        if leader is None:
+            return 0
+        claims = {self.me: mine, **tenure.claims}
+        marks = {c.index for c in claims.values() if c.term == mine.term and c.index <= mine.index}
+        for index in sorted(marks, reverse=True):
+            if index <= max(tenure.commit, tenure.settled) or self.log.get(index).term != mine.term:
+                break
+            holders = {peer for peer, c in claims.items() if c.term == mine.term and c.index >= index}
+            holders.add(leader)
+            if is_quorum_of_all(self._electing_configs(), holders) and self._has_enough_copies(holders):
+                return index
+        return 0
+
+    def _elects_itself(self) -> bool:
+        """Return whether we have a vote: a member that learns of its demotion neither stands nor counts."""
+        return any(self.me in config.voters for config in self._electing_configs())
 
     def _on_timeout_now(self, sender: Incarnation, m: TimeoutNow) -> None:
         """The leader hands over: no pre-vote, and stickiness does not apply.

@@ -35,6 +35,7 @@ class Leader(Follower):
     # ---- taking office ------------------------------------------------------
     def _become_leader(self) -> None:
         tenure = self.tenure
+        self._commit_to(tenure.settled)
         self._become(LEADER, self.me)
         tenure.pull = None
         leadership = tenure.leadership = Leadership(
@@ -230,6 +231,15 @@ class Leader(Follower):
             _, sent = leadership.sent_ms.popleft()
             span = self.settings.election_timeout_ms * (100 - LEASE_DRIFT_PERCENT) // 100
             leadership.lease_ms = sent + span
+
+    @staticmethod
+    def _end_lease(leadership: Leadership) -> None:
+        """Begin the lease anew: the voters of a new Cfg may elect before those of the old one are free again.
+
+        Until that Cfg is committed the next lease needs a quorum of both.
+        """
+        leadership.lease_ms = 0
+        leadership.sent_ms.clear()
 
     # ---- staying in office --------------------------------------------------
     def _responsive(self, leadership: Leadership) -> set[Incarnation]:

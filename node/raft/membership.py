@@ -165,6 +165,7 @@ class Membership(Leader):
         # Until a voter knows of the commit, it needs a quorum of the old Cfg too: so send the commit index at
         # once.
         leadership.awaited = entry.index
+        self._end_lease(leadership)
         return entry
 
     def _plan(self, view: MembershipView) -> Config | None:

@@ -58,7 +58,8 @@ class VoteRequest(Struct, frozen=True):
 class VoteReply(Struct, frozen=True):
     """``term`` is the requested term if GRANTED, otherwise the responder's own, for pre-votes too (3.13).
 
-    ``commit``: the end of the log that the responder knows to be committed.
+    ``commit``: the end of the log that the responder knows to be committed. ``verified``: up to where its log
+    is proven equal to that of that term's leader; None below feature level 2, and with trust_disk.
     """
 
     cluster: bytes
@@ -67,6 +68,7 @@ class VoteReply(Struct, frozen=True):
     vote: Vote
     leader: Incarnation | None
     commit: Position
+    verified: Cursor | None = None
 
 
 class TimeoutNow(Struct, frozen=True):

@@ -237,6 +237,7 @@ class Replication(Promises):
         if tenure.verified_term != tenure.term:
             tenure.verified_term = tenure.term
             tenure.verified_index = 0
+            tenure.verified_leader = tenure.term_leader
         if index > tenure.verified_index:
             tenure.verified_index = index
 

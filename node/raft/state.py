@@ -229,6 +229,8 @@ class State(ABC):
         """I1: one vote per term; trust_disk makes it durable before a peer learns of it."""
         tenure = self.tenure
         assert term > tenure.term or (term == tenure.term and tenure.voted_for in (None, voted_for))
+        if term > tenure.term:
+            tenure.term_leader = None
         tenure.term = term
         tenure.voted_for = voted_for
         self._record(SaveVote(term, voted_for))
@@ -246,12 +248,22 @@ class State(ABC):
         tenure.leader = leader
         if leader is None:
             tenure.in_step = False
+        else:
+            tenure.term_leader = leader
+        if role is FOLLOWER:
+            self._forget_claims()
+
+    def _forget_claims(self) -> None:
+        """Drop what was learned for one election: only what follows from it is kept, when it is won."""
+        self.tenure.claims = {}
+        self.tenure.settled = 0
 
     def _become_follower(self, term: int, leader: Incarnation | None) -> None:
         tenure = self.tenure
         if tenure.leadership is not None:
             # "Verified in a term" means proven equal to the log of that term's leader.
             tenure.verified_term, tenure.verified_index = tenure.term, self.log.last().index
+            tenure.verified_leader = self.me
         if term > tenure.term:
             self._set_vote(term, None)
             tenure.leader_contact_ms = None

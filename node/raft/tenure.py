@@ -15,7 +15,7 @@ from node.raft.quorum import Config
 from node.raft.ranges import PullState
 from node.raft.replica import Replica
 from node.raft.snapshot_state import Installing, Snapshotting
-from node.raft.types import FOLLOWER, Role
+from node.raft.types import FOLLOWER, Cursor, Role
 from node.sync.evidence import StateEvidence
 
 UNECHOED_MAX: Final = 4096  # broadcasts that a lease is timed by; an older one would end the lease sooner
@@ -118,7 +118,9 @@ class Tenure:
         active, members, is_voter: what follows from ``configs`` and ``commit``: the Cfgs whose quorums count,
             their voters, and whether this member is one of them.
         removed_ms: when this member learned that an operator removed it; None: it was not removed.
+        term_leader: the leader of ``term``, once it is known; it may have died since.
         verified_term, verified_index: up to where the log is proven equal to that of that term's leader.
+        verified_leader: the leader of ``verified_term``.
         leader_commit: as far as the present leader reported it.
         last_seq: of the latest Append of this term.
         in_step: the last Append matched.
@@ -128,6 +130,8 @@ class Tenure:
         awaited_index: to apply to cover all that the leader of ``awaited_term`` had committed at
             ``awaited_ms`` (3.7).
         grants: the members that voted for us in this election.
+        claims: up to where the members that answered in it had verified their logs, and in which term.
+        settled: up to here the log is known to be committed for this election alone (rule K).
         own_vote_serial: of the record that makes our own vote durable.
         quick_retry_until_ms: until then an election that failed is tried again after a heartbeat.
         bound_ms: until when lease reads bind our vote.
@@ -169,8 +173,10 @@ class Tenure:
     is_voter: bool = False
     removed_ms: int | None = None
 
+    term_leader: Incarnation | None = None
     verified_term: int = 0
     verified_index: int = 0
+    verified_leader: Incarnation | None = None
     leader_commit: int = 0
     last_seq: int = 0
     in_step: bool = False
@@ -182,6 +188,8 @@ class Tenure:
     awaited_ms: int = 0
 
     grants: set[Incarnation] = field(default_factory=set)
+    claims: dict[Incarnation, Cursor] = field(default_factory=dict)
+    settled: int = 0
     own_vote_serial: int = 0
     quick_retry_until_ms: int = 0
     bound_ms: int = 0

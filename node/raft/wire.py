@@ -112,11 +112,12 @@ def decode_untrusted(data: bytes) -> Message | Ignorable:
         if type(value[0]) is int and value[0] >= IGNORABLE_TAG:
             return Ignorable(value[0])
         refuse("unknown tag")
-    checks, make = codec
-    if not len(checks) < len(value) <= ROW_ITEMS_MAX:
-        refuse(f"expected {len(checks)} fields")
+    fields, checks, make = codec
+    if not fields < len(value) <= ROW_ITEMS_MAX:
+        refuse(f"expected {fields} fields")
     try:
-        # What a later release adds at the end has no check, and is ignored.
+        # A member of an earlier level sends fewer fields than have a check. What a later release adds at the
+        # end has no check, and is ignored.
         return make(*[check(item) for check, item in zip(checks, value[1:], strict=False)])
     except FieldError as exc:
         refuse(str(exc))
@@ -150,6 +151,11 @@ def _proposal(value: Any) -> Proposal:
 def _reply(value: Any) -> tuple[int, Cursor]:
     seq, at = _REPLY(value)
     return UINT(seq), cursor(at)
+
+
+def _put_vote_reply(m: VoteReply) -> list[Any]:
+    reply = [m.cluster, m.term, m.pre, int(m.vote), put_incarnation(m.leader), list(m.commit)]
+    return reply if m.verified is None else [*reply, list(m.verified)]
 
 
 def _append(*fields: Any) -> Append:
@@ -204,7 +210,7 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
     (
         VoteReply,
         2,
-        lambda m: [m.cluster, m.term, m.pre, int(m.vote), put_incarnation(m.leader), list(m.commit)],
+        _put_vote_reply,
         (DIGEST, UINT, flag, one_of(Vote), _INCARNATION_OR_NONE, position),
         VoteReply,
     ),
@@ -330,4 +336,8 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
     ),
 )
 _CODECS_BY_TYPE: Final = {cls: (tag, encoder) for cls, tag, encoder, _, _ in _TABLE}
-_CODECS_BY_TAG: Final = {tag: (checks, make) for _, tag, _, checks, make in _TABLE}
+# The checks of fields that a feature level added at the end of a message of an earlier level.
+_ADDED: Final[dict[type, tuple[Check[Any], ...]]] = {VoteReply: (cursor,)}
+_CODECS_BY_TAG: Final = {
+    tag: (len(checks), (*checks, *_ADDED.get(cls, ())), make) for cls, tag, _, checks, make in _TABLE
+}

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from node.peers import Incarnation
 from node.raft.messages import ACK, AppendReply
-from node.raft.types import Position
+from node.raft.types import Cursor, Position
 from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
@@ -23,11 +23,21 @@ class Acks:
 
     Attributes:
         sent: by (cluster, term): how far each incarnation has ACKed.
+        claimed: the same, for what each has named as verified in that term in an answer to a vote request.
     """
 
-    def __init__(self, tree: LogTree, leader_logs: dict[tuple[int, int], list[int]], *, rules: bool) -> None:
+    def __init__(
+        self,
+        tree: LogTree,
+        leaders: dict[tuple[int, int], Incarnation],
+        leader_logs: dict[tuple[int, int], list[int]],
+        *,
+        rules: bool,
+    ) -> None:
         self.sent: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
+        self.claimed: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
         self._tree = tree
+        self._leaders = leaders
         self._leader_logs = leader_logs
         self._rules = rules
 
@@ -44,6 +54,42 @@ class Acks:
         promise = process.view.promises.get(id(reply)) or self._promise(process, reply)
         if process.disk is not None:
             self._check_durable(process, process.disk, promise)
+
+    def claim(self, process: Process, cluster: bytes, verified: Cursor) -> None:
+        """Judge what ``process`` reports as verified, in an answer to a vote request or to itself (rule K).
+
+        Raises:
+            InvariantError: its log differs there from that of that term's leader.
+        """
+        nodes = process.view.nodes
+        if not verified.index or cluster != self._tree.cluster_of(nodes[-1]):
+            return
+        place = (self._tree.genesis[nodes[-1]], verified.term)
+        if self._leaders.get(place) == process.inc:
+            return  # its own log, with what it wrote in the step in which it stepped down
+        claims = self.claimed[cluster, verified.term]
+        claims[process.inc] = max(verified.index, claims.get(process.inc, 0))
+        log = self._leader_logs.get(place, [])
+        if self._rules and not (
+            verified.index < len(log) and _holds(nodes, verified.index, log[verified.index])
+        ):
+            raise InvariantError(
+                "truthful-claim", f"{process} claims {verified}, where it differs from that term's leader"
+            )
+
+    def holders(self, nodes: list[int], index: int) -> set[Incarnation]:
+        """Return who holds the entry at ``index`` of a log by what was really sent in the entry's own term.
+
+        Its leader is one, because it wrote the entry; without a leader of that term there are none.
+        """
+        entry = self._tree.entries[nodes[index]]
+        assert entry is not None
+        place = (self._tree.genesis[nodes[-1]], entry.term)
+        if not _holds(self._leader_logs.get(place, []), index, nodes[index]):
+            return set()
+        key = (self._tree.cluster_of(nodes[-1]), entry.term)
+        known = (*self.sent[key].items(), *self.claimed[key].items())
+        return {self._leaders[place], *(inc for inc, match in known if match >= index)}
 
     def hold(self, process: Process) -> None:
         """Judge an ACK that ``process`` promises in this step and will send when its disk has the entries.

@@ -36,7 +36,7 @@ from node.raft.events import (
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
 from node.raft.quorum import REMOVED_MAX, Config, is_quorum
-from node.raft.types import LEADER, REMOVED, Answer, Entry, EntryKind, Position
+from node.raft.types import LEADER, REMOVED, Answer, Cursor, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers
@@ -94,8 +94,8 @@ class Oracles(Watcher):
         self._committed_in: defaultdict[int, list[int]] = defaultdict(lambda: [0])
         self._leaders: dict[tuple[int, int], Incarnation] = {}
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
-        self._votes: dict[tuple[Incarnation, bytes, int], Incarnation] = {}
-        self._acks = Acks(self.tree, self._leader_logs, rules=rules)
+        self._votes: defaultdict[tuple[bytes, int], dict[Incarnation, Incarnation]] = defaultdict(dict)
+        self._acks = Acks(self.tree, self._leaders, self._leader_logs, rules=rules)
         self._snapshots = SnapshotOracle(self.tree, rules=rules)
         self._dead: set[Incarnation] = set()
         self._knows: dict[Incarnation, int] = {}  # the highest feature level of each life
@@ -234,6 +234,8 @@ class Oracles(Watcher):
             elif type(message) is VoteReply:
                 if message.vote is Vote.GRANTED and not message.pre:
                     self._voted(process, message, send.to[0])
+                if message.verified is not None:
+                    self._acks.claim(process, message.cluster, message.verified)
             elif type(message) is VoteRequest:
                 if unchanged and self._rules:
                     self._check_roll(process, message)
@@ -343,7 +345,7 @@ class Oracles(Watcher):
             # The leader is the first to know, and leaves in the step that commits the entry.
             index = self._dissolve_index(view.nodes)
             alone = all(is_quorum(config, {process.inc}) for config in view.active(view.commit, index))
-            if not index or not (alone or view.leads):
+            if not index or not (alone or view.leads or index <= self._settled(process)):
                 raise InvariantError("committed-truncated", f"{process} leaves a cluster that goes on")
             self._advanced(process, self._first_own(view, index))
         entries = (self.tree.entries[node] for node in committed)
@@ -395,6 +397,8 @@ class Oracles(Watcher):
             index -= 1
         if index and (len(view.nodes) <= index or view.nodes[index] != committed[index]):
             raise InvariantError("leader-completeness", f"{process}, leader of {term}, lacks entry {index}")
+        if self._rules:
+            self._check_electors(process, term)
 
     def _advanced(self, process: Process, commit: int, *, told: bool = False) -> None:
         """Note a new commit index. ``told``: a leader may have received it as a follower."""
@@ -406,7 +410,7 @@ class Oracles(Watcher):
         genesis = self.tree.genesis[view.nodes[commit]]
         committed = self.committed[genesis]
         if view.leads and self._rules:
-            known = max(view.commit, len(committed) - 1) if told else view.commit
+            known = self._settled(process) if told else view.commit
             if commit > known:
                 self._check_quorum(process, known, commit)
         for index in range(view.commit + 1, commit + 1):
@@ -426,6 +430,55 @@ class Oracles(Watcher):
             self.counts["configurations"] += entry is not None and entry.kind is EntryKind.CONFIG
             self.counts["features"] += entry is not None and entry.kind is EntryKind.FEATURE
         view.commit = commit
+
+    def _settled(self, process: Process) -> int:
+        """Return up to where the log of ``process`` is committed, announced or not.
+
+        Rule K: an entry is committed when those that verified it in its own term, as they really sent, and
+        that term's leader are a quorum of every active configuration. With trust_disk only the leader counts.
+        """
+        view = process.view
+        committed = self.committed[self.tree.genesis[view.nodes[-1]]]
+        settled = min(len(committed), len(view.nodes)) - 1
+        while view.nodes[settled] != committed[settled]:
+            settled -= 1
+        last = settled if process.disk is not None else len(view.nodes) - 1
+        index = last
+        while index > settled:
+            if self._is_held(self._acks.holders(view.nodes, index), view.active(settled, last)):
+                settled, index = (
+                    index,
+                    last,
+                )  # a configuration may be retired, so more entries may be committed
+            else:
+                index -= 1
+        return settled
+
+    def _is_held(self, holders: set[Incarnation], active: list[Config]) -> bool:
+        """Whether ``holders`` are a quorum of every active configuration, and two of them if it takes two."""
+        enough = min(2, self._min_voters, *(len(config.voters) for config in active))
+        return len(holders) >= enough and all(is_quorum(config, holders) for config in active)
+
+    def _check_electors(self, process: Process, term: int) -> None:
+        """Require votes of a quorum of every active configuration, and that the winner is a voter."""
+        view = process.view
+        cluster, tenure = self.tree.cluster_of(view.nodes[-1]), process.member.tenure
+        if process.disk is None:
+            self._acks.claim(process, cluster, Cursor(tenure.verified_term, tenure.verified_index))
+        own = next((i for i in range(len(view.nodes)) if self._term_at(view, i) == term), len(view.nodes))
+        voters = {inc for inc, choice in self._votes[cluster, term].items() if choice == process.inc}
+        voters.add(process.inc)
+        # It may not know what a leader committed. Then it needs a quorum of the configurations before, too.
+        for known in (view.commit, self._settled(process)):
+            active = view.active(known, own)
+            is_voter = any(process.inc in config.voters for config in active)
+            if is_voter and all(is_quorum(config, voters) for config in active):
+                return
+        raise InvariantError("election-quorum", f"{process} leads {term} without a quorum of its voters")
+
+    def _term_at(self, view: View, index: int) -> int:
+        entry = self.tree.entries[view.nodes[index]]
+        return 0 if entry is None else entry.term
 
     def _check_quorum(self, process: Process, reached: int, commit: int) -> None:
         """I4: a quorum of every active configuration holds an own-term entry, by ACKs that were really sent.
@@ -447,9 +500,7 @@ class Oracles(Watcher):
                 holders = {inc for inc, match in acks.items() if match >= index}
                 if self._holds(process, index):
                     holders.add(process.inc)
-                copies = len(holders)
-                enough = min(2, self._min_voters, *(len(config.voters) for config in active))
-                if copies >= enough and all(is_quorum(config, holders) for config in active):
+                if self._is_held(holders, active):
                     reached = index
                     break
             else:
@@ -470,7 +521,7 @@ class Oracles(Watcher):
         disk, term = process.disk, m.term
         if self._rules and disk is not None and not disk.holds_vote(term, candidate):
             raise InvariantError("durable-promise", f"{process} votes before its disk knows")
-        if self._votes.setdefault((process.inc, m.cluster, term), candidate) != candidate and self._rules:
+        if self._votes[m.cluster, term].setdefault(process.inc, candidate) != candidate and self._rules:
             raise InvariantError("one-vote-per-term", f"{process} votes twice in term {term}")
 
     def _check_roll(self, process: Process, m: VoteRequest) -> None:

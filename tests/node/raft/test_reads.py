@@ -1,8 +1,10 @@
 """Section 3.7: strong reads cost a quorum, also on followers; leases must be asked for; weak reads show their age."""
 
-from node.peers import Preference
+import pytest
+
+from node.peers import BondLoss, Preference
 from node.raft.entries import EMPTY_PAYLOAD, make_entry
-from node.raft.events import BondUp, Cancel, Query, Received, Recovered, Tick, TransferLeadership
+from node.raft.events import BondDown, BondUp, Cancel, Query, Received, Recovered, Tick, TransferLeadership
 from node.raft.member import Member
 from node.raft.messages import ACK, Append, AppendReply, Chunk, ReadIndex, ReadIndexReply
 from node.raft.types import (
@@ -227,6 +229,26 @@ def test_no_lease_outlives_a_leadership_transfer_that_was_announced():
     cluster.step(leader, Tick())
 
     assert ticket not in cluster.outcomes
+
+
+class KeepsLeases(Member):
+    @staticmethod
+    def _end_lease(leadership):
+        pass
+
+
+@pytest.mark.parametrize(("member", "answered"), [(Member, False), (KeepsLeases, True)])
+def test_a_lease_ends_with_the_configuration_whose_voters_gave_it(member, answered):
+    """The voters of the next one may elect by themselves (rule K), and are bound only when they hold it."""
+    cluster = leased(member)
+    leader, departs = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda *_: True
+    cluster.step(leader, BondDown(cluster.nodes[departs].me, BondLoss.DEPARTED))
+    assert len(cluster.nodes[leader].last_config.voters) == 2
+    ticket = cluster.query(leader)
+    cluster.step(leader, Tick())
+
+    assert (ticket in cluster.outcomes) is answered
 
 
 def test_a_lease_runs_from_the_sending_of_what_was_echoed():

@@ -183,6 +183,7 @@ def strategy(kind):
         messages.Vote: st.sampled_from(messages.Vote),
         messages.Verdict: st.sampled_from(messages.Verdict),
         Incarnation | None: st.none() | INC,
+        Cursor | None: st.none() | CURSOR,
         bytes | None: st.none() | DIGEST,
         tuple[Incarnation, ...]: INCS,
         tuple[bytes, ...]: st.lists(DIGEST, max_size=3).map(tuple),
@@ -354,7 +355,8 @@ def test_every_message_has_a_codec():
 @settings(max_examples=20)
 @given(data=st.data())
 def test_fields_that_a_later_release_adds_at_the_end_are_ignored(kind, data):
-    message = data.draw(strategy(kind))
+    # A message of level 1 has none behind it: what level 2 adds to it is the next field.
+    message = data.draw(strategy(kind).filter(lambda m: getattr(m, "verified", ()) is not None))
     value = cbor2.loads(wire.encode(message))
     added = data.draw(st.lists(PLAIN, min_size=1, max_size=3))
 

@@ -281,10 +281,14 @@ def evidence():
 
 
 def consensus_messages_2():
-    """Every message that level 2 adds."""
+    """Every message that level 2 adds, or adds a field to."""
     proof = (b"p" * 32, b"q" * 32)
     snapshot = b"r" * 32
+    first = log()[0]
     return [
+        raft.VoteReply(
+            CLUSTER, 5, False, raft.Vote.DENIED, B, Position(1, 1, first.chain), verified=Cursor(4, 11)
+        ),
         raft.SnapshotDigest(CLUSTER, 4, evidence()),
         raft.SnapshotOffer(CLUSTER, 12, evidence()),
         raft.SyncAsk(CLUSTER, snapshot, cbor([2])),

@@ -260,6 +260,48 @@ class LeaseNotRechecked(Member):
         return _LeaseNotRechecked(self, last_id=last_id)
 
 
+class CountsNoClaims(Member):
+    """No candidate counts what a dead leader would have counted (rule K): safe, and the group may be stuck."""
+
+    def _count_claims(self):
+        pass
+
+
+class ClaimsMoveTheCommitIndex(Member):
+    """A follower commits what it and the leader hold, before the leader knows it (rule K)."""
+
+    def _commit_verified(self):
+        super()._commit_verified()
+        tenure = self.tenure
+        while index := self._next_settled():
+            tenure.settled = index
+        self._commit_to(tenure.settled)
+        self._forget_claims()
+
+
+class DemotedByClaimsStands(Member):
+    """A member that learns by rule K that it has no vote goes on, and wins with the votes of others."""
+
+    def _elects_itself(self):
+        return True
+
+
+class KeepsClaims(Member):
+    """What rule K found is kept when the election ends, below a truncation and over the cluster's end."""
+
+    def _forget_claims(self):
+        pass
+
+    def _end_tenure(self):
+        settled = self.tenure.settled
+        super()._end_tenure()
+        self.tenure.settled = settled
+
+    def _become_leader(self):
+        self.tenure.settled = min(self.tenure.settled, self.log.last().index)
+        super()._become_leader()
+
+
 class LeaseBindsNobody(Member):
     """Voters elect another leader although the old one's lease runs."""
 
@@ -308,8 +350,11 @@ class _LeaseBeforeApplied(Reads):
             self.leased.append(LeaseAnswer(query, answer))
 
 
-class LeaseBeforeApplied(Member):
-    """What is committed and not yet applied is missing in what is read under a lease."""
+class LeaseBeforeApplied(CountsNoClaims):
+    """What is committed and not yet applied is missing in what is read under a lease.
+
+    Rule K would often commit that, and so apply it, before the term has its lease.
+    """
 
     def _make_reads(self, last_id):
         return _LeaseBeforeApplied(self, last_id=last_id)
@@ -320,8 +365,11 @@ class _LeaseBeforeOwnCommit(Reads):
         return super()._lease_holds(replace(leadership, noop_index=0))
 
 
-class LeaseBeforeOwnCommit(Member):
-    """A new leader reads under its lease before anything is committed in its term."""
+class LeaseBeforeOwnCommit(CountsNoClaims):
+    """A new leader reads under its lease before anything is committed in its term.
+
+    Where rule K has committed all that its predecessor answered, that does no harm.
+    """
 
     def _make_reads(self, last_id):
         return _LeaseBeforeOwnCommit(self, last_id=last_id)
@@ -332,8 +380,11 @@ class _ReadsBeforeOwnCommit(Reads):
         return super().begin_round(replace(leadership, noop_index=0))
 
 
-class ReadsBeforeOwnCommit(Member):
-    """A new leader confirms a strong read before anything is committed in its term (C9)."""
+class ReadsBeforeOwnCommit(CountsNoClaims):
+    """A new leader confirms a strong read before anything is committed in its term (C9).
+
+    Where rule K has committed all that its predecessor answered, that does no harm.
+    """
 
     def _make_reads(self, last_id):
         return _ReadsBeforeOwnCommit(self, last_id=last_id)

@@ -46,7 +46,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.VoteNotRecorded, 283, {}),
         (ablations.NoUpToDateCheck, 15, {}),
         (ablations.NoSessionDedupe, 3, {}),
-        (ablations.LeaseBindsNobody, 440, {"lease_reads": True}),
+        (ablations.LeaseBindsNobody, 96, {"lease_reads": True}),
         (ablations.PromisesBeforeDurable, 100, {"trust_disk": True}),
         (ablations.NobodyJudges, 1, {}),
         (ablations.JudgesByItself, 1, {}),
@@ -55,6 +55,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsWithoutSessions, 1, {}),
         (ablations.InstallsWithoutKeys, 11, {}),
         (ablations.InstallsTheFirstConfiguration, 35, {}),
+        (ablations.ClaimsMoveTheCommitIndex, 76, {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -227,6 +228,7 @@ def test_without_pre_votes_a_lonely_follower_comes_back_with_a_high_term():
         (ablations.PromisesBeforeDurable, 0, "durable-promise", {"trust_disk": True}),
         (ablations.UndurableLeaderCounts, 0, "commit-quorum", {"trust_disk": True}),
         (ablations.RollIsWhoIsBonded, 0, "roll", {}),
+        (ablations.KeepsClaims, 9800, "truthful-ack", {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

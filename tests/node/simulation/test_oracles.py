@@ -109,9 +109,19 @@ class Group:
         reply = AppendReply(self.id, term, Verdict.ACK, match, 1, Cursor(term, match))
         self.see(process, sends=[Send((self.a.inc,), reply)])
 
-    def vote(self, process, candidate, term):
-        reply = VoteReply(self.id, term, False, Vote.GRANTED, None, LOG_START)
+    def vote(self, process, candidate, term, verified=None):
+        reply = VoteReply(self.id, term, False, Vote.GRANTED, None, LOG_START, verified)
         self.see(process, sends=[Send((candidate,), reply)])
+
+    def elect(self, process, *, opens=True):
+        """Let all vote for ``process``, which opens the next term, as it should, with a first entry of it."""
+        term = self.term + 1
+        self.see(process, RoleChanged(Role.FOLLOWER, term))
+        for voter in (self.a, self.b, self.c):
+            self.vote(voter, process.inc, term)
+        if opens:
+            self.append(process, self.entry(process, term=term))
+        self.see(process, RoleChanged(Role.LEADER, term))
 
     def context(self, index):
         return ApplyContext(self.term, index, 0, 2**41, self.cluster.group_id)
@@ -152,18 +162,16 @@ def left_with_data(group: Group) -> None:
     group.see(group.a)
 
 
-def led_again_with_an_end(group: Group) -> None:
-    """DISSOLVE is with all, never committed in its own term, and A leads again."""
+def led_again_with_an_end(group: Group, *, opens: bool = True) -> None:
+    """DISSOLVE is with all, acknowledged by none in its own term, and A leads again."""
     for process in (group.a, group.b, group.c):
         group.append(process, group.entry(process, EntryKind.DISSOLVE))
         group.see(process)
-        group.ack(process, group.last + 1)
-    group.see(group.a, RoleChanged(Role.FOLLOWER, group.term + 1))
-    group.see(group.a, RoleChanged(Role.LEADER, group.term + 1))
+    group.elect(group.a, opens=opens)
 
 
 def left_by_counting_an_old_end(group: Group) -> None:
-    led_again_with_an_end(group)
+    led_again_with_an_end(group, opens=False)
     for follower in (group.b, group.c):
         group.ack(follower, group.last + 1, term=group.term + 1)
     group.a.log.truncate(0)
@@ -172,7 +180,6 @@ def left_by_counting_an_old_end(group: Group) -> None:
 
 def left_before_a_quorum_had_its_own_entry(group: Group) -> None:
     led_again_with_an_end(group)
-    group.append(group.a, group.entry(group.a, term=group.term + 1))
     group.a.log.truncate(0)
     group.see(group.a)
 
@@ -240,6 +247,17 @@ def two_leaders_of_a_term(group: Group) -> None:
     group.see(group.b, RoleChanged(Role.LEADER, group.term))
 
 
+def leader_without_votes(group: Group) -> None:
+    group.append(group.b, group.entry(group.b, term=group.term + 1))
+    group.see(group.b, RoleChanged(Role.LEADER, group.term + 1))
+
+
+def claim_of_what_the_leader_has_not(group: Group) -> None:
+    group.append(group.b, group.entry(group.b))
+    group.see(group.b)
+    group.vote(group.b, group.c.inc, group.term + 1, Cursor(group.term, group.last + 1))
+
+
 def leader_without_a_committed_entry(group: Group) -> None:
     del group.c.view.nodes[group.last :]
     group.see(group.c, RoleChanged(Role.LEADER, group.term + 1))
@@ -258,8 +276,7 @@ def another_entry_committed(group: Group) -> None:
 
 def old_term_committed_by_counting(group: Group) -> None:
     group.append(group.a, group.entry(group.a))
-    group.see(group.a, RoleChanged(Role.FOLLOWER, group.term + 1))
-    group.see(group.a, RoleChanged(Role.LEADER, group.term + 1))
+    group.elect(group.a)
     group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
 
 
@@ -516,6 +533,8 @@ def rival_met(group: Group) -> None:
         (commit_beyond_the_log, "commit-in-log", ""),
         (two_leaders_of_a_term, "election-safety", ""),
         (leader_without_a_committed_entry, "leader-completeness", ""),
+        (leader_without_votes, "election-quorum", ""),
+        (claim_of_what_the_leader_has_not, "truthful-claim", ""),
         (another_entry_committed, "state-machine-safety", ""),
         (another_command_applied, "state-machine-safety", ""),
         (old_term_committed_by_counting, "own-term-commit", ""),
@@ -580,6 +599,8 @@ def commits_what_it_was_told_and_leads(group: Group, told: int) -> None:
     group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
     group.append(group.b, group.entry(group.b, term=group.term + 1))
     term = group.b.log.last().term
+    for voter in (group.a, group.c):
+        group.vote(voter, group.b.inc, term)
     group.see(group.b, RoleChanged(Role.LEADER, term), Advanced(Cursor(group.term, group.last + told)))
 
 
