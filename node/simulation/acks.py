@@ -11,6 +11,7 @@ from collections import defaultdict
 
 from node.peers import Incarnation
 from node.raft.messages import ACK, AppendReply
+from node.raft.quorum import Config, is_quorum
 from node.raft.types import Cursor, Position
 from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
@@ -31,7 +32,9 @@ class Acks:
         tree: LogTree,
         leaders: dict[tuple[int, int], Incarnation],
         leader_logs: dict[tuple[int, int], list[int]],
+        committed: dict[int, list[int]],
         *,
+        min_voters: int,
         rules: bool,
     ) -> None:
         self.sent: defaultdict[tuple[bytes, int], dict[Incarnation, int]] = defaultdict(dict)
@@ -39,6 +42,8 @@ class Acks:
         self._tree = tree
         self._leaders = leaders
         self._leader_logs = leader_logs
+        self._committed = committed
+        self._min_voters = min_voters
         self._rules = rules
 
     def say(self, process: Process, reply: AppendReply) -> None:
@@ -90,6 +95,32 @@ class Acks:
         key = (self._tree.cluster_of(nodes[-1]), entry.term)
         known = (*self.sent[key].items(), *self.claimed[key].items())
         return {self._leaders[place], *(inc for inc, match in known if match >= index)}
+
+    def settled(self, process: Process) -> int:
+        """Return up to where the log of ``process`` is committed, announced or not.
+
+        Rule K: an entry is committed when those that verified it in its own term, as they really sent, and
+        that term's leader are a quorum of every active configuration. With trust_disk only the leader counts.
+        """
+        view = process.view
+        committed = self._committed[self._tree.genesis[view.nodes[-1]]]
+        settled = min(len(committed), len(view.nodes)) - 1
+        while view.nodes[settled] != committed[settled]:
+            settled -= 1
+        last = settled if process.disk is not None else len(view.nodes) - 1
+        index = last
+        while index > settled:
+            if self.is_held(self.holders(view.nodes, index), view.active(settled, last)):
+                # A configuration may be retired, so more entries may be committed.
+                settled, index = index, last
+            else:
+                index -= 1
+        return settled
+
+    def is_held(self, holders: set[Incarnation], active: list[Config]) -> bool:
+        """Whether ``holders`` are a quorum of every active configuration, and two of them if it takes two."""
+        enough = min(2, self._min_voters, *(len(config.voters) for config in active))
+        return len(holders) >= enough and all(is_quorum(config, holders) for config in active)
 
     def hold(self, process: Process) -> None:
         """Judge an ACK that ``process`` promises in this step and will send when its disk has the entries.

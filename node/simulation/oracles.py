@@ -95,7 +95,9 @@ class Oracles(Watcher):
         self._leaders: dict[tuple[int, int], Incarnation] = {}
         self._leader_logs: dict[tuple[int, int], list[int]] = {}
         self._votes: defaultdict[tuple[bytes, int], dict[Incarnation, Incarnation]] = defaultdict(dict)
-        self._acks = Acks(self.tree, self._leaders, self._leader_logs, rules=rules)
+        self._acks = Acks(
+            self.tree, self._leaders, self._leader_logs, self.committed, min_voters=min_voters, rules=rules
+        )
         self._snapshots = SnapshotOracle(self.tree, rules=rules)
         self._dead: set[Incarnation] = set()
         self._knows: dict[Incarnation, int] = {}  # the highest feature level of each life
@@ -345,7 +347,7 @@ class Oracles(Watcher):
             # The leader is the first to know, and leaves in the step that commits the entry.
             index = self._dissolve_index(view.nodes)
             alone = all(is_quorum(config, {process.inc}) for config in view.active(view.commit, index))
-            if not index or not (alone or view.leads or index <= self._settled(process)):
+            if not index or not (alone or view.leads or index <= self._acks.settled(process)):
                 raise InvariantError("committed-truncated", f"{process} leaves a cluster that goes on")
             self._advanced(process, self._first_own(view, index))
         entries = (self.tree.entries[node] for node in committed)
@@ -410,7 +412,7 @@ class Oracles(Watcher):
         genesis = self.tree.genesis[view.nodes[commit]]
         committed = self.committed[genesis]
         if view.leads and self._rules:
-            known = self._settled(process) if told else view.commit
+            known = self._acks.settled(process) if told else view.commit
             if commit > known:
                 self._check_quorum(process, known, commit)
         for index in range(view.commit + 1, commit + 1):
@@ -431,34 +433,6 @@ class Oracles(Watcher):
             self.counts["features"] += entry is not None and entry.kind is EntryKind.FEATURE
         view.commit = commit
 
-    def _settled(self, process: Process) -> int:
-        """Return up to where the log of ``process`` is committed, announced or not.
-
-        Rule K: an entry is committed when those that verified it in its own term, as they really sent, and
-        that term's leader are a quorum of every active configuration. With trust_disk only the leader counts.
-        """
-        view = process.view
-        committed = self.committed[self.tree.genesis[view.nodes[-1]]]
-        settled = min(len(committed), len(view.nodes)) - 1
-        while view.nodes[settled] != committed[settled]:
-            settled -= 1
-        last = settled if process.disk is not None else len(view.nodes) - 1
-        index = last
-        while index > settled:
-            if self._is_held(self._acks.holders(view.nodes, index), view.active(settled, last)):
-                settled, index = (
-                    index,
-                    last,
-                )  # a configuration may be retired, so more entries may be committed
-            else:
-                index -= 1
-        return settled
-
-    def _is_held(self, holders: set[Incarnation], active: list[Config]) -> bool:
-        """Whether ``holders`` are a quorum of every active configuration, and two of them if it takes two."""
-        enough = min(2, self._min_voters, *(len(config.voters) for config in active))
-        return len(holders) >= enough and all(is_quorum(config, holders) for config in active)
-
     def _check_electors(self, process: Process, term: int) -> None:
         """Require votes of a quorum of every active configuration, and that the winner is a voter."""
         view = process.view
@@ -469,7 +443,7 @@ class Oracles(Watcher):
         voters = {inc for inc, choice in self._votes[cluster, term].items() if choice == process.inc}
         voters.add(process.inc)
         # It may not know what a leader committed. Then it needs a quorum of the configurations before, too.
-        for known in (view.commit, self._settled(process)):
+        for known in (view.commit, self._acks.settled(process)):
             active = view.active(known, own)
             is_voter = any(process.inc in config.voters for config in active)
             if is_voter and all(is_quorum(config, voters) for config in active):
@@ -500,7 +474,7 @@ class Oracles(Watcher):
                 holders = {inc for inc, match in acks.items() if match >= index}
                 if self._holds(process, index):
                     holders.add(process.inc)
-                if self._is_held(holders, active):
+                if self._acks.is_held(holders, active):
                     reached = index
                     break
             else:

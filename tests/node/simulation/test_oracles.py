@@ -96,6 +96,11 @@ class Group:
     def append(self, process, entry):
         process.log.append((entry,))
 
+    def add(self, process, *what, **fields):
+        """Let ``process`` append an entry in one step."""
+        self.append(process, self.entry(process, *what, **fields))
+        self.see(process)
+
     def config(self, process, *, voters, epoch=2):
         config = Config(epoch=epoch, voters=tuple(sorted(voters)), tie=None, reason="forged")
         return self.entry(process, EntryKind.CONFIG, encode_config(config))
@@ -128,10 +133,8 @@ class Group:
 
 
 def two_histories_of_one_entry(group: Group) -> None:
-    group.append(group.a, group.entry(group.a))
-    group.see(group.a)
-    group.append(group.b, group.entry(group.b, EntryKind.DISSOLVE))
-    group.see(group.b)
+    group.add(group.a)
+    group.add(group.b, EntryKind.DISSOLVE)
 
 
 def gap(group: Group) -> None:
@@ -152,11 +155,9 @@ def left_without_an_end(group: Group) -> None:
 
 
 def left_with_data(group: Group) -> None:
-    group.append(group.a, group.entry(group.a, EntryKind.DISSOLVE))
-    group.see(group.a)
+    group.add(group.a, EntryKind.DISSOLVE)
     for follower in (group.b, group.c):
-        group.append(follower, group.entry(follower, EntryKind.DISSOLVE))
-        group.see(follower)
+        group.add(follower, EntryKind.DISSOLVE)
         group.ack(follower, group.last + 1)
     group.a.log.truncate(0)
     group.see(group.a)
@@ -165,8 +166,7 @@ def left_with_data(group: Group) -> None:
 def led_again_with_an_end(group: Group, *, opens: bool = True) -> None:
     """DISSOLVE is with all, acknowledged by none in its own term, and A leads again."""
     for process in (group.a, group.b, group.c):
-        group.append(process, group.entry(process, EntryKind.DISSOLVE))
-        group.see(process)
+        group.add(process, EntryKind.DISSOLVE)
     group.elect(group.a, opens=opens)
 
 
@@ -185,8 +185,7 @@ def left_before_a_quorum_had_its_own_entry(group: Group) -> None:
 
 
 def leader_cuts_its_log(group: Group) -> None:
-    group.append(group.a, group.entry(group.a))
-    group.see(group.a)
+    group.add(group.a)
     group.a.log.truncate(group.last)
     group.see(group.a)
 
@@ -253,8 +252,7 @@ def leader_without_votes(group: Group) -> None:
 
 
 def claim_of_what_the_leader_has_not(group: Group) -> None:
-    group.append(group.b, group.entry(group.b))
-    group.see(group.b)
+    group.add(group.b)
     group.vote(group.b, group.c.inc, group.term + 1, Cursor(group.term, group.last + 1))
 
 
@@ -264,10 +262,8 @@ def leader_without_a_committed_entry(group: Group) -> None:
 
 
 def another_entry_committed(group: Group) -> None:
-    group.append(group.a, group.entry(group.a))
-    group.see(group.a)
-    group.append(group.b, group.entry(group.b))
-    group.see(group.b)
+    group.add(group.a)
+    group.add(group.b)
     group.ack(group.b, group.last + 1)
     group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
     group.append(group.c, group.entry(group.c, term=group.term + 1))
@@ -290,10 +286,8 @@ def ack_of_what_is_not_there(group: Group) -> None:
 
 
 def ack_before_the_disk_has_it(group: Group) -> None:
-    group.append(group.a, group.entry(group.a))
-    group.see(group.a)
-    group.append(group.b, group.entry(group.b))
-    group.see(group.b)
+    group.add(group.a)
+    group.add(group.b)
     group.ack(group.b, group.last + 1)
 
 
@@ -323,8 +317,7 @@ def give_a_disk(group: Group) -> Callable[..., None]:
 def promised_ack(group: Group) -> Send:
     """B has the next entry of A's in its log and, when its disk has it too, will report that."""
     for process in (group.a, group.b):
-        group.append(process, group.entry(process))
-        group.see(process)
+        group.add(process)
     reply = AppendReply(group.id, group.term, Verdict.ACK, group.last + 1, 1, Cursor(group.term, 1))
     send = Send((group.a.inc,), reply)
     group.b.member.serial += 1
@@ -373,8 +366,7 @@ def promise_of_what_the_disk_cut_before(group: Group) -> None:
 
 def ack_of_what_was_cut_in_its_own_term(group: Group) -> None:
     for process in (group.a, group.b):
-        group.append(process, group.entry(process))
-        group.see(process)
+        group.add(process)
     group.b.log.truncate(group.last)
     group.ack(group.b, group.last + 1)
 
@@ -428,18 +420,15 @@ def applied_unjudged(group: Group) -> None:
 
 
 def of_a_level_that_was_never_written(group: Group) -> None:
-    group.append(group.a, group.entry(group.a, EntryKind.POLICY))
-    group.see(group.a)
+    group.add(group.a, EntryKind.POLICY)
 
 
 def level_written_again(group: Group) -> None:
-    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(1)))
-    group.see(group.a)
+    group.add(group.a, EntryKind.FEATURE, encode_number(1))
 
 
 def level_that_a_member_does_not_know(group: Group) -> None:
-    group.append(group.a, group.entry(group.a, EntryKind.FEATURE, encode_number(UNKNOWN_LEVEL)))
-    group.see(group.a)
+    group.add(group.a, EntryKind.FEATURE, encode_number(UNKNOWN_LEVEL))
 
 
 def peer_kept_that_does_not_know_the_level(group: Group) -> None:
@@ -450,8 +439,7 @@ def committed(group: Group, kind: EntryKind, payload: bytes) -> None:
     """Let A write an entry, which B acknowledges, and let A commit it."""
     index = group.last + 1
     for process in (group.a, group.b):
-        group.append(process, group.entry(process, kind, payload))
-        group.see(process)
+        group.add(process, kind, payload)
     group.ack(group.b, index)
     group.see(group.a, Advanced(Cursor(group.term, index)))
     group.last = index
@@ -462,8 +450,7 @@ def evidence_about(position: Position) -> bytes:
 
 
 def install_of_what_is_not_committed(group: Group) -> None:
-    group.append(group.a, group.entry(group.a))
-    group.see(group.a)
+    group.add(group.a)
     group.c.view.changes.append(group.a.log.last())
     group.see(group.c)
 
@@ -593,8 +580,7 @@ def test_a_healthy_group_is_accused_of_nothing():
 def commits_what_it_was_told_and_leads(group: Group, told: int) -> None:
     """B learns of a commit, and gets the request to take over, in one step."""
     for process in (group.a, group.b, group.c):
-        group.append(process, group.entry(process))
-        group.see(process)
+        group.add(process)
         group.ack(process, group.last + 1)
     group.see(group.a, Advanced(Cursor(group.term, group.last + 1)))
     group.append(group.b, group.entry(group.b, term=group.term + 1))
@@ -632,8 +618,7 @@ def test_an_ack_may_leave_when_its_durable_entry_is_cut_again_for_a_newer_leader
 def test_an_ack_and_the_cut_for_a_newer_leader_may_be_of_one_step():
     group = Group()
     for process in (group.a, group.b):
-        group.append(process, group.entry(process))
-        group.see(process)
+        group.add(process)
 
     group.b.member.tenure.term += 1
     group.b.log.truncate(group.last)
