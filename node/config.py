@@ -83,6 +83,15 @@ class AuditTable(StrictTable, frozen=True):
     segments_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
 
 
+class MemoryTable(StrictTable, frozen=True):
+    """``[memory]``: how much the group's state, log and buffers may take on this node.
+
+    By default half of what the machine, or the process' cgroup, has.
+    """
+
+    budget_bytes: Annotated[int, msgspec.Meta(ge=MIB)] | None = None
+
+
 class NodeGroupTable(StrictTable, frozen=True):
     """``[group]``: the group document, and the source of the key: ``key_file`` or ``await_key``.
 
@@ -154,6 +163,7 @@ class NodeConfig(StrictTable, frozen=True):
     api: ApiTable = ApiTable()
     bond: BondTable = BondTable()
     audit: AuditTable = AuditTable()
+    memory: MemoryTable = MemoryTable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

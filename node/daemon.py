@@ -22,13 +22,14 @@ from node.config import NodeConfig
 from node.errors import ConfigError
 from node.group.network import Network
 from node.group_document import GroupDocument, grants_of
-from node.host import allow_open_files, make_data_directory
+from node.host import allow_open_files, make_data_directory, memory_budget
 from node.life import NodeLife, begin_life
 from node.machines.base import StateMachine
 from node.machines.loader import BUILT_IN_ONLY, Machines, load_machine
 from node.peers import Incarnation
 from node.pid_file import holding_pid_file
 from node.process_events import Listening, MachineNotMeasured, Reporter
+from node.raft.budget import Budget
 from node.service import NodeService
 from node.serving import api_server_of
 from node.tcb_outlook import TcbOutlook
@@ -65,7 +66,7 @@ async def running(
         machines: the state machines that may be loaded, besides the built-in ones.
 
     Raises:
-        ConfigError: something in the configuration is not available (a port, a file).
+        ConfigError: something in the configuration is not available (a port, a file, enough memory).
         NotATrustDomainError: ``mode = "tdx"``, and this machine is not a trust domain.
     """
     machine = load_machine(document.state_machine, machines)
@@ -73,13 +74,16 @@ async def running(
     _report_unmeasured_machine(document, config, machines, report)
     make_data_directory(config)
     allow_open_files(config)
+    budget = memory_budget(document, config)
     async with AsyncExitStack() as stack:
         life = begin_life(document, config, stack)
         stack.enter_context(holding_pid_file(Path(config.node.data_dir), life.identity.peer_id))
         trust = await _open_trust(life, stack)
         network = _network_of(life, trust)
         outlook = _tcb_outlook_of(life, trust, network.me)
-        service = _service_of(life, trust, network, machine=machine, outlook=outlook, report=report)
+        service = _service_of(
+            life, trust, network, machine=machine, outlook=outlook, report=report, budget=budget
+        )
         await _listen(life, network, service, stack)
         _start_background_work(life, trust, outlook)
         if life.key is not None:
@@ -244,6 +248,7 @@ def _service_of(
     machine: StateMachine,
     outlook: TcbOutlook,
     report: Reporter,
+    budget: Budget,
 ) -> NodeService:
     return NodeService(
         life.document,
@@ -259,6 +264,7 @@ def _service_of(
         background=life.background,
         joined=life.joined,
         tcb_outlook=outlook,
+        budget=budget,
     )
 
 

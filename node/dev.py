@@ -34,6 +34,7 @@ from enclave.mock.pccs import PCCSSettings, create_pccs, no_fault
 from node.authority import load_private_key, new_private_key_pem, render_authority
 from node.errors import ConfigError
 from node.group.identity import GroupKey
+from node.host import MEMORY_PARTS, machine_memory
 from node.process_events import (
     BecameReady,
     ClusterReady,
@@ -51,9 +52,11 @@ from node.process_events import (
     Reporter,
     read_node_event,
 )
+from node.raft.budget import needed_for
 from node.tokens import AccessRole, new_token, render_token_entry
 
 NODES_MAX: Final = 15
+QUOTA_BYTES: Final = 64 * 1024 * 1024
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 10.0
 FILE_BYTES_MAX: Final = 1024 * 1024
@@ -191,11 +194,12 @@ class DevCluster:
             _require_free(port)
         *bond_ports, self._pccs_port = _free_ports(self._count + 1)
         seeds = [f"127.0.0.1:{port}" for port in bond_ports]
+        budget = max(machine_memory() // MEMORY_PARTS // self._count, needed_for(QUOTA_BYTES))
         for i, (port, seed) in enumerate(zip(ports, seeds, strict=True)):
             node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
             files.make_directory(node.directory / "data")
             files.remove(node.certificate_file)
-            text = _node_text(node, seeds)
+            text = _node_text(node, seeds, budget)
             if self._pccs:
                 text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
             _write(node.config_file, text)
@@ -391,6 +395,10 @@ bootstrap = "expect {nodes}"
 [consensus]
 min_voters = {min(2, nodes)}
 
+[store]
+# All nodes run on one machine, and three snapshots' worth of memory goes with it.
+quota_bytes = {QUOTA_BYTES}
+
 [trust]
 root = "{root}"
 
@@ -411,7 +419,7 @@ mrconfigid = "own"
 {render_token_entry("dev", token, [AccessRole.ADMIN])}"""
 
 
-def _node_text(node: DevNode, seeds: list[str]) -> str:
+def _node_text(node: DevNode, seeds: list[str], budget: int) -> str:
     return f"""\
 [node]
 name = "{node.name}"
@@ -427,6 +435,10 @@ listen = "{node.api}"
 [bond]
 listen = "{node.bond}"
 seeds = {json.dumps([seed for seed in seeds if seed != node.bond])}
+
+[memory]
+# The nodes share the machine.
+budget_bytes = {budget}
 
 [attestation]
 mode = "mock"

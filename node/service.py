@@ -35,6 +35,7 @@ from node.machines.system import CombinedSystem
 from node.peers import Incarnation
 from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
+from node.raft.budget import Budget
 from node.raft.outlook import Quorum, describe
 from node.raft.types import REMOVED, Answer, Consistency, Cursor, Ok, Outcome
 from node.storage.file import FileStorage
@@ -73,6 +74,7 @@ class NodeService:
         background: Background,
         joined: JoinedGroup,
         tcb_outlook: TcbOutlook | None,
+        budget: Budget,
     ) -> None:
         self._document = document
         self._config = config
@@ -86,6 +88,7 @@ class NodeService:
         self._report = report
         self._machine = machine
         self._joined = joined
+        self._budget = budget
         self._issuing = asyncio.Lock()
         self.tcb_outlook = tcb_outlook
 
@@ -113,6 +116,7 @@ class NodeService:
             .with_state_machine(self._machine)
             .with_system_state(self._system_state)
             .with_log_storage(durable=self._storage)
+            .with_memory_budget(self._budget.size)
         )
         preference = preference_of(self._config)
         if preference is not None:
@@ -215,6 +219,8 @@ class NodeService:
             covered_age_ms=group.covered_age_ms,
             key_use=group.key_use,
             outlook=group.outlook,
+            memory=group.memory,
+            quota_bytes=self._document.settings.quota_bytes,
         )
 
     def bonds(self) -> Sequence[BondView]:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from attestation.background import Background
 from node.api.operations import PATHS
-from node.api.service import Service, UnavailableError
+from node.api.service import GroupView, Service, UnavailableError
 from node.api.views import is_ill
 from node.places import Usage
 from node.raft.keys import KEYS_MAX
@@ -164,7 +164,7 @@ class _GroupCollector(Collector):
         yield _gauge("commit_index", "Index of the newest committed entry.", status.commit.index)
         yield _gauge("applied_index", "Index of the newest applied entry.", status.applied)
         yield _gauge("last_index", "Index of the newest entry.", status.last.index)
-        yield from _of_log(status)
+        yield from _of_sizes(view)
         yield _gauge("config_epoch", "Number of the group's configuration.", status.config_epoch)
         yield _gauge("voters", "Members that vote.", len(status.voters))
         yield _gauge("learners", "Members that do not vote.", len(status.learners))
@@ -180,6 +180,24 @@ class _GroupCollector(Collector):
         yield _gauge("kept_result_bytes", "Kept results of these keys.", use.kept_bytes)
         yield _gauge("brief_results", "Keys of whose results only digest and size are kept.", use.brief)
         yield _gauge("halted", "1 if this member has stopped for good.", status.halted is not None)
+
+
+def _of_memory(view: GroupView) -> Iterator[GaugeMetricFamily]:
+    use, budget = view.memory.use, view.memory.budget
+    yield _gauge("memory_budget_bytes", "How much this node may use.", budget.size)
+    yield _gauge("memory_mark_bytes", "With more in use at a voter, its leader refuses writes.", budget.mark)
+    yield _gauge("store_quota_bytes", "How much the machine's state may take.", view.quota_bytes)
+    parts = GaugeMetricFamily("bondstone_memory_bytes", "Memory in use, by part.", labels=("part",))
+    for part, size in use._asdict().items():
+        parts.add_metric((part.replace("kept", "kept_results"),), size)
+    yield parts
+    text = "Members for whose memory this node, as the leader, refuses writes."
+    yield _gauge("memory_pressed", text, len(view.memory.pressed))
+
+
+def _of_sizes(view: GroupView) -> Iterator[GaugeMetricFamily]:
+    yield from _of_log(view.status)
+    yield from _of_memory(view)
 
 
 def _of_log(status: MemberStatus) -> Iterator[GaugeMetricFamily]:

@@ -22,7 +22,8 @@ def not_executed(outcome: NotExecuted) -> ProblemError:
     leader = outcome.leader
     return ProblemError(
         "not-executed",
-        f"it did not happen and never will ({outcome.reason}); the same request can be sent again",
+        f"it did not happen and never will ({outcome.reason}); the same request can be sent again"
+        + (f": {outcome.detail}" if outcome.detail else ""),
         extensions={
             "reason": outcome.reason,
             "leader": None if leader is None else {"name": leader.name, "peer_id": leader.id.hex()},

@@ -126,6 +126,22 @@ class PendingChange(_Response, frozen=True):
     reason: Annotated[str, Meta(description="For people; may change.")]
 
 
+class Memory(_Response, frozen=True):
+    """What this node uses of its memory budget, in bytes and by part."""
+
+    budget: Annotated[Unsigned, Meta(description="What the node may use; `memory.budget_bytes`.")]
+    mark: Annotated[Unsigned, Meta(description="With more in use at a voter, its leader refuses writes.")]
+    used: Annotated[Unsigned, Meta(description="The sum of the parts.")]
+    log: Annotated[Unsigned, Meta(description="The entries of the log.")]
+    kept_results: Annotated[Unsigned, Meta(description="Of commands with an idempotency key.")]
+    keys: Annotated[Unsigned, Meta(description="The idempotency keys, and the members' sessions.")]
+    store: Annotated[Unsigned, Meta(description="The state machine's state, with its history.")]
+    store_quota: Annotated[Unsigned, Meta(description="The group's limit for it; `store.quota_bytes`.")]
+    snapshots: Annotated[Unsigned, Meta(description="Those that are held, and room for the next one.")]
+    fetched: Annotated[Unsigned, Meta(description="Of a state or a log that is being fetched.")]
+    buffers: Annotated[Unsigned, Meta(description="Commands that wait, and messages to and from peers.")]
+
+
 class Group(_Response, frozen=True):
     """The group as this node sees it."""
 
@@ -149,6 +165,7 @@ class Group(_Response, frozen=True):
     state_machine: Annotated[str, Meta(description="The machine's signature.")]
     mock: Annotated[bool, Meta(description="True if attestation here is not rooted in real hardware.")]
     quorum: Annotated[Quorum, Meta(description="As this node sees it.")]
+    memory: Annotated[Memory, Meta(description="Of the node that answers.")]
     levels: Annotated[Levels | None, Meta(description="Null until the genesis is applied here.")]
     log_first_index: Annotated[Unsigned, Meta(description="The first entry that the log still has.")] = 1
     log_bytes: Annotated[Unsigned, Meta(description="About how much the entries take.")] = 0

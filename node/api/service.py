@@ -9,6 +9,7 @@ from attestation.tickets.protocol import Cluster
 from node.errors import NodeError
 from node.features import Build
 from node.peers import Incarnation, Preference
+from node.raft.budget import MemoryStatus
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.quorum import Config
 from node.raft.types import Consistency, Cursor, KeyUse, Leading, MemberStatus, Outcome
@@ -78,6 +79,8 @@ class GroupView:
         covered_age_ms: how long ago the state here covered all that a leader had committed; None: never.
         key_use: how much room the idempotency keys use.
         outlook: what the member knows of the quorum.
+        memory: what this node uses of its memory budget.
+        quota_bytes: how much memory the machine's state may take, as the group has agreed.
     """
 
     network_id: bytes
@@ -85,6 +88,8 @@ class GroupView:
     cluster: Cluster | None
     state_machine: str
     status: MemberStatus
+    memory: MemoryStatus
+    quota_bytes: int
     configs: tuple[Config, ...] = ()
     leading: Leading | None = None
     min_voters: int = 1

@@ -43,6 +43,7 @@ def group_response(view: GroupView, *, mock: bool) -> schemas.Group:
         install=_install(status.install),
         warnings=_warnings(view),
         quorum=quorum_schema(view.outlook),
+        memory=_memory(view),
         pending_change=_pending_change(view),
     )
 
@@ -72,6 +73,38 @@ def _pending_change(view: GroupView) -> schemas.PendingChange | None:
 
 def _snapshot(held: SnapshotStatus | None) -> schemas.Snapshot | None:
     return None if held is None else schemas.Snapshot(index=held.at.index, bytes=held.size)
+
+
+def _memory(view: GroupView) -> schemas.Memory:
+    use, budget = view.memory.use, view.memory.budget
+    return schemas.Memory(
+        budget=budget.size,
+        mark=budget.mark,
+        used=use.total,
+        log=use.log,
+        kept_results=use.kept,
+        keys=use.keys,
+        store=use.store,
+        store_quota=view.quota_bytes,
+        snapshots=use.snapshots,
+        fetched=use.fetched,
+        buffers=use.buffers,
+    )
+
+
+def _little_memory(view: GroupView) -> list[schemas.StatusWarning]:
+    """Name the members for which this leader refuses writes; on another node, this node if it is one."""
+    use, budget = view.memory.use.total, view.memory.budget
+    short = [(peer.name, known.use, known.budget.size) for peer, known in view.memory.pressed]
+    if use >= budget.mark and view.status.me not in [peer for peer, _ in view.memory.pressed]:
+        short.append((view.status.me.name, use, budget.size))
+    return [
+        schemas.StatusWarning(
+            code="memory-nearly-full",
+            message=f"{name} uses {used} of its memory budget of {size} bytes: writes are refused meanwhile",
+        )
+        for name, used, size in short
+    ]
 
 
 def _install(under_way: InstallStatus | None) -> schemas.Install | None:
@@ -124,7 +157,7 @@ def _warnings(view: GroupView) -> list[schemas.StatusWarning]:
     if is_ill(view.outlook):
         code = f"quorum-{view.outlook.quorum.value}"
         quorum = [schemas.StatusWarning(code=code, message=describe(view.outlook))]
-    return [*quorum, *_few_electable(view), *noticed]
+    return [*quorum, *_few_electable(view), *_little_memory(view), *noticed]
 
 
 def _few_electable(view: GroupView) -> list[schemas.StatusWarning]:

@@ -239,6 +239,11 @@ class BondConnection(asyncio.Protocol):
         if isinstance(self.stage, Bonded):
             self._end(refusal, by_peer=False, loss=loss)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits to be sent."""
+        return self._channel.waiting_bytes
+
     def pause_reading(self) -> None:
         """Read nothing more from the peer; it notices only that its messages go out slowly."""
         if isinstance(self.stage, Bonded):

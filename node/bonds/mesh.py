@@ -141,6 +141,10 @@ class BondMesh:
         if held is not None:
             held.connection.resume_reading()
 
+    def waiting_bytes(self) -> int:
+        """Return how much waits to be sent to all bonded peers."""
+        return sum(held.connection.waiting_bytes for held in self._bonds.values())
+
     def bonds(self) -> list[BondInfo]:
         """Return every bond, in the order of peer ids."""
         return [self._info(self._bonds[peer_id]) for peer_id in sorted(self._bonds)]

@@ -64,6 +64,14 @@ def _print(group: schemas.Group, members: schemas.Members, bonds: schemas.Bonds)
     say(f"answered by {group.me.name}, {group.role}, term {group.term}, commit {group.commit_index}")
     if group.mock:
         say(("mock attestation: no hardware trust", CAUTION))
+    memory = group.memory
+    say(
+        f"memory   {memory.used / 1e6:,.1f} of {memory.budget / 1e6:,.1f} MB:"
+        f" store {memory.store / 1e6:,.1f} (quota {memory.store_quota / 1e6:,.1f}),"
+        f" log {memory.log / 1e6:,.1f}, snapshots {memory.snapshots / 1e6:,.1f},"
+        f" keys and results {(memory.keys + memory.kept_results) / 1e6:,.1f},"
+        f" buffers {(memory.buffers + memory.fetched) / 1e6:,.1f}"
+    )
     if group.halted:
         say((f"halted: {group.halted}", BAD))
     for warning in group.warnings:

@@ -51,6 +51,11 @@ class Backlog:
         self._source = source
         self._shares: dict[Incarnation, _Share] = {}
 
+    @property
+    def size(self) -> int:
+        """How many bytes wait, of all peers."""
+        return sum(share.size for share in self._shares.values())
+
     def add(self, peer: Incarnation, size: int, *, turn: bool) -> None:
         """Count a message of ``size`` bytes that waits; ``turn``: it will take a turn of its own."""
         share = self._shares.get(peer)

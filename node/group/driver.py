@@ -66,6 +66,9 @@ class Transport(PausableReading, Protocol):
     """The bonds, as the driver needs them."""
 
     def send(self, to: Iterable[Incarnation], data: bytes, *, bulk: bool) -> None: ...
+    def waiting_bytes(self) -> int:
+        """Return how much waits to be sent."""
+        ...
 
 
 class Listener(Protocol):
@@ -90,6 +93,7 @@ class MemberDriver:
     ) -> None:
         self.member = member
         member.on_raised = _log_raised
+        member.buffered = self._buffered
         self._transport = transport
         self._listener = listener
         self._loop = asyncio.get_running_loop()
@@ -119,6 +123,9 @@ class MemberDriver:
     def covered_age_ms(self) -> int | None:
         """Return the member's ``covered_age_ms`` now."""
         return self.member.covered_age_ms(int(self._loop.time() * 1000))
+
+    def _buffered(self) -> int:
+        return self._backlog.size + self._transport.waiting_bytes()
 
     # ---- what goes in -------------------------------------------------------
     def submit(self, event: Event, size: int = 0) -> None:

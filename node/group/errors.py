@@ -21,8 +21,8 @@ class GroupError(NodeError):
 class NotExecutedError(GroupError):
     """The command or query was not executed. ``reason`` is a stable kebab-case code."""
 
-    def __init__(self, reason: str, leader: Incarnation | None) -> None:
-        super().__init__(f"not executed: {reason}")
+    def __init__(self, reason: str, leader: Incarnation | None, detail: str = "") -> None:
+        super().__init__(f"not executed: {reason}" + (f": {detail}" if detail else ""))
         self.reason = reason
         self.leader = leader
 

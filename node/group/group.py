@@ -21,6 +21,7 @@ from node.group.when import Conditions, When
 from node.machines.base import StateMachine
 from node.machines.system import SystemState
 from node.peers import Incarnation
+from node.raft.budget import MemoryStatus
 from node.raft.events import ChangeVersion, Execute, Query, RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
@@ -161,6 +162,11 @@ class Group:
     def key_use(self) -> KeyUse:
         """How much of their limits the idempotency keys use: the same on every node at the same index."""
         return self._driver.member.replica.table.key_use()
+
+    @property
+    def memory(self) -> MemoryStatus:
+        """What this node uses of its memory budget, and, if it leads, for which members it refuses writes."""
+        return self._driver.member.memory()
 
     @property
     def covered_age_ms(self) -> int | None:
@@ -472,8 +478,8 @@ def _require_accepted(outcome: Ok) -> None:
 
 def _error_of(outcome: Outcome) -> Exception:
     match outcome:
-        case NotExecuted(reason, leader):
-            return NotExecutedError(reason, leader)
+        case NotExecuted(reason, leader, detail):
+            return NotExecutedError(reason, leader, detail)
         case Unknown(reason):
             return OutcomeUnknownError(reason)
         case AlreadyExecuted(at, digest, size):

@@ -42,12 +42,14 @@ from node.machines.loader import require_named
 from node.machines.noop import NoOp
 from node.machines.system import EmptySystem, SystemState
 from node.peers import BondLoss, Incarnation, Preference
+from node.raft.budget import UNLIMITED, Budget
 from node.raft.events import (
     ConfigCommitted,
     DataDiscarded,
     FoundingStalled,
     LeaderChanged,
     LevelsChanged,
+    MemoryPressed,
     Notice,
     QuorumChanged,
     RivalCluster,
@@ -181,6 +183,7 @@ class GroupBuilder:
     durable: DurableLog | None = None
     document: GroupDocument | None = None
     features: Features = Features()
+    budget: Budget = UNLIMITED
 
     def with_document(self, document: GroupDocument) -> "GroupBuilder":
         """Take settings, founding and the GroupId from a group document.
@@ -218,6 +221,14 @@ class GroupBuilder:
                 caller that opened it closes it, after ``Group.close``.
         """
         return replace(self, log=log, durable=durable)
+
+    def with_memory_budget(self, size: int) -> "GroupBuilder":
+        """Limit the memory of this node's part of the group, in bytes: see docs/operating.md.
+
+        Without this call it has no limit: a node that lacks memory then ends. ``bondstone node run`` derives
+        a limit from the machine.
+        """
+        return replace(self, budget=Budget(size))
 
     def require_ticket(self, validator: TicketValidator) -> "GroupBuilder":
         """Admit only members that satisfy this validator too. Their order is part of the GroupId."""
@@ -293,6 +304,7 @@ class GroupBuilder:
             recovered=None if self.durable is None else self.durable.recovered,
             features=self.features,
             image=software(),
+            budget=self.budget,
         )
         if self.durable is not None:
             self.durable.forget_recovered()  # the member has it, and cuts it as its log goes on
@@ -350,6 +362,9 @@ class _Wiring:
         if self._bonds is not None:
             self._bonds.send(to, data, bulk=bulk)
 
+    def waiting_bytes(self) -> int:
+        return 0 if self._bonds is None else self._bonds.waiting_bytes()
+
     def pause_reading(self, peer: Incarnation) -> None:
         if self._bonds is not None:
             self._bonds.pause_reading(peer)
@@ -394,9 +409,6 @@ class _Wiring:
                 )
             case SnapshotTaken() | StateDiverged() | SyncFailed():
                 self._noticed_of_snapshots(notice)
-            case QuorumChanged(outlook):
-                level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
-                logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))
             case DataDiscarded(cursor):
                 audit.append("data-discarded", term=cursor.term, index=cursor.index)
             case FoundingStalled(collector):
@@ -411,7 +423,7 @@ class _Wiring:
             case LeaderChanged(leader, term) if leader is not None:
                 audit.append("leader-changed", term=term, name=leader.name, peer_id=leader.id)
             case _:
-                pass
+                _log(notice)
 
     def _noticed_of_snapshots(self, notice: SnapshotTaken | StateDiverged | SyncFailed) -> None:
         audit = self._network.audit
@@ -439,3 +451,16 @@ class _Wiring:
     def _close_bond(self, peer: Incarnation, code: RefusalCode, reason: str) -> None:
         if self._bonds is not None:
             self._bonds.close_bond(peer, code, reason)
+
+
+def _log(notice: Notice) -> None:
+    """Log what an operator may want to know of, and what is not in the audit log."""
+    match notice:
+        case MemoryPressed(peer, use, budget, pressed):
+            what = "writes are refused" if pressed else "no more writes are refused"
+            logger.warning("%s for the memory of %s: %d of %d bytes", what, peer, use, budget)
+        case QuorumChanged(outlook):
+            level = logging.INFO if outlook.quorum is Quorum.HELD else logging.WARNING
+            logger.log(level, "quorum %s: %s", outlook.quorum.value, describe(outlook))
+        case _:
+            pass

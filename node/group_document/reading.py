@@ -74,7 +74,7 @@ def parse_group_document_untrusted(data: bytes, *, where: str) -> GroupDocument:
         raise ConfigError(f"{where}: {exc}") from exc
 
 
-NODE_TABLES: Final = ("node", "api", "bond", "audit", "attestation")
+NODE_TABLES: Final = ("node", "api", "bond", "audit", "memory", "attestation")
 """Tables of a node file. They differ from node to node and decide nothing."""
 NODE_GROUP_KEYS: Final = ("document", "key_file", "await_key", "preference")
 

@@ -152,6 +152,22 @@ class StateMachine(ABC):
             CommandError: the one that ``apply`` would raise.
         """
 
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory the state takes, at once and without looking at all of it.
+
+        It counts towards the member's memory budget and decides nothing in ``apply``. 0: the machine does
+        not know; the size of the last snapshot counts instead.
+        """
+        return 0
+
+    def frees(self, command: Any) -> bool:  # noqa: ARG002
+        """Return whether ``command`` can only make the state smaller, in every state.
+
+        Such a command is taken when a member has too little memory for any other. The default refuses all.
+        """
+        return False
+
     @abstractmethod
     def query(self, query: Any) -> Any:
         """Answer from the current state without changing it.

@@ -36,6 +36,9 @@ class FrozenStore:
         live: what every key holds, in the store's own dictionary.
         keys: the store's own keys, in order.
         frozen: where the store keeps what has to be informed of changes.
+
+    Attributes:
+        size: in bytes, of what changed keys held.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class FrozenStore:
         self._live = live
         self._keys = keys
         self._frozen = frozen
+        self.size = 0
         self._from = b""  # every key before this one has been walked
         self._before: dict[bytes, Held | None] = {}  # what changed keys held
         self._existed = SortedKeys()  # those of them that held something
@@ -62,6 +66,7 @@ class FrozenStore:
         self._before[key] = held
         if held is not None:
             self._existed.add(key)
+            self.size += len(key) + len(held.value)
 
     def items(self) -> Iterator[Any]:
         yield self._first

@@ -44,6 +44,7 @@ VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
 # What a key that exists takes in memory beside the bytes of key and value. It counts towards the group's
 # quota: otherwise keys of a few bytes would take fifty times what they count. Equal on every node.
 KEY_COST: Final = 256
+PAST_COST: Final = 1000  # what a version that ended takes in memory beside the bytes of key and value
 # Version 1 has this limit instead of the group's quota, and counts nothing but the bytes.
 VERSION_1_BYTES_MAX: Final = 256 * 1024 * 1024
 LIST_LIMIT_DEFAULT: Final = 1000
@@ -191,6 +192,19 @@ class KeyValue(StateMachine):
         if not swapped:
             result["item"] = _item(key, before)
         return result
+
+    # ---- memory -------------------------------------------------------------------
+    @property
+    def memory_bytes(self) -> int:
+        frozen = sum(one.size for one in self._frozen)
+        past = self._past_bytes + PAST_COST * len(self._past)
+        return self._live_bytes + KEY_COST * len(self._live) + past + frozen
+
+    def frees(self, command: Any) -> bool:
+        if not isinstance(command, dict):
+            return False
+        op = command.get("op")
+        return op == "delete" or (op == "cas" and command.get("value", "") is None)
 
     # ---- which keys -------------------------------------------------------------
     def keys_of(self, command: Any) -> Touched:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from node.peers import Incarnation
+from node.raft.budget import MemoryReported
 from node.raft.entries import (
     KEY_BYTES_MAX,
     SessionChange,
@@ -23,9 +24,10 @@ from node.raft.entries import (
     session_id,
 )
 from node.raft.events import Execute
-from node.raft.messages import Forward, ForwardReply, Message, Proposal
+from node.raft.messages import Forward, ForwardReply, Message, Overloaded, Proposal
 from node.raft.tenure import Leadership, Tenure
 from node.raft.types import (
+    NO_ROOM,
     Cursor,
     EntryKind,
     Key,
@@ -53,6 +55,7 @@ class Pending:
         key: with how late it may be executed, from its first ``seq`` on.
         cursor: where the current leader put it, if that leader reported it.
         left: it was handed to some leader (maybe ourselves) at least once.
+        times: how often it was.
     """
 
     execute: Execute
@@ -63,6 +66,7 @@ class Pending:
     sent_ms: int = 0
     cursor: Cursor | None = None
     left: bool = False
+    times: int = 0
 
 
 class SessionHost(Protocol):
@@ -86,6 +90,7 @@ class SessionHost(Protocol):
     def _log_time_passed(self) -> int: ...
     def _refusal(self, leadership: Leadership) -> str: ...
     def _propose(self, session: bytes, proposal: Proposal) -> Cursor | None: ...
+    def _fullest(self, leadership: Leadership) -> tuple[Incarnation, MemoryReported]: ...
     def _send(self, to: Incarnation, message: Message) -> None: ...
     def _complete(self, token: int, outcome: Outcome) -> None: ...
 
@@ -107,6 +112,7 @@ class ClientSession:
         sent_to: the leader that has been given what lies below ``next_send``.
         sent_in_term: its term.
         used_ms: when we last handed anything over in it.
+        is_refused: the leader last did not take a command, for want of memory.
         retry_due: when to look again for commands that no answer came for.
         rewind_due: until then a gap that the leader reports is not new.
     """
@@ -127,6 +133,7 @@ class ClientSession:
         self.sent_to: Incarnation | None = None
         self.sent_in_term = 0
         self.used_ms = 0
+        self.is_refused = False
         self.retry_due = 0
         self.rewind_due = 0
 
@@ -177,7 +184,7 @@ class ClientSession:
         tenure = self.host.tenure
         if self.id in tenure.replica.table:
             self.was_open = True
-            if self.host.now - self.used_ms >= self.host.settings.session_ttl_ms // 3:
+            if self.host.now - self._used_ms() >= self.host.settings.session_ttl_ms // 3:
                 self._ask("keepalive")
             return not self._is_over()
         if self.was_open:
@@ -187,6 +194,10 @@ class ClientSession:
         if up_to_date and (tenure.leadership is not None or tenure.in_step):
             self._ask("open")
         return False
+
+    def _used_ms(self) -> int:
+        """Return when something was last handed over that may be in the log: it keeps the session open."""
+        return min(self.used_ms, self.asked_ms or 0) if self.is_refused else self.used_ms
 
     def _is_over(self) -> bool:
         """Return whether the next entry that is applied ends our session, which is still open in the table.
@@ -233,7 +244,12 @@ class ClientSession:
             if self.host._refusal(tenure.leadership):
                 return False
             for proposal in proposals:
-                self._note_cursor(proposal.seq, self.host._propose(self.id, proposal))
+                cursor = self.host._propose(self.id, proposal)
+                if cursor is NO_ROOM:
+                    member, known = self.host._fullest(tenure.leadership)
+                    self._refuse(proposal.seq, no_room(member, known.use, known.budget.size), handed=0)
+                else:
+                    self._note_cursor(proposal.seq, cursor)
             return True
         if tenure.leader is None or not self._reaches_leader():
             return False
@@ -294,6 +310,7 @@ class ClientSession:
                 sent = self.in_flight.get(proposal.seq)
                 if sent is not None:
                     sent.sent_ms, sent.left = now, True
+                    sent.times += 1
             self.next_send = seq
             self.used_ms = now
 
@@ -307,6 +324,7 @@ class ClientSession:
             return
         pending.cursor = cursor
         pending.left = True
+        self.is_refused = False
         if pending.execute.feed:
             self._finish(pending, Ok((), cursor))
 
@@ -338,6 +356,28 @@ class ClientSession:
             unsure = (seq for seq, pending in self.in_flight.items() if pending.cursor is None)
             self.next_send = min(next(unsure, self.next_seq), self.next_send)
 
+    def on_overloaded(self, sender: Incarnation, m: Overloaded) -> None:
+        """Answer the commands that the leader did not take."""
+        if m.session != self.number or m.term != self.host.tenure.term or sender != self.host.tenure.leader:
+            return
+        for seq in m.seqs:
+            self._refuse(seq, no_room(m.member, m.use, m.budget), handed=1)
+
+    def _refuse(self, seq: int, detail: str, *, handed: int) -> None:
+        """Answer command ``seq``, which was not taken when it was handed over for the ``handed``-th time.
+
+        Another copy of a command that was handed over more often may be taken yet. It is not handed over
+        again, so no command after it is executed before it.
+        """
+        pending = self.in_flight.get(seq)
+        if pending is None or pending.cursor is not None:
+            return
+        self.is_refused = True
+        if pending.times > handed:
+            self._finish(pending, Unknown("overloaded"))
+        else:
+            self._finish(pending, NotExecuted("overloaded", self.host.tenure.leader, detail))
+
     # ---- decided ------------------------------------------------------------
     def state_replaced(self) -> None:
         """Answer what was decided in the entries that never came here.
@@ -366,6 +406,14 @@ class ClientSession:
         for token in sorted(self.tokens):
             self.host._complete(token, outcome)
         self.tokens.clear()
+
+
+def no_room(member: Incarnation, use: int, budget: int) -> str:
+    """Return for people why a command was not taken, and what helps."""
+    return (
+        f"the memory of {member.name} is nearly full: it uses {use} of {budget} bytes; try again in a while, "
+        "delete what is not needed, or give that node more memory (memory.budget_bytes)"
+    )
 
 
 def _objection(execute: Execute) -> str:

@@ -40,6 +40,7 @@ REMOVED_LEVEL: Final = 2  # the lowest level at which a Cfg names any
 KEY_BYTES_MAX: Final = 256
 CREDENTIAL_BYTES_MAX: Final = 32
 SESSION_ID_BYTES: Final = 16
+_BATCH_ITEMS: Final = 6
 INTEGER_MAX: Final = 2**63 - 1
 _ITEM_BYTES: Final = 8
 _CONFIGS_KEPT: Final = 8  # each in the encoding in which it came, of up to ENTRY_BYTES_MAX
@@ -262,8 +263,15 @@ def decode_commands_untrusted(entries: Sequence[Entry]) -> list[CommandBatch | N
     return list(map(_batch_untrusted, values, entries))
 
 
+def commands_of_untrusted(payload: bytes) -> tuple[Any, ...]:
+    """Return the commands in the payload of a COMMAND entry; none if it holds no batch."""
+    (value,) = decode_each_untrusted([payload], bytes_max=ENTRY_BYTES_MAX)
+    holds = type(value) is list and len(value) == _BATCH_ITEMS and type(value[-1]) is list
+    return tuple(value[-1]) if holds else ()
+
+
 def _batch_untrusted(value: Any, entry: Entry) -> CommandBatch | None:
-    if type(value) is list and len(value) == 6:
+    if type(value) is list and len(value) == _BATCH_ITEMS:
         session, seq, ack_below, key, credential, commands = value
         if (
             type(session) is bytes

@@ -241,6 +241,19 @@ class SnapshotTaken(Struct, frozen=True):
     fetched: bool
 
 
+class MemoryPressed(Struct, frozen=True):
+    """We lead, and refuse writes because ``peer`` is over its mark; or no longer because of this peer.
+
+    Attributes:
+        use: the bytes that it uses of ``budget``, as it last reported.
+    """
+
+    peer: Incarnation
+    use: int
+    budget: int
+    pressed: bool
+
+
 class StateDiverged(Struct, frozen=True):
     """The state of ``peer`` at ``at`` is not the one that a quorum of voters has."""
 
@@ -281,6 +294,7 @@ Notice = (
     | SnapshotTaken
     | StateDiverged
     | SyncFailed
+    | MemoryPressed
     | Halted
 )
 

@@ -4,7 +4,6 @@ from typing import Final
 
 from node.errors import RemoteProtocolError
 from node.peers import Incarnation
-from node.raft.client_session import ClientSession
 from node.raft.entries import (
     decode_session_untrusted,
     payload_prefix,
@@ -12,11 +11,12 @@ from node.raft.entries import (
 )
 from node.raft.events import Cancel
 from node.raft.membership import Membership
-from node.raft.messages import Forward, ForwardReply, Proposal
+from node.raft.messages import Forward, ForwardReply, Overloaded, Proposal
 from node.raft.reads import Reads
 from node.raft.tenure import Leadership
 from node.raft.types import (
     COMMANDS,
+    NO_ROOM,
     Cursor,
     NotExecuted,
     Outcome,
@@ -30,7 +30,6 @@ class Forwarding(Membership):
     """Both ends of forwarding: the leader's, and the answers to our own callers."""
 
     reads: Reads
-    session: ClientSession
 
     def _on_cancel(self, cancel: Cancel) -> None:
         tenure = self.tenure
@@ -59,13 +58,30 @@ class Forwarding(Membership):
         if leadership is not None and not refused and not self._has_handled(leadership, session, m.after):
             refused = "gap"
         cursors: list[tuple[int, Cursor]] = []
+        no_room: list[int] = []
         if not refused:
             for proposal in m.proposals:
                 cursor = self._propose(session, proposal)
-                if cursor is not None and proposal.seq:
+                if cursor is NO_ROOM:
+                    no_room.append(proposal.seq)
+                elif cursor is not None and proposal.seq:
                     cursors.append((proposal.seq, cursor))
             if leadership is not None:
                 leadership.awaited = self.log.last().index
+        if no_room and leadership is not None:
+            member, known = self._fullest(leadership)
+            self._send(
+                sender,
+                Overloaded(
+                    self._cluster,
+                    tenure.term,
+                    m.session,
+                    tuple(no_room),
+                    member,
+                    known.use,
+                    known.budget.size,
+                ),
+            )
         self._send(
             sender,
             ForwardReply(self._cluster, tenure.term, m.session, tuple(cursors), refused, tenure.leader),

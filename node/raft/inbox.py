@@ -37,6 +37,9 @@ from node.raft.messages import (
     Genesis,
     GenesisProposal,
     GenesisSignature,
+    MemoryMessage,
+    MemoryReport,
+    Overloaded,
     Presence,
     ReadIndex,
     ReadIndexReply,
@@ -127,6 +130,7 @@ class Inbox(Rivals):
         if tenure.leadership is not None:
             tenure.leadership.review_due = True
             tenure.leadership.streak.pop(peer, None)
+            self._forget_memory(tenure.leadership, peer)
             if peer not in tenure.members:
                 tenure.leadership.match.pop(peer, None)
                 tenure.leadership.echo.pop(peer, None)
@@ -211,6 +215,8 @@ class Inbox(Rivals):
                 self._on_timeout_now(sender, m)
             case Avail() | AvailReply() | Fetch() | Chunk():
                 self._on_catch_up_message(sender, m)
+            case MemoryReport() | Overloaded():
+                self._on_memory_message(sender, m)
             case _:
                 self._on_snapshot_message(sender, m)
 
@@ -224,6 +230,15 @@ class Inbox(Rivals):
                 self._on_fetch(sender, m)
             case Chunk():
                 self._on_chunk(sender, m)
+            case _:
+                assert_never(m)
+
+    def _on_memory_message(self, sender: Incarnation, m: MemoryMessage) -> None:
+        match m:
+            case MemoryReport():
+                self._on_memory_report(sender, m)
+            case Overloaded():
+                self.session.on_overloaded(sender, m)
             case _:
                 assert_never(m)
 

@@ -35,6 +35,7 @@ _SHARD: Final = struct.Struct(f">{_NAME_BYTES}xH")
 # Name, digest of the commands (shortened), index in the log, bytes that are kept, which follow.
 _RECORD: Final = struct.Struct(f">{_NAME_BYTES}s12sQH")
 _COMMANDS_BYTES: Final = 12
+_SHARD_COST: Final = 150  # bytes, of a shard beside its records
 _SHARDS_AT_ONCE: Final = 64  # in one value of a frozen table
 
 
@@ -116,6 +117,7 @@ class KeyTable:
         self._sought = self._known = b""  # the last key that was looked for, and its digest
         self._added = 0  # keys, ever
         self._forgotten = 0
+        self._record_bytes = 0  # of all shards
 
     def __len__(self) -> int:
         return self._added - self._forgotten
@@ -127,6 +129,12 @@ class KeyTable:
     def use(self) -> KeyUse:
         slices = self._slices
         return KeyUse(len(self), sum(sum(s.taken.values()) for s in slices), sum(s.brief for s in slices))
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory the table takes, with what is forgotten and not yet freed."""
+        # A string that grows has an eighth more than it needs.
+        return self._record_bytes * 9 // 8 + _SHARD_COST * len(self._shards)
 
     def oldest_ms(self) -> int | None:
         """Return the time up to which the oldest slice of keys was used; None if no key is remembered."""
@@ -142,6 +150,7 @@ class KeyTable:
         if not slices:
             self._forgotten = self._added
             self._shards = {}  # another one: a frozen table goes on with the old one
+            self._record_bytes = 0
             self._to_sweep.clear()
             self._terms.clear()
             self._term = -1
@@ -161,6 +170,7 @@ class KeyTable:
             if index >= first:
                 break
             start += _RECORD.size + size
+        self._record_bytes -= start
         if start == len(shard):
             del self._shards[number]
         else:
@@ -227,6 +237,7 @@ class KeyTable:
             self._shards[number] = bytearray(record)
         else:
             shard += record
+        self._record_bytes += _RECORD.size + kept_bytes
         self._added += 1
         if self._to_sweep:
             for _ in range(min(_SWEPT_AT_ONCE, len(self._to_sweep))):
@@ -262,6 +273,7 @@ class KeyTable:
             case [*shards]:
                 for number, records in shards:
                     self._shards[number] = bytearray(records)
+                    self._record_bytes += len(records)
             case _:
                 raise ValueError("not a part of a table of keys")
 

@@ -15,6 +15,7 @@ from node.raft.tenure import Leadership, Mark, Transfer
 from node.raft.types import (
     COMMANDS,
     LEADER,
+    NO_ROOM,
     Cursor,
     Entry,
     EntryKind,
@@ -71,7 +72,7 @@ class Leader(Follower):
         """Write a proposal of ``session`` unless it is already there; return where it is.
 
         None: the session is open already, or the command was refused. The log carries the refusal to its
-        origin.
+        origin. ``NO_ROOM``: a voter has no memory for it.
         """
         tenure = self.tenure
         leadership = tenure.leadership
@@ -86,6 +87,8 @@ class Leader(Follower):
                 return None if isinstance(known, NotExecuted) else known.at
         elif session in tenure.replica.table and is_open(proposal.payload):
             return None
+        if self.log.taken >= leadership.taken_max and not self._has_room(leadership, proposal):
+            return NO_ROOM
         entry = self._write(proposal.kind, proposal.payload)
         leadership.proposed[key] = entry.index
         return Cursor(entry.term, entry.index)

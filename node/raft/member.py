@@ -11,6 +11,7 @@ from node.features import Build, Features, Span
 from node.machines.base import StateMachine
 from node.machines.system import EmptySystem, SystemState
 from node.peers import BondLoss, Incarnation, Preference
+from node.raft.budget import UNLIMITED, Budget, MemoryReported, MemoryStatus
 from node.raft.client_session import ClientSession
 from node.raft.events import (
     ChangeVersion,
@@ -80,6 +81,7 @@ class Member(Inbox):
         randrange: ``randrange(n)`` returns 0 <= x < n. The only randomness in the core.
         now_ms: monotonic milliseconds.
         recovered: trust_disk only: what an earlier process of this same incarnation left on its disk.
+        budget: how much memory this member may use; a local limit, which ``apply`` never reads.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Member(Inbox):
         recovered: Recovered | None = None,
         features: Features | None = None,
         image: str = "",
+        budget: Budget = UNLIMITED,
     ) -> None:
         self.features = features or Features()
         super().__init__(
@@ -114,6 +117,7 @@ class Member(Inbox):
             credentials=credentials,
             randrange=randrange,
             now_ms=now_ms,
+            budget=budget,
         )
         self.published_outlook: Outlook | None = None  # the last report about a missing quorum
         # An earlier process of this incarnation may have used any small number, also one whose opening its
@@ -212,6 +216,7 @@ class Member(Inbox):
             self._tick_pull()
         if self.tenure.installing is not None:
             self._tick_install()
+        self._tend_memory()
         self._tend_snapshots()
         if self.session.in_flight:
             self.session.retry()
@@ -226,6 +231,7 @@ class Member(Inbox):
             self._check_quorum(leadership)
             if self.tenure.leadership is not None:
                 self._count_rounds(leadership)
+                self._review_memory(leadership)
             self._watch_quorum()
 
     def _settle(self) -> None:
@@ -485,6 +491,14 @@ class Member(Inbox):
 
     def _is_in_step(self, leadership: Leadership, peer: Incarnation) -> bool:
         return peer not in leadership.lag and leadership.match.get(peer, -1) >= leadership.noop_index
+
+    def memory(self) -> MemoryStatus:
+        """Return what is in use of the memory budget, for people and metrics."""
+        leadership = self.tenure.leadership
+        pressed: tuple[tuple[Incarnation, MemoryReported], ...] = ()
+        if leadership is not None:
+            pressed = tuple((peer, leadership.memory[peer]) for peer in sorted(leadership.pressed))
+        return MemoryStatus(self.memory_use(), self.budget, pressed)
 
     def status(self) -> MemberStatus:
         """Return a snapshot for people and metrics."""

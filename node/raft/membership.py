@@ -236,6 +236,7 @@ class Membership(Leader):
                 and not self._is_removed(config, peer)
                 and peer not in observers
                 and leadership.streak.get(peer, 0) >= PROMOTION_ROUNDS
+                and peer not in leadership.pressed
             ),
             observers=observers,
             ended_bonds=self.tenure.ended_bonds,

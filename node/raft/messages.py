@@ -190,6 +190,35 @@ class SyncAnswer(Struct, frozen=True):
     payload: bytes
 
 
+# ---- memory ------------------------------------------------------------------
+class MemoryReport(Struct, frozen=True):
+    """To the leader: how many bytes the sender uses, with its log up to ``last``, and how many it may."""
+
+    cluster: bytes
+    term: int
+    last: int
+    use: int
+    budget: int
+
+
+class Overloaded(Struct, frozen=True):
+    """The leader did not take these commands of the sender's session, and never will of this Forward.
+
+    Attributes:
+        session: the session's number, as in the Forward.
+        seqs: of the commands.
+        member: the one whose memory is nearly full; the next two are what its report said.
+    """
+
+    cluster: bytes
+    term: int
+    session: int
+    seqs: tuple[int, ...]
+    member: Incarnation
+    use: int
+    budget: int
+
+
 # ---- commands and reads (3.7, 3.8) ------------------------------------------
 class Proposal(Struct, frozen=True):
     """An entry to be written. ``seq`` is 0 for session changes."""
@@ -300,6 +329,7 @@ class Ignorable(Struct, frozen=True):
 
 CatchUpMessage = Avail | AvailReply | Fetch | Chunk
 SnapshotMessage = SnapshotDigest | SnapshotOffer | SyncAsk | SyncAnswer
+MemoryMessage = MemoryReport | Overloaded
 ClusterMessage = (
     VoteRequest
     | VoteReply
@@ -308,6 +338,7 @@ ClusterMessage = (
     | AppendReply
     | CatchUpMessage
     | SnapshotMessage
+    | MemoryMessage
     | Forward
     | ForwardReply
     | ReadIndex

@@ -147,6 +147,11 @@ class SessionTable:
         """Return how many keys are remembered, and what is kept of their results."""
         return self._keys.use()
 
+    @property
+    def keys_memory(self) -> int:
+        """About how many bytes the keys take, with what is kept of their results."""
+        return self._keys.memory_bytes
+
     def admit(self, batch: CommandBatch, time_ms: int) -> Decided | None:
         """Decide whether to execute ``batch``: None is yes, else the outcome it already has."""
         session = self._sessions.get(batch.session)

@@ -77,3 +77,9 @@ class Installing:
     @property
     def anchor(self) -> Anchor:
         return self.evidence.anchor
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much it takes: what the session has, what was compared, and the state under way."""
+        done, total = self.progress
+        return self.evidence.size * done // max(total, done, 1) + self.cutter.size + self.loaded

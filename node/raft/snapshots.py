@@ -14,11 +14,10 @@ from typing import Final
 
 from node.errors import RemoteProtocolError
 from node.peers import Incarnation
-from node.raft.entries import ENTRY_LEVELS
 from node.raft.events import SnapshotTaken, StateDiverged, SyncFailed
 from node.raft.log import entry_bytes
+from node.raft.memory import SNAPSHOT_LEVEL, Memory
 from node.raft.messages import Fetch, SnapshotDigest, SnapshotOffer, SyncAnswer, SyncAsk
-from node.raft.replication import Replication
 from node.raft.state import HaltError
 from node.raft.tenure import Leadership
 from node.raft.types import Cursor, Entry, EntryKind, Position, SnapshotStatus
@@ -27,7 +26,6 @@ from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_un
 from node.sync.keeper import DivergedError, Making
 from node.sync.state_sync import ANSWER_BYTES_MAX, ANSWERS_MAX, SyncProvider
 
-SNAPSHOT_LEVEL: Final = ENTRY_LEVELS[EntryKind.SNAPSHOT]
 REPORT_AGAIN_MS: Final = 1000
 # A marker without evidence holds the next marker up for this many election timeouts.
 MARKER_PATIENCE: Final = 20
@@ -39,7 +37,7 @@ class SyncContractError(Exception):
     """A state sync hands over what none may."""
 
 
-class Snapshots(Replication):
+class Snapshots(Memory):
     """Markers, digests, evidence, and pruning."""
 
     # ---- the log ------------------------------------------------------------
@@ -149,6 +147,8 @@ class Snapshots(Replication):
 
     def _is_spare(self, index: int, size: int) -> bool:
         """Return whether the entry at ``index``, the first of ``size`` bytes, need not wait for laggards."""
+        if self.tenure.memory.is_tight:
+            return True
         age_ms = self.log.last_ms() - self.log.get(index).time_ms
         return size > self.settings.log_keep_bytes or age_ms > self.settings.log_keep_ms
 
@@ -198,7 +198,7 @@ class Snapshots(Replication):
             if ready is not None:
                 snaps.reports[self.me] = ready.evidence
             self._propose_evidence(leadership)
-        if self._is_marker_due() and self._may_write_snapshot(leadership):
+        if self._is_marker_due(leadership) and self._may_write_snapshot(leadership):
             self._write(EntryKind.SNAPSHOT, MARKER)
 
     def _propose_evidence(self, leadership: Leadership) -> None:
@@ -233,23 +233,20 @@ class Snapshots(Replication):
             and not self.tenure.dissolve_index
         )
 
-    def _is_marker_due(self) -> bool:
+    def _is_marker_due(self, leadership: Leadership) -> bool:
         """Return whether the log has grown enough since the last marker, and that one is done with."""
         snaps, settings = self.tenure.snaps, self.settings
         keeper = snaps.keeper
         grown = self.log.taken - snaps.marker_taken
         size = 0 if keeper.held is None else keeper.held.evidence.size
         waited = self.now - max(snaps.marker_ms, self.tenure.since_ms)
-        if grown < max(settings.snapshot_bytes, size) and (waited < settings.snapshot_ms or not grown):
+        is_time = grown >= max(settings.snapshot_bytes, size) or (waited >= settings.snapshot_ms and grown)
+        if not is_time and not self._wants_early_marker(leadership, grown):
             return False
         if keeper.making is not None or not self._takes_snapshots():
             return False
         proven = 0 if keeper.known is None else keeper.known.anchor.index
         return snaps.marker <= proven or waited >= MARKER_PATIENCE * settings.election_timeout_ms
-
-    def _takes_snapshots(self) -> bool:
-        """Return whether the group can: with trust_disk the log on the disk still begins with the genesis."""
-        return not self.settings.trust_disk and self.sync.takes_snapshots
 
     # ---- serving ------------------------------------------------------------
     def _offer_snapshot(self, peer: Incarnation) -> None:

@@ -2,7 +2,7 @@
 
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
-    State > Promises > Replication > Snapshots > Pull > Install > Follower > Leader > Membership
+    State > Promises > Replication > Memory > Snapshots > Pull > Install > Follower > Leader > Membership
           > Forwarding > Election > ClusterFounding > Rivals > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
@@ -19,6 +19,7 @@ from node.features import Build
 from node.machines.base import StateMachine
 from node.machines.system import SystemState
 from node.peers import Incarnation, Preference
+from node.raft.budget import Budget
 from node.raft.events import (
     Effects,
     LeaderChanged,
@@ -62,6 +63,11 @@ class HaltError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def nothing_buffered() -> int:
+    """Return how many bytes wait outside of a member that has no driver."""
+    return 0
 
 
 class Credentials(Protocol):
@@ -109,6 +115,7 @@ class State(ABC):
         credentials: Credentials,
         randrange: Callable[[int], int],
         now_ms: int,
+        budget: Budget,
     ) -> None:
         self.me = me
         self.group_id = group_id
@@ -117,6 +124,9 @@ class State(ABC):
         self.preference = preference
         self.build = build
         self.log = log
+        self.budget = budget
+        # The driver may count what waits there and in the bonds.
+        self.buffered: Callable[[], int] = nothing_buffered
         self.credentials = credentials
         self.randrange = randrange
         self.make_system = system

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from node.features import Levels
 from node.peers import BondLoss, Incarnation
+from node.raft.budget import MemoryReported
 from node.raft.events import Send
 from node.raft.quorum import Config
 from node.raft.ranges import PullState
@@ -20,6 +21,7 @@ from node.sync.evidence import StateEvidence
 
 UNECHOED_MAX: Final = 4096  # broadcasts that a lease is timed by; an older one would end the lease sooner
 NOTHING_AWAITED: Final = 1 << 62
+NEVER: Final = 1 << 62  # a time, or a size of the log, that is not reached
 MARKS_MAX: Final = 1024  # marks of a leader that no quorum has answered yet; at most one per ``MARK_MS``
 
 
@@ -69,6 +71,10 @@ class Leadership:
         version_change: the request that waits for the MACHINE entry at an index to be applied.
         removal: the request that waits for the Cfg at an index to be committed.
         lease_ms: the time until which a quorum elects no other leader; 0 without lease reads.
+        memory: what each member last reported of its memory.
+        pressed: the members that were over their mark, and have not come below ``Budget.low`` again.
+        taken_early, taken_max, taken_full: at which ``log.taken`` the first voter reaches these limits.
+        marker_worth: by how much the log must have grown for a snapshot before its time.
     """
 
     term: int
@@ -98,6 +104,33 @@ class Leadership:
     removal: tuple[int, int] | None = None
     lease_ms: int = 0
     lease_forbidden: bool = False
+    memory: dict[Incarnation, MemoryReported] = field(default_factory=dict)
+    pressed: set[Incarnation] = field(default_factory=set)
+    taken_early: int = NEVER
+    taken_max: int = NEVER
+    taken_full: int = NEVER
+    marker_worth: int = 0
+
+
+@dataclass(slots=True)
+class OwnMemory:
+    """What this member measured of its own memory.
+
+    Attributes:
+        due, due_taken: when to measure again: a time, and a size of the log (``log.taken``).
+        taken: ``log.taken`` when it was measured.
+        use: bytes in use then.
+        is_tight: it is more than ``Budget.early``.
+        reported_term, reported_taken: of the last report to a leader.
+    """
+
+    due: int = 0
+    due_taken: int = 0
+    taken: int = 0
+    use: int = 0
+    is_tight: bool = False
+    reported_term: int = -1
+    reported_taken: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,6 +177,7 @@ class Tenure:
         durable_index: the last index that is on the disk (trust_disk).
         held: messages that wait for the disk, each with the serial that it waits for (trust_disk).
         snaps: the snapshots that this member takes.
+        memory: what this member measured of its memory.
         offers: the snapshots that peers offer.
         installing: the snapshot that is fetched, to take its state.
         sync_rests_until_ms: a session has failed: until then no other is begun.
@@ -204,6 +238,7 @@ class Tenure:
     held: deque[tuple[int, Send]] = field(default_factory=deque)
 
     snaps: Snapshotting = field(default_factory=Snapshotting)
+    memory: OwnMemory = field(default_factory=OwnMemory)
     offers: dict[Incarnation, StateEvidence] = field(default_factory=dict)
     installing: Installing | None = None
     sync_rests_until_ms: int = 0

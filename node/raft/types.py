@@ -22,6 +22,9 @@ class Cursor(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which no caller uses on a cursor
 
 
+NO_ROOM: Final = Cursor(0, 0)  # in place of where a command is in the log: it was not taken
+
+
 class Position(NamedTuple):
     """A cursor and the chain digest of the log up to and including it."""
 
@@ -214,10 +217,14 @@ class Answer(Struct, frozen=True):
 
 
 class NotExecuted(Struct, frozen=True):
-    """It did not happen and never will, so it is safe to try again. ``leader`` may be able to help."""
+    """It did not happen and never will, so it is safe to try again. ``leader`` may be able to help.
+
+    ``detail``: for people; often empty.
+    """
 
     reason: str
     leader: Incarnation | None = None
+    detail: str = ""
 
 
 class Unknown(Struct, frozen=True):

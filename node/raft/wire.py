@@ -59,7 +59,9 @@ from node.raft.messages import (
     GenesisProposal,
     GenesisSignature,
     Ignorable,
+    MemoryReport,
     Message,
+    Overloaded,
     Presence,
     Proposal,
     ReadIndex,
@@ -333,6 +335,20 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
         lambda m: [m.cluster, m.root, m.payload],
         (DIGEST, DIGEST, bytes_up_to(ANSWER_BYTES_MAX)),
         SyncAnswer,
+    ),
+    (
+        MemoryReport,
+        64,
+        lambda m: [m.cluster, m.term, m.last, m.use, m.budget],
+        (DIGEST, UINT, UINT, UINT, UINT),
+        MemoryReport,
+    ),
+    (
+        Overloaded,
+        65,
+        lambda m: [m.cluster, m.term, m.session, list(m.seqs), put_incarnation(m.member), m.use, m.budget],
+        (DIGEST, UINT, UINT, array_of(UINT, PROPOSALS_MAX), incarnation_untrusted, UINT, UINT),
+        Overloaded,
     ),
 )
 _CODECS_BY_TYPE: Final = {cls: (tag, encoder) for cls, tag, encoder, _, _ in _TABLE}

@@ -95,6 +95,11 @@ class Making:
         self._cutter.end()
         return Snapshot.of(self.anchor, self._cutter)
 
+    @property
+    def size(self) -> int:
+        """How many bytes of it are made."""
+        return self._cutter.size
+
     def abandon(self) -> None:
         self._release()
 
@@ -118,6 +123,16 @@ class Keeper:
     before: Snapshot | None = None
     known: StateEvidence | None = None
     served_ms: int = 0
+
+    def memory_bytes(self, expected: int) -> int:
+        """Return how many bytes all snapshots take, the next one as ``expected``, or as it is already."""
+        coming = expected
+        if self.making is not None:
+            coming = max(coming, self.making.size)
+        elif self.ready is not None:
+            coming = self.ready.evidence.size
+        held = 0 if self.held is None else self.held.evidence.size
+        return coming + held + (0 if self.before is None else self.before.evidence.size)
 
     def begin(self, making: Making) -> None:
         """Begin another snapshot; an earlier one that is not complete is given up."""

@@ -145,6 +145,10 @@ demote_after_ms = 15000
 demote_lag_ms = 20000
 min_voters = {min(2, founders)}
 
+[store]
+# Of a guest of 512 MiB the node may use half, and a full store with its snapshots takes three times this.
+quota_bytes = 16777216
+
 [trust]
 root = "{root}"
 

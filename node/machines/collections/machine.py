@@ -35,6 +35,10 @@ SNAPSHOT_ROWS: Final = 1000
 
 _COMMANDS: Final = {**map_commands(), **vec_commands(), **queue_commands()}
 _QUERIES: Final = collection_queries()
+_FREEING: Final = frozenset(
+    ("drop", "clear", "map-remove", "map-pop", "set-remove", "vec-remove", "vec-pop", "vec-truncate",
+     "queue-remove", "queue-remove-range", "queue-pop")
+)  # fmt: skip
 
 
 class CollectionsMachine(StateMachine):
@@ -152,6 +156,16 @@ class CollectionsMachine(StateMachine):
 
     def _store(self, name: bytes, collection: Collection, grown: int) -> None:
         self._state = Frozen(self._state.collections.set(name, collection), self._state.size + grown)
+
+    # ---- memory ---------------------------------------------------------------------
+    @property
+    def memory_bytes(self) -> int:
+        """Half as much again as what the items count: measured, of the kind that takes most."""
+        return self._state.size * 3 // 2
+
+    def frees(self, command: Any) -> bool:
+        op = command.get("op") if isinstance(command, dict) else None
+        return isinstance(op, str) and op in _FREEING
 
     # ---- which keys -------------------------------------------------------------
     def keys_of(self, command: Any) -> Touched:

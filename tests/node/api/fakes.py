@@ -30,6 +30,7 @@ from node.machines.base import ApplyContext, CommandError
 from node.machines.kv import KeyValue
 from node.machines.system import RequestKind
 from node.peers import Incarnation, Preference
+from node.raft.budget import Budget, MemoryStatus, MemoryUse
 from node.raft.outlook import Outlook, Quorum
 from node.raft.quorum import Config
 from node.raft.types import (
@@ -108,6 +109,8 @@ class FakeService:
     index: int = 0
     halted: str | None = None
     outlook: Outlook = Outlook(Quorum.HELD)
+    memory: MemoryUse = MemoryUse(10, 20, 30, 40, 50, 60, 70)
+    pressed: tuple = ()
     state: AccessState = field(default_factory=lambda: AccessState(ACCESS))
     behind: AccessState | None = None
     current: bool = True
@@ -207,6 +210,8 @@ class FakeService:
             covered_age_ms=250,
             key_use=KeyUse(3, 99, 1),
             outlook=self.outlook,
+            memory=MemoryStatus(self.memory, Budget(1000), self.pressed),
+            quota_bytes=300,
         )
 
     def bonds(self):

@@ -13,7 +13,8 @@ def shown(member):
     return group_response(
         GroupView(
             network_id=bytes(32), group_id=GROUP, cluster=None, state_machine="m", status=member.status(),
-            key_use=member.replica.table.key_use(), outlook=member.outlook(),
+            key_use=member.replica.table.key_use(), outlook=member.outlook(), memory=member.memory(),
+            quota_bytes=member.settings.quota_bytes,
         ),
         mock=False,
     )  # fmt: skip

@@ -27,6 +27,7 @@ OF_THE_RUN = frozenset(
         "term", "index", "peer_id", "group_id", "network_id", "cluster_id", "binding", "leader", "tie", "tdx",
         "hash", "prev", "seq", "at", "age_ms", "detail", "message", "title", "commit_index", "applied_index",
         "last_index", "config_epoch", "voters", "learners", "since",
+        "state_machine",  # its version rises with releases
     }
 )  # fmt: skip
 PATIENCE_S = 60

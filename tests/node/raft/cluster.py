@@ -8,6 +8,7 @@ from node.features import Build, Levels, Span
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import EmptySystem
 from node.peers import BondLoss, Incarnation, Preference
+from node.raft.budget import UNLIMITED
 from node.raft.events import (
     BondDown,
     BondUp,
@@ -112,6 +113,7 @@ class RaftCluster:
         bond=True,
         features=None,
         machine=None,
+        budget=UNLIMITED,
     ):
         me = inc(name, life)
         node = self.member_class(
@@ -128,6 +130,7 @@ class RaftCluster:
             now_ms=self.now,
             recovered=recovered,
             features=features,
+            budget=budget,
         )
         self.nodes[name] = node
         self.notices[name] = []

@@ -220,6 +220,7 @@ def changed(value):
 ELSEWHERE = {
     "SessionTable._ttl_ms", "SessionTable._window", "KeyTable._ttl_ms", "KeyTable._slice_ms", "KeyTable._term",
     "NotExecuted.leader",
+    "NotExecuted.detail", "KeyTable._record_bytes",
 }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_the_state_is_that_of_the_marker_and_not_that_of_the_end_of_the_batch():
     write(cluster, 3)
     follower = cluster.followers()[0]
     cluster.unbond(leader, follower)
-    node._is_marker_due = lambda: node.replica.machine.value == 5 and node.tenure.snaps.marker == 0
+    node._is_marker_due = lambda _: node.replica.machine.value == 5 and node.tenure.snaps.marker == 0
     write(cluster, 4)
     cluster.run_until(lambda: node.tenure.snaps.marker)
     write(cluster, 4)
@@ -115,7 +115,7 @@ def test_a_snapshot_is_made_in_slices_and_commands_go_on_between_them(monkeypatc
     leader = cluster.elect()
     node = cluster.nodes[leader]
     write(cluster, 3)
-    node._is_marker_due = lambda: node.tenure.snaps.marker == 0
+    node._is_marker_due = lambda _: node.tenure.snaps.marker == 0
     cluster.step(leader)
     cluster.deliver()
     steps = 0

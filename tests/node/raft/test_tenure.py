@@ -16,6 +16,7 @@ from tests.node.raft.test_founding import dissolving
 OUTLIVES = {
     *("me", "group_id", "settings", "founding", "preference", "build", "features"),  # who this member is
     *("log", "credentials", "randrange", "make_system", "on_raised", "initial_state"),  # what it was given
+    *("budget", "buffered"),  # the node's own memory
     *("now", "wall", "out", "halted", "unpublished_halt"),
     *("peers", "audience", "has_outsiders"),
     *("election_wait", "election_due"),

@@ -281,7 +281,7 @@ def evidence():
 
 
 def consensus_messages_2():
-    """Every message that level 2 adds, or adds a field to."""
+    """Every message that level 2 adds or adds a field to, and those that came with it, sent at every level."""
     proof = (b"p" * 32, b"q" * 32)
     snapshot = b"r" * 32
     first = log()[0]
@@ -293,6 +293,8 @@ def consensus_messages_2():
         raft.SnapshotOffer(CLUSTER, 12, evidence()),
         raft.SyncAsk(CLUSTER, snapshot, cbor([2])),
         raft.SyncAnswer(CLUSTER, snapshot, encode_answer(2, b"chunk", proof)),
+        raft.MemoryReport(CLUSTER, 4, 12, 1_000, 2_000),
+        raft.Overloaded(CLUSTER, 4, 2, (7, 9), B, 1_900, 2_000),
     ]
 
 
