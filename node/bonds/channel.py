@@ -41,9 +41,8 @@ class Channel:
     def detach(self) -> None:
         self._transport = None
 
-    @property
     def waiting_bytes(self) -> int:
-        """How much waits to be sent, for the peer and in the socket's own buffer."""
+        """Return how much waits to be sent, for the peer and in the socket's own buffer."""
         written = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._send_queue.size + written
 

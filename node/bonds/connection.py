@@ -182,10 +182,9 @@ class BondConnection(asyncio.Protocol):
             share=lambda: host.share_of(self),
         )
         self._channel = Channel(
-            context.tls,
-            server=dialled is None,
-            send_buffer_bytes_max=context.settings.send_buffer_bytes_max,
+            context.tls, server=dialled is None, send_buffer_bytes_max=context.settings.send_buffer_bytes_max
         )
+        self.waiting_bytes = self._channel.waiting_bytes
 
     # ---- for the group and the endpoint ------------------------------------------
     @property
@@ -238,11 +237,6 @@ class BondConnection(asyncio.Protocol):
         """End the bond for this node's own reason, and send the reason to the peer."""
         if isinstance(self.stage, Bonded):
             self._end(refusal, by_peer=False, loss=loss)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How much waits to be sent."""
-        return self._channel.waiting_bytes
 
     def pause_reading(self) -> None:
         """Read nothing more from the peer; it notices only that its messages go out slowly."""

@@ -143,7 +143,7 @@ class BondMesh:
 
     def waiting_bytes(self) -> int:
         """Return how much waits to be sent to all bonded peers."""
-        return sum(held.connection.waiting_bytes for held in self._bonds.values())
+        return sum(held.connection.waiting_bytes() for held in self._bonds.values())
 
     def bonds(self) -> list[BondInfo]:
         """Return every bond, in the order of peer ids."""
