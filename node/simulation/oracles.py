@@ -32,6 +32,7 @@ from node.raft.events import (
     Send,
     SnapshotTaken,
     StateDiverged,
+    SyncFailed,
     Violation,
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
@@ -282,17 +283,17 @@ class Oracles(Watcher):
                 known = (peer.build.features.high for peer in process.member.peers.values())
                 if self._rules and any(high < levels.level for high in known):
                     raise InvariantError("unfit-peer", f"{process} keeps a peer that does not know {levels}")
-            case StateDiverged():
-                raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case SnapshotTaken():
                 self.counts["snapshots"] += 1
+            case SyncFailed(part, reason) if reason != "stalled":
+                raise InvariantError("state-sync-failed", f"{process}: its {part} failed: {reason}")
             case Halted("feature-level-too-low") if self._is_behind(process):
                 pass
             case Halted(reason) if reason == REMOVED and self._is_removed(process):
                 self.counts["removals"] += 1
             case Halted():
                 raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
-            case Violation():
+            case Violation() | StateDiverged():
                 raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case _:
                 pass

@@ -25,7 +25,7 @@ from node.simulation.process import Process
 from node.simulation.rarities import draw_rarities
 from node.simulation.scheduler import MS_US, SECOND_US
 from node.simulation.verdict import judge_run
-from node.simulation.workload import REGISTERS, Workload
+from node.simulation.workload import REGISTERS, SYNCED_REGISTERS, Workload
 
 EVENTS: Final = 600
 _PLAN_US: Final = 60 * SECOND_US
@@ -35,6 +35,7 @@ _HEAL_EVENTS: Final = 50_000  # healing takes about a thousand; a livelock would
 TRACE_TAIL: Final = 60
 # Refusals that a healed group may still return: limits are small, and clients that gave up left much behind;
 # or a member has just pulled old entries, and does not know the present time of the log.
+_SYNCED: Final = 0.25  # the share of runs whose members catch up by the state sync of a user
 _TRY_AGAIN: Final = frozenset(("overloaded", "stale"))
 
 
@@ -112,6 +113,8 @@ def draw_schedule(
     **overrides: Any,
 ) -> Schedule:
     """Draw a schedule. ``overrides`` are fields of ``Shape`` or of ``Settings`` to keep as given."""
+    if workload is REGISTERS and stream(str(seed), "state sync").random() < _SYNCED:
+        workload = SYNCED_REGISTERS
     rng = stream(str(seed), "schedule")
     count = rng.choices((2, 3, 4, 5), (1, 5, 3, 3))[0]
     names = tuple("abcde"[:count])

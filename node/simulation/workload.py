@@ -5,13 +5,15 @@ model for the linearizability checker. A user's own machine needs the first two 
 compared with the one that the agreed sequence of commands gives (see ``oracles``).
 """
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from node.machines.base import ApplyContext, CommandError, StateMachine
+from node.machines.base import ApplyContext, CommandError, FrozenState, StateMachine, Thawing
+from node.simulation.difference import DifferenceSync
 from node.simulation.linearizability import Model
+from node.sync import StateSync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,47 @@ class Registers(StateMachine):
         self._values = dict(snapshot)
 
 
+class FrozenRegisters:
+    """The registers as they were."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def items(self) -> Iterator[Any]:
+        yield from (list(item) for item in sorted(self._values.items()))
+
+    def release(self) -> None:
+        """Do nothing: the values are a copy."""
+
+
+class ThawingRegisters:
+    """Registers on their way back."""
+
+    def __init__(self, machine: Registers) -> None:
+        self._machine = machine
+        self._values: dict[str, Any] = {}
+
+    def take(self, item: Any) -> None:
+        key, value = item
+        self._values[key] = value
+
+    def finish(self) -> None:
+        self._machine.restore(self._values)
+
+
+class SyncedRegisters(Registers):
+    """Registers that freeze one by one, in a group whose members send each other only what differs."""
+
+    def freeze(self) -> FrozenState:
+        return FrozenRegisters(self.snapshot())
+
+    def thaw(self) -> Thawing:
+        return ThawingRegisters(self)
+
+    def state_sync(self) -> StateSync:
+        return DifferenceSync()
+
+
 class RegisterModel:
     """One register, for the checker. Answers are ``("ok", value)`` or ``("failed", code)``."""
 
@@ -101,3 +144,6 @@ REGISTERS = Workload(
     key=lambda asked: str(asked["key"]),
     model=RegisterModel(),
 )
+
+# The same with a state sync of a user (docs/groups.md).
+SYNCED_REGISTERS = replace(REGISTERS, machine=SyncedRegisters)

@@ -4,6 +4,7 @@ These names are for a state sync of your own (docs/groups.md). The modules behin
 """
 
 from node.errors import RemoteProtocolError
+from node.peers import Incarnation
 from node.sync.evidence import Anchor, StateEvidence
 from node.sync.keeper import Snapshot
 from node.sync.snapshot_sync import SnapshotSync
@@ -20,6 +21,7 @@ from node.sync.state_sync import (
 
 __all__ = [
     "Anchor",
+    "Incarnation",
     "LogReplaySync",
     "RemoteProtocolError",
     "Snapshot",

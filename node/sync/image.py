@@ -14,7 +14,7 @@ from attestation.errors import MalformedError
 from node.sync.merkle import leaf_of
 
 _LENGTH_BYTES: Final = 8
-_HEAD_BYTES: Final = 1 + _LENGTH_BYTES
+HEAD_BYTES: Final = 1 + _LENGTH_BYTES
 
 
 class NotAnImageError(ValueError):
@@ -32,6 +32,11 @@ def frame(section: int, value: Any) -> bytes:
     body = encode(value)
     _decode(body)
     return bytes((section,)) + len(body).to_bytes(_LENGTH_BYTES) + body
+
+
+def frame_length(head: bytes) -> int:
+    """Return the length of the frame that begins with these ``HEAD_BYTES`` bytes, in bytes, with them."""
+    return HEAD_BYTES + int.from_bytes(head[1:HEAD_BYTES])
 
 
 class Cutter:
@@ -88,15 +93,14 @@ def read_frames(chunks: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
     for chunk in chunks:
         held += chunk
         start = 0
-        while len(held) - start >= _HEAD_BYTES:
-            length = int.from_bytes(held[start + 1 : start + _HEAD_BYTES])
-            end = start + _HEAD_BYTES + length
+        while len(held) - start >= HEAD_BYTES:
+            end = start + frame_length(bytes(held[start : start + HEAD_BYTES]))
             if end > len(held):
                 break
             if held[start] < section:
                 raise NotAnImageError("sections go back")
             section = held[start]
-            yield section, _decode(bytes(held[start + _HEAD_BYTES : end]))
+            yield section, _decode(bytes(held[start + HEAD_BYTES : end]))
             start = end
         del held[:start]
     if held:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.sync.evidence import CHUNKS_MAX, SNAPSHOT_BYTES_MAX, Anchor, StateEvidence
-from node.sync.image import Cutter
+from node.sync.image import HEAD_BYTES, Cutter, frame_length
 from node.sync.merkle import MerkleTree
 
 SLICE_BYTES: Final = 64 * 1024  # of one slice of making a snapshot, exceeded by one frame at most
@@ -50,6 +50,14 @@ class Snapshot:
         first, end = start // size, -(-(start + length) // size)
         joined = b"".join(self._chunks[first:end])
         return joined[start - first * size :][:length]
+
+    def frames(self) -> Iterator[tuple[int, int]]:
+        """Yield start and length of each frame, in bytes and in order: equal parts have equal frames."""
+        start = 0
+        while start < self.evidence.size:
+            length = frame_length(self.read(start, HEAD_BYTES))
+            yield start, length
+            start += length
 
     @classmethod
     def of(cls, anchor: Anchor, cutter: Cutter) -> "Snapshot":

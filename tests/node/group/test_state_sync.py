@@ -17,11 +17,12 @@ from node.machines.counter import Counter
 from node.machines.kv import KeyValue
 from node.machines.loader import IMPORTABLE, load_machine
 from node.raft.types import Bootstrap, Founding
-from node.sync.snapshot_sync import SnapshotSync
-from node.sync.state_sync import LogReplaySync, StateSync
+from node.simulation.difference import DifferenceSession, DifferenceSync
+from node.sync import LogReplaySync, SnapshotSync, StateSync, Target, Turn
 from tests.node import test_group_document as documents
 from tests.node.group.test_document import TEXT, as_documented
-from tests.support.groups import INIT, JOIN, Site, counter, until, within
+from tests.node.group.test_snapshots import SETTINGS, fill
+from tests.support.groups import INIT, JOIN, Site, counter, events, until, within
 
 
 class HotFirst(SnapshotSync):
@@ -151,3 +152,69 @@ def test_a_state_sync_that_is_no_name_is_refused(sync: str) -> None:
 def test_a_machine_whose_state_sync_cannot_work_is_not_loaded(machine: type, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_machine(f"{__name__}:{machine.__name__}", IMPORTABLE)
+
+
+class Differing(KeyValue):
+    """The store, in a group whose members send each other only what differs."""
+
+    def state_sync(self) -> StateSync:
+        return DifferenceSync()
+
+
+class Broken(DifferenceSync):
+    """Its session raises at its first turn."""
+
+    def session(self, target: Target) -> DifferenceSession:
+        class Raising(DifferenceSession):
+            def tick(self, now_ms: int) -> Turn:
+                raise ZeroDivisionError
+
+        return Raising(target)
+
+
+class BrokenStore(KeyValue):
+    def state_sync(self) -> StateSync:
+        return Broken()
+
+
+def test_a_real_group_catches_up_by_the_state_sync_of_its_machine() -> None:
+    async def scenario(site: Site) -> None:
+        a = counter(await site.network("a"), INIT, settings=SETTINGS, machine=Differing()).join()
+        await within(a.when().online())
+        seed = site.networks[0]
+        b = counter(await site.network("b", seed), JOIN, settings=SETTINGS, machine=Differing()).join()
+        await until(lambda: len(a.status.voters) == 2)
+        await fill(a, 0, 1000)
+        await until(lambda: a.status.base > 100 and b.status.base > 100)
+        c = counter(await site.network("c", seed), JOIN, settings=SETTINGS, machine=Differing()).join()
+        await until(lambda: len(a.status.voters) == 3)
+        await until(lambda: c.status.commit == a.status.commit)
+        assert c.status.base > 100
+        assert c.machine.snapshot() == a.machine.snapshot()
+        assert not any(events(network, "state-sync-failed") for network in site.networks)
+
+    run(scenario)
+
+
+def test_a_member_whose_state_sync_raises_is_named_with_its_traceback_and_stays_out_of_the_group(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(site: Site) -> None:
+        a = counter(await site.network("a"), INIT, settings=SETTINGS, machine=Differing()).join()
+        await within(a.when().online())
+        seed = site.networks[0]
+        await fill(a, 0, 500)
+        await until(lambda: a.status.base > 100)
+        d = counter(await site.network("d", seed), JOIN, settings=SETTINGS, machine=BrokenStore()).join()
+        await until(lambda: bool(events(site.networks[-1], "state-sync-failed")))
+
+        (event,) = events(site.networks[-1], "state-sync-failed")[:1]
+        assert (event["part"], event["reason"]) == ("session", "ZeroDivisionError")
+        assert "state sync (session) raised" in caplog.text
+        assert "Traceback" in caplog.text
+        assert d.closed is None
+        assert d.status.commit.index == 0
+        assert a.status.voters == (site.networks[0].me,)
+        await fill(a, 500, 50)
+
+    run(scenario)
