@@ -16,7 +16,7 @@ The whole state is one persistent value: a savepoint, a rollback and ``freeze`` 
 from typing import Any, Final
 
 from node.machines.base import ApplyContext, CommandError, StateMachine
-from node.machines.collections.frozen import KINDS, Frozen, Row, ThawingRows, thaw
+from node.machines.collections.frozen import KINDS, Frozen, Row
 from node.machines.collections.maps import map_commands
 from node.machines.collections.queries import collection_queries, describe
 from node.machines.collections.queues import empty_queue, queue_commands
@@ -24,6 +24,7 @@ from node.machines.collections.reading import CollectionFields
 from node.machines.collections.sequence import PersistentSequence
 from node.machines.collections.sorted_map import SortedMap
 from node.machines.collections.state import Body, Collection, Command, Queue
+from node.machines.collections.thawing import ThawingRows
 from node.machines.collections.vecs import vec_commands
 from node.machines.keys import KeyRange, Touched
 
@@ -221,7 +222,10 @@ class CollectionsMachine(StateMachine):
         return self._state
 
     def thaw(self) -> ThawingRows:
-        return ThawingRows(self.restore)
+        return ThawingRows(self._become)
+
+    def _become(self, state: Frozen) -> None:
+        self._state = state
 
     def snapshot(self) -> list[Row]:
         """Return the canonical rows of the whole state (see ``frozen``)."""
@@ -233,9 +237,9 @@ class CollectionsMachine(StateMachine):
         Raises:
             ValueError: this is not a snapshot of this machine; the state is unchanged.
         """
-        if not isinstance(snapshot, list):
-            raise ValueError("a snapshot of collections is a list of rows")  # noqa: TRY004 - foreign data
-        self._state = thaw(snapshot)
+        thawing = self.thaw()
+        thawing.take(snapshot)
+        thawing.finish()
 
 
 def _command(op: str) -> Command:

@@ -35,10 +35,7 @@ class PersistentSequence(Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, values: Sequence[bytes]) -> "PersistentSequence":
         """Build a sequence of ``values``."""
-        nodes: list[_Node] = [tuple(values[i : i + WIDTH]) for i in range(0, len(values), WIDTH)]
-        while len(nodes) > 1:
-            nodes = [_branch(tuple(nodes[i : i + WIDTH])) for i in range(0, len(nodes), WIDTH)]
-        return cls(nodes[0] if nodes else ())
+        return cls(_over([tuple(values[i : i + WIDTH]) for i in range(0, len(values), WIDTH)]))
 
     def __len__(self) -> int:
         return _length(self.root)
@@ -79,6 +76,37 @@ class PersistentSequence(Struct, frozen=True, gc=False):
     def truncate(self, length: int) -> "PersistentSequence":
         """Return the first ``length`` values, which is at most the length."""
         return PersistentSequence(_shallow(_truncate(self.root, length)))
+
+
+class SequenceBuilder:
+    """Builds a sequence from its values, one after the other: nearly all of it is there before the end."""
+
+    def __init__(self) -> None:
+        self._nodes: list[_Node] = []
+        self._values: list[bytes] = []
+
+    def add(self, value: bytes) -> None:
+        """Add the next value."""
+        self._values.append(value)
+        if len(self._values) == WIDTH:
+            self._end_leaf()
+
+    def _end_leaf(self) -> None:
+        self._nodes.append(tuple(self._values))
+        self._values.clear()
+
+    def finish(self) -> PersistentSequence:
+        """Return the sequence; no value can be added afterwards."""
+        if self._values:
+            self._end_leaf()
+        return PersistentSequence(_over(self._nodes))
+
+
+def _over(nodes: list[_Node]) -> _Node:
+    """Return the root of a tree over these nodes."""
+    while len(nodes) > 1:
+        nodes = [_branch(tuple(nodes[i : i + WIDTH])) for i in range(0, len(nodes), WIDTH)]
+    return nodes[0] if nodes else ()
 
 
 def _length(node: _Node) -> int:

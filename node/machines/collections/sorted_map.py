@@ -62,14 +62,7 @@ class SortedMap(Struct, Generic[V], frozen=True, gc=False):
             _Leaf(tuple(keys[i : i + _KEPT_AT_END]), tuple(values[i : i + _KEPT_AT_END]))
             for i in range(0, len(keys), _KEPT_AT_END)
         ]
-        firsts = list(keys[::_KEPT_AT_END])
-        while len(nodes) > 1:
-            nodes = [
-                _Branch(tuple(firsts[i : i + _KEPT_AT_END]), tuple(nodes[i : i + _KEPT_AT_END]))
-                for i in range(0, len(nodes), _KEPT_AT_END)
-            ]
-            firsts = firsts[::_KEPT_AT_END]
-        return cls(nodes[0], len(keys))
+        return cls(_over(nodes, list(keys[::_KEPT_AT_END])), len(keys))
 
     def __len__(self) -> int:
         return self.size
@@ -134,6 +127,55 @@ class SortedMap(Struct, Generic[V], frozen=True, gc=False):
         while isinstance(node, _Branch) and len(node.children) == 1:
             node = node.children[0]
         return SortedMap(_Leaf((), ()) if node is None else node, self.size - 1)
+
+
+class SortedMapBuilder(Generic[V]):
+    """Builds a map from ascending keys, one after the other: nearly all of it is there before the end."""
+
+    def __init__(self) -> None:
+        self._nodes: list[_Leaf[V] | _Branch[V]] = []
+        self._firsts: list[bytes] = []
+        self._keys: list[bytes] = []
+        self._values: list[V] = []
+        self._last: bytes | None = None
+
+    def add(self, key: bytes, value: V) -> None:
+        """Add the next key.
+
+        Raises:
+            ValueError: the keys do not ascend.
+        """
+        if self._last is not None and key <= self._last:
+            raise ValueError("the keys do not ascend")
+        self._last = key
+        self._keys.append(key)
+        self._values.append(value)
+        if len(self._keys) == _KEPT_AT_END:
+            self._end_leaf()
+
+    def _end_leaf(self) -> None:
+        self._firsts.append(self._keys[0])
+        self._nodes.append(_Leaf(tuple(self._keys), tuple(self._values)))
+        self._keys.clear()
+        self._values.clear()
+
+    def finish(self) -> SortedMap[V]:
+        """Return the map; no key can be added afterwards."""
+        size = len(self._nodes) * _KEPT_AT_END + len(self._keys)
+        if self._keys:
+            self._end_leaf()
+        return SortedMap(_over(self._nodes, self._firsts), size) if size else SortedMap.empty()
+
+
+def _over(nodes: list[_Node[V]], firsts: list[bytes]) -> _Node[V]:
+    """Return the root of a tree over these nodes, at least one; ``firsts`` are their lowest keys."""
+    while len(nodes) > 1:
+        nodes = [
+            _Branch(tuple(firsts[i : i + _KEPT_AT_END]), tuple(nodes[i : i + _KEPT_AT_END]))
+            for i in range(0, len(nodes), _KEPT_AT_END)
+        ]
+        firsts = firsts[::_KEPT_AT_END]
+    return nodes[0]
 
 
 def _child_of(branch: _Branch[V], key: bytes) -> int:
