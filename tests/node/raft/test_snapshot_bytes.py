@@ -8,7 +8,7 @@ a new version of the machine: do not write the new digest here for the old level
 from hashlib import sha256
 
 from node.features import Levels
-from node.machines.collections.frozen import thaw
+from node.machines.collections.machine import CollectionsMachine
 from node.machines.kv import KeyValue
 from node.machines.system import EmptySystem
 from node.peers import Incarnation
@@ -91,6 +91,8 @@ def test_the_state_of_collections_has_the_bytes_of_its_feature_level():
     rows = [[b"map", "map", 7, 300, 0, 0], *([b"%03d" % at, bytes(at)] for at in range(300))]
     rows += [[b"queue", "queue", 2, 2, 9, 5], [b"a", b"x", -1, 3], [b"b", b"y", 4, 4]]
     rows += [[b"set", "set", 1, 1, 0, 0], [b"one"], [b"vec", "vec", 3, 2, 0, 0], [b"v"], [b"w"]]
-    data = b"".join(frame(5, item) for item in thaw(rows).items())
+    machine = CollectionsMachine()
+    machine.restore(rows)
+    data = b"".join(frame(5, item) for item in machine.freeze().items())
 
     assert sha256(data).hexdigest() == "48e8582bef04d5636f47109b8224bf4db6eb8c627c0b8be6e2d918cfe4028487"

@@ -28,6 +28,7 @@ from node.raft.events import (
     SaveTruncation,
     SaveVote,
     Send,
+    SyncFailed,
     Tick,
     Violation,
 )
@@ -493,6 +494,10 @@ def honest_peer_accused(group: Group) -> None:
     group.see(group.b, Violation(group.a.inc, "wrong-genesis"))
 
 
+def state_sync_of_a_user_failed(group: Group) -> None:
+    group.see(group.b, SyncFailed("session", "state-not-proven"))
+
+
 def rival_met(group: Group) -> None:
     group.see(group.b, RivalCluster(group.a.inc, bytes(32)))
 
@@ -554,6 +559,7 @@ def rival_met(group: Group) -> None:
         (halted_before_a_level_that_nobody_wrote, "halted", ""),
         (halted, "halted", ""),
         (honest_peer_accused, "honest-peer-accused", ""),
+        (state_sync_of_a_user_failed, "state-sync-failed", "session"),
         (rival_met, "one-genesis", ""),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
