@@ -54,7 +54,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsBelowItsCommit, 1, {}),
         (ablations.InstallsWithoutSessions, 1, {}),
         (ablations.InstallsWithoutKeys, 11, {}),
-        (ablations.InstallsTheFirstConfiguration, 35, {}),
+        (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
         (ablations.ClaimsMoveTheCommitIndex, 76, {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
