@@ -494,10 +494,6 @@ def honest_peer_accused(group: Group) -> None:
     group.see(group.b, Violation(group.a.inc, "wrong-genesis"))
 
 
-def state_sync_of_a_user_failed(group: Group) -> None:
-    group.see(group.b, SyncFailed("session", "state-not-proven"))
-
-
 def rival_met(group: Group) -> None:
     group.see(group.b, RivalCluster(group.a.inc, bytes(32)))
 
@@ -559,7 +555,7 @@ def rival_met(group: Group) -> None:
         (halted_before_a_level_that_nobody_wrote, "halted", ""),
         (halted, "halted", ""),
         (honest_peer_accused, "honest-peer-accused", ""),
-        (state_sync_of_a_user_failed, "state-sync-failed", "session"),
+        (lambda group: group.see(group.b, SyncFailed("session", "x")), "state-sync-failed", "session"),
         (rival_met, "one-genesis", ""),
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
