@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from node.bonds.tickets import turns
 from node.bonds.tickets.turns import TurnThread
 
 
@@ -91,5 +92,25 @@ def test_after_its_end_no_job_begins() -> None:
 
         assert not waiting.done()
         waiting.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_the_job_that_has_waited_longest_makes_room_in_a_full_pool_and_its_requester_learns_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "JOBS_MAX", 2)
+
+    async def scenario() -> None:
+        thread = TurnThread("test")
+        gate = threading.Event()
+        running = thread.run(gate.wait, "first", known=False)
+        oldest, newer, newest = (thread.run(lambda: 7, "crowd", known=False) for _ in range(3))
+        first = (oldest.cancelled(), newer.cancelled())
+        gate.set()
+        await running
+        assert await newer == await newest == 7
+        thread.shutdown()
+        assert first == (True, False)
 
     asyncio.run(scenario())
