@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 SECONDS ?= 60
 ROUNDS ?= 100
 
-.PHONY: help run test check fix simulate fuzz chaos rolling mutate test-long test-image bench clean
+.PHONY: help run test check fix simulate fuzz fuzz-http2 chaos rolling mutate test-long test-image bench clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/.installed ## Start a three-node attested cluster with embedded mock TDs (Ctrl-C stops it)
 	@$(BIN)/bondstone dev $(ARGS)
@@ -35,6 +35,9 @@ simulate: $(VENV)/.installed-dev ## Simulate random schedules for SECONDS on all
 
 fuzz: $(VENV)/.installed-dev ## Fuzz the parsers of foreign bytes for SECONDS
 	@$(BIN)/python tests/fuzz/run.py $(SECONDS)
+
+fuzz-http2: $(VENV)/.installed-dev ## Hold HTTP/2 against another implementation for SECONDS
+	@$(BIN)/python -m tests.fuzz.http2 $(SECONDS) $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## Break real processes for SECONDS, and check what clients saw
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(ARGS)

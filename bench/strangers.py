@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hpack
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -43,6 +44,20 @@ from node.config import load_node
 from node.daemon import running
 from node.dev import DevCluster
 from node.features import Build, Span
+from node.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    PADDED,
+    PAYLOAD_BYTES_MAX,
+    PREFACE,
+    FrameCutter,
+    Kind,
+    Setting,
+    settings_frame,
+)
+from node.http2.frames import (
+    frame_of as http2_frame,
+)
 from node.peers import Incarnation, Preference
 
 MIB = 2**20
@@ -154,6 +169,90 @@ def post(body: bytes, target: Target | None = None, path: str = "/v1/commands") 
 
 def write(target: Target, body: bytes) -> None:
     ask(target, post(body, target))
+
+
+# ---- over HTTP/2 ---------------------------------------------------------------------------------
+GOAWAY = http2_frame(Kind.GOAWAY, 0, 0, bytes(8))
+PSEUDO = [(":method", "POST"), (":scheme", "https"), (":path", "/v1/commands"), (":authority", "bench")]
+JSON_BODY = ("content-type", "application/json")
+
+
+def ask_http2(target: Target, frames: bytes) -> None:
+    """Send frames over HTTP/2, say goodbye, and read until the node closes."""
+    context = ssl.create_default_context(cafile=target.at["certificate"])
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    with target.connect("api") as plain, context.wrap_socket(plain) as tls, contextlib.suppress(OSError):
+        assert tls.selected_alpn_protocol() == "h2"
+        tls.sendall(PREFACE + settings_frame({}) + frames + GOAWAY)
+        while tls.recv(65536):
+            pass
+
+
+def heads(*fields: tuple[str, str], count: int, flags: int = END_HEADERS | END_STREAM) -> bytes:
+    """Return this many requests, compressed as clients do it."""
+    encoder = hpack.Encoder()
+    return b"".join(
+        http2_frame(Kind.HEADERS, flags, 2 * number + 1, encoder.encode([*PSEUDO, *fields]))
+        for number in range(count)
+    )
+
+
+def head_of(block: bytes, stream_id: int, *, pieces: int = PAYLOAD_BYTES_MAX) -> bytes:
+    """Return a header block as it stands, in frames of this size."""
+    parts = [block[at : at + pieces] for at in range(0, len(block), pieces)]
+    frames = [http2_frame(Kind.HEADERS, END_STREAM, stream_id, parts[0])]
+    frames += [http2_frame(Kind.CONTINUATION, 0, stream_id, part) for part in parts[1:-1]]
+    return b"".join([*frames, http2_frame(Kind.CONTINUATION, END_HEADERS, stream_id, parts[-1])])
+
+
+def large_heads(shape: bytes) -> bytes:
+    """Return a mebibyte of heads, each nearly as large as the node takes, filled with a shape."""
+    start = hpack.Encoder().encode(PSEUDO)
+    size = 32 * 1024 - 64
+    return b"".join(head_of(filled(shape, start, b"", size), 2 * number + 1) for number in range(MIB // size))
+
+
+def body_frames(payload: bytes, flags: int = 0) -> bytes:
+    """Return a request whose body comes in a mebibyte of such DATA frames."""
+    frame = http2_frame(Kind.DATA, flags, 1, payload)
+    return heads(JSON_BODY, count=1, flags=END_HEADERS) + frame * (MIB // len(frame))
+
+
+def http2_shapes() -> dict[str, bytes]:
+    """Return what strangers send over HTTP/2, a mebibyte of each."""
+    floods = {
+        "pings": http2_frame(Kind.PING, 0, 0, bytes(8)),
+        "settings": settings_frame({Setting.INITIAL_WINDOW_SIZE: 1}),
+        "window updates": http2_frame(Kind.WINDOW_UPDATE, 0, 0, b"\x00\x00\x00\x01"),
+        "priorities": http2_frame(Kind.PRIORITY, 0, 1, bytes(5)),
+        "unknown frames": b"\x00\x00\x00\x99\x00\x00\x00\x00\x00",
+    }
+    return {
+        **{name: frame * (MIB // len(frame)) for name, frame in floods.items()},
+        "small requests": heads(count=MIB // 14),
+        "requests taken back": b"".join(
+            head + http2_frame(Kind.RST_STREAM, 0, 2 * number + 1, bytes(4))
+            for number, head in enumerate(split(heads(count=MIB // 27)))
+        ),
+        "empty fields": large_heads(b"\x00\x01a\x00"),
+        "indexed fields": large_heads(b"\x82"),
+        "Huffman codes": large_heads(b"\x00\x01a\xff\x81\x01" + bytes(256)),
+        "updates of the table": large_heads(b"\x20"),
+        "continuations": head_of(bytes(MIB // 10), 1, pieces=1),
+        "DATA of one byte": body_frames(b"x"),
+        "empty DATA": body_frames(b""),
+        "padding": body_frames(b"\xff" + bytes(255), PADDED),
+        "a body": body_frames(bytes(PAYLOAD_BYTES_MAX)),
+    }
+
+
+def split(frames: bytes) -> list[bytes]:
+    cutter, cut = FrameCutter(), []
+    cutter.receive_data(frames)
+    while (frame := cutter.next_frame_untrusted()) is not None:
+        cut.append(http2_frame(Kind(frame.kind), frame.flags, frame.stream_id, frame.payload))
+    return cut
 
 
 def filled(shape: bytes, start: bytes, end: bytes, size: int = MIB) -> bytes:
@@ -350,6 +449,8 @@ def inputs() -> Iterator[Input]:
         "stranger", "api: 1 MiB in chunks of one byte", lambda t: ask(t, chunks + b"1\r\n[\r\n" * (MIB // 6))
     )
     yield Input("stranger", "api: 1 MiB without credentials", lambda t: ask(t, post(json_of(b"[],"))))
+    for name, frames in http2_shapes().items():
+        yield Input("stranger", f"api: HTTP/2, 1 MiB of {name}", partial(ask_http2, frames=frames))
     for name, shape in JSON_SHAPES.items():
         body = json_of(shape)
         yield Input("writer", f"api: a command of {name}", partial(write, body=body))

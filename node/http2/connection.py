@@ -49,8 +49,10 @@ from node.http2.ration import FrameRation
 from node.http2.stream import Stream
 
 DEFAULT_WINDOW: Final = 65535  # of both sides before any SETTINGS (RFC 9113 6.9.2)
-# What one call of ``next_events_untrusted`` does: this many frames, or fewer with header blocks.
+# What one call of ``next_events_untrusted`` does: this many frames, or fewer with header blocks. A block is
+# worth its bytes, and what the driver does for the request that it begins.
 WORK_PER_TURN: Final = 256
+WORK_OF_REQUEST: Final = 8
 BLOCK_BYTES_PER_WORK: Final = 64
 # Streams that this server ended before the client did: what is on its way on them is thrown away.
 _ENDED_HERE_MAX: Final = 256
@@ -241,7 +243,7 @@ class ServerConnection:
             self._block_read(block.stream_id, b"".join(block.parts), events, ends=block.ends_stream)
 
     def _block_read(self, stream_id: int, block: bytes, events: list[Event], *, ends: bool) -> None:
-        self._work -= len(block) // BLOCK_BYTES_PER_WORK
+        self._work -= WORK_OF_REQUEST + len(block) // BLOCK_BYTES_PER_WORK
         if stream_id <= self._last_id:
             self._read_again(stream_id, block, events, ends=ends)
             return

@@ -5,6 +5,7 @@ the whole budget, shared by the targets; each runs in a process of its own, beca
 """
 
 import contextlib
+import random
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import atheris
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
+with atheris.instrument_imports(include=["attestation", "node.api.requests", "node.http2"]):
     from attestation.collateral.client.assembly import parse_record_untrusted
     from attestation.collateral.client.responses import decode_crl_untrusted, decode_issuer_chain_untrusted
     from attestation.collateral.endorsements import Endorsements
@@ -46,6 +47,7 @@ with atheris.instrument_imports(include=["attestation", "node.api.requests"]):
     from node.api.requests import BadRequestError, RequestReader
     from node.errors import ConfigError
     from node.group_document import parse_group_document_untrusted
+    from tests.fuzz import http2
     from tests.node.test_group_document import MORE
     from tests.support import eventlogs, evidence, tickets
     from tests.support.documents import MINIMAL
@@ -104,6 +106,7 @@ def _seeds() -> dict[str, list[bytes]]:
             b"PUT / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
             b"GET / HTTP/1.1\r\nhost: a\r\nconnection: x, close\r\nexpect: 100-continue\r\n\r\nx",
         ],
+        "http2": [b"".join(http2.Talk(random.Random(seed)).write(5)) for seed in range(8)],
         "json": [b'{"a": [1, "2\\"\\\\", {"b": null}, true]}'],
         "policy": [POLICY],
         "group_document": [(MINIMAL + MORE).encode()],
@@ -164,6 +167,13 @@ def _requests(data: bytes) -> None:
         assert whole[2] or whole == in_pieces, (whole, in_pieces)
 
 
+def _http2(data: bytes) -> None:
+    """Whole and in pieces: the same events, and the same answers to frames."""
+    whole = http2.ours(data, max(len(data), 1))
+    if len(data) <= 512:
+        assert whole[1:] == http2.ours(data, 1)[1:]
+
+
 TARGETS: dict[str, Callable[[bytes], object]] = {
     "quote": parse_quote_untrusted,
     "pck_extension": parse_pck_extension_untrusted,
@@ -184,6 +194,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "jwt_keys": load_keys_untrusted,
     "cbor": lambda data: decode_untrusted(data, bytes_max=INPUT_BYTES_MAX, items_max=INPUT_BYTES_MAX),
     "http": _requests,
+    "http2": _http2,
     "json": lambda data: parse_strict_untrusted(data, depth_max=32, values_max=8192),
     "policy": load_policy_untrusted,
     "group_document": _group_document,

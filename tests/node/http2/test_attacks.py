@@ -345,6 +345,15 @@ def test_a_turn_of_work_has_one_large_head_and_leaves_the_others_for_later():
     assert client.core.streams == 2
 
 
+def test_a_turn_of_work_begins_a_few_requests_and_leaves_the_others_for_later():
+    client = Client()
+    client.core.receive_data(b"".join(client.head(2 * n + 1, GET) for n in range(90)))
+    begun = [len(client.core.next_events_untrusted(0.0)) for _ in range(4)]
+
+    assert sum(begun) == 90
+    assert max(begun) <= 32
+
+
 # ---- padding, and frames of any size --------------------------------------------------------
 def test_padding_counts_as_what_the_client_sent_and_comes_back():
     client = Client()
