@@ -68,6 +68,21 @@ class ReadyAgain(ProcessEvent, frozen=True, tag="ready-again"):
     """The node is ready, after a ``not-ready``."""
 
 
+class FetchingState(ProcessEvent, frozen=True, tag="fetching-state"):
+    """The node takes the group's state from its peers: about once a second, while it comes forward.
+
+    Attributes:
+        done: bytes that are here, of ``total``.
+        peers: how many serve it.
+        bytes_per_s: since the report before.
+    """
+
+    done: int
+    total: int
+    peers: int
+    bytes_per_s: int
+
+
 class KeyProvisioned(ProcessEvent, frozen=True, tag="provisioned"):
     """The node received its group key over the API."""
 
@@ -87,6 +102,7 @@ NodeEvent = (
     | BecameReady
     | NoLongerReady
     | ReadyAgain
+    | FetchingState
     | KeyProvisioned
     | NodeStopped
 )

@@ -37,7 +37,7 @@ from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
 from node.raft.budget import Budget
 from node.raft.outlook import Quorum, describe
-from node.raft.types import REMOVED, Answer, Consistency, Cursor, Ok, Outcome
+from node.raft.types import REMOVED, Answer, Consistency, Cursor, InstallStatus, Ok, Outcome
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
@@ -173,6 +173,11 @@ class NodeService:
     @property
     def cluster(self) -> Cluster | None:
         return self._joined.cluster
+
+    def fetching(self) -> InstallStatus | None:
+        """Return how far this node is with taking the group's state from its peers; None if it is not."""
+        group = self._joined.group
+        return None if group is None else group.status.install
 
     def readiness(self) -> Readiness:
         group = self._joined.group

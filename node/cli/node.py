@@ -20,7 +20,7 @@ from node.api import schemas
 from node.cli.connect import connect
 from node.cli.exits import NO, UNDECIDED
 from node.cli.logs import log_to_stderr
-from node.cli.output import CAUTION, print_event, say
+from node.cli.output import CAUTION, print_event, say, say_in_place
 from node.client import BondstoneClient
 from node.config import NodeFiles, load_node
 from node.daemon import running
@@ -29,7 +29,7 @@ from node.errors import ConfigError, NodeError
 from node.installation import require_own_packages
 from node.machines.loader import IMPORTABLE
 from node.pid_file import running_node
-from node.process_events import NodeStopped, ProcessEvent, Reporter
+from node.process_events import FetchingState, NodeStopped, ProcessEvent, Reporter
 from node.progress import report_progress
 
 app = typer.Typer()
@@ -161,6 +161,13 @@ def _print_json(event: ProcessEvent) -> None:
 
 
 def _print_text(event: ProcessEvent) -> None:
+    if isinstance(event, FetchingState):
+        say_in_place(
+            f"takes the group's state from {event.peers} members: {event.done / 1e6:,.1f} of"
+            f" {event.total / 1e6:,.1f} MB, {event.bytes_per_s / 1e6:,.1f} MB/s",
+            is_last=event.done == event.total,
+        )
+        return
     fields = event.fields()
     details = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("event", "name"))
     say(f"{fields['event']} {details}".rstrip())

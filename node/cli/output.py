@@ -67,6 +67,15 @@ def say(*parts: Part, error: bool = False) -> None:
     stream.flush()
 
 
+def say_in_place(text: str, *, is_last: bool) -> None:
+    """Print progress: on a terminal in the place of the text before, elsewhere as a line of its own."""
+    if sys.stdout.isatty():
+        sys.stdout.write(f"\r{visible(text)}\x1b[K" + ("\n" if is_last else ""))
+        sys.stdout.flush()
+    else:
+        say(text)
+
+
 def say_lines(text: str, *, error: bool = False) -> None:
     """Print a text of our own that has several lines."""
     for line in text.removesuffix("\n").split("\n"):

@@ -68,6 +68,14 @@ from node.sync.state_sync import LogReplaySync
 
 BUILT_IN_SYNCS: Final = frozenset((SnapshotSync().signature, LogReplaySync().signature))
 
+HALTS: Final = {
+    "state-diverged": "its state differs from the one that a quorum of the voters computed: "
+    "the state machine is not deterministic, or this machine's memory is damaged",
+    "snapshot-not-restorable": "its state machine refuses the state that a quorum of the voters has: "
+    "compare the machine's version and class with those of the other nodes",
+}
+"""What some reasons for which a member stops mean, for people."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -385,7 +393,8 @@ class _Wiring:
     def halted(self, reason: str) -> None:
         if self._group is not None:
             self._group.end(f"halted: {reason}")
-        logger.error("this member has stopped for good: %s", reason)
+        what = f"{HALTS[reason]} ({reason})" if reason in HALTS else reason
+        logger.error("this member has stopped for good: %s", what)
         self._network.audit.append("member-halted", reason=reason)
 
     def noticed(self, notice: Notice) -> None:

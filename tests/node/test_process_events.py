@@ -14,6 +14,7 @@ from node.process_events import (
     ConsoleLine,
     DevEvent,
     DevNodeView,
+    FetchingState,
     FirstBond,
     GroupDocumentRead,
     GuestEnded,
@@ -51,6 +52,9 @@ LINES = {
     BecameReady("ab"): '{"event": "ready", "cluster": "ab"}',
     NoLongerReady("halted", "dé"): '{"event": "not-ready", "reason": "halted", "message": "d\\u00e9"}',
     ReadyAgain(): '{"event": "ready-again"}',
+    FetchingState(5, 9, 2, 3): (
+        '{"event": "fetching-state", "done": 5, "total": 9, "peers": 2, "bytes_per_s": 3}'
+    ),
     KeyProvisioned("ab"): '{"event": "provisioned", "group_id": "ab"}',
     NodeStopped("n"): '{"event": "stopped", "name": "n"}',
     GroupDocumentRead("ab", False): '{"event": "group-document", "sha384": "ab", "measured": false}',

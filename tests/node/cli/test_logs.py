@@ -10,8 +10,11 @@ import pytest
 from node.api.service import Readiness
 from node.audit import AuditLog
 from node.cli.logs import BURST, INTERVAL_S, KINDS_MAX, Ration
+from node.cli.node import _print_text
 from node.group.driver import _log_raised
-from node.progress import report_progress
+from node.process_events import FetchingState, FirstBond
+from node.progress import FetchReports, report_progress
+from node.raft.types import Cursor, InstallStatus
 from node.tokens import AccessRole
 from tests.node.api.fakes import FakeService, call
 
@@ -106,6 +109,49 @@ def test_every_answer_has_an_id_and_the_log_names_it_when_the_node_fails(caplog)
 
 
 # ---- what is reported to the starter of the node ------------------------------------------------------------
+def test_the_progress_of_a_fetch_is_reported_once_a_second_and_at_its_end():
+    events, clock = [], [10.0]
+    reports = FetchReports(events.append, lambda: clock[0])
+
+    def at(second, done, *, count=10, size=1000):
+        clock[0] = second
+        reports.look(InstallStatus(Cursor(1, 5), done, count, size, 3))
+
+    reports.look(None)
+    at(10.5, 2)
+    at(11.0, 3)
+    at(11.2, 4)
+    at(13.0, 4)
+    at(13.1, 10)
+    at(20.0, 10)
+    at(21.0, 1)  # another snapshot is fetched
+    at(22.0, 0, count=0)  # nothing is known of it yet
+    reports.look(None)
+    at(30.0, 10)
+    assert events == [
+        FetchingState(300, 1000, 3, 300),
+        FetchingState(400, 1000, 3, 50),
+        FetchingState(1000, 1000, 3, 6000),
+        FetchingState(100, 1000, 3, 0),
+        FetchingState(0, 1000, 3, 0),
+        FetchingState(1000, 1000, 3, 125),
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_progress_of_a_fetch_stays_in_one_line_of_a_terminal_and_is_plain_elsewhere(
+    terminal, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    _print_text(FetchingState(1_500_000, 3_000_000, 2, 750_000))
+    _print_text(FetchingState(3_000_000, 3_000_000, 2, 750_000))
+    _print_text(FirstBond())
+    half = "takes the group's state from 2 members: 1.5 of 3.0 MB, 0.8 MB/s"
+    full = half.replace("1.5", "3.0")
+    plain = f"{half}\n{full}\nbonded\n"
+    assert capsys.readouterr().out == (f"\r{half}\x1b[K\r{full}\x1b[K\nbonded\n" if terminal else plain)
+
+
 class StartingNode:
     def __init__(self, *readiness):
         self.to_come = list(readiness)
@@ -114,6 +160,9 @@ class StartingNode:
         return ["a bond"]
 
     cluster = None
+
+    def fetching(self):
+        return None
 
     def readiness(self):
         return self.to_come.pop(0) if len(self.to_come) > 1 else self.to_come[0]

@@ -11,7 +11,7 @@ import uvloop
 
 from node.errors import ConfigError
 from node.group.identity import GroupKey
-from node.group.network import GroupBuilder
+from node.group.network import HALTS, GroupBuilder
 from node.machines.base import StateMachine
 from node.machines.counter import Counter
 from node.machines.kv import KeyValue
@@ -215,6 +215,31 @@ def test_a_member_whose_state_sync_raises_is_named_with_its_traceback_and_stays_
         assert d.closed is None
         assert d.status.commit.index == 0
         assert a.status.voters == (site.networks[0].me,)
+        await fill(a, 500, 50)
+
+    run(scenario)
+
+
+def test_a_member_that_cannot_take_the_groups_state_stops_with_a_sentence_that_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Other(KeyValue):
+        """Another version of the machine, which says so when it sees the state."""
+
+        def load(self, revision: int, compact_revision: int) -> None:
+            raise ValueError("a state of another version")
+
+    async def scenario(site: Site) -> None:
+        a = counter(await site.network("a"), INIT, settings=SETTINGS, machine=KeyValue()).join()
+        await within(a.when().online())
+        await fill(a, 0, 500)
+        await until(lambda: a.status.base > 100)
+        b = counter(
+            await site.network("b", site.networks[0]), JOIN, settings=SETTINGS, machine=Other()
+        ).join()
+        await until(lambda: b.closed is not None)
+        assert b.closed == "snapshot-not-restorable"
+        assert f"{HALTS['snapshot-not-restorable']} (snapshot-not-restorable)" in caplog.text
         await fill(a, 500, 50)
 
     run(scenario)
