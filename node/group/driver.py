@@ -4,7 +4,7 @@ Everything runs on one event loop. Events collect in an inbox, and one flush per
 to the member together, so that many commands become one broadcast. Each message is serialised once for all
 its addressees. Under ``trust_disk`` a thread writes the records to the disk, all that have collected at a
 time. The member itself holds back each message that must not leave before its records are durable, until it
-receives ``Persisted``.
+receives ``Persisted``. A snapshot goes to the disk between these writes, a slice at a time.
 
 The driver ends when the member raises or halts, and when the disk fails: a member whose state is in doubt
 must send nothing more.
@@ -109,9 +109,11 @@ class MemberDriver:
         self._futures: dict[int, asyncio.Future[Outcome]] = {}
         self._expired: set[int] = set()
         self._next_token = 0
-        self._disk = (
-            None if durable is None else DiskThread(durable, written=self._written, failed=self._write_failed)
-        )
+        self._disk = None
+        if durable is not None:
+            self._disk = DiskThread(
+                durable, written=self._written, stored=self.submit, failed=self._write_failed
+            )
         self._closed: str | None = None
         self.submit(Tick())
 
@@ -252,6 +254,9 @@ class MemberDriver:
         if effects.persist:
             assert self._disk is not None
             self._disk.write(effects.persist, effects.serial)
+        for snapshot in effects.store:
+            assert self._disk is not None
+            self._disk.store(snapshot)
         for send in effects.sends:
             self._send(send)
         for token, outcome in effects.completions:

@@ -53,6 +53,7 @@ from node.raft.events import (
     Notice,
     QuorumChanged,
     RivalCluster,
+    SnapshotNotStored,
     SnapshotTaken,
     StateDiverged,
     SyncFailed,
@@ -416,7 +417,7 @@ class _Wiring:
                     version=levels.version,
                     index=at.index,
                 )
-            case SnapshotTaken() | StateDiverged() | SyncFailed():
+            case SnapshotTaken() | SnapshotNotStored() | StateDiverged() | SyncFailed():
                 self._noticed_of_snapshots(notice)
             case DataDiscarded(cursor):
                 audit.append("data-discarded", term=cursor.term, index=cursor.index)
@@ -434,7 +435,9 @@ class _Wiring:
             case _:
                 _log(notice)
 
-    def _noticed_of_snapshots(self, notice: SnapshotTaken | StateDiverged | SyncFailed) -> None:
+    def _noticed_of_snapshots(
+        self, notice: SnapshotTaken | SnapshotNotStored | StateDiverged | SyncFailed
+    ) -> None:
         audit = self._network.audit
         match notice:
             case SnapshotTaken(at, size, fetched):
@@ -442,6 +445,13 @@ class _Wiring:
                     "took the group's state from peers" if fetched else "has a snapshot of the group's state"
                 )
                 logger.info("this member %s: index %d, %d bytes", what, at.index, size)
+            case SnapshotNotStored(at, reason):
+                audit.append("snapshot-not-stored", index=at.index, reason=reason)
+                logger.warning(
+                    "the snapshot at index %d is not on the disk, where the log goes on growing: %s",
+                    at.index,
+                    reason,
+                )
             case StateDiverged(peer, at):
                 audit.append("state-diverged", peer_id=peer.id, name=peer.name, index=at.index)
                 logger.error("%s has another state than a quorum of the voters at index %d", peer, at.index)

@@ -5,8 +5,9 @@
 ``now_ms`` is a monotonic clock, ``wall_ms`` Unix time, both in milliseconds. The driver then hands each
 ``Send`` to the bonds (one serialisation for all its addressees), completes futures, publishes notices, and
 starts to make ``persist`` durable (trust_disk only), reporting ``Persisted(serial)`` when that is done; it
-need not wait: the member itself holds back every message that must not be sent before that. ``next_tick_ms``
-is the latest time at which a ``Tick`` is due.
+need not wait: the member itself holds back every message that must not be sent before that. The same holds of
+``store``, and the order of the two does not matter. ``next_tick_ms`` is the latest time at which a ``Tick``
+is due.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ from node.features import Build, Levels
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.outlook import Outlook
 from node.raft.types import Consistency, Cursor, Entry, Outcome, Role
-from node.sync.evidence import StateEvidence
+from node.sync.evidence import Anchor, StateEvidence
 from node.sync.keeper import Snapshot
 
 
@@ -130,6 +131,16 @@ class Persisted(Struct, frozen=True):
     serial: int
 
 
+class SnapshotStored(Struct, frozen=True):
+    """A snapshot of ``store`` of effects, the one at ``anchor``, is durable (trust_disk only).
+
+    ``failure``: why the disk did not take it; empty if it is durable. The log is not concerned.
+    """
+
+    anchor: Anchor
+    failure: str = ""
+
+
 Event = (
     Tick
     | BondUp
@@ -142,6 +153,7 @@ Event = (
     | RemoveMember
     | ChangeVersion
     | Persisted
+    | SnapshotStored
 )
 
 
@@ -254,6 +266,13 @@ class MemoryPressed(Struct, frozen=True):
     pressed: bool
 
 
+class SnapshotNotStored(Struct, frozen=True):
+    """The disk did not take the snapshot at ``at``: the member goes on with its log, and tries again."""
+
+    at: Cursor
+    reason: str
+
+
 class StateDiverged(Struct, frozen=True):
     """The state of ``peer`` at ``at`` is not the one that a quorum of voters has."""
 
@@ -292,6 +311,7 @@ Notice = (
     | LevelsChanged
     | QuorumChanged
     | SnapshotTaken
+    | SnapshotNotStored
     | StateDiverged
     | SyncFailed
     | MemoryPressed
@@ -358,6 +378,7 @@ class Effects(Struct):
 
     Attributes:
         serial: names ``persist`` and everything persisted before (trust_disk only).
+        store: snapshots to write beside the log; the driver reports each with ``SnapshotStored``.
         next_tick_ms: on the clock of ``now_ms``.
     """
 
@@ -366,4 +387,5 @@ class Effects(Struct):
     notices: list[Notice] = field(default_factory=list)
     persist: list[Record] = field(default_factory=list)
     serial: int = 0
+    store: list[Snapshot] = field(default_factory=list)
     next_tick_ms: int = 0

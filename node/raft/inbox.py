@@ -18,6 +18,7 @@ from node.raft.events import (
     Query,
     Received,
     RemoveMember,
+    SnapshotStored,
     Tick,
     TransferLeadership,
     Unfit,
@@ -84,11 +85,17 @@ class Inbox(Rivals):
                 self._remove_member(event)
             case ChangeVersion():
                 self._change_version(event)
-            case Persisted():
-                self._persisted(event.serial)
-                self._count_own_vote()
+            case Persisted() | SnapshotStored():
+                self._on_disk_report(event)
             case _:
                 assert_never(event)
+
+    def _on_disk_report(self, report: Persisted | SnapshotStored) -> None:
+        if isinstance(report, SnapshotStored):
+            self._on_snapshot_stored(report)
+            return
+        self._persisted(report.serial)
+        self._count_own_vote()
 
     # ---- bonds --------------------------------------------------------------
     def _on_bond_up(self, bond: BondUp) -> None:

@@ -5,7 +5,8 @@ for a member that lacks little. Otherwise it fetches the snapshot that most peer
 once. Every chunk is proven against the evidence that the group has committed. Nothing of it is applied,
 read or promised before all of it is here; then the member's state, its log's base and its configuration
 change in one step. It drops a snapshot that is not ahead of what it has committed, so an install takes
-nothing back.
+nothing back. With trust_disk that step waits until the snapshot is durable, and the member promises nothing
+of the new log before its disk says where that begins.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from node.errors import RemoteProtocolError
 from node.features import objection
 from node.peers import Incarnation
 from node.raft.entries import decode_config_untrusted
-from node.raft.events import Advanced, ConfigCommitted, SyncFailed
+from node.raft.events import Advanced, ConfigCommitted, SnapshotStored, SyncFailed
 from node.raft.messages import Fetch, SnapshotOffer, SyncAnswer, SyncAsk
 from node.raft.pull import Pull
 from node.raft.ranges import PullState
@@ -40,8 +41,6 @@ class Install(Pull):
 
     # ---- offers -------------------------------------------------------------
     def _on_snapshot_offer(self, sender: Incarnation, m: SnapshotOffer) -> None:
-        if self.settings.trust_disk:
-            return  # an install could not be made durable (``_takes_snapshots``)
         self.tenure.offers[sender] = m.evidence
         installing = self.tenure.installing
         if installing is not None and installing.evidence == m.evidence:
@@ -208,6 +207,8 @@ class Install(Pull):
         if installing.snapshot is None:
             self._compare_some(installing, installing.pieces)
             return
+        if self.settings.trust_disk:
+            self._store_fetched(installing, installing.snapshot)
         try:
             self._load_some(installing, installing.snapshot)
         except (NotRestorableError, NotAnImageError) as exc:
@@ -251,7 +252,9 @@ class Install(Pull):
                 self._check_head(loading, installing.anchor)
             if installing.loaded >= until:
                 return
-        self._install(snapshot, loading)
+        installing.is_loaded = True
+        if installing.is_stored or not self.settings.trust_disk:
+            self._install(snapshot, loading)
 
     @staticmethod
     def _count_pieces(installing: Installing, snapshot: Snapshot) -> Iterator[bytes]:
@@ -271,6 +274,38 @@ class Install(Pull):
 
     def _install(self, snapshot: Snapshot, loading: Loading) -> None:
         """Change state, log and configuration together; everything before happened beside them."""
+        self._take_state(snapshot, loading)
+        self.tenure.installing, self.tenure.pull = None, None
+        self.tenure.offers.clear()
+        if self.settings.trust_disk:
+            self._begin_behind(snapshot.evidence)
+            self.tenure.durable_index = 0
+            self.tenure.writes.clear()
+            self.tenure.writes.append((self.serial, snapshot.evidence.anchor.index))
+        self._state_replaced()
+        self._announce_state()
+        self._announce_snapshot(snapshot.evidence, fetched=True)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Begin with the state that our own disk has (trust_disk): the log there begins behind it.
+
+        Raises:
+            HaltError: this software cannot take it.
+        """
+        loading = Loading(self._make_replica(self.tenure.replica.machine))
+        try:
+            for section, value in read_frames(snapshot.pieces()):
+                loading.take(section, value)
+            self.tenure.cluster = None if loading.genesis is None else loading.genesis.chain
+            self._check_head(loading, snapshot.evidence.anchor)
+            self._take_state(snapshot, loading)
+        except (NotRestorableError, NotAnImageError) as exc:
+            self._machine_raised("restore", exc)
+            raise HaltError("snapshot-not-restorable") from exc
+        self.tenure.snaps.base = snapshot.evidence.anchor.index
+        self._announce_state()
+
+    def _take_state(self, snapshot: Snapshot, loading: Loading) -> None:
         anchor = snapshot.evidence.anchor
         self.tenure.snaps.keeper.forget_unproven()
         self.tenure.replica = loading.finish()
@@ -286,18 +321,37 @@ class Install(Pull):
         self.tenure.verified_index = 0
         self.tenure.appended_ms, self.tenure.log_time_rest = self.now, 0
         self._refresh_active()
-        self.tenure.installing, self.tenure.pull = None, None
-        self.tenure.offers.clear()
         self.tenure.snaps.marker, self.tenure.snaps.marker_taken = anchor.index, self.log.taken
         self.tenure.snaps.marker_ms = self.now
         self.tenure.snaps.keeper.install(snapshot)
-        self._state_replaced()
-        self._announce_levels(self.tenure.replica.applied)
+
+    def _announce_state(self) -> None:
+        """Announce what the entries that led to this state would have announced."""
+        applied = self.tenure.replica.applied
+        self._announce_levels(applied)
+        _, config = self.tenure.configs[0]
         self._notice(ConfigCommitted(config.epoch, config.voters, config.reason))
-        self._announce_snapshot(snapshot.evidence, fetched=True)
-        self._notice(Advanced(self.tenure.replica.applied))
+        self._notice(Advanced(applied))
+
+    # ---- the disk (trust_disk) ----------------------------------------------
+    def _store_fetched(self, installing: Installing, snapshot: Snapshot) -> None:
+        if not installing.is_storing and not installing.is_stored and self.now >= self.tenure.snaps.store_due:
+            installing.is_storing = True
+            self.out.store.append(snapshot)
+
+    def _on_snapshot_stored(self, stored: SnapshotStored) -> None:
+        installing = self.tenure.installing
+        if installing is None or not installing.is_storing or installing.anchor != stored.anchor:
+            super()._on_snapshot_stored(stored)
+            return
+        installing.is_storing, installing.is_stored = False, not stored.failure
+        if stored.failure:
+            self._not_stored(stored)
 
     def _install_due(self, installing: Installing) -> int:
+        if installing.is_loaded and not installing.is_stored and self.settings.trust_disk:
+            patience = self.now + self.settings.election_timeout_ms  # ``SnapshotStored`` ends the waiting
+            return patience if installing.is_storing else max(self.now, self.tenure.snaps.store_due)
         if installing.pieces is not None:
             return self.now
         return min(installing.due_ms, installing.moved_ms + self._stalled_ms)

@@ -19,6 +19,7 @@ from node.raft.events import (
     Event,
     Execute,
     Halted,
+    Notice,
     Query,
     QuorumChanged,
     Received,
@@ -129,12 +130,12 @@ class Member(Inbox):
         self.signing = Signing(self)
         self.founding_state = FoundingState(presence_due=now_ms)
         self.initial_state = machine.snapshot() if settings.on_rival == "discard-shorter" else None
-        self.unpublished_halt = False
+        self.unpublished: list[Notice] = []  # since it was made
         if recovered is not None:
             try:
                 self._recover(recovered)
             except HaltError as exc:
-                self.halted, self.unpublished_halt = exc.reason, True
+                self.halted, self.unpublished = exc.reason, [Halted(exc.reason)]
 
     def _make_reads(self, last_id: int) -> Reads:
         return Reads(self, last_id=last_id)
@@ -146,17 +147,20 @@ class Member(Inbox):
         self.founding_state.dissolved = recovered.ended[-DISSOLVED_MAX:]
         tenure.term, tenure.voted_for = recovered.term, recovered.voted_for
         self._bind()  # we may have answered a leader a moment ago, and its lease relies on that answer
-        if not recovered.entries:
+        if recovered.snapshot is not None:
+            self._restore(recovered.snapshot)
+        elif recovered.entries:
+            tenure.cluster = recovered.entries[0].chain
+        else:
             self.founding_state.may_have_collected = True
             self.signing.recover(recovered.term, recovered.voted_for)
-        else:
+        if recovered.entries:
             self._append(recovered.entries)
-            tenure.cluster = recovered.entries[0].chain
             # A Cfg is proposed only when the one before is committed (I5), so the one before is certainly
             # committed.
             if len(tenure.configs) > 1:
                 self._commit_to(tenure.configs[-2][0])
-        self.out = Effects()
+        self.unpublished, self.out = self.out.notices, Effects()
         self.serial = 0
         self._batch_open = False
         tenure.writes.clear()
@@ -170,10 +174,9 @@ class Member(Inbox):
     def step_many(self, now_ms: int, events: Sequence[Event], *, wall_ms: int) -> Effects:
         """Take several events at once: one broadcast and one Forward for all of them."""
         out = self.out = Effects()
+        if self.unpublished:
+            out.notices, self.unpublished = self.unpublished, []
         if self.halted is not None:
-            if self.unpublished_halt:
-                self.unpublished_halt = False
-                self._notice(Halted(self.halted))
             self._refuse_all(events)
             return out
         if now_ms > self.now:

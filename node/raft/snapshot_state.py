@@ -29,6 +29,9 @@ class Snapshotting:
         provider: of this cluster; None until it is needed.
         pace: the requests of peers that wait for it.
         rests_until_ms: it has raised: until then it answers nobody.
+        base: index behind which the log on the disk begins, or will once a record is durable (trust_disk).
+        storing: the snapshot that is on its way to the disk, to become that base.
+        store_due: when to try again after the disk did not take one.
     """
 
     keeper: Keeper = field(default_factory=Keeper)
@@ -43,6 +46,9 @@ class Snapshotting:
     provider: SyncProvider | None = None
     pace: Pace = field(default_factory=Pace)
     rests_until_ms: int = 0
+    base: int = 0
+    storing: StateEvidence | None = None
+    store_due: int = 0
 
 
 @dataclass(slots=True)
@@ -59,6 +65,8 @@ class Installing:
         loading: the state under way.
         frames: that it is made from.
         loaded: how many bytes of the snapshot were read.
+        is_loaded: ``loading`` has all of them.
+        is_storing, is_stored: the snapshot is on its way to the disk, or durable (trust_disk).
     """
 
     evidence: StateEvidence
@@ -73,6 +81,9 @@ class Installing:
     loading: Loading | None = None
     frames: Iterator[tuple[int, Any]] = field(default_factory=lambda: iter(()))
     loaded: int = 0
+    is_loaded: bool = False
+    is_storing: bool = False
+    is_stored: bool = False
 
     @property
     def anchor(self) -> Anchor:

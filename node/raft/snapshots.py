@@ -5,6 +5,8 @@
     evidence   an entry: the digest that a quorum of every active configuration reported
     prune      a member cuts its log at most at the newest anchor that is committed evidence, and whose
                snapshot it holds
+    base       with trust_disk: once such a snapshot is durable in a file, a record makes its anchor the base
+               of the log on the disk
 
 A member whose own digest differs from the evidence halts: its state is not the group's.
 """
@@ -14,7 +16,14 @@ from typing import Final
 
 from node.errors import RemoteProtocolError
 from node.peers import Incarnation
-from node.raft.events import SnapshotTaken, StateDiverged, SyncFailed
+from node.raft.events import (
+    SaveBase,
+    SnapshotNotStored,
+    SnapshotStored,
+    SnapshotTaken,
+    StateDiverged,
+    SyncFailed,
+)
 from node.raft.log import entry_bytes
 from node.raft.memory import SNAPSHOT_LEVEL, Memory
 from node.raft.messages import Fetch, SnapshotDigest, SnapshotOffer, SyncAnswer, SyncAsk
@@ -29,6 +38,7 @@ from node.sync.state_sync import ANSWER_BYTES_MAX, ANSWERS_MAX, SyncProvider
 REPORT_AGAIN_MS: Final = 1000
 # A marker without evidence holds the next marker up for this many election timeouts.
 MARKER_PATIENCE: Final = 20
+STORE_AGAIN_MS: Final = 10_000  # after the disk did not take a snapshot
 PRUNED_PER_STEP: Final = 4096  # entries: more would hold the step up
 SYNC_RESTS_MS: Final = 10_000  # after a state sync has failed
 
@@ -106,6 +116,8 @@ class Snapshots(Memory):
             keeper.tidy(self.now)
         if keeper.held is not None:
             self._prune(keeper.held.evidence.anchor.index)
+        if self.settings.trust_disk and self._may_store() and self.now >= snaps.store_due:
+            self._store_held()
 
     def _make_some(self) -> None:
         keeper = self.tenure.snaps.keeper
@@ -133,6 +145,8 @@ class Snapshots(Memory):
             return self.now
         if keeper.held is not None and self._can_prune(keeper.held.evidence.anchor.index):
             return self.now
+        if self.settings.trust_disk and self._may_store():
+            due = min(due, self.tenure.snaps.store_due)
         asked = self.tenure.snaps.pace.due_ms()
         if asked is not None:
             due = min(due, asked)
@@ -162,6 +176,38 @@ class Snapshots(Memory):
             size -= entry_bytes(self.log.get(cut))
         if cut > base:
             self.log.prune(cut)
+
+    # ---- the disk (trust_disk) ----------------------------------------------
+    def _may_store(self) -> bool:
+        """Return whether the log on the disk could begin behind a later snapshot than it does."""
+        snaps = self.tenure.snaps
+        held = snaps.keeper.held
+        return held is not None and snaps.storing is None and held.evidence.anchor.index > snaps.base
+
+    def _store_held(self) -> None:
+        held = self.tenure.snaps.keeper.held
+        assert held is not None
+        self.tenure.snaps.storing = held.evidence
+        self.out.store.append(held)
+
+    def _on_snapshot_stored(self, stored: SnapshotStored) -> None:
+        snaps = self.tenure.snaps
+        if snaps.storing is None or snaps.storing.anchor != stored.anchor:
+            return  # of a cluster that ended, or of an install that was given up
+        evidence, snaps.storing = snaps.storing, None
+        if stored.failure:
+            self._not_stored(stored)
+        else:
+            self._begin_behind(evidence)
+
+    def _not_stored(self, stored: SnapshotStored) -> None:
+        self.tenure.snaps.store_due = self.now + STORE_AGAIN_MS
+        self._notice(SnapshotNotStored(Cursor(stored.anchor.term, stored.anchor.index), stored.failure))
+
+    def _begin_behind(self, evidence: StateEvidence) -> None:
+        """The snapshot is durable: only now may the log on the disk name it, and what came before be cut."""
+        self.tenure.snaps.base = evidence.anchor.index
+        self._record(SaveBase(evidence))
 
     # ---- the leader ---------------------------------------------------------
     def _on_snapshot_digest(self, sender: Incarnation, m: SnapshotDigest) -> None:

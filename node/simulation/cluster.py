@@ -224,10 +224,15 @@ class SimulatedCluster:
             if place not in self._disks:
                 rng = stream(self._seed, f"disk of {place}")
                 self._disks[place] = Disk(
-                    self.scheduler, rng=rng, fsync_us=weather.fsync_us, partial=weather.partial
+                    self.scheduler,
+                    rng=rng,
+                    fsync_us=weather.fsync_us,
+                    partial=weather.partial,
+                    full=weather.full,
                 )
             process.disk = self._disks[place]
-            arguments["recovered"] = process.disk.recovered() if reborn else None
+            recovered = arguments["recovered"] = process.disk.recovered() if reborn else None
+            self.oracles.counts["restores"] += recovered is not None and recovered.snapshot is not None
         process.member = self.shape.member(
             me=inc,
             group_id=self.group_id,

@@ -3,6 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
@@ -17,11 +18,16 @@ from node.raft.events import (
     SaveEntries,
     SaveTruncation,
     SaveVote,
+    SnapshotStored,
 )
 from node.raft.types import Entry, Position
 from node.simulation.errors import InvariantError
 from node.simulation.scheduler import Scheduler
-from node.sync.evidence import StateEvidence
+from node.sync.evidence import Anchor, StateEvidence
+from node.sync.keeper import Snapshot
+
+# A snapshot is written in as many syncs as this.
+_SLICES = 4
 
 
 class Writer(Protocol):
@@ -30,24 +36,42 @@ class Writer(Protocol):
     def feed(self, event: Event) -> None: ...
 
 
+@dataclass(slots=True)
+class SnapshotFile:
+    """A snapshot beside the log: whole once all its slices are synced, torn otherwise."""
+
+    snapshot: Snapshot
+    slices: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self.slices == _SLICES
+
+
 class Disk:
     """The durable writes of one node, and its writes in progress. Writes are synced in order, one at a time.
 
     A power cut leaves a prefix of the writes in progress; with the probability ``partial`` it is not empty.
     The prefix has whole writes that were never reported as done, and the first records and entries of the
-    next.
+    next. Snapshots are written beside the records, and a power cut leaves a torn one.
 
     Attributes:
         fsync_us: how long the next sync takes.
+        full: the probability that it does not take a snapshot.
         written: how many writes the disk has been given in total.
+        snapshots: beside the log, by anchor.
     """
 
-    def __init__(self, scheduler: Scheduler, *, rng: Random, fsync_us: int, partial: float = 0.0) -> None:
+    def __init__(
+        self, scheduler: Scheduler, *, rng: Random, fsync_us: int, partial: float = 0.0, full: float = 0.0
+    ) -> None:
         self.fsync_us = fsync_us
+        self.full = full
         self._scheduler = scheduler
         self._rng = rng
         self._partial = partial
         self.written = 0
+        self.snapshots: dict[Anchor, SnapshotFile] = {}
         self._synced = 0
         self._cut_by: dict[bytes, int] = {}
         self._under_way: deque[tuple[Writer, tuple[Record, ...], int]] = deque()
@@ -76,6 +100,25 @@ class Disk:
             self._scheduler.after(self.fsync_us, self._sync, self._outages)
         writer.feed(Persisted(serial))
 
+    def store(self, writer: Writer, snapshot: Snapshot) -> None:
+        """Write ``snapshot`` beside the log, and then report it to ``writer`` if that still lives."""
+        file = self.snapshots[snapshot.evidence.anchor] = SnapshotFile(snapshot)
+        self._scheduler.after(self.fsync_us, self._sync_slice, writer, file, self._outages)
+
+    def _sync_slice(self, writer: Writer, file: SnapshotFile, outages: int) -> None:
+        if outages != self._outages:
+            return
+        anchor = file.snapshot.evidence.anchor
+        if self.full and self._rng.random() < self.full / _SLICES:
+            self.snapshots.pop(anchor, None)
+            writer.feed(SnapshotStored(anchor, "no space left on device"))
+            return
+        file.slices += 1
+        if file.is_whole:
+            writer.feed(SnapshotStored(anchor))
+        else:
+            self._scheduler.after(self.fsync_us, self._sync_slice, writer, file, outages)
+
     def _keep(self, record: Record) -> None:
         match record:
             case SaveVote():
@@ -87,7 +130,7 @@ class Disk:
             case SaveTruncation():
                 if record.index == 0:
                     self._base = None
-                self._cut(max(0, record.index - self._base_index))
+                self._cut(max(0, record.index - self.base_index))
             case SaveEntries():
                 self._entries.extend(record.entries)
             case SaveEnd():
@@ -96,7 +139,8 @@ class Disk:
                 self._go_on_behind(record.evidence)
 
     @property
-    def _base_index(self) -> int:
+    def base_index(self) -> int:
+        """Behind which index the log begins; 0: with the genesis."""
         return 0 if self._base is None else self._base.anchor.index
 
     def _cut(self, count: int) -> None:
@@ -106,13 +150,15 @@ class Disk:
 
     def _go_on_behind(self, evidence: StateEvidence) -> None:
         anchor = evidence.anchor
-        count = anchor.index - self._base_index
+        count = anchor.index - self.base_index
         if count <= 0:
-            raise InvariantError("durable-base", f"the base {anchor} is saved after {self._base_index}")
+            raise InvariantError("durable-base", f"the base {anchor} is saved after {self.base_index}")
         if count > len(self._entries) or self._entries[count - 1].chain != anchor.chain:
             self._cut(0)
         del self._entries[:count]
         self._base = evidence
+        for other in [other for other in self.snapshots if other.index < anchor.index]:
+            del self.snapshots[other]
 
     def lose_power(self) -> None:
         """The process on this disk is dead: keep a prefix of the writes in progress, often an empty one."""
@@ -132,7 +178,7 @@ class Disk:
 
     def holds_entry(self, position: Position) -> bool:
         """Whether the log up to ``position`` would survive a power cut now."""
-        behind = position.index - self._base_index
+        behind = position.index - self.base_index
         if behind > len(self._entries):
             return False
         if behind > 0:
@@ -144,8 +190,19 @@ class Disk:
         return self._cut_by.get(position.chain, 0)
 
     def recovered(self) -> Recovered:
-        """Return the state that a new process of the same incarnation recovers."""
-        return Recovered(self._term, self._voted_for, tuple(self._entries), tuple(self._ended))
+        """Return the state that a new process of the same incarnation recovers.
+
+        Raises:
+            InvariantError: the log begins behind a snapshot that is not whole: the real store refuses it.
+        """
+        snapshot = None
+        if self._base is not None:
+            file = self.snapshots.get(self._base.anchor)
+            if file is None or not file.is_whole or file.snapshot.evidence != self._base:
+                raise InvariantError("durable-base", f"no whole snapshot at {self._base.anchor[:2]}")
+            snapshot = file.snapshot
+        self.snapshots = {at: file for at, file in self.snapshots.items() if file.snapshot is snapshot}
+        return Recovered(self._term, self._voted_for, tuple(self._entries), tuple(self._ended), snapshot)
 
 
 def _pieces(record: Record) -> Iterator[Record]:

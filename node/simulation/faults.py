@@ -37,6 +37,7 @@ class Weather:
         drift_ppm: clocks run up to this much too fast or slow.
         fsync_us: how long the disk takes (trust_disk).
         partial: a power cut keeps some of what was being written (trust_disk).
+        full: a disk does not take a snapshot (trust_disk).
         gather_us: a busy member processes in one step all events that arrive within this time.
     """
 
@@ -55,6 +56,7 @@ class Weather:
     drift_ppm: int = 0
     fsync_us: int = 2 * MS_US
     partial: float = 0.0
+    full: float = 0.0
     gather_us: int = 0
 
 

@@ -81,6 +81,7 @@ class Oracles(Watcher):
             "undecided",
             "snapshots",
             "installs",
+            "restores",
             "removals",
         )
         self.counts = dict.fromkeys(names, 0)
@@ -283,8 +284,9 @@ class Oracles(Watcher):
                 known = (peer.build.features.high for peer in process.member.peers.values())
                 if self._rules and any(high < levels.level for high in known):
                     raise InvariantError("unfit-peer", f"{process} keeps a peer that does not know {levels}")
-            case SnapshotTaken():
+            case SnapshotTaken(fetched=fetched):
                 self.counts["snapshots"] += 1
+                self.counts["installs"] += fetched
             case SyncFailed(part, reason) if reason != "stalled":
                 raise InvariantError("state-sync-failed", f"{process}: its {part} failed: {reason}")
             case Halted("feature-level-too-low") if self._is_behind(process):
@@ -315,7 +317,6 @@ class Oracles(Watcher):
             if isinstance(change, int):
                 self._truncated(process, change)
             elif isinstance(change, Position):
-                self.counts["installs"] += 1
                 self._snapshots.installed(process, change, self.committed)
             else:
                 self._appended(process, change, commit)

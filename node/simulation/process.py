@@ -190,9 +190,8 @@ class Process:
         self._watcher.observe(self, effects)
         if self._trace.on:
             self._show(effects)
-        if effects.persist:
-            assert self.disk is not None  # only trust_disk members write
-            self.disk.write(self, effects.persist, effects.serial)
+        if self.disk is not None:
+            self._save(self.disk, effects)
         if self.member.halted is not None:
             self._on_death(self)  # the driver closes it, and the process ends
             return
@@ -210,6 +209,12 @@ class Process:
             if completion is not None:
                 completion(outcome)
         self._arm(effects.next_tick_ms)
+
+    def _save(self, disk: Disk, effects: Effects) -> None:
+        if effects.persist:
+            disk.write(self, effects.persist, effects.serial)
+        for snapshot in effects.store:
+            disk.store(self, snapshot)
 
     def _tear(self, effects: Effects) -> None:
         """Die between the effects of one step: some messages are sent, no completion is called."""

@@ -28,6 +28,7 @@ Every oracle judges every event, so a scenario cannot pass by its text alone.
     log a   terms a   states       a's log, its terms; whose state equals whose
     age a 1s                       whether a's state is younger than that
     durable a                      how much of a's log a knows to be on its disk
+    disk a                         where a's log on the disk begins, and the snapshots there (trust_disk)
 """
 
 import re
@@ -396,6 +397,17 @@ class Scenario:
         member = self._at(place).member
         durable = member.tenure.durable_index
         return [f"{place} knows {durable} of {member.log.last().index} entries to be on its disk"]
+
+    def _do_disk(self, place: str) -> list[str]:
+        disk = self._at(place).disk
+        assert disk is not None
+        found = [
+            f"{'whole' if file.is_whole else 'torn'} at {anchor.index}"
+            for anchor, file in sorted(disk.snapshots.items())
+        ]
+        begin = disk.base_index
+        log = f"behind {begin}" if begin else "with the genesis"
+        return [f"{place}'s log on the disk begins {log}; snapshots: {', '.join(found) or 'none'}"]
 
     def _do_terms(self, place: str) -> list[str]:
         status = self._at(place).member.status()

@@ -128,7 +128,9 @@ def draw_schedule(
     rare = draw_rarities(stream(str(seed), "rarities"), draw_settings(rng), names)
     settings = _draw_snapshots(stream(str(seed), "snapshots"), rare.settings)
     pace_us = settings.election_timeout_ms * MS_US
-    weather = replace(draw_weather(rng, pace_us=pace_us), **rare.weather)
+    disks = stream(str(seed), "full disks")
+    full = disks.random() if disks.random() < 0.3 else 0.0
+    weather = replace(draw_weather(rng, pace_us=pace_us), full=full, **rare.weather)
     shape = Shape(
         names=names,
         founders=founders,

@@ -19,7 +19,7 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -251,7 +251,7 @@ class FileStorage:
         if any(isinstance(record, SaveBase) for record in records):
             self._cut()
 
-    def store(self, snapshot: Snapshot) -> Iterator[None]:
+    def store(self, snapshot: Snapshot) -> Generator[None, None, None]:
         """Write ``snapshot`` beside the log in slices, one for each value that is yielded.
 
         Then it is durable. Only after that may the log name it (``SaveBase``). Blocking: go through it off

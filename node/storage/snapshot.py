@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,7 +27,7 @@ SPARED_BYTES: Final = 32 * 1024 * 1024  # of free space that a snapshot leaves t
 _LENGTH: Final = struct.Struct(">H")
 
 
-def write_snapshot(path: Path, snapshot: Snapshot) -> Iterator[None]:
+def write_snapshot(path: Path, snapshot: Snapshot) -> Generator[None, None, None]:
     """Write ``snapshot`` to ``path`` in slices, one before each value that is yielded; then it is durable.
 
     A generator that is closed before its end, or that raises, leaves no file.
@@ -84,8 +84,8 @@ def _require_space(handle: int, size: int) -> None:
 
 def _write_slices(handle: int, snapshot: Snapshot) -> Iterator[None]:
     held = bytearray(_head(snapshot.evidence))
-    for number in range(snapshot.evidence.count):
-        held += snapshot.chunk(number)[0]
+    for piece in snapshot.pieces():
+        held += piece
         if len(held) >= SLICE_BYTES:
             _write(handle, held)
             held.clear()

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from node.raft.types import (
     Unknown,
 )
 from node.raft.wire import decode_untrusted, encode
+from node.sync.keeper import Snapshot
 from tests.support.groups import FAST, add, until
 
 ME, PEER = Incarnation("me", b"\x01" * 32), Incarnation("peer", b"\x02" * 32)
@@ -109,6 +110,9 @@ class Disk:
         assert self.gate.wait(20)
         if self.error is not None:
             raise self.error
+
+    def store(self, snapshot: Snapshot) -> Generator[None, None, None]:
+        raise NotImplementedError  # no test of this file takes one
 
 
 def start(

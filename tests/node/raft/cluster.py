@@ -16,6 +16,7 @@ from node.raft.events import (
     Persisted,
     Query,
     Received,
+    SnapshotStored,
     Tick,
     Violation,
 )
@@ -95,6 +96,7 @@ class RaftCluster:
         self.outcomes = {}  # (name, token) -> outcome
         self.notices = {}
         self.unsynced = {}
+        self.unstored = {}  # name -> the snapshots that its member wants on its disk
         self.sync = True
         self.due = {}
         self.tokens = 0
@@ -135,6 +137,7 @@ class RaftCluster:
         self.nodes[name] = node
         self.notices[name] = []
         self.unsynced[name] = []
+        self.unstored[name] = []
         self.step(name, Tick())
         if bond:
             for other in list(self.nodes):
@@ -161,7 +164,14 @@ class RaftCluster:
             self.unsynced[name].append((effects.serial, effects.persist))
             if self.sync:
                 self.step(name, Persisted(effects.serial))
+        for snapshot in effects.store:
+            self.stored(name, snapshot)
         return effects
+
+    def stored(self, name, snapshot):
+        self.unstored[name].append(snapshot)
+        if self.sync:
+            self.step(name, SnapshotStored(snapshot.evidence.anchor))
 
     def deliver(self, limit=100_000):
         while self.wire and limit:

@@ -17,7 +17,7 @@ OUTLIVES = {
     *("me", "group_id", "settings", "founding", "preference", "build", "features"),  # who this member is
     *("log", "credentials", "randrange", "make_system", "on_raised", "initial_state"),  # what it was given
     *("budget", "buffered"),  # the node's own memory
-    *("now", "wall", "out", "halted", "unpublished_halt"),
+    *("now", "wall", "out", "halted", "unpublished"),
     *("peers", "audience", "has_outsiders"),
     *("election_wait", "election_due"),
     *("online", "published_leader", "published_role", "published_outlook"),  # what it reported to the driver

@@ -577,3 +577,24 @@ class PrunesToItsMarker(Member):
         marker = self.tenure.snaps.marker
         if self.log.base.index < marker <= self.tenure.replica.applied.index:
             self.log.prune(marker)
+
+
+class NamesItsSnapshotFirst(Member):
+    """trust_disk: the log on the disk begins behind a snapshot that is only on its way there."""
+
+    def _store_held(self):
+        super()._store_held()
+        self._begin_behind(self.tenure.snaps.storing)
+
+    def _on_snapshot_stored(self, stored):
+        storing, self.tenure.snaps.storing = self.tenure.snaps.storing, None
+        if storing is None:
+            super()._on_snapshot_stored(stored)
+
+
+class InstallsBeforeItIsStored(Member):
+    """trust_disk: a state that was fetched counts while its snapshot is on its way to the disk."""
+
+    def _store_fetched(self, installing, snapshot):
+        super()._store_fetched(installing, snapshot)
+        installing.is_stored = True

@@ -56,6 +56,8 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsWithoutKeys, 11, {}),
         (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
         (ablations.ClaimsMoveTheCommitIndex, 76, {}),
+        (ablations.NamesItsSnapshotFirst, 0, {"trust_disk": True}),
+        (ablations.InstallsBeforeItIsStored, 0, {"trust_disk": True}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -87,6 +89,7 @@ HARMS = {
     "monotone-commit",
     "lease",
     "halted",
+    "durable-base",
 }
 
 

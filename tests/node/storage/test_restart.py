@@ -8,6 +8,7 @@ from node.raft.events import (
     Persisted,
     Received,
     Recovered,
+    SnapshotStored,
     Tick,
 )
 from node.raft.member import Member
@@ -23,14 +24,15 @@ class Disks(RaftCluster):
     """A cluster whose members write to real files; a crash loses what was not persisted.
 
     Attributes:
-        slow: whose disks make nothing durable for now.
+        slow: whose disks make no record durable for now.
+        unready: whose disks make no snapshot durable for now.
     """
 
     def __init__(self, directory, **settings):
         super().__init__(trust_disk=True, **settings)
         self.directory = directory
         self.files = {}
-        self.slow = set()
+        self.slow, self.unready = set(), set()
 
     def start(self, name, **kwargs):
         self.files[name] = FileStorage(self.directory / name, inc(name))
@@ -47,6 +49,18 @@ class Disks(RaftCluster):
             self.unsynced[name].clear()
             self.step(name, Persisted(serial))
         return effects
+
+    def stored(self, name, snapshot):
+        self.unstored[name].append(snapshot)
+        if name not in self.unready:
+            self.finish(name, snapshot)
+
+    def finish(self, name, snapshot):
+        """Make ``snapshot`` durable."""
+        for _ in self.files[name].store(snapshot):
+            pass
+        self.unstored[name].remove(snapshot)
+        self.step(name, SnapshotStored(snapshot.evidence.anchor))
 
     def crash(self, name):
         self.kill(name)
