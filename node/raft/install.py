@@ -279,6 +279,7 @@ class Install(Pull):
         self.tenure.offers.clear()
         if self.settings.trust_disk:
             self._begin_behind(snapshot.evidence)
+            self.tenure.snaps.storing = None  # an own one that may be under way is of an earlier place
             self.tenure.durable_index = 0
             self.tenure.writes.clear()
             self.tenure.writes.append((self.serial, snapshot.evidence.anchor.index))

@@ -81,8 +81,7 @@ class Memory(Replication):
             return 0
 
     def _takes_snapshots(self) -> bool:
-        """Return whether the group can: with trust_disk the log on the disk still begins with the genesis."""
-        return not self.settings.trust_disk and self.sync.takes_snapshots and self._level() >= SNAPSHOT_LEVEL
+        return self.sync.takes_snapshots and self._level() >= SNAPSHOT_LEVEL
 
     def _tend_memory(self) -> None:
         """Measure if it is time, and report to the leader."""

@@ -193,7 +193,7 @@ class Snapshots(Memory):
     def _on_snapshot_stored(self, stored: SnapshotStored) -> None:
         snaps = self.tenure.snaps
         if snaps.storing is None or snaps.storing.anchor != stored.anchor:
-            return  # of a cluster that ended, or of an install that was given up
+            return  # of a cluster that ended, from before an install, or of one that was given up
         evidence, snaps.storing = snaps.storing, None
         if stored.failure:
             self._not_stored(stored)

@@ -27,7 +27,7 @@ from node.sync.evidence import Anchor, StateEvidence
 from node.sync.keeper import Snapshot
 
 # A snapshot is written in as many syncs as this.
-_SLICES = 4
+_SLICES = 8
 
 
 class Writer(Protocol):

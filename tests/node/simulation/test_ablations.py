@@ -57,7 +57,6 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
         (ablations.ClaimsMoveTheCommitIndex, 76, {}),
         (ablations.NamesItsSnapshotFirst, 0, {"trust_disk": True}),
-        (ablations.InstallsBeforeItIsStored, 0, {"trust_disk": True}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -142,6 +141,21 @@ def test_a_directed_schedule_notices_that_the_rule_is_missing(member, scenario, 
         play(scenario, member)
 
     assert caught.value.oracle == oracle
+
+
+@pytest.mark.parametrize(
+    ("member", "scenario"),
+    [
+        (ablations.NamesItsSnapshotFirst, "70-torn-snapshot"),
+        (ablations.InstallsBeforeItIsStored, "71-torn-install"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_directed_schedule_notices_a_base_without_a_durable_snapshot(member, scenario):
+    play(scenario)
+
+    with pytest.raises(InvariantError, match="durable-base"):
+        play(scenario, member)
 
 
 def test_a_directed_schedule_notices_that_a_reboot_keeps_its_identity():

@@ -325,3 +325,26 @@ def test_the_restarted_member_compares_its_snapshot_with_the_evidence_in_its_log
     cluster.run(2000)
     assert node.halted is None
     assert node.tenure.snaps.keeper.known == node.tenure.snaps.keeper.held.evidence
+
+
+def test_an_own_snapshot_that_becomes_durable_after_an_install_is_no_base_any_more(tmp_path):
+    """The log would go back to an earlier place."""
+    cluster = disks(tmp_path)
+    away = cluster.followers()[0]
+    cluster.unready = {away}
+    write(cluster, 60, cluster.elect())
+    cluster.run(3000)
+    (own,) = cluster.unstored[away]
+    cluster.isolate(away)
+    write(cluster, 120, cluster.elect())
+    cluster.run_until(lambda: all(base(cluster, name) > 60 for name in cluster.nodes if name != away))
+    cluster.heal()
+    cluster.run(3000)
+    _, fetched = cluster.unstored[away]
+    cluster.finish(away, fetched)
+    cluster.run(1000)
+    assert saved(cluster, away) == fetched.evidence.anchor.index
+    cluster.finish(away, own)
+    cluster.run(1000)
+    assert saved(cluster, away) == fetched.evidence.anchor.index
+    assert restarted(cluster, away).halted is None
