@@ -370,7 +370,7 @@ class SimulatedCluster:
             process.has_ticket = True
             process.resume()
         for disk in self._disks.values():
-            disk.fsync_us = CALM.fsync_us
+            disk.fsync_us, disk.full = CALM.fsync_us, CALM.full
         self.network.weather = CALM
         self.network.heal()
 
