@@ -56,7 +56,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsWithoutKeys, 11, {}),
         (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
         (ablations.ClaimsMoveTheCommitIndex, 76, {}),
-        (ablations.NamesItsSnapshotFirst, 0, {"trust_disk": True}),
+        (ablations.NamesItsSnapshotFirst, 70, {"trust_disk": True}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
