@@ -10,6 +10,7 @@ from node.raft.events import Execute, Halted, MemoryPressed, Received
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest
 from node.raft.types import NotExecuted, Ok, Unknown
+from node.sync.state_sync import LogReplaySync
 from tests.node.raft.cluster import RaftCluster
 
 SIZE = 1_000_000
@@ -36,9 +37,16 @@ def group(names="abc", budgets=None, machine=KeyValue, **overrides):
     return cluster
 
 
-def without_snapshots(**options):
-    """Return a group whose log cannot be cut: trust_disk members take no snapshots."""
-    return group(trust_disk=True, **options)
+class LogAlone(KeyValue):
+    """A store that catches up by the log, so that the log is never cut."""
+
+    def state_sync(self):
+        return LogReplaySync()
+
+
+def without_snapshots(machine=LogAlone, **options):
+    """Return a group whose log cannot be cut."""
+    return group(machine=machine, **options)
 
 
 def fill(cluster, name, size=5_000, most=1_000, key="k{}"):
@@ -324,7 +332,7 @@ def test_no_command_that_makes_room_makes_a_collection_larger():
 
 
 def test_a_machine_whose_own_account_fails_is_counted_by_its_snapshots():
-    class Broken(KeyValue):
+    class Broken(LogAlone):
         @property
         def memory_bytes(self):
             raise ZeroDivisionError
