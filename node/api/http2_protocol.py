@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from attestation.background import Background
 from node.api.body import too_large
 from node.api.freshness import boot_time_s
+from node.api.header_fields import FIELDS, read_header_fields
 from node.api.http2_stream import Fields, Http2Stream, StreamAnswer, without_close
 from node.api.limits import CHUNKS_MAX, FIELDS_MAX, ApiLimits
 from node.api.problems import ProblemError
@@ -90,6 +91,8 @@ class Http2Protocol(asyncio.Protocol):
         self._core = ServerConnection(http2_limits_of(limits), loop.time())
         self._streams: dict[int, Http2Stream] = {}
         self._transport: asyncio.Transport
+        self._last_head: Http2Request | None = None
+        self._of_last_head: dict[str, Any] = {}
         self._read_paused = self._write_paused = self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._had_request = False
@@ -199,7 +202,7 @@ class Http2Protocol(asyncio.Protocol):
         self._had_request = True
         stream = self._streams[begun.stream_id] = Http2Stream(
             begun,
-            {**self._of_connection, **_of_head(begun.head)},
+            {**self._of_connection, **self._of_head(begun.head)},
             self,
             seat=self._seat,
             room=self._room,
@@ -209,6 +212,12 @@ class Http2Protocol(asyncio.Protocol):
         task = self._background.once("api-http2-request", self._run(stream))
         task.add_done_callback(self._server_state.tasks.discard)
         self._server_state.tasks.add(task)
+
+    def _of_head(self, head: Http2Request) -> dict[str, Any]:
+        """Return what a scope has from a head. It is the same object if the client repeats it."""
+        if head is not self._last_head:
+            self._last_head, self._of_last_head = head, _of_head(head)
+        return self._of_last_head
 
     async def _run(self, stream: Http2Stream) -> None:
         send = StreamAnswer(stream, self, self._core.is_sent, self._server_state.default_headers)
@@ -360,6 +369,7 @@ def _of_head(head: Http2Request) -> dict[str, Any]:
     path = raw_path.decode("ascii")
     return {
         "headers": head.fields,
+        FIELDS: read_header_fields(head.fields),
         "method": head.method.decode("ascii"),
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,

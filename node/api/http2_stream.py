@@ -61,6 +61,7 @@ class Http2Stream:
         self._connection = connection
         self._expects_continue = begun.head.expects_continue
         self._body = bytearray()
+        self._delivered = False  # all of the body was received and handed on
         self._waiting: asyncio.Future[None] | None = None
         scope["extensions"] = seat.extensions
         scope["state"] = {SENT_AFTER: sent_after, VOUCHED: [self._vouched]}
@@ -86,7 +87,7 @@ class Http2Stream:
 
     async def receive(self) -> dict[str, Any]:
         """ASGI's ``receive``."""
-        while not (self.lost or self.answered or self._body or self.ended):
+        while not (self.lost or self.answered or self._body or (self.ended and not self._delivered)):
             if self._expects_continue:
                 self._expects_continue = False
                 self._connection.go_on(self.id)
@@ -95,6 +96,7 @@ class Http2Stream:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
         self._body.clear()
+        self._delivered = self.ended
         if not self.ended:
             self._connection.body_read(self.id, len(body))
         return {"type": "http.request", "body": body, "more_body": not self.ended}

@@ -22,7 +22,7 @@ from node.http2.events import (
     RequestRefused,
     StreamReset,
 )
-from node.http2.fields import Fields, HeaderDecoder, encode_answer, read_request_untrusted
+from node.http2.fields import Fields, HeaderDecoder, Http2Request, encode_answer, read_request_untrusted
 from node.http2.frames import (
     ACK,
     END_HEADERS,
@@ -99,6 +99,8 @@ class ServerConnection:
             Kind.PRIORITY: self._priority,
             Kind.PUSH_PROMISE: self._push_promise,
         }
+        self._last_fields: Fields = []
+        self._last_head: Http2Request | None = None
         self._prefaced = self._had_settings = False
         self._going = False  # one side goes away: no further request begins
         self._farewell_reason: str | None = None
@@ -253,7 +255,10 @@ class ServerConnection:
             return
         stream.head_unread = False
         try:
-            head = read_request_untrusted(fields, self._limits.fields_max)
+            head = self._last_head
+            if head is None or fields != self._last_fields:  # most clients repeat a head: it is read once
+                head = self._last_head = read_request_untrusted(fields, self._limits.fields_max)
+                self._last_fields = fields
             if ends and head.body_bytes:
                 raise BadFieldsError("Content-Length declares a body, and there is none")
         except BadFieldsError as exc:
@@ -492,6 +497,8 @@ class ServerConnection:
 
     def data_to_send(self, bytes_min: int) -> bytes:
         """Return what can be sent now: all of it, or a little more than ``bytes_min``."""
+        if not (self._control or self._ready or self._farewell or self._farewell_reason):
+            return b""
         out, size = self._control, self._control_bytes
         self._control, self._control_bytes = [], 0
         waiting = len(self._ready)

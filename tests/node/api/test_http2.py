@@ -321,6 +321,26 @@ def test_a_client_that_waits_for_leave_gets_it_when_its_body_is_wanted():
     assert len(wire.of(h2.events.InformationalResponseReceived)) == 1
 
 
+def test_after_its_body_a_handler_receives_nothing_but_the_end():
+    """As ASGI has it: whoever asks again waits for the client to go away."""
+
+    async def asks_again(scope, receive, send):
+        first = await receive()
+        second = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        assert not second.done()
+        content = first["body"]
+        fields = [(b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        second.cancel()
+        await send({"type": "http.response.body", "body": content})
+
+    with served(FakeService()) as port, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.Api, "__call__", lambda self, *arguments: asks_again(*arguments))
+        with http2(port) as wire:
+            assert wire.answer(wire.ask(COMMAND, BODY)) == (200, BODY)
+
+
 # ---- resets, places, requests -----------------------------------------------------------------------------
 def test_rapid_reset_keeps_no_more_handlers_busy_than_one_connection_may_have():
     service = FakeService(gate=asyncio.Event())

@@ -100,6 +100,30 @@ def test_a_request_without_a_body_has_ended_with_its_head():
     assert begun.head.fields == [(b"host", b"localhost:8440"), (b"x", b"y")]
 
 
+def test_a_head_without_fields_is_refused_first_and_later():
+    client = Client()
+    for stream_id in (1, 3):
+        (refused,) = client.send(block_frames(stream_id, b""))
+        assert isinstance(refused, RequestRefused)
+    client.get(5)
+    (refused,) = client.send(block_frames(7, b""))
+    assert isinstance(refused, RequestRefused)
+
+
+def test_a_repeated_head_is_the_same_request_and_another_is_another():
+    client = Client()
+    (first,) = client.get(1, ("x", "y"))
+    (again,) = client.get(3, ("x", "y"))
+    (other,) = client.get(5, ("x", "z"))
+    (refused,) = client.get(7, ("Upper", "x"))
+    (after,) = client.get(9, ("x", "z"))
+
+    assert again.head is first.head
+    assert other.head.fields[-1] == (b"x", b"z")
+    assert isinstance(refused, RequestRefused)
+    assert after.head is other.head
+
+
 def test_a_head_may_come_in_pieces_with_padding_and_a_priority():
     client = Client()
     block = client.block([*GET, ("x", "y" * 300)])
