@@ -259,6 +259,9 @@ def check_together(document: GroupDocument, config: NodeConfig, *, where: str) -
             f'{where}: [group] await_key does not go with storage = "trust-disk" in [group] of '
             f"{document.where}: a node that trusts its host's disk has its group key there"
         )
+    preference = preference_of(config)
+    if preference is not None and (contradiction := founding_of(document, config).contradiction(preference)):
+        raise ConfigError(f"{where}: [group] preference does not go with {document.where}: {contradiction}")
     if attestation.collateral.file is not None and not document.fixed_collateral:
         raise ConfigError(
             f"{where}: [attestation.collateral] file needs fixed_file = true in [collateral] of "

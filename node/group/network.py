@@ -298,6 +298,8 @@ class GroupBuilder:
         if present is not None:
             return present
         preference = self.preference or machine.leadership_preference
+        if contradiction := self.founding.contradiction(preference):
+            raise ConfigError(contradiction)
         member = Member(
             me=self.network.me,
             group_id=group_id,

@@ -28,7 +28,6 @@ FAMILIES: Final[Mapping[str, str]] = {
 """Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
 WITHOUT_EFFECT: Final = (
-    "consensus.demote_to_two_after_ms",
     "recovery.authorize",
     "store.compaction",
     "ca.names",
@@ -82,7 +81,6 @@ class GroupDocument:
     authority: Authority | None
     recovery: Literal["none", "survivor"]
     compaction: Compaction
-    demote_to_two_after_ms: int
     ca_names: tuple[str, ...]
     value: Mapping[str, Any]
     canonical: bytes

@@ -143,7 +143,6 @@ def _document_of(file: DocumentFile, where: str) -> GroupDocument:
         authority=authority,
         recovery=file.recovery.authorize,
         compaction=file.store.compaction,
-        demote_to_two_after_ms=file.consensus.demote_to_two_after_ms,
         ca_names=ca_names,
         value=value,
         canonical=encode(value),

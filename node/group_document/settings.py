@@ -52,7 +52,8 @@ def settings_of(file: DocumentFile) -> Settings:
     return settings
 
 
-NOT_SETTINGS: Final = frozenset({"demote_to_two_after_ms"})
+NOT_SETTINGS: Final[frozenset[str]] = frozenset()
+"""Keys of ``[consensus]`` that no code of the core reads yet."""
 
 
 def policy_of(file: DocumentFile) -> AppraisalPolicy:

@@ -28,11 +28,15 @@ class Election(Forwarding):
 
     # ---- standing -----------------------------------------------------------
     def _may_stand(self) -> bool:
-        """Return whether we are a voter, no Observer, and not catching up while others could lead."""
+        """Return whether we are a voter, no Observer, and not catching up while others could lead.
+
+        If our bond with the leader broke, all may be catching up. Then the pre-vote asks whether the leader
+        lives: a peer that follows it refuses us, and so does one that holds more of its log.
+        """
         tenure = self.tenure
         if not tenure.is_voter or self.preference is Preference.OBSERVER:
             return False
-        if tenure.pull is None or tenure.leader_contact_ms is None:
+        if tenure.pull is None or tenure.leader_contact_ms is None or tenure.term_leader not in self.peers:
             return True
         patience = CATCHING_UP_PATIENCE * self.settings.election_timeout_ms
         return self.now - tenure.leader_contact_ms >= patience
@@ -188,6 +192,16 @@ class Election(Forwarding):
             self._become_follower(m.term, None)
             if standing:
                 self.election_due = self.now + 1 + self.randrange(self.settings.heartbeat_ms)
+                self._pull_from_refuser(sender, m)
+        elif m.vote is Vote.DENIED and m.term == tenure.term and self._is_standing():
+            self._pull_from_refuser(sender, m)
+
+    def _pull_from_refuser(self, sender: Incarnation, m: VoteReply) -> None:
+        """Fetch the committed entries that we lack from a peer that refused us, maybe for lack of them.
+
+        In a partial partition that peer may be unable to lead itself.
+        """
+        self._pull_committed(sender, m.commit)
 
     def _is_standing(self) -> bool:
         return self.tenure.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)

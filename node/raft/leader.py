@@ -280,6 +280,12 @@ class Leader(Follower):
         if chosen is None or chosen == self.me or not self._may_succeed(chosen):
             self._complete(token, NotExecuted("no-such-voter", self.me))
             return
+        # No command is taken during a transfer, so it must not begin with a wait for what the target lacks.
+        unfit = "lagging" if chosen in leadership.lag else ""
+        unfit = unfit if chosen in self._responsive(leadership) else "not-connected"
+        if unfit:
+            self._complete(token, NotExecuted(unfit, self.me))
+            return
         until = self.now + self.settings.election_timeout_ms
         leadership.transfer = Transfer(token, chosen, until)
 
@@ -290,6 +296,8 @@ class Leader(Follower):
             for peer in self.tenure.members
             if peer != self.me and peer in responsive and peer in self.peers and self._may_succeed(peer)
         ]
+        # Of those that have caught up, if there are any; otherwise the refusal names the reason.
+        rated = [one for one in rated if one[1] not in leadership.lag] or rated
         return max(rated)[1] if rated else None
 
     def _may_succeed(self, peer: Incarnation) -> bool:

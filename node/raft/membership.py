@@ -249,8 +249,19 @@ class Membership(Leader):
 
     def _is_silent(self, leadership: Leadership, voter: Incarnation) -> bool:
         answered_ms = leadership.answered_ms.get(voter, leadership.since_ms)
-        return self.now - answered_ms >= self.settings.demote_after_ms
+        return self.now - answered_ms >= self._patience_ms(self.settings.demote_after_ms)
 
     def _is_lagging(self, leadership: Leadership, voter: Incarnation) -> bool:
         lag = leadership.lag.get(voter)
-        return lag is not None and self.now - lag[1] >= self.settings.demote_lag_ms
+        return lag is not None and self.now - lag[1] >= self._patience_ms(self.settings.demote_lag_ms)
+
+    def _patience_ms(self, usual_ms: int) -> int:
+        """Return how long a voter may be silent or lag: of three, longer than otherwise.
+
+        Any two of three are a quorum; of two, only both are, and the tie. So the third should be gone for
+        good before it is given up: bench.availability has measured how long to wait.
+        """
+        config = self.last_config
+        if config is None or len(config.voters) != 3:
+            return usual_ms
+        return max(usual_ms, self.settings.demote_to_two_after_ms)

@@ -77,6 +77,22 @@ class Pull(Snapshots):
         self._keep(pull, append)
         self._drive_pull(pull)
 
+    def _pull_committed(self, source: Incarnation, commit: Position) -> None:
+        """Fetch up to ``commit`` from a peer that knows it to be committed, while no leader is known.
+
+        Every leader of this term has those entries, so they are verified like those that its followers serve.
+        """
+        tenure = self.tenure
+        if tenure.leader is not None or commit.index <= tenure.commit:
+            return
+        pull = tenure.pull
+        if pull is None or pull.term != tenure.term:
+            at = max(min(self.log.last().index, commit.index), tenure.commit)
+            pull = tenure.pull = PullState(tenure.term, commit.index, at, self.now, self.now)
+        pull.target = max(pull.target, commit.index)
+        pull.known[source] = max(pull.known.get(source, 0), commit.index)
+        self._drive_pull(pull)
+
     def _keep(self, pull: PullState, append: Append) -> None:
         """Keep an Append for later, within the bound and only without a hole."""
         size = _kept_bytes(append)

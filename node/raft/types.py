@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from node.features import Levels
 from node.machines.base import QUOTA_BYTES_DEFAULT
-from node.peers import Incarnation
+from node.peers import Incarnation, Preference
 
 
 class Cursor(NamedTuple):
@@ -116,6 +116,7 @@ class Settings:
     election_jitter_ms: int = 500
     reluctant_factor: int = 3
     demote_after_ms: int = 3000
+    demote_to_two_after_ms: int = 60_000  # instead, of three voters; never sooner than the others
     demote_lag_ms: int = 5000
     min_voters: int = 2
     max_voters: int = 7
@@ -160,6 +161,18 @@ class Founding:
     bootstrap: Bootstrap
     expect: int = 0
     bootstrap_delay_ms: int = 3000  # AUTO: alone for this long -> founds {self}
+
+    def contradiction(self, preference: Preference) -> str:
+        """Return why a member with this preference cannot found so, for people; empty if it can.
+
+        The text begins with a stable reason code.
+        """
+        if preference is Preference.OBSERVER and self.bootstrap in (Bootstrap.EXPECT, Bootstrap.INIT):
+            return (
+                "observer-among-founders: an observer never votes, so it is none of the founders that this "
+                'group waits for: let it join (bootstrap = "join", Bootstrap.JOIN)'
+            )
+        return ""
 
 
 class Consistency(Enum):

@@ -75,9 +75,11 @@ class Acks:
         claims = self.claimed[cluster, verified.term]
         claims[process.inc] = max(verified.index, claims.get(process.inc, 0))
         log = self._leader_logs.get(place, [])
-        if self._rules and not (
-            verified.index < len(log) and _holds(nodes, verified.index, log[verified.index])
-        ):
+        # A newer term's leader may have had it cut later in this step, as with an ACK.
+        held = any(
+            _holds(log, verified.index, before[verified.index]) for before in _logs_of(process, verified)
+        )
+        if self._rules and not held:
             raise InvariantError(
                 "truthful-claim", f"{process} claims {verified}, where it differs from that term's leader"
             )
@@ -172,6 +174,12 @@ class Acks:
         position = Position(entry.term, entry.index, entry.chain)
         if not disk.holds_entry(position) and disk.cut_by(position) <= promise.written:
             raise InvariantError("durable-promise", f"{process} ACKs {match} before its disk has it")
+
+
+def _logs_of(process: Process, verified: Cursor) -> list[list[int]]:
+    """Return the logs that ``process`` had in this step, as far as they reach ``verified``."""
+    logs = [process.view.nodes, *process.view.former]
+    return [nodes for nodes in logs if verified.index < len(nodes)]
 
 
 def _holds(nodes: list[int], index: int, node: int) -> bool:

@@ -127,6 +127,7 @@ def draw_schedule(
             preferences[name] = Preference.RELUCTANT if shy else Preference.OBSERVER
     rare = draw_rarities(stream(str(seed), "rarities"), draw_settings(rng), names)
     settings = _draw_snapshots(stream(str(seed), "snapshots"), rare.settings)
+    settings = _draw_patience(stream(str(seed), "patience"), settings)
     pace_us = settings.election_timeout_ms * MS_US
     disks = stream(str(seed), "full disks")
     full = disks.random() if disks.random() < 0.3 else 0.0
@@ -158,6 +159,13 @@ def draw_schedule(
         workload=workload,
         events=events,
         rules=rules,
+    )
+
+
+def _draw_patience(rng: Random, settings: Settings) -> Settings:
+    """Draw how long the third voter may be silent: in most runs not longer than any other."""
+    return replace(
+        settings, demote_to_two_after_ms=rng.choice((0, 0, 0, 3 * settings.demote_after_ms, 60_000))
     )
 
 

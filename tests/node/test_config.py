@@ -145,6 +145,7 @@ COLLATERAL = '[attestation.collateral]\nfile = "c.json"\n'
         (MINIMAL, WITH_KEY, "[group] key_file does not go with"),
         (MINIMAL, NODE.replace("[group]", "[group]\nawait_key = true"), "[group] await_key does not go with"),
         (KEYED, NODE, "[group] needs key_file or await_key"),
+        (MINIMAL, NODE.replace("[group]", '[group]\npreference = "observer"'), "observer-among-founders"),
         (
             KEYED.replace("[policy.tcb]", "[policy.tcb]", 1).replace(
                 'bootstrap = "expect 3"', 'bootstrap = "expect 3"\nstorage = "trust-disk"'

@@ -6,7 +6,8 @@ import pytest
 import uvloop
 
 from node.errors import ConfigError
-from node.raft.types import Settings
+from node.peers import Preference
+from node.raft.types import Bootstrap, Founding, Settings
 from tests.support.groups import INIT, Site, counter
 
 
@@ -27,6 +28,20 @@ def test_a_group_with_contradicting_settings_cannot_be_joined(settings: dict[str
                 builder.join()
 
     uvloop.run(main())
+
+
+def test_an_observer_is_no_founder_and_is_not_waited_for() -> None:
+    async def main() -> None:
+        async with Site() as site:
+            builder = counter(await site.network("a"), INIT, preference=Preference.OBSERVER)
+            with pytest.raises(ConfigError, match="observer-among-founders"):
+                builder.join()
+
+    uvloop.run(main())
+    expected = Founding(bootstrap=Bootstrap.EXPECT, expect=3)
+    assert expected.contradiction(Preference.OBSERVER).startswith("observer-among-founders: ")
+    assert expected.contradiction(Preference.RELUCTANT) == ""
+    assert Founding(bootstrap=Bootstrap.JOIN).contradiction(Preference.OBSERVER) == ""
 
 
 def test_the_default_settings_are_consistent() -> None:

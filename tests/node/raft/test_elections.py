@@ -487,3 +487,24 @@ def test_a_candidate_that_learns_of_its_own_demotion_does_not_stand_again():
 
     assert node.commit == entry.index
     assert node.log.last().index == entry.index  # it opened no term
+
+
+class PullsFromNoRefuser(Member):
+    def _pull_from_refuser(self, sender, m):
+        pass
+
+
+@pytest.mark.parametrize(("member", "leads"), [(Member, True), (PullsFromNoRefuser, False)])
+def test_a_candidate_that_is_refused_for_its_log_pulls_what_is_committed_from_the_refuser(member, leads):
+    """The refuser cannot lead itself: nobody receives that it stands."""
+    cluster = three(member=member, demote_to_two_after_ms=10**9)
+    leader, (name, refuser) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: sender == leader and to == name
+    cluster.outcome(cluster.execute(leader, 7))
+    cluster.run(200)
+    assert cluster.nodes[refuser].commit > cluster.nodes[name].log.last().index
+    cluster.kill(leader)
+    cluster.drop = lambda sender, to, message: sender == refuser and isinstance(message, VoteRequest)
+    cluster.run(10_000)
+
+    assert (cluster.nodes[name].role is Role.LEADER) is leads

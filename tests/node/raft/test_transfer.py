@@ -1,5 +1,7 @@
 """Leadership transfer (3.4): to whom, when the target is asked to stand, and what waits meanwhile."""
 
+import pytest
+
 from node.peers import BondLoss, Preference
 from node.raft.events import Received, Recovered, TransferLeadership
 from node.raft.messages import Append, Chunk, TimeoutNow
@@ -25,7 +27,7 @@ def comes_back_as_an_observer(cluster, name):
 
 
 class Starved:
-    """Keeps entries on their way to ``target``, and notes which members are asked to stand at once."""
+    """Keeps what is on its way to ``target``, and notes which members are asked to stand at once."""
 
     def __init__(self, cluster, target):
         self.cluster, self.target = cluster, target
@@ -36,7 +38,7 @@ class Starved:
     def drop(self, sender, to, message):
         if isinstance(message, TimeoutNow):
             self.told.append(to)
-        keeps = to == self.target and isinstance(message, Append | Chunk) and bool(message.entries)
+        keeps = to == self.target and isinstance(message, Append | Chunk)
         if keeps:
             self.kept.append((sender, to, message))
         return keeps
@@ -210,3 +212,29 @@ def test_no_configuration_is_proposed_while_leadership_is_handed_over():
     assert isinstance(cluster.outcomes[ticket], Ok)
     assert cluster.leader() == target
     assert inc(other) not in cluster.nodes[target].members
+
+
+def test_a_transfer_to_a_member_that_does_not_answer_is_refused():
+    cluster = three()
+    leader, target = cluster.leader(), cluster.followers()[0]
+    cluster.drop = lambda sender, to, message: target in (sender, to)
+    cluster.run(1500)
+    refused = transfer(cluster, target)
+
+    assert cluster.outcomes[refused] == NotExecuted("not-connected", cluster.nodes[leader].me)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_transfer_to_a_laggard_is_refused_before_commands_wait_for_it(named):
+    cluster = three()
+    leader, laggards = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: (
+        isinstance(message, Chunk)
+        or (sender == leader and isinstance(message, Append) and bool(message.entries))
+    )
+    cluster.execute(leader, 7)
+    cluster.run(300)
+    refused = transfer(cluster, laggards[0]) if named else transfer(cluster)
+
+    assert cluster.outcomes[refused] == NotExecuted("lagging", cluster.nodes[leader].me)
+    assert cluster.nodes[leader].tenure.leadership.transfer is None

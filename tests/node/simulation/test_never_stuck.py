@@ -141,3 +141,41 @@ def test_a_member_that_learns_by_rule_k_that_it_has_no_vote_does_not_stand():
 def test_a_member_without_a_vote_that_stands_all_the_same_leads_a_term_for_nobody():
     with pytest.raises(InvariantError, match="truthful-ack"):
         demoted_while_its_answers_are_lost(ablations.DemotedByClaimsStands)
+
+
+def all_catch_up_and_the_leader_dies(member: type[Member]) -> Group:
+    """B and C lack entries of A's, whose chunks do not come, and A dies."""
+    group = Group("a b c", member=member)
+    for follower in "bc":
+        group.do(f"hold a {follower} Append")
+    group.do("put w0 a x=0")
+    group.do("run 300ms")
+    for follower in "bc":
+        group.do(f"discard a {follower}")
+        group.do(f"hold a {follower} Chunk")
+    group.do("run 200ms")
+    assert all(group.at(follower).member.tenure.pull is not None for follower in "bc")
+    group.do("crash a")
+    return group
+
+
+class WaitsForALeader(Member):
+    """A member that catches up leaves the others ten election timeouts, though its leader is gone."""
+
+    def _may_stand(self) -> bool:
+        return self.tenure.pull is None and super()._may_stand()
+
+
+def test_followers_that_are_all_catching_up_elect_within_two_election_timeouts():
+    """Schedule 26d."""
+    group = all_catch_up_and_the_leader_dies(Member)
+
+    group.do("wait leader within 2s")
+    group.write("b")
+
+
+def test_followers_that_wait_for_others_to_stand_leave_the_group_without_a_leader():
+    group = all_catch_up_and_the_leader_dies(WaitsForALeader)
+
+    with pytest.raises(ScenarioError, match="no leader"):
+        group.do("wait leader within 5s")
