@@ -33,6 +33,7 @@ from node.sync.keeper import Snapshot
 from node.sync.state_sync import ASK_BYTES_MAX, ASKS_MAX, SyncProgress, Target
 
 LOADED_BYTES: Final = 128 * 1024  # of a snapshot that is complete, in one step
+LOADED_FRAMES: Final = 8  # in one step too: small rows cost more than their bytes
 STALLED_FACTOR: Final = 30  # election timeouts in which a session must make progress
 
 
@@ -245,12 +246,12 @@ class Install(Pull):
             loading = installing.loading = Loading(self._make_replica(self.tenure.replica.machine))
             installing.frames = read_frames(self._count_pieces(installing, snapshot))
         until = installing.loaded + LOADED_BYTES
-        for section, value in installing.frames:
+        for count, (section, value) in enumerate(installing.frames, start=1):
             first = loading.genesis is None
             loading.take(section, value)
             if first:
                 self._check_head(loading, installing.anchor)
-            if installing.loaded >= until:
+            if installing.loaded >= until or count == LOADED_FRAMES:
                 return
         installing.is_loaded = True
         if installing.is_stored or not self.settings.trust_disk:

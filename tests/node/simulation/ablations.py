@@ -15,6 +15,7 @@ from node.raft.reads import LeaseAnswer, Reads
 from node.raft.replica import Replica
 from node.raft.sessions import SessionTable
 from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
+from node.sync.keeper import Snapshot
 
 
 class RollIsWhoIsBonded(Member):
@@ -567,6 +568,16 @@ class InstallsTheFirstConfiguration(Member):
         self.tenure.configs = [(1, config)]
         self._refresh_active()
         super()._state_replaced()
+
+
+class InstallsWhatASyncBrings(Member):
+    """What a session of a state sync hands over is not compared with the evidence."""
+
+    def _compare_some(self, installing, pieces):
+        for piece in pieces:
+            installing.cutter.add(piece)
+        installing.cutter.end()
+        installing.snapshot = Snapshot.of(installing.anchor, installing.cutter)
 
 
 class PrunesToItsMarker(Member):

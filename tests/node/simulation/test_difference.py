@@ -1,20 +1,24 @@
 """The example of a state sync of one's own: only what differs is sent, and every oracle of the simulator holds."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node.machines.base import StateMachine
 from node.raft.events import SnapshotTaken, SyncFailed
+from node.raft.member import Member
 from node.raft.messages import SyncAnswer, SyncAsk
 from node.raft.types import Bootstrap
-from node.simulation import Workload, difference
-from node.simulation.difference import CONTENT, PAGE
+from node.simulation import ScheduleError, Workload, difference
+from node.simulation.difference import CONTENT, DIGESTS, PAGE
 from node.simulation.simulation import Simulation, draw_schedule
 from node.simulation.workload import SYNCED_REGISTERS, SyncedRegisters
 from tests.node.raft.cluster import RaftCluster
 from tests.node.raft.test_snapshots import SMALL, base, notices, write
+from tests.node.simulation import ablations
+from tests.node.simulation.test_ablations import HARMS
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,6 +58,51 @@ def test_a_workload_of_a_user_keeps_its_machine():
 
     own = Workload(machine=Own, command=SYNCED_REGISTERS.command, query=SYNCED_REGISTERS.query)
     assert {draw_schedule(seed, workload=own).shape.machine for seed in range(20)} == {Own}
+
+
+class Forgetful(difference.DifferenceSync):
+    """Its providers leave out the end of the state, and everything that they say fits together."""
+
+    def provider(self):
+        provider = difference.DifferenceProvider()
+        message = provider.message
+
+        def shortened(peer, snapshot, payload):
+            message(peer, snapshot, DIGESTS + bytes(8))
+            provider._spans = difference.spans_of(snapshot)[:-1]
+            return message(peer, snapshot, payload)
+
+        provider.message = shortened
+        return provider
+
+
+class ForgetfulRegisters(SyncedRegisters):
+    def state_sync(self):
+        return Forgetful()
+
+
+def first_harm(member):
+    """Return what the first schedule shows in which anything is wrong."""
+    for seed in range(9000, 9060):
+        schedule = draw_schedule(
+            seed,
+            workload=replace(SYNCED_REGISTERS, machine=ForgetfulRegisters),
+            member=member,
+            rules=False,
+            events=6000,
+            snapshot_bytes=1,
+            log_keep_bytes=0,
+        )
+        try:
+            Simulation(schedule).run()
+        except ScheduleError as error:
+            return error.error.oracle
+    return None
+
+
+def test_a_false_state_that_fits_together_is_stopped_by_the_core_and_by_nothing_else():
+    assert first_harm(Member) == "state-sync-failed"
+    assert first_harm(ablations.InstallsWhatASyncBrings) in HARMS
 
 
 class Slots(StateMachine):
