@@ -3,7 +3,7 @@
 What is in the log is applied by every member, and ``apply`` reads no local limit. So the leader alone
 decides, from what the voters report: how much they use, and how much they may. In between it counts what it
 has written since. A member that takes more than half of its budget reports with every heartbeat, any other
-one when its log has grown by a part of its budget.
+one with some, and when its log has grown by a part of its budget.
 
 Commands that only make the state smaller, the group's own state, and what the leader itself writes
 (configurations, markers, evidence) have room beyond the mark.
@@ -33,6 +33,7 @@ SNAPSHOT_LEVEL: Final = ENTRY_LEVELS[EntryKind.SNAPSHOT]
 # A member looks again, and reports again, when its log has grown by these parts of its budget.
 MEASURE_PARTS: Final = 64
 REPORT_PARTS: Final = 32
+REPORT_BEATS: Final = 10  # and after this many heartbeats, because a report may be overtaken
 # A snapshot is worth its work if the log has grown by this part of the smallest budget since the last one.
 WORTH_PARTS: Final = 16
 # What a member lacks is counted entry by entry up to here; beyond it the whole log of the leader counts.
@@ -52,8 +53,7 @@ class Memory(Replication):
         replica, keeper = tenure.replica, tenure.snaps.keeper
         held = 0 if keeper.held is None else keeper.held.evidence.size
         kept = replica.table.key_use().kept_bytes
-        keys = max(replica.table.keys_memory - kept, 0)
-        keys += len(replica.table) * self.settings.session_window * OUTCOME_COST
+        keys = max(replica.table.keys_memory - kept, 0) + OUTCOME_COST * replica.table.outcomes
         store = self._machine_memory() or held
         # The first snapshot is about as large as what it is made of.
         expected = (held or store + kept) if self._takes_snapshots() else 0
@@ -111,13 +111,19 @@ class Memory(Replication):
         own = self.tenure.memory
         return (
             own.reported_term != self.tenure.term
-            or own.use >= self.budget.size // 2
+            or own.reported_much  # what is less now the leader has to learn, too
+            or self.now - own.reported_ms >= REPORT_BEATS * self.settings.heartbeat_ms
+            or self._is_much(own.use)
             or own.taken - own.reported_taken >= self.budget.size // REPORT_PARTS
         )
+
+    def _is_much(self, use: int) -> bool:
+        return use >= self.budget.size // 2
 
     def _report_memory(self, leader: Incarnation) -> None:
         own = self.tenure.memory
         own.reported_term, own.reported_taken = self.tenure.term, own.taken
+        own.reported_much, own.reported_ms = self._is_much(own.use), self.now
         last = self.log.last().index
         self._send(leader, MemoryReport(self._cluster, self.tenure.term, last, own.use, self.budget.size))
 

@@ -152,6 +152,11 @@ class SessionTable:
         """About how many bytes the keys take, with what is kept of their results."""
         return self._keys.memory_bytes
 
+    @property
+    def outcomes(self) -> int:
+        """How many outcomes the sessions keep until their origins have the answers."""
+        return sum(len(session.outcomes) for session in self._sessions.values())
+
     def admit(self, batch: CommandBatch, time_ms: int) -> Decided | None:
         """Decide whether to execute ``batch``: None is yes, else the outcome it already has."""
         session = self._sessions.get(batch.session)

@@ -121,7 +121,8 @@ class OwnMemory:
         taken: ``log.taken`` when it was measured.
         use: bytes in use then.
         is_tight: it is more than ``Budget.early``.
-        reported_term, reported_taken: of the last report to a leader.
+        reported_term, reported_taken, reported_ms: of the last report to a leader.
+        reported_much: it was of more than half of the budget.
     """
 
     due: int = 0
@@ -131,6 +132,8 @@ class OwnMemory:
     is_tight: bool = False
     reported_term: int = -1
     reported_taken: int = 0
+    reported_ms: int = 0
+    reported_much: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

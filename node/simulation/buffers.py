@@ -5,17 +5,22 @@ A member also keeps the log itself (the entries, the state, the sessions' outcom
 
 from typing import Final
 
+from node.raft.budget import ENTRY_COST
 from node.raft.client_session import PENDING_BYTES_MAX
+from node.raft.log import entry_bytes
 from node.raft.member import Member
 from node.raft.messages import DISSOLVED_MAX
 from node.raft.ranges import PullState
 from node.raft.snapshot_state import Installing
 from node.raft.tenure import Leadership
+from node.raft.types import EntryKind
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 from node.sync.fetching import WINDOW
 from node.sync.snapshot_sync import ChunkSession
 
+BUDGETS_MAX: Final = 1 << 20  # a simulated member with a larger budget is not meant to reach it
+ON_ITS_WAY_BYTES: Final = 4096
 # A leader checks that there is room before it writes a Forward or a batch of its own, then writes all of it.
 # It writes a no-op, a Cfg and a DISSOLVE without this check.
 _UNASKED: Final = 3
@@ -60,6 +65,32 @@ def check_buffers(process: Process) -> None:
     _at_most(process, "reports about snapshots", len(member.tenure.snaps.reports), peers + 1)
     if member.tenure.installing is not None:
         _check_install(process, member, member.tenure.installing)
+
+
+def check_memory(process: Process) -> None:
+    """Look at how much a voter with a budget keeps of what clients wrote.
+
+    The group's own entries do not count: a voter has room for them beyond its mark, and a run of 600 events
+    may hold more of them than its small budgets are meant for.
+
+    Raises:
+        InvariantError: commands in its log, a snapshot in the making and one that it fetches exceed its
+            budget, and what a leader may write while one report is on its way.
+    """
+    member = process.member
+    bound = member.budget.size
+    if bound >= BUDGETS_MAX or not member.tenure.is_voter:
+        return
+    making, installing = member.tenure.snaps.keeper.making, member.tenure.installing
+    size = 0 if making is None else making.size
+    size += 0 if installing is None else installing.memory_bytes
+    log = process.log
+    for index in range(log.base.index + 1, log.last().index + 1):
+        entry = log.get(index)
+        if entry.kind is EntryKind.COMMAND:
+            size += entry_bytes(entry) + ENTRY_COST
+    if size > bound + ON_ITS_WAY_BYTES:
+        raise InvariantError("memory-bounded", f"{process}: {size} bytes, of {bound}")
 
 
 def _check_leader(process: Process, member: Member, leadership: Leadership) -> None:

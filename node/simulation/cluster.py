@@ -10,6 +10,7 @@ from node.features import Features
 from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import RequestKind
 from node.peers import BondLoss, Incarnation, Preference
+from node.raft.budget import NO_BUDGET, Budget
 from node.raft.events import RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
@@ -28,6 +29,9 @@ from node.simulation.trace import Trace
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
 
+AMPLE_BYTES: Final = 1 << 40  # a budget that no simulation uses up
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """The properties of a simulated group.
@@ -38,6 +42,7 @@ class Shape:
         member: the class under test; ablations give a subclass with one rule off.
         features: which feature levels the software of a node knows; level 1 for nodes not in it.
         upgrades: the probability that a reboot gives a node the newest software of the group.
+        budgets: the memory budget of a node in bytes; none for nodes not in it.
         same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
     """
 
@@ -53,6 +58,7 @@ class Shape:
     same_identity: bool = False
     features: dict[str, Features] = field(default_factory=dict)
     upgrades: float = 0.0
+    budgets: dict[str, int] = field(default_factory=dict)
 
 
 class SimulatedCluster:
@@ -219,7 +225,11 @@ class SimulatedCluster:
         process.late_us = int(weather.late_tick_us * self.rng.random())
         process.gather_us = weather.gather_us
         process.machine = Recorder(self.shape.machine(), self._executed(process))
-        arguments: dict[str, Any] = {"system": self._system(process), "features": self._software(name)}
+        arguments: dict[str, Any] = {
+            "system": self._system(process),
+            "features": self._software(name),
+            "budget": Budget(NO_BUDGET if self._is_healed else self.shape.budgets.get(name, NO_BUDGET)),
+        }
         if self.shape.settings.trust_disk:
             if place not in self._disks:
                 rng = stream(self._seed, f"disk of {place}")
@@ -367,6 +377,7 @@ class SimulatedCluster:
             if place not in self._processes:
                 self.boot(place)
         for process in self.alive():
+            process.member.budget = Budget(AMPLE_BYTES)  # otherwise writes may be refused for good
             process.has_ticket = True
             process.resume()
         for disk in self._disks.values():

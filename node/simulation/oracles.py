@@ -40,7 +40,7 @@ from node.raft.quorum import REMOVED_MAX, Config, is_quorum
 from node.raft.types import LEADER, REMOVED, Answer, Cursor, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
-from node.simulation.buffers import check_buffers
+from node.simulation.buffers import check_buffers, check_memory
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
 from node.simulation.process import Process, Watcher
@@ -221,6 +221,7 @@ class Oracles(Watcher):
         if process.member.settings.lease_reads:
             self._check_lease(process, effects)
         check_buffers(process)
+        check_memory(process)
         if view.base != process.log.base.index:
             self._snapshots.check_base(process)
         if effects.sends:

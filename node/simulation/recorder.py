@@ -34,6 +34,13 @@ class Recorder(StateMachine):
         self._applied(call, position, unwrapped, context)
         return self.inner.apply(unwrapped, context)
 
+    @property
+    def memory_bytes(self) -> int:
+        return self.inner.memory_bytes
+
+    def frees(self, command: Any) -> bool:
+        return self.inner.frees(command[-1])
+
     def query(self, query: Any) -> Any:
         return self.inner.query(query)
 

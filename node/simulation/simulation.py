@@ -141,6 +141,7 @@ def draw_schedule(
         machine=workload.machine,
         member=member,
     )
+    shape = replace(shape, budgets=_draw_budgets(stream(str(seed), "budgets"), names))
     software = _draw_software(stream(str(seed), "software"), shape.settings, names)
     if shape.bootstrap is Bootstrap.EXPECT and not (rare.shape.keys() & {"bootstrap", "expect"}):
         shape = replace(shape, **software)
@@ -182,6 +183,13 @@ def _draw_snapshots(rng: Random, settings: Settings) -> Settings:
         log_keep_bytes=rng.choice((0, 0, 800)),
         log_keep_ms=rng.choice((0, 1, 20)) * election_ms,
     )
+
+
+def _draw_budgets(rng: Random, names: tuple[str, ...]) -> dict[str, int]:
+    """Draw the memory budgets, some of them so small that a run reaches them. Most runs have none."""
+    if rng.random() >= 0.2:
+        return {}
+    return {name: rng.choice((10_000, 16_000, 60_000)) for name in names if rng.random() < 0.7}
 
 
 def _draw_software(rng: Random, settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:

@@ -177,6 +177,20 @@ def test_what_a_leader_wrote_since_the_report_counts():
     assert max(use(cluster, name).total for name in "abc") <= SIZE
 
 
+def test_the_leader_learns_that_a_member_takes_much_less_again():
+    """It went on refusing: a member below half of its budget, whose log does not grow, reported no more."""
+    cluster = without_snapshots()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node = cluster.nodes[follower]
+    node.buffered = lambda: SIZE * 9 // 10
+    cluster.run(500)
+    assert cluster.outcome(cluster.execute(leader, put("k", 10))).reason == "overloaded"
+    node.buffered = lambda: 0
+    cluster.run(500)
+
+    assert isinstance(cluster.outcome(cluster.execute(leader, put("k", 10))), Ok)
+
+
 def test_a_voter_that_is_gone_does_not_hold_the_others_up():
     cluster = without_snapshots(budgets={"a": 10 * SIZE, "b": 10 * SIZE, "c": SIZE})
     if cluster.leader() == "c":

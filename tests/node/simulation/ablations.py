@@ -609,3 +609,10 @@ class InstallsBeforeItIsStored(Member):
     def _store_fetched(self, installing, snapshot):
         super()._store_fetched(installing, snapshot)
         installing.is_stored = True
+
+
+class IgnoresMemoryReports(Member):
+    """The leader knows of no memory but its own."""
+
+    def _on_memory_report(self, sender, m):
+        pass

@@ -57,6 +57,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
         (ablations.ClaimsMoveTheCommitIndex, 76, {}),
         (ablations.NamesItsSnapshotFirst, 70, {"trust_disk": True}),
+        (ablations.IgnoresMemoryReports, 23, {"budgets": {"b": 6_000}}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -89,6 +90,7 @@ HARMS = {
     "lease",
     "halted",
     "durable-base",
+    "memory-bounded",
 }
 
 
