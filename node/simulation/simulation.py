@@ -386,7 +386,7 @@ class Simulation:
         rng = stream(self.schedule.seed, "probe")
         for ask in (Ask.WRITE, Ask.STRONG):
             call = self._ask(process, ask, rng, deadline_us)
-            while call.refusal is not None and call.refusal.reason in _TRY_AGAIN:
+            while self._may_succeed_later(call):
                 self.cluster.run_until(
                     lambda: False, deadline_us=min(deadline_us, self.cluster.scheduler.now_us + SECOND_US)
                 )
@@ -396,6 +396,13 @@ class Simulation:
             if not isinstance(call.outcome, Ok | Answer):
                 why = call.refusal.reason if call.refusal is not None else "no answer"
                 raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})")
+
+    def _may_succeed_later(self, call: Call) -> bool:
+        if (
+            call.fate is Fate.UNKNOWN
+        ):  # refused for memory as the second copy: the leader may not know of more
+            return bool(self.schedule.shape.budgets)
+        return call.refusal is not None and call.refusal.reason in _TRY_AGAIN
 
     def _ask(self, process: Process, ask: Ask, rng: Random, deadline_us: int) -> Call:
         number = len(self.clients.calls) + 1
