@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import uvloop
@@ -147,6 +148,20 @@ class Wire(asyncio.Transport):
     def abort(self) -> None: ...
 
 
+def configured(app: Any) -> Config:
+    config = Config(
+        app,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    config.load()
+    return config
+
+
 async def http(*, whole: bool, keyed: bool = False) -> float:
     """One connection's requests.
 
@@ -161,17 +176,7 @@ async def http(*, whole: bool, keyed: bool = False) -> float:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    app = application(limits) if whole else nothing
-    config = Config(
-        app,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-    )
-    config.load()
+    config = configured(application(limits) if whole else nothing)
     room: dict[str, Any]
     if hasattr(protocol_module, "BodyRoom"):
         room = {"room": protocol_module.BodyRoom(limits.bodies_bytes_max)}
@@ -179,7 +184,8 @@ async def http(*, whole: bool, keyed: bool = False) -> float:
         from node.places import Places, Room
 
         room = {"room": Room("bodies", limits.bodies_bytes_max), "places": Places("connections", 2048)}
-        room["made_at"] = boot_time_s()
+        if "made_at" in inspect.signature(ApiProtocol.__init__).parameters:
+            room["made_at"] = boot_time_s()
     loop = asyncio.get_running_loop()
     connection = ApiProtocol(config, ServerState(), {}, limits=limits, loop=loop, **room)
     wire = Wire()
@@ -199,6 +205,65 @@ async def http(*, whole: bool, keyed: bool = False) -> float:
             connection.data_received(request)
         await wire.answered.wait()
         assert wire.written.startswith(b"HTTP/1.1 200"), wire.written
+
+    await ask()
+    took = await timed(ask)
+    connection.connection_lost(None)
+    return took
+
+
+# ---- HTTP/2 on a connection that is none ----------------------------------------
+async def http2(*, keyed: bool = False) -> float:
+    """One connection's requests with the API behind it, one after the other; ``keyed`` as for HTTP/1.1."""
+    import hpack
+
+    from attestation.background import Background
+    from node.api.http2_protocol import Http2Protocol
+    from node.http2.frames import (
+        END_HEADERS,
+        END_STREAM,
+        PREFACE,
+        Kind,
+        frame_of,
+        settings_frame,
+        window_frame,
+    )
+    from node.places import Places, Room
+
+    limits = ApiLimits()
+    connection = Http2Protocol(
+        configured(application(limits)),
+        ServerState(),
+        limits=limits,
+        places=Places("connections", 2048),
+        room=Room("bodies", limits.bodies_bytes_max),
+        background=Background(),
+        loop=asyncio.get_running_loop(),
+        made_at=boot_time_s(),
+    )
+    wire = Wire()
+    connection.connection_made(wire)
+    connection.data_received(PREFACE + settings_frame({}) + window_frame(0, 2**30))
+    encoder = hpack.Encoder()
+    head = [(":method", "POST"), (":scheme", "https"), (":path", "/v1/commands"), (":authority", "node:8440")]
+    of_http1 = {b"host", b"connection"}
+    head += [(name.decode(), value.decode()) for name, value in fields(PUT) if name not in of_http1]
+
+    def request(number: int) -> bytes:
+        key = [("idempotency-key", f"{number:032x}")] if keyed else []
+        block, stream_id = encoder.encode([*head, *key]), 2 * number + 1
+        return frame_of(Kind.HEADERS, END_HEADERS, stream_id, block) + frame_of(
+            Kind.DATA, END_STREAM, stream_id, PUT
+        )
+
+    ready = iter([request(number) for number in range(REQUESTS + 1)])  # the client's work is not counted
+
+    async def ask() -> None:
+        wire.answered.clear()
+        connection.data_received(next(ready))
+        while not wire.answered.is_set() or wire.written[3] != Kind.HEADERS:
+            await asyncio.sleep(0)
+        assert b"\x88" in wire.written[9:11], "status 200, by its number in the static table"
 
     await ask()
     took = await timed(ask)
@@ -257,6 +322,11 @@ LAYERS: dict[str, Callable[[], float]] = {
     "core-keyed": lambda: core(keyed=True),
     "simulator-event": simulator,
 }
+
+
+if find_spec("node.api.http2_protocol"):
+    LAYERS["http2-and-api-put"] = _looped(http2)
+    LAYERS["http2-and-api-put-other-heads"] = _looped(lambda: http2(keyed=True))
 
 
 def measure(names: Iterator[str] | list[str], rounds: int) -> dict[str, float]:

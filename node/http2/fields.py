@@ -4,6 +4,7 @@ Whoever puts HTTP/2 into HTTP/1.1 must refuse what HTTP/1.1 could read in two wa
 the same application, so it accepts of HTTP/2 what ``node.api.requests`` accepts of HTTP/1.1, and no more.
 """
 
+import operator
 import re
 from functools import lru_cache
 from typing import Final
@@ -136,6 +137,8 @@ class HeaderDecoder:
 
     def __init__(self, list_bytes_max: int) -> None:
         self._decoder = hpack.Decoder(list_bytes_max)
+        self._last_block: bytes | None = None  # that was read without a change of the table, which is as then
+        self._last_fields: Fields = []
 
     def decode_untrusted(self, block: bytes) -> Fields:
         """Return the fields of a whole block.
@@ -144,6 +147,22 @@ class HeaderDecoder:
             ConnectionFaultError: the block cannot be read, so no later one can.
             HeadTooLargeError: it has more than the limit, at the point where the limit was passed.
         """
+        if block == self._last_block:  # most clients repeat a head, and its block consists of indices then
+            return self._last_fields
+        self._last_block = None
+        before = self._table()
+        fields = self._decoded_untrusted(block)
+        if all(map(operator.is_, before, self._table())):
+            self._last_block, self._last_fields = block, fields
+        return fields
+
+    def _table(self) -> tuple[object, ...]:
+        """Return what is another object after each change of the table: its sizes, its newest entry."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return table.maxsize, len(entries), entries[0] if entries else None
+
+    def _decoded_untrusted(self, block: bytes) -> Fields:
         if _UPDATES.match(block):
             raise _undecodable("a header block begins with at most two updates of the table's size")
         try:

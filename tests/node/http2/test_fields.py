@@ -2,11 +2,12 @@
 
 import random
 
+import hpack
 import pytest
 
 from node.api.requests import RequestHead, read_head_untrusted
-from node.http2.errors import BadFieldsError
-from node.http2.fields import encode_answer, read_request_untrusted
+from node.http2.errors import BadFieldsError, ConnectionFaultError
+from node.http2.fields import HeaderDecoder, encode_answer, read_request_untrusted
 
 PSEUDO = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"a:1"), (b":path", b"/x?y=1")]
 
@@ -191,3 +192,79 @@ def test_http_2_lets_pass_nothing_that_http_1_1_does_not():
 def test_an_answer_never_carries_a_field_that_another_reader_could_split(field):
     with pytest.raises(AssertionError):
         encode_answer(200, [field])
+
+
+# ---- HPACK -----------------------------------------------------------------------------------
+def count_decoded(monkeypatch):
+    decoded = []
+    real = hpack.Decoder.decode
+    monkeypatch.setattr(
+        hpack.Decoder,
+        "decode",
+        lambda self, block, raw=False: decoded.append(block) or real(self, block, raw),
+    )
+    return decoded
+
+
+def test_a_block_that_is_repeated_is_decoded_once(monkeypatch):
+    decoded = count_decoded(monkeypatch)
+    decoder, encoder = HeaderDecoder(1000), hpack.Encoder()
+    fields = [(b"a", b"1"), (b"b", b"2")]
+    blocks = [encoder.encode(fields) for _ in range(5)]
+
+    assert [decoder.decode_untrusted(block) for block in blocks] == [fields] * 5
+    assert len(decoded) == 2  # with the fields, and with their indices
+
+
+CHANGES = {
+    "another field": b"\x40\x01c\x013",
+    "a smaller table": b"\x3f\x09",  # 40: room for one entry
+    "no table, and then one": b"\x20\x3f\xe1\x1f",
+    "a field that is larger than the table": b"\x40\x01c\x7f\xa1\x1f" + b"x" * 4128,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_repeated_block_is_decoded_again_once_the_table_has_changed(change):
+    """The same index means another field then, or none."""
+    decoder, plain = HeaderDecoder(10_000), hpack.Decoder(10_000)
+
+    def both(block):
+        try:
+            there = [tuple(field) for field in plain.decode(block, raw=True)]
+        except hpack.HPACKError:
+            with pytest.raises(ConnectionFaultError):
+                decoder.decode_untrusted(block)
+            return
+        assert decoder.decode_untrusted(block) == there
+
+    for block in (b"\x40\x01a\x011\x40\x01b\x012", b"\xbe\xbf", b"\xbe\xbf", CHANGES[change], b"\xbe\xbf"):
+        both(block)
+
+
+def test_random_blocks_decode_as_without_the_memory_of_the_last_one():
+    rng = random.Random(5)
+    pieces = [
+        b"\x82",
+        b"\xbe",
+        b"\xbf",
+        b"\x40\x01a\x011",
+        b"\x40\x01b\x012",
+        b"\x00\x01c\x013",
+        b"\x7e\x019",
+    ]
+    blocks = [b"".join(rng.choices(pieces, k=rng.randrange(4))) for _ in range(12)] + [
+        b"\x3f\x29",
+        b"\x3f\xe1\x1f",
+    ]
+    for _ in range(300):
+        decoder, plain = HeaderDecoder(10_000), hpack.Decoder(10_000)
+        for _ in range(40):
+            block = rng.choice(blocks)
+            try:
+                there = [tuple(field) for field in plain.decode(block, raw=True)]
+            except hpack.HPACKError:
+                with pytest.raises(ConnectionFaultError):
+                    decoder.decode_untrusted(block)
+                break
+            assert decoder.decode_untrusted(block) == there
