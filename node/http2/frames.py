@@ -99,13 +99,9 @@ class FrameCutter:
     @property
     def has_frame(self) -> bool:
         """Whether a whole frame, or one that is too large, is there."""
-        left = len(self._buffer) - self._at
-        if left < _HEAD_BYTES:
-            return False
-        return left >= _HEAD_BYTES + min(self._length(), PAYLOAD_BYTES_MAX)
-
-    def _length(self) -> int:
-        return int.from_bytes(self._buffer[self._at : self._at + 3], "big")
+        left = len(self._buffer) - self._at - _HEAD_BYTES
+        length = int.from_bytes(self._buffer[self._at : self._at + 3], "big")
+        return left >= 0 and (length <= left or length > PAYLOAD_BYTES_MAX)
 
     def take(self, expected: bytes) -> bool:
         """Take these bytes, which must come next; False: not all of them are here yet.

@@ -391,6 +391,14 @@ def test_a_frame_that_is_too_large_is_refused_at_its_head():
     assert goaway_of(client)[0] is ErrorCode.FRAME_SIZE_ERROR
 
 
+def test_a_frame_that_is_too_large_is_refused_at_the_end_of_a_turn_too():
+    """Found by comparing whole conversations with pieces: the turn ended right in front of it."""
+    client = Client()
+    client.send(ping() * 256, b"\xff\xff\xff" + bytes([Kind.DATA, 0]) + word(1))
+
+    assert client.reason == "frame-too-large"
+
+
 def test_a_body_in_tiny_frames_is_refused():
     client = Client(replace(LIMITS, body_frames_max=50))
     client.post(1)
