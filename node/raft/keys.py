@@ -156,7 +156,8 @@ class KeyTable:
             self._term = -1
             return
         self._forgotten = slices[0].before
-        self._to_sweep = list(self._shards)
+        if not self._to_sweep:  # one that is not done goes on: at a slow pace it takes many slices
+            self._to_sweep = list(self._shards)
         while len(self._terms) > 1 and self._terms[1][0] <= slices[0].first_index:
             self._terms.popleft()
 

@@ -169,6 +169,20 @@ def test_the_space_of_forgotten_keys_is_freed_while_a_quarter_as_many_are_added(
     assert len(table) == 0
 
 
+def test_the_space_of_forgotten_keys_is_freed_at_a_slow_pace_too():
+    """At 100 keys a second each slice swept the same few shards again, and the others grew by 500 MB a day."""
+    table = KeyTable(TTL_MS)
+    for number in range(100_000):
+        time_ms = number // 10
+        table.expire(time_ms)
+        add(table, b"key-%d" % number, Cursor(1, number + 1), time_ms=time_ms)
+
+    assert len(table) < 1_000
+    # A sweep of all shards takes half as many additions as there are shards.
+    assert sum(map(len, table._shards.values())) == table._record_bytes
+    assert table._record_bytes < 60 * (len(table) + 20_000)
+
+
 def test_more_keys_are_remembered_than_a_group_can_write():
     settings = Settings()
     lasts_s = settings.session_ttl_ms / 1000 * (SLICES_OF_TTL + 1) / SLICES_OF_TTL
