@@ -15,6 +15,7 @@ _SCALARS: Final = frozenset({type(None), bool, int, str, bytes})
 # memory, other hosts can still decode the same bytes.
 _DECODING_FAILED: Final = (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError)
 _READ_AHEAD_BYTES: Final = 256
+_FEW_ITEMS: Final = 64  # of an array or map: to look at more costs more than it saves
 # The values that cbor2 builds for these tags cost more than their bytes: a decimal of 100 kB takes a second,
 # and shared references of 200 bytes make a tree that no program can walk to its end. Of all tags only big
 # integers (2, 3) remain, and the tags that cbor2 does not know, which it keeps as they are.
@@ -32,7 +33,39 @@ _DECODERS: Final = dict.fromkeys(_REFUSED_TAGS, _refuse_tag)
 
 def encode(value: Any) -> bytes:
     """Return the deterministic CBOR encoding of ``value``."""
+    if _is_in_order(value):
+        return cbor2.dumps(value)
     return cbor2.dumps(value, canonical=True)
+
+
+def _is_in_order(value: Any, depth: int = 0) -> bool:
+    """Return whether ``value`` is small plain data whose maps have their keys in the deterministic order.
+
+    Then its plain encoding is the deterministic one: ``canonical`` orders the keys of maps, and shortens
+    floats. cbor2 takes three times as long to find the order, because it encodes every key by itself.
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if (kind is not dict and kind is not list) or len(value) > _FEW_ITEMS or depth > DEPTH_MAX:
+        return False
+    if kind is dict:
+        before, before_size = "", 0
+        for key in value:
+            # By RFC 8949 4.2.1 a shorter text comes first, because its head does; equal heads leave the text.
+            if type(key) is not str or not key.isascii():
+                return False
+            size = len(key)
+            if size <= before_size and (size < before_size or key < before):
+                return False
+            before, before_size = key, size
+        value = value.values()
+    for item in value:
+        if type(item) in _SCALARS:
+            continue
+        if not _is_in_order(item, depth + 1):
+            return False
+    return True
 
 
 def digest(domain: str, *parts: Any) -> bytes:

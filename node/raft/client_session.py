@@ -181,12 +181,17 @@ class ClientSession:
     # ---- the session --------------------------------------------------------
     def _is_open(self) -> bool:
         """Open or renew our session as needed; return whether commands can be sent in it."""
-        tenure = self.host.tenure
-        if self.id in tenure.replica.table:
+        host = self.host
+        tenure = host.tenure
+        active_ms = tenure.replica.table.active_ms(self.id)
+        if active_ms is not None:
             self.was_open = True
-            if self.host.now - self._used_ms() >= self.host.settings.session_ttl_ms // 3:
+            ttl_ms = host.settings.session_ttl_ms
+            if host.now - self._used_ms() >= ttl_ms // 3:
                 self._ask("keepalive")
-            return not self._is_over()
+            # If the next entry that is applied ends this session, commands that are handed over in it would
+            # get a place in the log, and never be executed.
+            return host._log_time_passed() - active_ms <= ttl_ms
         if self.was_open:
             self.renew()
         # An open with the time of an old entry would be taken for a late copy, and be void.
@@ -198,14 +203,6 @@ class ClientSession:
     def _used_ms(self) -> int:
         """Return when something was last handed over that may be in the log: it keeps the session open."""
         return min(self.used_ms, self.asked_ms or 0) if self.is_refused else self.used_ms
-
-    def _is_over(self) -> bool:
-        """Return whether the next entry that is applied ends our session, which is still open in the table.
-
-        Commands handed over in it would get a place in the log, and never be executed.
-        """
-        idle_ms = self.host._log_time_passed() - self.host.tenure.replica.table.active_ms(self.id)
-        return idle_ms > self.host.settings.session_ttl_ms
 
     def renew(self) -> None:
         """Replace our expired session. Unanswered commands were not executed in it, and never will be.
@@ -257,13 +254,14 @@ class ClientSession:
         return True
 
     def _reaches_leader(self) -> bool:
-        return self.host.tenure.leadership is not None or self.host.tenure.leader in self.host.peers
+        tenure = self.host.tenure
+        return tenure.leadership is not None or tenure.leader in self.host.peers
 
     def flush(self) -> None:
         """Hand over the waiting commands, all in one Forward."""
-        tenure = self.host.tenure
         if not self._is_open() or not self._reaches_leader():
             return
+        tenure = self.host.tenure
         if self.sent_in_term != tenure.term or self.sent_to != tenure.leader:
             self.sent_in_term, self.sent_to = tenure.term, tenure.leader
             for pending in self.in_flight.values():

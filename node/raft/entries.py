@@ -253,8 +253,12 @@ def encode_command_body(commands: tuple[object, ...], credential: bytes | None =
 
 def encode_commands(session: bytes, seq: int, ack_below: int, key: Key | None, body: bytes) -> bytes:
     """Return the payload of a COMMAND or SYSTEM entry; ``body`` is from ``encode_command_body``."""
-    encoded_key = _NULL if key is None else encode([key.name, key.not_after_ms])
+    encoded_key = _NULL if key is None else _encode_key(key)
     return payload_prefix(session, seq) + _head_once(ack_below) + encoded_key + body
+
+
+def _encode_key(key: Key) -> bytes:
+    return b"\x82" + _bytes_head(len(key.name)) + key.name + _head_once(key.not_after_ms)
 
 
 def decode_commands_untrusted(entries: Sequence[Entry]) -> list[CommandBatch | None]:

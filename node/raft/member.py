@@ -302,7 +302,7 @@ class Member(Inbox):
             due = self.election_due
         else:
             due = self.now + self.settings.election_timeout_ms
-        if tenure.cluster is None or self.has_outsiders or self._lacks_genesis():
+        if tenure.cluster is None or self.has_outsiders or (tenure.leader is None and self._lacks_genesis()):
             due = min(due, self.founding_state.presence_due)
         if self.reads.round is not None or self.reads.leased:
             due = self.reads.due(due)

@@ -134,9 +134,10 @@ class SessionTable:
         known = self._sessions.get(session)
         return None if known is None else known.outcomes.get(seq)
 
-    def active_ms(self, session: bytes) -> int:
-        """Return the time of the last entry of an open session."""
-        return self._sessions[session].active_ms
+    def active_ms(self, session: bytes) -> int | None:
+        """Return the time of the last entry of an open session; None if it is not open."""
+        known = self._sessions.get(session)
+        return None if known is None else known.active_ms
 
     def is_answered(self, session: bytes, seq: int) -> bool:
         """Return whether command ``seq`` was decided, or was given up by its origin."""

@@ -111,10 +111,11 @@ class Snapshots(Memory):
             self._make_some()
         if keeper.ready is not None and self.now >= snaps.report_due:
             self._report(keeper.ready.evidence)
-        self._answer_asks()
+        if snaps.pace.waiting:
+            self._answer_asks()
         if keeper.before is not None:
             keeper.tidy(self.now)
-        if keeper.held is not None:
+        if keeper.held is not None and keeper.held.evidence.anchor.index > self.log.base.index:
             self._prune(keeper.held.evidence.anchor.index)
         if self.settings.trust_disk and self._may_store() and self.now >= snaps.store_due:
             self._store_held()
@@ -140,18 +141,19 @@ class Snapshots(Memory):
             self._send(self.tenure.leader, SnapshotDigest(self._cluster, self.tenure.term, evidence))
 
     def _snapshots_due(self, due: int) -> int:
-        keeper = self.tenure.snaps.keeper
+        snaps = self.tenure.snaps
+        keeper = snaps.keeper
         if keeper.making is not None:
             return self.now
         if keeper.held is not None and self._can_prune(keeper.held.evidence.anchor.index):
             return self.now
         if self.settings.trust_disk and self._may_store():
-            due = min(due, self.tenure.snaps.store_due)
-        asked = self.tenure.snaps.pace.due_ms()
+            due = min(due, snaps.store_due)
+        asked = snaps.pace.due_ms() if snaps.pace.waiting else None
         if asked is not None:
             due = min(due, asked)
         if keeper.ready is not None and self.tenure.leadership is None:
-            return min(due, self.tenure.snaps.report_due)
+            return min(due, snaps.report_due)
         return due
 
     # ---- pruning ------------------------------------------------------------
@@ -251,6 +253,8 @@ class Snapshots(Memory):
         snaps = self.tenure.snaps
         known = snaps.keeper.known
         newest = max(snaps.proposed, 0 if known is None else known.anchor.index)
+        if all(report.anchor.index <= newest for report in snaps.reports.values()):
+            return  # nearly always: this is asked in every step of a leader
         for evidence in dict.fromkeys(report for _, report in sorted(snaps.reports.items())):
             if evidence.anchor.index <= newest or not self._is_agreed(evidence):
                 continue

@@ -213,9 +213,8 @@ class Oracles(Watcher):
         quiet = not view.changes
         view.former.clear()
         keeper = process.member.tenure.snaps.keeper
-        for snapshot in (keeper.ready, keeper.held):
-            if snapshot is not None:
-                self._snapshots.digested(process, snapshot.evidence)
+        if keeper.ready is not view.ready or keeper.held is not view.held:
+            self._snapshots.changed(process, keeper)
         if effects.notices or not quiet or self._swallowed is not None:
             self._observe_changes(process, effects)
         if process.member.settings.lease_reads:

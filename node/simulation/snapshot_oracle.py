@@ -7,6 +7,7 @@ from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 from node.simulation.views import LogTree, View
 from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_untrusted
+from node.sync.keeper import Keeper
 
 
 class SnapshotOracle:
@@ -63,6 +64,14 @@ class SnapshotOracle:
         if base > view.evidenced and self._rules:
             raise InvariantError("prune-without-evidence", f"{process} prunes to {base} of {view.evidenced}")
         view.base = base
+
+    def changed(self, process: Process, keeper: Keeper) -> None:
+        """Note the snapshots of ``process``, which are others than those noted last: one never changes."""
+        view = process.view
+        view.ready, view.held = keeper.ready, keeper.held
+        for snapshot in (keeper.ready, keeper.held):
+            if snapshot is not None:
+                self.digested(process, snapshot.evidence)
 
     def digested(self, process: Process, evidence: StateEvidence) -> None:
         """Require that equal logs have equal snapshots."""

@@ -13,6 +13,7 @@ from node.raft.messages import AppendReply
 from node.raft.quorum import Config
 from node.raft.types import Entry, EntryKind, Position, Role
 from node.simulation.errors import InvariantError
+from node.sync.keeper import Snapshot
 
 ROOT: Final = 0  # the empty log
 ALL_OF_IT: Final = 1 << 30  # above the position of any command in its entry
@@ -122,6 +123,7 @@ class View:
             behind which it went on.
         base: up to here the real log was cut off.
         evidenced: the newest anchor of which it knows committed evidence.
+        ready, held: the snapshots that were judged last; a snapshot never changes.
         former: the log as it was in the present step before each cut.
         promises: ACKs that wait for the disk, by their ``id``.
         proposed: length of ``configs`` before the present step.
@@ -137,11 +139,13 @@ class View:
         "configs",
         "evidenced",
         "former",
+        "held",
         "leads",
         "leased",
         "nodes",
         "promises",
         "proposed",
+        "ready",
         "role",
         "term",
     )  # fmt: skip
@@ -156,6 +160,8 @@ class View:
         self.leased: tuple[int, frozenset[int]] = (0, frozenset())
         self.applied = (0, 0)
         self.base = self.evidenced = 0
+        self.ready: Snapshot | None = None
+        self.held: Snapshot | None = None
         self.changes: list[Sequence[Entry] | int | Position] = []
         self.former: list[list[int]] = []
         self.promises: dict[int, Promise] = {}

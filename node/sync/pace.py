@@ -22,8 +22,13 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Pace:
-    """The requests of all peers: each the root of a snapshot, and the payload for the provider."""
+    """The requests of all peers: each the root of a snapshot, and the payload for the provider.
 
+    Attributes:
+        waiting: how many requests wait: nearly always none, and every step of a member asks.
+    """
+
+    waiting: int = 0
     _buckets: dict[Incarnation, _Bucket] = field(default_factory=dict)
 
     def ask(self, peer: Incarnation, root: bytes, payload: bytes) -> None:
@@ -31,6 +36,7 @@ class Pace:
         bucket = self._buckets.setdefault(peer, _Bucket())
         if len(bucket.waiting) < WAITING_MAX:
             bucket.waiting.append((root, payload))
+            self.waiting += 1
 
     def due(self, now_ms: int) -> list[tuple[Incarnation, bytes, bytes]]:
         """Take the requests that may be answered now."""
@@ -40,6 +46,7 @@ class Pace:
             while bucket.waiting and bucket.free_ms < now_ms:
                 bucket.free_ms += _MS_PER_ASK
                 taken.append((peer, *bucket.waiting.popleft()))
+        self.waiting -= len(taken)
         return taken
 
     def due_ms(self) -> int | None:
@@ -49,4 +56,6 @@ class Pace:
 
     def forget(self, peer: Incarnation) -> None:
         """Drop what a peer asked for whose bond is gone."""
-        self._buckets.pop(peer, None)
+        bucket = self._buckets.pop(peer, None)
+        if bucket is not None:
+            self.waiting -= len(bucket.waiting)

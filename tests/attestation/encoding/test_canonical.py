@@ -47,6 +47,46 @@ def test_the_order_of_a_maps_keys_changes_nothing():
     assert encode({"b": 1, "a": 2}) == encode({"a": 2, "b": 1})
 
 
+# As clients send them: few items, text keys in any order, and what is no plain data.
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.binary(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=70)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.sampled_from(["op", "key", "value"]), inner, max_size=5)
+        | st.dictionaries(st.integers() | st.binary(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=20,
+)
+
+
+@given(ANY)
+def test_a_value_whose_keys_are_in_order_already_has_the_one_encoding_too(value):
+    assert encode(value) == cbor2.dumps(value, canonical=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        ({"op": 1, "key": 2, "kez": 3}, "a3626f7001636b657902636b657a03"),
+        ({"key": 2, "op": 1}, "a2626f7001636b657902"),
+        ({"kez": 3, "key": 2}, "a2636b657902636b657a03"),
+        ([{"b": 0, "a": 0}], "81a2616100616200"),
+        ({"a": [{"d": 0, "c": 0}]}, "a1616181a2616300616400"),
+        ({"": 0, "a": 0}, "a26000616100"),
+        ({"aa": 0, "\u00e4": 0}, "a262616100" + "62c3a400"),  # two bytes each
+        ([1.0], "81f93c00"),
+    ],
+)
+def test_maps_are_in_the_order_of_their_encoded_keys_and_floats_are_short(value, encoded):
+    assert encode(value).hex() == encoded
+
+
 def test_digests_distinguish_what_concatenation_would_not():
     assert digest("d", b"ab", b"c") != digest("d", b"a", b"bc")
     assert digest("d", [b"a"], b"b") != digest("d", [b"a", b"b"])
