@@ -1,6 +1,7 @@
-"""How many calls a verdict and a bond take, between how many files: the way of a reader. JSON on stdout.
+"""How many calls a verdict, a bond and a command take, between how many files: the way of a reader.
+JSON on stdout.
 
-    python -m bench.calls [--only quote --only bond] [--list]
+    python -m bench.calls [--only quote --only bond --only command] [--list]
 
 Counted are calls of this project's functions by this project's functions, the files that they are in, and
 the turns: calls into another file than the caller's. A generator counts each time that it goes on, and a
@@ -24,10 +25,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from bench import layers
 from bench.attestation import forget
 from enclave.identity import Identity
 from enclave.issuer import TdxTicketIssuer
 from enclave.mock.authority import MockAuthority
+from node.api.app import create_app
+from node.api.limits import ApiLimits
+from node.machines.kv import KeyValue
+from node.raft.events import Execute
 
 PROJECT: Final = str(Path.cwd())
 PACKAGES: Final = tuple(f"{PROJECT}/{name}/" for name in ("attestation", "enclave", "node"))
@@ -37,6 +43,7 @@ IN_THEIR_FUNCTION: Final = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"
 # The tests' stand-ins, which have no types.
 tickets: Any = import_module("tests.support.tickets")
 bonds: Any = import_module("tests.support.bonds")
+drivers: Any = import_module("tests.node.group.test_driver")
 
 
 @dataclass
@@ -137,7 +144,36 @@ def _trust(name: str, authority: MockAuthority) -> dict[str, Any]:
     return {"identity": identity, "issuers": (issuer,), "validators": (bench.validator(),)}
 
 
-PARTS: Final[dict[str, Callable[[], dict[str, Counts]]]] = {"quote": quote, "bond": bond}
+def command() -> dict[str, Counts]:
+    """Count a put from the parsed request to its answer, on a node that is a group of its own.
+
+    The HTTP server in front of the API and the bonds are left out, and so is what passes the commands on
+    between the API and the driver of the member (``node.service``, ``node.group.group``).
+    """
+
+    async def form() -> Counts:
+        driver = drivers.start(drivers.Bonds(), machine=KeyValue())
+        await drivers.lead(driver)
+
+        class Service(layers.Node):
+            async def execute(self, commands: Any, **how: Any) -> Any:
+                request = Execute(driver.new_token(), commands, how["key"], how["feed"], how["credential"])
+                return await driver.request(request, timeout_s=how["timeout_s"])
+
+        ask = layers.asking(create_app(Service(), limits=ApiLimits()), "/v1/commands", layers.PUT)
+        await ask()  # it opens the member's session
+        found = []
+        for _ in range(5):
+            with counting() as counts:
+                await ask()
+            found.append(counts)
+        driver.close("done")
+        return min(found, key=lambda counts: counts.calls.total())  # a tick may come between
+
+    return {"command": asyncio.run(form())}
+
+
+PARTS: Final[dict[str, Callable[[], dict[str, Counts]]]] = {"quote": quote, "bond": bond, "command": command}
 
 
 def main() -> None:

@@ -79,7 +79,13 @@ def fields(body: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]
 
 
 async def api(path: str, body: bytes, *, keyed: bool = False) -> float:
-    app = application(ApiLimits())
+    ask = asking(application(ApiLimits()), path, body, keyed=keyed)
+    await ask()
+    return await timed(ask)
+
+
+def asking(app: Any, path: str, body: bytes, *, keyed: bool = False) -> Callable[[], Awaitable[None]]:
+    """Return what sends ``app`` this request, as one connection does again and again."""
     extensions: dict[str, Any] = {}  # of one connection
     more = ((b"idempotency-key", b"0123456789abcdef0123456789abcdef"),) if keyed else ()
     headers = fields(body, *more)
@@ -112,8 +118,7 @@ async def api(path: str, body: bytes, *, keyed: bool = False) -> float:
         }
         await app(scope, receive, send)
 
-    await ask()
-    return await timed(ask)
+    return ask
 
 
 async def timed(one: Callable[[], Awaitable[None]]) -> float:
