@@ -17,6 +17,7 @@ from node.api.service import (
     GroupView,
     ProvisionRefusedError,
     Readiness,
+    SurvivorView,
     UnavailableError,
 )
 from node.audit import AuditLog
@@ -37,7 +38,7 @@ from node.places import Usage
 from node.process_events import KeyProvisioned, Reporter
 from node.raft.budget import Budget
 from node.raft.outlook import Quorum, describe
-from node.raft.types import REMOVED, Answer, Consistency, Cursor, InstallStatus, Ok, Outcome
+from node.raft.types import REMOVED, Answer, Consistency, Cursor, InstallStatus, Ok, Outcome, Position
 from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
@@ -309,6 +310,30 @@ class NodeService:
                 by_credential=by.credential,
                 member=member.name,
                 member_peer=member.id,
+            )
+        return outcome
+
+    def survivor(self) -> SurvivorView:
+        return SurvivorView(
+            authorized=self._document.recovery == "survivor",
+            needs_approval=self._document.authority is not None,
+            log_end=self._require_group().log_end,
+        )
+
+    async def recover(self, position: Position, approval: bytes, *, by: Grant, timeout_s: float) -> Outcome:
+        group = self._require_open_group()
+        lost = group.cluster
+        outcome = await group.recovery_outcome(position, approval, timeout_s=timeout_s)
+        if isinstance(outcome, Ok):
+            self._audit.append(
+                "group-recovered",
+                by=by.name,
+                by_credential=by.credential,
+                lost=str(lost),
+                cluster=str(group.cluster),
+                term=position.term,
+                index=position.index,
+                chain=position.chain,
             )
         return outcome
 

@@ -193,6 +193,28 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems=("request-invalid", "removal-refused", "not-executed", "not-ready", "outcome-unknown"),
     ),
     Operation(
+        name="survivor",
+        method="GET",
+        path="/v1/recovery",
+        summary="What this node would found a new generation from, if the others are lost for good.",
+        access=AccessRole.ADMIN,
+        standing=Standing.LAST_KNOWN,
+        answers=(schemas.Survivor,),
+        problems=("not-ready",),
+    ),
+    Operation(
+        name="recover",
+        method="POST",
+        path="/v1/recovery",
+        summary="Found a new generation from this node's state: only if the others are lost for good.",
+        access=AccessRole.ADMIN,
+        # The group has no quorum that could show the present list.
+        standing=Standing.LAST_KNOWN,
+        request=schemas.RecoveryRequest,
+        answers=(schemas.Recovered,),
+        problems=(*_BODY_PROBLEMS, "recovery-refused", "not-ready", "outcome-unknown"),
+    ),
+    Operation(
         name="transfer",
         method="POST",
         path="/v1/members/transfer",

@@ -39,6 +39,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
         HTTPStatus.CONFLICT, "The certificate does not confirm this cluster of this group"
     ),
     "transfer-refused": ProblemKind(HTTPStatus.CONFLICT, "The leader cannot hand over to this member now"),
+    "recovery-refused": ProblemKind(HTTPStatus.CONFLICT, "This node may not found a new generation now"),
     "removal-refused": ProblemKind(HTTPStatus.CONFLICT, "The group cannot spare this member now"),
     "superseded": ProblemKind(
         HTTPStatus.CONFLICT, "Another term's entry was committed at the position in min_at"

@@ -29,6 +29,7 @@ from node.api.openapi import openapi_document
 from node.api.operations import BY_NAME, PUBLIC, Operation
 from node.api.outcomes import not_executed, outcome_unknown
 from node.api.problems import ProblemError
+from node.api.recovery import recovery_asked, recovery_refused, survivor_response
 from node.api.service import ConfirmationRefusedError, ProvisionRefusedError, Service
 from node.api.turns import Asking, CrowdedOutError, Turns
 from node.errors import CorruptStorageError
@@ -82,6 +83,7 @@ class Routes:
             "group": self._group,
             "members": self._members,
             "safe_to_stop": self._safe_to_stop,
+            "survivor": self._survivor,
             "bonds": self._bonds,
             "evidence": self._evidence,
             "peers": self._peers,
@@ -99,7 +101,11 @@ class Routes:
             operation = BY_NAME[name]
             guarded = self._guarded(operation, granted_handler)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
-        for name, handler_of_admin in (("transfer", self._transfer), ("remove", self._remove)):
+        for name, handler_of_admin in (
+            ("transfer", self._transfer),
+            ("remove", self._remove),
+            ("recover", self._recover),
+        ):
             operation = BY_NAME[name]
             guarded = self._guarded(operation, handler_of_admin)
             by_path.setdefault(operation.path, {})[operation.method] = guarded
@@ -186,6 +192,27 @@ class Routes:
                 raise outcome_unknown(outcome)
             case _:
                 raise AssertionError(f"{outcome!r} is not an outcome of a removal")
+
+    async def _survivor(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(survivor_response(self._service.group(), self._service.survivor()))
+
+    async def _recover(self, request: Request, caller: Grant) -> Response:
+        body = await read_json_body(request.scope, request.receive, self._limits)
+        asked = decode_untrusted(body, schemas.RecoveryRequest)
+        position, approval = recovery_asked(asked)
+        outcome = await self._service.recover(
+            position, approval, by=caller, timeout_s=self._limits.command_timeout_s
+        )
+        match outcome:
+            case Ok():
+                cluster = views.cluster_schema(self._service.cluster)
+                return _json(schemas.Recovered(cluster=cluster, index=outcome.at.index))
+            case NotExecuted():
+                raise recovery_refused(outcome)
+            case Unknown():
+                raise outcome_unknown(outcome)
+            case _:
+                raise AssertionError(f"{outcome!r} is not an outcome of a recovery")
 
     async def _bonds(self, request: Request) -> Response:  # noqa: ARG002
         return _json(views.bonds_response(self._service.bonds(), mock=self._service.mock))

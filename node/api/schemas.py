@@ -223,6 +223,48 @@ class SafeToStop(_Response, frozen=True):
     leader: Annotated[Node | None, Meta(description="Null if none is known.")]
 
 
+class LogEnd(_Request, frozen=True):
+    """The position of a node's last entry."""
+
+    term: Unsigned
+    index: Unsigned
+    chain: Annotated[Hex32, Meta(description="The digest of the log up to there.")]
+
+
+class Survivor(_Response, frozen=True):
+    """What this node would found a new generation from."""
+
+    member: Node
+    authorized: Annotated[bool, Meta(description='Whether the group document has authorize = "survivor".')]
+    needs_approval: Annotated[bool, Meta(description="Whether the group has an authority, which must sign.")]
+    votes: Annotated[bool, Meta(description="Whether it is a voter of its newest configuration.")]
+    group_id: Hex32
+    cluster: Cluster | None
+    log_end: LogEnd
+    applied_index: int
+    age_ms: Annotated[
+        int | None,
+        Meta(description="How long ago its state covered all that a leader had committed; null: never."),
+    ]
+    quorum: Quorum
+
+
+class RecoveryRequest(_Request, frozen=True):
+    """Found a new generation from the node that receives this."""
+
+    log_end: Annotated[LogEnd, Meta(description="As the node showed it: it must be unchanged.")]
+    approval: (
+        Annotated[str, Meta(max_length=8192, description="The authority's signatures, base64.")] | None
+    ) = None
+
+
+class Recovered(_Response, frozen=True):
+    """The node leads a new generation of the group, alone at first."""
+
+    cluster: Cluster | None
+    index: Annotated[int, Meta(description="Of its first entry.")]
+
+
 class Removed(_Response, frozen=True):
     """The member is not in the group any more, and this life of its node never will be."""
 

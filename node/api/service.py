@@ -12,7 +12,7 @@ from node.peers import Incarnation, Preference
 from node.raft.budget import MemoryStatus
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.quorum import Config
-from node.raft.types import Consistency, Cursor, KeyUse, Leading, MemberStatus, Outcome
+from node.raft.types import Consistency, Cursor, KeyUse, Leading, MemberStatus, Outcome, Position
 from node.system.access_list import AccessList
 from node.system.grants import Grant
 
@@ -156,6 +156,15 @@ class Evidence:
     birth_certificate: bytes | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurvivorView:
+    """Whether the group document permits a recovery by this node, and from where it would go on."""
+
+    authorized: bool
+    needs_approval: bool
+    log_end: Position
+
+
 class Service(Protocol):
     """The node. Methods that are not awaitable answer at once, from memory."""
 
@@ -252,6 +261,20 @@ class Service(Protocol):
 
         After ``timeout_s`` the outcome is ``Unknown("deadline")``. Raises UnavailableError when there is no
         group, or it has ended.
+        """
+        ...
+
+    def survivor(self) -> SurvivorView:
+        """Return what this node would found a new generation from.
+
+        Raises UnavailableError while there is no group.
+        """
+        ...
+
+    async def recover(self, position: Position, approval: bytes, *, by: Grant, timeout_s: float) -> Outcome:
+        """Found a new generation from this node's state (see ``Group.recovery_outcome``).
+
+        Raises UnavailableError when there is no group, or it has ended.
         """
         ...
 

@@ -29,6 +29,7 @@ _ANSWERS: Final = frozenset(
         "access-refused",
         "transfer-refused",
         "removal-refused",
+        "recovery-refused",
         "birth-certificate-refused",
         "query-failed",
         "provision-refused",

@@ -1,15 +1,21 @@
-"""``bondstone group``: birth certificates, by which the authority confirms which cluster is the group."""
+"""``bondstone group``: birth certificates, by which the authority confirms which cluster is the group.
+
+And the recovery of a group by a survivor.
+"""
 
 import base64
 import binascii
 import getpass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from attestation import files
+from node.api import schemas
 from node.authority import (
     Authority,
     AuthorityError,
@@ -26,12 +32,16 @@ from node.cli.confirmation import (
     signed,
     verified_untrusted,
 )
+from node.cli.connect import connect
 from node.cli.evidence import VerifiedNode, appraiser_of, verify_node
 from node.cli.inputs import read_file
-from node.cli.output import print_json, say, say_lines
+from node.cli.output import CAUTION, print_json, say, say_lines
 from node.client import submit_birth_certificate
 from node.errors import ConfigError
 from node.group_document import GroupDocument, load_group_document
+from node.raft.succession import Predecessor, recovery_statement
+from node.raft.types import Position
+from node.survivor import approve
 from node.system.birth import (
     CERTIFICATE_BYTES_MAX,
     BirthCertificate,
@@ -163,6 +173,92 @@ def submit(
     made.verified(authority, group_id=document.group_id).require_cluster(cluster)
     submit_birth_certificate(url, certificate_der=node.live.certificate_der, certificate=made.encode())
     _report(made, authority, kept_at, complete=True, as_json=as_json)
+
+
+@app.command()
+def recover(
+    from_survivor: Annotated[
+        str, typer.Option("--from-survivor", help="The API of the living voter, https://HOST:PORT.")
+    ],
+    position: Annotated[
+        str | None,
+        typer.Option(help="Found the generation: TERM:INDEX:CHAIN, as this command printed it before."),
+    ] = None,
+    group_document: Annotated[
+        Path | None,
+        typer.Option("--group-document", help="With --key: the group document, with [authority]."),
+    ] = None,
+    key: Keys = None,
+    token: Annotated[str | None, typer.Option("--token", help="Bearer token of an admin.")] = None,
+    ca: Annotated[Path | None, typer.Option("--ca", help="The node's API certificate, PEM.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a survivor found a new generation, when the memory of the other voters is lost for good.
+
+    Without --position this shows what the survivor holds, and changes nothing. What only the others held is
+    lost. If they live after all, the new generation ends when it meets them, with all that was written to it.
+
+    Exit code 0 shown, or founded; 1 refused; 2 usage; 3 not known.
+    """
+    with connect([from_survivor], token, ca) as client:
+        survivor = client.survivor()
+        if position is None:
+            _show_survivor(survivor, as_json=as_json)
+            return
+        end = _log_end_of(position)
+        approval = _approval(survivor, end, group_document, key or ())
+        recovered = client.recover(end, approval)
+        cluster = client.cluster
+    if as_json:
+        print_json(msgspec.to_builtins(recovered))
+        return
+    say(f"{survivor.member.name} leads cluster {cluster}, alone; its log goes on at {recovered.index}")
+    say("start all other nodes again: they join it. Clients that know the former cluster refuse this one")
+
+
+def _show_survivor(survivor: schemas.Survivor, *, as_json: bool) -> None:
+    if as_json:
+        print_json(msgspec.to_builtins(survivor))
+        return
+    end = survivor.log_end
+    covered = "never" if survivor.age_ms is None else f"{survivor.age_ms / 1000:.0f} s ago"
+    say(f"{survivor.member.name} ({survivor.member.peer_id[:8]}): {survivor.quorum.message}")
+    say(f"applied up to {survivor.applied_index}; it last covered what a leader had committed: {covered}")
+    if not survivor.authorized:
+        say(('the group document has no [recovery] authorize = "survivor": it cannot recover', CAUTION))
+    if not survivor.votes:
+        say(("it is no voter of its newest configuration: it cannot recover", CAUTION))
+    if survivor.needs_approval:
+        say("the group has an authority: give --group-document and --key")
+    say(f"position: {end.term}:{end.index}:{end.chain}")
+
+
+def _log_end_of(text: str) -> schemas.LogEnd:
+    match text.split(":"):
+        case [term, index, chain] if term.isdigit() and index.isdigit() and len(chain) == 64:
+            return schemas.LogEnd(term=int(term), index=int(index), chain=chain)
+    raise ConfigError("--position is TERM:INDEX:CHAIN, as the command prints it without --position")
+
+
+def _approval(
+    survivor: schemas.Survivor, end: schemas.LogEnd, document_path: Path | None, keys: Iterable[Path]
+) -> bytes:
+    """Return the authority's approval of exactly this recovery; empty if the group has no authority."""
+    if not survivor.needs_approval:
+        return b""
+    if document_path is None:
+        raise ConfigError("the group has an authority: give --group-document and --key")
+    if survivor.cluster is None:
+        raise ConfigError("the survivor is in no cluster")
+    document = load_group_document(document_path)
+    predecessor = Predecessor(
+        cluster=bytes.fromhex(survivor.cluster.id),
+        position=Position(end.term, end.index, bytes.fromhex(end.chain)),
+        jump=0,  # not a part of the statement
+        approval=b"",
+    )
+    statement = recovery_statement(document.group_id, predecessor, bytes.fromhex(survivor.member.peer_id))
+    return approve(statement, _authority_of(document), [_private_key(path) for path in keys])
 
 
 # ---- inside ---------------------------------------------------------------------------------------------

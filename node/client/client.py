@@ -1,5 +1,6 @@
 """The client proper: several nodes behind one object."""
 
+import base64
 import secrets
 import time
 from collections import OrderedDict
@@ -268,6 +269,28 @@ class BondstoneClient:
         named = [one.peer_id for one in self.members().members if one.name == member]
         which = named[0] if len(named) == 1 else member
         return self._call("DELETE", f"/v1/members?{urlencode({'member': which})}", schemas.Removed)
+
+    def survivor(self) -> schemas.Survivor:
+        """Return what the first node would found a new generation from. Role ``admin``."""
+        return self._call("GET", "/v1/recovery", schemas.Survivor)
+
+    def recover(self, log_end: schemas.LogEnd, approval: bytes = b"") -> schemas.Recovered:
+        """Let the node found a new generation: another cluster, which this client knows afterwards.
+
+        Give a client of the survivor alone. Role ``admin``; ``approval``: of the group's authority.
+
+        Raises:
+            RefusedError: also ``recovery-refused``, and nothing has changed.
+        """
+        body: dict[str, Any] = {"log_end": msgspec.to_builtins(log_end)}
+        if approval:
+            body["approval"] = base64.b64encode(approval).decode()
+        known, self._cluster = self._cluster, None
+        try:
+            return self._call("POST", "/v1/recovery", schemas.Recovered, body=body)
+        except BaseException:
+            self._cluster = known
+            raise
 
     def bonds(self) -> schemas.Bonds:
         return self._call("GET", "/v1/bonds", schemas.Bonds)

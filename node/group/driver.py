@@ -42,6 +42,7 @@ from node.raft.events import (
     Persisted,
     Query,
     Received,
+    Recover,
     RemoveMember,
     Send,
     Tick,
@@ -59,7 +60,7 @@ LAZY_S: Final = 0.003
 logger = logging.getLogger(__name__)
 
 # The events that complete: each has a token, and an outcome.
-Request = Execute | Query | TransferLeadership | RemoveMember | ChangeVersion
+Request = Execute | Query | TransferLeadership | RemoveMember | Recover | ChangeVersion
 
 
 class Transport(PausableReading, Protocol):

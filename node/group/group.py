@@ -22,7 +22,7 @@ from node.machines.base import StateMachine
 from node.machines.system import SystemState
 from node.peers import Incarnation
 from node.raft.budget import MemoryStatus
-from node.raft.events import ChangeVersion, Execute, Query, RemoveMember, TransferLeadership
+from node.raft.events import ChangeVersion, Execute, Query, Recover, RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.outlook import UNKNOWN, Outlook
 from node.raft.quorum import Config
@@ -40,6 +40,7 @@ from node.raft.types import (
     NotExecuted,
     Ok,
     Outcome,
+    Position,
     Role,
     Unknown,
 )
@@ -56,12 +57,12 @@ class Executed:
 def cluster_of(member: Member) -> Cluster | None:
     """Return the cluster that the member may claim in its evidence."""
     held = member.held_cluster
-    return None if held is None else _cluster_with(held)
+    return None if held is None else _cluster_with(held, member.held_generation)
 
 
 @lru_cache(maxsize=1)  # every answer of the API names it
-def _cluster_with(cluster_id: bytes) -> Cluster:
-    return Cluster(id=cluster_id)
+def _cluster_with(cluster_id: bytes, generation: int) -> Cluster:
+    return Cluster(id=cluster_id, generation=generation)
 
 
 class Group:
@@ -355,6 +356,29 @@ class Group:
             GroupClosedError: the group ended before there was an outcome.
         """
         request = RemoveMember(self._driver.new_token(), member)
+        return await self._driver.request(request, timeout_s=timeout_s)
+
+    @property
+    def log_end(self) -> Position:
+        """The position of the last entry in this node's log, committed or not."""
+        return self._driver.member.log.last()
+
+    async def recovery_outcome(
+        self, position: Position, approval: bytes, *, timeout_s: float | None = None
+    ) -> Outcome:
+        """Found a new generation from this node's state, because the others lost theirs for good.
+
+        ``Ok`` at the position of its genesis; ``NotExecuted`` with the reason, and nothing has changed.
+
+        Args:
+            position: ``log_end``, as the operator saw it.
+            approval: of the group's authority (``node.survivor``); empty for a group that has none.
+            timeout_s: after this time the outcome is ``Unknown("deadline")``.
+
+        Raises:
+            GroupClosedError: the group ended before there was an outcome.
+        """
+        request = Recover(self._driver.new_token(), position, approval)
         return await self._driver.request(request, timeout_s=timeout_s)
 
     async def change_machine_version(self, version: int, *, timeout_s: float | None = None) -> Cursor:

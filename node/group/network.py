@@ -63,7 +63,9 @@ from node.raft.events import (
 from node.raft.log import LogStore, MemoryLog
 from node.raft.member import Member
 from node.raft.outlook import Quorum, describe
+from node.raft.succession import Recovery
 from node.raft.types import Bootstrap, Founding, Settings
+from node.survivor import SurvivorRecovery
 from node.sync.snapshot_sync import SnapshotSync
 from node.sync.state_sync import LogReplaySync
 
@@ -193,6 +195,7 @@ class GroupBuilder:
     document: GroupDocument | None = None
     features: Features = Features()
     budget: Budget = UNLIMITED
+    recovery: Recovery | None = None
 
     def with_document(self, document: GroupDocument) -> "GroupBuilder":
         """Take settings, founding and the GroupId from a group document.
@@ -203,7 +206,14 @@ class GroupBuilder:
             GroupKeyDiffersError: the key is not the document's.
         """
         require_key(document, self.key, source="with_key")
-        return replace(self, document=document, settings=document.settings, founding=document.founding)
+        permitted = document.recovery == "survivor"
+        return replace(
+            self,
+            document=document,
+            settings=document.settings,
+            founding=document.founding,
+            recovery=SurvivorRecovery(document.authority) if permitted else None,
+        )
 
     def with_state_machine(self, machine: StateMachine) -> "GroupBuilder":
         return replace(self, machine=machine)
@@ -316,6 +326,7 @@ class GroupBuilder:
             features=self.features,
             image=software(),
             budget=self.budget,
+            recovery=self.recovery,
         )
         if self.durable is not None:
             self.durable.forget_recovered()  # the member has it, and cuts it as its log goes on
@@ -330,7 +341,8 @@ class GroupBuilder:
             build=member.build,
             levels=lambda: member.replica.levels,
             cluster=lambda: cluster_of(member),
-            rivals_meet=self.founding.bootstrap is Bootstrap.AUTO,
+            # A successor must meet its predecessor, to learn whether that lives.
+            rivals_meet=self.founding.bootstrap is Bootstrap.AUTO or self.recovery is not None,
         )
         return self.network.keep(_Wiring(self.network, member, self.durable).connect(spec))
 

@@ -28,7 +28,6 @@ FAMILIES: Final[Mapping[str, str]] = {
 """Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
 WITHOUT_EFFECT: Final = (
-    "recovery.authorize",
     "store.compaction",
     "ca.names",
 )

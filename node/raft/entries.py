@@ -27,7 +27,8 @@ from node.errors import RemoteProtocolError
 from node.features import Levels, is_number, levels_untrusted
 from node.peers import Incarnation
 from node.raft.quorum import REMOVED_MAX, Config
-from node.raft.types import CommandBatch, Entry, EntryKind, Key, Position
+from node.raft.succession import Predecessor, predecessor_untrusted
+from node.raft.types import LOG_START, CommandBatch, Entry, EntryKind, Key, Position
 from node.sync.evidence import decode_snapshot_untrusted
 
 _COMMAND: Final = EntryKind.COMMAND
@@ -140,17 +141,28 @@ class Signatures:
     Attributes:
         nonce: 16 bytes that no other genesis has.
         levels: the levels at which the group begins.
+        predecessor: in the genesis of a survivor's generation.
     """
 
     nonce: bytes
     signatures: tuple[bytes, ...]
     levels: Levels
+    predecessor: Predecessor | None = None
 
 
-def genesis_digest(group_id: bytes, nonce: bytes, voters: tuple[Incarnation, ...], levels: Levels) -> bytes:
+def genesis_digest(
+    group_id: bytes,
+    nonce: bytes,
+    voters: tuple[Incarnation, ...],
+    levels: Levels,
+    predecessor: Predecessor | None = None,
+) -> bytes:
     """Return what every founder signs: 32 bytes."""
     names = [[v.name, v.id] for v in voters]
-    return digest("bondstone/genesis/v2", group_id, nonce, names, levels.encode())
+    if predecessor is None:
+        return digest("bondstone/genesis/v2", group_id, nonce, names, levels.encode())
+    before = predecessor.to_value()
+    return digest("bondstone/succession/v1", group_id, nonce, names, levels.encode(), before)
 
 
 def encode_config(config: Config, signatures: Signatures | None = None) -> bytes:
@@ -158,6 +170,8 @@ def encode_config(config: Config, signatures: Signatures | None = None) -> bytes
     founding = None
     if signatures is not None:
         founding = [signatures.nonce, list(signatures.signatures), signatures.levels.encode()]
+        if signatures.predecessor is not None:  # of feature level 2
+            founding.append(signatures.predecessor.to_value())
     voters = [[voter.name, voter.id] for voter in config.voters]
     fields: list[object] = [config.epoch, voters, tie, config.reason, founding]
     if config.removed:  # of feature level 2
@@ -202,6 +216,18 @@ def decode_config_untrusted(payload: bytes) -> tuple[Config, Signatures | None]:
             raise RemoteProtocolError("bad-config", "the payload is not a configuration")
 
 
+def genesis_start(payload: bytes) -> Position:
+    """Return the position that the genesis with this payload follows.
+
+    Raises:
+        RemoteProtocolError: it is the payload of no genesis.
+    """
+    _, founding = decode_config_untrusted(payload)
+    if founding is None:
+        raise RemoteProtocolError("bad-config", "a configuration that is no genesis")
+    return LOG_START if founding.predecessor is None else founding.predecessor.start
+
+
 def _removed_untrusted(value: Any, voters: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
     if type(value) is not list or not 1 <= len(value) <= REMOVED_MAX:
         raise RemoteProtocolError("bad-config", "the removed members are no list, or too many")
@@ -215,13 +241,18 @@ def _signatures_untrusted(founding: Any, count: int) -> Signatures | None:
     match founding:
         case None:
             return None
-        case [bytes(nonce), [*signatures], levels] if (
+        case [bytes(nonce), [*signatures], levels, *further] if (
             len(nonce) == 16
             and len(signatures) == count
             and all(isinstance(s, bytes) and len(s) <= 1024 for s in signatures)
+            and len(further) <= 1
         ):
-            levels = levels_untrusted(levels)
-            return Signatures(nonce=nonce, signatures=tuple(signatures), levels=levels)
+            return Signatures(
+                nonce=nonce,
+                signatures=tuple(signatures),
+                levels=levels_untrusted(levels),
+                predecessor=predecessor_untrusted(further[0]) if further else None,
+            )
         case _:
             raise RemoteProtocolError("bad-config", "the genesis signatures are malformed")
 

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from node.features import Build, Levels
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.outlook import Outlook
-from node.raft.types import Consistency, Cursor, Entry, Outcome, Role
+from node.raft.types import Consistency, Cursor, Entry, Outcome, Position, Role
 from node.sync.evidence import Anchor, StateEvidence
 from node.sync.keeper import Snapshot
 
@@ -114,6 +114,22 @@ class RemoveMember(Struct, frozen=True):
     member: Incarnation
 
 
+class Recover(Struct, frozen=True):
+    """Found a new generation from the state of this member, because the others lost theirs for good.
+
+    ``Ok`` at the position of its genesis. ``NotExecuted`` with a reason of ``node.raft.recovering``, and
+    nothing has changed.
+
+    Attributes:
+        position: of this member's last entry, as the operator saw it.
+        approval: of the group's authority; empty for a group that has none.
+    """
+
+    token: int
+    position: Position
+    approval: bytes = b""
+
+
 class ChangeVersion(Struct, frozen=True):
     """Ask the leader to run the state machine as ``version`` from the next entry on.
 
@@ -151,6 +167,7 @@ Event = (
     | Cancel
     | TransferLeadership
     | RemoveMember
+    | Recover
     | ChangeVersion
     | Persisted
     | SnapshotStored

@@ -170,6 +170,7 @@ class ClusterFounding(Election):
             and m.mode is Bootstrap.EXPECT
             and not m.commit
             and self.log.last().index
+            and self._first_entry().index == 1
         ):
             # Its Genesis was lost. Without a leader to pull from, the peer would never learn that it is a
             # voter.

@@ -17,6 +17,7 @@ from node.raft.events import (
     Persisted,
     Query,
     Received,
+    Recover,
     RemoveMember,
     SnapshotStored,
     Tick,
@@ -24,6 +25,7 @@ from node.raft.events import (
     Unfit,
 )
 from node.raft.messages import (
+    Alive,
     Append,
     AppendReply,
     Avail,
@@ -53,14 +55,14 @@ from node.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from node.raft.rivals import Rivals
-from node.raft.state import Peer
+from node.raft.recovering import PREDECESSOR_LIVES, Recovering
+from node.raft.state import HaltError, Peer
 from node.raft.types import Bootstrap
 
 FOUNDING: Final = frozenset(get_args(FoundingMessage))
 
 
-class Inbox(Rivals):
+class Inbox(Recovering):
     """Passes every event and message to the chapter that handles it."""
 
     def _handle(self, event: Event) -> None:
@@ -79,14 +81,21 @@ class Inbox(Rivals):
                 self._on_bond_down(event.peer, event.loss)
             case Cancel():
                 self._on_cancel(event)
+            case Persisted() | SnapshotStored():
+                self._on_disk_report(event)
+            case _:
+                self._handle_operator(event)
+
+    def _handle_operator(self, event: TransferLeadership | RemoveMember | Recover | ChangeVersion) -> None:
+        match event:
             case TransferLeadership():
                 self._start_transfer(event.token, event.target)
             case RemoveMember():
                 self._remove_member(event)
+            case Recover():
+                self._recover_group(event)
             case ChangeVersion():
                 self._change_version(event)
-            case Persisted() | SnapshotStored():
-                self._on_disk_report(event)
             case _:
                 assert_never(event)
 
@@ -175,6 +184,8 @@ class Inbox(Rivals):
                 self._on_genesis_signature(sender, message)
             case Genesis():
                 self._on_genesis(sender, message)
+            case Alive():
+                self._on_alive(message)
             case _:
                 assert_never(message)
 
@@ -189,6 +200,8 @@ class Inbox(Rivals):
         if message.cluster in self.founding_state.dissolved:
             self._send(sender, self._presence())
             return False
+        if self._is_predecessors_leader(message):
+            raise HaltError(PREDECESSOR_LIVES)
         peer.cluster = message.cluster
         self._refresh_audience()
         if tenure.cluster is not None or not self._may_enter():

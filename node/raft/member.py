@@ -23,6 +23,7 @@ from node.raft.events import (
     Query,
     QuorumChanged,
     Received,
+    Recover,
     Recovered,
     RemoveMember,
     TransferLeadership,
@@ -37,6 +38,7 @@ from node.raft.reads import Reads
 from node.raft.replica import Replica
 from node.raft.signing import Signing
 from node.raft.state import Credentials, HaltError
+from node.raft.succession import Recovery, generation_of
 from node.raft.tenure import Leadership
 from node.raft.types import (
     FOLLOWER,
@@ -51,6 +53,7 @@ from node.raft.types import (
     Unknown,
 )
 
+_REQUESTS: Final = (Execute, Query, TransferLeadership, RemoveMember, Recover, ChangeVersion)
 SHORT_VOTERS_MAX: Final = 2  # one of this many can be a quorum, and be too few to commit anything
 SETTLE_ROUNDS_MAX: Final = 8
 # One step applies this many entries, and about a chunk more: all other work waits until the step ends.
@@ -81,6 +84,7 @@ class Member(Inbox):
         credentials: the key behind ``me``.
         randrange: ``randrange(n)`` returns 0 <= x < n. The only randomness in the core.
         now_ms: monotonic milliseconds.
+        recovery: whether a survivor may found a new generation; None: the group does not permit it.
         recovered: trust_disk only: what an earlier process of this same incarnation left on its disk.
         budget: how much memory this member may use; a local limit, which ``apply`` never reads.
     """
@@ -103,8 +107,10 @@ class Member(Inbox):
         features: Features | None = None,
         image: str = "",
         budget: Budget = UNLIMITED,
+        recovery: Recovery | None = None,
     ) -> None:
         self.features = features or Features()
+        self.recovery = recovery
         super().__init__(
             me=me,
             group_id=group_id,
@@ -348,7 +354,7 @@ class Member(Inbox):
     def _refuse_all(self, events: Sequence[Event]) -> None:
         done = {token for token, _ in self.out.completions}
         for event in events:
-            if not isinstance(event, Execute | Query | TransferLeadership | RemoveMember | ChangeVersion):
+            if not isinstance(event, _REQUESTS):
                 continue
             if event.token not in done:
                 self._complete(event.token, NotExecuted("halted"))
@@ -410,6 +416,11 @@ class Member(Inbox):
         A member that only entered a cluster may still leave it, if no member holds an entry of it.
         """
         return self.tenure.cluster if self.tenure.commit else None
+
+    @property
+    def held_generation(self) -> int:
+        """The generation of ``held_cluster``; only if there is one."""
+        return generation_of(self._first_entry().term)
 
     def _electable(self) -> tuple[Incarnation, ...]:
         mine = () if self.preference is Preference.OBSERVER else (self.me,)

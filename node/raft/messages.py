@@ -321,6 +321,16 @@ class Genesis(Struct, frozen=True):
     entry: Entry
 
 
+class Alive(Struct, frozen=True):
+    """The sender's ``cluster`` has a leader, although ``outlives``, the receiver's, may follow it.
+
+    It answers a Presence, so it is never older than that cluster.
+    """
+
+    cluster: bytes
+    outlives: bytes
+
+
 class Ignorable(Struct, frozen=True):
     """A message of a later release that a member may ignore. Never sent."""
 
@@ -344,7 +354,7 @@ ClusterMessage = (
     | ReadIndex
     | ReadIndexReply
 )
-FoundingMessage = Presence | GenesisProposal | GenesisSignature | Genesis
+FoundingMessage = Presence | GenesisProposal | GenesisSignature | Genesis | Alive
 Message = ClusterMessage | FoundingMessage
 
 

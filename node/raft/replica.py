@@ -141,7 +141,7 @@ class Replica:
         if entry.kind is EntryKind.CONFIG:
             _, founding = decode_config_untrusted(entry.payload)
             self.config = (entry.index, entry.payload)
-            if entry.index == 1:
+            if founding is not None:
                 self.genesis = entry
             if levels is None and founding is not None:
                 levels = founding.levels

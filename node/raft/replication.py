@@ -21,9 +21,11 @@ from node.raft.entries import (
 )
 from node.raft.events import Advanced, ConfigCommitted, LevelsChanged, SaveEntries, SaveTruncation
 from node.raft.promises import Promises
+from node.raft.quorum import Config
 from node.raft.replica import BrokenMachineError
 from node.raft.signing import GENESIS_TERM
 from node.raft.state import HaltError
+from node.raft.succession import Predecessor, Recovery, genesis_term, recovery_statement
 from node.raft.tenure import NOTHING_AWAITED
 from node.raft.types import COMMANDS, LEADER, Cursor, Entry, EntryKind, Position
 
@@ -37,6 +39,8 @@ AUTO_GENESIS: Final = "genesis: auto"
 
 class Replication(Promises):
     """Every change of the log is made here."""
+
+    recovery: Recovery | None
 
     # ---- writing ------------------------------------------------------------
     def _write(self, kind: EntryKind, payload: bytes) -> Entry:
@@ -179,18 +183,36 @@ class Replication(Promises):
 
     def _is_genesis(self, entry: Entry) -> bool:
         """Return whether every founder signed ``entry``: no genesis with a missing signature exists."""
-        if entry.index != 1 or entry.kind is not EntryKind.CONFIG or entry.term != GENESIS_TERM:
+        if entry.kind is not EntryKind.CONFIG:
             return False
         try:
             config, founding = decode_config_untrusted(entry.payload)
         except RemoteProtocolError:
             return False
-        if founding is None or config.epoch != 1:
+        if founding is None:
             return False
-        digest = genesis_digest(self.group_id, founding.nonce, config.voters, founding.levels)
+        if founding.predecessor is not None:
+            if not self._is_succession(entry, config, founding.predecessor):
+                return False
+        elif entry.index != 1 or entry.term != GENESIS_TERM or config.epoch != 1:
+            return False
+        digest = genesis_digest(
+            self.group_id, founding.nonce, config.voters, founding.levels, founding.predecessor
+        )
         return all(
             self.credentials.verify(voter, digest, signature)
             for voter, signature in zip(config.voters, founding.signatures, strict=True)
+        )
+
+    def _is_succession(self, entry: Entry, config: Config, predecessor: Predecessor) -> bool:
+        """Return whether a survivor alone founds its generation with this, and the group permits that."""
+        if self.recovery is None or len(config.voters) != 1:
+            return False
+        statement = recovery_statement(self.group_id, predecessor, config.voters[0].id)
+        return (
+            entry.index == predecessor.start.index + 1
+            and entry.term == genesis_term(predecessor.generation)
+            and self.recovery.permits(statement, predecessor.approval)
         )
 
     def _first_entry(self) -> Entry:

@@ -18,6 +18,7 @@ class Snapshotting:
     """The snapshots that this member takes.
 
     Attributes:
+        is_wanted: a snapshot is due at once: nobody can join without one.
         marker: index of the last marker in the log.
         marker_taken: ``log.taken`` after it was appended.
         marker_ms: when it was appended here; 0 before the first.
@@ -35,6 +36,7 @@ class Snapshotting:
     """
 
     keeper: Keeper = field(default_factory=Keeper)
+    is_wanted: bool = False
     marker: int = 0
     marker_taken: int = 0
     marker_ms: int = 0

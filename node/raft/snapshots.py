@@ -291,7 +291,8 @@ class Snapshots(Memory):
         size = 0 if keeper.held is None else keeper.held.evidence.size
         waited = self.now - max(snaps.marker_ms, self.tenure.since_ms)
         is_time = grown >= max(settings.snapshot_bytes, size) or (waited >= settings.snapshot_ms and grown)
-        if not is_time and not self._wants_early_marker(leadership, grown):
+        is_first = snaps.is_wanted and not snaps.marker
+        if not (is_time or is_first) and not self._wants_early_marker(leadership, grown):
             return False
         if keeper.making is not None or not self._takes_snapshots():
             return False

@@ -3,7 +3,7 @@
 The core is one object, written in chapters: each module adds one class to a single line of inheritance
 
     State > Promises > Replication > Memory > Snapshots > Pull > Install > Follower > Leader > Membership
-          > Forwarding > Election > ClusterFounding > Rivals > Inbox > Member
+          > Forwarding > Election > ClusterFounding > Rivals > Recovering > Inbox > Member
 
 so a chapter uses the chapters before it, and a test build switches a rule off by overriding one method.
 Reads, the session of this node's callers and its signature under a genesis are components beside that line:
@@ -215,11 +215,11 @@ class State(ABC):
 
     def _new_tenure(self, machine: StateMachine) -> Tenure:
         """Return the tenure of a member that is in no cluster."""
-        return Tenure(
-            replica=self._make_replica(machine),
-            since_ms=self.now,
-            appended_ms=self.now,
-        )
+        return self._new_tenure_over(self._make_replica(machine))
+
+    def _new_tenure_over(self, replica: Replica) -> Tenure:
+        """Return the tenure of a member that keeps what it has applied."""
+        return Tenure(replica=replica, since_ms=self.now, appended_ms=self.now)
 
     def _make_replica(self, machine: StateMachine) -> Replica:
         replica = Replica(machine, self.make_system(), self.settings, self.group_id)

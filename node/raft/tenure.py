@@ -16,6 +16,7 @@ from node.raft.quorum import Config
 from node.raft.ranges import PullState
 from node.raft.replica import Replica
 from node.raft.snapshot_state import Installing, Snapshotting
+from node.raft.succession import Predecessor
 from node.raft.types import FOLLOWER, Cursor, Role
 from node.sync.evidence import StateEvidence
 
@@ -140,10 +141,11 @@ class OwnMemory:
 class Tenure:
     """What ends with the cluster. A member that is in none has a fresh one.
 
-    Terms here are the counters of generation 0: disaster recovery makes new generations.
+    Terms begin with the generation of the cluster (``succession``).
 
     Attributes:
         replica: what is applied.
+        predecessor: of the cluster that this member founded as a survivor.
         since_ms: when it began, and ``appended_ms``: when an entry was last appended; both on the monotonic
             clock.
         log_time_rest: what the last entry's time lacks, in hundredths of a millisecond.
@@ -192,6 +194,7 @@ class Tenure:
     since_ms: int
     appended_ms: int
     cluster: bytes | None = None
+    predecessor: Predecessor | None = None
 
     term: int = 0
     voted_for: Incarnation | None = None

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from node.features import Levels, levels_untrusted
 from node.machines.base import FrozenState, Thawing
-from node.raft.entries import decode_config_untrusted, make_entry
+from node.raft.entries import decode_config_untrusted, genesis_start, make_entry
 from node.raft.replica import Replica
 from node.raft.sessions import FrozenTable
-from node.raft.types import LOG_START, Cursor, Entry, EntryKind
+from node.raft.types import Cursor, Entry, EntryKind
 from node.sync.image import frame
 
 _HEAD: Final = 0
@@ -156,7 +156,7 @@ class Loading:
                 [*terms],
             ]:
                 self.genesis = replica.genesis = make_entry(
-                    LOG_START, term=term, kind=EntryKind.CONFIG, time_ms=time_ms, payload=genesis
+                    genesis_start(genesis), term=term, kind=EntryKind.CONFIG, time_ms=time_ms, payload=genesis
                 )
                 decode_config_untrusted(config)
                 self.config_index, self.config_payload = config_index, config

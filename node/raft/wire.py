@@ -47,6 +47,7 @@ from node.raft.fields import (
 )
 from node.raft.messages import (
     DISSOLVED_MAX,
+    Alive,
     Append,
     AppendReply,
     Avail,
@@ -308,6 +309,7 @@ _TABLE: Final[tuple[tuple[type, int, _Encoder, tuple[Check[Any], ...], Callable[
     ),
     (GenesisSignature, 16, lambda m: [m.nonce, m.signature], (_NONCE, _SIGNATURE), GenesisSignature),
     (Genesis, 17, lambda m: [put_entries((m.entry,))], (_unread,), _genesis),
+    (Alive, 66, lambda m: [m.cluster, m.outlives], (DIGEST, DIGEST), Alive),
     (
         SnapshotDigest,
         18,

@@ -11,7 +11,7 @@ from node.machines.base import ApplyContext, StateMachine
 from node.machines.system import RequestKind
 from node.peers import BondLoss, Incarnation, Preference
 from node.raft.budget import NO_BUDGET, Budget
-from node.raft.events import RemoveMember, TransferLeadership
+from node.raft.events import Recover, RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
 from node.raft.types import REMOVED, Bootstrap, Founding, Outcome, Role, Settings
@@ -43,6 +43,7 @@ class Shape:
         features: which feature levels the software of a node knows; level 1 for nodes not in it.
         upgrades: the probability that a reboot gives a node the newest software of the group.
         budgets: the memory budget of a node in bytes; none for nodes not in it.
+        recovers: a survivor may found a new generation; ``member`` is a ``Successor`` then.
         same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
     """
 
@@ -59,6 +60,21 @@ class Shape:
     features: dict[str, Features] = field(default_factory=dict)
     upgrades: float = 0.0
     budgets: dict[str, int] = field(default_factory=dict)
+    recovers: bool = False
+
+
+class _Permitted:
+    """The group document permits that a survivor recovers; the operator makes the mistakes."""
+
+    def permits(self, statement: bytes, approval: bytes) -> bool:  # noqa: ARG002
+        return True
+
+
+class Successor(Member):
+    """A member whose generations begin without a jump of the index: the oracles look at a gapless log."""
+
+    def _index_jump(self) -> int:
+        return 0
 
 
 class SimulatedCluster:
@@ -243,6 +259,8 @@ class SimulatedCluster:
             process.disk = self._disks[place]
             recovered = arguments["recovered"] = process.disk.recovered() if reborn else None
             self.oracles.counts["restores"] += recovered is not None and recovered.snapshot is not None
+        if self.shape.recovers:
+            arguments["recovery"] = _Permitted()
         process.member = self.shape.member(
             me=inc,
             group_id=self.group_id,
@@ -362,6 +380,14 @@ class SimulatedCluster:
         for inc in found:
             self._admin_token += 1
             leader.ask(self._admin_token, RemoveMember(self._admin_token, inc), answered)
+
+    def recover(self, place: str, answered: Callable[[Outcome | None], None]) -> None:
+        """Request that the member at ``place`` founds a new generation from its own state."""
+        process = self.process_at(place)
+        if process is not None:
+            self._admin_token += 1
+            request = Recover(self._admin_token, process.log.last())
+            process.ask(self._admin_token, request, answered)
 
     def heal(self) -> None:
         """End all faults: every node runs, reaches every other node and is attested; clones are gone.

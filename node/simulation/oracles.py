@@ -10,16 +10,13 @@ before it does harm. With ``rules`` off only harm counts: by this, ablations sho
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from node.features import NUMBER_MAX
 from node.machines.base import ApplyContext
 from node.peers import Incarnation
-from node.raft.entries import (
-    ENTRY_LEVELS,
-    counts_as_command,
-    decode_number_untrusted,
-)
+from node.raft.entries import ENTRY_LEVELS, counts_as_command, decode_number_untrusted
 from node.raft.events import (
     Advanced,
     Effects,
@@ -36,13 +33,15 @@ from node.raft.events import (
     Violation,
 )
 from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
-from node.raft.quorum import REMOVED_MAX, Config, is_quorum
+from node.raft.quorum import Config, is_quorum
+from node.raft.succession import Predecessor
 from node.raft.types import LEADER, REMOVED, Answer, Cursor, Entry, EntryKind, Position
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers, check_memory
 from node.simulation.clients import Call
 from node.simulation.errors import InvariantError
+from node.simulation.operated import check_removals, may_end, succeed, succession
 from node.simulation.process import Process, Watcher
 from node.simulation.snapshot_oracle import SnapshotOracle
 from node.simulation.views import ROOT, LogTree, View
@@ -185,10 +184,7 @@ class Oracles(Watcher):
         for voter in config.voters:
             if voter not in last.voters and voter not in acks:
                 raise InvariantError("dead-incarnation", f"{process} promotes {voter}, silent in {view.term}")
-        if not set(last.removed).isdisjoint(config.voters):
-            raise InvariantError("removed-again", f"{process} lets a removed member vote again")
-        if not {*last.removed[1 - REMOVED_MAX :]} <= {*config.removed}:
-            raise InvariantError("removal-forgotten", f"{process} forgets who was removed")
+        check_removals(process, last, config)
         if config.epoch != last.epoch + 1:
             raise InvariantError("epoch", f"{process} goes from {last.epoch} to {config.epoch}")
 
@@ -254,6 +250,9 @@ class Oracles(Watcher):
         advanced = [n.commit.index for n in effects.notices if type(n) is Advanced]
         while view.changes and 0 in view.changes:
             advanced = self._left(process, advanced)
+        predecessor = succession(process, view.changes)
+        if predecessor is not None:
+            self._succeeded(process, predecessor)
         if effects.notices:
             # In every step roles change before logs, and logs before the commit index.
             for notice in effects.notices:
@@ -273,6 +272,16 @@ class Oracles(Watcher):
         for commit in advanced:
             self._advanced(process, commit, told=view.leads and not led)
 
+    def _succeeded(self, process: Process, predecessor: Predecessor) -> None:
+        """Note a new cluster: whatever was executed before counts as executed in it too."""
+        *path, genesis = succeed(process, predecessor, self.tree)
+        entries = (self.tree.entries[node] for node in path)
+        self.committed[genesis] = path
+        self._committed_in[genesis] = [0 if entry is None else entry.term for entry in entries]
+        former = self.agreements[predecessor.cluster]
+        self.agreements[self.tree.cluster_of(genesis)] = deepcopy(former)
+        self.is_split = True
+
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
             case RoleChanged():
@@ -289,26 +298,14 @@ class Oracles(Watcher):
                 self.counts["installs"] += fetched
             case SyncFailed(part, reason) if reason != "stalled":
                 raise InvariantError("state-sync-failed", f"{process}: its {part} failed: {reason}")
-            case Halted("feature-level-too-low") if self._is_behind(process):
-                pass
-            case Halted(reason) if reason == REMOVED and self._is_removed(process):
-                self.counts["removals"] += 1
+            case Halted(reason) if may_end(process, reason, self._living, self.tree):
+                self.counts["removals"] += reason == REMOVED
             case Halted():
                 raise InvariantError("halted", f"{process} stopped itself: {notice.reason}")
             case Violation() | StateDiverged():
                 raise InvariantError("honest-peer-accused", f"{process}: {notice}")
             case _:
                 pass
-
-    def _is_removed(self, process: Process) -> bool:
-        """Whether a configuration that ``process`` knows to be committed names it as removed."""
-        view = process.view
-        settled = [config for index, config in view.configs if index <= view.commit]
-        return bool(settled) and process.inc in settled[-1].removed
-
-    def _is_behind(self, process: Process) -> bool:
-        """Whether a FEATURE was ever written that ``process`` does not know: it stops before it."""
-        return max(self.tree.levels) > process.member.build.features.high
 
     def _log_changed(self, process: Process, commit: int) -> None:
         view = process.view

@@ -23,6 +23,7 @@ Every oracle judges every event, so a scenario cannot pass by its text alone.
     retry w1 b                     the client asks again elsewhere, with the same idempotency key
     outcome w1 [r1 ...]            the answer that the client received
     transfer [b]                   the leader hands over
+    recover a                      a, the survivor, founds a new generation (with recovery=true)
     remove b                       an operator removes b; what the leader answers to that is printed
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
@@ -48,7 +49,7 @@ from node.raft.types import (
     Role,
 )
 from node.simulation.clients import Ask, Call, Habits, SimulatedClients
-from node.simulation.cluster import Shape, SimulatedCluster
+from node.simulation.cluster import Shape, SimulatedCluster, Successor
 from node.simulation.faults import CALM, LEADER, Weather
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
@@ -136,6 +137,7 @@ class Scenario:
         expect = int(options.pop("expect", "0"))
         apart = [name for name in options.pop("cut", "").split(",") if name]
         rivals = options.pop("rivals", "false") == "true"
+        recovers = options.pop("recovery", "false") == "true"
         same_identity = options.pop("same_identity", "false") == "true"
         weather = replace(CALM, fsync_us=span_us(options.pop("fsync", "2ms")))
         seed = options.pop("seed", "scenario")
@@ -153,7 +155,8 @@ class Scenario:
             preferences=preferences,
             settings=settings_of(options),
             machine=REGISTERS.machine,
-            member=self._member,
+            member=type("Survivor", (Successor, self._member), {}) if recovers else self._member,
+            recovers=recovers,
             same_identity=same_identity,
         )
         self._start(shape, weather, apart=apart, rivals=rivals, seed=seed)
@@ -350,17 +353,25 @@ class Scenario:
         self.cluster.transfer(self._at(place) if place is not None else None)
 
     def _do_remove(self, place: str) -> list[str]:
+        return self._operated(place, "removed", self.cluster.remove)
+
+    def _do_recover(self, place: str) -> list[str]:
+        return self._operated(place, "in a new generation", self.cluster.recover)
+
+    def _operated(
+        self, place: str, done: str, ask: Callable[[str, Callable[[Outcome | None], None]], None]
+    ) -> list[str]:
         answers: list[Outcome | None] = []
-        self.cluster.remove(place, answers.append)
+        ask(place, answers.append)
         deadline_us = self.cluster.scheduler.now_us + _WITHIN_US
         self.cluster.run_until(lambda: bool(answers), deadline_us=deadline_us)
         match answers:
             case [Ok()]:
-                return [f"{place} is removed"]
+                return [f"{place} is {done}"]
             case [NotExecuted(reason)]:
-                return [f"{place} is not removed ({reason})"]
+                return [f"{place} is not {done} ({reason})"]
             case _:
-                return [f"it is not known whether {place} is removed"]
+                return [f"it is not known whether {place} is {done}"]
 
     # ---- what can be seen -----------------------------------------------------------------
     def _do_status(self) -> list[str]:

@@ -19,6 +19,14 @@ ROOT: Final = 0  # the empty log
 ALL_OF_IT: Final = 1 << 30  # above the position of any command in its entry
 
 
+def _is_succession(entry: Entry) -> bool:
+    """Whether ``entry`` is the genesis of a survivor's generation: another cluster begins with it."""
+    if entry.kind is not EntryKind.CONFIG:
+        return False
+    _, founding = decode_config_untrusted(entry.payload)
+    return founding is not None and founding.predecessor is not None
+
+
 class LogTree:
     """Every log prefix that ever existed, once."""
 
@@ -58,7 +66,7 @@ class LogTree:
         if node is not None:
             return node
         node = self._nodes[key] = len(self.entries)
-        genesis = node if prefix == ROOT else self.genesis[prefix]
+        genesis = node if prefix == ROOT or _is_succession(entry) else self.genesis[prefix]
         self.entries.append(entry)
         self._prefixes.append(prefix)
         self._by_chain[entry.chain] = node

@@ -92,6 +92,11 @@ class ChaosCluster:
     def ca(self) -> Path:
         return self.directory / "api-ca.pem"
 
+    def pinned(self, *nodes: Node, cluster: str) -> BondstoneClient:
+        """Return a client that knows this cluster."""
+        urls = [f"https://{node.api}" for node in nodes]
+        return BondstoneClient(urls, token=self.token, ca=self.ca, cluster=cluster)
+
     def client(self, *nodes: Node, deadline_s: float, attempt_s: float) -> BondstoneClient:
         return BondstoneClient(
             [f"https://{node.api}" for node in nodes],
@@ -234,6 +239,12 @@ class ChaosCluster:
             return self._observers[node.number].group()
         except ClientError:
             return None
+
+    def forget_cluster(self) -> None:
+        """Look at whichever cluster the nodes are in from now on."""
+        for observer in self._observers.values():
+            observer.close()
+        self._observers.clear()
 
     def leader(self) -> Node | None:
         """Return the node that leads the highest term that is known."""

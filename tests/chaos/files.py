@@ -20,6 +20,7 @@ class Kind:
         demote_after_ms: how long a voter may be silent; None is the default.
         session_ttl_ms: how long sessions and idempotency keys are remembered; None is the default.
         machine: the state machine's name.
+        recovery: a survivor may found a new generation.
         broken: one of ``broken.NAMES``, for tests of chaos itself.
     """
 
@@ -28,6 +29,7 @@ class Kind:
     demote_after_ms: int | None = None
     session_ttl_ms: int | None = None
     machine: str = "kv"
+    recovery: bool = False
     broken: str | None = None
 
 
@@ -49,6 +51,8 @@ storage = "{"trust-disk" if kind.trust_disk else "volatile"}"
 min_voters = {count // 2 + 1}
 lease_reads = {json.dumps(kind.lease_reads)}
 {times}\
+[recovery]
+authorize = "{"survivor" if kind.recovery else "none"}"
 [trust]
 root = "{root}"
 [policy.tcb]

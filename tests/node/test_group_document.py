@@ -266,9 +266,7 @@ def test_intels_own_root_may_be_written_out():
 
 def test_what_has_no_effect_yet_is_named_if_it_is_set():
     assert document().without_effect == ()
-    assert document(MINIMAL + MORE).without_effect == (
-        "recovery.authorize", "store.compaction",
-    )  # fmt: skip
+    assert document(MINIMAL + MORE).without_effect == ("store.compaction",)
 
 
 def test_how_long_the_third_voter_may_be_silent_is_a_setting_of_the_core():

@@ -34,6 +34,8 @@ CALLS: Final = {
     "members": _call(READ),
     "safe_to_stop": _call(READ),
     "remove": _call(query="?member=node-b"),
+    "survivor": _call(),
+    "recover": _call(body={"log_end": {"term": 3, "index": 9, "chain": "ab" * 32}}),
     "transfer": _call(body={}),
     "bonds": _call(READ),
     "commands": _call(WRITE, body={"command": {"op": "put", "key": "a", "value": "1"}}),

@@ -23,6 +23,7 @@ from node.api.service import (
     GroupView,
     ProvisionRefusedError,
     Readiness,
+    SurvivorView,
     UnavailableError,
 )
 from node.features import Build, Levels, Span
@@ -42,6 +43,7 @@ from node.raft.types import (
     Leading,
     MemberStatus,
     Ok,
+    Position,
     Role,
 )
 from node.system.access import AccessState
@@ -59,6 +61,7 @@ LEADING = Leading(
     in_step=(ME, PEER, OTHER),
     copies_needed=2,
 )
+LOG_END = Position(3, 9, bytes([9]) * 32)
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKENS = {role: f"bst_{role.value}-token" for role in AccessRole}
 ACCESS = tuple(
@@ -275,6 +278,15 @@ class FakeService:
     async def remove_member(self, member, *, by, timeout_s):
         self.group()
         self.noted.append((by.name, member.name))
+        return Ok((), Cursor(4, self.index)) if self.end_with is None else self.end_with
+
+    def survivor(self):
+        self.group()
+        return SurvivorView(authorized=True, needs_approval=False, log_end=LOG_END)
+
+    async def recover(self, position, approval, *, by, timeout_s):
+        self.group()
+        self.noted.append((by.name, position, approval))
         return Ok((), Cursor(4, self.index)) if self.end_with is None else self.end_with
 
     async def evidence(self, nonce):

@@ -383,10 +383,11 @@ def test_what_the_log_does_not_judge_again_needs_a_list_within_the_lag(operation
     assert status_after(10.1) == AFTER_THE_LAG[operation.standing][0 if leader_known else 1]
 
 
-def test_status_alone_remains_when_no_leader_is_known():
+def test_status_and_the_way_out_alone_remain_when_no_leader_is_known():
     remains = {operation.name for operation in OPERATIONS if operation.standing is Standing.LAST_KNOWN}
 
-    assert remains == {"group", "members", "safe_to_stop", "bonds", "metrics", "openapi"}
+    status = {"group", "members", "safe_to_stop", "bonds", "metrics", "openapi"}
+    assert remains == {*status, "survivor", "recover"}
 
 
 def test_a_weak_query_needs_a_list_within_the_lag_and_a_strong_one_is_judged_by_its_answer():

@@ -58,6 +58,7 @@ DECIDED = {
         "provision-refused",
         "transfer-refused",
         "removal-refused",
+        "recovery-refused",
         "superseded",
         "idempotency-key-reused",
         "audit-chain-broken",

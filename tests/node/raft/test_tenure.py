@@ -14,7 +14,16 @@ from tests.node.raft.test_founding import dissolving
 
 # What outlives a cluster, or is asked again in the next one (``reads``, ``session``).
 OUTLIVES = {
-    *("me", "group_id", "settings", "founding", "preference", "build", "features"),  # who this member is
+    *(
+        "me",
+        "group_id",
+        "settings",
+        "founding",
+        "preference",
+        "build",
+        "features",
+        "recovery",
+    ),  # who this member is
     *("log", "credentials", "randrange", "make_system", "on_raised", "initial_state"),  # what it was given
     *("budget", "buffered"),  # the node's own memory
     *("now", "wall", "out", "halted", "unpublished"),

@@ -295,6 +295,7 @@ def consensus_messages_2():
         raft.SyncAnswer(CLUSTER, snapshot, encode_answer(2, b"chunk", proof)),
         raft.MemoryReport(CLUSTER, 4, 12, 1_000, 2_000),
         raft.Overloaded(CLUSTER, 4, 2, (7, 9), B, 1_900, 2_000),
+        raft.Alive(CLUSTER, GROUP),
     ]
 
 
