@@ -18,7 +18,7 @@ from node.api.body import too_large
 from node.api.freshness import boot_time_s
 from node.api.header_fields import FIELDS, read_header_fields
 from node.api.http2_stream import Fields, Http2Stream, StreamAnswer, without_close
-from node.api.limits import CHUNKS_MAX, FIELDS_MAX, ApiLimits
+from node.api.limits import CHUNKS_MAX, DISCARD_BYTES_MAX, FIELDS_MAX, ApiLimits
 from node.api.problems import ProblemError
 from node.api.seat import Seat
 from node.http2.connection import ServerConnection
@@ -49,7 +49,10 @@ _PINGS_MAX: Final = 4
 def http2_limits_of(limits: ApiLimits) -> Http2Limits:
     """Return the limits of a connection: those of HTTP/1.1 where it has them."""
     return Http2Limits(
-        head_bytes_max=limits.head_bytes_max, fields_max=FIELDS_MAX, body_frames_max=CHUNKS_MAX
+        head_bytes_max=limits.head_bytes_max,
+        fields_max=FIELDS_MAX,
+        body_frames_max=CHUNKS_MAX,
+        discard_bytes_max=DISCARD_BYTES_MAX,
     )
 
 
@@ -329,7 +332,7 @@ class Http2Protocol(asyncio.Protocol):
             self._end(ErrorCode.ENHANCE_YOUR_CALM, "request-timeout", "a part of a frame or head is missing")
         elif self._unsent.for_s(now) >= limits.body_timeout_s:
             self._transport.abort()
-        elif not self._core.streams and now - self._idle_since >= self._idle_s_max:
+        elif not self._streams and now - self._idle_since >= self._idle_s_max:
             self._core.go_away("idle")
         self._keep_in_touch()
         self._flush()
@@ -339,7 +342,7 @@ class Http2Protocol(asyncio.Protocol):
     def _look_again_s(self, now: float) -> float:
         limits = self._limits
         soon = min(self._touch_s, limits.head_timeout_s / 2, limits.body_timeout_s / 2)
-        if self._core.streams:
+        if self._streams:
             return min(soon, limits.idle_s_max)
         return min(soon, max(self._idle_since + self._idle_s_max - now, 0.001))
 

@@ -129,14 +129,9 @@ class ServerConnection:
 
     # ---- what the driver sees ------------------------------------------------------
     @property
-    def streams(self) -> int:
-        """How many requests count: their handler has not ended, or their answer is not sent."""
-        return len(self._streams)
-
-    @property
     def finished(self) -> bool:
         """Whether one side goes away and nothing is left to be answered."""
-        return self._going and not self._streams
+        return self._going and all(one.handled and one.sent for one in self._streams.values())
 
     @property
     def unsent(self) -> bool:
@@ -291,7 +286,8 @@ class ServerConnection:
         if stream is None or stream.reset:
             return
         stream.request_ended = ends
-        if stream.refused is None:
+        self._forget_if_over(stream)
+        if not stream.unwanted:
             self._refuse(stream, BadFieldsError("a request's body ends without trailer fields"), events)
 
     def _refuse(self, stream: Stream, exc: BadFieldsError, events: list[Event]) -> None:
@@ -320,7 +316,10 @@ class ServerConnection:
         if stream.may_receive < 0:
             raise _window_exceeded()
         stream.request_ended = ends
-        if stream.refused is not None or (not data and not ends):
+        if stream.unwanted:
+            self._discard(stream, size)
+            return
+        if not data and not ends:
             self._ration.spend(ration.FRAME)
             self.body_read(stream.id, size)
             return
@@ -328,6 +327,18 @@ class ServerConnection:
         stream.received += len(data)
         self.body_read(stream.id, size - len(data))
         self._body_part(stream, data, events)
+
+    def _discard(self, stream: Stream, size: int) -> None:
+        """Throw a part of a body away, and let the client go on: some read answers only behind it."""
+        if size < ration.SMALL_BYTES:
+            self._ration.spend(ration.FRAME)
+        stream.discarded += size
+        if stream.discarded > self._limits.discard_bytes_max:
+            stream.drop()
+            self._end_here(stream.id, ErrorCode.NO_ERROR)
+        else:
+            self.body_read(stream.id, size)
+        self._forget_if_over(stream)
 
     def _body_part(self, stream: Stream, data: bytes, events: list[Event]) -> None:
         declared, ends = stream.declared, stream.request_ended
@@ -344,13 +355,14 @@ class ServerConnection:
         word_of(frame)
         self._require_used(frame)
         stream = self._streams.get(frame.stream_id)
-        if stream is None or stream.reset or stream.sent:
+        if stream is None or stream.reset:
             self._ration.spend(ration.FRAME)
             return
-        self._ration.spend(ration.RESET)
+        self._ration.spend(ration.FRAME if stream.sent else ration.RESET)
         stream.drop()
         self._forget_if_over(stream)
-        events.append(StreamReset(stream.id))
+        if not stream.sent:
+            events.append(StreamReset(stream.id))
 
     def _window_update(self, frame: Frame, events: list[Event]) -> None:  # noqa: ARG002
         self._ration.spend(ration.FRAME)
@@ -522,7 +534,7 @@ class ServerConnection:
             else:
                 waiting += 1
                 self._queue(stream)
-        if self._farewell_reason is not None and not self._streams and not self.ended:
+        if self._farewell_reason is not None and self.finished and not self.ended:
             self._farewell = goaway_frame(self._last_id, ErrorCode.NO_ERROR, self._farewell_reason)
             self._farewell_reason = None
         out.append(self._farewell)
@@ -532,11 +544,10 @@ class ServerConnection:
     # ---- in here ---------------------------------------------------------------------------
     def _answer_sent(self, stream: Stream, out: list[bytes]) -> None:
         self._ration.earn(ration.ANSWER if stream.refused is None else 0)
-        if not stream.request_ended:
-            code = ErrorCode.NO_ERROR if stream.refused is None else stream.refused
+        if not stream.request_ended and stream.refused is ErrorCode.PROTOCOL_ERROR:
             stream.reset = True
             self._note_ended(stream.id)
-            out.append(reset_frame(stream.id, code))
+            out.append(reset_frame(stream.id, stream.refused))
         self._forget_if_over(stream)
 
     def _end_here(self, stream_id: int, code: ErrorCode) -> None:

@@ -11,6 +11,7 @@ class Http2Limits:
         head_bytes_max: of a header block, compressed; and of its fields, with 32 for each (RFC 9113 10.5.1).
         fields_max: fields of one request, pseudo-header fields not counted.
         body_frames_max: DATA frames of one request. Each costs more than its bytes.
+        discard_bytes_max: of a body that nobody wants, for a client that sends first and reads later.
         streams_max: requests whose handler has not ended or whose answer is not sent, whoever reset them.
         stream_window: of a request's body that no handler has read yet.
         connection_window: of all bodies, from their arrival to their reading by this package.
@@ -24,6 +25,7 @@ class Http2Limits:
     head_bytes_max: int
     fields_max: int
     body_frames_max: int
+    discard_bytes_max: int
     streams_max: int = 100
     stream_window: int = 256 * 1024
     connection_window: int = 1024 * 1024

@@ -9,6 +9,7 @@ from typing import Final
 
 from node.http2.errors import ConnectionFaultError, ErrorCode
 
+SMALL_BYTES: Final = 1024  # a frame of an unwanted body costs a part if it has fewer
 FRAME: Final = 1  # without effect, or with one that costs little
 SETTINGS: Final = 5  # changes the window of every stream
 RESET: Final = 5  # a request that was begun for nothing

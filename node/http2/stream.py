@@ -13,6 +13,7 @@ class Stream:
         owed: bytes of a body that were read, and for which the client has no window yet.
         head_unread: its header block is not decoded.
         declared: what Content-Length declares, or None.
+        discarded: bytes of the body that nobody wants.
         received, frames: bytes of the body, and DATA frames.
         request_ended: the client has sent all of it.
         refused: what else arrives of it is thrown away; the code ends the stream once the answer is sent.
@@ -28,6 +29,7 @@ class Stream:
         "_body",
         "answered",
         "declared",
+        "discarded",
         "frames",
         "handled",
         "head_unread",
@@ -47,7 +49,7 @@ class Stream:
         self.id = stream_id
         self.may_send = may_send
         self.may_receive = may_receive
-        self.owed = self.received = self.frames = 0
+        self.owed = self.received = self.frames = self.discarded = 0
         self.declared: int | None = None
         self.request_ended = self.reset = self.answered = self.sent = self.handled = self.queued = False
         self.head_unread = True
@@ -59,7 +61,12 @@ class Stream:
     @property
     def over(self) -> bool:
         """Whether nothing is left to be done for it."""
-        return self.handled and (self.sent or self.reset)
+        return self.handled and (self.reset or (self.sent and self.request_ended))
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether what still arrives of the body is thrown away."""
+        return self.refused is not None or self.sent
 
     @property
     def waits(self) -> bool:

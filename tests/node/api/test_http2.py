@@ -341,6 +341,30 @@ def test_after_its_body_a_handler_receives_nothing_but_the_end():
             assert wire.answer(wire.ask(COMMAND, BODY)) == (200, BODY)
 
 
+@pytest.mark.parametrize(
+    ("size", "more", "answer"),
+    [
+        (3_000_000, [], " 2 401"),
+        (9_000_000, [f"authorization: Bearer {TOKENS[AccessRole.ADMIN]}"], " 2 413"),
+    ],
+)
+def test_curl_gets_the_refusal_of_a_body_that_it_has_not_sent_yet(size, more, answer, tmp_path):
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * size)
+    fields = [part for line in ("content-type: application/json", *more) for part in ("-H", line)]
+    with served(FakeService()) as port:
+        out = subprocess.run(
+            [curl, "-s", "--cacert", str(write_ca(tmp_path)), *fields, "--data-binary", f"@{body}",
+             "-w", " %{http_version} %{http_code}", f"https://localhost:{port}/v1/commands"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    assert out.endswith(answer)
+
+
 # ---- resets, places, requests -----------------------------------------------------------------------------
 def test_rapid_reset_keeps_no_more_handlers_busy_than_one_connection_may_have():
     service = FakeService(gate=asyncio.Event())

@@ -141,7 +141,7 @@ def test_rapid_reset_never_has_more_handlers_than_streams_may_be_open():
     client = Client(WIDE)
 
     assert begin_and_reset(client, 500) == LIMITS.streams_max
-    assert client.core.streams == LIMITS.streams_max
+    assert client.streams == LIMITS.streams_max
     assert {reset_code(frame) for frame in client.sent(Kind.RST_STREAM)} == {ErrorCode.REFUSED_STREAM}
 
 
@@ -208,7 +208,7 @@ def test_a_request_that_the_server_refuses_counts_until_its_handler_has_ended():
     client = Client(WIDE)
 
     assert malformed(client, 500) == LIMITS.streams_max
-    assert client.core.streams == LIMITS.streams_max
+    assert client.streams == LIMITS.streams_max
 
 
 def test_requests_that_are_refused_cost_the_connection():
@@ -342,7 +342,7 @@ def test_a_turn_of_work_has_one_large_head_and_leaves_the_others_for_later():
     client.core.next_events_untrusted(0.0)
 
     assert client.core.work_left
-    assert client.core.streams == 2
+    assert client.streams == 2
 
 
 def test_a_turn_of_work_begins_a_few_requests_and_leaves_the_others_for_later():

@@ -19,7 +19,7 @@ from node.http2.frames import (
 )
 from node.http2.limits import Http2Limits
 
-LIMITS = Http2Limits(head_bytes_max=32 * 1024, fields_max=100, body_frames_max=4096)
+LIMITS = Http2Limits(head_bytes_max=32 * 1024, fields_max=100, body_frames_max=4096, discard_bytes_max=2**20)
 GET = [(":method", "GET"), (":scheme", "https"), (":path", "/healthz"), (":authority", "localhost:8440")]
 POST = [(":method", "POST"), *GET[1:2], (":path", "/v1/commands"), *GET[3:]]
 START = PREFACE + settings_frame({})
@@ -83,6 +83,11 @@ class Client:
         read = self.read()
         self.core.handler_ended(stream_id)
         return read
+
+    @property
+    def streams(self):
+        """How many requests count."""
+        return len(self.core._streams)
 
     @property
     def reason(self):
