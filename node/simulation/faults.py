@@ -29,6 +29,7 @@ class Weather:
         fifo: messages of one direction keep their order, as over TLS.
         delay_us, spread_us: least delay, and how much more with a heavy tail.
         long_delay: a message takes up to 30 s.
+        late_votes: an answer to a vote request takes up to ``late_votes_us``, over later terms.
         bond_timeout_us: a side gives its bond up when it has received nothing for this long.
         reconnect_us: how long it takes until a lost bond can form again.
         reset: the peer's kernel reports a death at once; otherwise the bond timeout reveals it.
@@ -48,6 +49,8 @@ class Weather:
     delay_us: int = 500
     spread_us: int = 0
     long_delay: float = 0.0
+    late_votes: float = 0.0
+    late_votes_us: int = 0
     bond_timeout_us: int = 2 * SECOND_US
     reconnect_us: int = 200 * MS_US
     reset: float = 1.0

@@ -12,6 +12,7 @@ from typing import Any, Final
 from node.features import objection, objection_to_peer
 from node.peers import BondLoss, Incarnation
 from node.raft.events import BondDown, BondUp, Received
+from node.raft.messages import VoteReply
 from node.simulation.faults import Weather
 from node.simulation.process import Postman, Process
 from node.simulation.scheduler import SECOND_US, Scheduler
@@ -117,7 +118,9 @@ class SimulatedNetwork(Postman):
             self._lose(link, message, "dropped")
             return
         due_us = self._scheduler.now_us + self._delay_us()
-        if weather.fifo:
+        if weather.late_votes and type(message) is VoteReply and random() < weather.late_votes:
+            due_us += int(random() * weather.late_votes_us)
+        elif weather.fifo:
             if due_us < link.last_due_us:
                 due_us = link.last_due_us
             link.last_due_us = due_us

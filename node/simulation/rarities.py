@@ -53,6 +53,10 @@ def draw_rarities(rng: Random, settings: Settings, names: tuple[str, ...]) -> Ra
         shape["expect"] = rng.choice((2, 3))
     if rng.random() < 0.15:
         plan += draw_removals(rng, names, pace_us=election_ms * MS_US)
+    if rng.random() < 0.1:
+        # Answers arrive when their candidate stands in a later term, or leads, or follows.
+        weather["late_votes"] = rng.choice((0.1, 0.5))
+        weather["late_votes_us"] = rng.choice((2, 6)) * election_ms * MS_US
     return Rarities(settings=settings, weather=weather, shape=shape, plan=plan)
 
 

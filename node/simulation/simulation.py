@@ -117,7 +117,10 @@ def draw_schedule(
         workload = SYNCED_REGISTERS
     rng = stream(str(seed), "schedule")
     count = rng.choices((2, 3, 4, 5), (1, 5, 3, 3))[0]
-    names = tuple("abcde"[:count])
+    size = stream(str(seed), "size")
+    if size.random() < 0.06:
+        count = size.choice((7, 9))
+    names = tuple("abcdefghi"[:count])
     founders = names[: rng.randint(max(1, count - 1), count)]
     preferences = {}
     for name in names[1:]:

@@ -30,6 +30,7 @@ FAST = Settings(
     election_jitter_ms=200,
     demote_after_ms=1000,
     demote_lag_ms=2000,
+    demote_to_two_after_ms=0,
 )
 PATIENCE_S = 20
 

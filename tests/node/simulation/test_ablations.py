@@ -55,7 +55,7 @@ def search(member, first, *, rules=False, **overrides):
         (ablations.InstallsWithoutSessions, 1, {}),
         (ablations.InstallsWithoutKeys, 11, {}),
         (ablations.InstallsTheFirstConfiguration, 2347, {"snapshot_bytes": 600, "log_keep_bytes": 0}),
-        (ablations.ClaimsMoveTheCommitIndex, 76, {}),
+        (ablations.ClaimsMoveTheCommitIndex, 84, {}),
         (ablations.NamesItsSnapshotFirst, 70, {"trust_disk": True}),
         (ablations.IgnoresMemoryReports, 23, {"budgets": {"b": 6_000}}),
     ],

@@ -308,3 +308,14 @@ def test_some_runs_raise_the_feature_level_and_refuse_callers():
     assert refused
     assert systems
     assert outside  # who does not know the level that the others came to
+
+
+def test_groups_of_two_to_nine_are_drawn_and_some_answers_to_vote_requests_come_terms_later():
+    drawn = [draw_schedule(seed) for seed in range(300)]
+
+    assert {len(schedule.shape.names) for schedule in drawn} == {2, 3, 4, 5, 7, 9}
+    late = [schedule for schedule in drawn if schedule.weather.late_votes]
+    assert late
+    for schedule in late:
+        election_us = schedule.shape.settings.election_timeout_ms * 1_000
+        assert schedule.weather.late_votes_us >= 2 * election_us
