@@ -8,8 +8,8 @@ from node.machines.kv import KeyValue
 from node.raft.budget import NO_BUDGET, Budget, log_memory, needed_for
 from node.raft.events import Execute, Halted, MemoryPressed, Received
 from node.raft.log import MemoryLog
-from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest
-from node.raft.types import NotExecuted, Ok, Unknown
+from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest, SyncAnswer
+from node.raft.types import Bootstrap, NotExecuted, Ok, Unknown
 from node.sync.state_sync import LogReplaySync
 from tests.node.raft.cluster import RaftCluster
 
@@ -377,4 +377,30 @@ def test_reports_without_evidence_keep_the_group_within_its_budget():
     cluster.run(60_000)
 
     assert isinstance(cluster.outcome(cluster.execute(leader, put("k", 5_000))), Ok)
+    assert not halted(cluster)
+
+
+@pytest.mark.parametrize(("size", "is_kept"), [(1_000_000, True), (600_000, False)])
+def test_a_joiner_that_never_finishes_costs_no_member_its_budget_and_stops_no_writes(size, is_kept):
+    """It asks for the same chunks again and again, so its snapshot is still wanted when the next one is there."""
+    cluster = group(budgets=dict.fromkeys("abc", size), snapshot_bytes=60_000, log_keep_bytes=0)
+    leader = cluster.leader()
+    for number in range(20):
+        assert isinstance(cluster.outcome(cluster.execute(leader, put(f"k{number}", 5_000))), Ok)
+    cluster.run(3_000)
+    cluster.drop = lambda sender, to, message: to == "d" and isinstance(message, SyncAnswer)
+    cluster.add("d", Bootstrap.JOIN, machine=KeyValue(), budget=Budget(SIZE))
+    most, kept, refused = 0, False, 0
+    for number in range(150):
+        outcome = cluster.outcome(cluster.execute(leader, put(f"k{number % 20}", 5_000)))
+        refused += isinstance(outcome, NotExecuted)
+        cluster.run(100)
+        keepers = [cluster.nodes[name].tenure.snaps.keeper for name in "abc"]
+        kept = kept or any(keeper.before is not None for keeper in keepers)
+        most = max(most, *(use(cluster, name).total for name in "abc"))
+
+    assert kept is is_kept  # an older snapshot, for the joiner, while there is room for it
+    assert refused == 0
+    assert most <= size
+    assert cluster.nodes["d"].log.last().index == 0
     assert not halted(cluster)
