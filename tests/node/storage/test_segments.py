@@ -143,12 +143,19 @@ def test_a_segment_to_whose_entries_a_later_one_went_back_is_kept(path):
     at = log[storage._segments[-1].begin - 2]
     storage.persist([SaveTruncation(at.index)])
     other = append(storage, 30, place(at), size=1001)
-    snapshot = snapshot_at(other[11])
-    store(storage, snapshot)
-    storage.persist([SaveBase(snapshot.evidence)])
+    early, late = snapshot_at(other[2]), snapshot_at(other[25])
+    store(storage, early)
+    storage.persist([SaveBase(early.evidence)])
+    assert "log.2" in names(path)  # the next one begins before the base too
     storage.close()
+    assert reopen(path).entries == other[3:]
 
-    assert reopen(path).entries == other[12:]
+    storage = FileStorage(path, ME)
+    store(storage, late)
+    storage.persist([SaveBase(late.evidence)])
+    storage.close()
+    assert "log.3" not in names(path)
+    assert reopen(path).entries == other[26:]
 
 
 def test_a_state_that_was_fetched_takes_the_place_of_the_whole_log(path):
