@@ -39,7 +39,7 @@ from node.storage.format import (
     encode_records,
     file_head,
 )
-from node.storage.replay import Replay
+from node.storage.replay import Replay, UnknownPlaceError
 from node.storage.snapshot import STAGED, read_snapshot, write_snapshot
 from node.sync.keeper import Snapshot
 
@@ -119,12 +119,7 @@ class FileStorage:
         older = _older_segments(path)
         if older and path.samefile(older[-1]):
             older.pop().unlink()  # the start of another segment was interrupted
-        replay = Replay(self._me)
-        for segment in older:
-            self._read_segment(replay, segment)
-        newest = self._read_segment(replay, path)
-        with _naming(path):
-            replay.require_whole()
+        replay, newest = self._read(older)
         self._summary = summary = replay.summary
         base = summary.base
         snapshot = None if base is None else read_snapshot(_snapshot_path(path, base.anchor.index), base)
@@ -135,6 +130,24 @@ class FileStorage:
         return Recovered(
             summary.term, summary.voted_for, tuple(replay.entries), tuple(summary.ended), snapshot
         )
+
+    def _read(self, older: list[Path]) -> tuple[Replay, Batches | None]:
+        """Follow every segment; drop those at the beginning that were being deleted."""
+        for first in range(len(older) + 1):
+            replay = Replay(self._me)
+            self._segments.clear()
+            try:
+                for segment in older[first:]:
+                    self._read_segment(replay, segment)
+                newest = self._read_segment(replay, self._path)
+            except UnknownPlaceError:
+                continue  # no cut ends before this segment, so one was interrupted
+            with _naming(self._path):
+                replay.require_whole()
+            for segment in older[:first]:
+                _deleted(segment)
+            return replay, newest
+        raise CorruptStorageError(f"{self._path}: the segments before it are missing")
 
     def _read_segment(self, replay: Replay, path: Path) -> Batches | None:
         """Follow one segment; return the place behind it if another batch may be written there."""
@@ -197,10 +210,12 @@ class FileStorage:
         """Delete what the log no longer needs behind its base, which is durable."""
         base = self._summary.base
         index = 0 if base is None else base.anchor.index
-        while len(self._segments) > 1 and self._may_begin_with(self._segments[1:], index):
-            if not _deleted(self._segments[0].path):
+        firsts = range(1, len(self._segments))
+        last = max((at for at in firsts if self._may_begin_with(self._segments[at:], index)), default=0)
+        for segment in self._segments[:last]:
+            if not _deleted(segment.path):
                 return
-            del self._segments[0]
+            self._segments.remove(segment)
         for at, path in _snapshots(self._path):
             if at < index:
                 _deleted(path)
@@ -315,6 +330,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Say of which file a ``CorruptStorageError`` is."""
     try:
         yield
+    except UnknownPlaceError:
+        raise
     except CorruptStorageError as exc:
         raise CorruptStorageError(f"{path}: {exc}") from exc
 

@@ -37,6 +37,10 @@ from node.sync.evidence import Anchor, decode_snapshot_untrusted
 _KINDS: Final = frozenset(int(kind) for kind in ENTRY_LEVELS)
 
 
+class UnknownPlaceError(CorruptStorageError):
+    """The first segment goes back to a place before it, whose chain it does not know."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRead:
     """What a segment is, and how far it goes.
@@ -86,6 +90,7 @@ class Replay:
                 segment that ends within such a reserve has been cut.
 
         Raises:
+            UnknownPlaceError: the log cannot begin with the first segment.
             CorruptStorageError: the bytes are not such a segment, do not follow the one before, or are not
                 what was written.
         """
@@ -209,6 +214,8 @@ class Replay:
             return
         count = index - self._after.index
         base = self.summary.base
+        if count < 0 and (base is None or base.anchor.index < self._after.index):
+            raise UnknownPlaceError("it goes back to a place before the first segment that is there")
         if not 0 <= count <= len(self.entries) or (base is not None and index < base.anchor.index):
             raise ValueError("a truncation above the log, or below its base")
         del self.entries[count:]

@@ -143,12 +143,12 @@ def test_a_segment_to_whose_entries_a_later_one_went_back_is_kept(path):
     at = log[storage._segments[-1].begin - 2]
     storage.persist([SaveTruncation(at.index)])
     other = append(storage, 30, place(at), size=1001)
-    early, late = snapshot_at(other[2]), snapshot_at(other[25])
+    early, late = snapshot_at(other[1]), snapshot_at(other[25])
     store(storage, early)
     storage.persist([SaveBase(early.evidence)])
     assert "log.2" in names(path)  # the next one begins before the base too
     storage.close()
-    assert reopen(path).entries == other[3:]
+    assert reopen(path).entries == other[2:]
 
     storage = FileStorage(path, ME)
     store(storage, late)
@@ -156,6 +156,40 @@ def test_a_segment_to_whose_entries_a_later_one_went_back_is_kept(path):
     storage.close()
     assert "log.3" not in names(path)
     assert reopen(path).entries == other[26:]
+
+
+@pytest.mark.parametrize("deleted", [1, 2, 3])
+def test_a_cut_that_a_crash_interrupted_goes_on_at_the_next_start(path, monkeypatch, deleted):
+    """Even where what is left would begin with a segment that goes back behind its begin."""
+    storage = FileStorage(path, ME)
+    log = append(storage, 12)
+    at = log[storage._segments[-1].begin - 2]
+    storage.persist([SaveTruncation(at.index)])
+    other = append(storage, 30, place(at), size=1001)
+    late = snapshot_at(other[25])
+    store(storage, late)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStorage, "_cut", lambda _: None)
+        storage.persist([SaveBase(late.evidence)])
+    storage.close()
+    for number in range(1, deleted + 1):
+        path.with_name(f"log.{number}").unlink()
+
+    assert reopen(path).entries == other[26:]
+    assert not {"log.1", "log.2", "log.3"} & set(names(path))
+
+
+def test_a_first_segment_that_goes_back_behind_its_begin_is_refused_without_a_base(path):
+    storage = FileStorage(path, ME)
+    log = append(storage, 12)
+    at = log[storage._segments[-1].begin - 2]
+    storage.persist([SaveTruncation(at.index)])
+    append(storage, 30, place(at), size=1001)
+    storage.close()
+    path.with_name("log.1").unlink()
+    path.with_name("log.2").unlink()
+    with pytest.raises(CorruptStorageError, match="missing"):
+        FileStorage(path, ME)
 
 
 def test_a_state_that_was_fetched_takes_the_place_of_the_whole_log(path):
