@@ -233,6 +233,8 @@ class Election(Forwarding):
         tenure = self.tenure
         if tenure.leadership is not None:
             return Cursor(tenure.term, self.log.last().index)
+        if tenure.verified_leader is None:
+            return Cursor(0, 0)  # only committed entries, pulled before any leader of the term was known
         return Cursor(tenure.verified_term, min(tenure.verified_index, self.log.last().index))
 
     def _counts_claims(self) -> bool:

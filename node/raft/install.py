@@ -16,7 +16,7 @@ from typing import Final
 from node.errors import RemoteProtocolError
 from node.features import objection
 from node.peers import Incarnation
-from node.raft.entries import decode_config_untrusted
+from node.raft.entries import INTEGER_MAX, decode_config_untrusted
 from node.raft.events import Advanced, ConfigCommitted, SnapshotStored, SyncFailed
 from node.raft.messages import Fetch, SnapshotOffer, SyncAnswer, SyncAsk
 from node.raft.pull import Pull
@@ -147,6 +147,8 @@ class Install(Pull):
                 self._send(peer, SyncAsk(self._cluster, installing.evidence.root, payload))
         installing.due_ms = max(turn.due_ms, self.now + 1)
         progress = SyncProgress(*session.progress)
+        if not _is_progress(progress):
+            raise SyncContractError("a progress is no two counts, of which the first is at most the second")
         if progress != installing.progress:
             installing.progress, installing.moved_ms = progress, self.now
         installing.pieces = session.loading()
@@ -223,8 +225,8 @@ class Install(Pull):
         until = cutter.size + LOADED_BYTES
         try:
             for piece in pieces:
-                if not isinstance(piece, bytes) or len(piece) > CHUNK_BYTES_MAX:
-                    raise SyncContractError("a piece is no bytes, or too large")
+                if not isinstance(piece, bytes) or not 0 < len(piece) <= CHUNK_BYTES_MAX:
+                    raise SyncContractError("a piece is no bytes, empty, or too large")
                 cutter.add(piece)
                 if cutter.size > evidence.size:
                     break
@@ -382,3 +384,9 @@ class Install(Pull):
 
 def _is_ask(payload: object) -> bool:
     return isinstance(payload, bytes) and 0 < len(payload) <= ASK_BYTES_MAX
+
+
+def _is_progress(progress: SyncProgress) -> bool:
+    """Return whether these are counts: this member's use of memory is computed of them, and reported."""
+    done, total = progress
+    return type(done) is int and type(total) is int and 0 <= done <= total <= INTEGER_MAX

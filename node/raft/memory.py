@@ -36,6 +36,7 @@ REPORT_PARTS: Final = 32
 REPORT_BEATS: Final = 10  # and after this many heartbeats, because a report may be overtaken
 # A snapshot is worth its work if the log has grown by this part of the smallest budget since the last one.
 WORTH_PARTS: Final = 16
+WORTH_BYTES_MIN: Final = 16 * 1024  # and by this much: a voter may report a budget that none can run with
 # What a member lacks is counted entry by entry up to here; beyond it the whole log of the leader counts.
 COUNTED_MAX: Final = 4096
 
@@ -75,7 +76,11 @@ class Memory(Replication):
 
     def _machine_memory(self) -> int:
         try:
-            return self.tenure.replica.machine.memory_bytes
+            size = self.tenure.replica.machine.memory_bytes
+            # Peers refuse a report with any other value, and the bond with it.
+            if type(size) is not int or not 0 <= size < NO_BUDGET:
+                raise ValueError("memory_bytes is no number of bytes")
+            return size
         except Exception as exc:  # noqa: BLE001 - as if the machine did not know
             self._machine_raised("memory_bytes", exc)
             return 0
@@ -162,7 +167,7 @@ class Memory(Replication):
                 full = min(full, known.taken_at(budget.full))
                 smallest = min(smallest, budget.size)
         leadership.taken_early, leadership.taken_max, leadership.taken_full = early, mark, full
-        leadership.marker_worth = smallest // WORTH_PARTS
+        leadership.marker_worth = max(smallest // WORTH_PARTS, WORTH_BYTES_MIN)
 
     def _note_pressed(
         self, leadership: Leadership, peer: Incarnation, known: MemoryReported, *, pressed: bool

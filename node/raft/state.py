@@ -260,6 +260,9 @@ class State(ABC):
             tenure.in_step = False
         else:
             tenure.term_leader = leader
+            if tenure.verified_term == tenure.term:
+                # Committed entries may have been verified before this term's leader was known.
+                tenure.verified_leader = leader
         if role is FOLLOWER:
             self._forget_claims()
 

@@ -61,7 +61,10 @@ class Turn(NamedTuple):
 
 
 class SyncProgress(NamedTuple):
-    """``done`` of ``total`` pieces, of any size, are here. A session that makes no progress is ended."""
+    """``done`` of ``total`` pieces, of any size, are here: whole numbers, ``done`` at most ``total``.
+
+    A session that makes no progress is ended.
+    """
 
     done: int
     total: int
@@ -118,7 +121,7 @@ class SyncSession(ABC):
 
     @abstractmethod
     def loading(self) -> Iterator[bytes] | None:
-        """Return the whole snapshot in pieces of at most 1 MiB, in order; None while something is missing."""
+        """Return the whole snapshot in order, in pieces of 1 byte to 1 MiB; None while some is missing."""
 
 
 class StateSync(ABC):

@@ -12,6 +12,7 @@ from node.raft.quorum import Config
 from node.raft.types import (
     LOG_START,
     Bootstrap,
+    Cursor,
     EntryKind,
     Position,
     Role,
@@ -508,3 +509,33 @@ def test_a_candidate_that_is_refused_for_its_log_pulls_what_is_committed_from_th
     cluster.run(10_000)
 
     assert (cluster.nodes[name].role is Role.LEADER) is leads
+
+
+def test_entries_pulled_from_a_refuser_are_no_claim_about_a_leader_that_the_term_does_not_have():
+    """The simulator's oracle found it: the term of the election had no leader whose log could be equal."""
+    cluster = three(demote_to_two_after_ms=10**9)
+    leader, (name, refuser) = cluster.leader(), cluster.followers()
+    cluster.drop = lambda sender, to, message: sender == leader and to == name
+    cluster.outcome(cluster.execute(leader, 7))
+    cluster.run(200)
+    node, held = cluster.nodes[name], cluster.nodes[refuser].log.last()
+    cluster.kill(leader)
+    cluster.step(
+        refuser, Received(node.me, VoteRequest(node.cluster, 9, False, LOG_START, node.members, False))
+    )
+    claims = []
+
+    def watch(sender, to, message):
+        if isinstance(message, VoteReply) and sender == name and node.tenure.verified_term == 9:
+            claims.append((message.verified, node.log.last()))
+        asks = refuser if node.tenure.verified_term == 9 else name
+        return isinstance(message, VoteRequest) and (sender != asks or not message.pre)
+
+    cluster.drop = watch
+    cluster.run_until(lambda: claims, 20_000)
+    assert claims[0] == (Cursor(0, 0), held)
+
+    # The term has a leader after all: now it is known whose log that is.
+    led = Append(node.cluster, 9, held, (), held.index, 1)
+    cluster.step(name, Received(cluster.nodes[refuser].me, led))
+    assert (node.term, node.tenure.verified_leader) == (9, cluster.nodes[refuser].me)

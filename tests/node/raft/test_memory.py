@@ -10,6 +10,8 @@ from node.raft.events import Execute, Halted, MemoryPressed, Received
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest, SyncAnswer
 from node.raft.types import Bootstrap, NotExecuted, Ok, Unknown
+from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest
+from node.raft.types import EntryKind, NotExecuted, Ok, Unknown
 from node.sync.state_sync import LogReplaySync
 from tests.node.raft.cluster import RaftCluster
 
@@ -404,3 +406,33 @@ def test_a_joiner_that_never_finishes_costs_no_member_its_budget_and_stops_no_wr
     assert most <= size
     assert cluster.nodes["d"].log.last().index == 0
     assert not halted(cluster)
+@pytest.mark.parametrize("size", [0.5, -1, "many", True, 1 << 63, None])
+def test_a_machine_that_names_no_number_of_bytes_counts_as_one_that_does_not_know(size):
+    """Peers refuse a report with such a use: its bond ended each time."""
+
+    class Odd(KeyValue):
+        memory_bytes = size
+
+    cluster = group(machine=Odd)
+    for name in "abc":
+        cluster.nodes[name].on_raised = lambda *_: None
+    assert isinstance(cluster.outcome(cluster.execute("a", put("k", 10))), Ok)
+    cluster.run(1000)
+    for name in "abc":
+        assert type(use(cluster, name).total) is int
+        assert use(cluster, name).store == 0
+
+
+def test_a_voter_without_a_budget_to_speak_of_costs_no_snapshot_after_snapshot():
+    """A false report made the leader write a marker whenever the one before was done with, for ever."""
+    cluster = group(budgets=dict.fromkeys("abc", NO_BUDGET), snapshot_ms=1 << 40)
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    node, peer = cluster.nodes[leader], cluster.nodes[follower].me
+    assert isinstance(cluster.outcome(cluster.execute(leader, put("k", 10))), Ok)
+    for _ in range(5):
+        report = MemoryReport(node.cluster, node.term, node.log.last().index, 0, 0)
+        cluster.step(leader, Received(peer, report))
+        cluster.run(200)
+
+    kinds = [entry.kind for entry in node.log.slice(1, node.log.last().index, 1 << 40)]
+    assert EntryKind.SNAPSHOT not in kinds

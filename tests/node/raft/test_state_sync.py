@@ -1,5 +1,7 @@
 """A state sync of a user: whatever it does, only the group's state is installed, and no member ends by it (3.5)."""
 
+from itertools import repeat
+
 import pytest
 
 from node.errors import RemoteProtocolError
@@ -214,13 +216,14 @@ def test_a_state_that_is_not_the_groups_is_never_installed(false):
     write(cluster, 3)
 
 
-@pytest.mark.parametrize("piece", ["text", bytes(CHUNK_BYTES_MAX + 1), None])
-def test_a_piece_that_is_no_bytes_or_too_large_is_not_looked_at(piece):
+@pytest.mark.parametrize("pieces", [["text"], [bytes(CHUNK_BYTES_MAX + 1)], [None], repeat(b"")])
+def test_a_piece_that_is_no_bytes_empty_or_too_large_is_not_looked_at(pieces):
+    """Empty pieces without end are what a reader gives that does not notice the end: they held the member up."""
     cluster = group()
 
     class Odd(PieceSession):
         def loading(self):
-            return iter([piece])
+            return iter(pieces)
 
     class OddSync(Pieces):
         def session(self, target):
@@ -230,6 +233,29 @@ def test_a_piece_that_is_no_bytes_or_too_large_is_not_looked_at(piece):
     cluster.run_until(lambda: notices(cluster, "d", SyncFailed))
     assert notices(cluster, "d", SyncFailed) == [SyncFailed("session", "SyncContractError")]
     assert node.halted is None
+
+
+@pytest.mark.parametrize("progress", [(0.5, 1), (-1, 10), (3, 2), (0, 1 << 64), ("1", 2), (True, True), (1,)])
+def test_a_progress_that_is_no_count_is_named_and_never_reported_to_a_peer(progress):
+    """It is part of the member's use of memory, which peers refuse if it is no count, with the bond."""
+    cluster = group()
+
+    class Odd(PieceSession):
+        @property
+        def progress(self):
+            return progress
+
+    class OddSync(Pieces):
+        def session(self, target):
+            return Odd(target)
+
+    cluster.drop = lambda sender, to, message: isinstance(message, SyncAnswer)
+    node = cluster.add("d", Bootstrap.JOIN, machine=Synced(OddSync()))
+    cluster.run_until(lambda: notices(cluster, "d", SyncFailed))
+    (failed,) = notices(cluster, "d", SyncFailed)
+    assert (failed.part, failed.reason) in {("session", "SyncContractError"), ("session", "TypeError")}
+    assert node.halted is None
+    assert type(node.memory_use().total) is int
 
 
 def test_a_session_without_progress_is_ended_by_name():
