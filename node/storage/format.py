@@ -154,6 +154,9 @@ class LogSummary:
                 self.ended.append(record.cluster)
             case SaveBase():
                 self.base = record.evidence
+                anchor = Position(*record.evidence.anchor)
+                if self.last is not None and self.last.index <= anchor.index:
+                    self.last = anchor  # a fetched state ends the log, whatever came before
 
 
 def encode_beginning(number: int, before: bytes, summary: LogSummary) -> bytes:
