@@ -9,9 +9,7 @@ from node.raft.budget import NO_BUDGET, Budget, log_memory, needed_for
 from node.raft.events import Execute, Halted, MemoryPressed, Received
 from node.raft.log import MemoryLog
 from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest, SyncAnswer
-from node.raft.types import Bootstrap, NotExecuted, Ok, Unknown
-from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest
-from node.raft.types import EntryKind, NotExecuted, Ok, Unknown
+from node.raft.types import Bootstrap, EntryKind, NotExecuted, Ok, Unknown
 from node.sync.state_sync import LogReplaySync
 from tests.node.raft.cluster import RaftCluster
 
@@ -406,6 +404,8 @@ def test_a_joiner_that_never_finishes_costs_no_member_its_budget_and_stops_no_wr
     assert most <= size
     assert cluster.nodes["d"].log.last().index == 0
     assert not halted(cluster)
+
+
 @pytest.mark.parametrize("size", [0.5, -1, "many", True, 1 << 63, None])
 def test_a_machine_that_names_no_number_of_bytes_counts_as_one_that_does_not_know(size):
     """Peers refuse a report with such a use: its bond ended each time."""
