@@ -11,6 +11,7 @@ Commands that only make the state smaller, the group's own state, and what the l
 
 from typing import Final
 
+from attestation.encoding.fields import integer
 from node.peers import Incarnation
 from node.raft.budget import (
     NO_BUDGET,
@@ -39,6 +40,7 @@ WORTH_PARTS: Final = 16
 WORTH_BYTES_MIN: Final = 16 * 1024  # and by this much: a voter may report a budget that none can run with
 # What a member lacks is counted entry by entry up to here; beyond it the whole log of the leader counts.
 COUNTED_MAX: Final = 4096
+_BYTES: Final = integer(0, NO_BUDGET)
 
 
 class Memory(Replication):
@@ -76,11 +78,8 @@ class Memory(Replication):
 
     def _machine_memory(self) -> int:
         try:
-            size = self.tenure.replica.machine.memory_bytes
             # Peers refuse a report with any other value, and the bond with it.
-            if type(size) is not int or not 0 <= size < NO_BUDGET:
-                raise ValueError("memory_bytes is no number of bytes")
-            return size
+            return _BYTES(self.tenure.replica.machine.memory_bytes)
         except Exception as exc:  # noqa: BLE001 - as if the machine did not know
             self._machine_raised("memory_bytes", exc)
             return 0
