@@ -129,7 +129,7 @@ class LogSummary:
     """What counts of the records up to some place in the log, except for the entries.
 
     Attributes:
-        last: position of the last entry; None: a truncation was the last that changed it.
+        last: position of the last entry; None: a truncation or a base may have changed it since.
     """
 
     term: int = 0
@@ -155,8 +155,9 @@ class LogSummary:
             case SaveBase():
                 self.base = record.evidence
                 anchor = Position(*record.evidence.anchor)
-                if self.last is not None and self.last.index <= anchor.index:
-                    self.last = anchor  # a fetched state ends the log, whatever came before
+                if self.last is not None:
+                    # A fetched state ends the log, whatever came before. Entries beyond it may be others.
+                    self.last = anchor if self.last.index <= anchor.index else None
 
 
 def encode_beginning(number: int, before: bytes, summary: LogSummary) -> bytes:

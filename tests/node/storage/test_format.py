@@ -288,8 +288,8 @@ def segments_of(*histories):
 
 PARTS = (
     [[SaveVote(1, OTHER), SaveEnd(bytes(32))], [SaveEntries(LOG[:20])]],
-    [[SaveVote(2, None)], [SaveEntries(LOG[20:30]), SaveBase(evidence_at(LOG[9]))]],
-    [[SaveEntries(LOG[30:45])], [SaveBase(evidence_at(LOG[34]))]],
+    [[SaveVote(2, None)], [SaveEntries(LOG[20:29]), SaveBase(evidence_at(LOG[9])), SaveEntries(LOG[29:30])]],
+    [[SaveEntries(LOG[30:44])], [SaveBase(evidence_at(LOG[34])), SaveEntries(LOG[44:45])]],
     [[SaveVote(3, ME), SaveEntries(LOG[45:])]],
 )
 SEGMENTS = segments_of(*PARTS)

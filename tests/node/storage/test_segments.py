@@ -192,21 +192,22 @@ def test_a_first_segment_that_goes_back_behind_its_begin_is_refused_without_a_ba
         FileStorage(path, ME)
 
 
-def test_a_segment_that_begins_right_after_a_fetched_state_follows_it(path):
+@pytest.mark.parametrize("at", [50, 4])
+def test_a_segment_that_begins_right_after_a_fetched_state_follows_it(path, at):
     """The beginning named the last entry from before the fetch: the node could not be started again."""
     storage = FileStorage(path, ME)
-    append(storage, 7, size=900)
-    log = entries(60, payload=bytes(1000))
-    snapshot = snapshot_at(log[49])
+    append(storage, 7, size=300)
+    log = entries(60, payload=bytes(1000))  # of others: its own ones differ
+    snapshot = snapshot_at(log[at - 1])
     store(storage, snapshot)
     storage.persist([SaveBase(snapshot.evidence)])
     for term in range(1, 40):
         storage.persist([SaveVote(term, None)])
-    storage.persist([SaveEntries(log[50:])])
+    storage.persist([SaveEntries(log[at:])])
     storage.close()
 
     recovered = reopen(path)
-    assert recovered.entries == log[50:]
+    assert recovered.entries == log[at:]
     assert recovered.snapshot.evidence == snapshot.evidence
 
 
