@@ -436,7 +436,8 @@ class Oracles(Watcher):
         """Require votes of a quorum of every active configuration, and that the winner is a voter."""
         view = process.view
         cluster, tenure = self.tree.cluster_of(view.nodes[-1]), process.member.tenure
-        if process.disk is None:
+        # Without a leader of that term the winner has counted nothing of its own.
+        if process.disk is None and tenure.verified_leader is not None:
             self._acks.claim(process, cluster, Cursor(tenure.verified_term, tenure.verified_index))
         own = next((i for i in range(len(view.nodes)) if self._term_at(view, i) == term), len(view.nodes))
         voters = {inc for inc, choice in self._votes[cluster, term].items() if choice == process.inc}

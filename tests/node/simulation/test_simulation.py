@@ -237,6 +237,11 @@ def test_a_member_that_dies_of_hearing_that_another_is_back_is_not_bonded_with()
         scenario.do(command)
 
 
+def test_a_winner_that_pulled_from_its_refuser_is_accused_of_no_claim():
+    """What it pulled was committed, and of a term without a leader: it counted nothing of its own (rule K)."""
+    run(draw_schedule(944001071))
+
+
 def test_a_second_td_of_a_name_that_reboots_keeps_the_name():
     # Seed 480004261: it came back under a name of its own, and was taken for one more node.
     scenario = Scenario()
