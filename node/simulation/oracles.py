@@ -195,6 +195,8 @@ class Oracles(Watcher):
             raise InvariantError("dead-incarnation", f"{process} lives as {process.inc}, which is dead")
         self._living.append(process)
         self._knows[process.inc] = process.member.build.features.high
+        # What it recovered counts at once: a process that gathers events takes its first step later.
+        self._log_changed(process, process.view.commit)
 
     def died(self, process: Process) -> None:
         """Note the end of a life."""

@@ -1,14 +1,16 @@
-"""The oracles of memory budgets and of the base of a durable log, each shown a fault that it must report.
+"""The oracles of memory budgets and of what disks keep, each shown a fault that it must report.
 
 The others are in ``test_oracles.py``; together they show a fault to every oracle.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from node.peers import BondLoss
 from node.raft.budget import ENTRY_COST, Budget
 from node.raft.events import SaveBase, SaveEntries
 from node.raft.log import entry_bytes
@@ -16,7 +18,9 @@ from node.raft.types import EntryKind
 from node.simulation.buffers import ON_ITS_WAY_BYTES, check_memory
 from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
-from node.simulation.scheduler import Scheduler
+from node.simulation.faults import CALM
+from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
+from node.simulation.simulation import Simulation, draw_schedule
 from node.sync.evidence import Anchor, StateEvidence
 from tests.node.simulation.test_oracles import Group, Idle
 
@@ -85,6 +89,50 @@ def test_a_base_whose_snapshot_the_disk_does_not_have_is_seen_when_the_node_star
         disk.recovered()
 
     assert caught.value.oracle == "durable-base"
+
+
+def between_boot_and_first_step() -> Simulation:
+    """B and C were started again from the same snapshot, and still gather events for their first steps."""
+    drawn = draw_schedule(1, names=("a", "b", "c"), founders=("a", "b", "c"), trust_disk=True)
+    settings = replace(drawn.shape.settings, snapshot_bytes=1, log_keep_bytes=0)
+    shape = replace(drawn.shape, settings=settings)
+    simulation = Simulation(replace(drawn, shape=shape, weather=CALM, plan=()))
+    cluster = simulation.cluster
+    cluster.start()
+    simulation.clients.start()
+
+    def rest_on_one_snapshot() -> bool:
+        bases = {cluster.process_at(place).disk.base_index for place in "bc"}
+        return len(bases) == 1 and 0 not in bases
+
+    assert cluster.run_until(rest_on_one_snapshot, deadline_us=60 * SECOND_US)
+    cluster.network.weather = replace(CALM, gather_us=MS_US)
+    for place in "bc":
+        cluster.kill(cluster.process_at(place), BondLoss.LOST)
+        cluster.boot(place)
+    return simulation
+
+
+def test_a_process_that_took_no_step_yet_is_judged_by_what_its_disk_gave_it():
+    """Seed 21231 ended in an IndexError: the oracles knew nothing of a log that its member had recovered."""
+    simulation = between_boot_and_first_step()
+
+    simulation._check_states()
+
+    for place in "bc":
+        process = simulation.cluster.process_at(place)
+        assert simulation.oracles.tree.path_to(process.log.last()) == process.view.nodes
+        assert process.member.replica.applied.index == process.view.commit == process.log.base.index > 0
+
+
+def test_a_recovered_state_that_differs_is_seen_before_the_first_step():
+    simulation = between_boot_and_first_step()
+    simulation.cluster.process_at("c").machine.snapshot = lambda: "another"
+
+    with pytest.raises(InvariantError) as caught:
+        simulation._check_states()
+
+    assert caught.value.oracle == "equal-states"
 
 
 def test_every_oracle_that_can_report_has_a_test_that_makes_it_report():
