@@ -29,6 +29,7 @@ _SOURCES: Final = (
     "attestation/__init__.py",
     "attestation/encoding/__init__.py",
     "attestation/encoding/canonical.py",
+    "attestation/encoding/fields.py",
     "attestation/errors.py",
     "node/__init__.py",
     "node/errors.py",
