@@ -247,7 +247,6 @@ def test_without_pre_votes_a_lonely_follower_comes_back_with_a_high_term():
         (ablations.PromisesBeforeDurable, 0, "durable-promise", {"trust_disk": True}),
         (ablations.UndurableLeaderCounts, 0, "commit-quorum", {"trust_disk": True}),
         (ablations.RollIsWhoIsBonded, 0, "roll", {}),
-        (ablations.KeepsClaims, 10688, "truthful-claim", {}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
