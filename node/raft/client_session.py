@@ -355,8 +355,14 @@ class ClientSession:
             self.next_send = min(next(unsure, self.next_seq), self.next_send)
 
     def on_overloaded(self, sender: Incarnation, m: Overloaded) -> None:
-        """Answer the commands that the leader did not take."""
+        """Answer the commands that the leader did not take.
+
+        It remembers what it refused, so it takes no other copy of the same Forward. A command that we have
+        yet to hand over to it in this term is not meant: it may be in the log, as an earlier leader wrote it.
+        """
         if m.session != self.number or m.term != self.host.tenure.term or sender != self.host.tenure.leader:
+            return
+        if (self.sent_to, self.sent_in_term) != (sender, m.term):
             return
         for seq in m.seqs:
             self._refuse(seq, no_room(m.member, m.use, m.budget), handed=1)

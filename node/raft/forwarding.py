@@ -13,7 +13,7 @@ from node.raft.events import Cancel
 from node.raft.membership import Membership
 from node.raft.messages import Forward, ForwardReply, Overloaded, Proposal
 from node.raft.reads import Reads
-from node.raft.tenure import Leadership
+from node.raft.tenure import Leadership, Refused
 from node.raft.types import (
     COMMANDS,
     NO_ROOM,
@@ -58,41 +58,82 @@ class Forwarding(Membership):
         if leadership is not None and not refused and not self._has_handled(leadership, session, m.after):
             refused = "gap"
         cursors: list[tuple[int, Cursor]] = []
-        no_room: list[int] = []
-        if not refused:
-            for proposal in m.proposals:
-                cursor = self._propose(session, proposal)
-                if cursor is NO_ROOM:
-                    no_room.append(proposal.seq)
-                elif cursor is not None and proposal.seq:
-                    cursors.append((proposal.seq, cursor))
-            if leadership is not None:
-                leadership.awaited = self.log.last().index
-        if no_room and leadership is not None:
-            member, known = self._fullest(leadership)
-            self._send(
-                sender,
-                Overloaded(
-                    self._cluster,
-                    tenure.term,
-                    m.session,
-                    tuple(no_room),
-                    member,
-                    known.use,
-                    known.budget.size,
-                ),
-            )
+        if leadership is not None and not refused:
+            cursors, no_room, refused = self._take_proposals(leadership, session, m.proposals)
+            if no_room:
+                self._answer_no_room(sender, m.session, self.tenure.refused[session], no_room)
         self._send(
             sender,
             ForwardReply(self._cluster, tenure.term, m.session, tuple(cursors), refused, tenure.leader),
         )
 
+    def _take_proposals(
+        self, leadership: Leadership, session: bytes, proposals: tuple[Proposal, ...]
+    ) -> tuple[list[tuple[int, Cursor]], list[int], str]:
+        """Write proposals of a peer, in order.
+
+        Returns:
+            Where each command is, those for which a voter has no memory, and why the rest were not looked at.
+        """
+        cursors: list[tuple[int, Cursor]] = []
+        no_room: list[int] = []
+        refused = ""
+        for proposal in proposals:
+            cursor = self._propose(session, proposal)
+            if cursor is NO_ROOM:
+                if not self._remember_refused(leadership, session, proposal.seq):
+                    refused = "overloaded"
+                    break
+                no_room.append(proposal.seq)
+            elif cursor is not None and proposal.seq:
+                cursors.append((proposal.seq, cursor))
+        leadership.awaited = self.log.last().index
+        return cursors, no_room, refused
+
+    def _remember_refused(self, leadership: Leadership, session: bytes, seq: int) -> bool:
+        """Remember that command ``seq`` was refused, so that no copy of it is taken; return whether we can.
+
+        Its origin reports it as not executed, and a network may deliver a Forward again when there is room,
+        in a later term too. Only of open sessions is it remembered: they are few, and what comes of a session
+        that has ended is void.
+        """
+        tenure = self.tenure
+        table = tenure.replica.table
+        if session not in table:
+            return False
+        known = tenure.refused.get(session)
+        if known is not None and seq in known:
+            return True
+        member, reported = self._fullest(leadership)
+        if known is None:
+            tenure.refused = {name: one for name, one in tenure.refused.items() if name in table}
+            known = tenure.refused[session] = Refused(self.settings.session_window, member, reported)
+        known.add(seq, member, reported)
+        return True
+
+    def _answer_no_room(self, origin: Incarnation, number: int, refused: Refused, seqs: list[int]) -> None:
+        member, reported = refused.member, refused.reported
+        self._send(
+            origin,
+            Overloaded(
+                self._cluster,
+                self.tenure.term,
+                number,
+                tuple(seqs),
+                member,
+                reported.use,
+                reported.budget.size,
+            ),
+        )
+
     def _has_handled(self, leadership: Leadership, session: bytes, seq: int) -> bool:
-        """Return whether command ``seq`` is in our log in this term, or was answered before."""
+        """Return whether command ``seq`` is in our log in this term, was answered before, or was refused."""
+        tenure = self.tenure
         return (
             not seq
             or (session, seq) in leadership.proposed
-            or self.tenure.replica.table.is_answered(session, seq)
+            or tenure.replica.table.is_answered(session, seq)
+            or (session in tenure.refused and seq in tenure.refused[session])
         )
 
     def _is_senders_own(self, sender: Incarnation, session: bytes, proposal: Proposal) -> bool:

@@ -72,7 +72,7 @@ class Leader(Follower):
         """Write a proposal of ``session`` unless it is already there; return where it is.
 
         None: the session is open already, or the command was refused. The log carries the refusal to its
-        origin. ``NO_ROOM``: a voter has no memory for it.
+        origin. ``NO_ROOM``: a voter has no memory for it, or had none for an earlier copy of it.
         """
         tenure = self.tenure
         leadership = tenure.leadership
@@ -85,6 +85,8 @@ class Leader(Follower):
             known = tenure.replica.table.outcome_of(session, proposal.seq)
             if known is not None:
                 return None if isinstance(known, NotExecuted) else known.at
+            if session in tenure.refused and proposal.seq in tenure.refused[session]:
+                return NO_ROOM
         elif session in tenure.replica.table and is_open(proposal.payload):
             return None
         if self.log.taken >= leadership.taken_max and not self._has_room(leadership, proposal):

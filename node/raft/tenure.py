@@ -114,6 +114,34 @@ class Leadership:
 
 
 @dataclass(slots=True)
+class Refused:
+    """The commands of one session that this member refused for want of memory, and refuses in every copy.
+
+    Attributes:
+        window: no origin waits for a command this far below one that it has handed over.
+        member, reported: which member had no room for the latest of them, and what was known of it.
+        last: the highest of them.
+        seqs: those above ``last - window``, and maybe some others. All below count as refused.
+    """
+
+    window: int
+    member: Incarnation
+    reported: MemoryReported
+    last: int = 0
+    seqs: set[int] = field(default_factory=set)
+
+    def __contains__(self, seq: int) -> bool:
+        return seq <= self.last - self.window or seq in self.seqs
+
+    def add(self, seq: int, member: Incarnation, reported: MemoryReported) -> None:
+        self.member, self.reported = member, reported
+        self.last = max(self.last, seq)
+        self.seqs.add(seq)
+        if len(self.seqs) >= 2 * self.window:
+            self.seqs = {one for one in self.seqs if one > self.last - self.window}
+
+
+@dataclass(slots=True)
 class OwnMemory:
     """What this member measured of its own memory.
 
@@ -183,6 +211,8 @@ class Tenure:
         held: messages that wait for the disk, each with the serial that it waits for (trust_disk).
         snaps: the snapshots that this member takes.
         memory: what this member measured of its memory.
+        refused: by session, the commands that this member refused for want of memory, in whatever term it
+            led; of sessions that were open when another one was added.
         offers: the snapshots that peers offer.
         installing: the snapshot that is fetched, to take its state.
         sync_rests_until_ms: a session has failed: until then no other is begun.
@@ -245,6 +275,7 @@ class Tenure:
 
     snaps: Snapshotting = field(default_factory=Snapshotting)
     memory: OwnMemory = field(default_factory=OwnMemory)
+    refused: dict[bytes, Refused] = field(default_factory=dict)
     offers: dict[Incarnation, StateEvidence] = field(default_factory=dict)
     installing: Installing | None = None
     sync_rests_until_ms: int = 0

@@ -5,13 +5,25 @@ import pytest
 from node.machines.base import CommandError
 from node.machines.collections.machine import CollectionsMachine
 from node.machines.kv import KeyValue
-from node.raft.budget import NO_BUDGET, Budget, log_memory, needed_for
-from node.raft.events import Execute, Halted, MemoryPressed, Received
+from node.raft.budget import NO_BUDGET, Budget, MemoryReported, log_memory, needed_for
+from node.raft.entries import encode_command_body, encode_commands, session_id
+from node.raft.events import Execute, Halted, MemoryPressed, Received, TransferLeadership
 from node.raft.log import MemoryLog
-from node.raft.messages import AppendReply, MemoryReport, Overloaded, SnapshotDigest, SyncAnswer
+from node.raft.messages import (
+    Append,
+    AppendReply,
+    Forward,
+    ForwardReply,
+    MemoryReport,
+    Overloaded,
+    Proposal,
+    SnapshotDigest,
+    SyncAnswer,
+)
+from node.raft.tenure import Refused
 from node.raft.types import Bootstrap, EntryKind, NotExecuted, Ok, Unknown
 from node.sync.state_sync import LogReplaySync
-from tests.node.raft.cluster import RaftCluster
+from tests.node.raft.cluster import GROUP, RaftCluster
 
 SIZE = 1_000_000
 SETTINGS = {"session_window": 64, "snapshot_chunk_bytes": 4096, "session_ttl_ms": 60_000}
@@ -233,6 +245,131 @@ def test_a_command_that_was_handed_over_twice_is_unknown_when_it_is_refused():
     cluster.step(follower, Received(cluster.nodes[leader].me, told))
 
     assert cluster.outcomes[twice] == Unknown("overloaded")
+
+
+def pressed_group():
+    """Return a group, its leader, a follower, and a function that reports to the leader what the follower uses.
+
+    The function takes the share of its budget.
+    """
+    cluster = without_snapshots(budgets=dict.fromkeys("abc", NO_BUDGET))
+    leader, follower = cluster.leader(), cluster.followers()[0]
+
+    def press(share):
+        node = cluster.nodes[leader]
+        use = int(SIZE * share)
+        report = MemoryReport(node.cluster, node.term, node.log.last().index, use, SIZE)
+        cluster.step(leader, Received(cluster.nodes[follower].me, report))
+
+    assert isinstance(cluster.outcome(cluster.execute(follower, put("first", 1))), Ok)
+    return cluster, leader, follower, press
+
+
+def lead_again(cluster, leader):
+    """Let ``leader`` lose its office, and win it back in a later term."""
+    term = cluster.nodes[leader].term
+    while cluster.leader() != leader or cluster.nodes[leader].term == term:
+        other = cluster.leader()
+        cluster.step(other, TransferLeadership(cluster.tokens + 1, cluster.nodes[leader].me))
+        if other == leader:
+            cluster.step(other, TransferLeadership(cluster.tokens + 2, None))
+        cluster.tokens += 2
+        cluster.run(500)
+
+
+def forwards_of(cluster, sender):
+    """Keep every Forward that ``sender`` sends from now on, and deliver it."""
+    sent = []
+
+    def keep(origin, to, message):
+        if origin == sender and isinstance(message, Forward):
+            sent.append(message)
+        return False
+
+    cluster.drop = keep
+    return sent
+
+
+@pytest.mark.parametrize("in_term", ["the same", "a later"])
+def test_a_refused_forward_that_comes_a_second_time_is_refused_again_although_there_is_room(in_term):
+    """The first copy was answered as not executed; the second was taken, and executed."""
+    cluster, leader, follower, press = pressed_group()
+    press(0.9)
+    sent = forwards_of(cluster, follower)
+    refused = cluster.outcome(cluster.execute(follower, put("late", 10)))
+    assert isinstance(refused, NotExecuted)
+    if in_term == "a later":
+        lead_again(cluster, leader)
+    press(0.1)
+    (forward,) = [one for one in sent if one.proposals[0].seq]
+    cluster.step(leader, Received(cluster.nodes[follower].me, forward))
+    cluster.run(1_000)
+
+    assert all(node.replica.machine._live.get(b"late") is None for node in cluster.nodes.values())
+    assert isinstance(cluster.outcome(cluster.execute(follower, put("next", 10))), Ok)
+
+
+def test_a_refusal_is_not_believed_of_a_command_that_the_leader_was_not_yet_given_in_its_term():
+    """It may answer a copy of a Forward to an earlier leader; another copy may be in that one's log."""
+    cluster, leader, follower, _ = pressed_group()
+    node = cluster.nodes[follower]
+    cluster.drop = lambda sender, to, message: follower in (sender, to)
+    ticket = cluster.execute(follower, put("k", 10))
+    (pending,) = node.session.in_flight.values()
+    assert pending.times == 1
+    peer, term = cluster.nodes[leader].me, node.term + 1
+    last = node.log.last()
+    heartbeat = Append(node.cluster, term, last, (), node.tenure.commit, 1)
+    told = Overloaded(node.cluster, term, node.session.number, (pending.seq,), node.me, 1, 2)
+    cluster.step(follower, Received(peer, heartbeat), Received(peer, told))
+
+    assert node.term == term
+    assert ticket not in cluster.outcomes
+    assert pending.times == 2
+
+
+def test_a_command_right_behind_a_refused_one_is_judged_by_itself():
+    """It was refused for a gap, and handed over again, so nobody could know any more that it did not happen."""
+    cluster, _, follower, press = pressed_group()
+    press(0.9)
+    tickets = [cluster.execute(follower, put(key, 10)) for key in ("one", "two")]
+    last = cluster.execute(follower, {"op": "delete", "key": "first"})
+
+    assert [type(cluster.outcome(ticket)) for ticket in tickets] == [NotExecuted, NotExecuted]
+    assert isinstance(cluster.outcome(last), Ok)
+
+
+def test_a_command_of_a_session_that_the_leader_does_not_know_yet_is_neither_taken_nor_refused_for_good():
+    """Nothing would bound what the leader remembers of sessions that are not open."""
+    cluster, leader, follower, press = pressed_group()
+    node, origin = cluster.nodes[leader], cluster.nodes[follower].me
+    press(0.9)
+    body = encode_command_body((put("k", 10),), None)
+    payloads = [encode_commands(session_id(GROUP, origin.id, 99), seq, 1, None, body) for seq in (1, 2)]
+    proposals = tuple(Proposal(EntryKind.COMMAND, seq, one) for seq, one in enumerate(payloads, 1))
+    before = node.log.last()
+    effects = cluster.step(leader, Received(origin, Forward(node.cluster, 99, 0, proposals)))
+
+    (reply,) = [send.message for send in effects.sends if isinstance(send.message, ForwardReply)]
+    assert (reply.cursors, reply.refused) == ((), "overloaded")
+    assert not [send for send in effects.sends if isinstance(send.message, Overloaded)]
+    assert node.log.last() == before
+    assert not node.tenure.refused
+
+
+def test_what_a_leader_remembers_of_refused_commands_is_bounded():
+    cluster, leader, follower, press = pressed_group()
+    node, session = cluster.nodes[leader], cluster.nodes[follower].session
+    gone = Refused(1, node.me, MemoryReported(1, Budget(1), 1))
+    node.tenure.refused[b"a session that ended"] = gone
+    press(0.9)
+    for number in range(3 * 64):
+        assert isinstance(cluster.outcome(cluster.execute(follower, put(f"k{number}", 10))), NotExecuted)
+
+    (known,) = node.tenure.refused.values()
+    assert len(known.seqs) <= 2 * 64
+    assert all(seq in known for seq in range(2, session.next_seq))
+    assert session.next_seq not in known
 
 
 def test_the_session_of_a_member_whose_writes_are_refused_stays_open():
