@@ -254,6 +254,10 @@ def claim_of_what_the_leader_has_not(group: Group) -> None:
     group.vote(group.b, group.c.inc, group.term + 1, Cursor(group.term, group.last + 1))
 
 
+def claim_about_a_term_without_a_leader(group: Group) -> None:
+    group.vote(group.b, group.c.inc, group.term + 2, Cursor(group.term + 1, group.b.view.commit))
+
+
 def leader_without_a_committed_entry(group: Group) -> None:
     del group.c.view.nodes[group.last :]
     group.see(group.c, RoleChanged(Role.LEADER, group.term + 1))
@@ -520,6 +524,7 @@ def rival_met(group: Group) -> None:
         (leader_without_a_committed_entry, "leader-completeness", ""),
         (leader_without_votes, "election-quorum", ""),
         (claim_of_what_the_leader_has_not, "truthful-claim", ""),
+        (claim_about_a_term_without_a_leader, "truthful-claim", ""),
         (another_entry_committed, "state-machine-safety", ""),
         (another_command_applied, "state-machine-safety", ""),
         (old_term_committed_by_counting, "own-term-commit", ""),

@@ -26,6 +26,7 @@ from node.simulation.scheduler import SECOND_US, Scheduler
 from node.simulation.shrink import fails, render, shrink
 from node.simulation.simulation import Simulation, draw_schedule, run
 from tests.node.simulation import ablations
+from tests.node.simulation.test_oracles import Group
 
 ROOT = Path(__file__).parents[3]
 
@@ -240,6 +241,15 @@ def test_a_member_that_dies_of_hearing_that_another_is_back_is_not_bonded_with()
 def test_a_winner_that_pulled_from_its_refuser_is_accused_of_no_claim():
     """What it pulled was committed, and of a term without a leader: it counted nothing of its own (rule K)."""
     run(draw_schedule(944001071))
+
+
+def test_a_winner_claims_nothing_about_a_term_without_a_leader():
+    group = Group()
+    group.term += 1  # in this term B fetched committed entries from a peer that refused it
+    tenure = group.b.member.tenure
+    tenure.verified_term, tenure.verified_index, tenure.verified_leader = group.term, group.last, None
+
+    group.elect(group.b)
 
 
 def test_a_second_td_of_a_name_that_reboots_keeps_the_name():
