@@ -116,7 +116,7 @@ class Install(Pull):
         if not self._is_ahead(installing.anchor):
             self.tenure.installing = None
             return
-        if installing.pieces is not None:
+        if not _is_fetching(installing):
             return
         try:
             given_up = self._take_turn(installing)
@@ -129,7 +129,7 @@ class Install(Pull):
             if any(self._is_ahead(offer.anchor) for offer in self.tenure.offers.values()):
                 self.tenure.installing = None
                 self._begin_install()
-        elif installing.pieces is None and self.now - installing.moved_ms >= self._stalled_ms:
+        elif _is_fetching(installing) and self.now - installing.moved_ms >= self._stalled_ms:
             self._session_failed("stalled")
 
     @property
@@ -390,3 +390,11 @@ def _is_progress(progress: SyncProgress) -> bool:
     """Return whether these are counts: this member's use of memory is computed of them, and reported."""
     done, total = progress
     return type(done) is int and type(total) is int and 0 <= done <= total <= INTEGER_MAX
+
+
+def _is_fetching(installing: Installing) -> bool:
+    """Return whether the session still lacks a part.
+
+    A function, because what the session does in between changes the answer, and types do not show that.
+    """
+    return installing.pieces is None
