@@ -445,7 +445,8 @@ class Oracles(Watcher):
         voters = {inc for inc, choice in self._votes[cluster, term].items() if choice == process.inc}
         voters.add(process.inc)
         # It may not know what a leader committed. Then it needs a quorum of the configurations before, too.
-        for known in (view.commit, self._acks.settled(process)):
+        # What it wrote itself since it won is no part of the election.
+        for known in (view.commit, min(self._acks.settled(process), own - 1)):
             active = view.active(known, own)
             is_voter = any(process.inc in config.voters for config in active)
             if is_voter and all(is_quorum(config, voters) for config in active):

@@ -243,6 +243,11 @@ def test_a_winner_that_pulled_from_its_refuser_is_accused_of_no_claim():
     run(draw_schedule(944001071))
 
 
+def test_a_winner_is_judged_by_the_configurations_that_elected_it_and_not_by_one_it_wrote_since():
+    """It won by rule K, alone with the tie-break, and demoted the other voter in the same step."""
+    run(draw_schedule(977023254))
+
+
 def test_a_winner_claims_nothing_about_a_term_without_a_leader():
     group = Group()
     group.term += 1  # in this term B fetched committed entries from a peer that refused it
