@@ -67,7 +67,7 @@ def partitions_and_crashes(rng: Random) -> Iterator[Event]:
 
 
 def rolling_restarts(rng: Random) -> Iterator[Event]:
-    """The nodes stop in turn and say so, 30 to 60 s apart, each for 5 to 30 s; sometimes one is cut off."""
+    """The nodes announce a stop in turn, 30 to 60 s apart, each for 5 to 30 s; sometimes one is cut off."""
     at = 20.0
     while at < EPISODE_S:
         for place in PLACES:

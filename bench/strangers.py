@@ -178,7 +178,7 @@ JSON_BODY = ("content-type", "application/json")
 
 
 def ask_http2(target: Target, frames: bytes) -> None:
-    """Send frames over HTTP/2, say goodbye, and read until the node closes."""
+    """Send frames over HTTP/2 and a GOAWAY, and read until the node closes."""
     context = ssl.create_default_context(cafile=target.at["certificate"])
     context.check_hostname = False
     context.set_alpn_protocols(["h2"])

@@ -94,7 +94,7 @@ def machine_memory(root: Path = Path("/")) -> int:
     """Return how many bytes of memory the process may use: the machine's, or less if a cgroup limits it.
 
     Raises:
-        ConfigError: the system does not tell.
+        ConfigError: the system does not show it.
     """
     try:
         found = _MEM_TOTAL.search(_kernel_text(root / "proc/meminfo"))

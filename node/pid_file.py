@@ -54,7 +54,7 @@ class RunningNode:
     handle: int
 
     def terminate(self) -> None:
-        """Send SIGTERM: the node hands its leadership over, says goodbye, and ends."""
+        """Send SIGTERM: the node hands its leadership over, announces its end, and ends."""
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
             signal.pidfd_send_signal(self.handle, signal.SIGTERM)
 

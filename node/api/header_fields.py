@@ -64,7 +64,7 @@ def read_header_fields(headers: Sequence[tuple[bytes, bytes]]) -> HeaderFields:
     return HeaderFields(
         get(AUTHORIZATION),
         get(CLUSTER),
-        int(get(b"content-length", 0)),  # digits: whoever read the head has refused everything else
+        int(get(b"content-length", 0)),  # digits: the reading of the head refused all else
         get(b"content-type"),
         b"expect" in fields,
         get(IDEMPOTENCY_KEY),

@@ -91,6 +91,17 @@ CLUSTER: Final = Parameter(
     "another cluster refuses the request and executes nothing.",
 )
 
+
+def _member(description: str, *, is_required: bool = False) -> Parameter:
+    return Parameter(
+        name="member",
+        place="query",
+        schema={"type": "string", "minLength": 1, "maxLength": MEMBER_CHARACTERS_MAX},
+        description=description,
+        required=is_required,
+    )
+
+
 _BODY_PROBLEMS: Final = (
     "json-invalid",
     "media-type-unsupported",
@@ -164,14 +175,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=AccessRole.READ,
         standing=Standing.LAST_KNOWN,
         answers=(schemas.SafeToStop,),
-        parameters=(
-            Parameter(
-                name="member",
-                place="query",
-                schema={"type": "string", "minLength": 1, "maxLength": MEMBER_CHARACTERS_MAX},
-                description="Name or peer id; by default the node that answers.",
-            ),
-        ),
+        parameters=(_member("Name or peer id; by default the node that answers."),),
         problems=("request-invalid", "not-ready"),
     ),
     Operation(
@@ -182,12 +186,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=AccessRole.ADMIN,
         answers=(schemas.Removed,),
         parameters=(
-            Parameter(
-                name="member",
-                place="query",
-                schema={"type": "string", "minLength": 1, "maxLength": MEMBER_CHARACTERS_MAX},
-                description="Name or peer id. With a peer id a repetition of the request is harmless.",
-                required=True,
+            _member(
+                "Name or peer id. With a peer id a repetition of the request is harmless.", is_required=True
             ),
         ),
         problems=("request-invalid", "removal-refused", "not-executed", "not-ready", "outcome-unknown"),

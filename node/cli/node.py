@@ -86,8 +86,9 @@ def stop(
 ) -> None:
     """Stop a node that runs on this machine.
 
-    Without --safe this is SIGTERM: the node hands over a leadership, says goodbye, and ends. With --safe the
-    leader is asked first, as by `bondstone member safe-to-stop`; to hand over needs the role admin.
+    Without --safe this is SIGTERM: the node hands over a leadership, announces its end, and ends.
+    With --safe the leader is asked first, as by `bondstone member safe-to-stop`;
+    to hand over needs the role admin.
     """
     if not safe and (force or wait):
         raise ConfigError("--wait and --force mean something only with --safe")

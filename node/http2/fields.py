@@ -23,7 +23,7 @@ _TARGET: Final = re.compile(TARGET)
 _HOST: Final = re.compile(HOST)
 _LENGTH: Final = re.compile(LENGTH)
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":authority", b":path"})
-# Fields of one hop (RFC 9113 8.2.2). `te` may say that trailers are understood, and nothing else.
+# Fields of one hop (RFC 9113 8.2.2). `te` may announce that trailers are understood, and nothing else.
 _OF_A_CONNECTION: Final = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )

@@ -12,7 +12,7 @@ class Http2Limits:
         fields_max: fields of one request, pseudo-header fields not counted.
         body_frames_max: DATA frames of one request. Each costs more than its bytes.
         discard_bytes_max: of a body that nobody wants, for a client that sends first and reads later.
-        streams_max: requests whose handler has not ended or whose answer is not sent, whoever reset them.
+        streams_max: requests whose handler has not ended or whose answer is not sent, reset or not.
         stream_window: of a request's body that no handler has read yet.
         connection_window: of all bodies, from their arrival to their reading by this package.
         continuations_max: frames that continue one header block.

@@ -6,7 +6,7 @@ once. Every chunk is proven against the evidence that the group has committed. N
 read or promised before all of it is here; then the member's state, its log's base and its configuration
 change in one step. It drops a snapshot that is not ahead of what it has committed, so an install takes
 nothing back. With trust_disk that step waits until the snapshot is durable, and the member promises nothing
-of the new log before its disk says where that begins.
+of the new log before its disk has where that begins.
 """
 
 from collections import Counter

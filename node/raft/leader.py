@@ -283,10 +283,9 @@ class Leader(Follower):
             self._complete(token, NotExecuted("no-such-voter", self.me))
             return
         # No command is taken during a transfer, so it must not begin with a wait for what the target lacks.
-        unfit = "lagging" if chosen in leadership.lag else ""
-        unfit = unfit if chosen in self._responsive(leadership) else "not-connected"
-        if unfit:
-            self._complete(token, NotExecuted(unfit, self.me))
+        is_here = chosen in self._responsive(leadership)
+        if not is_here or chosen in leadership.lag:
+            self._complete(token, NotExecuted("lagging" if is_here else "not-connected", self.me))
             return
         until = self.now + self.settings.election_timeout_ms
         leadership.transfer = Transfer(token, chosen, until)

@@ -207,7 +207,7 @@ class Overloaded(Struct, frozen=True):
     Attributes:
         session: the session's number, as in the Forward.
         seqs: of the commands.
-        member: the one whose memory is nearly full; the next two are what its report said.
+        member: the one whose memory is nearly full; the next two are from its report.
     """
 
     cluster: bytes

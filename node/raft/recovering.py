@@ -4,7 +4,7 @@ For a group whose volatile majority is gone for good, where the group document p
 survivor commits what its log holds, as a new leader would, and goes on in a new cluster behind it, alone; the
 others join it by a snapshot. It never serves the old cluster again, and so signs one successor only.
 
-Nothing can tell a loss from a partition. So what lives wins: a member of the old cluster that has a leader
+Nothing shows a loss apart from a partition. So what lives wins: a member of the old cluster that has a leader
 answers a successor with ``Alive``, and the successor halts. No member of the old cluster ever halts or moves
 because it met a successor: a quorum that lives must not lose a member to one.
 """

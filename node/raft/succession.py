@@ -1,7 +1,7 @@
 """What a successor's genesis states: which cluster it follows, and where that one's log ended for it.
 
 A volatile majority that lost its memory cannot come back. An operator may then let one living voter, the
-*survivor*, found a new *generation* from its own state. Nothing inside the group can tell a loss from a
+*survivor*, found a new *generation* from its own state. Nothing inside the group shows a loss apart from a
 partition. So a successor is made only where the group document permits it, for the exact position that the
 operator repeats, and it gives way as soon as its predecessor shows that it lives.
 

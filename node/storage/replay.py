@@ -113,7 +113,7 @@ class Replay:
         )
 
     def require_whole(self) -> None:
-        """Raise CorruptStorageError if entries after the base are missing, or no base says why."""
+        """Raise CorruptStorageError if entries after the base are missing, or no base explains it."""
         base = self.summary.base
         if self._after != (LOG_START if base is None else Position(*base.anchor)):
             raise CorruptStorageError("segments before the first one that is there are missing")

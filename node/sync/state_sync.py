@@ -112,7 +112,7 @@ class SyncSession(ABC):
 
     @abstractmethod
     def tick(self, now_ms: int) -> Turn:
-        """Return what to send now. Called after every other call, and when the last turn said."""
+        """Return what to send now. Called after every other call, and when the last turn named."""
 
     @property
     @abstractmethod
@@ -147,7 +147,7 @@ class StateSync(ABC):
 
 
 class LogReplaySync(StateSync):
-    """The log alone: no snapshots are taken, no log is ever cut, and whoever is behind pulls the entries.
+    """The log alone: no snapshots are taken, no log is ever cut, and a laggard pulls the entries.
 
     Every other way needs that pull too, for the entries after a snapshot; it is in ``node/raft/pull.py``.
     """

@@ -130,7 +130,7 @@ def _is_listed(cluster: ChaosCluster, node: Node) -> bool:
 
 
 def _stop_safely(cluster: ChaosCluster, node: Node) -> None:
-    """Stop a node as docs/operating.md says."""
+    """Stop a node as in docs/operating.md."""
     urls = [part for one in cluster.nodes for part in ("--url", f"https://{one.api}")]
     access = [*urls, "--token", cluster.token, "--ca", cluster.ca]
     config = node.directory / "node.toml"

@@ -27,7 +27,7 @@ with holding_pid_file(Path(sys.argv[1]), bytes(range(32))):
 
 @contextmanager
 def a_node(directory):
-    """Run a process that says that it runs the node of ``directory``."""
+    """Run a process that claims to run the node of ``directory``."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS, directory],
         stdout=subprocess.PIPE,

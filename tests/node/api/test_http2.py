@@ -322,7 +322,7 @@ def test_a_client_that_waits_for_leave_gets_it_when_its_body_is_wanted():
 
 
 def test_after_its_body_a_handler_receives_nothing_but_the_end():
-    """As ASGI has it: whoever asks again waits for the client to go away."""
+    """As ASGI has it: a handler that asks again waits for the client to go away."""
 
     async def asks_again(scope, receive, send):
         first = await receive()

@@ -621,7 +621,7 @@ def signed_for_another(cluster, name, collector):
 
 
 def test_a_signature_that_comes_free_in_a_later_term_does_not_undo_the_vote_of_that_term():
-    """The disk may not record it either: whoever reads a term that goes back takes it for corruption."""
+    """The disk may not record it either: a start that reads a term that goes back takes it for corruption."""
     cluster = three(trust_disk=True)
     node, peer = signed_for_another(cluster, *cluster.followers())
     assert node.term > 1

@@ -61,7 +61,7 @@ def test_a_workload_of_a_user_keeps_its_machine():
 
 
 class Forgetful(difference.DifferenceSync):
-    """Its providers leave out the end of the state, and everything that they say fits together."""
+    """Its providers leave out the end of the state, and everything that they send fits together."""
 
     def provider(self):
         provider = difference.DifferenceProvider()
