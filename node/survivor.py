@@ -13,8 +13,8 @@ from typing import Final
 from attestation.encoding.canonical import decode_untrusted, encode
 from attestation.errors import MalformedError
 from node.authority import KEYS_MAX, Authority, AuthorityError, PrivateKey, sign
-from node.raft.succession import APPROVAL_BYTES_MAX
 
+APPROVAL_BYTES_MAX: Final = 4096
 _ITEMS_MAX: Final = 4 * KEYS_MAX
 
 
