@@ -32,7 +32,7 @@ from node.raft.events import (
     SyncFailed,
     Violation,
 )
-from node.raft.messages import ACK, AppendReply, Vote, VoteReply, VoteRequest
+from node.raft.messages import ACK, AppendReply, SnapshotDigest, Vote, VoteReply, VoteRequest
 from node.raft.quorum import Config, is_quorum
 from node.raft.succession import Predecessor
 from node.raft.types import LEADER, REMOVED, Answer, Cursor, Entry, EntryKind, Position
@@ -238,6 +238,8 @@ class Oracles(Watcher):
                     self._voted(process, message, send.to[0])
                 if message.verified is not None:
                     self._acks.claim(process, message.cluster, message.verified)
+            elif type(message) is SnapshotDigest:
+                self._snapshots.digested(process, message.evidence)
             elif type(message) is VoteRequest:
                 if unchanged and self._rules:
                     self._check_roll(process, message)
@@ -441,7 +443,8 @@ class Oracles(Watcher):
         # Without a leader of that term the winner has counted nothing of its own.
         if process.disk is None and tenure.verified_leader is not None:
             self._acks.claim(process, cluster, Cursor(tenure.verified_term, tenure.verified_index))
-        own = next((i for i in range(len(view.nodes)) if self._term_at(view, i) == term), len(view.nodes))
+        terms = map(self.tree.term_of, view.nodes)
+        own = next((i for i, at in enumerate(terms) if at == term), len(view.nodes))
         voters = {inc for inc, choice in self._votes[cluster, term].items() if choice == process.inc}
         voters.add(process.inc)
         # It may not know what a leader committed. Then it needs a quorum of the configurations before, too.
@@ -452,10 +455,6 @@ class Oracles(Watcher):
             if is_voter and all(is_quorum(config, voters) for config in active):
                 return
         raise InvariantError("election-quorum", f"{process} leads {term} without a quorum of its voters")
-
-    def _term_at(self, view: View, index: int) -> int:
-        entry = self.tree.entries[view.nodes[index]]
-        return 0 if entry is None else entry.term
 
     def _check_quorum(self, process: Process, reached: int, commit: int) -> None:
         """I4: a quorum of every active configuration holds an own-term entry, by ACKs that were really sent.

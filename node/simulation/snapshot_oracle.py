@@ -74,7 +74,10 @@ class SnapshotOracle:
                 self.digested(process, snapshot.evidence)
 
     def digested(self, process: Process, evidence: StateEvidence) -> None:
-        """Require that equal logs have equal snapshots."""
+        """Require that equal logs have equal snapshots.
+
+        A member may replace a snapshot by the next in the step in which it reported it.
+        """
         first = self._digests.setdefault(evidence.anchor, (str(process), evidence))
         if first[1] != evidence:
             raise InvariantError(

@@ -40,6 +40,11 @@ class LogTree:
         self._prefixes = [ROOT]
         self._by_chain: dict[bytes, int] = {}
 
+    def term_of(self, node: int) -> int:
+        """Return the term of the entry of ``node``; 0 for the root."""
+        entry = self.entries[node]
+        return 0 if entry is None else entry.term
+
     def config_at(self, node: int) -> Config:
         """Return the configuration in the CONFIG entry of ``node``."""
         config = self._configs.get(node)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
 from node.peers import BondLoss
 from node.raft.budget import ENTRY_COST, Budget
-from node.raft.events import SaveBase, SaveEntries
+from node.raft.events import SaveBase, SaveEntries, Send
 from node.raft.log import entry_bytes
+from node.raft.messages import SnapshotDigest
 from node.raft.types import EntryKind
 from node.simulation.buffers import ON_ITS_WAY_BYTES, check_memory
 from node.simulation.disk import Disk
@@ -133,6 +135,17 @@ def test_a_recovered_state_that_differs_is_seen_before_the_first_step():
         simulation._check_states()
 
     assert caught.value.oracle == "equal-states"
+
+
+def test_members_that_report_different_digests_of_one_state_are_seen_though_they_hold_no_snapshot(group):
+    evidence = base_behind(group, 2).evidence
+    group.see(group.b, sends=[Send((group.a.inc,), SnapshotDigest(group.id, group.term, evidence))])
+    other = msgspec.structs.replace(evidence, root=bytes([1]) * 32)
+
+    with pytest.raises(InvariantError) as caught:
+        group.see(group.c, sends=[Send((group.a.inc,), SnapshotDigest(group.id, group.term, other))])
+
+    assert caught.value.oracle == "equal-snapshots"
 
 
 def test_every_oracle_that_can_report_has_a_test_that_makes_it_report():

@@ -248,6 +248,10 @@ def test_a_winner_is_judged_by_the_configurations_that_elected_it_and_not_by_one
     run(draw_schedule(977023254))
 
 
+def test_evidence_is_somebodys_if_a_member_reported_that_digest_and_replaced_the_snapshot_at_once():
+    run(draw_schedule(988004150))
+
+
 def test_a_winner_claims_nothing_about_a_term_without_a_leader():
     group = Group()
     group.term += 1  # in this term B fetched committed entries from a peer that refused it
