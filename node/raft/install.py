@@ -35,6 +35,8 @@ from node.sync.state_sync import ASK_BYTES_MAX, ASKS_MAX, SyncProgress, Target
 LOADED_BYTES: Final = 128 * 1024  # of a snapshot that is complete, in one step
 LOADED_FRAMES: Final = 8  # in one step too: small rows cost more than their bytes
 STALLED_FACTOR: Final = 30  # election timeouts in which a session must make progress
+# Only a share of the whole that it never had before counts, in steps of this part: a session ends.
+PROGRESS_PARTS: Final = 1024
 
 
 class Install(Pull):
@@ -149,8 +151,10 @@ class Install(Pull):
         progress = SyncProgress(*session.progress)
         if not _is_progress(progress):
             raise SyncContractError("a progress is no two counts, of which the first is at most the second")
-        if progress != installing.progress:
-            installing.progress, installing.moved_ms = progress, self.now
+        installing.progress = progress
+        reached = progress.done * PROGRESS_PARTS // max(progress.total, 1)
+        if reached > installing.reached:
+            installing.reached, installing.moved_ms = reached, self.now
         installing.pieces = session.loading()
         return [peer for peer in turn.given_up if peer in installing.sources]
 

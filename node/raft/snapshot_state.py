@@ -60,7 +60,8 @@ class Installing:
     Attributes:
         sources: the peers that serve it.
         due_ms: when the session wants its next turn.
-        progress, moved_ms: its progress, and when that last changed.
+        progress: what the session states.
+        reached, moved_ms: the largest share that it ever had, in parts of the whole, and since when.
         pieces: of the snapshot, once the session has all of it; then of what is still to be compared.
         cutter: what was compared until now.
         snapshot: the whole, equal to its evidence.
@@ -78,6 +79,7 @@ class Installing:
     sources: set[Incarnation] = field(default_factory=set)
     due_ms: int = 0
     progress: SyncProgress = SyncProgress(0, 0)
+    reached: int = 0
     pieces: Iterator[bytes] | None = None
     snapshot: Snapshot | None = None
     loading: Loading | None = None

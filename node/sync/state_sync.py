@@ -63,7 +63,7 @@ class Turn(NamedTuple):
 class SyncProgress(NamedTuple):
     """``done`` of ``total`` pieces, of any size, are here: whole numbers, ``done`` at most ``total``.
 
-    A session that makes no progress is ended.
+    A session is ended that for 30 election timeouts gains no 1024th of the whole beyond the most it ever had.
     """
 
     done: int

@@ -6,6 +6,7 @@ import pytest
 
 from node.errors import RemoteProtocolError
 from node.features import Features
+from node.raft.entries import INTEGER_MAX
 from node.raft.events import Halted, Received, SyncFailed, Violation
 from node.raft.messages import SyncAnswer, SyncAsk
 from node.raft.snapshots import SYNC_RESTS_MS
@@ -266,6 +267,40 @@ def test_a_session_without_progress_is_ended_by_name():
     assert notices(cluster, "d", SyncFailed) == [SyncFailed("session", "stalled")]
     cluster.drop = lambda *_: False
     cluster.run_until(lambda: node.replica.machine.value == 60, 60_000)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        lambda turn: SyncProgress(turn % 2, 10),
+        lambda turn: SyncProgress(turn, INTEGER_MAX),
+        lambda turn: SyncProgress(turn, 2 * turn),
+    ],
+    ids=["to and fro", "one of very many", "the whole grows as well"],
+)
+def test_a_session_whose_progress_changes_for_ever_is_ended_by_name(progress):
+    """It asks for the same piece again and again: the member would never try anew, and never have the state."""
+    cluster = group()
+
+    class Restless(PieceSession):
+        turns = 0
+
+        def tick(self, now_ms):
+            self.turns += 1
+            return Turn((), now_ms + 100)
+
+        @property
+        def progress(self):
+            return progress(self.turns)
+
+    class RestlessSync(Pieces):
+        def session(self, target):
+            return Restless(target)
+
+    node = cluster.add("d", Bootstrap.JOIN, machine=Synced(RestlessSync()))
+    cluster.run_until(lambda: notices(cluster, "d", SyncFailed), 120_000)
+    assert notices(cluster, "d", SyncFailed) == [SyncFailed("session", "stalled")]
+    assert node.halted is None
 
 
 FAULTS_OF_PROVIDERS = {
