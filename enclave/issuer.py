@@ -54,7 +54,13 @@ class TdxTicketIssuer:
         return TICKET_CLASS
 
     def issue(
-        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+        self,
+        *,
+        group_id: bytes | None,
+        cluster: Cluster | None,
+        binding: bytes | None,
+        now: datetime,
+        group_ca: bytes | None = None,
     ) -> bytes:
         """Return a fresh ticket. Blocking: call in a thread.
 
@@ -63,6 +69,7 @@ class TdxTicketIssuer:
             cluster: the cluster of which this node holds a committed entry; None before that.
             binding: from the verifier's nonce and this connection, 32 bytes; None for publication.
             now: aware.
+            group_ca: SHA-256 of the certificate of the group's authority, 32 bytes; None: not claimed.
 
         Raises:
             NotATrustDomainError: there is no TD here.
@@ -79,6 +86,7 @@ class TdxTicketIssuer:
             quoted_at=quoted_at,
             expires_at=quoted_at + self._lifetime,
             binding=binding,
+            group_ca=group_ca,
         )
         # The log comes first. An extension between log and quote would contradict the log.
         events = self._runtime_events()

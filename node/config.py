@@ -23,6 +23,7 @@ from attestation.encoding.toml_tables import (
 )
 from attestation.files import FileError
 from node.bonds.wire.addresses import split_address
+from node.ca.names import NameNotPermittedError
 from node.errors import ConfigError
 from node.group_document import (
     DERIVED as DERIVED_TEXT,
@@ -273,6 +274,21 @@ def check_together(document: GroupDocument, config: NodeConfig, *, where: str) -
         )
     if document.jwt is None and attestation.jwt is not None:
         raise ConfigError(f"{where}: [attestation.jwt] token_file is unused: {document.where} has no [jwt]")
+    if document.ca_names:
+        _check_certified_names(document, config, where)
+
+
+def _check_certified_names(document: GroupDocument, config: NodeConfig, where: str) -> None:
+    if config.api.names != ApiTable().names:
+        for name in config.api.names:
+            try:
+                document.ca_names.require(name)
+            except NameNotPermittedError as exc:
+                raise ConfigError(f"{where}: [api] names: {exc} of {document.where}") from exc
+    if not certified_names_of(document, config):
+        raise ConfigError(
+            f"{where}: [api] names: {document.where} lists names in [ca], and this node has none of them"
+        )
 
 
 def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
@@ -299,6 +315,17 @@ def _with_absolute_paths(config: NodeConfig, base: Path) -> NodeConfig:
 def founding_of(document: GroupDocument, config: NodeConfig) -> Founding:
     """Return how this node may found: as the group document allows, otherwise not at all."""
     return document.founding if config.group.bootstrap is None else Founding(bootstrap=Bootstrap.JOIN)
+
+
+def certified_names_of(document: GroupDocument, config: NodeConfig) -> tuple[str, ...]:
+    """Return the names that the group's authority certifies for this node's API.
+
+    They are those of ``api.names``, and the node's name and the host of ``api.advertise``, as far as the
+    group document lists them.
+    """
+    advertised = () if config.api.advertise is None else (split_address(config.api.advertise)[0],)
+    wanted = (*config.api.names, config.node.name, *advertised)
+    return tuple(dict.fromkeys(name for name in wanted if document.ca_names.permits(name)))
 
 
 def preference_of(config: NodeConfig) -> Preference | None:

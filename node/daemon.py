@@ -18,9 +18,11 @@ from attestation.tickets.tdx import TdxValidator
 from enclave.issuer import TdxTicketIssuer
 from node.bonds.settings import Environment
 from node.bonds.wire.addresses import split_address
-from node.config import NodeConfig
+from node.ca.certificates import ApiCertificates, digest_of, pem_of
+from node.config import NodeConfig, certified_names_of
 from node.errors import ConfigError
 from node.group.network import Network
+from node.group_ca import GroupCa
 from node.group_document import GroupDocument, grants_of
 from node.host import allow_open_files, make_data_directory, memory_budget
 from node.life import NodeLife, begin_life
@@ -49,6 +51,7 @@ from node.trust import (
 
 FRESHNESS_SAVE_S: Final = 10.0
 CERTIFICATE_FILE: Final = "api-certificate.pem"
+GROUP_CA_FILE: Final = "group-ca.pem"
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +82,17 @@ async def running(
         life = begin_life(document, config, stack)
         stack.enter_context(holding_pid_file(Path(config.node.data_dir), life.identity.peer_id))
         trust = await _open_trust(life, stack)
+        certified = _certified_api_of(life)
         network = _network_of(life, trust)
         outlook = _tcb_outlook_of(life, trust, network.me)
         service = _service_of(
             life, trust, network, machine=machine, outlook=outlook, report=report, budget=budget
         )
-        await _listen(life, network, service, stack)
-        _start_background_work(life, trust, outlook)
+        await _listen(life, network, service, certified, stack)
+        _start_background_work(life, trust, outlook, certified)
         if life.key is not None:
             service.join(life.key)
-        _write_certificate(life)
+        _write_certificate(life, certified)
         _report_start(life, service, report)
         yield service
         life.audit.append("node-stopping", name=config.node.name, peer_id=life.identity.peer_id)
@@ -268,21 +272,69 @@ def _service_of(
     )
 
 
-async def _listen(life: NodeLife, network: Network, service: NodeService, stack: AsyncExitStack) -> None:
+@dataclass(frozen=True, slots=True)
+class CertifiedApi:
+    """The API in a group with an authority: what this incarnation made, and what the authority adds."""
+
+    own: ApiCertificates
+    ca: GroupCa
+
+
+def _certified_api_of(life: NodeLife) -> CertifiedApi | None:
+    """Return what the group's authority certifies; None if the group document lists no name for it."""
+    permitted, identity = life.document.ca_names, life.identity
+    if not permitted:
+        return None
+    own = ApiCertificates.of_key(
+        identity.private_key,
+        identity.peer_id,
+        wanted=certified_names_of(life.document, life.config),
+        permitted=permitted,
+        now=life.clock.now(),
+    )
+
+    def publish(certificate_der: bytes) -> None:
+        life.audit.append("group-ca", sha256=digest_of(certificate_der))
+        files.replace(Path(life.config.node.data_dir) / GROUP_CA_FILE, pem_of(certificate_der))
+
+    ca = GroupCa(
+        names=permitted, own=own, group=lambda: life.joined.group, now=life.clock.now, publish=publish
+    )
+    return CertifiedApi(own, ca)
+
+
+async def _listen(
+    life: NodeLife,
+    network: Network,
+    service: NodeService,
+    certified: CertifiedApi | None,
+    stack: AsyncExitStack,
+) -> None:
     """Accept bonds, then clients. At the end the node leaves its group first, so that clients get answers."""
     await network.start()
     stack.push_async_callback(network.close)
-    server = api_server_of(life.document, life.config, life.identity, service)
+    self_signed = (life.identity.certificate_der,)
+    server = api_server_of(
+        life.document,
+        life.config,
+        life.identity,
+        service,
+        chain=lambda: self_signed if certified is None else certified.ca.chain,
+    )
     await server.start()
     stack.push_async_callback(server.close)
     stack.push_async_callback(service.close)
 
 
 # ---- the running node -----------------------------------------------------------
-def _start_background_work(life: NodeLife, trust: Trust, outlook: TcbOutlook) -> None:
+def _start_background_work(
+    life: NodeLife, trust: Trust, outlook: TcbOutlook, certified: CertifiedApi | None
+) -> None:
     watch = RecoveryWatch(trust.enforcement, group=lambda: life.joined.group)
     life.background.keep("tcb-watch", watch.run)
     life.background.keep("tcb-outlook", outlook.run)
+    if certified is not None:
+        life.background.keep("group-ca", certified.ca.run)
     life.background.keep("freshness-save", lambda: _keep_freshness(life.config, trust.tdx))
 
 
@@ -293,10 +345,11 @@ async def _keep_freshness(config: NodeConfig, tdx: TdxValidator) -> Never:
         save_freshness(config, tdx.freshness)
 
 
-def _write_certificate(life: NodeLife) -> None:
-    """Write the certificate, which is public, where clients on this machine find it."""
+def _write_certificate(life: NodeLife, certified: CertifiedApi | None) -> None:
+    """Write the certificate to pin this incarnation with, which is public, where clients here find it."""
+    pem = life.identity.certificate_pem() if certified is None else pem_of(certified.own.anchor)
     try:
-        files.replace(Path(life.config.node.data_dir) / CERTIFICATE_FILE, life.identity.certificate_pem())
+        files.replace(Path(life.config.node.data_dir) / CERTIFICATE_FILE, pem)
     except FileError as exc:
         raise ConfigError(f"node.data_dir: {exc}") from exc
 

@@ -95,6 +95,10 @@ class DevNode:
         return self.directory / "data" / "api-certificate.pem"
 
     @property
+    def group_ca_file(self) -> Path:
+        return self.directory / "data" / "group-ca.pem"
+
+    @property
     def command(self) -> list[str]:
         return [*bondstone_command(), "node", "run", "--config", str(self.config_file)]
 
@@ -199,6 +203,7 @@ class DevCluster:
             node = DevNode(f"node-{i}", self.directory / f"node-{i}", f"127.0.0.1:{port}", seed)
             files.make_directory(node.directory / "data")
             files.remove(node.certificate_file)
+            files.remove(node.group_ca_file)
             text = _node_text(node, seeds, budget)
             if self._pccs:
                 text += f'\n[attestation.collateral]\nsource = "http://127.0.0.1:{self._pccs_port}"\n'
@@ -331,13 +336,16 @@ class DevCluster:
         )
 
     async def _keep_certificates(self) -> None:
-        """Follow the API certificates: a node that is started again has a new key."""
+        """Follow the certificates: of the group's authority, and of nodes that do not have its own yet."""
         while True:
             await asyncio.sleep(CERTIFICATE_POLL_S)
             self._write_ca()
 
     def _write_ca(self) -> None:
-        bundle = "".join(_read_if_there(node.certificate_file) for node in self.nodes)
+        files_of_nodes = [node.group_ca_file for node in self.nodes] + [
+            node.certificate_file for node in self.nodes
+        ]
+        bundle = "".join(dict.fromkeys(map(_read_if_there, files_of_nodes)))
         if _read_if_there(self.ca_file) != bundle:
             _write(self.ca_file, bundle)
 
@@ -398,6 +406,10 @@ min_voters = {min(2, nodes)}
 [store]
 # All nodes run on one machine, and three snapshots' worth of memory goes with it.
 quota_bytes = {QUOTA_BYTES}
+
+[ca]
+# For these names the group certifies its members' APIs: group-ca.pem is all that a client needs to trust.
+names = ["localhost", "127.0.0.0/8", "::1"]
 
 [trust]
 root = "{root}"

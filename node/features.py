@@ -18,7 +18,7 @@ from msgspec import Struct
 from node.errors import RemoteProtocolError
 
 LOWEST: Final = 1
-HIGHEST: Final = 2  # that this release knows
+HIGHEST: Final = 3  # that this release knows
 NUMBER_MAX: Final = 65_535  # of a level, and of a machine's version
 FAMILY_CHARS_MAX: Final = 200
 IMAGE_CHARS_MAX: Final = 128

@@ -22,6 +22,7 @@ from node.api.service import (
 )
 from node.audit import AuditLog
 from node.authority import AuthorityError
+from node.ca.certificates import digest_of
 from node.clock import NodeClock
 from node.config import NodeConfig, founding_of, preference_of
 from node.errors import ConfigError
@@ -43,6 +44,7 @@ from node.storage.file import FileStorage
 from node.system.access import CURRENT, PART, AccessState
 from node.system.access_list import AccessList
 from node.system.birth import CONFIRM, BirthState, birth_of
+from node.system.ca import CaState, ca_of
 from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
@@ -133,6 +135,7 @@ class NodeService:
             AccessState(grants_of(document.access)),
             BirthState(document.authority, document.group_id),
             TcbState(),
+            CaState(),
         )
 
     @property
@@ -356,11 +359,14 @@ class NodeService:
 
     async def evidence(self, nonce: bytes) -> Evidence:
         group, group_id, cluster = self._joined.group, self._joined.id, self.cluster
+        authority = None if group is None else ca_of(group.system).certificate
         binding = binding_of_nonce(nonce)
         tickets = {}
         async with self._issuing:
             for issuer in self._network.issuers:
-                tickets[issuer.ticket_class] = await self._issue(issuer, group_id, cluster, binding)
+                tickets[issuer.ticket_class] = await self._issue(
+                    issuer, group_id, cluster, binding, None if authority is None else digest_of(authority)
+                )
         return Evidence(
             peer_id=self._network.identity.peer_id,
             network_id=self._network.id,
@@ -369,14 +375,25 @@ class NodeService:
             binding=binding,
             tickets=tickets,
             birth_certificate=None if group is None else birth_of(group.system).certificate,
+            group_ca=authority,
         )
 
     async def _issue(
-        self, issuer: TicketIssuer, group_id: bytes | None, cluster: Cluster | None, binding: bytes
+        self,
+        issuer: TicketIssuer,
+        group_id: bytes | None,
+        cluster: Cluster | None,
+        binding: bytes,
+        group_ca: bytes | None,
     ) -> bytes:
         try:
             return await asyncio.to_thread(
-                issuer.issue, group_id=group_id, cluster=cluster, binding=binding, now=self._clock.now()
+                issuer.issue,
+                group_id=group_id,
+                cluster=cluster,
+                binding=binding,
+                group_ca=group_ca,
+                now=self._clock.now(),
             )
         except EnclaveError as exc:
             raise UnavailableError("quote-unavailable", str(exc)) from exc

@@ -1,5 +1,7 @@
 """The server of a node's API: its limits, its certificate, and what its metrics show."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry
 
 from enclave.identity import Identity
@@ -15,9 +17,14 @@ from node.tcb_outlook import TcbOutlookCollector
 
 
 def api_server_of(
-    document: GroupDocument, config: NodeConfig, identity: Identity, service: NodeService
+    document: GroupDocument,
+    config: NodeConfig,
+    identity: Identity,
+    service: NodeService,
+    *,
+    chain: Callable[[], tuple[bytes, ...]],
 ) -> ApiServer:
-    """Return the server of the node's API, with what its metrics show."""
+    """Return the server of the node's API, with what its metrics show. ``chain``: what TLS presents now."""
     limits = _api_limits_of(document, config)
     registry = CollectorRegistry()
     registry.register(BackgroundCollector(service.background))
@@ -28,7 +35,7 @@ def api_server_of(
         app,
         listen=split_address(config.api.listen),
         tls=ServerTls(
-            certificate_der=identity.certificate_der,
+            chain=chain,
             private_key_pem=identity.private_key_pem(),
             anchors=service.client_certificates,
         ).context,

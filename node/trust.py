@@ -246,6 +246,7 @@ class TokenFile:
         cluster: Cluster | None,  # noqa: ARG002
         binding: bytes | None,  # noqa: ARG002
         now: datetime,  # noqa: ARG002
+        group_ca: bytes | None = None,  # noqa: ARG002
     ) -> bytes:
         return _read(self.path, key="attestation.jwt.token_file", secret=True).strip()
 

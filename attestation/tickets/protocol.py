@@ -170,10 +170,17 @@ class TicketIssuer(Protocol):
     def ticket_class(self) -> str: ...
 
     def issue(
-        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+        self,
+        *,
+        group_id: bytes | None,
+        cluster: Cluster | None,
+        binding: bytes | None,
+        now: datetime,
+        group_ca: bytes | None = None,
     ) -> bytes:
         """Return a fresh ticket. Blocking (a quote takes milliseconds to seconds): call in a thread.
 
-        ``cluster`` is None until this node holds a committed entry of one.
+        ``cluster`` is None until this node holds a committed entry of one. ``group_ca`` is the SHA-256 of the
+        certificate of the group's authority; peers are not sent it, so it is None for a bond.
         """
         ...

@@ -2,8 +2,8 @@
 
     ticket      = {"quote": bytes, "claims": claims, ? "endorsements": map, ? "event_log": bytes}
     claims      = {"peer_id", "network_id", "group_id" or null, "cluster": [id, generation] or null,
-                   "started_at", "quoted_at", "expires_at" or null, "binding" or null}
-                                                                  times in whole Unix seconds
+                   "started_at", "quoted_at", "expires_at" or null, "binding" or null,
+                   ? "group_ca"}                                   times in whole Unix seconds
     REPORTDATA  = SHA-512 over deterministic CBOR of ["bondstone/tdx-ticket/v2", claims]
 
 Only the quote is signed, and REPORTDATA makes the claims part of it. Endorsements are signed by Intel and
@@ -92,6 +92,9 @@ class TdxClaims:
         quoted_at: when the node requested the quote, by its own clock.
         expires_at: after this the attester itself no longer vouches for the ticket; None: no such time.
         binding: 32 bytes that tie the ticket to one connection or nonce; None for a published ticket.
+        group_ca: SHA-256 of the certificate of the group's own authority, as the node's state has it; None:
+            it is not claimed, and the claims have no such member. A verifier that does not know the member
+            refuses the ticket (``ticket-malformed``), so it is in tickets for clients alone.
     """
 
     peer_id: bytes
@@ -102,10 +105,14 @@ class TdxClaims:
     quoted_at: datetime
     expires_at: datetime | None
     binding: bytes | None
+    group_ca: bytes | None = None
 
     def to_value(self) -> dict[str, Any]:
         """Return the claims as the CBOR map that is hashed and sent."""
-        return {item.name: _claim_to_value(getattr(self, item.name)) for item in fields(self)}
+        value = {item.name: _claim_to_value(getattr(self, item.name)) for item in fields(self)}
+        if self.group_ca is None:
+            del value["group_ca"]
+        return value
 
     def report_data(self) -> bytes:
         """Return the 64 bytes that a quote for these claims carries."""
@@ -119,7 +126,7 @@ class TdxClaims:
             MalformedError: ``ticket-malformed``.
         """
         names = [item.name for item in fields(cls)]
-        claims = StrictMap(value, error=_malformed, path="claims", names=names)
+        claims = StrictMap(value, error=_malformed, path="claims", names=names, optional=("group_ca",))
         return cls(
             peer_id=claims.take("peer_id", _ID),
             network_id=claims.take("network_id", _ID),
@@ -129,6 +136,7 @@ class TdxClaims:
             quoted_at=claims.take("quoted_at", _time),
             expires_at=claims.take("expires_at", optional(_time)),
             binding=claims.take("binding", optional(_ID)),
+            group_ca=claims.take("group_ca", _ID) if "group_ca" in claims else None,
         )
 
 
@@ -545,6 +553,7 @@ def claims_value(claims: TdxClaims) -> dict[str, Any]:
         "quoted_at": timestamp(claims.quoted_at),
         "expires_at": None if claims.expires_at is None else timestamp(claims.expires_at),
         "binding": _hex(claims.binding),
+        "group_ca": _hex(claims.group_ca),
     }
 
 

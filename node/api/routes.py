@@ -236,7 +236,8 @@ class Routes:
                 cluster=views.cluster_schema(evidence.cluster),
                 binding=evidence.binding.hex(),
                 tickets=views.tickets_in_base64(evidence.tickets),
-                birth_certificate=_certificate_answer(evidence.birth_certificate).birth_certificate,
+                birth_certificate=views.base64_of(evidence.birth_certificate),
+                group_ca=views.base64_of(evidence.group_ca),
             )
         )
 
@@ -301,8 +302,7 @@ class Routes:
 
 
 def _certificate_answer(certificate: bytes | None) -> schemas.BirthCertificate:
-    text = None if certificate is None else base64.b64encode(certificate).decode("ascii")
-    return schemas.BirthCertificate(birth_certificate=text)
+    return schemas.BirthCertificate(birth_certificate=views.base64_of(certificate))
 
 
 def _by_method(handlers: Mapping[str, Handler]) -> Handler:

@@ -429,6 +429,13 @@ class OwnEvidence(_Response, frozen=True):
         Base64 | None,
         Meta(description="As from /v1/birth-certificate: the authority's statement about the cluster."),
     ] = None
+    group_ca: Annotated[
+        Base64 | None,
+        Meta(
+            description="The certificate of the group's own authority, DER; the tickets' claims carry its "
+            "SHA-256. Null while the group has none."
+        ),
+    ] = None
 
 
 class PeerEvidence(_Response, frozen=True):

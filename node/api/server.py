@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -30,9 +30,9 @@ _BACKLOG: Final = 1024
 
 
 def server_tls_context(
-    *, certificate_der: bytes, private_key_pem: bytes, client_certificates_der: Iterable[bytes]
+    *, chain_der: Sequence[bytes], private_key_pem: bytes, client_certificates_der: Iterable[bytes]
 ) -> ssl.SSLContext:
-    """Return a TLS 1.3 server context for a key that is never on a disk.
+    """Return a TLS 1.3 server context for a key that is never on a disk; the leaf is first in the chain.
 
     A client may authenticate with one of the given self-signed certificates. Without a certificate it needs a
     bearer token. With any other certificate the handshake fails.
@@ -44,8 +44,8 @@ def server_tls_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # no resumption: every connection proves that the peer holds its key now
     context.set_alpn_protocols(OFFERED)
-    certificate_pem = x509.load_der_x509_certificate(certificate_der).public_bytes(Encoding.PEM)
-    _load_chain_from_memory(context, certificate_pem + private_key_pem)
+    chain = (x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain_der)
+    _load_chain_from_memory(context, b"".join(chain) + private_key_pem)
     anchors = list(client_certificates_der)
     if anchors:
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -64,30 +64,34 @@ class ServerTls:
     An anchor grants nothing by itself: the grant of a certificate is looked up for every request.
 
     Args:
-        certificate_der: of the node.
+        chain: of the node as it is now, DER, the leaf first; all its leaves have the same key.
         private_key_pem: of the node.
         anchors: the certificates of the list as it is now, DER.
     """
 
     def __init__(
-        self, *, certificate_der: bytes, private_key_pem: bytes, anchors: Callable[[], tuple[bytes, ...]]
+        self,
+        *,
+        chain: Callable[[], tuple[bytes, ...]],
+        private_key_pem: bytes,
+        anchors: Callable[[], tuple[bytes, ...]],
     ) -> None:
-        self._certificate_der = certificate_der
+        self._chain = chain
         self._private_key_pem = private_key_pem
         self._anchors = anchors
-        self._made_for: tuple[bytes, ...] | None = None
+        self._made_for: tuple[tuple[bytes, ...], tuple[bytes, ...]] | None = None
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
         """Return the context for the next handshake."""
-        anchors = self._anchors()
-        if self._context is None or anchors != self._made_for:
+        chain, anchors = self._chain(), self._anchors()
+        if self._context is None or (chain, anchors) != self._made_for:
             self._context = server_tls_context(
-                certificate_der=self._certificate_der,
+                chain_der=chain,
                 private_key_pem=self._private_key_pem,
                 client_certificates_der=filter(can_be_anchor, anchors),
             )
-            self._made_for = anchors
+            self._made_for = chain, anchors
         return self._context
 
 

@@ -145,6 +145,8 @@ class Evidence:
         binding: ``binding_of_nonce(nonce)``, which the tickets' claims carry.
         tickets: fresh tickets by class, each bound to ``binding``.
         birth_certificate: the newest that this node has applied, or None.
+        group_ca: the certificate of the group's authority, DER, whose digest the tickets' claims carry; None:
+            the group has none.
     """
 
     peer_id: bytes
@@ -154,6 +156,7 @@ class Evidence:
     binding: bytes
     tickets: Mapping[str, bytes]
     birth_certificate: bytes | None
+    group_ca: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

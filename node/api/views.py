@@ -270,6 +270,10 @@ def cluster_schema(cluster: Cluster | None) -> schemas.Cluster | None:
     return schemas.Cluster(id=cluster.id.hex(), generation=cluster.generation)
 
 
+def base64_of(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")
+
+
 def tickets_in_base64(tickets: Mapping[str, bytes]) -> dict[str, str]:
     return {name: base64.b64encode(ticket).decode("ascii") for name, ticket in tickets.items()}
 

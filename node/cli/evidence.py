@@ -23,6 +23,7 @@ from attestation.tickets.tdx import TICKET_CLASS, TdxValidator, cluster_value, p
 from attestation.x509.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.authority import Authority, AuthorityError
+from node.ca.certificates import digest_of, pem_of
 from node.cli.inputs import load_policy, load_trust_root, read_file
 from node.client import LiveEvidence, fetch_evidence_unauthenticated
 from node.errors import ConfigError
@@ -37,11 +38,14 @@ class VerifiedNode:
     Attributes:
         peer_id: of the key that the TLS connection was authenticated with, 32 bytes.
         cluster: that its quote names; None while the node holds nothing of one.
+        group_ca: SHA-256 of the certificate of the group's authority, or None, as its quote
+            names it.
     """
 
     live: LiveEvidence
     peer_id: bytes
     cluster: Cluster | None
+    group_ca: bytes | None
     expiration: Expiration
 
     @property
@@ -57,6 +61,7 @@ class VerifiedNode:
             "network_id": document.network_id,
             "group_id": document.group_id,
             "cluster": cluster_value(self.cluster),
+            "group_ca": None if self.group_ca is None else self.group_ca.hex(),
             "expires_at": None if at is None else at.isoformat().replace("+00:00", "Z"),
             "mock": self.mock,
             "appraisal": self.expiration.appraisal,
@@ -165,11 +170,9 @@ def verify_node(
         cluster=ANY_CLUSTER,  # the quote's cluster is returned; require_cluster compares it
     )
     expiration = validator.validate(raw, expected, datetime.now(UTC))
+    claims = parse_ticket_untrusted(raw).claims  # REPORTDATA was checked: the quote covers them
     return VerifiedNode(
-        live=live,
-        peer_id=peer_id,
-        cluster=parse_ticket_untrusted(raw).claims.cluster,  # REPORTDATA was checked: the quote covers it
-        expiration=expiration,
+        live=live, peer_id=peer_id, cluster=claims.cluster, group_ca=claims.group_ca, expiration=expiration
     )
 
 
@@ -203,6 +206,35 @@ def require_confirmed(node: VerifiedNode, authority: Authority) -> ConfirmedClus
     except AuthorityError as exc:
         raise AppraisalError(exc.reason, exc.message) from exc
     return confirmed
+
+
+class GroupCaUnknownError(UndecidedError):
+    """The node is genuine and accepted, and its group has no authority of its own, or has none yet."""
+
+
+def require_group_ca(node: VerifiedNode) -> bytes:
+    """Return the certificate of the group's authority, PEM, as a verified node's quote names it.
+
+    Raises:
+        GroupCaUnknownError: the quote names none.
+        AppraisalError: ``group-ca-mismatch``: the node sent another certificate.
+        MalformedError: ``group-ca-malformed``: it sent none that can be read.
+    """
+    if node.group_ca is None:
+        raise GroupCaUnknownError(
+            "group-ca-none",
+            "the group has no authority of its own. hint: [ca] names in the group document; try again if the "
+            "group was founded a moment ago",
+        )
+    try:
+        certificate = base64.b64decode(node.live.document.group_ca or "", validate=True)
+        if digest_of(certificate) != node.group_ca:
+            raise AppraisalError(
+                "group-ca-mismatch", "the node sent another authority's certificate than its quote names"
+            )
+        return pem_of(certificate)
+    except ValueError as exc:  # no base64, or no certificate
+        raise MalformedError("group-ca-malformed", "the authority's certificate cannot be read") from exc
 
 
 def _in_no_cluster() -> "ClusterUnknownError":

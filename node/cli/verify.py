@@ -16,7 +16,14 @@ from attestation.errors import AppraisalError, AttestationError
 from attestation.files import FileError
 from attestation.policy.appraise import UNKNOWN_ENFORCEMENT
 from attestation.values import timestamp
-from node.cli.evidence import VerifiedNode, appraiser_of, require_cluster, require_confirmed, verify_node
+from node.cli.evidence import (
+    VerifiedNode,
+    appraiser_of,
+    require_cluster,
+    require_confirmed,
+    require_group_ca,
+    verify_node,
+)
 from node.cli.exits import exit_code_of, word_of
 from node.cli.inputs import parse_time
 from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
@@ -58,6 +65,9 @@ def command(
         Path | None,
         typer.Option(help="Directory for the verified certificate and client.json, for `kv` and others."),
     ] = None,
+    save_ca: Annotated[
+        Path | None, typer.Option(help="File for the certificate of the group's own authority.")
+    ] = None,
     enforced_since: Annotated[
         str | None, typer.Option(help="Since when the collateral is enforced, for a grace period.")
     ] = None,
@@ -83,14 +93,14 @@ def command(
         if cluster is not None:
             require_cluster(node, cluster)
         confirmed = None if appraiser.authority is None else require_confirmed(node, appraiser.authority)
+        group_ca = None if save_ca is None else (save_ca, require_group_ca(node))
         _remember(node, confirmed, pins=pins or read_environment().pins, forget=forget_pin)
     except (AttestationError, ClientError) as exc:
         code = exit_code_of(exc)
         _print_failure(exc, word_of(code), as_json=as_json)
         raise typer.Exit(code) from exc
     value = node.to_json_value() | {"confirmed": _confirmed_value(confirmed)}
-    if save is not None:
-        value["saved"] = str(_save(save, url, node))
+    value |= _saved(save, group_ca, url, node)
     print_json(value) if as_json else _print(value)
 
 
@@ -118,6 +128,16 @@ def _reason_of(exc: ClientError) -> str:
             return "unreachable"
 
 
+def _saved(
+    directory: Path | None, group_ca: tuple[Path, bytes] | None, url: str, node: VerifiedNode
+) -> dict[str, str]:
+    """Write what the user asks to keep of a verified node; return where it is."""
+    saved = {} if directory is None else {"saved": str(_save(directory, url, node))}
+    if group_ca is not None:
+        saved["saved_ca"] = str(_save_ca(*group_ca))
+    return saved
+
+
 def _save(directory: Path, url: str, node: VerifiedNode) -> Path:
     """Write the verified certificate, and the settings by which other commands find and trust this node."""
     certificate = x509.load_der_x509_certificate(node.live.certificate_der)
@@ -131,6 +151,14 @@ def _save(directory: Path, url: str, node: VerifiedNode) -> Path:
     except FileError as exc:
         raise ConfigError(f"--save: {exc}") from exc
     return settings
+
+
+def _save_ca(path: Path, pem: bytes) -> Path:
+    try:
+        files.replace(path, pem)
+    except FileError as exc:
+        raise ConfigError(f"--save-ca: {exc}") from exc
+    return path.resolve()
 
 
 def _remember(
@@ -187,6 +215,7 @@ def _print(value: dict[str, Any]) -> None:
             *((key, str(value[key])) for key in ("peer_id", "group_id", "network_id", "expires_at")),
             ("cluster", "none yet" if held is None else f"{held['id']}/{held['generation']}"),
             ("confirmed", said),
+            ("group CA", value["group_ca"] or "none"),
             *appraisal["measurements"].items(),
             ("advisories", ", ".join(appraisal["advisory_ids"]) or "-"),
             ("not checked", ", ".join(appraisal["not_checked"]) or "-"),
@@ -195,3 +224,5 @@ def _print(value: dict[str, Any]) -> None:
     say_unchecked(appraisal["not_checked"])
     if "saved" in value:
         say(f"to use the verified node: export BONDSTONE_CLUSTER={shlex.quote(value['saved'])}")
+    if "saved_ca" in value:
+        say(f"to trust every member of the group: {shlex.quote(value['saved_ca'])}")

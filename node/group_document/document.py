@@ -11,6 +11,7 @@ from attestation.policy.rules import AppraisalPolicy
 from attestation.tickets.ids import network_id_of_name
 from attestation.x509.trust import TrustRoot
 from node.authority import Authority
+from node.ca.names import PermittedNames
 from node.group_document.access import FoundingAccess
 from node.group_document.jwt import JwtAdmission
 from node.group_document.tables import Compaction
@@ -27,10 +28,7 @@ FAMILIES: Final[Mapping[str, str]] = {
 }
 """Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
-WITHOUT_EFFECT: Final = (
-    "store.compaction",
-    "ca.names",
-)
+WITHOUT_EFFECT: Final = ("store.compaction",)
 """Keys that are checked and are part of the GroupId, but that no code reads yet."""
 
 
@@ -58,7 +56,7 @@ class GroupDocument:
         root: the root that quotes must lead to.
         update: which TCB evaluation nodes request, ``standard`` or ``early``.
         fixed_collateral: a node may use a fixed file of collateral.
-        ca_names: DNS names (some begin with ``*.``) and IP networks, sorted.
+        ca_names: what the group's own authority certifies; without any the group has no such authority.
         value: the canonical document as plain data.
         canonical: its bytes.
     """
@@ -80,7 +78,7 @@ class GroupDocument:
     authority: Authority | None
     recovery: Literal["none", "survivor"]
     compaction: Compaction
-    ca_names: tuple[str, ...]
+    ca_names: PermittedNames
     value: Mapping[str, Any]
     canonical: bytes
 

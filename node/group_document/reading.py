@@ -11,6 +11,7 @@ from attestation.encoding.canonical import encode
 from attestation.encoding.toml_tables import TableError, parse_toml_untrusted, read_table_untrusted
 from attestation.errors import MalformedError
 from attestation.files import FileError
+from node.ca.names import PermittedNames
 from node.errors import ConfigError
 from node.group_document.access import access_of, canonical_access
 from node.group_document.document import (
@@ -143,7 +144,7 @@ def _document_of(file: DocumentFile, where: str) -> GroupDocument:
         authority=authority,
         recovery=file.recovery.authorize,
         compaction=file.store.compaction,
-        ca_names=ca_names,
+        ca_names=PermittedNames.of(ca_names),
         value=value,
         canonical=encode(value),
     )

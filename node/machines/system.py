@@ -157,6 +157,14 @@ class SystemPart(SystemState):
     def names(self) -> frozenset[str]:
         """The names of its commands and queries; no other part has one of them."""
 
+    @property
+    def came_later(self) -> bool:
+        """Whether a feature level above 1 brought it. Its snapshot is null until that level writes to it.
+
+        Until then it is left out of the snapshot, so that releases that do not know it have the same one.
+        """
+        return False
+
 
 class CombinedSystem(SystemState):
     """Several parts as one. A command or query goes to the part that has its name; every part judges all.
@@ -207,10 +215,16 @@ class CombinedSystem(SystemState):
             part.rollback(savepoint[name])
 
     def snapshot(self) -> Any:
-        return {name: part.snapshot() for name, part in self._parts.items()}
+        taken = {name: part.snapshot() for name, part in self._parts.items()}
+        return {
+            name: snapshot
+            for name, snapshot in taken.items()
+            if snapshot is not None or not self._parts[name].came_later
+        }
 
     def restore(self, snapshot: Any) -> None:
-        if not isinstance(snapshot, dict) or snapshot.keys() != self._parts.keys():
+        required = {name for name, part in self._parts.items() if not part.came_later}
+        if not isinstance(snapshot, dict) or not required <= snapshot.keys() <= self._parts.keys():
             raise ValueError("the snapshot has other parts than this system state")
         for name, part in self._parts.items():
-            part.restore(snapshot[name])
+            part.restore(snapshot.get(name))

@@ -167,7 +167,13 @@ def test_every_pool_is_in_the_metrics_and_in_the_docs():
     config = msgspec.structs.replace(documents.node_config(), api=api)
 
     async def scrape():
-        server = api_server_of(documents.document(documents.MINIMAL), config, IDENTITY, service)
+        server = api_server_of(
+            documents.document(documents.MINIMAL),
+            config,
+            IDENTITY,
+            service,
+            chain=lambda: (IDENTITY.certificate_der,),
+        )
         await server.start()
         try:
             return await asyncio.to_thread(scraped, server.address[1])

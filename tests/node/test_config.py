@@ -5,8 +5,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.config import CONFIG_BYTES_MAX, check_together, founding_of, load_config, load_node, parse_config
+from node.config import (
+    CONFIG_BYTES_MAX,
+    NodeConfig,
+    certified_names_of,
+    check_together,
+    founding_of,
+    load_config,
+    load_node,
+    parse_config,
+)
 from node.errors import ConfigError
+from node.group_document import GroupDocument
 from node.raft.types import Bootstrap
 from tests.support import documents
 from tests.support.cluster import cli
@@ -281,3 +291,36 @@ def test_every_table_of_the_group_document_is_refused_in_a_node_file():
     assert msgspec.structs.fields(config.NodeConfig)
     assert set(group_document.NODE_TABLES) | {"group"} == set(config.NodeConfig.__struct_fields__)
     assert set(group_document.NODE_GROUP_KEYS) | {"bootstrap"} == set(config.NodeGroupTable.__struct_fields__)
+
+
+# ---- names that the group's authority certifies ---------------------------------------------------
+def with_ca(*names: str) -> GroupDocument:
+    return documents.document(documents.MINIMAL + f"\n[ca]\nnames = {list(names)!r}\n")
+
+
+def with_names(*names: str, advertise: str = "") -> NodeConfig:
+    more = f"advertise = {advertise!r}\n" if advertise else ""
+    return parse(documents.NODE + f"\n[api]\nnames = {list(names)!r}\n{more}")
+
+
+def test_a_name_outside_the_group_documents_list_stops_the_node():
+    for names in (["evil.example"], ["localhost", "10.0.0.1"], ["b.a.group.internal"]):
+        with pytest.raises(ConfigError, match=rf"api\] names: {names[-1]} is not among"):
+            check_together(with_ca("*.group.internal", "localhost"), with_names(*names), where="node.toml")
+
+
+def test_a_node_without_any_name_of_the_list_does_not_start():
+    with pytest.raises(ConfigError, match="has none of them"):
+        check_together(with_ca("other.internal"), parse(documents.NODE), where="node.toml")
+
+
+def test_a_node_is_certified_for_its_names_on_the_list():
+    listed = with_ca("*.group.internal", "localhost", "a", "10.0.0.0/8")
+    config = with_names("localhost", "x.group.internal", advertise="10.0.0.1:8443")
+    check_together(listed, config, where="node.toml")
+    assert certified_names_of(listed, config) == ("localhost", "x.group.internal", "a", "10.0.0.1")
+    assert certified_names_of(listed, parse(documents.NODE)) == ("localhost", "a")
+
+
+def test_without_a_list_a_node_has_whatever_names_it_likes():
+    check_together(documents.document(), with_names("evil.example"), where="node.toml")

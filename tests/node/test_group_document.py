@@ -18,6 +18,7 @@ from attestation.encoding.canonical import encode
 from attestation.encoding.toml_tables import StrictTable
 from enclave.identity import Identity
 from node import group_document
+from node.ca.names import PermittedNames
 from node.errors import ConfigError
 from node.group_document import (
     DOCUMENT_BYTES_MAX,
@@ -462,7 +463,9 @@ def test_names_for_the_groups_own_authority_have_one_form():
     one = document(MINIMAL + f"[ca]\nnames = {json.dumps(names)}\n")
     other = document(MINIMAL + f"[ca]\nnames = {json.dumps([*names[::-1], *names])}\n")
 
-    assert one.ca_names == ("*.group.internal", "10.0.0.0/8", "10.0.0.7/32", "fd00::/8", "group.internal")
+    assert one.ca_names == PermittedNames.of(
+        ["*.group.internal", "10.0.0.0/8", "10.0.0.7/32", "fd00::/8", "group.internal"]
+    )
     assert one.canonical == other.canonical != document().canonical
     assert document(MINIMAL + "[ca]\nnames = []\n").canonical == document().canonical
 

@@ -59,7 +59,13 @@ class FakeIssuer:
     issued: list[bytes] = field(default_factory=list)
 
     def issue(
-        self, *, group_id: bytes | None, cluster: Founded | None, binding: bytes | None, now: datetime
+        self,
+        *,
+        group_id: bytes | None,
+        cluster: Founded | None,
+        binding: bytes | None,
+        now: datetime,
+        group_ca: bytes | None = None,
     ) -> bytes:
         expires = None if self.lifetime is None else now + self.lifetime
         claims = {

@@ -47,7 +47,13 @@ class Ticket:
     ticket_class: str = "jwt"
 
     def issue(
-        self, *, group_id: bytes | None, cluster: Cluster | None, binding: bytes | None, now: datetime
+        self,
+        *,
+        group_id: bytes | None,
+        cluster: Cluster | None,
+        binding: bytes | None,
+        now: datetime,
+        group_ca: bytes | None = None,
     ) -> bytes:
         return self.make()
 

@@ -428,7 +428,7 @@ def write_ca(directory):
 
 
 @contextmanager
-def served(service, *, limits=None, identity=IDENTITY, port=0):
+def served(service, *, limits=None, identity=IDENTITY, port=0, chain=None):
     """Serve over HTTPS in a thread with a loop of its own; yields the port."""
     limits = limits or ApiLimits(shutdown_timeout_s=1)
     started = threading.Event()
@@ -438,7 +438,7 @@ def served(service, *, limits=None, identity=IDENTITY, port=0):
         state["loop"] = asyncio.get_running_loop()
         state["stop"] = asyncio.Event()
         tls = ServerTls(
-            certificate_der=identity.certificate_der,
+            chain=chain or (lambda: (identity.certificate_der,)),
             private_key_pem=identity.private_key_pem(),
             anchors=service.client_certificates,
         ).context

@@ -323,7 +323,9 @@ def test_the_daemon_goes_by_how_long_the_group_remembers(ttl_ms, status):
     config = msgspec.structs.replace(config, api=api)
 
     async def ask():
-        server = api_server_of(document, config, IDENTITY, FakeService())
+        server = api_server_of(
+            document, config, IDENTITY, FakeService(), chain=lambda: (IDENTITY.certificate_der,)
+        )
         await server.start()
         _, port = server.address
         try:

@@ -24,6 +24,8 @@ from node.api.app import create_app
 from node.api.limits import ApiLimits
 from node.api.metrics import BackgroundCollector
 from node.api.server import ApiServer, ServerTls, bind, server_tls_context
+from node.ca.certificates import MEMBER_VALIDITY, ApiCertificates, CertificateAuthority, pem_of
+from node.ca.names import PermittedNames
 from node.client.channel import client_tls_context
 from node.errors import ConfigError
 from node.places import Places
@@ -69,7 +71,7 @@ def test_the_private_key_never_has_a_file_name(monkeypatch):
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spy)
     before = open_files()
     server_tls_context(
-        certificate_der=IDENTITY.certificate_der,
+        chain_der=[IDENTITY.certificate_der],
         private_key_pem=IDENTITY.private_key_pem(),
         client_certificates_der=(),
     )
@@ -131,7 +133,7 @@ def test_without_a_client_certificate_the_token_still_decides():
 def test_what_cannot_be_a_trust_anchor_is_a_configuration_error():
     with pytest.raises(ConfigError, match=r"\[access\] a client certificate is unusable"):
         server_tls_context(
-            certificate_der=IDENTITY.certificate_der,
+            chain_der=[IDENTITY.certificate_der],
             private_key_pem=IDENTITY.private_key_pem(),
             client_certificates_der=[b"\x30\x00"],
         )
@@ -157,6 +159,35 @@ def test_a_certificate_that_tls_cannot_trust_keeps_no_other_credential_from_work
     service = FakeService(state=AccessState([unusable, pinned(CLIENT)]))
     with served(service) as port, client(context_of(CLIENT, tmp_path)) as http:
         assert http.get(f"https://localhost:{port}/v1/group").status_code == 200
+
+
+def test_a_renewed_certificate_is_presented_on_the_running_listener_with_the_same_key(tmp_path):
+    now, names = datetime.now(UTC), PermittedNames.of(["localhost"])
+    authority = CertificateAuthority.generate(b"g" * 32, names, now)
+    own = ApiCertificates.of_key(
+        IDENTITY.private_key, IDENTITY.peer_id, wanted=["localhost"], permitted=names, now=now
+    )
+    expired = authority.certify(own.anchor, now - 2 * MEMBER_VALIDITY)
+    chain = [own.leaf]
+    standard = ssl.create_default_context(cadata=pem_of(authority.certificate_der).decode())
+    pin = ssl.create_default_context(cadata=pem_of(own.anchor).decode())
+    with served(FakeService(), chain=lambda: tuple(chain)) as port, connection(port, pin) as before:
+        for certified, problem in (
+            (None, "unable to get"),
+            (expired, "expired"),
+            (authority.certify(own.anchor, now), None),
+        ):
+            if certified is not None:
+                chain[1:] = [certified, authority.certificate_der]
+            if problem is None:
+                with connection(port, standard) as tls:
+                    assert tls.getpeercert(binary_form=True) == own.leaf
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError, match=problem), connection(port, standard):
+                    pass
+            with connection(port, pin) as tls:
+                assert tls.getpeercert(binary_form=True) == own.leaf
+        assert asked(before, HEALTH).startswith(b"HTTP/1.1 200 OK\r\n")  # as if nothing had happened
 
 
 # ---- connections -----------------------------------------------------------------------------
@@ -394,7 +425,7 @@ def test_a_server_that_fails_ends_the_process_instead_of_leaving_an_unreachable_
             create_app(FakeService(), ApiLimits()),
             listen=("127.0.0.1", 0),
             tls=ServerTls(
-                certificate_der=IDENTITY.certificate_der,
+                chain=lambda: (IDENTITY.certificate_der,),
                 private_key_pem=IDENTITY.private_key_pem(),
                 anchors=tuple,
             ).context,

@@ -37,7 +37,13 @@ class StolenTickets:
     ticket_class: str = "fake"
 
     def issue(
-        self, *, group_id: bytes | None, cluster: Founded | None, binding: bytes | None, now: datetime
+        self,
+        *,
+        group_id: bytes | None,
+        cluster: Founded | None,
+        binding: bytes | None,
+        now: datetime,
+        group_ca: bytes | None = None,
     ) -> bytes:
         return self.source.issued[-1]
 

@@ -49,7 +49,7 @@ def silent(connection):
 def listening(behaviour, *, tls=True):
     """A server that handshakes and then behaves badly; yields its port."""
     context = server_tls_context(
-        certificate_der=IDENTITY.certificate_der,
+        chain_der=[IDENTITY.certificate_der],
         private_key_pem=IDENTITY.private_key_pem(),
         client_certificates_der=[],
     )

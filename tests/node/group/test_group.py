@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from node.errors import ConfigError
-from node.features import Features, Levels
+from node.features import HIGHEST, Features, Levels
 from node.group.errors import CommandFailedError, GroupClosedError, NotExecutedError, SupersededError
 from node.group.group import Group
 from node.group.when import Conditions, CursorWatcher
@@ -277,7 +277,7 @@ def test_the_system_state_is_written_and_read_on_every_node_and_judges_callers_o
 def test_a_machine_of_one_version_refuses_another_by_name() -> None:
     async def scenario(site: Site) -> None:
         a, b = await site.counters(2)
-        assert a.status.levels == b.status.levels == Levels(2, "bondstone/counter", 1)
+        assert a.status.levels == b.status.levels == Levels(HIGHEST, "bondstone/counter", 1)
         with pytest.raises(NotExecutedError, match="machine-version-change-unsupported"):
             await within(a.change_machine_version(2))
         with pytest.raises(NotExecutedError, match="not-leader"):

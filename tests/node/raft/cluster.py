@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from random import Random
 
-from node.features import Build, Levels, Span
+from node.features import HIGHEST, LOWEST, Build, Levels, Span
 from node.machines.base import ApplyContext, CommandError, StateMachine
 from node.machines.system import EmptySystem
 from node.peers import BondLoss, Incarnation, Preference
@@ -24,8 +24,8 @@ from node.raft.log import MemoryLog
 from node.raft.member import Member
 from node.raft.types import Bootstrap, Consistency, Founding, Role, Settings
 
-BUILD = Build("", Span(1, 2), "test/register", Span(1, 1))  # of a member of ``RaftCluster``
-LEVELS = Levels(2, "test/register", 1)  # of the group of such members
+BUILD = Build("", Span(LOWEST, HIGHEST), "test/register", Span(1, 1))  # of a member of ``RaftCluster``
+LEVELS = Levels(HIGHEST, "test/register", 1)  # of the group of such members
 GROUP = hashlib.sha256(b"group").digest()
 WALL_MS = 1_790_000_000_000
 

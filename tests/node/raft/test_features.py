@@ -363,7 +363,7 @@ def test_what_belongs_to_a_higher_level_is_not_written_before_that_is_applied():
     leader = cluster.leader()
     node = cluster.nodes[leader]
     cluster.outcome(cluster.execute(leader, 1))
-    node._level_of = lambda kind: 3 if kind is EntryKind.COMMAND else 1
+    node._level_of = lambda kind: HIGHEST + 1 if kind is EntryKind.COMMAND else 1
     last = node.log.last()
     assert cluster.outcome(cluster.execute(leader, 1)) == Unknown("halted")
 
@@ -421,7 +421,7 @@ def test_every_member_migrates_at_the_same_index():
     cluster.run(300)
 
     assert done.results == (Applied(None),)
-    assert levels(cluster) == {Levels(2, "test/register", 2)}
+    assert levels(cluster) == {Levels(HIGHEST, "test/register", 2)}
     assert set(cluster.values().values()) == {2012}
     assert written(cluster, EntryKind.MACHINE) == [2]
 
@@ -438,7 +438,7 @@ def test_a_machine_that_refuses_goes_on_as_it_was_on_every_member(first, version
 
     assert isinstance(result, Failed)
     assert result.code == code
-    assert levels(cluster) == {Levels(2, "test/register", 1)}
+    assert levels(cluster) == {Levels(HIGHEST, "test/register", 1)}
     assert set(cluster.values().values()) == {first + 1}
 
 
@@ -491,9 +491,9 @@ def test_a_learner_whose_machine_does_not_know_the_groups_version_is_refused():
 
 def test_levels_come_back_from_a_log_that_was_kept():
     cluster, leader = old_group(Migrating(1, 2), Migrating(1, 2))
-    assert Levels(2, "test/register", 1) == LEVELS
+    assert Levels(HIGHEST, "test/register", 1) == LEVELS
     assert isinstance(cluster.outcome(change(cluster, leader, 2)), Ok)
     cluster.add("d", bootstrap=Bootstrap.JOIN, machine=Migrating(1, 2))
     cluster.run_until(lambda: len(cluster.nodes[leader].members) == 3)
     cluster.run(300)
-    assert levels(cluster) == {Levels(2, "test/register", 2)}
+    assert levels(cluster) == {Levels(HIGHEST, "test/register", 2)}

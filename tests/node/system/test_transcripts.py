@@ -16,6 +16,7 @@ from attestation.tickets.protocol import Cluster
 from node.authority import AuthorityKey, authority_of, sign, spki_of
 from node.features import Features
 from node.machines.base import ApplyContext, CommandError
+from node.system import ca
 from node.system.access import AccessState
 from node.system.birth import CONFIRM, BirthCertificate, BirthState, first_statement, next_statement
 from node.system.forms import encode_grant
@@ -107,6 +108,18 @@ def tcb_commands():
     return [[SEEN, *values] for values in [*seen, *wrong]]
 
 
+def ca_commands():
+    good = [ca.FOUND, b"certificate", b"k" * 32]
+    wrong = [
+        [ca.FOUND, b"", b"k" * 32],
+        [ca.FOUND, bytes(ca.CERTIFICATE_BYTES_MAX + 1), b"k" * 32],
+        [ca.FOUND, b"certificate", b"k" * 31],
+        [ca.FOUND, b"certificate"],
+        [ca.FOUND, "certificate", b"k" * 32],
+    ]
+    return [*wrong, good, [ca.FOUND, b"another one", b"K" * 32], good]
+
+
 PARTS = {
     "access": (lambda: AccessState([ROOT]), access_commands),
     "birth": (
@@ -114,6 +127,7 @@ PARTS = {
         birth_commands,
     ),
     "tcb": (TcbState, tcb_commands),
+    "ca": (ca.CaState, ca_commands),
 }
 
 
@@ -177,4 +191,6 @@ def test_every_recorded_refusal_and_success_is_there():
     for name in PARTS:
         steps = json.loads((FILES / f"{name}-{LEVEL}.json").read_text())["steps"]
         assert sum("result" in step for step in steps) >= 2
-        assert len({step["refused"][0] for step in steps if "refused" in step}) >= (1 if name == "tcb" else 3)
+        assert len({step["refused"][0] for step in steps if "refused" in step}) >= (
+            1 if name in ("tcb", "ca") else 3
+        )
