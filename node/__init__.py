@@ -19,9 +19,9 @@ A group of your own state machine, in your own process (docs/groups.md):
     await network.close()
 
 ``identity`` is ``enclave.Identity.generate(name, now)``, and ``utc_now`` returns the time, aware. The client
-of a running group is ``BondstoneClient``; ``node.client`` has its errors, ``node.collections`` typed
-containers that a group holds, ``node.simulation`` the simulator, ``node.sync`` what a
-state sync of your own needs.
+of a running group is ``Client`` or ``AsyncClient``; ``node.client`` has their errors, ``node.collections``
+typed containers that a group holds, ``node.simulation`` the simulator, ``node.sync`` what a state sync of
+your own needs.
 
 These names are the package's interface. The modules behind them may move.
 """
@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from node.audit import AuditLog as AuditLog
+    from node.client import AsyncClient as AsyncClient
     from node.client import BondstoneClient as BondstoneClient
+    from node.client import Client as Client
     from node.errors import ConfigError as ConfigError
     from node.errors import NodeError as NodeError
     from node.group.errors import CommandFailedError as CommandFailedError
@@ -60,7 +62,9 @@ if TYPE_CHECKING:
 _PLACES: Final = {
     "ApplyContext": "node.machines.base",
     "AuditLog": "node.audit",
+    "AsyncClient": "node.client",
     "BondstoneClient": "node.client",
+    "Client": "node.client",
     "Bootstrap": "node.raft.types",
     "CollectionsMachine": "node.machines.collections.machine",
     "CommandError": "node.machines.base",
@@ -86,9 +90,11 @@ _PLACES: Final = {
 }
 __all__ = [
     "ApplyContext",
+    "AsyncClient",
     "AuditLog",
     "BondstoneClient",
     "Bootstrap",
+    "Client",
     "CollectionsMachine",
     "CommandError",
     "CommandFailedError",

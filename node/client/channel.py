@@ -69,15 +69,29 @@ def load_client_certificate(context: ssl.SSLContext, certificate: Path, key: Pat
         raise ConfigError(f"{certificate} and {key} are not a PEM certificate and its key") from exc
 
 
-def read_bounded(response: httpx.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    for chunk in response.iter_bytes():
-        size += len(chunk)
-        if size > RESPONSE_BYTES_MAX:
+class Body:
+    """The body of an answer, piece by piece, with a limit."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > RESPONSE_BYTES_MAX:
             raise AnswerInvalidError(f"an answer of more than {RESPONSE_BYTES_MAX} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        self._chunks.append(chunk)
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(self._chunks)
+
+
+def read_bounded(response: httpx.Response) -> bytes:
+    body = Body()
+    for chunk in response.iter_bytes():
+        body.add(chunk)
+    return body.whole
 
 
 def read_ca(path: Path) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from node.api.limits import BODY_VALUES_MAX, CHUNKS_MAX, FIELDS_MAX, PIPELINED_MAX, REPEATED_OF_TTL, ApiLimits
 from node.api.operations import OPERATIONS
 from node.api.problems import CATALOGUE
-from node.client.client import CONNECT_TIMEOUT_S
+from node.client.options import CONNECT_TIMEOUT_S
 from node.config import ApiTable
 from node.places import Usage
 from node.serving import api_server_of
@@ -84,12 +84,14 @@ def test_the_comparison_can_fail():
     assert as_shown({"a": [ANYTHING]}, {"a": [7]})
 
 
-def test_the_python_example_runs(environment, monkeypatch):
+def test_the_python_examples_run(environment, monkeypatch):
     for name in ("API", "CA", "TOKEN"):
         monkeypatch.setenv(name, environment[name])
-    (example,) = blocks("python")
+    examples = blocks("python")
+    assert len(examples) == 2
 
-    exec(compile(example, "docs/api.md", "exec"), {})
+    for example in examples:
+        exec(compile(example, "docs/api.md", "exec"), {})
 
 
 def test_the_table_of_errors_is_the_catalogue():

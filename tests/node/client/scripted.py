@@ -1,11 +1,13 @@
 """The client with nodes that answer by a script, and with a clock of its own."""
 
+import asyncio
+
 import httpx
 import msgspec
 
 from node.api import schemas
 from node.api.problems import ProblemError
-from node.client import BondstoneClient
+from node.client import Client
 from node.tokens import AccessRole
 from tests.node.api.fakes import TOKENS
 
@@ -39,19 +41,63 @@ class Script:
 class Clock:
     def __init__(self):
         self.now = 0.0
+        self.pauses = []
 
     def __call__(self):
         self.now += 0.001
         return self.now
 
     def sleep(self, seconds):
+        self.pauses.append(seconds)
         self.now += seconds
+
+    async def sleep_async(self, seconds):
+        self.sleep(seconds)
 
 
 def problem(code, **extensions):
     return ProblemError(code, "detail", extensions=extensions)
 
 
+def urls_of(ports):
+    return [f"https://localhost:{port}" for port in ports]
+
+
 def connected(ca, *ports, **more):
-    urls = [f"https://localhost:{port}" for port in ports]
-    return BondstoneClient(urls, token=more.pop("token", TOKEN), ca=ca, **more)
+    return Client(urls_of(ports), token=more.pop("token", TOKEN), ca=ca, **more)
+
+
+class Blocking:
+    """An ``AsyncClient`` with the interface of ``Client``: each call runs its loop until the answer."""
+
+    def __init__(self, make):
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(awaited(make))
+
+    @property
+    def cluster(self):
+        return self._client.cluster
+
+    def close(self):
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+    def list(self, *given, **more):
+        async def whole():
+            return [item async for item in self._client.list(*given, **more)]
+
+        return self._runner.run(whole())
+
+    @property
+    def _exchange(self):
+        return self._client._exchange
+
+    def __getattr__(self, name):
+        def call(*given, **more):
+            return self._runner.run(getattr(self._client, name)(*given, **more))
+
+        return call
+
+
+async def awaited(make):
+    return make()

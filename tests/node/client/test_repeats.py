@@ -8,7 +8,7 @@ import pytest
 
 from node.api.limits import REPEATED_OF_TTL
 from node.client import NotExecutedError, OutcomeUnknownError, UnreachableError
-from node.client.client import CONNECT_TIMEOUT_S, SESSION_TTL_S_DEFAULT
+from node.client.options import CONNECT_TIMEOUT_S, SESSION_TTL_S_DEFAULT
 from tests.node.client.scripted import OK, problem
 
 REPEAT_S = SESSION_TTL_S_DEFAULT * REPEATED_OF_TTL
@@ -46,7 +46,7 @@ def test_within_a_round_of_slow_nodes_it_ends_too(scripted):
 
 
 def test_it_would_send_copies_after_the_memory_without_that_end(scripted, monkeypatch):
-    monkeypatch.setattr("node.client.client._Attempts.too_old", lambda *_: False)
+    monkeypatch.setattr("node.client.exchange._Attempts.too_old", lambda *_: False)
 
     assert max(write_to_slow_nodes(scripted)) > SESSION_TTL_S_DEFAULT
 
@@ -109,10 +109,10 @@ def test_a_group_that_remembers_for_less_gets_fewer_repetitions(scripted):
 
 
 def test_the_clients_own_memory_of_keys_is_bounded(scripted, monkeypatch):
-    monkeypatch.setattr("node.client.client._DOUBTFUL_KEYS_MAX", 3)
+    monkeypatch.setattr("node.client.exchange._DOUBTFUL_KEYS_MAX", 3)
     client, _, _ = scripted(problem("internal-error"))
     for number in range(5):
         with pytest.raises(OutcomeUnknownError):
             client.execute(1, idempotency_key=str(number))
 
-    assert list(client._doubtful) == ["2", "3", "4"]
+    assert list(client._exchange._doubtful) == ["2", "3", "4"]
