@@ -28,6 +28,7 @@ from node.raft.state import HaltError
 from node.raft.types import Cursor, InstallStatus, Position
 from node.raft.whole import Loading, NotRestorableError
 from node.sync.evidence import CHUNK_BYTES_MAX, Anchor, StateEvidence
+from node.sync.freeing import attributes_of
 from node.sync.image import Cutter, NotAnImageError, read_frames
 from node.sync.keeper import Snapshot
 from node.sync.state_sync import ASK_BYTES_MAX, ASKS_MAX, SyncProgress, Target
@@ -116,7 +117,7 @@ class Install(Pull):
     def _drive_install(self, installing: Installing) -> None:
         """Give the session its turn; give up what is no longer needed or that no peer serves any more."""
         if not self._is_ahead(installing.anchor):
-            self.tenure.installing = None
+            self._drop_install()
             return
         if not _is_fetching(installing):
             return
@@ -129,7 +130,7 @@ class Install(Pull):
             self._lose_source(peer)
         if self.tenure.installing is installing and not installing.sources:
             if any(self._is_ahead(offer.anchor) for offer in self.tenure.offers.values()):
-                self.tenure.installing = None
+                self._drop_install()
                 self._begin_install()
         elif _is_fetching(installing) and self.now - installing.moved_ms >= self._stalled_ms:
             self._session_failed("stalled")
@@ -193,13 +194,18 @@ class Install(Pull):
             except Exception as exc:  # noqa: BLE001 - the code of a user
                 self._session_raised(exc)
 
+    def _drop_install(self) -> None:
+        """End it; what it had built is freed in small steps, unless it is the member's state now."""
+        self.freeing.add(self.tenure.installing)
+        self.tenure.installing = None
+
     def _session_raised(self, exc: Exception) -> None:
         self._machine_raised("state sync (session)", exc)
         self._session_failed(type(exc).__name__)
 
     def _session_failed(self, reason: str) -> None:
         """Name it, and begin no other for a while: entries are pulled meanwhile, if any peer has them."""
-        self.tenure.installing = None
+        self._drop_install()
         self.tenure.sync_rests_until_ms = self.now + SYNC_RESTS_MS
         self._notice(SyncFailed("session", reason))
 
@@ -282,7 +288,8 @@ class Install(Pull):
     def _install(self, snapshot: Snapshot, loading: Loading) -> None:
         """Change state, log and configuration together; everything before happened beside them."""
         self._take_state(snapshot, loading)
-        self.tenure.installing, self.tenure.pull = None, None
+        self._drop_install()
+        self.tenure.pull = None
         self.tenure.offers.clear()
         if self.settings.trust_disk:
             self._begin_behind(snapshot.evidence)
@@ -316,7 +323,10 @@ class Install(Pull):
     def _take_state(self, snapshot: Snapshot, loading: Loading) -> None:
         anchor = snapshot.evidence.anchor
         self.tenure.snaps.keeper.forget_unproven()
+        replica = self.tenure.replica
+        replaced = [replica, *attributes_of(replica.machine)]
         self.tenure.replica = loading.finish()
+        self.freeing.add(replaced)
         genesis = loading.genesis
         assert genesis is not None
         config, _ = decode_config_untrusted(loading.config_payload)

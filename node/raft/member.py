@@ -213,6 +213,7 @@ class Member(Inbox):
     def _tick(self) -> None:
         if self.now >= self.founding_state.presence_due:
             self._tick_founding()
+        self.freeing.work()
         if self.tenure.cluster is None:
             return
         self._end_if_removed()
@@ -316,7 +317,7 @@ class Member(Inbox):
             due = min(due, self._pull_due(tenure.pull))
         if tenure.installing is not None:
             due = min(due, self._install_due(tenure.installing))
-        due = self._snapshots_due(due)
+        due = self.now if self.freeing.is_waiting else self._snapshots_due(due)
         if self.session.in_flight:
             due = min(due, self.session.due())
         if tenure.handed_over is not None:

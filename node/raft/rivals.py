@@ -12,6 +12,7 @@ from node.raft.founding import ClusterFounding
 from node.raft.messages import DISSOLVED_MAX, Presence
 from node.raft.state import HaltError
 from node.raft.types import LOG_START, Bootstrap, Cursor, EntryKind, Unknown
+from node.sync.freeing import attributes_of
 
 
 class Rivals(ClusterFounding):
@@ -102,6 +103,7 @@ class Rivals(ClusterFounding):
             self._complete(self.tenure.handed_over.token, Unknown("transfer-lost"))
         self.signing.on_left(self._founding_signatures())
         machine = self.tenure.replica.machine
+        ended = [self.tenure, *attributes_of(machine)]
         if self.tenure.replica.commands:
             machine.restore(self.initial_state)
         self.tenure.snaps.keeper.forget_unproven()
@@ -110,5 +112,6 @@ class Rivals(ClusterFounding):
         self._record(SaveVote(0, None))
         self.signing.record_again()
         self.tenure = self._new_tenure(machine)
+        self.freeing.add(ended)
         self.session.renew()
         self._refresh_audience()

@@ -97,4 +97,5 @@ class Installing:
     def memory_bytes(self) -> int:
         """About how much it takes: what the session has, what was compared, and the state under way."""
         done, total = self.progress
-        return self.evidence.size * done // max(total, done, 1) + self.cutter.size + self.loaded
+        fetched = self.evidence.size * done // max(total, done, 1)
+        return fetched + self.cutter.memory_bytes + self.loaded

@@ -46,6 +46,7 @@ from node.raft.types import (
     Role,
     Settings,
 )
+from node.sync.freeing import Freeing
 
 # From each role the roles that may follow. A learner is a follower that is no voter (``State.shown_role``).
 MOVES: Final = {
@@ -136,7 +137,7 @@ class State(ABC):
         self.now = now_ms
         self.wall = 0
         self.halted: str | None = None
-        self.out = Effects()
+        self.out, self.freeing = Effects(), Freeing()
 
         self.tenure = self._new_tenure(machine)
         self.peers: dict[Incarnation, Peer] = {}

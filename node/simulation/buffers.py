@@ -82,7 +82,7 @@ def check_memory(process: Process) -> None:
     if bound >= BUDGETS_MAX or not member.tenure.is_voter:
         return
     making, installing = member.tenure.snaps.keeper.making, member.tenure.installing
-    size = 0 if making is None else making.size
+    size = 0 if making is None else making.memory_bytes
     size += 0 if installing is None else installing.memory_bytes
     log = process.log
     for index in range(log.base.index + 1, log.last().index + 1):

@@ -19,6 +19,7 @@ from node.errors import SnapshotFileError
 from node.sync.evidence import StateEvidence, encode_evidence
 from node.sync.keeper import Snapshot
 from node.sync.merkle import MerkleTree, leaf_of
+from node.sync.packing import Chunks
 
 MAGIC: Final = b"bondstone-snapshot/1\n\0\0\0"
 STAGED: Final = ".new"  # ends the names of files in the making
@@ -116,8 +117,12 @@ def _read(path: Path, file: BinaryIO, evidence: StateEvidence) -> Snapshot:
             "snapshot-torn", f"{path} has {size} bytes of a snapshot of {evidence.size} bytes"
         )
     file.seek(len(head))
-    chunks = [file.read(evidence.chunk_bytes) for _ in range(evidence.count)]
-    tree = MerkleTree([leaf_of(chunk) for chunk in chunks])
+    chunks, leaves = Chunks(), []
+    for _ in range(evidence.count):
+        chunk = file.read(evidence.chunk_bytes)
+        chunks.append(chunk)
+        leaves.append(leaf_of(chunk))
+    tree = MerkleTree(leaves)
     if tree.root != evidence.root:
         raise SnapshotFileError("snapshot-damaged", f"{path} is not what the group agreed on")
     return Snapshot(evidence, chunks, tree)

@@ -5,7 +5,7 @@ late or twice. Losing peers costs only the chunks that they were asked for.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -157,8 +157,9 @@ class Fetching:
         times += [source.resting_ms for source in self._sources.values() if source.resting_ms > now_ms]
         return min(times, default=now_ms + patience_ms)
 
-    def chunks(self) -> list[bytes]:
-        """Return all chunks; only when it is complete."""
-        found = [chunk for chunk in self._chunks if chunk is not None]
-        assert len(found) == self.evidence.count
-        return found
+    def hand_over(self) -> Iterator[bytes]:
+        """Yield all chunks in order, and keep none of them; only when it is complete."""
+        for number, chunk in enumerate(self._chunks):
+            assert chunk is not None
+            self._chunks[number] = None
+            yield chunk

@@ -12,6 +12,7 @@ from typing import Any, Final
 from attestation.encoding.canonical import decode_untrusted, encode
 from attestation.errors import MalformedError
 from node.sync.merkle import leaf_of
+from node.sync.packing import Chunks
 
 _LENGTH_BYTES: Final = 8
 HEAD_BYTES: Final = 1 + _LENGTH_BYTES
@@ -53,15 +54,20 @@ class Cutter:
 
     def __init__(self, chunk_bytes: int) -> None:
         self.chunk_bytes = chunk_bytes
-        self.chunks: list[bytes] = []
+        self.chunks = Chunks()
         self.leaves: list[bytes] = []
         self.size = 0
         self._rest = bytearray()
 
+    @property
+    def memory_bytes(self) -> int:
+        """How many bytes it takes in memory."""
+        return self.chunks.memory_bytes + len(self._rest)
+
     def add(self, data: bytes) -> None:
         self.size += len(data)
         if len(data) == self.chunk_bytes and not self._rest:
-            self._cut(data)  # a chunk of a snapshot that was fetched: it is not copied
+            self._cut(data)  # a chunk of a snapshot that was fetched
             return
         self._rest += data
         while len(self._rest) >= self.chunk_bytes:

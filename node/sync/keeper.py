@@ -11,6 +11,7 @@ from typing import Final
 from node.sync.evidence import CHUNKS_MAX, SNAPSHOT_BYTES_MAX, Anchor, StateEvidence
 from node.sync.image import HEAD_BYTES, Cutter, frame_length
 from node.sync.merkle import MerkleTree
+from node.sync.packing import Chunks
 
 SLICE_BYTES: Final = 64 * 1024  # of one slice of making a snapshot, exceeded by one frame at most
 SERVED_MS: Final = 10_000  # an older snapshot is kept for this long after a peer last fetched from it
@@ -31,10 +32,15 @@ class Snapshot:
         evidence: about it: this member's own claim, until the group's evidence is known to be equal.
     """
 
-    def __init__(self, evidence: StateEvidence, chunks: list[bytes], tree: MerkleTree) -> None:
+    def __init__(self, evidence: StateEvidence, chunks: Chunks, tree: MerkleTree) -> None:
         self.evidence = evidence
         self._chunks = chunks
         self._tree = tree
+
+    @property
+    def memory_bytes(self) -> int:
+        """How many bytes its chunks take in memory."""
+        return self._chunks.memory_bytes
 
     def chunk(self, number: int) -> tuple[bytes, tuple[bytes, ...]]:
         """Return a chunk and its proof."""
@@ -48,7 +54,8 @@ class Snapshot:
         """Return ``length`` bytes of the whole from ``start`` on; fewer at its end."""
         size = self.evidence.chunk_bytes
         first, end = start // size, -(-(start + length) // size)
-        joined = b"".join(self._chunks[first:end])
+        numbers = range(first, min(end, len(self._chunks)))
+        joined = b"".join(self._chunks[number] for number in numbers)
         return joined[start - first * size :][:length]
 
     def frames(self) -> Iterator[tuple[int, int]]:
@@ -104,9 +111,9 @@ class Making:
         return Snapshot.of(self.anchor, self._cutter)
 
     @property
-    def size(self) -> int:
-        """How many bytes of it are made."""
-        return self._cutter.size
+    def memory_bytes(self) -> int:
+        """How many bytes it takes in memory until now."""
+        return self._cutter.memory_bytes
 
     def abandon(self) -> None:
         self._release()
@@ -133,14 +140,17 @@ class Keeper:
     served_ms: int = 0
 
     def memory_bytes(self, expected: int) -> int:
-        """Return how many bytes all snapshots take, the next one as ``expected``, or as it is already."""
+        """Return how many bytes all snapshots take, the next one as ``expected``, or as it is already.
+
+        A snapshot that is complete counts as it is held; how well the next one will pack is not known.
+        """
         coming = expected
         if self.making is not None:
-            coming = max(coming, self.making.size)
+            coming = max(coming, self.making.memory_bytes)
         elif self.ready is not None:
-            coming = self.ready.evidence.size
-        held = 0 if self.held is None else self.held.evidence.size
-        return coming + held + (0 if self.before is None else self.before.evidence.size)
+            coming = self.ready.memory_bytes
+        held = 0 if self.held is None else self.held.memory_bytes
+        return coming + held + (0 if self.before is None else self.before.memory_bytes)
 
     def begin(self, making: Making) -> None:
         """Begin another snapshot; an earlier one that is not complete is given up."""

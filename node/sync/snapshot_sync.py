@@ -94,7 +94,7 @@ class ChunkSession(SyncSession):
         return SyncProgress(self.fetching.done, self.fetching.evidence.count)
 
     def loading(self) -> Iterator[bytes] | None:
-        return iter(self.fetching.chunks()) if self.fetching.is_complete else None
+        return self.fetching.hand_over() if self.fetching.is_complete else None
 
 
 def encode_answer(number: int, data: bytes, proof: Sequence[bytes]) -> bytes:

@@ -10,6 +10,7 @@ from node.machines.kv import KeyValue
 from node.raft.events import SnapshotTaken
 from node.raft.install import LOADED_BYTES, LOADED_FRAMES
 from node.raft.types import Bootstrap
+from node.sync.freeing import Freeing
 from node.sync.image import Cutter
 from node.sync.keeper import SLICE_BYTES
 from tests.node.raft.cluster import RaftCluster
@@ -91,3 +92,25 @@ def test_a_snapshot_is_made_compared_and_loaded_in_steps_of_bounded_work(make, m
     assert node.replica.machine.snapshot() == cluster.nodes["a"].replica.machine.snapshot()
     assert 0 < counted.most["cut"] <= LOADED_BYTES + cluster.settings.snapshot_chunk_bytes
     assert 0 < counted.most["rows"] <= LOADED_FRAMES * ROWS_MAX
+
+
+def test_a_large_state_that_is_replaced_is_freed_in_steps_of_bounded_work(monkeypatch):
+    """The member had a state of its own, of many keys, when it takes that of the group."""
+    cluster = RaftCluster(snapshot_ms=10_000, log_keep_bytes=0, log_keep_ms=0)
+    for name in "abc":
+        cluster.add(name, machine=KeyValue())
+    cluster.run_until(lambda: all(node.log.base.index for node in cluster.nodes.values()), 60_000)
+
+    node = cluster.add("d", Bootstrap.JOIN, machine=store())
+    took = []
+    work = Freeing.work
+
+    def counting(freeing):
+        took.append(1)
+        work(freeing)
+
+    monkeypatch.setattr(Freeing, "work", counting)
+    cluster.run_until(lambda: any(taken.fetched for taken in notices(cluster, "d", SnapshotTaken)), 60_000)
+    assert node.replica.machine.snapshot() == cluster.nodes["a"].replica.machine.snapshot()
+    cluster.run_until(lambda: not node.freeing.is_waiting, 60_000)
+    assert len(took) > COUNT // 1024

@@ -397,8 +397,10 @@ def test_every_part_is_counted():
     assert after.store - before.store > 400_000
     assert after.keys > before.keys
     assert after.kept > 0
-    held = cluster.nodes[leader].tenure.snaps.keeper.held.evidence.size
-    assert after.snapshots == 2 * held  # the one that is held, and the next one
+    held = cluster.nodes[leader].tenure.snaps.keeper.held
+    # The one that is held, and the next one, of which nobody knows how well it will pack.
+    assert after.snapshots == held.memory_bytes + held.evidence.size
+    assert held.memory_bytes < held.evidence.size // 4
     assert after.log < 300_000 < cluster.nodes[leader].log.taken
     cluster.nodes[leader].buffered = lambda: 12_345
     assert use(cluster, leader).buffers == 12_345
@@ -517,7 +519,7 @@ def test_reports_without_evidence_keep_the_group_within_its_budget():
     assert not halted(cluster)
 
 
-@pytest.mark.parametrize(("size", "is_kept"), [(1_000_000, True), (600_000, False)])
+@pytest.mark.parametrize(("size", "is_kept"), [(1_000_000, True), (350_000, False)])
 def test_a_joiner_that_never_finishes_costs_no_member_its_budget_and_stops_no_writes(size, is_kept):
     """It asks for the same chunks again and again, so its snapshot is still wanted when the next one is there."""
     cluster = group(budgets=dict.fromkeys("abc", size), snapshot_bytes=60_000, log_keep_bytes=0)

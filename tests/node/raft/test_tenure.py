@@ -25,7 +25,7 @@ OUTLIVES = {
         "recovery",
     ),  # who this member is
     *("log", "credentials", "randrange", "make_system", "on_raised", "initial_state"),  # what it was given
-    *("budget", "buffered"),  # the node's own memory
+    *("budget", "buffered", "freeing"),  # the node's own memory
     *("now", "wall", "out", "halted", "unpublished"),
     *("peers", "audience", "has_outsiders"),
     *("election_wait", "election_due"),

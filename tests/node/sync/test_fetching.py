@@ -43,8 +43,9 @@ def test_all_sources_are_asked_for_different_chunks():
         now += 1
         give(fetching, chunks, tree, asked)
         asked = fetching.requests(now, PATIENCE_MS)
-    assert fetching.chunks() == chunks
-    assert MerkleTree([leaf_of(chunk) for chunk in fetching.chunks()]).root == evidence.root
+    fetched = list(fetching.hand_over())
+    assert fetched == chunks
+    assert MerkleTree([leaf_of(chunk) for chunk in fetched]).root == evidence.root
 
 
 def test_what_a_lost_source_was_asked_for_is_asked_of_the_others_and_nothing_else_again():
@@ -100,7 +101,7 @@ def test_a_peer_that_serves_slowly_for_ever_does_not_hold_up_the_others():
         assert fetching.outstanding(A) <= 1
         give(fetching, chunks, tree, [one for one in asked if one[0] == B])
         give(fetching, chunks, tree, [(A, number) for number in slow[-1:]])  # one, late, each time
-    assert fetching.chunks() == chunks
+    assert list(fetching.hand_over()) == chunks
 
 
 def test_a_late_answer_of_the_only_source_counts():
@@ -145,7 +146,7 @@ def test_what_was_fetched_is_cut_into_the_same_chunks_again_and_serves_every_one
     for number in (3, 0, 4, 1, 2):
         assert fetching.take(A, number, chunks[number], tree.proof(number))
     cutter = Cutter(len(chunks[0]))
-    for chunk in fetching.chunks():
+    for chunk in list(fetching.hand_over()):
         cutter.add(chunk)
     cutter.end()
     held = Snapshot.of(evidence.anchor, cutter)
@@ -174,4 +175,4 @@ def test_a_large_snapshot_costs_a_few_looks_at_each_of_its_chunks(monkeypatch):
         now += 1
         give(fetching, chunks, tree, fetching.requests(now, PATIENCE_MS))
     assert len(looked) < 5 * evidence.count
-    assert fetching.chunks() == chunks
+    assert list(fetching.hand_over()) == chunks

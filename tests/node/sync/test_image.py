@@ -29,7 +29,7 @@ def test_what_is_cut_is_read_again(values, chunk_bytes):
         cutter.add(frame(4, value))
     cutter.end()
 
-    assert all(len(chunk) == chunk_bytes for chunk in cutter.chunks[:-1])
+    assert all(len(chunk) == chunk_bytes for chunk in list(cutter.chunks)[:-1])
     assert sum(map(len, cutter.chunks)) == cutter.size
     assert len(cutter.leaves) == len(cutter.chunks)
     assert list(read_frames(cutter.chunks)) == [(4, value) for value in values]

@@ -6,13 +6,16 @@ from node.sync import keeper
 from node.sync.evidence import Anchor, StateEvidence
 from node.sync.keeper import DivergedError, Keeper, Making, Snapshot, TooLargeError
 from node.sync.merkle import MerkleTree, leaf_of
+from node.sync.packing import Chunks
 
 ANCHOR = Anchor(2, 9, bytes(32))
 
 
 def fetched(data=b"state"):
     tree = MerkleTree([leaf_of(data)])
-    return Snapshot(StateEvidence(ANCHOR, tree.root, 1, len(data), 100), [data], tree)
+    chunks = Chunks()
+    chunks.append(data)
+    return Snapshot(StateEvidence(ANCHOR, tree.root, 1, len(data), 100), chunks, tree)
 
 
 @pytest.mark.parametrize("limit", ["SNAPSHOT_BYTES_MAX", "CHUNKS_MAX"])
