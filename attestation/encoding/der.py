@@ -3,7 +3,6 @@
 Not recursive, definite lengths only, minimal lengths only (X.690 section 10.1).
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 from attestation.errors import MalformedError
@@ -50,16 +49,18 @@ def read_untrusted(data: bytes, offset: int) -> tuple[int, bytes, int]:
     return tag, data[start:end], end
 
 
-def elements_untrusted(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield tag and content of the elements that fill ``data`` exactly.
+def elements_untrusted(data: bytes, count_max: int | None = None) -> list[tuple[int, bytes]]:
+    """Return tag and content of the elements that fill ``data`` exactly, or of its first ``count_max``.
 
     Raises:
-        MalformedError: not DER.
+        MalformedError: not DER, up to there.
     """
+    found: list[tuple[int, bytes]] = []
     offset = 0
-    while offset < len(data):
+    while offset < len(data) and len(found) != count_max:
         tag, content, offset = read_untrusted(data, offset)
-        yield tag, content
+        found.append((tag, content))
+    return found
 
 
 def members_untrusted(sequence: bytes) -> Members:

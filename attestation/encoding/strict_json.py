@@ -56,7 +56,8 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
         MalformedError: ``json-invalid``, ``json-member-repeated``, ``json-too-deep``,
             ``json-too-many-values``.
     """
-    _require_few_values(data, values_max)
+    if len(data) > values_max:  # few bytes hold few values
+        _require_few_values(data, values_max)
     # Few brackets cannot nest deep.
     if len(data.translate(None, _NO_OPENING)) > depth_max and _is_deeper_than(depth_max, data):
         raise MalformedError("json-too-deep", f"nested deeper than {depth_max} levels")
@@ -79,8 +80,8 @@ def parse_strict_untrusted(data: bytes, *, depth_max: int, values_max: int) -> A
 
 def _require_few_values(data: bytes, values_max: int) -> None:
     """Raise ``MalformedError`` if there are more values in ``data``."""
-    # Few bytes hold few values, and few separators cannot separate many.
-    if len(data) <= values_max or data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
+    # Few separators cannot separate many.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") <= values_max:
         return
     plain = _without_escapes(data)
     # Each value is at most one text, with a name before it. With more quotes than that, there are more values

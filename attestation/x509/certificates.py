@@ -6,7 +6,6 @@ that we do not process refuses the certificate), CRL distribution points (eviden
 """
 
 import binascii
-import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -173,7 +172,7 @@ def signed_part_untrusted(data: bytes, *, role: str, algorithm_index: int) -> by
         outer_tag, outer, signature_at = der.read_untrusted(content, end)
         # RFC 5280 4.1.1.3: DER of the signature, so whole octets. The library does not check unused bits.
         der.octets_untrusted(der.only_untrusted(content[signature_at:], der.BIT_STRING))
-        inner_elements = list(itertools.islice(der.elements_untrusted(inner), algorithm_index + 1))
+        inner_elements = der.elements_untrusted(inner, algorithm_index + 1)
     except MalformedError as exc:
         raise MalformedError(f"{role}-malformed", f"the {role} is not DER") from exc
     expected = (der.SEQUENCE, _ECDSA_WITH_SHA256)

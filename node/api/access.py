@@ -14,7 +14,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from node.api.currency import Currency
-from node.api.header_fields import AUTHORIZATION, fields_of
+from node.api.header_fields import AUTHORIZATION, FIELDS, HeaderFields
 from node.api.passwords import PasswordJudge, basic_credentials
 from node.api.problems import ProblemError
 from node.api.service import Service
@@ -96,7 +96,7 @@ class AccessGate:
             ProblemError: 401, 403, 429, 503.
             UnavailableError: there is no group.
         """
-        fields = fields_of(scope)
+        fields: HeaderFields = scope[FIELDS]
         if AUTHORIZATION in fields.repeated:
             raise _refused("credentials-missing", "two Authorization header fields; send one")
         authorization = fields.authorization

@@ -92,7 +92,9 @@ class Api:
             await self._router(scope, receive, send)
             return
         scope["app"] = self  # asks the router to raise its 404 and 405 instead of answering in plain text
-        answer = _Answer(send, self._cluster, self._next_id())
+        self._asked += 1
+        # The id finds one request in the log: an id of this life of the node, and a number.
+        answer = _Answer(send, self._cluster, b"%b-%d" % (self._life, self._asked))
         try:
             await self._dispatch(scope, receive, answer)
         except ClientGoneError:
@@ -111,11 +113,6 @@ class Api:
             logger.exception("%s %s failed, request %s", scope["method"], scope["path"], answer.id.decode())
             await self._problem(scope, answer, ProblemError("internal-error", "this is a bug of the node"))
         self._metrics.request_answered(scope["path"], answer.status)
-
-    def _next_id(self) -> bytes:
-        """Return an id that finds one request in the log: an id of this life of the node, and a number."""
-        self._asked += 1
-        return b"%b-%d" % (self._life, self._asked)
 
     async def _dispatch(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]

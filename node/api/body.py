@@ -8,7 +8,7 @@ from starlette.types import Message, Receive
 
 from attestation.encoding.strict_json import parse_strict_untrusted
 from attestation.errors import MalformedError
-from node.api.header_fields import fields_of
+from node.api.header_fields import FIELDS, HeaderFields
 from node.api.limits import (
     BODY_DEPTH_MAX,
     BODY_VALUES_MAX,
@@ -36,7 +36,7 @@ async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: Api
         ProblemError: 413, 415. Bytes over the limit are never kept.
         ClientGoneError: the connection closed.
     """
-    fields = fields_of(scope)
+    fields: HeaderFields = scope[FIELDS]
     declared, media_type = fields.content_length, fields.content_type or b""
     if media_type != _JSON and media_type.partition(b";")[0].strip().lower() != _JSON:
         raise ProblemError(

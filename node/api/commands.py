@@ -14,7 +14,7 @@ from node.api import schemas
 from node.api.access import AccessGate
 from node.api.body import decode_untrusted, read_json_body, require_plain
 from node.api.freshness import time_left_s
-from node.api.header_fields import IDEMPOTENCY_KEY, fields_of
+from node.api.header_fields import FIELDS, IDEMPOTENCY_KEY, HeaderFields
 from node.api.hot import CONTENT_TYPE, HotAnswer, content_length
 from node.api.limits import IDEMPOTENCY_KEY_CHARACTERS_MAX, ApiLimits
 from node.api.operations import BY_NAME
@@ -121,7 +121,7 @@ def idempotency_key(scope: Scope, grant: Grant, domain: str = "bondstone/idempot
     Raises:
         ProblemError: 422, not 1 to 128 visible ASCII characters, or given twice.
     """
-    fields = fields_of(scope)
+    fields: HeaderFields = scope[FIELDS]
     given = fields.idempotency_key
     if given is None:
         return None

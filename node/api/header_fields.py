@@ -4,15 +4,15 @@ Each request needs several of them, at different places. A field that must not b
 is needed, because only there it is known which answer the caller gets.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 AUTHORIZATION: Final = b"authorization"
 CLUSTER: Final = b"bondstone-cluster"  # ``node.api.cluster_field``
 IDEMPOTENCY_KEY: Final = b"idempotency-key"
-# In an ASGI scope: its ``HeaderFields``.
+# In an ASGI scope: its ``HeaderFields``, which ``node.api.app`` leaves there.
 FIELDS: Final = "bondstone.fields"
 _NONE: Final[frozenset[bytes]] = frozenset()
 
@@ -75,10 +75,3 @@ def read_header_fields(headers: Sequence[tuple[bytes, bytes]]) -> HeaderFields:
 def _repeated(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
     seen: set[bytes] = set()
     return frozenset(name for name, _ in headers if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-
-
-def fields_of(scope: Mapping[str, Any]) -> HeaderFields:
-    """Return what ``node.api.app`` left in the scope of a request."""
-    fields = scope[FIELDS]
-    assert type(fields) is HeaderFields
-    return fields
