@@ -5,7 +5,7 @@ from typing import Any
 
 from node.machines.base import ApplyContext
 from node.raft.types import Answer, Ok
-from node.simulation.clients import Ask, Call
+from node.simulation.clients import Ask, SimulatedCall
 from node.simulation.errors import InvariantError
 
 
@@ -55,7 +55,7 @@ class Agreement:
                 raise InvariantError("exactly-once", f"call {call} is applied at {index} and {context.index}")
         self.again[call, position].append(context.index)
 
-    def judge(self, call: Call, who: str, floor: int) -> None:
+    def judge(self, call: SimulatedCall, who: str, floor: int) -> None:
         """Judge an answer when its client receives it. ``floor``: its value when the client sent the request.
 
         Raises:
@@ -72,7 +72,7 @@ class Agreement:
             self.floor = max(self.floor, call.outcome.at.index)
 
     @staticmethod
-    def _judge_answer(call: Call, answer: Answer, who: str, floor: int) -> None:
+    def _judge_answer(call: SimulatedCall, answer: Answer, who: str, floor: int) -> None:
         index = answer.at.index
         if call.ask is Ask.STRONG and index < floor:
             raise InvariantError(
@@ -81,7 +81,7 @@ class Agreement:
         if call.min_at is not None and index < call.min_at.index:
             raise InvariantError("read-your-writes", f"{who} answers {call.name} too early")
 
-    def _judge_write(self, call: Call, done: Ok, who: str, floor: int) -> None:
+    def _judge_write(self, call: SimulatedCall, done: Ok, who: str, floor: int) -> None:
         where = self.where.get((call.number, 0))
         if done.at.index != where and done.at.index not in self.again.get((call.number, 0), ()):
             raise InvariantError("applied-where-told", f"{who} reports {call.name} at {done.at}")

@@ -43,7 +43,7 @@ class Fate(Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
+class SimulatedCall:
     """One operation of one client with all its attempts.
 
     Attributes:
@@ -177,11 +177,11 @@ class SimulatedClients:
         workload: Workload,
         habits: Habits,
         alive: Callable[[], list[Process]],
-        judge: Callable[[Call, Process], None],
+        judge: Callable[[SimulatedCall, Process], None],
         floors: Callable[[], dict[bytes, int]],
         trace: Trace,
     ) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[SimulatedCall] = []
         self.active = True
         self._scheduler = scheduler
         self._rng = rng
@@ -205,7 +205,7 @@ class SimulatedClients:
         self.active = False
         self._habits = replace(self._habits, patience_us=_PATIENT_US, attempts_max=1, storm=0.0)
 
-    def open_calls(self) -> list[Call]:
+    def open_calls(self) -> list[SimulatedCall]:
         """Return the calls whose clients still wait."""
         return [call for call in self.calls if call.fate is Fate.OPEN]
 
@@ -216,7 +216,7 @@ class SimulatedClients:
         if self.active:
             self.submit(self._with_caller(self._draw(client)), then=self._begin)
 
-    def _with_caller(self, call: Call) -> Call:
+    def _with_caller(self, call: SimulatedCall) -> SimulatedCall:
         """Draw the caller from a stream of its own, so that a run without callers does not change."""
         rng, habits = self._callers, self._habits
         if habits.callers and rng.random() < habits.callers:
@@ -230,19 +230,19 @@ class SimulatedClients:
                 call.query = draw_system_query(rng)
         return call
 
-    def _draw(self, client: int) -> Call:
+    def _draw(self, client: int) -> SimulatedCall:
         rng, habits, number = self._rng, self._habits, len(self.calls) + 1
         if rng.random() >= habits.reads:
             ask = Ask.FEED if rng.random() < habits.feeds else Ask.WRITE
             commands = self._workload.command(rng, number)
-            return Call(number=number, client=client, ask=ask, commands=commands)
+            return SimulatedCall(number=number, client=client, ask=ask, commands=commands)
         ask = rng.choice((Ask.STRONG, Ask.STRONG, Ask.STRONG, Ask.WEAK, Ask.SESSION))
         min_at = self._seen.get(client) if ask is Ask.SESSION else None
         query = self._workload.query(rng)
-        return Call(number=number, client=client, ask=ask, query=query, min_at=min_at)
+        return SimulatedCall(number=number, client=client, ask=ask, query=query, min_at=min_at)
 
     def submit(
-        self, call: Call, *, at: Process | None = None, then: Callable[[int], None] | None = None
+        self, call: SimulatedCall, *, at: Process | None = None, then: Callable[[int], None] | None = None
     ) -> None:
         """Send a call. ``then`` is called with the client's number some time after the call has ended."""
         self._moment += 1
@@ -251,12 +251,12 @@ class SimulatedClients:
         self.calls.append(call)
         self._attempt(call, at, then)
 
-    def retry(self, call: Call, at: Process) -> None:
+    def retry(self, call: SimulatedCall, at: Process) -> None:
         """Repeat the call at ``at``, whatever the outcome of earlier attempts was. The call is open again."""
         call.fate = Fate.OPEN
         self._ask(call, at, None)
 
-    def _attempt(self, call: Call, at: Process | None, then: Callable[[int], None] | None) -> None:
+    def _attempt(self, call: SimulatedCall, at: Process | None, then: Callable[[int], None] | None) -> None:
         if call.fate is not Fate.OPEN or call.outstanding:
             return
         processes = self._alive()
@@ -270,7 +270,7 @@ class SimulatedClients:
             if call.fate is Fate.OPEN and process.alive:
                 self._ask(call, process, then)
 
-    def _ask(self, call: Call, process: Process, then: Callable[[int], None] | None) -> None:
+    def _ask(self, call: SimulatedCall, process: Process, then: Callable[[int], None] | None) -> None:
         call.attempts += 1
         call.outstanding += 1
         token = call.number * _TOKENS_PER_CALL + call.attempts % _TOKENS_PER_CALL
@@ -322,7 +322,7 @@ class SimulatedClients:
 
     def _answered(
         self,
-        call: Call,
+        call: SimulatedCall,
         process: Process,
         outcome: Outcome | None,
         then: Callable[[int], None] | None,
@@ -347,7 +347,7 @@ class SimulatedClients:
                 call.doubt = True
                 self._again(call, then)
 
-    def _again(self, call: Call, then: Callable[[int], None] | None) -> None:
+    def _again(self, call: SimulatedCall, then: Callable[[int], None] | None) -> None:
         if call.outstanding:
             return  # another attempt may still bring the answer
         may = call.ask is not Ask.FEED or not call.doubt  # a feed has no key that identifies a copy
@@ -359,7 +359,7 @@ class SimulatedClients:
         call.fate = Fate.UNKNOWN if call.doubt else Fate.NOT_EXECUTED
         self._rest(call, then)
 
-    def _rest(self, call: Call, then: Callable[[int], None] | None) -> None:
+    def _rest(self, call: SimulatedCall, then: Callable[[int], None] | None) -> None:
         if self._trace.on:
             self._trace.note(f"c{call.client}", f"{call.name} {call.fate.value}")
         if then is not None:

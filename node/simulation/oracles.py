@@ -39,7 +39,7 @@ from node.raft.types import LEADER, REMOVED, Answer, Cursor, Entry, EntryKind, P
 from node.simulation.acks import Acks
 from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers, check_memory
-from node.simulation.clients import Call
+from node.simulation.clients import SimulatedCall
 from node.simulation.errors import InvariantError
 from node.simulation.operated import check_removals, may_end, succeed, succession
 from node.simulation.process import Process, Watcher
@@ -582,7 +582,7 @@ class Oracles(Watcher):
         """Return, by cluster, the highest log index that any client has seen acknowledged."""
         return {cluster: agreement.floor for cluster, agreement in self.agreements.items()}
 
-    def judge(self, call: Call, process: Process) -> None:
+    def judge(self, call: SimulatedCall, process: Process) -> None:
         """Judge an answer at the moment its client receives it."""
         if not process.log.last().index:
             return  # a weak read of a member that is in no cluster yet: the initial state

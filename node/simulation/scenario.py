@@ -48,7 +48,7 @@ from node.raft.types import (
     Outcome,
     Role,
 )
-from node.simulation.clients import Ask, Call, Habits, SimulatedClients
+from node.simulation.clients import Ask, Habits, SimulatedCall, SimulatedClients
 from node.simulation.cluster import Shape, SimulatedCluster, Successor
 from node.simulation.faults import CALM, LEADER, Weather
 from node.simulation.oracles import Oracles
@@ -68,7 +68,7 @@ class Scenario:
         self._member = member
         self._rules = rules
         self._traced = traced
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, SimulatedCall] = {}
         self._cluster: SimulatedCluster | None = None
         self._clients: SimulatedClients | None = None
 
@@ -339,7 +339,7 @@ class Scenario:
         self._ask(name, place, ask=ask, query={"key": key})
 
     def _ask(self, name: str, place: str, **fields: Any) -> None:
-        call = Call(number=len(self._calls) + 1, client=0, **fields)
+        call = SimulatedCall(number=len(self._calls) + 1, client=0, **fields)
         self._calls[name] = call
         self.clients.submit(call, at=self._at(place))
 
@@ -443,7 +443,7 @@ class Scenario:
         return [f"{place} {'leads' if leads else 'does not lead'}"]
 
 
-def _told(call: Call) -> str:
+def _told(call: SimulatedCall) -> str:
     match call.outcome:
         case Ok(results=()):
             return "accepted"

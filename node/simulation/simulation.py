@@ -15,7 +15,7 @@ from node.peers import Preference
 from node.raft.member import Member
 from node.raft.types import Answer, Bootstrap, Ok, Role, Settings
 from node.simulation.chance import stream
-from node.simulation.clients import Ask, Call, Fate, Habits, SimulatedClients, draw_habits
+from node.simulation.clients import Ask, Fate, Habits, SimulatedCall, SimulatedClients, draw_habits
 from node.simulation.cluster import Shape, SimulatedCluster
 from node.simulation.errors import InvariantError
 from node.simulation.faults import Fault, Plan, Weather, draw_weather
@@ -400,16 +400,16 @@ class Simulation:
                 why = call.refusal.reason if call.refusal is not None else "no answer"
                 raise InvariantError("liveness", f"healed {process}: {ask.value} {call.fate.value} ({why})")
 
-    def _may_succeed_later(self, call: Call) -> bool:
+    def _may_succeed_later(self, call: SimulatedCall) -> bool:
         if (
             call.fate is Fate.UNKNOWN
         ):  # refused for memory as the second copy: the leader may not know of more
             return bool(self.schedule.shape.budgets)
         return call.refusal is not None and call.refusal.reason in _TRY_AGAIN
 
-    def _ask(self, process: Process, ask: Ask, rng: Random, deadline_us: int) -> Call:
+    def _ask(self, process: Process, ask: Ask, rng: Random, deadline_us: int) -> SimulatedCall:
         number = len(self.clients.calls) + 1
-        call = Call(number=number, client=99, ask=ask)
+        call = SimulatedCall(number=number, client=99, ask=ask)
         if ask is Ask.WRITE:
             call.commands = self.schedule.workload.command(rng, number)
         else:

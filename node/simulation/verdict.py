@@ -8,14 +8,14 @@ from node.machines.system import RequestKind
 from node.raft.types import BATCH_ABORTED, Applied, Failed, Ok, Result
 from node.simulation.agreement import Agreement
 from node.simulation.callers import callers
-from node.simulation.clients import Ask, Call, Fate
+from node.simulation.clients import Ask, Fate, SimulatedCall
 from node.simulation.errors import InvariantError
 from node.simulation.linearizability import NotLinearizableError, UndecidedHistoryError, check_linearizable
 from node.simulation.oracles import Oracles
 from node.simulation.workload import Workload
 
 
-def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
+def judge_run(oracles: Oracles, calls: list[SimulatedCall], workload: Workload) -> None:
     """Judge all answers that clients received in one run.
 
     Raises:
@@ -32,7 +32,9 @@ def judge_run(oracles: Oracles, calls: list[Call], workload: Workload) -> None:
         oracles.counts["undecided"] += not _is_decided(agreement, told, calls, workload)
 
 
-def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workload: Workload) -> bool:
+def _is_decided(
+    agreement: Agreement, told: list[SimulatedCall], calls: list[SimulatedCall], workload: Workload
+) -> bool:
     """Check linearizability, if the workload has a model for it; False if the search gave up."""
     if workload.model is None or workload.key is None:
         return True
@@ -57,7 +59,7 @@ def _is_decided(agreement: Agreement, told: list[Call], calls: list[Call], workl
     return True
 
 
-def _judge_refusals(agreement: Agreement, calls: list[Call]) -> None:
+def _judge_refusals(agreement: Agreement, calls: list[SimulatedCall]) -> None:
     """Require that a call that ended in NotExecuted was never executed, neither before nor after."""
     for call in calls:
         index = agreement.where.get((call.number, 0))
@@ -65,7 +67,7 @@ def _judge_refusals(agreement: Agreement, calls: list[Call]) -> None:
             raise InvariantError("not-executed", f"{call.name} was refused and is at {index}")
 
 
-def _judge_feeds(agreement: Agreement, calls: list[Call]) -> None:
+def _judge_feeds(agreement: Agreement, calls: list[SimulatedCall]) -> None:
     """A cursor names the entry: if the entry committed there has the same term, it must be this call's."""
     for call in calls:
         if call.ask is not Ask.FEED or not isinstance(call.outcome, Ok):
@@ -126,7 +128,7 @@ class _Replay:
             return Failed(exc.code, exc.message)
         return None
 
-    def query(self, call: Call) -> object:
+    def query(self, call: SimulatedCall) -> object:
         request = RequestKind.SYSTEM_QUERY if call.system else RequestKind.QUERY
         refusal = self._judge(call.credential, request, call.query)
         if refusal is not None:
@@ -137,7 +139,7 @@ class _Replay:
             return Failed(exc.code, exc.message)
 
 
-def _judge_answers(agreement: Agreement, calls: list[Call], workload: Workload) -> None:
+def _judge_answers(agreement: Agreement, calls: list[SimulatedCall], workload: Workload) -> None:
     """Require that every answer equals the agreed sequence's at the place that the answer names."""
     answers = [(call, call.outcome) for call in calls if call.outcome and call.ask is not Ask.FEED]
     answers.sort(key=lambda pair: (pair[1].at.index, pair[0].number))

@@ -48,7 +48,7 @@ from node.raft.types import (
     Role,
 )
 from node.simulation.agreement import Agreement
-from node.simulation.clients import Ask, Call, Fate
+from node.simulation.clients import Ask, Fate, SimulatedCall
 from node.simulation.disk import Disk
 from node.simulation.errors import InvariantError
 from node.simulation.faults import CALM
@@ -409,7 +409,7 @@ def another_command_applied(group: Group) -> None:
 
 
 def executed_twice(group: Group) -> None:
-    # Call 1 is w1, executed before; the time is that of its own entry, so no key can have been forgotten.
+    # SimulatedCall 1 is w1, executed before; the time is that of its own entry, so no key can have been forgotten.
     first = next(iter(group.oracles.agreements[group.id].sequence.values()))
     again = ApplyContext(group.term, group.last + 1, 0, first[3].time_ms, group.cluster.group_id)
     group.oracles.applied(group.b, 1, 0, first[2], again)
@@ -729,7 +729,7 @@ def test_a_member_that_forgets_a_bound_is_found_by_random_schedules():
 
 # ---- what clients are answered --------------------------------------------------------------
 def call(ask=Ask.STRONG, **fields):
-    return Call(number=1, client=0, ask=ask, **fields)
+    return SimulatedCall(number=1, client=0, ask=ask, **fields)
 
 
 @pytest.mark.parametrize(
@@ -762,7 +762,7 @@ def history(*commands):
 
 
 def put(number, value, was, *, invoked, returned, **fields):
-    return Call(
+    return SimulatedCall(
         number=number,
         client=0,
         commands=({"key": "x", "value": value},),

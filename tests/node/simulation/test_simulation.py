@@ -17,7 +17,7 @@ from node.peers import BondLoss
 from node.raft.events import Persisted, SaveVote
 from node.simulation import campaign
 from node.simulation.campaign import Totals, run_batch, run_campaign
-from node.simulation.clients import Call, Fate
+from node.simulation.clients import Fate, SimulatedCall
 from node.simulation.disk import Disk
 from node.simulation.faults import CALM
 from node.simulation.scenario import Scenario
@@ -179,7 +179,7 @@ def test_calm_weather_without_faults_answers_everything():
 
     simulation.run()
 
-    told = [call for call in simulation.clients.calls if isinstance(call, Call)]
+    told = [call for call in simulation.clients.calls if isinstance(call, SimulatedCall)]
     done = [call for call in told if call.fate is Fate.DONE]
     assert len(done) > 0.8 * len(told) > 10
 
