@@ -32,9 +32,10 @@ from attestation.verdict import VerificationReport, verify_report
 from attestation.x509.crl import RevocationList, parse_crl_untrusted
 from attestation.x509.trust import TrustRoot
 from node.cli.exits import word_of
-from node.cli.inputs import load_policy, load_trust_root, parse_time, read_file, write_file
+from node.cli.inputs import parse_time, write_file
 from node.cli.output import pairs, print_json, say, table
 from node.cli.quote_file import read_quote
+from node.client.inputs import load_policy, load_trust_root, read_file
 from node.errors import ConfigError
 
 app = typer.Typer()

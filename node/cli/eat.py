@@ -16,7 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
 from attestation.verdict import EXIT_ACCEPTED, EXIT_REFUSED, VerificationReport
-from node.cli.inputs import read_file
+from node.client.inputs import read_file
 from node.errors import ConfigError
 
 PROFILE: Final = "tag:github.com,2023:veraison/ear"

@@ -33,10 +33,10 @@ from node.cli.confirmation import (
     verified_untrusted,
 )
 from node.cli.connect import connect
-from node.cli.evidence import VerifiedNode, appraiser_of, verify_node
-from node.cli.inputs import read_file
 from node.cli.output import CAUTION, print_json, say, say_lines
 from node.client import submit_birth_certificate
+from node.client.inputs import read_file
+from node.client.verified_node import VerifiedNode, appraiser_of, verify_node
 from node.errors import ConfigError
 from node.group_document import GroupDocument, load_group_document
 from node.raft.succession import Predecessor, recovery_statement

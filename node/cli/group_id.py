@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from node.cli.inputs import read_file
 from node.cli.output import print_json, say
+from node.client.inputs import read_file
 from node.errors import ConfigError
 from node.group.identity import GroupKey
 from node.group_document import GroupDocument, load_group_document

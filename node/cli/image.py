@@ -33,8 +33,9 @@ from enclave.image.rtmr import Boot
 from enclave.image.rtmr0 import AcpiBlobs
 from enclave.image.tpm_log import parse_tpm_log_untrusted
 from enclave.image.verify import first_difference, require_registers
-from node.cli.inputs import read_file, write_file
+from node.cli.inputs import write_file
 from node.cli.output import print_json, say, say_lines, table
+from node.client.inputs import read_file
 from node.errors import ConfigError
 from node.guest import files_of_guest
 from node.machines.loader import BUILT_IN_ONLY, Machines

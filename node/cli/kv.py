@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.connect import connect
-from node.cli.inputs import read_file
 from node.cli.output import print_json, say, table, value_bytes, visible_bytes
 from node.client import Item
+from node.client.inputs import read_file
 from node.errors import ConfigError
 from node.machines.kv import VALUE_BYTES_MAX
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from node.cli.evidence import appraiser_of, verify_node
-from node.cli.inputs import read_file
 from node.cli.output import print_json, say
 from node.client import provision_group_key
+from node.client.inputs import read_file
+from node.client.verified_node import appraiser_of, verify_node
 from node.group.identity import GroupKey, require_key
 from node.group_document import load_group_document
 

@@ -27,9 +27,10 @@ from attestation.x509.pck import parse_pck_extension_untrusted
 from enclave.attester import REPORT_DATA_BYTES
 from node.cli.eat import ear_claims, signed
 from node.cli.exits import word_of
-from node.cli.inputs import load_policy, load_trust_root, parse_time, read_file, write_file
+from node.cli.inputs import parse_time, write_file
 from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
 from node.cli.quote_file import read_quote
+from node.client.inputs import load_policy, load_trust_root, read_file
 from node.config import load_node
 from node.errors import ConfigError
 from node.group_document import load_group_document

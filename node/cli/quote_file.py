@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from attestation.quote.codec import QUOTE_BYTES_MAX
-from node.cli.inputs import read_file
+from node.client.inputs import read_file
 from node.errors import ConfigError
 
 VERSIONS: Final = frozenset({3, 4, 5})

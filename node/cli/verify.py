@@ -12,23 +12,23 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import files
 from attestation.collateral.enforcement import EnforcedSince
-from attestation.errors import AppraisalError, AttestationError
+from attestation.errors import AttestationError
 from attestation.files import FileError
 from attestation.policy.appraise import UNKNOWN_ENFORCEMENT
 from attestation.values import timestamp
-from node.cli.evidence import (
+from node.cli.exits import exit_code_of, word_of
+from node.cli.inputs import parse_time
+from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
+from node.client import AnswerInvalidError, ClientError, RefusedError
+from node.client.verified_node import (
     VerifiedNode,
     appraiser_of,
+    pin_cluster,
     require_cluster,
     require_confirmed,
     require_group_ca,
     verify_node,
 )
-from node.cli.exits import exit_code_of, word_of
-from node.cli.inputs import parse_time
-from node.cli.output import BAD, CAUTION, GOOD, pairs, print_json, say, say_unchecked
-from node.client import AnswerInvalidError, ClientError, RefusedError
-from node.client.pins import PinError, Pins, default_pins
 from node.environment import read_environment
 from node.errors import ConfigError
 from node.system.birth import ConfirmedCluster
@@ -94,7 +94,7 @@ def command(
             require_cluster(node, cluster)
         confirmed = None if appraiser.authority is None else require_confirmed(node, appraiser.authority)
         group_ca = None if save_ca is None else (save_ca, require_group_ca(node))
-        _remember(node, confirmed, pins=pins or read_environment().pins, forget=forget_pin)
+        pin_cluster(node, confirmed, pins=pins or read_environment().pins, forget=forget_pin)
     except (AttestationError, ClientError) as exc:
         code = exit_code_of(exc)
         _print_failure(exc, word_of(code), as_json=as_json)
@@ -159,32 +159,6 @@ def _save_ca(path: Path, pem: bytes) -> Path:
     except FileError as exc:
         raise ConfigError(f"--save-ca: {exc}") from exc
     return path.resolve()
-
-
-def _remember(
-    node: VerifiedNode, confirmed: ConfirmedCluster | None, *, pins: Path | None, forget: bool
-) -> None:
-    """Keep which cluster of this group was verified, and refuse another one than before.
-
-    Mock evidence proves nothing, and each start of a local cluster founds a new one. So a mock cluster is
-    kept only in a file that the user names.
-
-    Raises:
-        AppraisalError: ``cluster-changed`` or ``birth-certificate-superseded``.
-    """
-    group_id = node.live.document.group_id
-    if node.cluster is None or group_id is None or (pins is None and node.mock):
-        return
-    known = Pins.load(default_pins() if pins is None else pins)
-    group = bytes.fromhex(group_id)
-    if forget:
-        known = known.without(group)
-    try:
-        seq = None if confirmed is None else confirmed.statement.seq
-        known.with_verified(group, node.cluster, seq).save()
-    except PinError as exc:
-        hint = f"{exc.message}. hint: --forget-pin, if you know why"
-        raise AppraisalError(exc.reason, hint) from exc
 
 
 def _confirmed_value(confirmed: ConfirmedCluster | None) -> dict[str, Any] | None:

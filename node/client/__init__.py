@@ -29,6 +29,7 @@ from node.client.errors import (
     ClientError,
     ClusterChangedError,
     ClusterNotConfirmedError,
+    NodeRefusedError,
     NotExecutedError,
     OutcomeUnknownError,
     RefusedError,
@@ -41,6 +42,7 @@ from node.client.evidence import (
     submit_birth_certificate,
 )
 from node.client.items import Item
+from node.client.trust import VerifiedBy
 
 __all__ = [
     "AlreadyExecutedError",
@@ -54,10 +56,12 @@ __all__ = [
     "ConfirmedBy",
     "Item",
     "LiveEvidence",
+    "NodeRefusedError",
     "NotExecutedError",
     "OutcomeUnknownError",
     "RefusedError",
     "UnreachableError",
+    "VerifiedBy",
     "fetch_evidence_unauthenticated",
     "provision_group_key",
     "submit_birth_certificate",

@@ -12,7 +12,7 @@ import httpx
 from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.client.calls import Calls
-from node.client.channel import Body, client_tls_context, load_client_certificate, read_ca
+from node.client.channel import Body
 from node.client.confirmed import ConfirmedBy
 from node.client.deadline import OVER
 from node.client.exchange import CLUSTER_FIELD, Answered, Call, NoAnswer, Pause, Reply, SendRequest, Step
@@ -24,6 +24,7 @@ from node.client.options import (
     SESSION_TTL_S_DEFAULT,
     new_exchange,
 )
+from node.client.trust import NOT_TRUSTED, Contexts, VerifiedBy, trust_of
 
 T = TypeVar("T")
 CONNECTIONS_MAX_DEFAULT: Final = 64
@@ -47,7 +48,8 @@ class AsyncClient:
         urls: Sequence[str],
         *,
         token: str | None,
-        ca: Path,
+        ca: Path | None = None,
+        verified_by: VerifiedBy | None = None,
         client_certificate: tuple[Path, Path] | None = None,
         deadline_s: float = DEADLINE_S_DEFAULT,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
@@ -68,14 +70,14 @@ class AsyncClient:
         )
         self._calls = Calls(self._exchange, confirmed_by)
         self._confirming = asyncio.Lock()
-        self._ca = ca
-        self._client_certificate = client_certificate
+        self._trust = trust_of(ca, verified_by)
         self._attempt_timeout_s = attempt_timeout_s
         self._connections_max = connections_max
         self._sleep = sleep
         self._clock = clock
-        self._ca_pem = read_ca(ca)
-        self._channel = self._new_channel()
+        self._contexts = Contexts(self._trust, client_certificate)
+        self._verifying = asyncio.Lock()
+        self._channel: _Channel | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,7 +94,8 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._channel.http.aclose()
+        if self._channel is not None:
+            await self._channel.http.aclose()
 
     # ---- any state machine ------------------------------------------------------
     async def execute(self, command: Any, *, idempotency_key: str | None = None) -> schemas.CommandResult:
@@ -237,14 +240,19 @@ class AsyncClient:
                 return await self._send(step)
 
     async def _send(self, send: SendRequest) -> Answered | NoAnswer:
-        left_s = max(send.end_at - self._clock(), _LEAST_S)
-        channel = self._channel
+        try:
+            channel = await self._channel_for(send)
+        except NOT_TRUSTED as exc:
+            return NoAnswer(exc, sent=False)
+        left_s = self._left_s(send)
         channel.users += 1
         try:
             async with asyncio.timeout(left_s):
                 return await channel.answer(send, self._limits(left_s))
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-            self._reload_ca()
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            await asyncio.to_thread(self._trust.failed, send.base)
+            return NoAnswer(exc, sent=False)
+        except httpx.PoolTimeout as exc:
             return NoAnswer(exc, sent=False)
         except TimeoutError:
             return NoAnswer(httpx.ReadTimeout(OVER), sent=True)
@@ -255,6 +263,25 @@ class AsyncClient:
             if channel.users == 0 and channel is not self._channel:
                 await channel.http.aclose()
 
+    def _left_s(self, send: SendRequest) -> float:
+        return max(send.end_at - self._clock(), _LEAST_S)
+
+    async def _channel_for(self, send: SendRequest) -> "_Channel":
+        """Return connections that trust this node, or raise one of ``NOT_TRUSTED``."""
+        trust, cluster = self._trust, self._exchange.cluster
+        if trust.is_fresh(send.base):
+            pem = trust.pem_for(send.base, cluster, 0)
+        else:
+            async with self._verifying:  # each node once, whichever calls wait for it
+                pem = await asyncio.to_thread(trust.pem_for, send.base, cluster, self._left_s(send))
+        before = self._channel
+        if before is not None and pem == before.pem:
+            return before
+        channel = self._channel = self._new_channel(pem)
+        if before is not None and before.users == 0:  # otherwise its last user closes it
+            await before.http.aclose()
+        return channel
+
     def _limits(self, left_s: float) -> httpx.Timeout:
         """Return limits for the parts of an attempt.
 
@@ -264,29 +291,22 @@ class AsyncClient:
         connect_s = min(CONNECT_TIMEOUT_S, left_s * _SHARE_OF_CONNECT)
         return httpx.Timeout(min(self._attempt_timeout_s, left_s), connect=connect_s, pool=connect_s)
 
-    def _new_channel(self) -> "_Channel":
-        context = client_tls_context(self._ca_pem)
-        if self._client_certificate is not None:
-            load_client_certificate(context, *self._client_certificate)
+    def _new_channel(self, pem: bytes) -> "_Channel":
         limits = httpx.Limits(
             max_connections=self._connections_max,
             max_keepalive_connections=self._connections_max,
             keepalive_expiry=KEPT_S,
         )
-        return _Channel(httpx.AsyncClient(verify=context, limits=limits, trust_env=False))
-
-    def _reload_ca(self) -> None:
-        pem = read_ca(self._ca)
-        if pem != self._ca_pem:
-            self._ca_pem = pem
-            self._channel = self._new_channel()  # the last user of the old one closes it
+        http = httpx.AsyncClient(verify=self._contexts.of(pem), limits=limits, trust_env=False)
+        return _Channel(http, pem)
 
 
 class _Channel:
     """Connections that trust the same certificates, and how many attempts use them now."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, pem: bytes) -> None:
         self.http = http
+        self.pem = pem
         self.users = 0
 
     async def answer(self, send: SendRequest, limits: httpx.Timeout) -> Answered:

@@ -12,7 +12,7 @@ import httpx
 from node.api import schemas
 from node.api.freshness import boot_time_s
 from node.client.calls import Calls
-from node.client.channel import client_tls_context, load_client_certificate, read_bounded, read_ca
+from node.client.channel import read_bounded
 from node.client.confirmed import ConfirmedBy
 from node.client.deadline import Deadline, bounded_client
 from node.client.exchange import CLUSTER_FIELD, Answered, Call, NoAnswer, Pause, Reply, SendRequest, Step
@@ -24,6 +24,7 @@ from node.client.options import (
     SESSION_TTL_S_DEFAULT,
     new_exchange,
 )
+from node.client.trust import NOT_TRUSTED, Contexts, VerifiedBy, trust_of
 
 T = TypeVar("T")
 
@@ -34,8 +35,10 @@ class Client:
     Args:
         urls: the nodes' APIs, such as ``https://127.0.0.1:8443``; at least one.
         token: bearer token, or None when a client certificate is used.
-        ca: PEM file with the nodes' self-signed certificates; read again when it changes, because a
-            restarted node has a new one.
+        ca: PEM file with the nodes' certificates, or their authority's; read again when a connection fails,
+            because a restarted node may have a new one.
+        verified_by: what the nodes must prove, instead of ``ca``: this client verifies a node's evidence, and
+            sends requests only over connections with the key that the evidence names.
         client_certificate: PEM files of certificate and key, instead of a token.
         deadline_s: when to give up on one call with all its repetitions at all nodes. It bounds everything
             except the look-up of a host's name.
@@ -56,7 +59,8 @@ class Client:
         urls: Sequence[str],
         *,
         token: str | None,
-        ca: Path,
+        ca: Path | None = None,
+        verified_by: VerifiedBy | None = None,
         client_certificate: tuple[Path, Path] | None = None,
         deadline_s: float = DEADLINE_S_DEFAULT,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S_DEFAULT,
@@ -75,13 +79,13 @@ class Client:
             clock=clock,
         )
         self._calls = Calls(self._exchange, confirmed_by)
-        self._ca = ca
-        self._client_certificate = client_certificate
+        self._trust = trust_of(ca, verified_by)
         self._timeout = httpx.Timeout(attempt_timeout_s, connect=CONNECT_TIMEOUT_S)
         self._sleep = sleep
         self._deadline = Deadline(clock)
-        self._ca_pem = read_ca(ca)
-        self._http = self._new_http()
+        self._contexts = Contexts(self._trust, client_certificate)
+        self._http: httpx.Client | None = None
+        self._pem = b""  # the certificates that ``_http`` trusts
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +102,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        if self._http is not None:
+            self._http.close()
 
     # ---- any state machine ------------------------------------------------------
     def execute(self, command: Any, *, idempotency_key: str | None = None) -> schemas.CommandResult:
@@ -298,29 +303,29 @@ class Client:
     def _send(self, send: SendRequest) -> Answered | NoAnswer:
         self._deadline.set(send.end_at)
         try:
-            with self._http.stream(
-                send.method, send.url, headers=send.headers, content=send.content
-            ) as response:
+            http = self._http_for(send)
+        except NOT_TRUSTED as exc:
+            return NoAnswer(exc, sent=False)
+        try:
+            with http.stream(send.method, send.url, headers=send.headers, content=send.content) as response:
                 named = response.headers.get(CLUSTER_FIELD)
                 return Answered(response.status_code, named, read_bounded(response))
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            self._reload_ca()
+            self._trust.failed(send.base)
             return NoAnswer(exc, sent=False)
         except httpx.TransportError as exc:
             return NoAnswer(exc, sent=True)
 
-    def _new_http(self) -> httpx.Client:
-        context = client_tls_context(self._ca_pem)
-        if self._client_certificate is not None:
-            load_client_certificate(context, *self._client_certificate)
-        return bounded_client(context, self._deadline, self._timeout)
-
-    def _reload_ca(self) -> None:
-        pem = read_ca(self._ca)
-        if pem != self._ca_pem:
-            self._ca_pem = pem
-            self._http.close()
-            self._http = self._new_http()
+    def _http_for(self, send: SendRequest) -> httpx.Client:
+        """Return connections that trust this node, or raise one of ``NOT_TRUSTED``."""
+        left_s = self._deadline.left(None)
+        assert left_s is not None, "it was set a moment ago"
+        pem = self._trust.pem_for(send.base, self._exchange.cluster, left_s)
+        if self._http is None or pem != self._pem:
+            self.close()
+            self._http = bounded_client(self._contexts.of(pem), self._deadline, self._timeout)
+            self._pem = pem
+        return self._http
 
 
 # The name of earlier releases.

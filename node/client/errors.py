@@ -6,6 +6,7 @@ ClientError
 ├─ OutcomeUnknownError   the request may or may not have been executed
 ├─ AlreadyExecutedError  the write was executed once, and its results are not kept any more
 ├─ ClusterChangedError   another cluster answered: it does not hold what was written before
+├─ NodeRefusedError      the evidence of no node that answered is what this client requires
 ├─ ClusterNotConfirmedError  the group's authority has not signed that this cluster is the group
 ├─ RefusedError          a node refused the request (problem document): repeating it does not help
 └─ AnswerInvalidError    the answer does not have the form of this API's answers
@@ -80,6 +81,18 @@ class ClusterNotConfirmedError(ClientError):
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{message} [{reason}]")
+        self.reason = reason
+
+
+class NodeRefusedError(ClientError):
+    """A node's evidence is not what this client requires. The client sent the node no request.
+
+    ``reason`` is the verifier's stable kebab-case code.
+    """
+
+    def __init__(self, url: str, reason: str, message: str) -> None:
+        super().__init__(f"{url}: {message} [{reason}]")
+        self.url = url
         self.reason = reason
 
 

@@ -21,6 +21,7 @@ from node.client.errors import (
     AnswerInvalidError,
     ClientError,
     ClusterChangedError,
+    NodeRefusedError,
     NotExecutedError,
     OutcomeUnknownError,
     RefusedError,
@@ -293,6 +294,8 @@ class _Attempts:
             return OutcomeUnknownError(f"it may or may not have happened: {self._last()}", self.key)
         if self._last_problem is not None:
             return NotExecutedError(self._last_problem)
+        if isinstance(self._last_error, NodeRefusedError):
+            return self._last_error
         return UnreachableError(f"no node answered: {self._last()}")
 
     def _last(self) -> str:

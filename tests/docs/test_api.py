@@ -88,7 +88,7 @@ def test_the_python_examples_run(environment, monkeypatch):
     for name in ("API", "CA", "TOKEN"):
         monkeypatch.setenv(name, environment[name])
     examples = blocks("python")
-    assert len(examples) == 2
+    assert len(examples) == 3
 
     for example in examples:
         exec(compile(example, "docs/api.md", "exec"), {})

@@ -10,10 +10,9 @@ from attestation.tickets.protocol import Cluster, Expiration
 from node.api import schemas
 from node.ca.certificates import CertificateAuthority, digest_of, pem_of
 from node.ca.names import PermittedNames
-from node.cli.evidence import GroupCaUnknownError, VerifiedNode, require_group_ca
-from node.cli.verify import _remember
 from node.client import LiveEvidence
 from node.client.pins import default_pins
+from node.client.verified_node import GroupCaUnknownError, VerifiedNode, pin_cluster, require_group_ca
 
 AUTHORITY = CertificateAuthority.generate(b"g" * 32, PermittedNames.of(["localhost"]), datetime.now(UTC))
 OTHER = CertificateAuthority.generate(b"g" * 32, PermittedNames.of(["localhost"]), datetime.now(UTC))
@@ -57,7 +56,7 @@ def test_a_real_cluster_is_remembered_though_its_node_writes_that_it_is_a_mock(
     tmp_path, monkeypatch, judged, remembered
 ):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    _remember(verified(written=not judged, judged=judged), None, pins=None, forget=False)
+    pin_cluster(verified(written=not judged, judged=judged), None, pins=None, forget=False)
 
     assert default_pins().exists() is remembered
 

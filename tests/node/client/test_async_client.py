@@ -51,6 +51,7 @@ def test_calls_in_flight_survive_that_another_call_reads_the_certificates_again(
 
     async def main(old, new):
         async with client_of(ca, old) as client:
+            await client.group()
             channel = client._channel
             slow = asyncio.create_task(held.call(client))
             await held.begun.wait()
@@ -103,6 +104,7 @@ def test_a_node_that_never_answers_ends_a_call_at_its_deadline(ca):
 def test_a_cancelled_call_leaves_the_client_usable(ca):
     async def main(port):
         async with client_of(ca, port) as client:
+            await client.group()
             held = Held()
             call = asyncio.create_task(held.call(client))
             await held.begun.wait()
@@ -136,12 +138,12 @@ def test_no_call_passes_before_the_authoritys_signature_however_many_come_at_onc
 
 def test_an_attempt_that_ends_while_it_waits_for_a_connection_has_sent_nothing(ca):
     async def main(port):
-        async with (
-            client_of(ca, port, connections_max=1, deadline_s=0.5) as client,
-            client._channel.http.stream("GET", f"https://localhost:{port}/healthz"),
-        ):
-            with pytest.raises(UnreachableError):  # a write, and its outcome is not in doubt
-                await client.put("a", "1")
+        async with client_of(ca, port, connections_max=1, deadline_s=0.5) as client:
+            await client.group()
+            taken = client._channel.http.stream("GET", f"https://localhost:{port}/healthz")
+            async with taken:
+                with pytest.raises(UnreachableError):  # a write, and its outcome is not in doubt
+                    await client.put("a", "1")
 
     with served(FakeService()) as port:
         asyncio.run(main(port))

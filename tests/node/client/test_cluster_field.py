@@ -83,6 +83,7 @@ def scripted(ca, *endings, **options):
         ["https://a:1", "https://b:1"], token=TOKEN, ca=ca, sleep=clock.sleep, clock=clock, **options
     )
     client._http = httpx.Client(transport=httpx.MockTransport(script))
+    client._pem = ca.read_bytes()
     return client, script
 
 

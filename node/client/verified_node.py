@@ -1,4 +1,4 @@
-"""Checking a live node: shared by ``bondstone verify`` and ``bondstone provision``."""
+"""Checking a live node: its evidence, bound to the TLS key of the same connection."""
 
 import base64
 import secrets
@@ -24,8 +24,9 @@ from attestation.x509.trust import TrustRoot
 from node.api.evidence import binding_of_nonce
 from node.authority import Authority, AuthorityError
 from node.ca.certificates import digest_of, pem_of
-from node.cli.inputs import load_policy, load_trust_root, read_file
-from node.client import LiveEvidence, fetch_evidence_unauthenticated
+from node.client.evidence import TIMEOUT_S, LiveEvidence, fetch_evidence_unauthenticated
+from node.client.inputs import load_policy, load_trust_root, read_file
+from node.client.pins import PinError, Pins, default_pins
 from node.errors import ConfigError
 from node.group_document import load_group_document
 from node.system.birth import ConfirmedCluster, birth_certificate_untrusted
@@ -120,6 +121,7 @@ def verify_node(
     appraiser: Appraiser,
     collateral: Path | None,
     enforcement: Enforcement = UNKNOWN_ENFORCEMENT,
+    timeout_s: float = TIMEOUT_S,
 ) -> VerifiedNode:
     """Fetch and judge a node's evidence, bound to a fresh nonce and to the TLS key of the same connection.
 
@@ -143,7 +145,7 @@ def verify_node(
     )
     group_id = appraiser.group_id
     nonce = secrets.token_bytes(32)
-    live = fetch_evidence_unauthenticated(url, nonce)
+    live = fetch_evidence_unauthenticated(url, nonce, timeout_s=timeout_s)
     ticket = live.document.tickets.get(TICKET_CLASS)
     if ticket is None:
         raise MalformedError("ticket-missing", f"{url} shows no evidence of class {TICKET_CLASS}")
@@ -265,3 +267,29 @@ def require_cluster(node: VerifiedNode, cluster: str) -> None:
             f"the node is in cluster {node.cluster}, not in {wanted}",
             values={"expected": str(wanted), "actual": str(node.cluster)},
         )
+
+
+def pin_cluster(
+    node: VerifiedNode, confirmed: ConfirmedCluster | None, *, pins: Path | None, forget: bool
+) -> None:
+    """Keep which cluster of this group was verified, and refuse another one than before.
+
+    Mock evidence proves nothing, and each start of a local cluster founds a new one. So a mock cluster is
+    kept only in a file that the user names.
+
+    Raises:
+        AppraisalError: ``cluster-changed`` or ``birth-certificate-superseded``.
+    """
+    group_id = node.live.document.group_id
+    if node.cluster is None or group_id is None or (pins is None and node.mock):
+        return
+    known = Pins.load(default_pins() if pins is None else pins)
+    group = bytes.fromhex(group_id)
+    if forget:
+        known = known.without(group)
+    try:
+        seq = None if confirmed is None else confirmed.statement.seq
+        known.with_verified(group, node.cluster, seq).save()
+    except PinError as exc:
+        hint = f"{exc.message}. hint: `bondstone verify --forget-pin`, if you know why"
+        raise AppraisalError(exc.reason, hint) from exc
