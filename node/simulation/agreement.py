@@ -20,6 +20,7 @@ class Agreement:
         refused: (call, index) of commands that their caller was not permitted.
         floor: the highest log index that any client has seen acknowledged.
         dissolved: the cluster dissolved itself.
+        inherited: up to here it is the predecessor's history, for a survivor's generation; otherwise 0.
     """
 
     def __init__(self, session_ttl_ms: int) -> None:
@@ -31,6 +32,27 @@ class Agreement:
         self.refused: set[tuple[int, int]] = set()
         self.floor = 0
         self.dissolved = False
+        self.inherited = 0
+
+    def succeeded(self, terms: list[int]) -> "Agreement":
+        """Return the agreement of a cluster that goes on behind a log. ``terms``: of its entries, by index.
+
+        What else this cluster agreed on was lost with it, or goes on in it alone.
+        """
+        successor = Agreement(self._ttl_ms)
+        for place in sorted(self.sequence):
+            call, position, _, context = self.sequence[place]
+            index = context.index
+            if index < len(terms) and terms[index] == context.term:
+                successor.sequence[place] = self.sequence[place]
+                if successor.where.setdefault((call, position), index) != index:
+                    successor.again[call, position].append(index)
+        kept = {index for index, _ in successor.sequence}
+        successor.systems = self.systems & kept
+        successor.refused = {(call, index) for call, index in self.refused if index in kept}
+        successor.inherited = len(terms) - 1
+        successor.floor = min(self.floor, successor.inherited)
+        return successor
 
     def applied(self, who: str, call: int, position: int, command: Any, context: ApplyContext) -> None:
         """Note that ``who`` applies a command.

@@ -14,12 +14,14 @@ from node.raft.budget import NO_BUDGET, Budget
 from node.raft.events import Recover, RemoveMember, TransferLeadership
 from node.raft.member import Member
 from node.raft.quorum import is_quorum
+from node.raft.recovering import PREDECESSOR_LIVES
 from node.raft.types import REMOVED, Bootstrap, Founding, Outcome, Role, Settings
 from node.simulation.callers import SystemRecorder, callers
 from node.simulation.chance import stream
 from node.simulation.disk import Disk, SimulatedCredentials
 from node.simulation.faults import CALM, Weather
 from node.simulation.network import SimulatedNetwork
+from node.simulation.operated import Permitted, Successor, are_split, outlasted
 from node.simulation.oracles import Oracles
 from node.simulation.process import Clock, Process
 from node.simulation.recorder import Recorder
@@ -29,6 +31,7 @@ from node.simulation.trace import Trace
 _ADMIN_TOKENS: Final = 1 << 40  # clients' tokens stay below
 
 
+_RESTARTED: Final = (REMOVED, PREDECESSOR_LIVES)  # after these the operator starts the node again
 AMPLE_BYTES: Final = 1 << 40  # a budget that no simulation uses up
 
 
@@ -44,6 +47,7 @@ class Shape:
         upgrades: the probability that a reboot gives a node the newest software of the group.
         budgets: the memory budget of a node in bytes; none for nodes not in it.
         recovers: a survivor may found a new generation; ``member`` is a ``Successor`` then.
+        jump: by how much the index of such a generation jumps.
         same_identity: a reboot keeps its incarnation although nothing is durable (an ablation).
     """
 
@@ -61,20 +65,7 @@ class Shape:
     upgrades: float = 0.0
     budgets: dict[str, int] = field(default_factory=dict)
     recovers: bool = False
-
-
-class _Permitted:
-    """The group document permits that a survivor recovers; the operator makes the mistakes."""
-
-    def permits(self, statement: bytes, approval: bytes) -> bool:  # noqa: ARG002
-        return True
-
-
-class Successor(Member):
-    """A member whose generations begin without a jump of the index: the oracles look at a gapless log."""
-
-    def _index_jump(self) -> int:
-        return 0
+    jump: int = 0
 
 
 class SimulatedCluster:
@@ -260,7 +251,7 @@ class SimulatedCluster:
             recovered = arguments["recovered"] = process.disk.recovered() if reborn else None
             self.oracles.counts["restores"] += recovered is not None and recovered.snapshot is not None
         if self.shape.recovers:
-            arguments["recovery"] = _Permitted()
+            arguments["recovery"] = Permitted()
         process.member = self.shape.member(
             me=inc,
             group_id=self.group_id,
@@ -274,6 +265,8 @@ class SimulatedCluster:
             now_ms=process.clock.now_ms(),
             **arguments,
         )
+        if isinstance(process.member, Successor):
+            process.member.jump = self.shape.jump
         self.trace.note(process.label, f"boots as {inc}")
         self.oracles.born(process)
         self._processes[place] = process
@@ -355,7 +348,7 @@ class SimulatedCluster:
             # Its operator moves the data directory away: what starts there next is another incarnation.
             del self._disks[process.place]
             self._wiped[process.place] += 1
-        if process.member.halted == REMOVED and self._is_healed and process.place in self.places:
+        if process.member.halted in _RESTARTED and self._is_healed and process.place in self.places:
             self.scheduler.after(1, self._boot_again, process.place)
 
     def transfer(self, target: Process | None) -> None:
@@ -381,7 +374,7 @@ class SimulatedCluster:
             self._admin_token += 1
             leader.ask(self._admin_token, RemoveMember(self._admin_token, inc), answered)
 
-    def recover(self, place: str, answered: Callable[[Outcome | None], None]) -> None:
+    def recover(self, place: str, answered: Callable[[Outcome | None], None] = lambda _: None) -> None:
         """Request that the member at ``place`` founds a new generation from its own state."""
         process = self.process_at(place)
         if process is not None:
@@ -392,13 +385,18 @@ class SimulatedCluster:
     def heal(self) -> None:
         """End all faults: every node runs, reaches every other node and is attested; clones are gone.
 
-        From now on the node of a process that ends because it was removed is started again.
+        From now on a process that ends because it was removed, or because the cluster before its own lives,
+        is started again.
         """
         self._is_healed = True
         for process in self.alive():
             process.tear_after = None
             if process.place not in self.places:
                 self.kill(process, BondLoss.LOST)
+        for process in outlasted(self.alive()):
+            self.kill(process, BondLoss.LOST)
+        if are_split(self.alive()):
+            self.oracles.is_split = True  # two survivors, each alone: an operator has to choose
         for place in self.places:
             if place not in self._processes:
                 self.boot(place)

@@ -110,10 +110,11 @@ class Blow(Enum):
     LAPSE = "lapse"  # the collateral ends: all tickets, and all bonds
     OUTAGE = "outage"  # quotes cannot be verified: bonds stay, no new bond forms
     REMOVE = "remove"  # an operator removes a member, and starts its node again later
+    RECOVER = "recover"  # all others die, or are cut off, and an operator lets this one found a generation
 
 
 RARE = (Blow.LAPSE, Blow.OUTAGE)  # they come with a run's other rarities
-_APART = (*RARE, Blow.REMOVE)
+_APART = (*RARE, Blow.REMOVE, Blow.RECOVER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,8 @@ class Fault:
         blow: its kind.
         targets: places, or ``leader``; their meaning depends on the blow.
         span_us: how long it lasts; for a crash, until the reboot (negative: never).
-        amount: how many sends a torn process still makes; how far the wall clock jumps, in ms.
+        amount: how many sends a torn process still makes; how far the wall clock jumps, in ms; 1: what a
+            survivor recovers from is a loss, 0: a partition.
     """
 
     at_us: int
@@ -210,6 +212,20 @@ def draw_removals(rng: Random, places: tuple[str, ...], *, pace_us: int) -> tupl
             span_us=_draw_span_us(rng, pace_us),
         )
         for _ in range(rng.randint(1, 6))
+    )
+
+
+def draw_recoveries(rng: Random, places: tuple[str, ...], *, pace_us: int) -> tuple[Fault, ...]:
+    """Draw when an operator lets a survivor recover, which then was without a leader for a while."""
+    return tuple(
+        Fault(
+            at_us=rng.randint(2, 12) * pace_us + number * 30 * pace_us,
+            blow=Blow.RECOVER,
+            targets=(LEADER if rng.random() < 0.2 else rng.choice(places),),
+            span_us=int(pace_us * (13 + 6 * rng.random())),
+            amount=rng.choice((0, 1)),
+        )
+        for number in range(rng.choice((1, 1, 2)))
     )
 
 

@@ -24,6 +24,7 @@ class Targets(Protocol):
     def clone(self, place: str) -> Process | None: ...
     def transfer(self, target: Process | None) -> None: ...
     def remove(self, place: str) -> None: ...
+    def recover(self, place: str) -> None: ...
     def can_recover(self, without: Process | None = None) -> bool: ...
 
 
@@ -89,8 +90,8 @@ class Nemesis:
                 self._link(fault)
             case Blow.TRANSFER:
                 self._targets.transfer(self._find(fault.targets[0]) if fault.targets else None)
-            case Blow.REMOVE:
-                self._remove(fault)
+            case Blow.REMOVE | Blow.RECOVER:
+                self._operate(fault)
             case Blow.CLONE:
                 self._clone(fault)
             case Blow.LAPSE:
@@ -155,6 +156,12 @@ class Nemesis:
         process.has_ticket = True
         self._network.reconnect_all()
 
+    def _operate(self, fault: Fault) -> None:
+        if fault.blow is Blow.REMOVE:
+            self._remove(fault)
+        else:
+            self._recover(fault)
+
     def _remove(self, fault: Fault) -> None:
         """Request a removal. The removed process ends by itself when it learns that; its node restarts."""
         process = self._find(fault.targets[0])
@@ -165,6 +172,28 @@ class Nemesis:
         if place in self._targets.places:  # and not where a host runs a second TD of a node
             for again in range(1, 4):
                 self._reboot(place, again * (fault.span_us + SECOND_US))
+
+    def _recover(self, fault: Fault) -> None:
+        """Take the others from a survivor, let it recover, and give them back later, however merciful.
+
+        The operator tries several times: nobody else knows when the survivor may.
+        """
+        survivor = self._find(fault.targets[0])
+        if survivor is None:
+            return
+        place, span_us = survivor.place, fault.span_us
+        if fault.amount:
+            for other in self._targets.alive():
+                if other is not survivor and other.alive:
+                    self._targets.kill(other, BondLoss.LOST)
+                    self._reboot(other.place, span_us * (1 + other.serial % 3) // 2)
+        else:
+            others = [other for other in self._targets.places if other != place]
+            pairs = [(other, place) for other in others] + [(place, other) for other in others]
+            self._network.block(pairs)
+            self._later(2 * span_us, self._network.unblock, pairs)
+        for after in (4, 5, 6, 7):
+            self._later(span_us * after // 4, self._targets.recover, place)
 
     def _can_spare(self, process: Process) -> bool:
         return self._targets.can_recover(without=process)

@@ -9,8 +9,7 @@ before it does harm. With ``rules`` off only harm counts: by this, ablations sho
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from node.features import NUMBER_MAX
@@ -41,7 +40,7 @@ from node.simulation.agreement import Agreement
 from node.simulation.buffers import check_buffers, check_memory
 from node.simulation.clients import SimulatedCall
 from node.simulation.errors import InvariantError
-from node.simulation.operated import check_removals, may_end, succeed, succession
+from node.simulation.operated import Successions, check_removals, may_end, succession
 from node.simulation.process import Process, Watcher
 from node.simulation.snapshot_oracle import SnapshotOracle
 from node.simulation.views import ROOT, LogTree, View
@@ -82,6 +81,7 @@ class Oracles(Watcher):
             "installs",
             "restores",
             "removals",
+            "recoveries",
         )
         self.counts = dict.fromkeys(names, 0)
         self.is_split = False
@@ -103,6 +103,7 @@ class Oracles(Watcher):
         self._dead: set[Incarnation] = set()
         self._knows: dict[Incarnation, int] = {}  # the highest feature level of each life
         self._living: list[Process] = []
+        self._successions = Successions()
 
     # ---- the log, as it changes -------------------------------------------------
     def _appended(self, process: Process, entries: Sequence[Entry], commit: int) -> None:
@@ -210,9 +211,7 @@ class Oracles(Watcher):
         commit = view.commit
         quiet = not view.changes
         view.former.clear()
-        keeper = process.member.tenure.snaps.keeper
-        if keeper.ready is not view.ready or keeper.held is not view.held:
-            self._snapshots.changed(process, keeper)
+        self._snapshots.observe(process)
         if effects.notices or not quiet or self._swallowed is not None:
             self._observe_changes(process, effects)
         if process.member.settings.lease_reads:
@@ -257,6 +256,8 @@ class Oracles(Watcher):
         predecessor = succession(process, view.changes)
         if predecessor is not None:
             self._succeeded(process, predecessor)
+            # What it committed before is the beginning of the new cluster alone.
+            advanced = [commit for commit in advanced if commit > predecessor.start.index]
         if effects.notices:
             # In every step roles change before logs, and logs before the commit index.
             for notice in effects.notices:
@@ -271,20 +272,17 @@ class Oracles(Watcher):
         for notice in effects.notices:
             if type(notice) is RoleChanged and notice.role is LEADER:
                 self._elected(process, notice.term)
-            elif type(notice) is RivalCluster and not self._rivals and not self.is_split:
+            elif type(notice) is RivalCluster and not (self._rivals or self.is_split or self._successions):
                 raise InvariantError("one-genesis", f"{process}: {notice}")
         for commit in advanced:
             self._advanced(process, commit, told=view.leads and not led)
 
     def _succeeded(self, process: Process, predecessor: Predecessor) -> None:
-        """Note a new cluster: whatever was executed before counts as executed in it too."""
-        *path, genesis = succeed(process, predecessor, self.tree)
-        entries = (self.tree.entries[node] for node in path)
+        self.counts["recoveries"] += 1
+        genesis, path = self._successions.note(process, predecessor, self.tree, self.agreements)
         self.committed[genesis] = path
-        self._committed_in[genesis] = [0 if entry is None else entry.term for entry in entries]
-        former = self.agreements[predecessor.cluster]
-        self.agreements[self.tree.cluster_of(genesis)] = deepcopy(former)
-        self.is_split = True
+        self._committed_in[genesis] = [self.tree.term_of(node) for node in path]
+        self.is_split = self.is_split or self._rivals  # such a group may be founded anew beside it
 
     def _noticed(self, process: Process, notice: Notice) -> None:
         match notice:
@@ -546,10 +544,7 @@ class Oracles(Watcher):
         if place <= view.applied:
             self._swallowed = InvariantError("monotone-apply", f"{process} applies {place} again")
         view.applied = place
-        try:
-            self._agreement(process).applied(str(process), call, position, command, context)
-        except InvariantError as exc:
-            self._swallowed = self._swallowed or exc
+        self._agree(process, lambda agreed: agreed.applied(str(process), call, position, command, context))
 
     def executed(
         self, process: Process, call: int, position: int, command: Any, context: ApplyContext
@@ -560,18 +555,24 @@ class Oracles(Watcher):
                 self._swallowed = InvariantError("judged-first", f"{process} applies call {call} unjudged")
             self.applied(process, call, position, command, context)
             return
-        try:
-            self._agreement(process).applied(str(process), call, position, command, context)
-        except InvariantError as exc:
-            self._swallowed = self._swallowed or exc
+        self._agree(process, lambda agreed: agreed.applied(str(process), call, position, command, context))
 
     def refused(self, process: Process, call: int, index: int) -> None:
         """Note that the caller of the command at ``index`` is not permitted."""
-        self._agreement(process).refused.add((call, index))
+        self._agree(process, lambda agreed: agreed.refused.add((call, index)))
 
     def of_system(self, process: Process, index: int) -> None:
         """Note that the entry at ``index`` is for the system state."""
-        self._agreement(process).systems.add(index)
+        self._agree(process, lambda agreed: agreed.systems.add(index))
+
+    def _agree(self, process: Process, action: Callable[[Agreement], None]) -> None:
+        """Note what ``process`` applies in its cluster's agreement. A contradiction is reported later."""
+        if self._successions.defers(process, action):
+            return
+        try:
+            action(self._agreement(process))
+        except InvariantError as exc:
+            self._swallowed = self._swallowed or exc
 
     def _agreement(self, process: Process) -> Agreement:
         """Return the agreement of the cluster of ``process``. A cluster is named by its genesis."""

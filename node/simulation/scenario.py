@@ -23,7 +23,7 @@ Every oracle judges every event, so a scenario cannot pass by its text alone.
     retry w1 b                     the client asks again elsewhere, with the same idempotency key
     outcome w1 [r1 ...]            the answer that the client received
     transfer [b]                   the leader hands over
-    recover a                      a, the survivor, founds a new generation (with recovery=true)
+    recover a                      a, the survivor, founds a new generation (with recovery=true, and jump=)
     remove b                       an operator removes b; what the leader answers to that is printed
     status   leader   leads a      roles and voters; how many lead; whether a does
     log a   terms a   states       a's log, its terms; whose state equals whose
@@ -49,8 +49,9 @@ from node.raft.types import (
     Role,
 )
 from node.simulation.clients import Ask, Habits, SimulatedCall, SimulatedClients
-from node.simulation.cluster import Shape, SimulatedCluster, Successor
+from node.simulation.cluster import Shape, SimulatedCluster
 from node.simulation.faults import CALM, LEADER, Weather
+from node.simulation.operated import Successor
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
 from node.simulation.scenario_file import Block, ScenarioError, settings_of, span_us
@@ -138,6 +139,7 @@ class Scenario:
         apart = [name for name in options.pop("cut", "").split(",") if name]
         rivals = options.pop("rivals", "false") == "true"
         recovers = options.pop("recovery", "false") == "true"
+        jump = int(options.pop("jump", "0"))
         same_identity = options.pop("same_identity", "false") == "true"
         weather = replace(CALM, fsync_us=span_us(options.pop("fsync", "2ms")))
         seed = options.pop("seed", "scenario")
@@ -157,6 +159,7 @@ class Scenario:
             machine=REGISTERS.machine,
             member=type("Survivor", (Successor, self._member), {}) if recovers else self._member,
             recovers=recovers,
+            jump=jump,
             same_identity=same_identity,
         )
         self._start(shape, weather, apart=apart, rivals=rivals, seed=seed)
@@ -393,6 +396,8 @@ class Scenario:
         for index, node in enumerate(view.nodes[1:], start=1):
             entry = tree.entries[node]
             assert entry is not None
+            if not tree.is_entry(node, index):
+                continue  # a generation's index jumped over it
             mark = "committed" if index <= view.commit else "open"
             lines.append(f"{entry.term}:{index} {entry.kind.name.lower()} {mark}")
         return lines

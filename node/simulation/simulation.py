@@ -18,8 +18,9 @@ from node.simulation.chance import stream
 from node.simulation.clients import Ask, Fate, Habits, SimulatedCall, SimulatedClients, draw_habits
 from node.simulation.cluster import Shape, SimulatedCluster
 from node.simulation.errors import InvariantError
-from node.simulation.faults import Fault, Plan, Weather, draw_weather
+from node.simulation.faults import Fault, Plan, Weather, draw_recoveries, draw_weather
 from node.simulation.nemesis import Nemesis
+from node.simulation.operated import Successor, check_generations
 from node.simulation.oracles import Oracles
 from node.simulation.process import Process
 from node.simulation.rarities import draw_rarities
@@ -36,6 +37,7 @@ TRACE_TAIL: Final = 60
 # Refusals that a healed group may still return: limits are small, and clients that gave up left much behind;
 # or a member has just pulled old entries, and does not know the present time of the log.
 _SYNCED: Final = 0.25  # the share of runs whose members catch up by the state sync of a user
+_RECOVERED: Final = 0.05  # the share of runs in which a survivor recovers
 _TRY_AGAIN: Final = frozenset(("overloaded", "stale"))
 
 
@@ -132,8 +134,7 @@ def draw_schedule(
     settings = _draw_snapshots(stream(str(seed), "snapshots"), rare.settings)
     settings = _draw_patience(stream(str(seed), "patience"), settings)
     pace_us = settings.election_timeout_ms * MS_US
-    disks = stream(str(seed), "full disks")
-    full = disks.random() if disks.random() < 0.3 else 0.0
+    full = _draw_full(stream(str(seed), "full disks"))
     weather = replace(draw_weather(rng, pace_us=pace_us), full=full, **rare.weather)
     shape = Shape(
         names=names,
@@ -153,7 +154,7 @@ def draw_schedule(
     changes = rare.shape | {k: v for k, v in overrides.items() if hasattr(shape, k)}
     shape = replace(shape, **changes)
     shape = replace(shape, expect=min(shape.expect, len(shape.founders)))
-    return Schedule(
+    drawn = Schedule(
         seed=str(seed),
         shape=shape,
         weather=weather,
@@ -164,6 +165,25 @@ def draw_schedule(
         events=events,
         rules=rules,
     )
+    return _with_recoveries(drawn, rare.plan)
+
+
+def _draw_full(rng: Random) -> float:
+    return rng.random() if rng.random() < 0.3 else 0.0
+
+
+def _with_recoveries(schedule: Schedule, rare: tuple[Fault, ...]) -> Schedule:
+    """Permit recoveries by a survivor in some runs, and draw when an operator wants one."""
+    rng, shape = stream(schedule.seed, "recovery"), schedule.shape
+    if rng.random() >= _RECOVERED and not shape.recovers:
+        return schedule
+    pace_us = shape.settings.election_timeout_ms * MS_US
+    member = Successor if shape.member is Member else type("Survivor", (Successor, shape.member), {})
+    shape = replace(shape, recovers=True, jump=rng.choice((0, 1, 40)), member=member)
+    rare += draw_recoveries(rng, shape.names, pace_us=pace_us)
+    plan = Plan(seed=schedule.seed, places=shape.names, pace_us=pace_us, length_us=_PLAN_US, rare=rare)
+    # A survivor waits long before it may.
+    return replace(schedule, shape=shape, plan=plan, events=3 * schedule.events)
 
 
 def _draw_patience(rng: Random, settings: Settings) -> Settings:
@@ -316,6 +336,7 @@ class Simulation:
 
     def _require_settled(self, deadline_us: int) -> None:
         if not self._settles(deadline_us):
+            check_generations(self.cluster.alive())
             raise InvariantError("liveness", self._why_not())
 
     def _settles(self, deadline_us: int) -> bool:

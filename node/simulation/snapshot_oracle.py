@@ -7,7 +7,6 @@ from node.simulation.errors import InvariantError
 from node.simulation.process import Process
 from node.simulation.views import LogTree, View
 from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_untrusted
-from node.sync.keeper import Keeper
 
 
 class SnapshotOracle:
@@ -38,7 +37,9 @@ class SnapshotOracle:
         view.former.append(view.nodes.copy())
         view.nodes = path
         view.configs = [
-            (index, self._tree.config_at(node)) for index, node in enumerate(path) if self._is_config(node)
+            (index, self._tree.config_at(node))
+            for index, node in enumerate(path)
+            if self._tree.is_entry(node, index) and self._is_config(node)
         ]
         view.commit = view.base = view.evidenced = anchor.index
         self._check_configs(process)
@@ -65,13 +66,19 @@ class SnapshotOracle:
             raise InvariantError("prune-without-evidence", f"{process} prunes to {base} of {view.evidenced}")
         view.base = base
 
-    def changed(self, process: Process, keeper: Keeper) -> None:
-        """Note the snapshots of ``process``, which are others than those noted last: one never changes."""
-        view = process.view
-        view.ready, view.held = keeper.ready, keeper.held
-        for snapshot in (keeper.ready, keeper.held):
-            if snapshot is not None:
-                self.digested(process, snapshot.evidence)
+    def observe(self, process: Process) -> None:
+        """Note the snapshots of ``process`` that are others than those noted last: one never changes."""
+        view, snaps = process.view, process.member.tenure.snaps
+        keeper = snaps.keeper
+        if keeper.ready is not view.ready or keeper.held is not view.held:
+            view.ready, view.held = keeper.ready, keeper.held
+            for snapshot in (keeper.ready, keeper.held):
+                if snapshot is not None:
+                    self.digested(process, snapshot.evidence)
+        own = snaps.reports.get(process.inc)
+        if own is not None and own is not view.counted:
+            view.counted = own
+            self.digested(process, own)
 
     def digested(self, process: Process, evidence: StateEvidence) -> None:
         """Require that equal logs have equal snapshots.

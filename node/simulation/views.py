@@ -13,6 +13,7 @@ from node.raft.messages import AppendReply
 from node.raft.quorum import Config
 from node.raft.types import Entry, EntryKind, Position, Role
 from node.simulation.errors import InvariantError
+from node.sync.evidence import StateEvidence
 from node.sync.keeper import Snapshot
 
 ROOT: Final = 0  # the empty log
@@ -103,8 +104,20 @@ class LogTree:
             raise InvariantError("install-of-nothing", f"no log ever ended at {position}")
         path = [node]
         while path[-1] != ROOT:
-            path.append(self._prefixes[path[-1]])
+            prefix = self._prefixes[path[-1]]
+            path += [prefix] * self._distance(prefix, path[-1])
         return path[::-1]
+
+    def _distance(self, prefix: int, node: int) -> int:
+        """Return by how much the index grows from ``prefix`` to ``node``: 1, unless a generation jumps."""
+        before, entry = self.entries[prefix], self.entries[node]
+        assert entry is not None
+        return entry.index - (0 if before is None else before.index)
+
+    def is_entry(self, node: int, index: int) -> bool:
+        """Whether there is an entry at ``index`` of a log, where it has ``node``; generations jump."""
+        entry = self.entries[node]
+        return entry is not None and entry.index == index
 
     def cluster_of(self, node: int) -> bytes:
         """Return the name of the cluster of a log that ends in ``node``; empty for the empty log."""
@@ -129,7 +142,8 @@ class View:
     """The oracles' knowledge of one process.
 
     Attributes:
-        nodes: by index, the tree's node of the log up to there.
+        nodes: by index, the tree's node of the log up to there; where the index jumped, that of the last
+            entry before.
         configs: (index, configuration) of every CONFIG entry in the log.
         applied: (index, position in the entry) of the last command applied.
         changes: of the log in the present step: entries added, the index it was cut to, or the position
@@ -137,6 +151,7 @@ class View:
         base: up to here the real log was cut off.
         evidenced: the newest anchor of which it knows committed evidence.
         ready, held: the snapshots that were judged last; a snapshot never changes.
+        counted: what it counted last of its own digests, as a leader; alone it needs no other's.
         former: the log as it was in the present step before each cut.
         promises: ACKs that wait for the disk, by their ``id``.
         proposed: length of ``configs`` before the present step.
@@ -150,6 +165,7 @@ class View:
         "changes",
         "commit",
         "configs",
+        "counted",
         "evidenced",
         "former",
         "held",
@@ -175,6 +191,7 @@ class View:
         self.base = self.evidenced = 0
         self.ready: Snapshot | None = None
         self.held: Snapshot | None = None
+        self.counted: StateEvidence | None = None
         self.changes: list[Sequence[Entry] | int | Position] = []
         self.former: list[list[int]] = []
         self.promises: dict[int, Promise] = {}

@@ -12,9 +12,11 @@ from node.raft.keys import KeyTable
 from node.raft.member import Member
 from node.raft.membership_plan import VoterChange, changes, config_after, first_possible
 from node.raft.reads import LeaseAnswer, Reads
+from node.raft.recovering import PREDECESSOR_LIVES
 from node.raft.replica import Replica
 from node.raft.sessions import SessionTable
-from node.raft.types import Answer, EntryKind, Key, NotExecuted, Role
+from node.raft.state import HaltError
+from node.raft.types import Answer, Cursor, EntryKind, Key, NotExecuted, Ok, Role
 from node.sync.keeper import Snapshot
 
 
@@ -616,3 +618,36 @@ class IgnoresMemoryReports(Member):
 
     def _on_memory_report(self, sender, m):
         pass
+
+
+class LivesOnBesideItsPredecessor(Member):
+    """A survivor's generation goes on although the cluster before it lives."""
+
+    def _on_alive(self, m):
+        pass
+
+    def _is_predecessors_leader(self, m):
+        return False
+
+
+class YieldsToItsSuccessor(Member):
+    """A member of a quorum that lives halts when it meets a survivor's generation."""
+
+    def _meet_rival(self, sender, m):
+        super()._meet_rival(sender, m)
+        if self.tenure.predecessor is None:
+            raise HaltError(PREDECESSOR_LIVES)
+
+
+class SignsTwoSuccessors(Member):
+    """A survivor goes back to where it was, and founds another generation behind the same cluster."""
+
+    def _recover_group(self, request):
+        predecessor, replica = self.tenure.predecessor, self.tenure.replica
+        if predecessor is None:
+            super()._recover_group(request)
+            return
+        self.log.restart(predecessor.position, self.log.last_ms())
+        replica.applied = Cursor(predecessor.position.term, predecessor.position.index)
+        entry = self._succeed(predecessor)
+        self._complete(request.token, Ok((), Cursor(entry.term, entry.index)))

@@ -12,6 +12,7 @@ import pytest
 
 from node.raft.member import Member
 from node.simulation.errors import InvariantError
+from node.simulation.faults import Blow
 from node.simulation.scenario import Scenario
 from node.simulation.scenario_file import ScenarioError, parse_scenario
 from node.simulation.simulation import ScheduleError, draw_schedule, run
@@ -91,6 +92,7 @@ HARMS = {
     "halted",
     "durable-base",
     "memory-bounded",
+    "two-generations",
 }
 
 
@@ -189,6 +191,44 @@ def test_a_directed_schedule_notices_that_a_removed_member_votes_again():
 
     with pytest.raises(InvariantError, match="malformed-config-in-log"):
         play("67-removed", ablations.RemovedVotesAgain)
+
+
+@pytest.mark.parametrize(
+    ("member", "scenario", "oracle"),
+    [
+        (ablations.YieldsToItsSuccessor, "73-partition-taken-for-a-loss", "halted"),
+        (ablations.SignsTwoSuccessors, "74-recovered-twice", "one-successor"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_directed_schedule_notices_a_recovery_without_its_rule(member, scenario, oracle):
+    play(scenario)
+
+    with pytest.raises(InvariantError) as caught:
+        play(scenario, member)
+
+    assert caught.value.oracle == oracle
+
+
+def test_random_schedules_notice_a_survivors_generation_that_lives_on_beside_a_living_quorum():
+    found = search(ablations.LivesOnBesideItsPredecessor, 0, recovers=True)
+
+    assert found is not None
+    seed, oracle = found
+    assert oracle == "two-generations"
+    run(draw_schedule(seed, recovers=True))
+
+
+def test_random_schedules_recover_from_losses_and_from_partitions_and_some_jump():
+    """Otherwise the oracles would judge no recovery, and no log with a gap."""
+    drawn = [draw_schedule(seed, recovers=True) for seed in range(40)]
+    reports = [run(schedule) for schedule in drawn]
+    recovered = [(s, r) for s, r in zip(drawn, reports, strict=True) if r.counts["recoveries"]]
+    blows = [fault for schedule, _ in recovered for fault in schedule.plan if fault.blow is Blow.RECOVER]
+
+    assert {fault.amount for fault in blows} == {0, 1}
+    assert {schedule.shape.jump for schedule, _ in recovered} == {0, 1, 40}
+    assert any(report.healed for _, report in recovered)
 
 
 def test_many_changes_in_one_configuration_are_safe_where_every_active_one_counts():

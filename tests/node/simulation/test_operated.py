@@ -7,6 +7,7 @@ from node.raft.recovering import PREDECESSOR_LIVES
 from node.raft.succession import Predecessor
 from node.raft.types import REMOVED
 from node.simulation.errors import InvariantError
+from node.simulation.operated import check_generations
 from tests.node.simulation.test_oracles import Group
 
 
@@ -30,6 +31,20 @@ def succeeds_from_the_middle_of_its_log(group: Group) -> None:
     group.see(group.a)
 
 
+def founds_two_successors(group: Group) -> None:
+    at = group.a.log.position(group.last)
+    group.a.member.tenure.predecessor = Predecessor(cluster=group.id, position=at, jump=0, approval=b"")
+    group.oracles._successions._signed.add((group.id, group.a.inc))
+    group.a.log.restart(at, 2**41)
+    group.see(group.a)
+
+
+def lives_on_beside_its_predecessor(group: Group) -> None:
+    at = group.c.log.position(group.last)
+    group.c.member.tenure.predecessor = Predecessor(cluster=group.id, position=at, jump=0, approval=b"")
+    check_generations([group.a, group.c])
+
+
 def gives_way_to_nobody(group: Group) -> None:
     at = group.c.log.position(group.last)
     group.c.member.tenure.predecessor = Predecessor(cluster=bytes(32), position=at, jump=0, approval=b"")
@@ -46,6 +61,8 @@ def ends_although_nobody_removed_it(group: Group) -> None:
         (removed_votes_again, "removed-again"),
         (removal_forgotten, "removal-forgotten"),
         (succeeds_from_the_middle_of_its_log, "succession"),
+        (founds_two_successors, "one-successor"),
+        (lives_on_beside_its_predecessor, "two-generations"),
         (gives_way_to_nobody, "halted"),
         (ends_although_nobody_removed_it, "halted"),
     ],

@@ -23,8 +23,8 @@ from node.simulation.errors import InvariantError
 from node.simulation.faults import CALM
 from node.simulation.scheduler import MS_US, SECOND_US, Scheduler
 from node.simulation.simulation import Simulation, draw_schedule
-from node.sync.evidence import Anchor, StateEvidence
-from tests.node.simulation.test_oracles import Group, Idle
+from node.sync.evidence import MARKER, Anchor, StateEvidence, decode_snapshot_untrusted, encode_evidence
+from tests.node.simulation.test_oracles import Group, Idle, committed, evidence_about
 
 PACKAGE = Path(__file__).parents[3] / "node" / "simulation"
 BUDGET_BYTES = 1 << 18
@@ -146,6 +146,18 @@ def test_members_that_report_different_digests_of_one_state_are_seen_though_they
         group.see(group.c, sends=[Send((group.a.inc,), SnapshotDigest(group.id, group.term, other))])
 
     assert caught.value.oracle == "equal-snapshots"
+
+
+def test_evidence_is_the_leaders_own_if_it_decides_alone_and_replaced_its_snapshot_in_the_same_step(group):
+    """With ``min_voters = 1`` it sends its digest to nobody, and holds another snapshot after the step."""
+    committed(group, EntryKind.SNAPSHOT, MARKER)
+    evidence = decode_snapshot_untrusted(evidence_about(group.a.log.position(group.last)))
+    group.a.member.tenure.snaps.reports[group.a.inc] = evidence
+    group.see(group.a)
+
+    committed(group, EntryKind.SNAPSHOT, encode_evidence(evidence))
+
+    assert group.a.view.evidenced == evidence.anchor.index
 
 
 def test_every_oracle_that_can_report_has_a_test_that_makes_it_report():
