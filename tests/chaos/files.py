@@ -20,6 +20,8 @@ class Kind:
         demote_after_ms: how long a voter may be silent; None is the default.
         session_ttl_ms: how long sessions and idempotency keys are remembered; None is the default.
         machine: the state machine's name.
+        state_sync: the signature of the machine's own state sync, if it has one.
+        small_snapshots: a snapshot is due after 64 KiB of log, nothing of which stays: who was away needs one.
         recovery: a survivor may found a new generation.
         broken: one of ``broken.NAMES``, for tests of chaos itself.
     """
@@ -29,6 +31,8 @@ class Kind:
     demote_after_ms: int | None = None
     session_ttl_ms: int | None = None
     machine: str = "kv"
+    state_sync: str | None = None
+    small_snapshots: bool = False
     recovery: bool = False
     broken: str | None = None
 
@@ -37,6 +41,9 @@ def document_text(kind: Kind, *, network: str, key: str, root: str, count: int) 
     """Return the group document, without its tokens. ``count`` nodes found the group."""
     given = {"demote_after_ms": kind.demote_after_ms, "session_ttl_ms": kind.session_ttl_ms}
     times = "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
+    if kind.small_snapshots:
+        times += "snapshot_bytes = 65536\nlog_keep_bytes = 0\nlog_keep_ms = 0\n"
+    sync = "" if kind.state_sync is None else f'state_sync = "{kind.state_sync}"\n'
     waived = [register for register in REGISTERS if register not in ("mrtd", "mrconfigid")]
     return f"""\
 schema = 1
@@ -46,6 +53,7 @@ name = "{network}"
 key = "{key}"
 bootstrap = "expect {count}"
 state_machine = "{kind.machine}"
+{sync}\
 storage = "{"trust-disk" if kind.trust_disk else "volatile"}"
 [consensus]
 min_voters = {count // 2 + 1}
