@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from node.machines.kv import KeyValue, Version
+from node.machines.base import ApplyContext
+from node.machines.kv import KeyValue
+from node.machines.kv.values import Version
 from node.raft.events import Query, Record
 from node.raft.leader import Leader
 from node.raft.reads import Reads
@@ -80,10 +82,12 @@ def diverge() -> None:
     """This node's state machine forgets to store each tenth value, and answers as if it had."""
     write = KeyValue._write
 
-    def forgetful_write(self: KeyValue, key: bytes, value: bytes, before: Version | None) -> Version:
-        after = write(self, key, value, before)
-        if self._revision % 10 == 0:
-            self._live[key] = structs.replace(after, value=b"something else")
+    def forgetful_write(
+        self: KeyValue, key: bytes, value: bytes, before: Version | None, context: ApplyContext
+    ) -> Version:
+        after = write(self, key, value, before, context)
+        if self.revision % 10 == 0:
+            self._store.live[key] = structs.replace(after, value=b"something else")
         return after
 
     KeyValue._write = forgetful_write

@@ -5,8 +5,8 @@ import re
 from node.api.app import REQUEST_FIELD
 from node.cli.exits import NO, UNDECIDED, USAGE, YES
 from node.dev import DevCluster
-from node.machines import kv
 from node.machines.base import QUOTA_BYTES_DEFAULT
+from node.machines.kv import values
 from tests.support.cluster import PROJECT
 
 API = (PROJECT / "docs/api.md").read_text()
@@ -23,9 +23,7 @@ def test_the_examples_use_the_port_and_the_file_of_bondstone_dev(tmp_path):
 
 def test_the_limit_of_the_store_is_what_is_written():
     text = " ".join(API.split())
-    shown = (
-        f"permits, {QUOTA_BYTES_DEFAULT // 2**20} MiB by default, where each key counts {kv.KEY_COST} bytes"
-    )
+    shown = f"permits, {QUOTA_BYTES_DEFAULT // 2**20} MiB by default, where each key counts {values.KEY_COST} bytes"
     assert shown in text
 
 

@@ -124,7 +124,7 @@ def test_a_machine_that_the_recipe_names_is_in_the_image_and_changes_its_measure
     ("sources", "names", "says"),
     [
         (
-            {"node/machines/kv.py": LEDGER},
+            {"node/machines/kv/__init__.py": LEDGER},
             ["node.machines.kv:Ledger"],
             "the image has opt/bondstone/node already",
         ),

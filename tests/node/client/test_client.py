@@ -21,7 +21,7 @@ from node.client import (
     provision_group_key,
 )
 from node.errors import ConfigError
-from node.machines import kv
+from node.machines.kv import machine as kv
 from tests.node.api.fakes import IDENTITY, ME, FakeService, served
 from tests.node.client.scripted import OK, TOKEN, connected, problem
 

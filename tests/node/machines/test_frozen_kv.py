@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from attestation.encoding.canonical import encode
 from node.machines.base import ApplyContext
-from node.machines.frozen_kv import ROWS_MAX
 from node.machines.kv import KeyValue
+from node.machines.kv.frozen_older import ROWS_MAX
 
 CONTEXT = ApplyContext(1, 1, 0, 0, bytes(32))
 KEYS = st.sampled_from([f"k{number}" for number in range(12)])
@@ -55,13 +55,13 @@ def test_items_are_those_of_the_moment_of_freezing(monkeypatch_rows, before, dur
     frozen.release()
 
     assert encode(found) == encode(wanted)
-    assert store._frozen == []
+    assert store._store._frozen == []
 
 
 @pytest.fixture(scope="module")
 def monkeypatch_rows():
     def put(count):
-        patch.setattr("node.machines.frozen_kv.ROWS_MAX", count)
+        patch.setattr("node.machines.kv.frozen_older.ROWS_MAX", count)
 
     with pytest.MonkeyPatch.context() as patch:
         yield put
@@ -106,7 +106,7 @@ def test_freezing_costs_the_same_however_much_the_store_holds():
         store.savepoint()
         store.apply({"op": "put", "key": f"k{number}", "value": "x"}, CONTEXT)
     frozen = store.freeze()
-    assert frozen._live is store._live
+    assert frozen._live is store._store._live
     assert frozen._before == {}
     store.apply({"op": "put", "key": "k7", "value": "y"}, CONTEXT)
     assert list(frozen._before) == [b"k7"]

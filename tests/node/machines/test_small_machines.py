@@ -82,4 +82,4 @@ def test_signatures_are_distinct_and_stable():
 
     assert NoOp().signature == "bondstone/noop/v1"
     assert Counter().signature == "bondstone/counter/v1"
-    assert KeyValue().signature == "bondstone/kv/v2"
+    assert KeyValue().signature == "bondstone/kv/v3"

@@ -35,13 +35,15 @@ def expand(value):
     return [expand(item) for item in value] if isinstance(value, list) else value
 
 
-def replay(machine, steps):
+def replay(machine, steps, version=None):
     """Apply the commands of ``steps`` and return the steps with what came out."""
     done = []
     for step in steps:
         for _ in range(step.get("times", 1)):
             told = _apply(
-                machine, expand(step["command"]), context(len(done) + 1, version=machine.versions[-1])
+                machine,
+                expand(step["command"]),
+                context(len(done) + 1, version=version or machine.versions[-1]),
             )
         done.append({key: step[key] for key in ("times", "command") if key in step} | told)
     return done
@@ -54,9 +56,17 @@ def _apply(machine, command, at):
     except CommandError as exc:
         machine.rollback(savepoint)
         return {"refused": [exc.code, exc.message]}
+    result = shown(result)
     if len(json.dumps(result)) > LONG:
         return {"result": {"$sha256": hashlib.sha256(encode(result)).hexdigest()}}
     return {"result": result}
+
+
+def shown(value):
+    """Return a result as JSON can hold it: bytes as they are written in Python."""
+    if isinstance(value, bytes):
+        return {"$bytes": repr(value)}
+    return [shown(item) for item in value] if isinstance(value, list) else value
 
 
 def state_digest(machine):
@@ -97,14 +107,19 @@ def operations_of(method):
 
 
 def _modules(machine_class):
-    """Yield the machine's module, and those of its helpers beside it."""
-    module = inspect.getmodule(machine_class)
-    seen = {module}
-    for value in vars(module).values():
-        helper = inspect.getmodule(value) if callable(value) else None
-        name = "" if helper is None else helper.__name__
-        if name.startswith("node.machines.") and name != "node.machines.base":
-            seen.add(helper)
+    """Yield the machine's module, and those of its helpers, and of theirs."""
+    todo = [inspect.getmodule(machine_class)]
+    seen = set()
+    while todo:
+        module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        for value in vars(module).values():
+            helper = inspect.getmodule(value) if callable(value) else None
+            name = "" if helper is None else helper.__name__
+            if name.startswith("node.machines.") and name != "node.machines.base":
+                todo.append(helper)
     return sorted(seen, key=lambda one: one.__name__)
 
 
@@ -190,7 +205,60 @@ def _kv():
     steps += [{"command": {**big, "key": f"big{number}"}} for number in range(256)]
     steps += [{"command": {"op": "delete", "key": f"big{number}"}} for number in range(256)]
     steps.append({"times": 10_050, "command": {"op": "put", "key": "often", "value": "o"}})
+    steps += [{"command": command} for command in _kv_lists()]
     return steps
+
+
+def _kv_lists():
+    """Every command that is a list, with refusals; bytes as base64."""
+    a, b, c, everything, value = "YQ==", "Yg==", "Yw==", "AA==", "dmFsdWU="
+    read = ["range", a, everything, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    puts = [["put", key, value, lease, flags] for key in (a, "", 5) for lease in (0, 9) for flags in range(9)]
+    compares = [
+        [target, result, key, end, value if target == 3 else 3]
+        for target in range(6)
+        for result in range(5)
+        for key, end in ((a, ""), ("eA==", ""), (a, everything))
+    ]
+    return [
+        *puts,
+        ["lease-grant", 9, 60],
+        ["lease-grant", 9, 60],
+        ["lease-grant", 0, -5],
+        ["lease-grant", 0, 9_000_000_001],
+        *puts,
+        *(
+            ["delete", key, end, flags]
+            for key in (a, b)
+            for end in ("", a, everything)
+            for flags in (0, 1, 2)
+        ),
+        ["put", b, value, 9, 0],
+        ["put", c, value, 9, 0],
+        *(["txn", [compare], [read], []] for compare in compares),
+        ["txn", [], [["put", a, value, 0, 1], read, ["delete", b, "", 1]], []],
+        ["txn", [], [["put", a, value, 0, 1], ["delete", a, "", 1]], []],
+        ["txn", [], [["txn", [compares[0]], [["put", a, value, 0, 0]], [["put", b, value, 0, 0]]], read], []],
+        ["txn", [], [[]], []],
+        ["txn", [], [["put", a, value, 0, 0], ["put", b, value, 77, 0]], []],
+        ["txn", [], [read] * 129, []],
+        ["txn", [compares[0]] * 129, [], []],
+        ["put", a, value, 9, 0],
+        ["lease-tick", 1, 1000, 500, []],
+        ["lease-tick", 2, 1000, 500, []],
+        ["lease-tick", 1, 2000, 1500, [9, 10]],
+        ["lease-tick", 1, 3000, 2500, []],
+        ["lease-tick", 1, 62_499, 62_000, []],
+        ["lease-tick", 1, 62_500, 62_500, []],
+        ["lease-revoke", 9],
+        ["lease-grant", 8, 2],
+        ["put", c, value, 8, 0],
+        ["lease-revoke", 8],
+        ["put", b, value, 0, 0],
+        *(["compact", revision] for revision in (0, 10_700, 10_700, 10_699, 2**62, None)),
+        ["txn", [], [["range", a, "", 0, 10_699, 0, 0, 0, 0, 0, 0, 0]], []],
+        ["frob"],
+    ]
 
 
 def _collections():

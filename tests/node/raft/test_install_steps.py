@@ -5,8 +5,8 @@ import pytest
 from node.machines.base import ApplyContext
 from node.machines.collections.machine import CollectionsMachine
 from node.machines.collections.thawing import ThawingRows
-from node.machines.frozen_kv import ROWS_MAX, ThawingStore
-from node.machines.kv import KeyValue
+from node.machines.kv.frozen_older import ROWS_MAX
+from node.machines.kv.machine import KeyValue, ThawingStore
 from node.raft.events import SnapshotTaken
 from node.raft.install import LOADED_BYTES, LOADED_FRAMES
 from node.raft.types import Bootstrap

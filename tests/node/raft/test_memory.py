@@ -2,9 +2,9 @@
 
 import pytest
 
+from node.machines import kv
 from node.machines.base import CommandError
 from node.machines.collections.machine import CollectionsMachine
-from node.machines.kv import KeyValue
 from node.raft.budget import NO_BUDGET, Budget, MemoryReported, log_memory, needed_for
 from node.raft.entries import encode_command_body, encode_commands, session_id
 from node.raft.events import Execute, Halted, MemoryPressed, Received, TransferLeadership
@@ -29,9 +29,16 @@ SIZE = 1_000_000
 SETTINGS = {"session_window": 64, "snapshot_chunk_bytes": 4096, "session_ttl_ms": 60_000}
 
 
+class KeyValue(kv.KeyValue):
+    """The store as of version 2: its past is bounded, so that only the log and the snapshots grow."""
+
+    signature = "bondstone/kv/v2"
+    versions = range(1, 3)
+
+
 @pytest.fixture(autouse=True)
 def _small_history(monkeypatch):
-    monkeypatch.setattr("node.machines.kv.HISTORY_BYTES_MAX", 20_000)
+    monkeypatch.setattr("node.machines.kv.older.HISTORY_BYTES_MAX", 20_000)
 
 
 def put(key, size):
@@ -125,7 +132,7 @@ def test_a_refused_command_never_happens():
     assert cluster.outcome(refused).reason == "overloaded"
     cluster.run(10_000)
 
-    assert all(node.replica.machine._live.get(b"late") is None for node in cluster.nodes.values())
+    assert all(node.replica.machine._store._live.get(b"late") is None for node in cluster.nodes.values())
 
 
 def test_deletes_and_the_groups_own_state_have_room_beyond_the_mark():
@@ -142,7 +149,7 @@ def test_deletes_and_the_groups_own_state_have_room_beyond_the_mark():
     assert isinstance(cluster.outcome(cluster.execute(follower, {"op": "delete", "key": "k2"})), Ok)
     mixed = cluster.execute(follower, {"op": "delete", "key": "k3"}, put("late", 10))
     assert cluster.outcome(mixed).reason == "overloaded"
-    assert all(len(node.replica.machine._live) > 20 for node in cluster.nodes.values())
+    assert all(len(node.replica.machine._store._live) > 20 for node in cluster.nodes.values())
 
 
 def test_beyond_the_last_limit_deletes_are_refused_too_and_the_leader_still_writes():
@@ -305,7 +312,7 @@ def test_a_refused_forward_that_comes_a_second_time_is_refused_again_although_th
     cluster.step(leader, Received(cluster.nodes[follower].me, forward))
     cluster.run(1_000)
 
-    assert all(node.replica.machine._live.get(b"late") is None for node in cluster.nodes.values())
+    assert all(node.replica.machine._store._live.get(b"late") is None for node in cluster.nodes.values())
     assert isinstance(cluster.outcome(cluster.execute(follower, put("next", 10))), Ok)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import Any, Final, Protocol
 
-from node.machines.sorted_keys import SortedKeys
+from node.machines.kv.sorted_keys import SortedKeys
 
 # An item has this many rows at most, and ends with the row that reaches this many bytes.
 ROWS_MAX: Final = 128
@@ -72,10 +72,10 @@ class FrozenStore:
         yield self._first
         for at in range(0, len(self._past), ROWS_MAX):
             yield ["past", self._past[at : at + ROWS_MAX]]
-        while rows := self._next_rows():
+        while rows := self.next_rows():
             yield ["live", rows]
 
-    def _next_rows(self) -> list[list[Any]]:
+    def next_rows(self) -> list[list[Any]]:
         rows: list[list[Any]] = []
         size = 0
         last = b""
@@ -86,7 +86,7 @@ class FrozenStore:
             held: Held | None = self._before[key] if key in self._before else self._live[key]
             if held is None:
                 continue  # it came later
-            rows.append([key, held.value, held.create_revision, held.mod_revision, held.version])
+            rows.append(self._row(key, held))
             size += len(key) + len(held.value)
             if len(rows) == ROWS_MAX or size >= BYTES_MAX:
                 break
@@ -94,26 +94,27 @@ class FrozenStore:
             self._from = last + b"\x00"  # the next key in byte order
         return rows
 
+    def _row(self, key: bytes, held: Held) -> list[Any]:
+        return [key, held.value, held.create_revision, held.mod_revision, held.version]
+
     def release(self) -> None:
         if self in self._frozen:
             self._frozen.remove(self)
 
 
 class Restorable(Protocol):
-    """A key-value store, as far as it is restored here."""
+    """A store of versions 1 and 2, as far as it is restored here."""
 
     def load(self, revision: int, compact_revision: int) -> None: ...
     def load_live(self, row: Any) -> None: ...
     def load_past(self, row: Any) -> None: ...
-    def become(self, fresh: Any) -> None: ...
 
 
-class ThawingStore:
-    """Fills a fresh store of the class of ``store``, which becomes it in the end."""
+class ThawingOlder:
+    """Fills a fresh store."""
 
-    def __init__(self, store: Restorable) -> None:
-        self._store = store
-        self._fresh = type(store)()
+    def __init__(self, fresh: Restorable) -> None:
+        self._fresh = fresh
         self._begun = False
 
     def take(self, item: Any) -> None:
@@ -136,4 +137,3 @@ class ThawingStore:
     def finish(self) -> None:
         if not self._begun:
             raise ValueError("a frozen store has at least one item")
-        self._store.become(self._fresh)

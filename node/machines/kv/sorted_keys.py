@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Final
 
 BLOCK_KEYS_MAX: Final = 1024
@@ -57,3 +58,25 @@ class SortedKeys:
         yield from block[bisect_left(block, key) :]
         for block in self._blocks[number + 1 :]:
             yield from block
+
+    def between(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
+        """Yield every key from ``start`` on and before ``end``, in order; None: to the last key."""
+        keys = self.from_key(start)
+        return keys if end is None else takewhile(end.__gt__, keys)
+
+    def count(self, start: bytes, end: bytes | None) -> int:
+        """Return how many keys ``between`` yields, without walking them."""
+        first, place = self._place(start)
+        if end is None:
+            return sum(map(len, self._blocks[first:])) - place
+        if end <= start:
+            return 0
+        last, behind = self._place(end)
+        return sum(map(len, self._blocks[first:last])) + behind - place
+
+    def _place(self, key: bytes) -> tuple[int, int]:
+        """Return the block of the first key that is not before ``key``, and its place there."""
+        number = bisect_left(self._last_of, key)
+        if number == len(self._blocks):
+            return number, 0
+        return number, bisect_left(self._blocks[number], key)
