@@ -13,9 +13,9 @@ from node.machines.kv.leases import (
     LEASE_COST,
     LEASE_ID_MAX,
     TTL_MIN_S,
-    Lease,
+    KeyLease,
 )
-from node.machines.kv.reading import PREV_KV, Delete, Operation, Put, Range, Txn, key_range
+from node.machines.kv.reading import PREV_KV, Delete, Operation, Put, RangeQuery, Txn, key_range
 from node.machines.kv.store import EVENT_COST, Store
 from node.machines.kv.transactions import apply_txn, require_put, require_written_once, run_delete, run_put
 from node.machines.kv.values import KEY_BYTES_MAX, KEY_COST, VALUE_BYTES_MAX
@@ -120,7 +120,7 @@ def _tick(store: Store, command: list[Any], context: ApplyContext) -> list[Any]:
     for lease_id in renewed:
         found = leases.by_id.get(lease_id)
         if found is not None:
-            store.set_lease(lease_id, Lease(found.ttl_s, None, leases.ticks + 1))
+            store.set_lease(lease_id, KeyLease(found.ttl_s, None, leases.ticks + 1))
     return [store.revision, _expire(store)]
 
 
@@ -200,7 +200,7 @@ def _ranges_of(operations: "list[Operation] | tuple[Operation, ...]") -> Iterato
                 yield True, key_range(key, end)
                 if flags & PREV_KV:
                     yield False, key_range(key, end)
-            case Range(key=key, end=end):
+            case RangeQuery(key=key, end=end):
                 yield False, key_range(key, end)
             case Txn(compares, success, failure):
                 for compare in compares:

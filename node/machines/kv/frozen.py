@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from node.machines.kv.frozen_older import BYTES_MAX, ROWS_MAX, FrozenStore
-from node.machines.kv.leases import Lease
+from node.machines.kv.leases import KeyLease
 from node.machines.kv.store import Entry, Store
-from node.machines.kv.values import REVISION_START, Event, Version, row_of
+from node.machines.kv.values import REVISION_START, KeyEvent, Version, row_of
 
 VERSION: Final = 3
 
@@ -43,8 +43,8 @@ class FrozenThird(FrozenStore):
         size = 0
         for place in range(self._log_size - 1, -1, -1):
             entry = self._log[place]
-            entries.append([_event_row(one) for one in ([entry] if isinstance(entry, Event) else entry)])
-            size += sum(_size(one) for one in ([entry] if isinstance(entry, Event) else entry))
+            entries.append([_event_row(one) for one in ([entry] if isinstance(entry, KeyEvent) else entry)])
+            size += sum(_size(one) for one in ([entry] if isinstance(entry, KeyEvent) else entry))
             if len(entries) == ROWS_MAX or size >= BYTES_MAX:
                 yield ["log", entries]
                 entries, size = [], 0
@@ -55,16 +55,16 @@ class FrozenThird(FrozenStore):
         return row_of(key, held)
 
 
-def _lease_row(lease_id: int, lease: Lease) -> list[Any]:
+def _lease_row(lease_id: int, lease: KeyLease) -> list[Any]:
     return [lease_id, lease.ttl_s, lease.expires_ms, lease.settles_at]
 
 
-def _event_row(event: Event) -> list[Any]:
+def _event_row(event: KeyEvent) -> list[Any]:
     before = event.before
     return [event.key, event.version is None, None if before is None else row_of(event.key, before)[1:]]
 
 
-def _size(event: Event) -> int:
+def _size(event: KeyEvent) -> int:
     return len(event.key) + (0 if event.before is None else len(event.before.value))
 
 
@@ -94,7 +94,9 @@ class ThawingThird:
             case ["leases", [*rows]]:
                 for lease_id, ttl_s, expires_ms, settles_at in rows:
                     expires = None if expires_ms is None else _whole(expires_ms)
-                    self.store.leases.set(_whole(lease_id), Lease(_whole(ttl_s), expires, _whole(settles_at)))
+                    self.store.leases.set(
+                        _whole(lease_id), KeyLease(_whole(ttl_s), expires, _whole(settles_at))
+                    )
             case ["live", [*rows]]:
                 for key, *row in rows:
                     self.store.load_live(bytes(key), _version(row))
@@ -105,14 +107,14 @@ class ThawingThird:
                 raise ValueError("not an item of a frozen store")
 
     def _take_entry(self, rows: Any) -> None:
-        events: list[Event] = []
+        events: list[KeyEvent] = []
         for key, deleted, before_row in rows:
             # Within one revision only a deletion may meet a key again, and it then finds nothing to delete.
             now = self._now[key] if key in self._now else self.store.live.get(key)
             if deleted is not (now is None):
                 raise ValueError("the history of a frozen store contradicts its keys")
             before = None if before_row is None else _version(before_row)
-            events.append(Event(bytes(key), self._revision, now, before))
+            events.append(KeyEvent(bytes(key), self._revision, now, before))
             self._now[key] = before
         if not events:
             raise ValueError("a revision of a frozen store has no events")

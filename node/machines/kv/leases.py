@@ -20,7 +20,7 @@ EXPIRED_KEYS_PER_TICK_MAX: Final = 4096
 _MS: Final = 1000
 
 
-class Lease(Struct, frozen=True, gc=False):
+class KeyLease(Struct, frozen=True, gc=False):
     """``expires_ms`` is on the lease clock; None until tick number ``settles_at``, which sets it."""
 
     ttl_s: int
@@ -41,13 +41,13 @@ class LeaseTable:
     def __init__(self) -> None:
         self.clock_ms = 0
         self.ticks = 0
-        self.by_id: dict[int, Lease] = {}
+        self.by_id: dict[int, KeyLease] = {}
         self.keys_of: dict[int, set[bytes]] = {}
         # Each holds an entry for every lease that waits for it, and others that no longer count.
         self._due: list[tuple[int, int]] = []
         self._unsettled: list[tuple[int, int]] = []
 
-    def set(self, lease_id: int, lease: Lease | None) -> None:
+    def set(self, lease_id: int, lease: KeyLease | None) -> None:
         """Make the lease ``lease``; None: there is no such lease, and no key belongs to it."""
         if lease is None:
             del self.by_id[lease_id], self.keys_of[lease_id]
@@ -60,18 +60,18 @@ class LeaseTable:
         else:
             heappush(self._due, (lease.expires_ms, lease_id))
 
-    def granted(self, ttl_s: int) -> Lease:
+    def granted(self, ttl_s: int) -> KeyLease:
         """Return a lease that begins now. The next tick may be under way, so the one after it counts."""
-        return Lease(ttl_s, None, self.ticks + 2)
+        return KeyLease(ttl_s, None, self.ticks + 2)
 
-    def settled(self, settled_ms: int) -> list[tuple[int, Lease]]:
+    def settled(self, settled_ms: int) -> list[tuple[int, KeyLease]]:
         """Return the leases that the present tick gives a time, with that time."""
-        found: dict[int, Lease] = {}
+        found: dict[int, KeyLease] = {}
         while self._unsettled and self._unsettled[0][0] <= self.ticks:
             settles_at, lease_id = heappop(self._unsettled)
             lease = self.by_id.get(lease_id)
             if lease is not None and lease.expires_ms is None and lease.settles_at == settles_at:
-                found[lease_id] = Lease(lease.ttl_s, settled_ms + lease.ttl_s * _MS, 0)
+                found[lease_id] = KeyLease(lease.ttl_s, settled_ms + lease.ttl_s * _MS, 0)
         return list(found.items())
 
     def next_due(self) -> int | None:
@@ -98,7 +98,7 @@ class LeaseTable:
         """Note a lease anew that ``next_due`` returned and that was not ended."""
         self.set(lease_id, self.by_id[lease_id])
 
-    def remaining_s(self, lease: Lease) -> int:
+    def remaining_s(self, lease: KeyLease) -> int:
         """Return how long a lease has at least, in whole seconds; 0 in its last one."""
         if lease.expires_ms is None:
             return lease.ttl_s

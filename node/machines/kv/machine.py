@@ -53,7 +53,7 @@ from node.machines.kv.values import (
     KEY_COST,
     REVISION_MAX,
     VALUE_BYTES_MAX,
-    Event,
+    KeyEvent,
     Version,
 )
 
@@ -106,7 +106,7 @@ class KeyValue(StateMachine):
 
     def events(
         self, first: int, last: int, start: bytes, end: bytes | None
-    ) -> Iterator[tuple[int, Sequence[Event]]]:
+    ) -> Iterator[tuple[int, Sequence[KeyEvent]]]:
         """Yield each revision in ``first..last`` that changed keys of the range, with its events in order.
 
         An ``end`` of None is behind every key. The group runs version 3: nothing is kept of others' events.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final
 
-from node.machines.kv.reading import COUNT_ONLY, KEYS_ONLY, Range, span
+from node.machines.kv.reading import COUNT_ONLY, KEYS_ONLY, RangeQuery, span
 from node.machines.kv.store import Store
 from node.machines.kv.values import Version, row_of
 
@@ -22,7 +22,7 @@ _SORT_KEYS: Final[tuple[Callable[[_Pair], Any], ...]] = (
 )
 
 
-def read_range(store: Store, query: Range, head: int) -> list[Any]:
+def read_range(store: Store, query: RangeQuery, head: int) -> list[Any]:
     """Return ``[rows, more, count]``.
 
     Args:
@@ -53,13 +53,13 @@ def read_range(store: Store, query: Range, head: int) -> list[Any]:
     return _shown(query, found, count)
 
 
-def _is_plain(query: Range) -> bool:
+def _is_plain(query: RangeQuery) -> bool:
     """Whether the rows come in the order of the keys, and all count."""
     ascending = query.target == _KEY_TARGET and query.order != _DESCEND
     return ascending and not (query.min_mod or query.max_mod or query.min_create or query.max_create)
 
 
-def _read_plain(store: Store, query: Range, start: bytes, end: bytes | None) -> list[Any]:
+def _read_plain(store: Store, query: RangeQuery, start: bytes, end: bytes | None) -> list[Any]:
     if not query.end:
         version = store.live.get(query.key)
         found = [] if version is None else [(query.key, version)]
@@ -72,7 +72,7 @@ def _read_plain(store: Store, query: Range, start: bytes, end: bytes | None) -> 
     return _shown(query, [(key, store.live[key]) for key in wanted], count)
 
 
-def _shown(query: Range, found: list[_Pair], count: int) -> list[Any]:
+def _shown(query: RangeQuery, found: list[_Pair], count: int) -> list[Any]:
     more = 0 < query.limit < len(found)
     if more:
         found = found[: query.limit]
@@ -83,7 +83,7 @@ def _shown(query: Range, found: list[_Pair], count: int) -> list[Any]:
     return [rows, more, count]
 
 
-def _passes(query: Range, version: Version) -> bool:
+def _passes(query: RangeQuery, version: Version) -> bool:
     return (
         (not query.min_mod or version.mod_revision >= query.min_mod)
         and (not query.max_mod or version.mod_revision <= query.max_mod)

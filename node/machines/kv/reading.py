@@ -40,7 +40,7 @@ class Delete(Struct, frozen=True):
     flags: int
 
 
-class Range(Struct, frozen=True):
+class RangeQuery(Struct, frozen=True):
     """``revision`` is at least 0, which stands for the head; so are the others' zeros for no filter."""
 
     key: bytes
@@ -66,11 +66,11 @@ class Compare(Struct, frozen=True):
 
 class Txn(Struct, frozen=True):
     compares: tuple[Compare, ...]
-    success: "tuple[Put | Delete | Range | Txn, ...]"
-    failure: "tuple[Put | Delete | Range | Txn, ...]"
+    success: "tuple[Put | Delete | RangeQuery | Txn, ...]"
+    failure: "tuple[Put | Delete | RangeQuery | Txn, ...]"
 
 
-Operation = Put | Delete | Range | Txn
+Operation = Put | Delete | RangeQuery | Txn
 
 
 def span(key: bytes, end: bytes) -> tuple[bytes, bytes | None]:
@@ -99,11 +99,11 @@ def delete_of(command: list[Any]) -> Delete:
     return Delete(_key(key), _bytes("range_end", end, KEY_BYTES_MAX), _flags(flags, 1))
 
 
-def range_of(query: list[Any]) -> Range:
+def range_of(query: list[Any]) -> RangeQuery:
     _, key, end, limit, revision, order, target, flags, min_mod, max_mod, min_create, max_create = _members(
         query, 12
     )
-    return Range(
+    return RangeQuery(
         _key(key),
         _bytes("range_end", end, KEY_BYTES_MAX),
         _int64("limit", limit),

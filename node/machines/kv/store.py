@@ -15,22 +15,22 @@ from msgspec import Struct
 
 from node.machines.base import CommandError
 from node.machines.kv.frozen_older import FrozenStore
-from node.machines.kv.leases import LEASE_COST, Lease, LeaseTable
+from node.machines.kv.leases import LEASE_COST, KeyLease, LeaseTable
 from node.machines.kv.older import OlderStore
 from node.machines.kv.sorted_keys import SortedKeys
-from node.machines.kv.values import KEY_COST, REVISION_START, Event, Version
+from node.machines.kv.values import KEY_COST, REVISION_START, KeyEvent, Version
 
 EVENT_COST: Final = 160  # what an event takes in memory beside the bytes that it alone keeps
 _FIRST: Final = REVISION_START + 1  # the first revision that has events
 _revision_of = attrgetter("revision")
 
-Entry = Event | list[Event]  # what one revision did: nearly always one event
+Entry = KeyEvent | list[KeyEvent]  # what one revision did: nearly always one event
 
 
 class _WasLease(Struct, frozen=True, gc=False):
     revision: int
     lease_id: int
-    lease: Lease | None
+    lease: KeyLease | None
 
 
 class _WasClock(Struct, frozen=True, gc=False):
@@ -70,7 +70,7 @@ class Store:
         self.log: list[Entry] = []  # from revision ``first`` on
         self.first = _FIRST
         self._gone = SortedKeys()  # keys that hold nothing now, and did since the floor
-        self._ended: dict[bytes, list[Event]] = {}  # each key's events that ended a version
+        self._ended: dict[bytes, list[KeyEvent]] = {}  # each key's events that ended a version
         self._live_bytes = 0
         self._past_bytes = 0
         self._events = 0
@@ -101,7 +101,7 @@ class Store:
         for revision in range(store.first, store.revision + 1):
             key, made, before = written[revision]
             readable = revision > store.compact_revision
-            entries.append(Event(key, revision, made, before if readable else None))
+            entries.append(KeyEvent(key, revision, made, before if readable else None))
         store.load_log(entries)
         return store
 
@@ -173,7 +173,7 @@ class Store:
 
     def events(
         self, first: int, last: int, start: bytes, end: bytes | None
-    ) -> Iterator[tuple[int, Sequence[Event]]]:
+    ) -> Iterator[tuple[int, Sequence[KeyEvent]]]:
         """Yield each revision in ``first..last`` that changed keys of the range, with its events in order.
 
         Raises:
@@ -220,7 +220,7 @@ class Store:
             self._live_bytes += len(value) - len(before.value)
             was_lease = before.lease
         self.live[key] = after
-        self._record(Event(key, revision, after, before))
+        self._record(KeyEvent(key, revision, after, before))
         if lease != was_lease:
             self._attach(key, was_lease, lease)
         return after
@@ -235,11 +235,11 @@ class Store:
         if key not in self._ended:
             self._ended[key] = []
         self._gone.add(key)
-        self._record(Event(key, revision, None, before))
+        self._record(KeyEvent(key, revision, None, before))
         if before.lease:
             self._attach(key, before.lease, 0)
 
-    def _record(self, event: Event) -> None:
+    def _record(self, event: KeyEvent) -> None:
         self._events += 1
         before = event.before
         if before is not None:
@@ -254,7 +254,7 @@ class Store:
             self.log.append(event)
             return
         last = self.log[-1]
-        if isinstance(last, Event):
+        if isinstance(last, KeyEvent):
             self.log[-1] = [last, event]
         else:
             last.append(event)
@@ -265,7 +265,7 @@ class Store:
         if new:
             self.leases.keys_of[new].add(key)
 
-    def set_lease(self, lease_id: int, lease: Lease | None) -> None:
+    def set_lease(self, lease_id: int, lease: KeyLease | None) -> None:
         """Grant, renew or forget a lease; no key belongs to one that is forgotten."""
         self._undo.append(_WasLease(self.revision, lease_id, self.leases.by_id.get(lease_id)))
         self.leases.set(lease_id, lease)
@@ -346,7 +346,7 @@ class Store:
                 self._take_back(event)
             self.revision -= 1
 
-    def _take_back(self, event: Event) -> None:
+    def _take_back(self, event: KeyEvent) -> None:
         key, now, before = event.key, event.version, event.before
         for frozen in self.frozen:
             frozen.keep(key, now)
@@ -379,7 +379,7 @@ class Store:
         self.log[:0] = was.dropped
         self.compact_revision, self.first = was.floor, was.first
         self._events += sum(len(_events_of(entry)) for entry in was.dropped)
-        again: dict[bytes, list[Event]] = {}
+        again: dict[bytes, list[KeyEvent]] = {}
         for entry in was.dropped if was.oldest is None else [*was.dropped, was.oldest]:
             for event in _events_of(entry):
                 if event.before is not None:
@@ -413,11 +413,11 @@ class Store:
                 self._gone.add(key)
 
 
-def _events_of(entry: Entry) -> list[Event]:
-    return [entry] if isinstance(entry, Event) else entry
+def _events_of(entry: Entry) -> list[KeyEvent]:
+    return [entry] if isinstance(entry, KeyEvent) else entry
 
 
 def _without_before(entry: Entry) -> Entry:
     """Return what happened at the floor: what the keys held before cannot be read any more."""
-    bare = [Event(one.key, one.revision, one.version, None) for one in _events_of(entry)]
-    return bare[0] if isinstance(entry, Event) else bare
+    bare = [KeyEvent(one.key, one.revision, one.version, None) for one in _events_of(entry)]
+    return bare[0] if isinstance(entry, KeyEvent) else bare

@@ -20,7 +20,7 @@ from node.machines.kv.reading import (
     Delete,
     Operation,
     Put,
-    Range,
+    RangeQuery,
     Txn,
     span,
 )
@@ -35,7 +35,7 @@ class Chosen(Struct, frozen=True):
     """A transaction with the branch that will run, in which every nested one is chosen too."""
 
     succeeded: bool
-    operations: "tuple[Put | Delete | Range | Chosen, ...]"
+    operations: "tuple[Put | Delete | RangeQuery | Chosen, ...]"
 
 
 # ---- what holds in every state ----------------------------------------------------
@@ -56,7 +56,7 @@ def _written_by(txn: Txn) -> _Written:
 
 
 def _written_in(operations: tuple[Operation, ...]) -> _Written:
-    parts = [_of_operation(one) for one in operations if not isinstance(one, Range)]
+    parts = [_of_operation(one) for one in operations if not isinstance(one, RangeQuery)]
     owner: dict[bytes, int] = {}
     for number, part in enumerate(parts):
         for key in part.puts:
@@ -126,7 +126,7 @@ def _growth(store: Store, operations: tuple[Any, ...]) -> int:
         match operation:
             case Put():
                 grown += require_put(store, operation)
-            case Range(revision=revision) if revision:
+            case RangeQuery(revision=revision) if revision:
                 store.require_readable(revision)
             case Chosen(operations=nested):
                 grown += _growth(store, nested)
@@ -160,7 +160,7 @@ def run(store: Store, chosen: Chosen, head: int) -> list[Any]:
                 responses.append(["put", run_put(store, operation, head + 1)])
             case Delete():
                 responses.append(["delete", *run_delete(store, operation, head + 1)])
-            case Range():
+            case RangeQuery():
                 responses.append(["range", *read_range(store, operation, head)])
             case Chosen():
                 responses.append(["txn", *run(store, operation, head)])

@@ -25,7 +25,7 @@ class Version(Struct, frozen=True, gc=False):
     lease: int = 0
 
 
-class Event(Struct, frozen=True, gc=False):
+class KeyEvent(Struct, frozen=True, gc=False):
     """One key, changed at ``revision``: it then holds ``version`` (None: it was deleted).
 
     ``before`` is what it held until then: None if it held nothing, or if that can no longer be read.

@@ -226,7 +226,7 @@ def test_a_member_that_cannot_take_the_groups_state_stops_with_a_sentence_that_s
     class Other(KeyValue):
         """Another version of the machine, which reports that when it sees the state."""
 
-        def load(self, revision: int, compact_revision: int) -> None:
+        def become(self, fresh: object) -> None:
             raise ValueError("a state of another version")
 
     async def scenario(site: Site) -> None:
