@@ -83,21 +83,6 @@ class LeaseTable:
                 return lease_id
         return None
 
-    @property
-    def earliest_ms(self) -> int | None:
-        """When the next lease ends, on the lease clock, unless it is renewed; None: no lease has a time."""
-        while self._due:
-            expires_ms, lease_id = self._due[0]
-            lease = self.by_id.get(lease_id)
-            if lease is not None and lease.expires_ms == expires_ms:
-                return expires_ms
-            heappop(self._due)
-        return None
-
-    def again(self, lease_id: int) -> None:
-        """Note a lease anew that ``next_due`` returned and that was not ended."""
-        self.set(lease_id, self.by_id[lease_id])
-
     def remaining_s(self, lease: KeyLease) -> int:
         """Return how long a lease has at least, in whole seconds; 0 in its last one."""
         if lease.expires_ms is None:

@@ -224,10 +224,6 @@ def hash_query_of(query: list[Any]) -> int:
     return max(_int64("revision", revision), 0)
 
 
-def nothing_of(query: list[Any]) -> None:
-    _members(query, 1)
-
-
 def _members(command: list[Any], count: int) -> list[Any]:
     if len(command) != count:
         raise CommandError("member-missing", f"`{command[0]}` has {count} members, with its name")
