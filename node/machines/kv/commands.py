@@ -41,6 +41,9 @@ def apply_list(store: Store, command: list[Any], context: ApplyContext) -> list[
             return _grant(store, *reading.grant_of(command), context)
         case ["lease-revoke", *_]:
             return _revoke(store, reading.revoke_of(command))
+        case ["lease-renew", *_]:
+            _require_member(context)
+            return [store.revision, _renew(store, reading.renew_of(command), store.leases.ticks + 2)]
         case ["lease-tick", *_]:
             return _tick(store, command, context)
         case _:
@@ -107,8 +110,7 @@ def _revoke(store: Store, lease_id: int) -> list[Any]:
 
 
 def _tick(store: Store, command: list[Any], context: ApplyContext) -> list[Any]:
-    if context.credential is not None:
-        raise CommandError("member-only", "only the member that leads moves the lease clock")
+    _require_member(context)
     term, clock_ms, settled_ms, renewed = reading.tick_of(command)
     if term != context.term:
         raise CommandError("lease-tick-stale", "the member that made the tick leads no more")
@@ -117,11 +119,24 @@ def _tick(store: Store, command: list[Any], context: ApplyContext) -> list[Any]:
     store.tick(clock_ms)
     for lease_id, lease in leases.settled(settled_ms):
         store.set_lease(lease_id, lease)
+    ttls = _renew(store, renewed, leases.ticks + 1)
+    return [store.revision, _expire(store), ttls]
+
+
+def _require_member(context: ApplyContext) -> None:
+    if context.credential is not None:
+        raise CommandError("member-only", "only the members renew leases and move the lease clock")
+
+
+def _renew(store: Store, renewed: tuple[int, ...], settles_at: int) -> list[int]:
+    """Return the TTL of each lease, 0 of one that there is not."""
+    ttls: list[int] = []
     for lease_id in renewed:
-        found = leases.by_id.get(lease_id)
-        if found is not None:
-            store.set_lease(lease_id, KeyLease(found.ttl_s, None, leases.ticks + 1))
-    return [store.revision, _expire(store)]
+        lease = store.leases.by_id.get(lease_id)
+        if lease is not None:
+            store.set_lease(lease_id, KeyLease(lease.ttl_s, None, settles_at))
+        ttls.append(0 if lease is None else lease.ttl_s)
+    return ttls
 
 
 def _expire(store: Store) -> list[int]:
@@ -153,6 +168,8 @@ def check_list(command: list[Any]) -> None:
             reading.grant_of(command)
         case ["lease-revoke", *_]:
             reading.revoke_of(command)
+        case ["lease-renew", *_]:
+            reading.renew_of(command)
         case ["lease-tick", *_]:
             reading.tick_of(command)
         case _:
@@ -161,7 +178,7 @@ def check_list(command: list[Any]) -> None:
 
 def frees_list(command: list[Any]) -> bool:
     """Return whether the command only deletes or forgets. A deletion leaves an event, until a compaction."""
-    return bool(command) and command[0] in ("delete", "compact", "lease-revoke", "lease-tick")
+    return bool(command) and command[0] in ("delete", "compact", "lease-revoke", "lease-renew", "lease-tick")
 
 
 def keys_of_list(command: list[Any]) -> Touched:
@@ -174,7 +191,7 @@ def keys_of_list(command: list[Any]) -> Touched:
             return _touched([reading.txn_of(command)])
         case ["lease-grant", *_]:
             return Touched()
-        case ["compact" | "lease-revoke" | "lease-tick", *_]:
+        case ["compact" | "lease-revoke" | "lease-renew" | "lease-tick", *_]:
             return Touched(writes=(_EVERYTHING,))
         case _:
             raise _unknown()

@@ -21,6 +21,7 @@ KEYS_ONLY: Final = 1
 COUNT_ONLY: Final = 2
 BRANCH_ITEMS_MAX: Final = 128  # compares, and operations of each branch, as in etcd
 DEPTH_MAX: Final = 8  # of transactions within transactions
+RENEWED_MAX: Final = 4096
 ITEMS_MAX: Final = 4096  # compares and operations of a whole command
 _INT64_MAX: Final = 2**63 - 1
 _INT64_MIN: Final = -(2**63)
@@ -202,14 +203,25 @@ def revoke_of(command: list[Any]) -> int:
 def tick_of(command: list[Any]) -> tuple[int, int, int, tuple[int, ...]]:
     """Return the maker's term, the clock, the clock when the tick before was applied, and the renewals."""
     _, term, clock_ms, settled_ms, renewed = _members(command, 5)
-    if not isinstance(renewed, list):
-        raise CommandError("member-type", "renewals are a list")
     return (
         _whole("term", term, 0, _INT64_MAX),
         _whole("clock_ms", clock_ms, 0, _INT64_MAX),
         _whole("settled_ms", settled_ms, 0, _INT64_MAX),
-        tuple(_lease_id(one) for one in renewed),
+        _renewed(renewed),
     )
+
+
+def renew_of(command: list[Any]) -> tuple[int, ...]:
+    _, renewed = _members(command, 2)
+    return _renewed(renewed)
+
+
+def _renewed(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise CommandError("member-type", "renewals are a list")
+    if len(value) > RENEWED_MAX:
+        raise CommandError("too-many-operations", f"at most {RENEWED_MAX} renewals at a time")
+    return tuple(_lease_id(one) for one in value)
 
 
 def ttl_query_of(query: list[Any]) -> tuple[int, bool]:

@@ -61,6 +61,8 @@ list_operations = st.sampled_from(
         ["lease-grant", 1, 2**40],
         ["lease-revoke", 1],
         ["lease-tick", 1, 0, 0, [1]],
+        ["lease-renew", [1]],
+        ["lease-renew", 1],
         ["lease-tick", 1, 0, 0, [-1]],
     ]
 )
