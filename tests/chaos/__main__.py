@@ -60,6 +60,8 @@ def _plan() -> Plan:
     parser.add_argument("--demote-after", type=int, default=None, help="ms that a voter may be silent")
     parser.add_argument("--session-ttl", type=int, default=None, help="ms that retries are recognised")
     parser.add_argument("--counter", action="store_true", help="clients add to one counter")
+    parser.add_argument("--snapshots", action="store_true", help="joins by snapshot, rolling restarts")
+    parser.add_argument("--memory", action="store_true", help="small budgets: writes are refused for memory")
     parser.add_argument("--broken", choices=broken.NAMES, default=None, help="nodes that break a promise")
     args = parser.parse_args()
     return Plan(
@@ -74,6 +76,8 @@ def _plan() -> Plan:
             demote_after_ms=args.demote_after,
             session_ttl_ms=args.session_ttl,
             machine="counter" if args.counter else "kv",
+            small_snapshots=args.snapshots,
+            small_memory=args.memory,
             broken=args.broken,
         ),
         converge_s=args.converge,

@@ -360,6 +360,6 @@ def _prepare(cluster: ChaosCluster) -> None:
     for node in cluster.nodes:
         (node.directory / "data").mkdir(parents=True)
         seeds = [other.bond for other in cluster.nodes if other is not node]
-        text = node_text(name=node.name, api=node.api, bond=node.bond, seeds=seeds)
+        text = node_text(cluster.kind, name=node.name, api=node.api, bond=node.bond, seeds=seeds)
         (node.directory / "node.toml").write_text(text)
         cluster.set_clock(node, 0)

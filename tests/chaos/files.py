@@ -6,8 +6,11 @@ from typing import Final
 
 from attestation.policy.rules import REGISTERS
 from node.dev import mock_measurement
+from node.raft.budget import needed_for
 
 _MEASUREMENT: Final = mock_measurement("chaos")
+
+SMALL_QUOTA: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,7 @@ class Kind:
         machine: the state machine's name.
         state_sync: the signature of the machine's own state sync, if it has one.
         small_snapshots: a snapshot is due after 64 KiB of log, nothing of which stays: who was away needs one.
+        small_memory: the memory budget is the least that a node starts with, and only its want cuts the log.
         recovery: a survivor may found a new generation.
         broken: one of ``broken.NAMES``, for tests of chaos itself.
     """
@@ -33,6 +37,7 @@ class Kind:
     machine: str = "kv"
     state_sync: str | None = None
     small_snapshots: bool = False
+    small_memory: bool = False
     recovery: bool = False
     broken: str | None = None
 
@@ -43,6 +48,8 @@ def document_text(kind: Kind, *, network: str, key: str, root: str, count: int) 
     times = "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
     if kind.small_snapshots:
         times += "snapshot_bytes = 65536\nlog_keep_bytes = 0\nlog_keep_ms = 0\n"
+    if kind.small_memory:
+        times += f"snapshot_bytes = {2**40}\nlog_keep_bytes = {2**40}\n[store]\nquota_bytes = {SMALL_QUOTA}\n"
     sync = "" if kind.state_sync is None else f'state_sync = "{kind.state_sync}"\n'
     waived = [register for register in REGISTERS if register not in ("mrtd", "mrconfigid")]
     return f"""\
@@ -76,9 +83,10 @@ mrconfigid = "own"
 """
 
 
-def node_text(*, name: str, api: str, bond: str, seeds: list[str]) -> str:
+def node_text(kind: Kind, *, name: str, api: str, bond: str, seeds: list[str]) -> str:
     """Return a node's own file."""
     host = api.rpartition(":")[0]
+    memory = f"[memory]\nbudget_bytes = {needed_for(SMALL_QUOTA)}\n" if kind.small_memory else ""
     return f"""\
 [node]
 name = "{name}"
@@ -92,6 +100,7 @@ names = ["{host}"]
 [bond]
 listen = "{bond}"
 seeds = {json.dumps(seeds)}
+{memory}\
 [attestation]
 mode = "mock"
 [attestation.mock]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.chaos.cluster import ChaosCluster, Node, can_fake_clocks
+from node.client.errors import ClientError, NotExecutedError
+from tests.chaos.cluster import LOOK_EVERY_S, ChaosCluster, Node, can_fake_clocks
 from tests.support.cluster import until
 from tests.support.netns import CLIENTS, Link
 
@@ -18,6 +19,9 @@ WHOLE_WAIT_S: Final = 10.0
 QUIET_S: Final = 2.0
 
 CLOCK_SEEN_WITHIN_S: Final = 5.0
+FLOOD_BYTES: Final = 40_000
+PRESS_BYTES: Final = 400_000
+TOOK: Final = "took the group's state from peers"
 
 Undo = Callable[[], None]
 Fault = Callable[[], Undo | None]
@@ -85,6 +89,10 @@ class Nemesis:
             [self.kill, self.kill_again_and_again],
             [self.hand_over],
         ]
+        if self.cluster.kind.small_snapshots:
+            families[1] += [self.join_by_snapshot, self.restart_all]
+        if self.cluster.kind.small_memory:
+            families.append([self.press_memory])
         if self.cluster.kind.trust_disk:
             families[1].append(self.kill_all)
         if self.cluster.network is not None:
@@ -173,6 +181,56 @@ class Nemesis:
         if leader is not None:
             self._note("hand-over", leader.name)
             self.cluster.hand_over(leader)
+
+    def join_by_snapshot(self) -> Undo | None:
+        """While a node is away, the log grows by so much that the entries it lacks are cut off."""
+        if not self._may_kill():
+            return None
+        node = self._one()
+        self._note("join-by-snapshot", node.name)
+        self.cluster.kill(node)
+        self._flood(count=8, size=FLOOD_BYTES)
+        log = node.directory / "node.log"
+        before = log.read_text().count(TOOK)
+
+        def undo() -> None:
+            self._restart(node)
+            deadline = time.monotonic() + WHOLE_WAIT_S
+            while time.monotonic() < deadline:
+                if log.read_text().count(TOOK) > before:
+                    self.seen["join-by-snapshot"] += 1
+                    return
+                time.sleep(LOOK_EVERY_S)
+
+        return undo
+
+    def restart_all(self) -> None:
+        """A rolling restart: each node is stopped by SIGTERM as soon as all vote again."""
+        self._note("rolling-restart", "all nodes")
+        for node in self.rng.sample(self.cluster.nodes, len(self.cluster.nodes)):
+            if not node.alive or not self._may_kill():
+                return
+            self.cluster.stop(node)
+            self._restart(node)
+        self.seen["rolling-restart"] += 1
+
+    def press_memory(self) -> None:
+        """Write until a voter has no memory for more, which the leader says."""
+        self._note("memory-pressure", "large commands")
+        self.seen["memory-pressure"] += self._flood(count=400, size=PRESS_BYTES)
+
+    def _flood(self, *, count: int, size: int) -> bool:
+        """Let the log grow by swaps that change nothing; return whether one was refused for memory."""
+        with self.cluster.client(*self.cluster.nodes, deadline_s=3, attempt_s=3) as client:
+            for _ in range(count):
+                try:
+                    client.compare_and_swap("flood", expect="what nobody wrote", value="x" * size)
+                except NotExecutedError as exc:
+                    if "overloaded" in str(exc):
+                        return True
+                except ClientError:
+                    continue  # nobody answers
+        return False
 
     def kill_all(self) -> Undo:
         """A power cut. Only trust_disk survives it: that is what it is for."""

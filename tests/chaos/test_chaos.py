@@ -93,6 +93,25 @@ def test_sessions_that_end_during_a_pause_make_nothing_happen_twice(kind):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+def test_nodes_join_by_snapshot_and_restart_one_after_another_while_clients_work():
+    only = "join_by_snapshot,restart_all"
+    report = chaos("--seconds", "90", "--nodes", "3", "--pause", "4", "--snapshots", "--only", only)
+    assert report["broken"] == {}
+    assert report["seen"]["join-by-snapshot"] > 0
+    assert report["seen"]["rolling-restart"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_group_that_is_short_of_memory_keeps_its_promises():
+    only = "press_memory,kill"
+    report = chaos("--seconds", "90", "--nodes", "3", "--pause", "4", "--memory", "--only", only)
+    assert report["broken"] == {}
+    assert report["seen"]["memory-pressure"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_members_are_demoted_and_promoted_while_clients_work():
     report = chaos("--seconds", "60", "--nodes", "5", "--pause", "8", "--only", "pause,kill,hand_over")
     assert report["broken"] == {}

@@ -9,6 +9,7 @@ from node.raft.budget import NO_BUDGET, Budget, MemoryReported, log_memory, need
 from node.raft.entries import encode_command_body, encode_commands, session_id
 from node.raft.events import Execute, Halted, MemoryPressed, Received, TransferLeadership
 from node.raft.log import MemoryLog
+from node.raft.member import Member
 from node.raft.messages import (
     Append,
     AppendReply,
@@ -24,6 +25,7 @@ from node.raft.tenure import Refused
 from node.raft.types import Bootstrap, EntryKind, NotExecuted, Ok, Unknown
 from node.sync.state_sync import LogReplaySync
 from tests.node.raft.cluster import GROUP, RaftCluster
+from tests.node.simulation import ablations
 
 SIZE = 1_000_000
 SETTINGS = {"session_window": 64, "snapshot_chunk_bytes": 4096, "session_ttl_ms": 60_000}
@@ -254,12 +256,12 @@ def test_a_command_that_was_handed_over_twice_is_unknown_when_it_is_refused():
     assert cluster.outcomes[twice] == Unknown("overloaded")
 
 
-def pressed_group():
+def pressed_group(member=Member):
     """Return a group, its leader, a follower, and a function that reports to the leader what the follower uses.
 
     The function takes the share of its budget.
     """
-    cluster = without_snapshots(budgets=dict.fromkeys("abc", NO_BUDGET))
+    cluster = without_snapshots(budgets=dict.fromkeys("abc", NO_BUDGET), member=member)
     leader, follower = cluster.leader(), cluster.followers()[0]
 
     def press(share):
@@ -314,6 +316,20 @@ def test_a_refused_forward_that_comes_a_second_time_is_refused_again_although_th
 
     assert all(node.replica.machine._store._live.get(b"late") is None for node in cluster.nodes.values())
     assert isinstance(cluster.outcome(cluster.execute(follower, put("next", 10))), Ok)
+
+
+def test_a_leader_that_forgets_what_it_refused_executes_a_command_that_was_reported_as_not_executed():
+    """The rule behind the test above, switched off."""
+    cluster, leader, follower, press = pressed_group(ablations.ForgetsWhatItRefused)
+    press(0.9)
+    sent = forwards_of(cluster, follower)
+    assert isinstance(cluster.outcome(cluster.execute(follower, put("late", 10))), NotExecuted)
+    press(0.1)
+    (forward,) = [one for one in sent if one.proposals[0].seq]
+    cluster.step(leader, Received(cluster.nodes[follower].me, forward))
+    cluster.run(1_000)
+
+    assert all(node.replica.machine._live.get(b"late") is not None for node in cluster.nodes.values())
 
 
 def test_a_refusal_is_not_believed_of_a_command_that_the_leader_was_not_yet_given_in_its_term():

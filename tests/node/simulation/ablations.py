@@ -651,3 +651,11 @@ class SignsTwoSuccessors(Member):
         replica.applied = Cursor(predecessor.position.term, predecessor.position.index)
         entry = self._succeed(predecessor)
         self._complete(request.token, Ok((), Cursor(entry.term, entry.index)))
+
+
+class ForgetsWhatItRefused(Member):
+    """A leader that had no memory for a command takes another copy of it."""
+
+    def _answer_no_room(self, origin, number, refused, seqs):
+        super()._answer_no_room(origin, number, refused, seqs)
+        self.tenure.refused = {}
