@@ -1,0 +1,1 @@
+"""Watches of a key-value store: deterministic, without sockets, clocks or tasks."""
