@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
+from node.machines.keys import KeyRange
+
 Watcher = TypeVar("Watcher")
 # The first possible key. A watch of everything begins with it, or with the empty text.
 _FIRST_KEY: Final = b"\x00"
@@ -12,13 +14,7 @@ def prefix_of(start: bytes, end: bytes | None) -> bytes | None:
     """Return the prefix that all keys of this range share, and no other key has; None if there is none."""
     if end is None:
         return b"" if start in (b"", _FIRST_KEY) else None
-    return start if start and end == prefix_end(start) else None
-
-
-def prefix_end(prefix: bytes) -> bytes | None:
-    """Return the first key behind all that begin with ``prefix``; None: there is no such key."""
-    shortened = prefix.rstrip(b"\xff")
-    return shortened[:-1] + bytes((shortened[-1] + 1,)) if shortened else None
+    return start if start and end == KeyRange.of_prefix(start).end else None
 
 
 class Interest(Generic[Watcher]):

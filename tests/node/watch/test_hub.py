@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from node.machines.keys import KeyRange
 from node.watch.hub import (
     BYTES_MAX,
     BYTES_PER_OWNER_MAX,
@@ -14,7 +15,6 @@ from node.watch.hub import (
     WATCHES_PER_OWNER_MAX,
     WatchHub,
 )
-from node.watch.interest import prefix_end
 from node.watch.stream import (
     BYTES_PER_ANSWER,
     DUPLICATE_ID,
@@ -44,7 +44,7 @@ def key(name: bytes, **options: object) -> WatchOrder:
 
 
 def prefix(name: bytes, **options: object) -> WatchOrder:
-    return WatchOrder(start=name, end=prefix_end(name), **options)  # type: ignore[arg-type]
+    return WatchOrder(start=name, end=KeyRange.of_prefix(name).end, **options)  # type: ignore[arg-type]
 
 
 def drain(stream: WatchStream, now_s: float = 0.0) -> list[WatchAnswer]:
@@ -508,7 +508,7 @@ def test_what_clients_are_shown_is_ordered_unique_whole_resumable_and_promised_t
 
     def order(first: int) -> WatchOrder:
         start = rng.choice(keys)
-        end = rng.choice([start + b"\0", prefix_end(start), None, b"d", b"c\0"])
+        end = rng.choice([start + b"\0", KeyRange.of_prefix(start).end, None, b"d", b"c\0"])
         puts = rng.random() < 0.9
         return WatchOrder(start=start, end=end, first=first, puts=puts, deletes=not puts or rng.random() < 0.9)
 
