@@ -129,6 +129,15 @@ class Grant(Struct, frozen=True, kw_only=True):
         for keys in (*touched.reads, *touched.writes):
             self._require_within(keys)
 
+    def permit_reading(self, keys: KeyRange) -> None:
+        """Return if this grant lets its holder read every key of a range.
+
+        Raises:
+            CommandError: ``not-permitted``.
+        """
+        self.permit(_READ)
+        self._require_within(keys)
+
     def _require_no_prefixes(self) -> None:
         if self.prefixes:
             raise not_permitted(f"{self.name} is limited to key prefixes, and this machine has no keys")

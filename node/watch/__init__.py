@@ -1,1 +1,1 @@
-"""Watches of a key-value store: deterministic, without sockets, clocks or tasks."""
+"""Watches of a key-value store. All but ``driver`` is deterministic, without sockets, clocks or tasks."""

@@ -8,8 +8,8 @@ from typing import Final
 
 from node.watch.history import History
 from node.watch.interest import Interest, prefix_of
-from node.watch.stream import WatchStream, Watch
-from node.watch.values import WatchOrder, Permits
+from node.watch.stream import Watch, WatchStream
+from node.watch.values import Permits, WatchOrder
 
 WATCHES_MAX: Final = 40_000
 WATCHES_PER_OWNER_MAX: Final = 20_000
@@ -28,6 +28,8 @@ class WatchHub:
     Attributes:
         history: what is watched.
         head: the newest revision that the hub has seen.
+        watches: how many there are.
+        bytes_used: what they are charged with.
     """
 
     def __init__(self, history: History) -> None:
@@ -35,21 +37,11 @@ class WatchHub:
         self.head = history.revision
         self._interest: Interest[Watch] = Interest()
         self._streams: dict[WatchStream, None] = {}
-        self._watches = 0
-        self._bytes = 0
+        self.watches = 0
+        self.bytes_used = 0
         self._of_owner: dict[bytes, tuple[int, int]] = {}  # watches, bytes
 
-    @property
-    def watches(self) -> int:
-        """How many watches there are."""
-        return self._watches
-
-    @property
-    def bytes_used(self) -> int:
-        """What the watches are charged with."""
-        return self._bytes
-
-    def open(self, owner: bytes, permits: Permits) -> WatchStream:
+    def attach(self, owner: bytes, permits: Permits) -> WatchStream:
         """Return a new stream of a client, which is named by its credential."""
         stream = WatchStream(self, owner, permits)
         self._streams[stream] = None
@@ -64,6 +56,8 @@ class WatchHub:
         if head < seen:
             return self.reset()
         self.head = head
+        if not self.watches:
+            return []
         if history.compact_revision > seen + 1 or head > seen + REVISIONS_PER_STEP_MAX:
             for stream in self._streams:
                 stream.wake_all(seen + 1)
@@ -100,8 +94,8 @@ class WatchHub:
         return (
             watches < WATCHES_PER_OWNER_MAX
             and used + cost <= BYTES_PER_OWNER_MAX
-            and self._watches < WATCHES_MAX
-            and self._bytes + cost <= BYTES_MAX
+            and self.watches < WATCHES_MAX
+            and self.bytes_used + cost <= BYTES_MAX
         )
 
     def admit(self, watch: Watch) -> None:
@@ -117,8 +111,8 @@ class WatchHub:
     def _charge(self, watch: Watch, sign: int) -> None:
         owner = watch.stream.owner
         watches, used = self._of_owner.get(owner, (0, 0))
-        self._watches += sign
-        self._bytes += sign * watch.cost
+        self.watches += sign
+        self.bytes_used += sign * watch.cost
         if watches + sign:
             self._of_owner[owner] = (watches + sign, used + sign * watch.cost)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from node.watch.history import WatchedChange
-from node.watch.values import NO_WATCH, WatchAnswer, WatchOrder, Permits
+from node.watch.values import NO_WATCH, Permits, WatchAnswer, WatchOrder
 
 if TYPE_CHECKING:
     from node.watch.hub import WatchHub
@@ -34,7 +34,9 @@ class Watch:
 
     __slots__ = ("cost", "next", "order", "sent_s", "stream", "waits", "watch_id")
 
-    def __init__(self, stream: "WatchStream", order: WatchOrder, watch_id: int, first: int, cost: int) -> None:
+    def __init__(
+        self, stream: "WatchStream", order: WatchOrder, watch_id: int, first: int, cost: int
+    ) -> None:
         self.stream = stream
         self.order = order
         self.watch_id = watch_id
@@ -45,7 +47,7 @@ class Watch:
 
 
 class WatchStream:
-    """One client's watches. Made by ``WatchHub.open``.
+    """One client's watches. Made by ``WatchHub.attach``.
 
     Attributes:
         owner: who is charged for the watches.

@@ -81,7 +81,7 @@ def hub(store: SmallStore) -> WatchHub:
 
 @pytest.fixture
 def stream(hub: WatchHub) -> WatchStream:
-    return hub.open(b"owner", yes)
+    return hub.attach(b"owner", yes)
 
 
 # ---- creation -------------------------------------------------------------------
@@ -120,7 +120,9 @@ def test_an_id_that_was_chosen_is_never_chosen_again(stream: WatchStream) -> Non
     assert [one.watch_id for one in drain(stream) if one.created] == [1, 0, 2]
 
 
-def test_wch_03_a_watch_begins_where_its_client_wants(store: SmallStore, hub: WatchHub, stream: WatchStream) -> None:
+def test_wch_03_a_watch_begins_where_its_client_wants(
+    store: SmallStore, hub: WatchHub, stream: WatchStream
+) -> None:
     for number in range(4):
         store.write((b"a", b"%d" % number))
     hub.stepped()
@@ -295,7 +297,7 @@ def test_wch_12_an_idle_watch_reports_how_far_it_came_and_one_that_waits_does_no
 def test_wch_16_a_client_that_never_reads_costs_the_same_however_much_is_written(
     store: SmallStore, hub: WatchHub, stream: WatchStream
 ) -> None:
-    reader = hub.open(b"reader", yes)
+    reader = hub.attach(b"reader", yes)
     reader.create(prefix(b""), 0)
     stream.create(prefix(b""), 0)
     drain(reader)
@@ -325,7 +327,9 @@ def test_wch_16_only_a_compaction_cuts_off_a_slow_watch_and_never_an_idle_one(
     assert shown([one for one in answers if one.watch_id == 1]) == [(12, b"idle", b"y")]
 
 
-def test_wch_16_watches_with_a_long_past_take_turns(store: SmallStore, hub: WatchHub, stream: WatchStream) -> None:
+def test_wch_16_watches_with_a_long_past_take_turns(
+    store: SmallStore, hub: WatchHub, stream: WatchStream
+) -> None:
     for _ in range(2 * REVISIONS_PER_TURN_MAX):
         store.write((b"k", b"v"))
     hub.stepped()
@@ -335,7 +339,9 @@ def test_wch_16_watches_with_a_long_past_take_turns(store: SmallStore, hub: Watc
     assert drained[:600] == [*range(300), *range(300)]
 
 
-def test_one_turn_reads_a_limited_part_of_the_history(store: SmallStore, hub: WatchHub, stream: WatchStream) -> None:
+def test_one_turn_reads_a_limited_part_of_the_history(
+    store: SmallStore, hub: WatchHub, stream: WatchStream
+) -> None:
     for _ in range(5 * REVISIONS_PER_TURN_MAX):
         store.write((b"k", b"v"))
     hub.stepped()
@@ -362,7 +368,7 @@ def test_a_step_of_very_many_revisions_is_not_read_by_the_hub(
 
 
 def test_ten_thousand_watches_cost_a_write_only_those_that_want_it(hub: WatchHub, store: SmallStore) -> None:
-    stream = hub.open(b"owner", yes)
+    stream = hub.attach(b"owner", yes)
     for number in range(10_000):
         stream.create(key(b"k%d" % number), 0)
         drain(stream)
@@ -376,10 +382,10 @@ def test_too_many_watches_are_refused_and_others_have_room(hub: WatchHub, stream
     for _ in range(WATCHES_PER_OWNER_MAX):
         stream.create(key(b"k"), 0)
         assert not one(stream).canceled
-    for greedy in (stream, hub.open(b"owner", yes)):
+    for greedy in (stream, hub.attach(b"owner", yes)):
         greedy.create(key(b"k"), 0)
         assert (one(greedy).reason, hub.watches) == (TOO_MANY, WATCHES_PER_OWNER_MAX)
-    other = hub.open(b"other", yes)
+    other = hub.attach(b"other", yes)
     other.create(key(b"k"), 0)
     assert not one(other).canceled
     stream.close()
@@ -391,7 +397,7 @@ def test_watches_of_long_keys_and_of_other_ranges_than_prefixes_are_limited_in_b
     hub: WatchHub, long: bytes
 ) -> None:
     for owner in range(4):
-        stream = hub.open(b"%d" % owner, yes)
+        stream = hub.attach(b"%d" % owner, yes)
         number = 0
         while True:
             stream.create(WatchOrder(start=long, end=b"s%d" % number) if long == b"r" else key(long), 0)
@@ -422,7 +428,7 @@ def test_wch_17_a_watch_of_what_its_client_may_not_read_is_refused(hub: WatchHub
         asked.append((start, end))
         return False
 
-    stream = hub.open(b"owner", permits)
+    stream = hub.attach(b"owner", permits)
     stream.create(WatchOrder(start=b"a", end=None), 0)
     answer = one(stream)
     assert (answer.created, answer.canceled, answer.reason) == (True, True, PERMISSION_DENIED)
@@ -443,7 +449,9 @@ def test_wch_17_a_watch_ends_with_the_right(store: SmallStore, hub: WatchHub, st
     assert one(stream).watch_id == 2
 
 
-def test_a_history_that_went_back_ends_every_stream(store: SmallStore, hub: WatchHub, stream: WatchStream) -> None:
+def test_a_history_that_went_back_ends_every_stream(
+    store: SmallStore, hub: WatchHub, stream: WatchStream
+) -> None:
     store.write((b"a", b"1"))
     hub.stepped()
     store.revision = 1
@@ -503,14 +511,16 @@ def test_what_clients_are_shown_is_ordered_unique_whole_resumable_and_promised_t
     rng = random.Random(seed)
     store = SmallStore()
     hub = WatchHub(store)
-    clients = [Client(store, hub.open(b"%d" % number, yes)) for number in range(3)]
+    clients = [Client(store, hub.attach(b"%d" % number, yes)) for number in range(3)]
     keys = [b"a", b"ab", b"abc", b"b", b"b\xff", b"c"]
 
     def order(first: int) -> WatchOrder:
         start = rng.choice(keys)
         end = rng.choice([start + b"\0", KeyRange.of_prefix(start).end, None, b"d", b"c\0"])
         puts = rng.random() < 0.9
-        return WatchOrder(start=start, end=end, first=first, puts=puts, deletes=not puts or rng.random() < 0.9)
+        return WatchOrder(
+            start=start, end=end, first=first, puts=puts, deletes=not puts or rng.random() < 0.9
+        )
 
     now = 0.0
     for _ in range(600):
