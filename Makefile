@@ -63,6 +63,7 @@ bench: $(VENV)/.installed-dev ## Measure this machine: JSON on stdout (docs/benc
 	@$(BIN)/python -m bench.strangers
 	@$(BIN)/python -m bench.catchup
 	@$(BIN)/python -m bench.collections
+	@$(BIN)/python -m bench.client
 	@$(BIN)/python -m bench.simulator --json
 	@$(BIN)/python -m bench.pysyncobj
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from attestation.files import FileError
-from node.cli.connect import DEV_DIRECTORY
 from node.cli.output import print_event, say, say_lines, table
+from node.client.settings import DEV_DIRECTORY
 from node.dev import DevCluster, bondstone_command
 from node.errors import ConfigError
 from node.process_events import (

@@ -24,6 +24,7 @@ from node.client.options import (
     SESSION_TTL_S_DEFAULT,
     new_exchange,
 )
+from node.client.settings import DEV_DIRECTORY, Destination, settings_of, settings_of_dev
 from node.client.trust import NOT_TRUSTED, Contexts, VerifiedBy, trust_of
 
 T = TypeVar("T")
@@ -77,7 +78,33 @@ class AsyncClient:
         self._clock = clock
         self._contexts = Contexts(self._trust, client_certificate)
         self._verifying = asyncio.Lock()
-        self._channel: _Channel | None = None
+        self._channel: Connections | None = None
+
+    @classmethod
+    def from_env(cls, **more: Any) -> Self:
+        """Return a client for the cluster that ``BONDSTONE_URL``, ``_TOKEN``, ``_CA`` and ``_CLUSTER`` name.
+
+        Args:
+            more: further arguments of the class.
+
+        Raises:
+            ConfigError: something is missing or malformed.
+        """
+        return cls._of(settings_of(), more)
+
+    @classmethod
+    def from_dev(cls, directory: Path = DEV_DIRECTORY, **more: Any) -> Self:
+        """Return a client for the local cluster that `bondstone dev` runs with this directory.
+
+        Raises:
+            ConfigError: there is none, or its files are malformed.
+        """
+        return cls._of(settings_of_dev(directory), more)
+
+    @classmethod
+    def _of(cls, target: Destination, more: dict[str, Any]) -> Self:
+        ca = None if "verified_by" in more else target.ca
+        return cls(target.urls, **{"token": target.token, "ca": ca, "cluster": target.cluster} | more)
 
     async def __aenter__(self) -> Self:
         return self
@@ -266,7 +293,7 @@ class AsyncClient:
     def _left_s(self, send: SendRequest) -> float:
         return max(send.end_at - self._clock(), _LEAST_S)
 
-    async def _channel_for(self, send: SendRequest) -> "_Channel":
+    async def _channel_for(self, send: SendRequest) -> "Connections":
         """Return connections that trust this node, or raise one of ``NOT_TRUSTED``."""
         trust, cluster = self._trust, self._exchange.cluster
         if trust.is_fresh(send.base):
@@ -291,17 +318,17 @@ class AsyncClient:
         connect_s = min(CONNECT_TIMEOUT_S, left_s * _SHARE_OF_CONNECT)
         return httpx.Timeout(min(self._attempt_timeout_s, left_s), connect=connect_s, pool=connect_s)
 
-    def _new_channel(self, pem: bytes) -> "_Channel":
+    def _new_channel(self, pem: bytes) -> "Connections":
         limits = httpx.Limits(
             max_connections=self._connections_max,
             max_keepalive_connections=self._connections_max,
             keepalive_expiry=KEPT_S,
         )
         http = httpx.AsyncClient(verify=self._contexts.of(pem), limits=limits, trust_env=False)
-        return _Channel(http, pem)
+        return Connections(http, pem)
 
 
-class _Channel:
+class Connections:
     """Connections that trust the same certificates, and how many attempts use them now."""
 
     def __init__(self, http: httpx.AsyncClient, pem: bytes) -> None:

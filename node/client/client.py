@@ -24,6 +24,7 @@ from node.client.options import (
     SESSION_TTL_S_DEFAULT,
     new_exchange,
 )
+from node.client.settings import DEV_DIRECTORY, Destination, settings_of, settings_of_dev
 from node.client.trust import NOT_TRUSTED, Contexts, VerifiedBy, trust_of
 
 T = TypeVar("T")
@@ -86,6 +87,32 @@ class Client:
         self._contexts = Contexts(self._trust, client_certificate)
         self._http: httpx.Client | None = None
         self._pem = b""  # the certificates that ``_http`` trusts
+
+    @classmethod
+    def from_env(cls, **more: Any) -> Self:
+        """Return a client for the cluster that ``BONDSTONE_URL``, ``_TOKEN``, ``_CA`` and ``_CLUSTER`` name.
+
+        Args:
+            more: further arguments of the class.
+
+        Raises:
+            ConfigError: something is missing or malformed.
+        """
+        return cls._of(settings_of(), more)
+
+    @classmethod
+    def from_dev(cls, directory: Path = DEV_DIRECTORY, **more: Any) -> Self:
+        """Return a client for the local cluster that `bondstone dev` runs with this directory.
+
+        Raises:
+            ConfigError: there is none, or its files are malformed.
+        """
+        return cls._of(settings_of_dev(directory), more)
+
+    @classmethod
+    def _of(cls, target: Destination, more: dict[str, Any]) -> Self:
+        ca = None if "verified_by" in more else target.ca
+        return cls(target.urls, **{"token": target.token, "ca": ca, "cluster": target.cluster} | more)
 
     def __enter__(self) -> Self:
         return self
