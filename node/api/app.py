@@ -23,9 +23,10 @@ from node.api.currency import Currency
 from node.api.freshness import boot_time_s
 from node.api.header_fields import CLUSTER, FIELDS, read_header_fields
 from node.api.hot import HotAnswer, HotEndpoint
+from node.api.kv import KvEndpoint
 from node.api.limits import ApiLimits
 from node.api.metrics import ApiMetrics
-from node.api.operations import BY_NAME, METHODS
+from node.api.operations import BY_NAME, KV_KEY_PATH, METHODS, path_of
 from node.api.passwords import PasswordJudge
 from node.api.problems import ProblemError
 from node.api.queries import QueriesEndpoint
@@ -73,6 +74,8 @@ class Api:
             _COMMANDS: CommandsEndpoint(service, gate, limits, hand_over),
             BY_NAME["queries"].path: QueriesEndpoint(service, gate, limits),
         }
+        kv = KvEndpoint(service, gate, limits, hand_over)
+        self._hot |= {BY_NAME["kv_range"].path: kv, KV_KEY_PATH: kv}
         access = AccessRoutes(service, limits, hand_over, passwords)
         routes = Routes(service, gate, limits, self._metrics, access)
         # The router alone: Starlette's own error middleware would answer before ``__call__`` can.
@@ -137,7 +140,7 @@ class Api:
 
         scope["state"].setdefault(VOUCHED, []).append(vouched)
         try:
-            hot = self._hot.get(path)
+            hot = self._hot.get(path_of(path))
             if hot is None:
                 await self._router(scope, receive, answer)
                 return
@@ -204,7 +207,7 @@ class _Answer:
 
 def _require_method(scope: Scope) -> None:
     """Refuse a method that the path does not have, before all other checks. A path with GET has HEAD."""
-    methods = METHODS.get(scope["path"])
+    methods = METHODS.get(path_of(scope["path"]))
     if methods is None or scope["method"] in methods:
         return
     if scope["method"] != "HEAD" or "GET" not in methods:
@@ -212,7 +215,7 @@ def _require_method(scope: Scope) -> None:
 
 
 def _no_method(scope: Scope) -> ProblemError:
-    allowed = ", ".join(sorted(METHODS[scope["path"]]))
+    allowed = ", ".join(sorted(METHODS[path_of(scope["path"])]))
     return ProblemError(
         "method-not-allowed",
         f"{scope['method']} is not supported at {scope['path']}",

@@ -37,13 +37,25 @@ async def read_json_body(scope: Mapping[str, Any], receive: Receive, limits: Api
         ClientGoneError: the connection closed.
     """
     fields: HeaderFields = scope[FIELDS]
-    declared, media_type = fields.content_length, fields.content_type or b""
+    media_type = fields.content_type or b""
     if media_type != _JSON and media_type.partition(b";")[0].strip().lower() != _JSON:
         raise ProblemError(
             "media-type-unsupported",
             "send the header field `Content-Type: application/json`",
             headers={"accept": "application/json", **_CLOSE},
         )
+    return await read_octets(scope, receive, limits)
+
+
+async def read_octets(scope: Mapping[str, Any], receive: Receive, limits: ApiLimits) -> bytes:
+    """Return the body of a request that may be any bytes, of whatever media type.
+
+    Raises:
+        ProblemError: 413. Bytes over the limit are never kept.
+        ClientGoneError: the connection closed.
+    """
+    fields: HeaderFields = scope[FIELDS]
+    declared = fields.content_length
     if declared > limits.body_bytes_max:
         drain = not fields.expects_continue and declared <= DISCARD_BYTES_MAX
         await _refuse_too_large(receive, limits, drain=drain)

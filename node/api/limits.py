@@ -16,6 +16,8 @@ INTEGER_MIN: Final = -(2**63)
 MEMBER_CHARACTERS_MAX: Final = 128  # of a name or a peer id
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 128
 AUDIT_EVENTS_MAX: Final = 1000
+KV_PAGE_DEFAULT: Final = 1000  # keys
+KV_PAGE_MAX: Final = 10_000
 # Of one head. Each field costs more than its bytes; browsers send about 20.
 FIELDS_MAX: Final = 100
 # Of one body. Each chunk costs more than its bytes; honest ones of 1 MiB have 256 bytes and more.

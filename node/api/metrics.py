@@ -13,7 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from attestation.background import Background
-from node.api.operations import PATHS
+from node.api.operations import PATHS, path_of
 from node.api.service import GroupView, Service, UnavailableError
 from node.api.views import is_ill
 from node.places import Usage
@@ -40,6 +40,7 @@ class ApiMetrics:
 
     def request_answered(self, path: str, status: int) -> None:
         """Count one answer. Unknown paths share one label, so a scanner cannot grow the table."""
+        path = path_of(path)
         self._requests[(path if path in PATHS else _OTHER, status)] += 1
 
     def command_took(self, seconds: float) -> None:

@@ -107,16 +107,19 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any
             for parameter in parameters
         ]
     if operation.request is not None:
-        described["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema_of[operation.request]}},
-        }
+        described["requestBody"] = _body(operation.request, schema_of)
     return described
+
+
+def _body(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    if isinstance(kind, str):  # no body is an empty one
+        return {"required": False, "content": {kind: {"schema": {"type": "string", "format": "binary"}}}}
+    return {"required": True, "content": {"application/json": {"schema": schema_of[kind]}}}
 
 
 def _answer(kinds: tuple[Any, ...], schema_of: dict[Any, Any]) -> dict[str, Any]:
     if isinstance(kinds[0], str):
-        return {"description": "Text.", "content": {kinds[0]: {"schema": {"type": "string"}}}}
+        return {"description": "As it is.", "content": {kinds[0]: {"schema": {"type": "string"}}}}
     schemas_of_kinds = [schema_of[kind] for kind in kinds]
     schema = schemas_of_kinds[0] if len(kinds) == 1 else {"oneOf": schemas_of_kinds}
     return {"description": "Done.", "content": {"application/json": {"schema": schema}}}

@@ -8,10 +8,13 @@ from node.api import schemas
 from node.api.access import Standing
 from node.api.cluster_field import PATTERN
 from node.api.evidence import NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from node.api.kv_schemas import KvDeleted, KvPage, KvWritten
 from node.api.limits import (
     AUDIT_EVENTS_MAX,
     IDEMPOTENCY_KEY_CHARACTERS_MAX,
     INTEGER_MAX,
+    KV_PAGE_DEFAULT,
+    KV_PAGE_MAX,
     MEMBER_CHARACTERS_MAX,
 )
 from node.system.grants import AccessRole
@@ -23,7 +26,7 @@ Access = AccessRole | str | tuple[AccessRole, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A query parameter or header field; ``schema`` is JSON Schema."""
+    """A parameter in the path or the query, or a header field; ``schema`` is JSON Schema."""
 
     name: str
     place: str
@@ -39,7 +42,8 @@ class Operation:
     Attributes:
         access: the role that is needed, or one of several; ``PUBLIC``, or ``ANY_ROLE``. ``admin`` has all.
         standing: how current the access list must be for it.
-        answers: the types of the JSON body of a success (one of them), or a media type of text.
+        request: the type of the JSON body, or the media type of any bytes; None: no body is read.
+        answers: the types of the JSON body of a success (one of them), or a media type.
         more_answers: other successes, by status.
         problems: codes that only this operation, or few, can answer with; the common ones are added.
     """
@@ -110,6 +114,68 @@ _BODY_PROBLEMS: Final = (
     "request-invalid",
 )
 _ENTRY_PROBLEMS: Final = ("idempotency-key-reused", "not-executed", "not-ready", "outcome-unknown")
+
+KV_KEY_PATH: Final = "/v1/kv/{key}"
+_KV_PATH: Final = "/v1/kv"
+_OCTETS: Final = "application/octet-stream"
+_KEY: Final = Parameter(
+    name="key",
+    place="path",
+    schema={"type": "string", "minLength": 1},
+    description="The key's bytes, percent-encoded; it goes to the end of the path, and a slash is a slash.",
+    required=True,
+)
+_IF_MATCH: Final = Parameter(
+    name="If-Match",
+    place="header",
+    schema={"type": "string", "pattern": '^(\\*|"[0-9]{1,18}")$'},
+    description="Only if the key's revision is the one in this ETag; `*`: only if the key exists.",
+)
+_IF_NONE_MATCH: Final = Parameter(
+    name="If-None-Match",
+    place="header",
+    schema={"type": "string", "pattern": "^\\*$"},
+    description="`*`: only if the key does not exist.",
+)
+
+
+def _number(
+    name: str, description: str, *, low: int = 0, high: int = INTEGER_MAX, default: int = 0
+) -> Parameter:
+    schema = {"type": "integer", "minimum": low, "maximum": high, "default": default}
+    return Parameter(name=name, place="query", schema=schema, description=description)
+
+
+def _flag(name: str, description: str) -> Parameter:
+    schema = {"type": "boolean", "default": False}
+    return Parameter(name=name, place="query", schema=schema, description=description)
+
+
+def _bound(name: str, description: str) -> Parameter:
+    return Parameter(name=name, place="query", schema={"type": "string"}, description=description)
+
+
+_BOUNDS: Final = (
+    _bound("prefix", "Keys that begin with these bytes; empty: all."),
+    _bound("from", "From this key on."),
+    _bound("to", "Keys before this one."),
+)
+_AT_REVISION: Final = _number("revision", "The state at this revision of the store; 0: the present one.")
+_CONSISTENCY: Final = Parameter(
+    name="consistency",
+    place="query",
+    schema={"enum": ["strong", "weak"], "default": "strong"},
+    description="`weak`: the state of this node, which may be old.",
+)
+_READ_PROBLEMS: Final = (
+    "request-invalid",
+    "query-failed",
+    "not-permitted",
+    "not-executed",
+    "not-ready",
+    "query-timeout",
+)
+_WRITE_PROBLEMS: Final = ("request-invalid", "command-failed", "not-permitted", *_ENTRY_PROBLEMS)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
@@ -269,6 +335,83 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             "not-ready",
             "query-timeout",
         ),
+    ),
+    Operation(
+        name="kv_get",
+        method="GET",
+        path=KV_KEY_PATH,
+        summary="A key's value, as it is; the ETag is its revision.",
+        access=AccessRole.READ,
+        standing=Standing.JUDGED,
+        answers=(_OCTETS,),
+        parameters=(_KEY, _AT_REVISION, _CONSISTENCY),
+        problems=(*_READ_PROBLEMS, "key-not-found"),
+    ),
+    Operation(
+        name="kv_put",
+        method="PUT",
+        path=KV_KEY_PATH,
+        summary="Write a value: the body, as it is.",
+        access=AccessRole.WRITE,
+        standing=Standing.JUDGED,
+        request=_OCTETS,
+        answers=(KvWritten,),
+        more_answers={208: schemas.AlreadyExecuted},
+        parameters=(
+            _KEY,
+            _number("lease", "The lease that the key goes with; 0: none."),
+            _IF_MATCH,
+            _IF_NONE_MATCH,
+            _IDEMPOTENCY_KEY,
+        ),
+        problems=(
+            *_WRITE_PROBLEMS,
+            "precondition-failed",
+            "body-too-large",
+            "request-timeout",
+        ),
+    ),
+    Operation(
+        name="kv_delete",
+        method="DELETE",
+        path=KV_KEY_PATH,
+        summary="Delete a key.",
+        access=AccessRole.WRITE,
+        standing=Standing.JUDGED,
+        answers=(KvDeleted,),
+        more_answers={208: schemas.AlreadyExecuted},
+        parameters=(_KEY, _IF_MATCH, _IDEMPOTENCY_KEY),
+        problems=(*_WRITE_PROBLEMS, "precondition-failed"),
+    ),
+    Operation(
+        name="kv_range",
+        method="GET",
+        path=_KV_PATH,
+        summary="A page of keys in byte order, with or without their values, at one revision.",
+        access=AccessRole.READ,
+        standing=Standing.JUDGED,
+        answers=(KvPage,),
+        parameters=(
+            *_BOUNDS,
+            _number("limit", "At most this many keys.", low=1, high=KV_PAGE_MAX, default=KV_PAGE_DEFAULT),
+            _AT_REVISION,
+            _flag("keys_only", "Without the values."),
+            _flag("count_only", "Only how many there are."),
+            _CONSISTENCY,
+        ),
+        problems=_READ_PROBLEMS,
+    ),
+    Operation(
+        name="kv_delete_range",
+        method="DELETE",
+        path=_KV_PATH,
+        summary="Delete a range of keys.",
+        access=AccessRole.WRITE,
+        standing=Standing.JUDGED,
+        answers=(KvDeleted,),
+        more_answers={208: schemas.AlreadyExecuted},
+        parameters=(*_BOUNDS, _IDEMPOTENCY_KEY),
+        problems=_WRITE_PROBLEMS,
     ),
     Operation(
         name="evidence",
@@ -431,6 +574,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 
 BY_NAME: Final[dict[str, Operation]] = {operation.name: operation for operation in OPERATIONS}
 PATHS: Final[frozenset[str]] = frozenset(operation.path for operation in OPERATIONS)
+_BEFORE_KEY: Final = KV_KEY_PATH.removesuffix("{key}")
+
+
+def path_of(path: str) -> str:
+    """Return which of ``PATHS`` a request's path is; the path itself if it is none."""
+    return KV_KEY_PATH if path.startswith(_BEFORE_KEY) else path
+
+
 METHODS: Final[Mapping[str, frozenset[str]]] = {
     path: frozenset(operation.method for operation in OPERATIONS if operation.path == path) for path in PATHS
 }

@@ -30,6 +30,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "role-missing": ProblemKind(HTTPStatus.FORBIDDEN, "The credentials lack the role that this needs"),
     "not-permitted": ProblemKind(HTTPStatus.FORBIDDEN, "The group does not permit this to the credentials"),
     "not-found": ProblemKind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
+    "key-not-found": ProblemKind(HTTPStatus.NOT_FOUND, "There is no such key"),
     "method-not-allowed": ProblemKind(
         HTTPStatus.METHOD_NOT_ALLOWED, "This path does not support this method"
     ),
@@ -46,6 +47,9 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     ),
     "cluster-changed": ProblemKind(
         HTTPStatus.PRECONDITION_FAILED, "The node is in another cluster than the request names"
+    ),
+    "precondition-failed": ProblemKind(
+        HTTPStatus.PRECONDITION_FAILED, "The key is not as the request requires; nothing was written"
     ),
     "body-too-large": ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     "media-type-unsupported": ProblemKind(

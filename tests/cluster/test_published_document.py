@@ -14,7 +14,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 EXAMPLES_MAX = 3  # of each operation, beside the edge cases that its schema names
 # Each of these was answered with success at least once: so the requests were not all refused for their credentials.
-SUCCEED = ("health", "ready", "metrics", "openapi", "group", "members", "bonds", "peers", "audit_events")
+SUCCEED = (
+    "health",
+    "ready",
+    "metrics",
+    "openapi",
+    "group",
+    "members",
+    "bonds",
+    "peers",
+    "audit_events",
+    "kv_range",
+    "kv_put",
+)
 
 
 def test_schemathesis_finds_nothing(own_cluster):

@@ -12,15 +12,19 @@ from node.system.grants import AccessRole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """``query``: with its question mark. ``opened_by``: the roles that may call it, beside ``admin``."""
+    """``query``: with its question mark. ``opened_by``: the roles that may call it, beside ``admin``.
+
+    ``holds``: a key that the store must hold, otherwise the answer is no success.
+    """
 
     query: str = ""
+    holds: bytes | None = None
     body: Any = None
     opened_by: frozenset[AccessRole] = frozenset()
 
 
-def _call(*opened_by: AccessRole, query: str = "", body: Any = None) -> Call:
-    return Call(query=query, body=body, opened_by=frozenset(opened_by))
+def _call(*opened_by: AccessRole, query: str = "", body: Any = None, holds: bytes | None = None) -> Call:
+    return Call(query=query, body=body, holds=holds, opened_by=frozenset(opened_by))
 
 
 READ, WRITE, AUDIT, METRICS = AccessRole.READ, AccessRole.WRITE, AccessRole.AUDIT, AccessRole.METRICS
@@ -40,6 +44,11 @@ CALLS: Final = {
     "bonds": _call(READ),
     "commands": _call(WRITE, body={"command": {"op": "put", "key": "a", "value": "1"}}),
     "queries": _call(READ, body={"query": {"op": "get", "key": "a"}}),
+    "kv_get": _call(READ, holds=b"{key}"),
+    "kv_put": _call(WRITE, body={"any": "bytes"}),
+    "kv_delete": _call(WRITE),
+    "kv_range": _call(READ, query="?prefix=a"),
+    "kv_delete_range": _call(WRITE, query="?prefix=a"),
     "evidence": _call(query="?nonce=" + "00" * 16),
     "peers": _call(AUDIT),
     "audit_events": _call(AUDIT),

@@ -130,6 +130,13 @@ class FakeService:
     leading: Leading | None = LEADING
     max_voters: int = 2
 
+    def hold(self, key):
+        """Let the store hold a key; None: none."""
+        if key is not None:
+            self.machine.apply(
+                ["put", key, b"held", 0, 0], ApplyContext(3, 1, 0, self.now, bytes(32), version=3)
+            )
+
     def grants(self):
         self.group()
         return (self.behind or self.state).grants
@@ -245,7 +252,8 @@ class FakeService:
         for sub, command in enumerate(commands):
             try:
                 self.state.judge(credential, request, command, now_ms=self.now, machine=self.machine)
-                value = target.apply(command, ApplyContext(3, self.index, sub, self.now, bytes(32)))
+                context = ApplyContext(3, self.index, sub, self.now, bytes(32), credential, version=3)
+                value = target.apply(command, context)
             except CommandError as exc:
                 target.rollback(savepoint)
                 aborted = Failed("batch-aborted", f"command {sub} of the batch was refused")

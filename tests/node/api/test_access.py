@@ -35,6 +35,7 @@ def ask(operation, service=None, **more):
     made = CALLS[operation.name]
     if service is None:
         service = FakeService(group_key=None if operation.name == "provision" else b"k")
+    service.hold(made.holds)
     return call(service, operation.method, operation.path + made.query, json_body=made.body, **more)
 
 
@@ -370,6 +371,7 @@ AFTER_THE_LAG = {
 @pytest.mark.parametrize("leader_known", [True, False], ids=["leader", "no-leader"])
 def test_what_the_log_does_not_judge_again_needs_a_list_within_the_lag(operation, leader_known):
     clock, service = Clock(), FakeService()
+    service.hold(CALLS[operation.name].holds)
     app = create_app(service, ApiLimits(access_lag_s=10), age_clock=clock)
 
     def status_after(seconds):

@@ -12,7 +12,7 @@ from node.api.app import create_app
 from node.api.evidence import binding_of_nonce
 from node.api.limits import ApiLimits
 from node.api.openapi import openapi_document, problems_of
-from node.api.operations import OPERATIONS
+from node.api.operations import METHODS, OPERATIONS
 from node.api.problems import CATALOGUE, ProblemError
 from node.api.service import Readiness, UnavailableError
 from node.audit import AuditChainError
@@ -570,6 +570,19 @@ ANSWERS = [
     ("POST", "/v1/queries", {"query": {"op": "get", "key": "a"}}, {}),
     ("POST", "/v1/queries", {"query": {"op": "frob"}}, {}),
     ("POST", "/v1/queries", {"query": 1}, {"end_with": Unknown("deadline")}),
+    ("GET", "/v1/kv/{key}", None, {}),
+    ("GET", "/v1/kv/{key}?revision=x", None, {}),
+    ("GET", "/v1/kv/{key}", None, {"end_with": Unknown("deadline")}),
+    ("PUT", "/v1/kv/{key}", {}, {}),
+    ("PUT", "/v1/kv/{key}?lease=7", {}, {}),
+    ("PUT", "/v1/kv/{key}", {}, {"end_with": AlreadyExecuted(Cursor(1, 2), bytes(32), 5000)}),
+    ("PUT", "/v1/kv/{key}", {}, {"end_with": NotExecuted("no-leader")}),
+    ("DELETE", "/v1/kv/{key}", None, {}),
+    ("DELETE", "/v1/kv/{key}", None, {"end_with": Unknown("deadline")}),
+    ("GET", "/v1/kv", None, {}),
+    ("GET", "/v1/kv?limit=0", None, {}),
+    ("DELETE", "/v1/kv", None, {}),
+    ("DELETE", "/v1/kv?prefix=a", None, {}),
     ("GET", f"/v1/attestation/evidence?nonce={NONCE}", None, {}),
     ("GET", f"/v1/attestation/evidence?nonce={NONCE}", None, {"group_key": None}),
     ("GET", "/v1/attestation/evidence", None, {}),
@@ -625,7 +638,7 @@ def test_the_description_and_the_router_name_the_same_operations():
     }
     described = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
 
-    assert described == routed | {("POST", path) for path in app._hot}
+    assert described == routed | {(method, path) for path in app._hot for method in METHODS[path]}
     assert not {path for _, path in routed} & app._hot.keys()
 
 

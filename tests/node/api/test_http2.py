@@ -63,6 +63,7 @@ def answer_of(version, operation, *, credentials, monkeypatch, **more):
     made = CALLS[operation.name]
     awaiting = operation.name == "provision"
     service = FakeService(group_key=None if awaiting else b"k" * 32)
+    service.hold(made.holds)
     headers = {**(AUTHORIZATION if credentials else {}), **more.pop("headers", {})}
     method = more.pop("method", operation.method)
     content = None if made.body is None else json.dumps(made.body).encode()
