@@ -1,9 +1,10 @@
 """One process of a three-process group under load: bondstone without its HTTP API, or PySyncObj.
 
-Started by ``bench.pysyncobj`` and ``bench.catchup``. Reads JSON requests from standard input and answers
-each with one line: ``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``,
+Started by ``bench.pysyncobj``, ``bench.catchup`` and ``bench.join``. Reads JSON requests from standard input
+and answers each with one line: ``{"do": "status"}``, ``{"do": "load", "in_flight", "seconds"}``,
 ``{"do": "pace", "every_s", "seconds"}``, and for bondstone ``{"do": "rate", "per_second", "seconds"}``,
-``{"do": "catch_up", "target"}``.
+``{"do": "catch_up", "target"}``, ``{"do": "fill", "keys", "value_bytes"}``, ``{"do": "join"}`` and
+``{"do": "longest"}``.
 Both systems replicate ``put(key, value)`` of the same sizes. A command counts when the group has committed
 it, this process has applied it and the caller has its result.
 """
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import sys
 import time
 from itertools import pairwise
@@ -24,11 +26,15 @@ from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 from bench.cluster_process import percentile
 from node.config import load_node
 from node.daemon import running
+from node.group import collector
 from node.raft.types import Applied, Ok, Role
 from node.service import NodeService
 
 VALUE = "v" * 64
 KEYS = 1000
+FILL_COMMANDS = 200
+FILL_IN_FLIGHT = 8
+SAME_S = 0.1  # a snapshot that is seen again within this time is the same one
 
 
 class System(Protocol):
@@ -56,6 +62,19 @@ class BondstoneSystem:
 
     def applied(self) -> int:
         return self._service.group().status.applied
+
+    def is_voter(self) -> bool:
+        return self._service.group().status.role in (Role.FOLLOWER, Role.LEADER)
+
+    def makes_snapshot(self) -> bool:
+        group = self._service._require_group()
+        return group._driver.member.tenure.snaps.keeper.making is not None
+
+    async def put_many(self, commands: list[dict[str, str]]) -> None:
+        group = self._service._require_group()
+        outcome = await group.execute_outcome(tuple(commands), timeout_s=60)
+        if not isinstance(outcome, Ok):
+            raise SystemExit(f"a write failed: {outcome}")
 
     async def put(self, key: str, value: str) -> bool:
         command = {"op": "put", "key": key, "value": value}
@@ -160,8 +179,10 @@ async def pace(system: System, every_s: float, seconds: float) -> dict[str, Any]
 async def rate(system: System, per_second: int, seconds: float) -> dict[str, Any]:
     """Submit this many commands a second, evenly, without waiting for the earlier ones.
 
-    For each command, the answer has the latency and the start time, by the machine's monotonic clock.
+    For each command, the answer has the latency and the start time, by the machine's monotonic clock; and
+    ``making`` has from when until when this member made a snapshot.
     """
+    making: list[list[float]] = []
     writes: list[tuple[float, float]] = []
     waiting: set[asyncio.Task[None]] = set()
 
@@ -178,10 +199,59 @@ async def rate(system: System, per_second: int, seconds: float) -> dict[str, Any
             task = asyncio.ensure_future(one(sent))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
+        if isinstance(system, BondstoneSystem) and system.makes_snapshot():
+            now = time.monotonic()
+            if not making or now - making[-1][1] > SAME_S:
+                making.append([now, now])
+            making[-1][1] = now
         await asyncio.sleep(0.001)
     if waiting:
         await asyncio.wait(waiting)
-    return {"failures": sent - len(writes), "writes": writes}
+    return {"failures": sent - len(writes), "writes": writes, "making": making}
+
+
+async def fill(system: BondstoneSystem, keys: int, value_bytes: int) -> dict[str, Any]:
+    """Write this many new keys of 16 bytes, with random hexadecimal digits as values, many in one entry."""
+    chance = random.Random(3)
+    numbers = iter(range(0, keys, FILL_COMMANDS))
+
+    async def one() -> None:
+        for first in numbers:
+            commands = [
+                {"op": "put", "key": f"{number:016}", "value": chance.randbytes(value_bytes // 2).hex()}
+                for number in range(first, min(first + FILL_COMMANDS, keys))
+            ]
+            await system.put_many(commands)
+
+    await asyncio.gather(*(one() for _ in range(FILL_IN_FLIGHT)))
+    return {"applied": system.applied()}
+
+
+async def join(system: BondstoneSystem) -> dict[str, Any]:
+    """Report when this member became a voter, by the machine's monotonic clock, and its CPU seconds."""
+    cpu = time.process_time()
+    while not system.is_voter():
+        await asyncio.sleep(0.01)
+    return {"voter_s": time.monotonic(), "cpu_s": round(time.process_time() - cpu, 2)}
+
+
+class Longest:
+    """How long this process's loop took between two of its turns, at most, since it was last asked."""
+
+    def __init__(self) -> None:
+        self._cpu = self._wall = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            cpu, wall = time.thread_time(), time.perf_counter()
+            await asyncio.sleep(0)
+            self._cpu = max(self._cpu, time.thread_time() - cpu)
+            self._wall = max(self._wall, time.perf_counter() - wall)
+            await asyncio.sleep(0.0005)
+
+    def take(self) -> dict[str, Any]:
+        cpu, wall, self._cpu, self._wall = self._cpu, self._wall, 0.0, 0.0
+        return {"cpu_ms": round(cpu * 1000, 1), "wall_ms": round(wall * 1000, 1)}
 
 
 async def catch_up(system: BondstoneSystem, target: int) -> dict[str, Any]:
@@ -209,6 +279,8 @@ async def serve(system: System) -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    longest = Longest()
+    watching: asyncio.Task[None] | None = None
     while line := await reader.readline():
         request = json.loads(line)
         answer: dict[str, Any]
@@ -225,6 +297,13 @@ async def serve(system: System) -> None:
                 answer = await rate(system, **request)
             case "catch_up" if isinstance(system, BondstoneSystem):
                 answer = await catch_up(system, **request)
+            case "fill" if isinstance(system, BondstoneSystem):
+                answer = await fill(system, **request)
+            case "join" if isinstance(system, BondstoneSystem):
+                answer = await join(system)
+            case "longest":
+                watching = watching or asyncio.ensure_future(longest.watch())
+                answer = longest.take()
             case other:
                 raise SystemExit(f"unknown request {other!r}")
         print(json.dumps(answer), flush=True)
@@ -243,6 +322,7 @@ async def main() -> None:
     if args.config is not None:
         files = load_node(args.config)
         async with running(files.document, files.config, lambda _event: None) as service:
+            collector.begin()  # as ``bondstone node run`` does
             await serve(BondstoneSystem(service))
     else:
         await serve(PySyncObjSystem(args.me, args.others.split(","), args.journal))

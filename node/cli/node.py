@@ -26,6 +26,7 @@ from node.config import NodeFiles, load_node
 from node.daemon import running
 from node.environment import read_environment
 from node.errors import ConfigError, NodeError
+from node.group import collector
 from node.installation import require_own_packages
 from node.machines.loader import IMPORTABLE
 from node.pid_file import running_node
@@ -132,6 +133,7 @@ async def _run(files: NodeFiles, report: Reporter, *, stop_with_stdin: bool) -> 
         await loop.connect_read_pipe(lambda: _UntilEnd(stop), sys.stdin)
     async with running(files.document, files.config, report, IMPORTABLE) as service:
         progress = service.background.once("tell-progress", report_progress(service, report))
+        collector.begin()
         try:
             await service.background.until(stop)
         except FatalWorkError as exc:

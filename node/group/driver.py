@@ -25,6 +25,7 @@ from node.errors import RemoteProtocolError
 from node.features import Build
 from node.group.backlog import Backlog, PausableReading
 from node.group.cluster_claims import ClusterClaims
+from node.group.collector import LoadingPause, is_loading
 from node.group.disk import DiskThread, DurableLog
 from node.group.errors import GroupClosedError
 from node.group.precheck import refused_beforehand
@@ -116,6 +117,7 @@ class MemberDriver:
                 durable, written=self._written, stored=self.submit, failed=self._write_failed
             )
         self._closed: str | None = None
+        self._pause = LoadingPause()
         self.submit(Tick())
 
     @property
@@ -265,6 +267,7 @@ class MemberDriver:
         for notice in effects.notices:
             self._listener.noticed(notice)
         self._listener.stepped()
+        self._pause.note(is_loading=is_loading(self.member))
 
     def _send(self, send: Send) -> None:
         """Hand a message to the bonds; a lazy one waits a short time, in case a better one follows.
@@ -348,6 +351,7 @@ class MemberDriver:
         if self._closed is not None:
             return
         self._closed = reason
+        self._pause.note(is_loading=False)
         if self._timer is not None:
             self._timer.cancel()
         if self._disk is not None:

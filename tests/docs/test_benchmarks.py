@@ -16,6 +16,7 @@ TEXT = (ROOT / "docs" / "benchmarks.md").read_text()
 ROWS = re.findall(r"^\| `python -m ([^`]+)` \|.*\| (yes|no) \|$", TEXT, re.MULTILINE)
 COMMANDS = sorted(set(re.findall(r"python -m (bench\.[^`|&#\n]*[^`|&#\n ])", TEXT)))
 WORKERS = {"bench.pysyncobj_node"}
+needs_pysyncobj = pytest.mark.skipif(util.find_spec("pysyncobj") is None, reason="PySyncObj is missing")
 
 
 def source(module: str) -> str:
@@ -62,6 +63,25 @@ def test_make_bench_runs_the_benchmarks_of_the_table():
     run = re.findall(r"^\t@\$\(BIN\)/python -m (.+)$", recipe, re.MULTILINE)
 
     assert sorted(run) == sorted(command for command, made in ROWS if made == "yes")
+
+
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [
+        ("bench.day --puts 2000 --every 500", "rss_mb_last_quarter"),
+        ("bench.memory --keys 2000", "peak_factor"),
+        ("bench.snapshots --puts 1000 --rounds 1", "ratio_of_the_best"),
+        ("bench.stalls --mib 1", "longest_cpu_ms"),
+        pytest.param(
+            "bench.join --keys 2000 --rate 100", "seconds_to_voter", marks=(pytest.mark.long, needs_pysyncobj)
+        ),
+    ],
+)
+def test_the_benches_of_snapshots_run_when_they_are_short_and_report(command, shows):
+    run = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f'"{shows}"' in run.stdout
 
 
 def test_the_numbers_have_a_place_and_the_page_is_listed():
