@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.client.errors import ClientError, NotExecutedError
+from node.raft.budget import needed_for
 from tests.chaos.cluster import LOOK_EVERY_S, ChaosCluster, Node, can_fake_clocks
+from tests.chaos.files import SMALL_QUOTA
 from tests.support.cluster import until
 from tests.support.netns import CLIENTS, Link
 
@@ -215,22 +217,26 @@ class Nemesis:
         self.seen["rolling-restart"] += 1
 
     def press_memory(self) -> None:
-        """Write until a voter has no memory for more, which the leader says."""
+        """Write more than any voter has memory for, or until the leader refuses because of that."""
         self._note("memory-pressure", "large commands")
-        self.seen["memory-pressure"] += self._flood(count=400, size=PRESS_BYTES)
+        taken, refused = self._flood(count=400, size=PRESS_BYTES)
+        self.seen["memory-pressure"] += refused or taken * PRESS_BYTES > needed_for(SMALL_QUOTA)
+        self.seen["refused-for-memory"] += refused
 
-    def _flood(self, *, count: int, size: int) -> bool:
-        """Let the log grow by swaps that change nothing; return whether one was refused for memory."""
+    def _flood(self, *, count: int, size: int) -> tuple[int, bool]:
+        """Let the log grow by swaps that change nothing; return how many, and whether one was refused for memory."""
+        taken = 0
         with self.cluster.client(*self.cluster.nodes, deadline_s=3, attempt_s=3) as client:
             for _ in range(count):
                 try:
                     client.compare_and_swap("flood", expect="what nobody wrote", value="x" * size)
+                    taken += 1
                 except NotExecutedError as exc:
                     if "overloaded" in str(exc):
-                        return True
+                        return taken, True
                 except ClientError:
                     continue  # nobody answers
-        return False
+        return taken, False
 
     def kill_all(self) -> Undo:
         """A power cut. Only trust_disk survives it: that is what it is for."""

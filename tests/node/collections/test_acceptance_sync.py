@@ -1,6 +1,7 @@
 """Acceptance checklist 22 to 36: what a reader holds after it caught up, over real bonds.
 
-A reader is an Observer. These logs are too short for a snapshot, so it catches up by replaying them: what is
+A reader is an Observer. These logs are too short for a snapshot (``test_acceptance_snapshots.py`` cuts them), so it
+catches up by replaying them: what is
 shown here is what the reader holds in the end, and that it never shows a torn state on the way.
 """
 
