@@ -100,8 +100,6 @@ async def running(
 
 # ---- before anything is opened ----------------------------------------------
 def _warn_of_settings(document: GroupDocument) -> None:
-    for name in document.without_effect:
-        logger.warning("%s: %s has no effect in this release", document.where, name)
     if not any(grant.is_admin for grant in grants_of(document.access)):
         logger.warning("%s: [access] has no admin: the access list can never be changed", document.where)
 

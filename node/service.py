@@ -33,6 +33,7 @@ from node.group.network import GroupBuilder, Network
 from node.group_document import GroupDocument, grants_of
 from node.joined import JoinedGroup
 from node.machines.base import StateMachine
+from node.machines.kv import KeyValue
 from node.machines.system import CombinedSystem
 from node.peers import Incarnation
 from node.places import Usage
@@ -48,6 +49,7 @@ from node.system.ca import CaState, ca_of
 from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
+from node.upkeep import Upkeep
 
 HAND_OVER_TIMEOUTS: Final = 2  # a transfer is decided within this many election timeouts
 
@@ -94,6 +96,7 @@ class NodeService:
         self._budget = budget
         self._issuing = asyncio.Lock()
         self.tcb_outlook = tcb_outlook
+        self._upkeep: Upkeep | None = None
 
     # ---- the group ----------------------------------------------------------
     def usages(self) -> tuple[Usage, ...]:
@@ -108,6 +111,9 @@ class NodeService:
         """
         group = self._builder(key).join()
         self._joined.join(group)
+        if isinstance(self._machine, KeyValue):
+            self._upkeep = Upkeep(group, self._document.compaction)
+            self.background.keep("store-upkeep", self._upkeep.run)
         return group
 
     def _builder(self, key: GroupKey) -> GroupBuilder:
@@ -290,6 +296,18 @@ class NodeService:
             system=system,
             timeout_s=timeout_s,
         )
+
+    async def keep_alive(self, lease_id: int) -> int:
+        """Renew a lease and return its TTL in seconds; 0: there is no such lease, or it has expired.
+
+        Raises:
+            RenewalFailedError: the group did not answer, or too many callers wait.
+            UnavailableError: this node has no group, or its machine no leases.
+        """
+        self._require_open_group()
+        if self._upkeep is None:
+            raise UnavailableError("no-leases", "the group's machine has no leases")
+        return await self._upkeep.keep_alive(lease_id)
 
     async def transfer_leadership(self, target: Incarnation, *, by: Grant) -> Outcome:
         outcome = await self._require_open_group().transfer_outcome(target)

@@ -28,9 +28,6 @@ FAMILIES: Final[Mapping[str, str]] = {
 }
 """Families of the built-in machines. Any other machine has the name in the file, ``module:Class``."""
 
-WITHOUT_EFFECT: Final = ("store.compaction",)
-"""Keys that are checked and are part of the GroupId, but that no code reads yet."""
-
 
 class Derived(Enum):
     """In place of a key's digest: the key is derived from the document."""
@@ -81,13 +78,6 @@ class GroupDocument:
     ca_names: PermittedNames
     value: Mapping[str, Any]
     canonical: bytes
-
-    @property
-    def without_effect(self) -> tuple[str, ...]:
-        """Return the keys whose value differs from the default and that this release does not act on."""
-        tables = {name: item for name, item in self.value.items() if isinstance(item, Mapping)}
-        tables["consensus"] = tables.get("settings", {})
-        return tuple(key for key in WITHOUT_EFFECT if key.split(".")[1] in tables.get(key.split(".")[0], {}))
 
     @property
     def network_id(self) -> bytes:

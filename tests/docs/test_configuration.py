@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from attestation.collateral.freshness import FreshnessState
-from node import config, group_document
+from node import config
 from node.errors import ConfigError
 from node.group_document import parse_group_document_untrusted, tables
 from node.raft.types import Bootstrap
@@ -118,12 +118,6 @@ def test_every_node_key_has_a_reason_why_a_hostile_value_costs_only_availability
     else:
         assert len(reason) > 10
     assert "TODO" not in reason
-
-
-def test_the_keys_without_effect_are_marked():
-    marked = {key for key, _, meaning in GROUP_ROWS if meaning.endswith("†")}
-
-    assert marked == set(group_document.WITHOUT_EFFECT)
 
 
 def test_the_example_is_a_group_document():

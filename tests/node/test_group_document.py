@@ -265,16 +265,10 @@ def test_intels_own_root_may_be_written_out():
     assert document(MINIMAL + f'[trust]\nroot = "{root}"\n').canonical == document().canonical
 
 
-def test_what_has_no_effect_yet_is_named_if_it_is_set():
-    assert document().without_effect == ()
-    assert document(MINIMAL + MORE).without_effect == ("store.compaction",)
-
-
 def test_how_long_the_third_voter_may_be_silent_is_a_setting_of_the_core():
     patient = document(MINIMAL + "[consensus]\ndemote_to_two_after_ms = 90000\n")
 
     assert patient.settings == Settings(demote_to_two_after_ms=90_000)
-    assert patient.without_effect == ()
 
 
 def test_the_families_in_the_id_are_those_of_the_built_in_machines():
