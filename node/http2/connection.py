@@ -5,13 +5,13 @@ a part of the connection's ration, or ends the connection: no frame makes this s
 for free (CVE-2025-8671), except for the refusal of a request, which costs too.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
 
 from node.http2 import ration
+from node.http2.answers import Answers
 from node.http2.errors import BadFieldsError, ConnectionFaultError, ErrorCode, HeadTooLargeError
 from node.http2.events import (
     BodyReceived,
@@ -45,7 +45,7 @@ from node.http2.frames import (
     word_of,
 )
 from node.http2.limits import Http2Limits
-from node.http2.ration import FrameRation
+from node.http2.ration import FrameRation, PingStrikes
 from node.http2.stream import Stream
 
 DEFAULT_WINDOW: Final = 65535  # of both sides before any SETTINGS (RFC 9113 6.9.2)
@@ -70,7 +70,7 @@ class _Block(Struct):
     size: int
 
 
-class ServerConnection:
+class ServerConnection(Answers):
     """The server's side.
 
     Args:
@@ -79,11 +79,11 @@ class ServerConnection:
     """
 
     def __init__(self, limits: Http2Limits, now_s: float) -> None:
+        super().__init__()
         self._limits = limits
         self._reader = FrameCutter()
         self._decoder = HeaderDecoder(limits.head_bytes_max)
         self._ration = FrameRation(limits.ration, limits.ration_per_s, now_s)
-        self._streams: dict[int, Stream] = {}
         self._ended_here: dict[int, None] = {}
         self._last_id = 0  # the highest that the client has used
         self._block: _Block | None = None
@@ -99,6 +99,8 @@ class ServerConnection:
             Kind.PRIORITY: self._priority,
             Kind.PUSH_PROMISE: self._push_promise,
         }
+        self._now_s = now_s
+        self._strikes = PingStrikes()
         self._last_fields: Fields = []
         self._last_head: Http2Request | None = None
         self._prefaced = self._had_settings = False
@@ -109,7 +111,6 @@ class ServerConnection:
         self._owed = 0
         self._may_send = self._window_of_streams = DEFAULT_WINDOW
         self._farewell = b""  # behind all answers
-        self._ready: deque[Stream] = deque()
         self._pings: set[int] = set()
         self._control: list[bytes] = []
         self._control_bytes = 0
@@ -123,9 +124,8 @@ class ServerConnection:
             )
         )
         self._control_frame(window_frame(0, limits.connection_window - DEFAULT_WINDOW))
-        self.ended = False
+        self.ended = self.work_left = False
         self.answer_bytes_sent = 0
-        self.work_left = False
 
     # ---- what the driver sees ------------------------------------------------------
     @property
@@ -159,6 +159,7 @@ class ServerConnection:
         if self.ended:
             return events
         self._ration.advance(now_s)
+        self._now_s = now_s
         try:
             self._read_turn(events)
         except HeadTooLargeError:
@@ -411,6 +412,7 @@ class ServerConnection:
         number = int.from_bytes(frame.payload, "big")
         if not frame.flags & ACK:
             self._ration.spend(ration.FRAME)
+            self._strikes.count(self._now_s, self.answer_bytes_sent)
             self._control_frame(frame_of(Kind.PING, ACK, 0, frame.payload))
         elif number in self._pings:
             self._pings = {one for one in self._pings if one > number}
@@ -441,14 +443,9 @@ class ServerConnection:
             raise invalid("this frame is for a stream that was opened")
 
     # ---- what the driver does ------------------------------------------------------------
-    def answer(self, stream_id: int, status: int, fields: Fields, body: bytes) -> None:
-        """Answer a request, whole. A stream that was reset takes the answer and throws it away."""
-        stream = self._streams.get(stream_id)
-        if stream is None or stream.reset:
-            return
-        assert not stream.answered, "one answer for one request"
-        stream.answer(encode_answer(status, fields), body)
-        self._queue(stream)
+    def limit_pings(self) -> None:
+        """From now on the client's pings are those of gRPC, which have a limit in time of their own."""
+        self._strikes.limited = True
 
     def go_on(self, stream_id: int) -> None:
         """Send ``100 Continue``, unless the request was answered."""
@@ -467,25 +464,14 @@ class ServerConnection:
             self._control_frame(window_frame(stream_id, stream.owed))
             stream.owed = 0
 
-    def refuse(self, stream_id: int) -> None:
-        """Throw away what else arrives of a request: the driver answers it now."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.refused is None:
-            stream.refused = ErrorCode.NO_ERROR
-
     def handler_ended(self, stream_id: int) -> None:
         """The handler of a request has ended. If it gave no answer, there is none."""
         stream = self._streams[stream_id]
         stream.handled = True
-        if not stream.answered and not stream.reset:
+        if not stream.reset and (not stream.answered or stream.open):
             stream.drop()
             self._end_here(stream_id, ErrorCode.INTERNAL_ERROR)
         self._forget_if_over(stream)
-
-    def is_sent(self, stream_id: int) -> bool:
-        """Return whether nothing of this answer waits any more."""
-        stream = self._streams.get(stream_id)
-        return stream is None or stream.sent or stream.reset
 
     def ping(self, number: int) -> None:
         """Ask the client for a sign that it has received this. Numbers grow."""
@@ -531,7 +517,7 @@ class ServerConnection:
             self._ration.earn(taken / ration.BYTES_PER_PART)
             if stream.sent:
                 self._answer_sent(stream, out)
-            else:
+            elif stream.waits:
                 waiting += 1
                 self._queue(stream)
         if self._farewell_reason is not None and self.finished and not self.ended:
@@ -562,11 +548,6 @@ class ServerConnection:
     def _forget_if_over(self, stream: Stream) -> None:
         if stream.over:
             self._streams.pop(stream.id, None)
-
-    def _queue(self, stream: Stream) -> None:
-        if stream.waits and not stream.queued:
-            stream.queued = True
-            self._ready.append(stream)
 
     def _control_frame(self, frame: bytes) -> None:
         self._control.append(frame)

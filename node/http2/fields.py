@@ -197,3 +197,8 @@ def _encoded(name: bytes, value: bytes) -> bytes:
 def encode_answer(status: int, fields: Fields) -> bytes:
     """Return the header block of an answer. It depends on no other block."""
     return _NO_TABLE + _encoded(b":status", b"%d" % status) + b"".join(_encoded(*field) for field in fields)
+
+
+def encode_trailers(fields: Fields) -> bytes:
+    """Return the header block of the trailer fields of an answer. It depends on no other block."""
+    return _NO_TABLE + b"".join(_encoded(*field) for field in fields)

@@ -5,6 +5,7 @@ only (CVE-2019-9511 to 9518, CVE-2023-44487). Honest clients send such frames to
 answers that they belong to. So a ration comes back with time, with each answer and with the bytes sent.
 """
 
+import math
 from typing import Final
 
 from node.http2.errors import ConnectionFaultError, ErrorCode
@@ -15,6 +16,10 @@ SETTINGS: Final = 5  # changes the window of every stream
 RESET: Final = 5  # a request that was begun for nothing
 ANSWER: Final = 8  # comes back with each answer that was sent whole
 BYTES_PER_PART: Final = 4096  # of answers sent; clients grant windows for each frame that they receive
+
+# gRPC's keep-alive, as etcd has it: the least time between pings without traffic, and how many may be sooner.
+PING_INTERVAL_S: Final = 5.0
+STRIKES_MAX: Final = 2
 
 
 class FrameRation:
@@ -53,3 +58,33 @@ class FrameRation:
         if now_s > self._at_s:
             self.earn((now_s - self._at_s) * self._per_s)
             self._at_s = now_s
+
+
+class PingStrikes:
+    """How often a client of gRPC has sent a ping too soon behind another one, with no answer between them.
+
+    Attributes:
+        limited: the client is one of gRPC.
+    """
+
+    def __init__(self) -> None:
+        self.limited = False
+        self._at_s = -math.inf
+        self._sent_bytes = 0
+        self._strikes = 0
+
+    def count(self, now_s: float, sent_bytes: int) -> None:
+        """Count a ping; ``sent_bytes``: of answers, so far.
+
+        Raises:
+            ConnectionFaultError: there were too many. Clients know this reason, and ping less often.
+        """
+        if sent_bytes != self._sent_bytes:
+            self._strikes = 0
+        elif now_s - self._at_s < PING_INTERVAL_S:
+            self._strikes += 1
+        self._at_s, self._sent_bytes = now_s, sent_bytes
+        if self.limited and self._strikes > STRIKES_MAX:
+            raise ConnectionFaultError(
+                ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings", "pings come too often without other traffic"
+            )
