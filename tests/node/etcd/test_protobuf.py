@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from node.etcd import messages
+from node.etcd import auth_messages, messages
 from node.etcd.messages import (
     Compare,
     Message,
@@ -23,9 +23,12 @@ from node.etcd.messages import (
 from node.etcd.protobuf import DEPTH_MAX, ProtobufError, decode_untrusted, encode, fields_of
 
 ALL: Final = tuple(
-    one
-    for one in vars(messages).values()
-    if isinstance(one, type) and issubclass(one, Message) and one is not Message
+    {
+        name: one
+        for module in (messages, auth_messages)
+        for name, one in vars(module).items()
+        if isinstance(one, type) and issubclass(one, Message) and one is not Message
+    }.values()
 )
 _TYPES: Final = {
     "int64": descriptor_pb2.FieldDescriptorProto.TYPE_INT64,
