@@ -318,6 +318,11 @@ class Stay:
         self._caller = caller
         return True
 
+    def give_back(self, amount: int) -> None:
+        """Give a part of it back."""
+        self._room.give_back(amount, self._caller)
+        self.amount -= amount
+
     def end(self) -> None:
         """Give all of it back."""
         self._room.give_back(self.amount, self._caller)

@@ -11,6 +11,7 @@ from node.api.metrics import BackgroundCollector, PoolsCollector
 from node.api.server import ApiServer, ServerTls
 from node.bonds.wire.addresses import split_address
 from node.config import NodeConfig
+from node.etcd.door import grpc_door
 from node.group_document import GroupDocument
 from node.service import NodeService
 from node.tcb_outlook import TcbOutlookCollector
@@ -31,6 +32,7 @@ def api_server_of(
     if service.tcb_outlook is not None:
         registry.register(TcbOutlookCollector(service.tcb_outlook))
     app = create_app(service, limits, registry=registry)
+    door = grpc_door(app, service, limits)
     server = ApiServer(
         app,
         listen=split_address(config.api.listen),
@@ -41,8 +43,11 @@ def api_server_of(
         ).context,
         limits=limits,
         background=service.background,
+        door=door,
     )
-    registry.register(PoolsCollector(lambda: (*service.usages(), *server.usages(), *app.usages())))
+    registry.register(
+        PoolsCollector(lambda: (*service.usages(), *server.usages(), *app.usages(), *door.usages()))
+    )
     return server
 
 

@@ -52,7 +52,11 @@ _ATTESTATION: Final = "/v1/attestation/"
 
 
 class Api:
-    """One node's HTTP API as an ASGI application."""
+    """One node's HTTP API as an ASGI application.
+
+    Attributes:
+        gate, hand_over: for what is served beside this application.
+    """
 
     def __init__(
         self,
@@ -68,8 +72,8 @@ class Api:
         self._clock = clock
         self._metrics = ApiMetrics(service, registry)
         passwords = PasswordJudge()
-        gate = AccessGate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
-        hand_over = HandOver(limits, age_clock)
+        gate = self.gate = AccessGate(service, Currency(service, limits.access_lag_s, age_clock), passwords)
+        hand_over = self.hand_over = HandOver(limits, age_clock)
         self._hot: dict[str, HotEndpoint] = {
             _COMMANDS: CommandsEndpoint(service, gate, limits, hand_over),
             BY_NAME["queries"].path: QueriesEndpoint(service, gate, limits),

@@ -17,7 +17,7 @@ from attestation.background import Background
 from node.api.body import too_large
 from node.api.freshness import boot_time_s
 from node.api.header_fields import FIELDS, read_header_fields
-from node.api.http2_stream import Fields, Http2Stream, StreamAnswer, without_close
+from node.api.http2_stream import Door, Fields, Http2Stream, OneCall, OneRequest, StreamAnswer, without_close
 from node.api.limits import CHUNKS_MAX, DISCARD_BYTES_MAX, FIELDS_MAX, ApiLimits
 from node.api.problems import ProblemError
 from node.api.seat import Seat
@@ -67,6 +67,7 @@ class Http2Protocol(asyncio.Protocol):
         background: runs the handlers.
         loop: the running one.
         made_at: the ``boot_time_s`` before the TLS handshake.
+        door: takes the requests that do not go to the application.
         clock: as ``boot_time_s``.
     """
 
@@ -81,6 +82,7 @@ class Http2Protocol(asyncio.Protocol):
         background: Background,
         loop: asyncio.AbstractEventLoop,
         made_at: float,
+        door: Door | None = None,
         clock: Any = boot_time_s,
     ) -> None:
         self._app = config.loaded_app
@@ -92,7 +94,9 @@ class Http2Protocol(asyncio.Protocol):
         self._clock = clock
         self._seat = Seat(places, is_free=self._is_free, crowd_out=self._abort)
         self._core = ServerConnection(http2_limits_of(limits), loop.time())
-        self._streams: dict[int, Http2Stream] = {}
+        self._door = door
+        self._streams: dict[int, Http2Stream | OneCall] = {}
+        self._flush_due = False
         self._transport: asyncio.Transport
         self._last_head: Http2Request | None = None
         self._of_last_head: dict[str, Any] = {}
@@ -112,7 +116,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # has what uvicorn's server calls
-        client = get_remote_addr(transport)
+        client = self.client = get_remote_addr(transport)
         self._of_connection: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -136,7 +140,7 @@ class Http2Protocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._seat.leave()
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream.lose()
 
     def data_received(self, data: bytes) -> None:
@@ -154,7 +158,9 @@ class Http2Protocol(asyncio.Protocol):
         self._flush()
 
     def shutdown(self) -> None:
-        """Begin no further request, and close once those that have begun are answered."""
+        """Begin no further request, end those without end, and close once the others are answered."""
+        for stream in list(self._streams.values()):
+            stream.stop()
         self._core.go_away("stopping")
         self._flush()
 
@@ -186,9 +192,14 @@ class Http2Protocol(asyncio.Protocol):
             case RequestBegun():
                 self._begin(event)
             case BodyReceived(stream_id, data, ended):
-                stream = self._streams[stream_id]
-                if not stream.lost:
-                    self._take_body(stream, data, ended=ended)
+                stream = self._streams.get(stream_id)
+                if stream is None:  # a call that was refused by its head
+                    self._core.body_read(stream_id, len(data))
+                elif isinstance(stream, Http2Stream):
+                    if not stream.lost:
+                        self._take_body(stream, data, ended=ended)
+                else:
+                    stream.receive_body(data, ended=ended)
             case RequestRefused(stream_id, code, detail):
                 self._refuse(stream_id, ProblemError(code, detail))
             case StreamReset(stream_id):
@@ -203,6 +214,14 @@ class Http2Protocol(asyncio.Protocol):
 
     def _begin(self, begun: RequestBegun) -> None:
         self._had_request = True
+        if self._door is not None and self._door.opens(begun.head):
+            self._core.limit_pings()
+            call = self._door.begin(
+                begun, self, seat=self._seat, room=self._room, sent_after=self._in_touch_at
+            )
+            self._streams[call.id] = call
+            call.start()
+            return
         stream = self._streams[begun.stream_id] = Http2Stream(
             begun,
             {**self._of_connection, **self._of_head(begun.head)},
@@ -227,12 +246,15 @@ class Http2Protocol(asyncio.Protocol):
         try:
             await self._app(stream.scope, stream.receive, send)
         finally:
-            self._server_state.total_requests += 1
-            stream.stay.end()
-            del self._streams[stream.id]
-            self._core.handler_ended(stream.id)
-            self._idle_since = self._loop.time()
+            self._ended(stream)
             self._flush()
+
+    def _ended(self, request: OneRequest) -> None:
+        self._server_state.total_requests += 1
+        request.stay.end()
+        del self._streams[request.id]
+        self._core.handler_ended(request.id)
+        self._idle_since = self._loop.time()
 
     def _take_body(self, stream: Http2Stream, data: bytes, *, ended: bool) -> None:
         if stream.stay.amount + len(data) > self._limits.body_bytes_max:
@@ -247,6 +269,8 @@ class Http2Protocol(asyncio.Protocol):
         """Answer a request with a refusal, not through the application, and throw away the rest of it."""
         self._core.refuse(stream_id)
         stream = self._streams.get(stream_id)
+        if stream is None and self._core.is_answered(stream_id):
+            return
         if stream is None or not (stream.answered or stream.lost):
             content = problem.body()
             fields, _ = without_close([*problem.raw_headers(), (b"content-length", b"%d" % len(content))])
@@ -275,8 +299,63 @@ class Http2Protocol(asyncio.Protocol):
         self._flush()
         return self._core.is_sent(stream_id)
 
+    # ---- what the calls need (``OfCall``) ----------------------------------------------
+    def run(self, call: OneCall) -> "asyncio.Task[None]":
+        """Run the handler of a call. Its task may be cancelled."""
+        task = self._background.once("api-call", call.run())
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+        return task
+
+    def ended(self, call: OneCall) -> None:
+        """A call has ended. What else arrives of it is thrown away."""
+        if not call.ended:
+            self._core.refuse(call.id)
+        self._ended(call)
+        self._flush_soon()
+
+    def message_read(self, stream_id: int) -> None:
+        """A whole message of a body without end was read."""
+        self._core.message_read(stream_id)
+
+    def answer_call(self, stream_id: int, fields: Fields, body: bytes, trailers: Fields | None) -> None:
+        """Answer a call whole."""
+        self._core.answer(stream_id, 200, fields, body, trailers)
+        self._flush_soon()
+
+    def begin_answer(self, stream_id: int, fields: Fields) -> None:
+        """Begin an answer in pieces."""
+        self._core.begin_answer(stream_id, 200, fields)
+        self._flush_soon()
+
+    def send_piece(self, stream_id: int, data: bytes) -> int:
+        """Send the next piece, and return how many bytes of the answer wait."""
+        self._core.send_piece(stream_id, data)
+        self._flush_soon()
+        return self._core.unsent_bytes(stream_id)
+
+    def finish_answer(self, stream_id: int, trailers: Fields) -> None:
+        """End an answer in pieces."""
+        self._core.finish_answer(stream_id, trailers)
+        self._flush_soon()
+
+    def unsent_bytes(self, stream_id: int) -> int:
+        """Return how many bytes of an answer wait."""
+        return self._core.unsent_bytes(stream_id)
+
+    def is_sent(self, stream_id: int) -> bool:
+        """Return whether all of an answer is on its way, or nobody wants it."""
+        return self._core.is_sent(stream_id)
+
     # ---- what is sent ------------------------------------------------------------------
+    def _flush_soon(self) -> None:
+        """Send behind what else is done in this turn of the loop: in one write."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._flush_due = False
         while not self._write_paused and not self._closing:
             data = self._core.data_to_send(_WRITE_BYTES)
             if not data:
@@ -323,7 +402,7 @@ class Http2Protocol(asyncio.Protocol):
         self._unfinished.look(self._core.unfinished, now)
         self._unsent.look(self._core.answer_bytes_sent if self._core.unsent else None, now)
         for stream in list(self._streams.values()):
-            if not (stream.ended or stream.lost or stream.answered) and (
+            if not (stream.ended or stream.lost or stream.answered or stream.endless) and (
                 now - stream.begun_at >= limits.body_timeout_s
             ):
                 detail = f"a request's body must arrive within {limits.body_timeout_s:g} s"

@@ -9,7 +9,8 @@ from node.api.answer import WholeSend
 from node.api.freshness import SENT_AFTER
 from node.api.seat import Seat
 from node.http2.events import RequestBegun
-from node.places import Room, Stay
+from node.http2.fields import Http2Request
+from node.places import Room, Stay, Usage
 
 _CLOSE: Final = (b"connection", b"close")
 Fields = list[tuple[bytes, bytes]]
@@ -19,6 +20,61 @@ def without_close(fields: Fields) -> tuple[Fields, bool]:
     """Return the fields of an answer as HTTP/2 has them, and whether it is the last of its connection."""
     kept = [field for field in fields if field != _CLOSE]
     return kept, len(kept) < len(fields)
+
+
+class OneRequest(Protocol):
+    """What a connection needs of a request: ``Http2Stream``, or a call of gRPC (``Door``).
+
+    Attributes:
+        endless: its body may go on for as long as the client likes.
+    """
+
+    id: int
+    ended: bool
+    lost: bool
+    answered: bool
+    begun_at: float
+    endless: bool
+    stay: Stay
+
+    def lose(self) -> None: ...
+    def wake(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class OneCall(OneRequest, Protocol):
+    """A request that does not go to the application."""
+
+    def start(self) -> None: ...
+    def receive_body(self, data: bytes, *, ended: bool) -> None: ...
+    async def run(self) -> None: ...
+
+
+class Door(Protocol):
+    """Takes the requests that do not go to the application."""
+
+    def opens(self, head: Http2Request) -> bool: ...
+    def begin(
+        self, begun: RequestBegun, connection: "OfCall", *, seat: Seat, room: Room, sent_after: float
+    ) -> OneCall: ...
+    def usages(self) -> tuple[Usage, ...]: ...
+
+
+class OfCall(Protocol):
+    """What a call needs of its connection."""
+
+    client: tuple[str, int] | None
+
+    def body_read(self, stream_id: int, size: int) -> None: ...
+    def message_read(self, stream_id: int) -> None: ...
+    def run(self, call: OneCall) -> "asyncio.Task[None]": ...
+    def ended(self, call: OneCall) -> None: ...
+    def answer_call(self, stream_id: int, fields: Fields, body: bytes, trailers: Fields | None) -> None: ...
+    def begin_answer(self, stream_id: int, fields: Fields) -> None: ...
+    def send_piece(self, stream_id: int, data: bytes) -> int: ...
+    def finish_answer(self, stream_id: int, trailers: Fields) -> None: ...
+    def unsent_bytes(self, stream_id: int) -> int: ...
+    def is_sent(self, stream_id: int) -> bool: ...
 
 
 class OfConnection(Protocol):
@@ -54,7 +110,7 @@ class Http2Stream:
         self.id = begun.stream_id
         self.ended = begun.ended
         self.begun_at = begun_at
-        self.lost = self.answered = False
+        self.lost = self.answered = self.endless = False
         self.stay = Stay(room, seat.caller)
         self.scope = scope
         self._seat = seat
@@ -79,6 +135,9 @@ class Http2Stream:
         """The request is given up: its handler receives no more of it, and its answer goes nowhere."""
         self.lost = True
         self.wake()
+
+    def stop(self) -> None:
+        """The node stops: the request is answered all the same."""
 
     def wake(self) -> None:
         """Look again: something has been received, sent, or given up."""

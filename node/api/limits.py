@@ -41,6 +41,7 @@ class ApiLimits:
         handshakes_max: connections whose TLS handshake is not over, beside them.
         bodies_bytes_max: the bodies of all requests in progress together.
         evidence_waiting_max: requests for evidence that wait for one of ``concurrent_evidence_max`` turns.
+        calls_max: calls of gRPC in progress, streams too.
         session_ttl_s: for how long the group remembers an idempotency key.
         access_lag_s: how long ago the access list here may have been the group's, for operations that the log
             does not judge again.
@@ -63,6 +64,7 @@ class ApiLimits:
     concurrent_evidence_max: int = 4
     evidence_waiting_max: int = 64
     evidence_wait_s_max: float = 10.0
+    calls_max: int = 16384
     session_ttl_s: float = 60.0
     access_lag_s: float = 10.0
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from attestation.background import Background
 from node.api.by_alpn import OFFERED, ByAlpn
 from node.api.http2_protocol import Http2Protocol
+from node.api.http2_stream import Door
 from node.api.limits import ApiLimits
 from node.api.listener import TlsListener
 from node.api.protocol import ApiProtocol
@@ -147,6 +148,7 @@ class ApiServer:
     """Serves an ASGI application over HTTPS until it is closed.
 
     ``start`` binds and serves. A failure that stops the server ends the process: such a node is of no use.
+    ``door`` takes the requests over HTTP/2 that do not go to the application.
     ``close`` stops accepting, lets requests in progress end (for ``shutdown_timeout_s`` at most) and returns.
     """
 
@@ -158,10 +160,11 @@ class ApiServer:
         tls: Callable[[], ssl.SSLContext],
         limits: ApiLimits,
         background: Background | None = None,
+        door: Door | None = None,
     ) -> None:
         self._listen = listen
         self._background = background or Background()
-        self._server = _Server(app, tls, limits, self._background)
+        self._server = _Server(app, tls, limits, self._background, door)
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
@@ -209,6 +212,7 @@ class _Server(uvicorn.Server):
         tls: Callable[[], ssl.SSLContext],
         limits: ApiLimits,
         background: Background,
+        door: Door | None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -226,6 +230,7 @@ class _Server(uvicorn.Server):
         self._tls = tls
         self._limits = limits
         self._background = background
+        self._door = door
         self._connections: Places[Seat] = Places(
             "api-connections", limits.connections_max, may_go=Seat.may_go
         )
@@ -256,7 +261,7 @@ class _Server(uvicorn.Server):
             return ApiProtocol(self.config, self.server_state, {}, made_at=made_at, **shared)
 
         def http2(made_at: float) -> asyncio.Protocol:
-            more = {"background": self._background, "made_at": made_at, **shared}
+            more = {"background": self._background, "made_at": made_at, "door": self._door, **shared}
             return Http2Protocol(self.config, self.server_state, **more)
 
         listeners = [

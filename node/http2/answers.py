@@ -66,6 +66,11 @@ class Answers:
         if stream is not None and stream.refused is None:
             stream.refused = ErrorCode.NO_ERROR
 
+    def is_answered(self, stream_id: int) -> bool:
+        """Return whether an answer was given, or nobody waits for one any more."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.answered or stream.reset
+
     def is_sent(self, stream_id: int) -> bool:
         """Return whether nothing of this answer waits any more."""
         stream = self._streams.get(stream_id)

@@ -436,7 +436,7 @@ def write_ca(directory):
 
 
 @contextmanager
-def served(service, *, limits=None, identity=IDENTITY, port=0, chain=None):
+def served(service, *, limits=None, identity=IDENTITY, port=0, chain=None, door_of=None):
     """Serve over HTTPS in a thread with a loop of its own; yields the port."""
     limits = limits or ApiLimits(shutdown_timeout_s=1)
     started = threading.Event()
@@ -451,7 +451,8 @@ def served(service, *, limits=None, identity=IDENTITY, port=0, chain=None):
             anchors=service.client_certificates,
         ).context
         app = create_app(service, limits)
-        server = ApiServer(app, listen=("127.0.0.1", port), tls=tls, limits=limits)
+        door = None if door_of is None else door_of(app, service, limits)
+        server = ApiServer(app, listen=("127.0.0.1", port), tls=tls, limits=limits, door=door)
         try:
             await server.start()
             state["port"] = server.address[1]
