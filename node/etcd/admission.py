@@ -32,7 +32,7 @@ _BY_CODE: Final[dict[str, tuple[Code, str]]] = {
 }
 
 
-class Gate(Protocol):
+class CallGate(Protocol):
     """``node.api.access.AccessGate``."""
 
     async def admit(
@@ -77,7 +77,7 @@ def in_words_of_etcd(exc: Exception) -> EtcdError | None:
             return None
 
 
-class Admission:
+class CallAdmission:
     """Makes a ``Call`` of what a client states.
 
     Args:
@@ -85,7 +85,7 @@ class Admission:
         allowance: bounds how long a request with an idempotency key may take.
     """
 
-    def __init__(self, gate: Gate, allowance: Allowance) -> None:
+    def __init__(self, gate: CallGate, allowance: Allowance) -> None:
         self._gate = gate
         self._allowance = allowance
 

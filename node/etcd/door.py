@@ -3,7 +3,7 @@
 from node.api.app import Api
 from node.api.limits import ApiLimits
 from node.api.service import Service
-from node.etcd.admission import Admission
+from node.etcd.admission import CallAdmission
 from node.etcd.grpc import GrpcDoor
 from node.etcd.health import HealthService
 
@@ -12,4 +12,4 @@ def grpc_door(app: Api, service: Service, limits: ApiLimits) -> GrpcDoor:
     """Return the door of gRPC beside the application of a node."""
     services: dict[str, object] = {}
     services["grpc.health.v1.Health"] = HealthService(service.leaderless, services)
-    return GrpcDoor(services, Admission(app.gate, app.hand_over), limits.calls_max)
+    return GrpcDoor(services, CallAdmission(app.gate, app.hand_over), limits.calls_max)

@@ -18,12 +18,12 @@ from node.api.header_fields import FIELDS
 from node.api.http2_stream import OfCall
 from node.api.seat import Seat
 from node.api.turns import Asking
-from node.etcd.admission import Admission, fields_of_call, in_words_of_etcd
+from node.etcd.admission import CallAdmission, fields_of_call, in_words_of_etcd
 from node.etcd.errors import SERVER_STOPPED, TOO_MANY_REQUESTS, Code, EtcdError
 from node.etcd.messages import Message
 from node.etcd.protobuf import BYTES_MAX, ProtobufError, decode_untrusted, encode
 from node.etcd.services.call import Call
-from node.etcd.table import METHODS, Kind, Method
+from node.etcd.table import METHODS, CallKind, Method
 from node.http2.events import RequestBegun
 from node.http2.fields import Http2Request
 from node.places import Room, Stay, Usage
@@ -66,7 +66,7 @@ class GrpcDoor:
         calls_max: at a time.
     """
 
-    def __init__(self, services: Mapping[str, object], admission: Admission, calls_max: int) -> None:
+    def __init__(self, services: Mapping[str, object], admission: CallAdmission, calls_max: int) -> None:
         self._services = services
         self.admission = admission
         self.calls = Room("api-calls", calls_max)
@@ -172,7 +172,7 @@ class GrpcCall:
             return
         if self._deadline is not None:
             self._timer = self._loop.call_at(self._deadline, self._stop_with, EtcdError(*_TIMED_OUT))
-        if self._method.kind is Kind.BOTH:
+        if self._method.kind is CallKind.BOTH:
             self.endless = True
             self._run()
         elif self.ended:
@@ -202,7 +202,7 @@ class GrpcCall:
 
     def stop(self) -> None:
         """The node stops: a call with one answer gets it, a stream ends."""
-        if self._task is not None and self._method.kind is not Kind.UNARY:
+        if self._task is not None and self._method.kind is not CallKind.UNARY:
             self._stop_with(EtcdError(*SERVER_STOPPED))
 
     def wake(self) -> None:
@@ -256,7 +256,7 @@ class GrpcCall:
         message = bytes(buffer[_HEAD_BYTES:end])
         del buffer[:end]
         self._connection.message_read(self.id)
-        if self._method.kind is Kind.BOTH:
+        if self._method.kind is CallKind.BOTH:
             self.stay.give_back(end)
             self._connection.body_read(self.id, max(end - self._granted, 0))
             self._granted = max(self._granted - end, 0)
@@ -311,7 +311,7 @@ class GrpcCall:
             call = Asking.of(scope)
         else:
             call = await self._door.admission.call(method, scope, self._metadata, self._deadline)
-        if method.kind is Kind.UNARY:
+        if method.kind is CallKind.UNARY:
             body = framed(await self._handler(request, call))
             if not (self.answered or self.lost):
                 self.answered = True
@@ -320,7 +320,7 @@ class GrpcCall:
                     await self._until_sent()
             return
         self._begin_answer()
-        requests = self._requests() if method.kind is Kind.BOTH else request
+        requests = self._requests() if method.kind is CallKind.BOTH else request
         async with aclosing(self._handler(requests, call)) as answers:
             async for answer in answers:
                 waiting = self._connection.send_piece(self.id, framed(answer))

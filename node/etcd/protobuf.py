@@ -345,11 +345,11 @@ _Read = Callable[[bytes, int, dict[str, Any], _Left, int], int]
 
 @cache
 def _decoder_of(cls: type[Message]) -> _Decode:
-    readers = {tag: read for one in fields_of(cls) for tag, read in _readers_of(one)}
-    reader_of = readers.get
-    within = tuple(
+    within: tuple[tuple[str, Any], ...] = tuple(
         (one.name, one.kind) for one in fields_of(cls) if _is_message(one.kind) and not one.repeated
     )
+    readers = {tag: read for one in fields_of(cls) for tag, read in _readers_of(one, dict(within))}
+    reader_of = readers.get
 
     def decode(data: bytes, left: _Left, depth: int) -> Any:
         if depth > DEPTH_MAX:
@@ -366,18 +366,27 @@ def _decoder_of(cls: type[Message]) -> _Decode:
             at = _skip(data, tag, at, left, depth) if read is None else read(data, at, values, left, depth)
         for name, inner in within:
             if name in values:  # the pieces of it
-                values[name] = _decoder_of(inner)(b"".join(values[name]), left, depth + 1)
+                values[name] = _merged(inner, values[name], left, depth + 1)
         return cls(**values)
 
     return decode
 
 
-def _readers_of(field: Field) -> Iterator[tuple[int, _Read]]:
-    """Yield the readers of a field, by tag."""
+def _merged(cls: type[Message], pieces: list[bytes], left: _Left, depth: int) -> Any:
+    """Return the message that these pieces make together; each of them is a message. Raises ProtobufError."""
+    decode = _decoder_of(cls)
+    if len(pieces) > 1:
+        for piece in pieces:
+            decode(piece, left, depth)
+    return decode(b"".join(pieces), left, depth)
+
+
+def _readers_of(field: Field, alternatives: dict[str, Any]) -> Iterator[tuple[int, _Read]]:
+    """Yield the readers of a field, by tag. ``alternatives``: the classes of the messages beside it."""
     kind: Any = field.kind
     tag = field.number << 3 | _LENGTH
     if _is_message(kind):
-        yield tag, _each_message(field.name, kind) if field.repeated else _pieces(field)
+        yield tag, _each_message(field.name, kind) if field.repeated else _pieces(field, alternatives)
     elif kind in {"bytes", "string"}:
         yield tag, _read_bytes(field, _text if kind == "string" else None)
     else:
@@ -424,14 +433,18 @@ def _read_bytes(field: Field, make: Callable[[bytes], Any] | None) -> _Read:
     return read
 
 
-def _pieces(field: Field) -> _Read:
-    """Collect the pieces of a message: in a row, they are the encoding of what they make together."""
+def _pieces(field: Field, alternatives: dict[str, Any]) -> _Read:
+    """Collect the pieces of a message: in a row, they are the encoding of what they make together.
+
+    Those of an alternative that it replaces must have been a message too.
+    """
     name, others = field.name, tuple(field.oneof - {field.name})
 
-    def read(data: bytes, at: int, values: dict[str, Any], left: _Left, depth: int) -> int:  # noqa: ARG001
+    def read(data: bytes, at: int, values: dict[str, Any], left: _Left, depth: int) -> int:
         start, at = _read_length(data, at, len(data))
         for other in others:
-            values.pop(other, None)
+            if other in values:
+                _merged(alternatives[other], values.pop(other), left, depth + 1)
         values.setdefault(name, []).append(data[start:at])
         return at
 

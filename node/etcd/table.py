@@ -19,7 +19,7 @@ PUBLIC: Final = None  # without credentials
 Access: TypeAlias = tuple[AccessRole, ...] | None
 
 
-class Kind(Enum):
+class CallKind(Enum):
     """How many messages there are: one and one, one and a stream, two streams."""
 
     UNARY = "unary"
@@ -44,7 +44,7 @@ class Method(Struct, frozen=True, kw_only=True):
     handler: str
     request: type[Message]
     response: type[Message]
-    kind: Kind = Kind.UNARY
+    kind: CallKind = CallKind.UNARY
     access: Access
     standing: Standing = Standing.CURRENT
     paths: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def _lock(
         request=request,
         response=response,
         access=access,
-        kind=Kind.ANSWERS if name == "Observe" else Kind.UNARY,
+        kind=CallKind.ANSWERS if name == "Observe" else CallKind.UNARY,
         standing=_JUDGED,
         paths=(f"/{part}/{handler}",),
     )
@@ -158,7 +158,7 @@ METHODS: Final = (
         handler="watch",
         request=m.WatchRequest,
         response=m.WatchResponse,
-        kind=Kind.BOTH,
+        kind=CallKind.BOTH,
         access=READ,
         paths=("/watch",),
     ),
@@ -190,7 +190,7 @@ METHODS: Final = (
         handler="keep_alive",
         request=m.LeaseKeepAliveRequest,
         response=m.LeaseKeepAliveResponse,
-        kind=Kind.BOTH,
+        kind=CallKind.BOTH,
         access=WRITE,
         paths=("/lease/keepalive",),
     ),
@@ -313,7 +313,7 @@ METHODS: Final = (
         handler="snapshot",
         request=m.SnapshotRequest,
         response=m.SnapshotResponse,
-        kind=Kind.ANSWERS,
+        kind=CallKind.ANSWERS,
         access=ANY,  # the service refuses, with words of its own
         paths=("/maintenance/snapshot",),
     ),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from node.etcd.admission import Admission
+from node.etcd.admission import CallAdmission
 from node.etcd.errors import Code, EtcdError
 from node.etcd.grpc import GrpcDoor
 from node.etcd.health import HealthService
@@ -137,7 +137,7 @@ def grpc_server(service=None, limits=None):
             "etcdserverpb.Maintenance": streams,
         }
         services["grpc.health.v1.Health"] = HealthService(service.leaderless, services)
-        door = Door(services, Admission(app.gate, app.hand_over), limits.calls_max)
+        door = Door(services, CallAdmission(app.gate, app.hand_over), limits.calls_max)
         made.append((kv, streams, door, asyncio.get_running_loop()))
         return door
 

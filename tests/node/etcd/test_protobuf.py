@@ -221,3 +221,16 @@ def test_nesting_and_the_number_of_fields_are_bounded() -> None:
             decode_untrusted(RangeRequest, many + one, items_max=10)
     with pytest.raises(ProtobufError, match="too many fields"):
         decode_untrusted(WatchCreateRequest, b"\x2a\x0a" + bytes(10), items_max=10)
+
+
+def test_an_alternative_that_is_replaced_must_have_been_a_message() -> None:
+    broken = bytes.fromhex("1a041a040a02")
+    with pytest.raises(ProtobufError):
+        decode_untrusted(messages.ResponseOp, broken + bytes.fromhex("0a021802"))
+
+
+def test_each_piece_of_a_message_must_be_a_message() -> None:
+    """Here they are none by themselves, and one together."""
+    pieces = bytes.fromhex("0a01100a0105")
+    with pytest.raises(ProtobufError):
+        decode_untrusted(messages.MemberRemoveResponse, pieces)
