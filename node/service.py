@@ -50,7 +50,9 @@ from node.system.grants import Grant
 from node.system.tcb import TcbState
 from node.tcb_outlook import TcbOutlook
 from node.upkeep import Upkeep
+from node.watch.driver import Watching
 
+WATCHED_FROM: Final = 3  # the first version of the key-value machine that keeps a history for watches
 HAND_OVER_TIMEOUTS: Final = 2  # a transfer is decided within this many election timeouts
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class NodeService:
         self._machine = machine
         self._joined = joined
         self._budget = budget
+        self._watching: Watching | None = None
         self._issuing = asyncio.Lock()
         self.tcb_outlook = tcb_outlook
         self._upkeep: Upkeep | None = None
@@ -114,6 +117,8 @@ class NodeService:
         if isinstance(self._machine, KeyValue):
             self._upkeep = Upkeep(group, self._document.compaction)
             self.background.keep("store-upkeep", self._upkeep.run)
+            self._watching = Watching(self._machine, lambda: group.cluster)
+            group.follow(self._watching.stepped)
         return group
 
     def _builder(self, key: GroupKey) -> GroupBuilder:
@@ -237,6 +242,14 @@ class NodeService:
             memory=group.memory,
             quota_bytes=self._document.settings.quota_bytes,
         )
+
+    def watching(self) -> Watching:
+        levels = self._require_open_group().status.levels
+        if self._watching is None or levels is None or levels.version < WATCHED_FROM:
+            raise UnavailableError(
+                "not-watchable", "the group's state machine, or its version, keeps no history for watches"
+            )
+        return self._watching
 
     def bonds(self) -> Sequence[BondView]:
         return self._joined.bonds

@@ -15,6 +15,7 @@ from node.raft.quorum import Config
 from node.raft.types import Consistency, Cursor, KeyUse, Leading, MemberStatus, Outcome, Position
 from node.system.access_list import AccessList
 from node.system.grants import Grant
+from node.watch.driver import Watching
 
 
 class UnavailableError(NodeError):
@@ -185,6 +186,13 @@ class Service(Protocol):
 
     def group(self) -> GroupView:
         """Raises UnavailableError while there is no group (it waits for its key)."""
+        ...
+
+    def watching(self) -> Watching:
+        """Return this node's watches.
+
+        Raises UnavailableError when there is no group, it has ended, or its machine keeps no history.
+        """
         ...
 
     def bonds(self) -> Sequence[BondView]:

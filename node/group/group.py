@@ -1,7 +1,7 @@
 """A group that this node is a member of: the Python API."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -77,6 +77,7 @@ class Group:
         self._background = background
         self._conditions = Conditions(driver.member.status)
         self._leaving: asyncio.Task[None] | None = None
+        self._followers: list[Callable[[], None]] = []
 
     # ---- state ------------------------------------------------------------
     @property
@@ -479,9 +480,15 @@ class Group:
         await self._bonds.depart()
         await self._driver.wait_written()
 
+    def follow(self, follower: Callable[[], None]) -> None:
+        """Call ``follower`` after every step of the member. If it raises, the member stops: it must not."""
+        self._followers.append(follower)
+
     def changed(self) -> None:
         """The member has changed: check every call that waits."""
         self._conditions.changed()
+        for follower in self._followers:
+            follower()
 
 
 def _executed(outcome: Outcome) -> list[Executed]:

@@ -49,6 +49,7 @@ from node.raft.types import (
 from node.system.access import AccessState
 from node.system.grants import AccessRole, CredentialKind, Grant
 from node.tokens import hash_token
+from node.watch.driver import Watching
 
 ME = Incarnation("node-a", bytes([1]) * 32)
 PEER = Incarnation("node-b", bytes([2]) * 32)
@@ -223,6 +224,9 @@ class FakeService:
             memory=MemoryStatus(self.memory, Budget(1000), self.pressed),
             quota_bytes=300,
         )
+
+    def watching(self):
+        return Watching(self.machine, lambda: self.cluster)
 
     def bonds(self):
         return self.bonded
