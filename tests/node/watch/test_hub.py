@@ -327,6 +327,19 @@ def test_wch_16_only_a_compaction_cuts_off_a_slow_watch_and_never_an_idle_one(
     assert shown([one for one in answers if one.watch_id == 1]) == [(12, b"idle", b"y")]
 
 
+def test_what_a_compaction_hid_within_one_step_ends_every_watch_that_may_have_missed_it(
+    store: SmallStore, hub: WatchHub, stream: WatchStream
+) -> None:
+    stream.create(key(b"a"), 0)
+    stream.create(key(b"later", first=9), 0)
+    drain(stream)
+    for _ in range(4):
+        store.write((b"a", b"x"))
+    store.compact(4)
+    assert hub.stepped() == [stream]
+    assert [(one.watch_id, one.compact_revision) for one in drain(stream)] == [(0, 4)]
+
+
 def test_wch_16_watches_with_a_long_past_take_turns(
     store: SmallStore, hub: WatchHub, stream: WatchStream
 ) -> None:
