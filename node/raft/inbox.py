@@ -55,8 +55,8 @@ from node.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from node.raft.recovering import PREDECESSOR_LIVES, Recovering
-from node.raft.state import HaltError, Peer
+from node.raft.recovering import Recovering
+from node.raft.state import Peer
 from node.raft.types import Bootstrap
 
 FOUNDING: Final = frozenset(get_args(FoundingMessage))
@@ -200,8 +200,6 @@ class Inbox(Recovering):
         if message.cluster in self.founding_state.dissolved:
             self._send(sender, self._presence())
             return False
-        if self._is_predecessors_leader(message):
-            raise HaltError(PREDECESSOR_LIVES)
         peer.cluster = message.cluster
         self._refresh_audience()
         if tenure.cluster is not None or not self._may_enter():

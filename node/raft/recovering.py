@@ -5,8 +5,8 @@ survivor commits what its log holds, as a new leader would, and goes on in a new
 others join it by a snapshot. It never serves the old cluster again, and so signs one successor only.
 
 Nothing shows a loss apart from a partition. So what lives wins: a member of the old cluster that has a leader
-answers a successor with ``Alive``, and the successor halts. No member of the old cluster ever halts or moves
-because it met a successor: a quorum that lives must not lose a member to one.
+answers a successor with ``Alive``, and every member of the successor that receives it halts. No member of the
+old cluster ever halts or moves because it met a successor: a quorum that lives must not lose a member to one.
 """
 
 from abc import abstractmethod
@@ -14,9 +14,16 @@ from typing import Final
 
 from node.features import Levels
 from node.peers import Incarnation
-from node.raft.entries import REMOVED_LEVEL, Signatures, encode_config, genesis_digest, make_entry
+from node.raft.entries import (
+    REMOVED_LEVEL,
+    Signatures,
+    decode_config_untrusted,
+    encode_config,
+    genesis_digest,
+    make_entry,
+)
 from node.raft.events import Recover
-from node.raft.messages import Alive, Append, ClusterMessage, Presence
+from node.raft.messages import Alive, Presence
 from node.raft.outlook import Outlook, Quorum
 from node.raft.quorum import Config
 from node.raft.rivals import Rivals
@@ -158,10 +165,14 @@ class Recovering(Rivals):
         super()._meet_rival(sender, m)
 
     def _on_alive(self, m: Alive) -> None:
-        predecessor = self.tenure.predecessor
+        predecessor = self.predecessor()
         if predecessor is not None and (m.cluster, m.outlives) == (predecessor.cluster, self.tenure.cluster):
             raise HaltError(PREDECESSOR_LIVES)
 
-    def _is_predecessors_leader(self, m: ClusterMessage) -> bool:
-        predecessor = self.tenure.predecessor
-        return predecessor is not None and isinstance(m, Append) and m.cluster == predecessor.cluster
+    def predecessor(self) -> Predecessor | None:
+        """Return what the genesis of our cluster follows: whoever joined gives way as its founder does."""
+        genesis = self.tenure.replica.genesis
+        if genesis is None:
+            return None
+        _, founding = decode_config_untrusted(genesis.payload)
+        return None if founding is None else founding.predecessor

@@ -279,3 +279,26 @@ def test_a_successor_that_the_group_does_not_permit_is_entered_by_nobody():
 
     assert node._is_genesis(genesis)
     assert not stranger._is_genesis(genesis)
+
+
+def test_whoever_joined_the_successor_halts_too_when_the_predecessor_lives():
+    """Its founder is gone, and two that joined it are a quorum: they went on beside the living one for ever."""
+    cluster = group("abcde")
+    survivor, *others = sorted(cluster.nodes)
+    for other in others:
+        cluster.unbond(survivor, other)
+    wait(cluster)
+    assert isinstance(recover(cluster, survivor), Ok)
+    for name in "xy":
+        cluster.add(name, Bootstrap.JOIN, bond=False)
+        cluster.bond(survivor, name)
+    cluster.bond("x", "y")
+    cluster.run_until(lambda: len(cluster.nodes["x"].members) == 3, 10_000)
+    cluster.kill(survivor)
+    cluster.run_until(lambda: Role.LEADER in {cluster.nodes["x"].role, cluster.nodes["y"].role}, 10_000)
+    for name in "xy":
+        cluster.bond(name, others[0])
+    cluster.run(3000)
+
+    assert {cluster.nodes[name].halted for name in "xy"} == {PREDECESSOR_LIVES}
+    assert {cluster.nodes[other].halted for other in others} == {None}

@@ -626,9 +626,6 @@ class LivesOnBesideItsPredecessor(Member):
     def _on_alive(self, m):
         pass
 
-    def _is_predecessors_leader(self, m):
-        return False
-
 
 class YieldsToItsSuccessor(Member):
     """A member of a quorum that lives halts when it meets a survivor's generation."""
