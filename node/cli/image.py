@@ -16,6 +16,7 @@ import typer
 
 from attestation.eventlog.ccel import parse_ccel_untrusted
 from attestation.eventlog.events import Event, replay
+from attestation.eventlog.verify import parse_event_log_untrusted
 from attestation.quote.codec import TDReport, parse_quote_untrusted
 from enclave.image.config import (
     Profile,
@@ -272,6 +273,9 @@ def verify(
     folder: Folder,
     boot: BootOption = Boot.DIRECT,
     ccel: Annotated[Path | None, typer.Option(help="/sys/firmware/acpi/tables/data/CCEL of a boot.")] = None,
+    event_log: Annotated[
+        Path | None, typer.Option(help="The log that `bondstone quote get URL --event-log` saved.")
+    ] = None,
     tpm_log: Annotated[Path | None, typer.Option(help="binary_bios_measurements of a boot.")] = None,
     console: Annotated[
         Path | None, typer.Option(help="The guest's console output, which contains its log.")
@@ -287,7 +291,7 @@ def verify(
     loading = KernelLoading.QEMU_PATCHED if emulated else KernelLoading.AS_IS
     host = HostShape(kernel_loading=loading, memory_bytes=memory * MIB)
     predicted = _boot_of(load_image(folder).measure(host=host), boot).events
-    observed, of_a_td = _observed(ccel=ccel, tpm_log=tpm_log, console=console)
+    observed, of_a_td = _observed(ccel=ccel, event_log=event_log, tpm_log=tpm_log, console=console)
     difference = first_difference(predicted, observed, registers=(1, 2))
     rtmr0 = replay(observed)[0].hex() if of_a_td else None
     if difference is None and quote is not None:
@@ -349,14 +353,16 @@ def _boot_of(measured: Measurements, boot: Boot) -> Any:
 
 
 def _observed(
-    *, ccel: Path | None, tpm_log: Path | None, console: Path | None
+    *, ccel: Path | None, event_log: Path | None, tpm_log: Path | None, console: Path | None
 ) -> tuple[Sequence[Event], bool]:
     """Return the events of a boot, and whether a TD logged them: a TPM's log has no RTMR[0]."""
-    given = [path for path in (ccel, tpm_log, console) if path is not None]
+    given = [path for path in (ccel, event_log, tpm_log, console) if path is not None]
     if len(given) != 1:
-        raise ConfigError("which boot? hint: one of --ccel, --tpm-log, --console")
+        raise ConfigError("which boot? hint: one of --ccel, --event-log, --tpm-log, --console")
     if ccel is not None:
         return parse_ccel_untrusted(read_file(ccel, what="event log")), True
+    if event_log is not None:
+        return parse_event_log_untrusted(read_file(event_log, what="event log")), True
     if tpm_log is not None:
         return parse_tpm_log_untrusted(read_file(tpm_log, what="event log")), False
     text = read_file(given[0], what="console output", bytes_max=CONSOLE_BYTES_MAX)

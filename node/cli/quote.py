@@ -1,5 +1,6 @@
 """``bondstone quote get|show|verify``."""
 
+import shlex
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from attestation.collateral.enforcement import EnforcedSince
-from attestation.errors import AttestationError
+from attestation.errors import AttestationError, UndecidedError
 from attestation.eventlog.dstack import import_dstack_log_untrusted
 from attestation.eventlog.events import compare
 from attestation.eventlog.verify import (
@@ -28,6 +29,7 @@ from enclave.attester import REPORT_DATA_BYTES
 from node.cli.eat import ear_claims, signed
 from node.cli.exits import word_of
 from node.cli.inputs import parse_time, write_file
+from node.cli.live_quote import fetch_bound_quote
 from node.cli.output import BAD, CAUTION, GOOD, STRONG, pairs, print_json, say, say_unchecked, table
 from node.cli.quote_file import read_quote
 from node.client.inputs import load_policy, load_trust_root, read_file
@@ -58,11 +60,56 @@ class Form(Enum):
 
 @app.command()
 def get(
-    config: Annotated[Path, typer.Option(help="A node file; it selects the TD, real or mock.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the quote.")],
-    report_data: Annotated[str, typer.Option(help="REPORTDATA, up to 64 bytes of hex, zero-padded.")] = "",
+    url: Annotated[str | None, typer.Argument(help="A node's API, https://HOST:PORT.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Without a URL: a node file; it selects the TD, real or mock.")
+    ] = None,
+    report_data: Annotated[
+        str | None,
+        typer.Option(help="With --config: REPORTDATA, up to 64 bytes of hex, zero-padded."),
+    ] = None,
+    event_log: Annotated[
+        Path | None, typer.Option(help="With a URL: where to write the node's event log.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Take a quote from the TD that this runs in."""
+    """Save the quote of a live node, or one of the TD that this runs in.
+
+    A node's quote is taken for a fresh nonce, and it must cover that and the node's TLS key. Its signature is
+    not verified: use `quote verify` for that.
+    """
+    if (url is None) == (config is None):
+        raise ConfigError("whose quote? hint: the URL of a node, or --config NODE_FILE for this TD's own")
+    if url is not None:
+        if report_data is not None:
+            raise ConfigError("--report-data goes with --config: a node is asked with a fresh nonce")
+        _save_quote_of_node(url, output, event_log=event_log, as_json=as_json)
+    elif config is not None:
+        if event_log is not None:
+            raise ConfigError("--event-log goes with a URL; this TD's own log is in its CCEL table")
+        _save_own_quote(config, output, report_data=report_data or "", as_json=as_json)
+
+
+def _save_quote_of_node(url: str, output: Path, *, event_log: Path | None, as_json: bool) -> None:
+    bound = fetch_bound_quote(url)
+    if event_log is not None:
+        if bound.event_log is None:
+            raise UndecidedError("event-log-missing", f"{url} serves no event log: leave out --event-log")
+        write_file(event_log, bound.event_log)
+    write_file(output, bound.quote)
+    value = bound.to_json_value()
+    if as_json:
+        print_json({"file": str(output), "event_log": None if event_log is None else str(event_log), **value})
+        return
+    say(f"{len(bound.quote)} bytes in {output}, for a fresh nonce and the node's TLS key")
+    pinned = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+    pairs((name, value["measurements"][name]) for name in pinned)
+    say(("nothing here is verified", STRONG), "; before you pin these values:")
+    say(f"  bondstone quote verify {shlex.quote(str(output))} --report-data {value['report_data']} …")
+
+
+def _save_own_quote(config: Path, output: Path, *, report_data: str, as_json: bool) -> None:
     from node.trust import attester_of
 
     data = _hex(report_data, what="--report-data")
@@ -71,7 +118,7 @@ def get(
     files = load_node(config)
     quote = attester_of(files.document, files.config).quote(data.ljust(REPORT_DATA_BYTES, b"\0"))
     write_file(output, quote)
-    say(f"{len(quote)} bytes in {output}")
+    print_json({"file": str(output)}) if as_json else say(f"{len(quote)} bytes in {output}")
 
 
 @app.command()
