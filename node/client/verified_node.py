@@ -146,6 +146,30 @@ def verify_node(
     group_id = appraiser.group_id
     nonce = secrets.token_bytes(32)
     live = fetch_evidence_unauthenticated(url, nonce, timeout_s=timeout_s)
+    raw, expected = ticket_and_claims(live, nonce, url=url)
+    claimed = live.document.group_id
+    if group_id is not None and claimed != group_id.lower():
+        raise MalformedError("claims-group", f"{url} is in group {claimed}, not in {group_id}")
+    expiration = validator.validate(raw, expected, datetime.now(UTC))
+    claims = parse_ticket_untrusted(raw).claims  # REPORTDATA was checked: the quote covers them
+    return VerifiedNode(
+        live=live,
+        peer_id=expected.peer_id,
+        cluster=claims.cluster,
+        group_ca=claims.group_ca,
+        expiration=expiration,
+    )
+
+
+def ticket_and_claims(live: LiveEvidence, nonce: bytes, *, url: str) -> tuple[bytes, ExpectedClaims]:
+    """Return a node's ticket, which nobody has judged yet, and the claims that its quote must confirm.
+
+    The node itself names its network and group. Its quote covers both, so the node cannot name others to its
+    peers. A user that expects a certain group names it.
+
+    Raises:
+        MalformedError: ``ticket-missing``, ``ticket-malformed`` or ``certificate-malformed``.
+    """
     ticket = live.document.tickets.get(TICKET_CLASS)
     if ticket is None:
         raise MalformedError("ticket-missing", f"{url} shows no evidence of class {TICKET_CLASS}")
@@ -154,27 +178,17 @@ def verify_node(
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise MalformedError("certificate-malformed", f"the TLS certificate of {url} cannot be read") from exc
-    peer_id = peer_id_of_spki(spki)
-    claimed = live.document.group_id
-    if group_id is not None and claimed != group_id.lower():
-        raise MalformedError("claims-group", f"{url} is in group {claimed}, not in {group_id}")
     try:
         raw = base64.b64decode(ticket, validate=True)
     except ValueError as exc:  # no base64, or no ASCII
         raise MalformedError("ticket-malformed", f"{url} sent a ticket that is not base64") from exc
-    # The node itself names its network and group. Its quote covers both, so the node cannot name others to
-    # its peers. A user that expects a certain group names it.
-    expected = ExpectedClaims(
-        peer_id=peer_id,
+    group_id = live.document.group_id
+    return raw, ExpectedClaims(
+        peer_id=peer_id_of_spki(spki),
         network_id=bytes.fromhex(live.document.network_id),
-        group_id=None if claimed is None else bytes.fromhex(claimed),
+        group_id=None if group_id is None else bytes.fromhex(group_id),
         binding=binding_of_nonce(nonce),
         cluster=ANY_CLUSTER,  # the quote's cluster is returned; require_cluster compares it
-    )
-    expiration = validator.validate(raw, expected, datetime.now(UTC))
-    claims = parse_ticket_untrusted(raw).claims  # REPORTDATA was checked: the quote covers them
-    return VerifiedNode(
-        live=live, peer_id=peer_id, cluster=claims.cluster, group_ca=claims.group_ca, expiration=expiration
     )
 
 
