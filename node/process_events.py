@@ -211,13 +211,17 @@ class GuestsPrepared(ProcessEvent, frozen=True, tag="group"):
 
 
 class GuestStarted(ProcessEvent, frozen=True, tag="guest-started"):
-    """A guest's process runs. ``console``: the file that its console is written to."""
+    """A guest's process runs. ``console``: the file that its console is written to.
+
+    ``api``: not on a ``bridge``, where the guest's address comes from DHCP.
+    """
 
     number: int
     pid: int
     console: str
-    api: str
+    api: str | UnsetType = UNSET
     bond: str | UnsetType = UNSET
+    bridge: str | UnsetType = UNSET
     image: str | UnsetType = UNSET
 
 

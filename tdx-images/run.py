@@ -68,7 +68,8 @@ class Guests:
                 number=guest.number,
                 pid=process.pid,
                 console=str(guest.console),
-                api=f"https://127.0.0.1:{guest.api_port}",
+                api=f"https://127.0.0.1:{guest.api_port}" if guest.bridge is None else UNSET,
+                bridge=UNSET if guest.bridge is None else guest.bridge,
                 bond=f"127.0.0.1:{guest.bond_port}" if emulated else UNSET,
                 image=str(guest.image) if emulated else UNSET,
             )
@@ -172,6 +173,7 @@ def run_td(arguments: argparse.Namespace, image: BuiltImage) -> int:
         bond_port=arguments.bond_port,
         number=0,
         segment_port=0,
+        bridge=None if arguments.bridge is None else qemu.require_bridge_name(arguments.bridge),
     )
     if arguments.libvirt:
         print(libvirt.domain(guest, name=image.name, mr_config_id=digest), end="")
@@ -222,6 +224,7 @@ def main() -> int:
     parser.add_argument("--allow-debug", action="store_true")
     parser.add_argument("--await-key", action="store_true", help="wait for `bondstone provision`")
     parser.add_argument("--td", action="store_true", help="a real TD, with --config")
+    parser.add_argument("--bridge", help="of this host, for a TD; otherwise it reaches nothing outside")
     parser.add_argument("--config", type=Path, help="configuration document of a TD")
     parser.add_argument("--print", action="store_true", help="print the TD's command instead of running it")
     parser.add_argument("--libvirt", action="store_true", help="print a libvirt domain of the TD instead")
@@ -235,6 +238,8 @@ def main() -> int:
                     "--td needs one image and --config", hint="docs/deploy.md shows a configuration"
                 )
             return run_td(arguments, images[0])
+        if arguments.bridge is not None:
+            raise BuildError("--bridge goes with --td", hint="emulated guests share a link of their own")
         images = images * arguments.count if len(images) == 1 else images
         if not 1 <= len(images) <= GUESTS_MAX:
             raise BuildError(f"{len(images)} guests; 1 to {GUESTS_MAX} can run here", hint="--count")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from msgspec import UNSET
 
 from attestation.eventlog.ccel import parse_ccel_untrusted
 from attestation.eventlog.events import Event, replay
@@ -34,8 +35,10 @@ from enclave.image.rtmr import Boot
 from enclave.image.rtmr0 import AcpiBlobs
 from enclave.image.tpm_log import parse_tpm_log_untrusted
 from enclave.image.verify import first_difference, require_registers
+from node.cli.exits import YES
+from node.cli.host_checks import HostAnswer, HostProbe, examine, exit_code
 from node.cli.inputs import write_file
-from node.cli.output import print_json, say, say_lines, table
+from node.cli.output import BAD, CAUTION, GOOD, print_json, say, say_lines, table
 from node.client.inputs import read_file
 from node.errors import ConfigError
 from node.guest import files_of_guest
@@ -233,6 +236,10 @@ def run(
     ] = False,
     td: Annotated[bool, typer.Option("--td", help="One real TD on this host; needs --config.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration document of the TD.")] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(help="With --td: this host's bridge; without it the TD reaches nothing outside."),
+    ] = None,
     print_command: Annotated[
         bool, typer.Option("--print", help="With --td: print the QEMU command only.")
     ] = False,
@@ -250,12 +257,38 @@ def run(
     arguments += ["--await-key"] if await_key else []
     arguments += ["--td"] if td else []
     arguments += ["--config", str(config)] if config is not None else []
+    arguments += ["--bridge", bridge] if bridge is not None else []
     arguments += ["--print"] if print_command else []
     arguments += ["--libvirt"] if libvirt else []
     if print_command or libvirt or as_json:
         _script("run.py", *arguments, to_stdout=True)
         return
     _follow(arguments)
+
+
+@app.command()
+def doctor(
+    bridge: Annotated[str | None, typer.Option(help="The bridge that the TDs shall be on.")] = None,
+    collateral: Annotated[
+        str | None, typer.Option(help="https URL of the PCCS or PCS that the nodes use.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show whether this host is ready to run TDs, and what to do. Exit code 0 ready, 1 not, 3 undecided."""
+    rows = examine(HostProbe(), bridge=bridge, collateral=collateral)
+    code = exit_code(rows)
+    if as_json:
+        checks = [
+            {"name": row.name, "state": row.state.value, "found": row.found, "todo": row.todo} for row in rows
+        ]
+        print_json({"ready": code == YES, "checks": checks})
+    else:
+        style = {HostAnswer.OK: GOOD, HostAnswer.NOT_OK: BAD, HostAnswer.UNKNOWN: CAUTION}
+        table(
+            ("check", "state", "found", "to do"),
+            ((row.name, (row.state.value, style[row.state]), row.found, row.todo) for row in rows),
+        )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -436,7 +469,8 @@ def _print_event(event: GuestsEvent) -> None:
                 f"{event.urls[0]}/v1/group"
             )
         case GuestStarted():
-            say(f"guest {event.number} (pid {event.pid}): {event.api}, console {event.console}")
+            where = f"on bridge {event.bridge}, port 8443" if event.api is UNSET else event.api
+            say(f"guest {event.number} (pid {event.pid}): {where}, console {event.console}")
         case GuestEnded():
             say(f"guest {event.number} ended")
         case ConsoleLine():

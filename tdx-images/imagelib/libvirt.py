@@ -3,7 +3,7 @@
 import base64
 from xml.etree import ElementTree as ET
 
-from imagelib.qemu import CONFIG_ENTRY, QGS_SOCKET, Guest
+from imagelib.qemu import CONFIG_ENTRY, QGS_SOCKET, Guest, mac_of
 
 BRIDGE = "br0"
 # TD attributes: SEPT_VE_DISABLE (bit 28) and nothing else, so no DEBUG (bit 0).
@@ -42,7 +42,8 @@ def domain(guest: Guest, *, name: str, mr_config_id: bytes) -> str:
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
     interface = ET.SubElement(devices, "interface", type="bridge")
-    ET.SubElement(interface, "source", bridge=BRIDGE)
+    ET.SubElement(interface, "source", bridge=guest.bridge or BRIDGE)
+    ET.SubElement(interface, "mac", address=mac_of(guest.config.read_bytes()))
     ET.SubElement(interface, "model", type="virtio")
     ET.SubElement(interface, "rom", enabled="no")
     serial = ET.SubElement(devices, "serial", type="file")

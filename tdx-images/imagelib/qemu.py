@@ -1,7 +1,9 @@
 """QEMU command lines: emulated guests, and TDs."""
 
 import base64
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ class Guest:
     bond_port: int
     number: int
     segment_port: int
+    bridge: str | None = None
+    """Bridge of the host that a TD's network card is on; None: only the two ports reach it."""
     """UDP port of the link that the guests share, over multicast that never leaves the loopback interface."""
 
 
@@ -76,18 +80,49 @@ def trust_domain(guest: Guest, *, mr_config_id: bytes, qgs_socket: str = QGS_SOC
     ]  # fmt: skip
 
 
-def _common(guest: Guest) -> list[str]:
+def require_bridge_name(name: str) -> str:
+    """Return a name that Linux and QEMU's option syntax take for one network interface."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,14}", name) is None:
+        raise BuildError(
+            f"{name!r} is no name of a bridge: letters, digits, _ and -, at most 15",
+            hint="`ip link show type bridge` lists this host's",
+        )
+    return name
+
+
+def mac_of(config: bytes) -> str:
+    """Return the address of a TD's network card: it stays the same for a node, and differs between nodes.
+
+    QEMU's default would be one address for the TDs of all hosts on a bridge. The rest is the first three
+    bytes of the configuration's SHA-256.
+    """
+    return ":".join(f"{byte:02x}" for byte in b"\x52\x54\x00" + hashlib.sha256(config).digest()[:3])
+
+
+def _network(guest: Guest) -> list[str]:
+    if guest.bridge is not None:
+        mac = mac_of(guest.config.read_bytes())
+        return [
+            "-netdev", f"bridge,id=n0,br={guest.bridge}",
+            "-device", f"virtio-net-pci,netdev=n0,romfile=,mac={mac}",
+        ]  # fmt: skip
     forwards = (
         f"hostfwd=tcp:127.0.0.1:{guest.api_port}-:{API_PORT}",
         f"hostfwd=tcp:127.0.0.1:{guest.bond_port}-:{BOND_PORT}",
     )
     return [
-        "-smp", str(guest.cpus), "-m", f"{guest.memory_mib}M",
-        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-serial", f"file:{guest.console}",
         # restrict=on: the guest cannot reach anything outside this machine.
         "-netdev", f"user,id=n0,restrict=on,{','.join(forwards)}",
         "-device", "virtio-net-pci,netdev=n0,romfile=",
+    ]  # fmt: skip
+
+
+def _common(guest: Guest) -> list[str]:
+    return [
+        "-smp", str(guest.cpus), "-m", f"{guest.memory_mib}M",
+        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-serial", f"file:{guest.console}",
+        *_network(guest),
         "-fw_cfg", f"name={CONFIG_ENTRY},file={guest.config}",
     ]  # fmt: skip
 

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -78,6 +79,54 @@ def test_the_command_of_a_td_is_printed_without_hardware_and_names_the_images_fi
     assert option(command, "-initrd") == str(image / "initrd")
     assert option(command, "-append") == json.loads((image / "image.json").read_text())["command_line"]
     assert f"file={config}" in option(command, "-fw_cfg")
+
+
+def test_a_td_on_a_bridge_can_reach_its_peers_and_without_one_nothing(image, config):
+    def command_of(*more):
+        done = bondstone("run", image, "--td", "--config", config, *more, "--print")
+        assert done.returncode == 0, done.stderr
+        return shlex.split(done.stdout)
+
+    alone, bridged = command_of(), command_of("--bridge", "br-bond0")
+
+    assert option(alone, "-netdev").startswith("user,id=n0,restrict=on,")
+    assert option(bridged, "-netdev") == "bridge,id=n0,br=br-bond0"
+    mac = option(bridged, "-device").removeprefix("virtio-net-pci,netdev=n0,romfile=,mac=")
+    assert re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", mac)
+    # All else is the same TD.
+    for name in ("-netdev", "-device"):
+        for command in (alone, bridged):
+            at = command.index(name)
+            del command[at : at + 2]
+    assert alone == bridged
+    # The next host's TD has another configuration, and so another address on the same network.
+    config.write_bytes(packed(node="# the node of the next host\n" + NODE))
+    assert not option(command_of("--bridge", "br-bond0"), "-device").endswith(mac)
+
+
+def test_the_libvirt_domain_is_on_the_same_bridge_with_the_same_address(image, config):
+    on_bridge = ["run", image, "--td", "--config", config, "--bridge", "br-bond0"]
+    domain = ET.fromstring(bondstone(*on_bridge, "--libvirt").stdout)
+    command = shlex.split(bondstone(*on_bridge, "--print").stdout)
+
+    assert domain.find("devices/interface/source").get("bridge") == "br-bond0"
+    assert option(command, "-device").endswith(f"mac={domain.find('devices/interface/mac').get('address')}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--td", "--config", "CONFIG", "--bridge", "br0,helper=/bin/sh"], "no name of a bridge"),
+        (["--td", "--config", "CONFIG", "--bridge", "a-name-of-17-char"], "no name of a bridge"),
+        (["--bridge", "br0"], "--bridge goes with --td"),
+    ],
+)
+def test_what_is_no_bridge_of_a_td_is_refused(image, config, tmp_path, arguments, says):
+    given = [str(config) if each == "CONFIG" else each for each in arguments]
+    done = bondstone("run", image, *given, "--dir", tmp_path / "run", "--print")
+
+    assert (done.returncode, says in done.stderr) == (1, True)
+    assert done.stdout == ""
 
 
 def test_a_td_is_not_started_on_a_host_without_tdx(image, config):
