@@ -221,8 +221,8 @@ class GuestStarted(ProcessEvent, frozen=True, tag="guest-started"):
     console: str
     api: str | UnsetType = UNSET
     bond: str | UnsetType = UNSET
-    bridge: str | UnsetType = UNSET
     image: str | UnsetType = UNSET
+    bridge: str | UnsetType = UNSET
 
 
 class ConsoleLine(ProcessEvent, frozen=True, tag="console"):

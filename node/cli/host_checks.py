@@ -31,7 +31,8 @@ QEMU: Final = "qemu-system-x86_64"
 KERNEL_MIN: Final = (6, 16)
 QEMU_MIN: Final = (10, 1)
 CPU_FLAG: Final = "tdx_host_platform"
-PROBE_BYTES_MAX: Final = 16 * 1024 * 1024
+# Linux refuses a read of /proc/sys that asks for more than it may allocate at once, 4 MiB.
+PROBE_BYTES_MAX: Final = 2 * 1024 * 1024
 PROBE_SECONDS: Final = 5.0
 
 

@@ -84,6 +84,9 @@ LINES = {
     GuestStarted(0, 7, "c", "https://a"): (
         '{"event": "guest-started", "number": 0, "pid": 7, "console": "c", "api": "https://a"}'
     ),
+    GuestStarted(0, 7, "c", bridge="br0"): (
+        '{"event": "guest-started", "number": 0, "pid": 7, "console": "c", "bridge": "br0"}'
+    ),
     GuestEnded(0, 1): '{"event": "guest-ended", "number": 0, "exit_code": 1}',
 }
 CONSOLE = ConsoleLine(0, {"event": "ready", "pid": 1, "more": [1.5, None]})

@@ -1,6 +1,7 @@
 """`bondstone image doctor`: which hosts it calls ready, and what it advises to the others. All hosts here are fakes."""
 
 import json
+import os
 import socket
 from dataclasses import dataclass, field
 
@@ -172,6 +173,8 @@ def test_the_probe_of_this_host_answers_for_what_is_there_and_what_is_not(tmp_pa
     assert (probe.exists(file), probe.may_open(file), probe.exists(tmp_path / "none")) == (True, True, False)
     assert probe.output(["uname", "-s"]) == "Linux\n"
     assert [probe.output(command) for command in (["false"], ["/nonexistent"])] == [None, None]
+    # A file of /proc/sys takes no read of many megabytes.
+    assert probe.text(host_checks.KERNEL_RELEASE).strip() == os.uname().release
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(server))
         assert probe.answers(server) is False
