@@ -315,3 +315,21 @@ def test_every_operation_of_the_api_has_a_call_in_the_table_that_its_tests_rest_
         assert made.opened_by == frozenset(operation.roles) - {AccessRole.ADMIN}, (
             f"{operation.name}: its roles"
         )
+
+
+# gcc's spellings of C's own words: mypyc puts an underscore before the name of an attribute.
+C_WORDS = ("alignof", "asm", "attribute", "complex", "const", "extension", "imag", "inline", "label", "real")
+MORE_C_WORDS = ("restrict", "signed", "thread", "typeof", "volatile")
+
+
+def test_no_attribute_of_the_compiled_simulator_is_a_word_of_c() -> None:
+    words = {f"_{word}" for word in (*C_WORDS, *MORE_C_WORDS)}
+    compiled = ("node/machines/", "node/raft/", "node/simulation/", "node/sync/", "node/system/")
+    found = [
+        f"{name}:{node.lineno}: {node.attr}"
+        for name, tree in sources()
+        if name.startswith(compiled)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in words and dotted(node.value) == "self"
+    ]
+    assert found == [], "choose another name: the C compiler refuses what mypyc makes of it"

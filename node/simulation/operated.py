@@ -124,11 +124,11 @@ class Successions:
     """The generations that survivors found, in one run."""
 
     def __init__(self) -> None:
-        self._signed: set[tuple[bytes, Incarnation]] = set()
+        self._signatures: set[tuple[bytes, Incarnation]] = set()
         self._deferred: list[Callable[[Agreement], None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._signed)
+        return bool(self._signatures)
 
     def defers(self, process: Process, action: Callable[[Agreement], None]) -> bool:
         """Whether ``action`` waits for ``note``.
@@ -149,9 +149,9 @@ class Successions:
             Its genesis, and the log before that.
         """
         signed = (predecessor.cluster, process.inc)
-        if signed in self._signed:
+        if signed in self._signatures:
             raise InvariantError("one-successor", f"{process} founds a second successor of one cluster")
-        self._signed.add(signed)
+        self._signatures.add(signed)
         *path, genesis = succeed(process, predecessor, tree)
         terms = [tree.term_of(node) for node in path[: predecessor.position.index + 1]]
         successor = agreements[tree.cluster_of(genesis)] = agreements[predecessor.cluster].succeeded(terms)
