@@ -11,6 +11,7 @@ from attestation.tickets.protocol import Cluster, TicketIssuer, TicketValidator
 from enclave.errors import EnclaveError
 from node.api.evidence import binding_of_nonce
 from node.api.service import (
+    Addresses,
     BondView,
     ConfirmationRefusedError,
     Evidence,
@@ -188,6 +189,16 @@ class NodeService:
     @property
     def cluster(self) -> Cluster | None:
         return self._joined.cluster
+
+    @property
+    def me(self) -> Incarnation:
+        return self._network.me
+
+    def addresses(self) -> Addresses:
+        return Addresses(bonds=self._network.endpoint.advertised, api_url=self._network.api_url)
+
+    def state_machine(self) -> StateMachine:
+        return self._require_group().machine
 
     def fetching(self) -> InstallStatus | None:
         """Return how far this node is with taking the group's state from its peers; None if it is not."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from attestation.tickets.protocol import Cluster
 from node.errors import NodeError
 from node.features import Build
+from node.machines.base import StateMachine
 from node.peers import Incarnation, Preference
 from node.raft.budget import MemoryStatus
 from node.raft.outlook import UNKNOWN, Outlook
@@ -161,6 +162,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where this node is reached: by its peers, each ``host:port``, and by clients, an ``https`` URL."""
+
+    bonds: tuple[str, ...]
+    api_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SurvivorView:
     """Whether the group document permits a recovery by this node, and from where it would go on."""
 
@@ -180,6 +189,20 @@ class Service(Protocol):
     @property
     def cluster(self) -> Cluster | None:
         """The cluster of which this node holds a committed entry; named on every answer."""
+        ...
+
+    @property
+    def me(self) -> Incarnation:
+        """This node, in this life."""
+        ...
+
+    def addresses(self) -> Addresses: ...
+
+    def state_machine(self) -> StateMachine:
+        """Return the state machine as this node has applied it: to be read, never changed.
+
+        Raises UnavailableError while there is no group.
+        """
         ...
 
     def readiness(self) -> Readiness: ...

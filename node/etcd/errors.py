@@ -19,6 +19,7 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
@@ -50,9 +51,19 @@ _REVISION: Final = "etcdserver: mvcc: required revision "
 KEY_NOT_PROVIDED: Final = (_INVALID, "etcdserver: key is not provided")
 KEY_NOT_FOUND: Final = (_INVALID, "etcdserver: key not found")
 REQUEST_TOO_LARGE: Final = (_INVALID, "etcdserver: request is too large")
+SORT_INVALID: Final = (_INVALID, "etcdserver: invalid sort option")
 LEASE_NOT_FOUND: Final = (Code.NOT_FOUND, "etcdserver: requested lease not found")
+MEMBER_NOT_FOUND: Final = (Code.NOT_FOUND, "etcdserver: member not found")
 PERMISSION_DENIED: Final = (Code.PERMISSION_DENIED, "etcdserver: permission denied")
 TOO_MANY_REQUESTS: Final = (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+AUTH_FAILED: Final = (_INVALID, "etcdserver: authentication failed, invalid user ID or password")
+AUTH_NOT_ENABLED: Final = (Code.FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
+NOT_LEADER: Final = (Code.FAILED_PRECONDITION, "etcdserver: not leader")
+BAD_TRANSFEREE: Final = (Code.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+TOO_FEW_STARTED: Final = (
+    Code.FAILED_PRECONDITION,
+    "etcdserver: re-configuration failed due to not enough started members",
+)
 NO_LEADER: Final = (_UNAVAILABLE, "etcdserver: no leader")
 LEADER_CHANGED: Final = (_UNAVAILABLE, "etcdserver: leader changed")
 SERVER_STOPPED: Final = (_UNAVAILABLE, "etcdserver: server stopped")

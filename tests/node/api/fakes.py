@@ -19,6 +19,7 @@ from node.api.freshness import SENT_AFTER, boot_time_s
 from node.api.limits import ApiLimits
 from node.api.server import ApiServer, ServerTls
 from node.api.service import (
+    Addresses,
     Evidence,
     GroupView,
     ProvisionRefusedError,
@@ -42,6 +43,7 @@ from node.raft.types import (
     KeyUse,
     Leading,
     MemberStatus,
+    NotExecuted,
     Ok,
     Position,
     Role,
@@ -111,6 +113,7 @@ class FakeService:
     by_key: dict = field(default_factory=dict)
     machine: KeyValue = field(default_factory=KeyValue)
     index: int = 0
+    not_executed: int = 0  # so many attempts are not executed
     halted: str | None = None
     outlook: Outlook = Outlook(Quorum.HELD)
     memory: MemoryUse = MemoryUse(10, 20, 30, 40, 50, 60, 70)
@@ -137,6 +140,17 @@ class FakeService:
             self.machine.apply(
                 ["put", key, b"held", 0, 0], ApplyContext(3, 1, 0, self.now, bytes(32), version=3)
             )
+
+    @property
+    def me(self):
+        return ME
+
+    def state_machine(self):
+        self.group()
+        return self.machine
+
+    def addresses(self):
+        return Addresses(bonds=("127.0.0.1:7443",), api_url="https://127.0.0.1:8443")
 
     def grants(self):
         self.group()
@@ -240,6 +254,9 @@ class FakeService:
             return self.end_with
         if key is not None and key in self.by_key:
             return self.by_key[key]
+        if self.not_executed:
+            self.not_executed -= 1
+            return NotExecuted("not-leader")
         self.index += 1
         self.executed.append((commands, key, feed))
         at = Cursor(3, self.index)
