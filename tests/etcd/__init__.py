@@ -1,0 +1,1 @@
+"""etcd's clients against a group, and against etcd itself: ``python -m tests.etcd``."""
