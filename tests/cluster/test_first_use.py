@@ -59,7 +59,7 @@ def test_the_ready_event_holds_all_that_a_script_needs(cluster):
     ready = cluster.ready
 
     assert set(ready) == {"event", "group_id", "nodes", "token", "ca"}
-    assert Path(ready["ca"]).read_text().count("BEGIN CERTIFICATE") == 3
+    assert Path(ready["ca"]).read_text().count("BEGIN CERTIFICATE") == 4  # the authority's too
     assert [node["api"] for node in ready["nodes"]] == [
         f"https://127.0.0.1:{cluster.api_port + i}" for i in range(3)
     ]

@@ -189,7 +189,7 @@ def test_every_pool_is_in_the_metrics_and_in_the_docs():
     text = asyncio.run(scrape())
     pools = set(re.findall(r'bondstone_pool_limit{pool="([a-z-]+)"}', text))
 
-    assert len(pools) == 9
+    assert len(pools) == 10
     assert pools == set(re.findall(r"`((?:api|bond)-[a-z]+)`", TEXT))
     assert 'bondstone_pool_taken{pool="bond-handshakes",standing="stranger"} 3.0' in text
     assert 'bondstone_pool_taken{pool="api-connections",standing="known"} 1.0' in text

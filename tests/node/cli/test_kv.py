@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from node.api.problems import ProblemError
 from node.cli.exits import EXPECTED, exit_code_of
 from node.cli.kv import app
-from node.client import BondstoneClient
+from node.client import Client
 from node.raft.types import NotExecuted, Unknown
 from node.tokens import AccessRole
 from tests.node.api.fakes import TOKENS, FakeService, served, write_ca
@@ -131,7 +131,7 @@ def test_an_unreachable_node_leaves_it_undecided(ca, tmp_path, arguments):
     "ending", [NotExecuted("deadline", None), Unknown("deadline"), ProblemError("internal-error", "x")]
 )
 def test_a_node_that_does_not_know_leaves_it_undecided(ca, arguments, ending, monkeypatch):
-    monkeypatch.setattr("node.cli.connect.BondstoneClient", partial(BondstoneClient, deadline_s=0.3))
+    monkeypatch.setattr("node.cli.connect.Client", partial(Client, deadline_s=0.3))
     with served(FakeService(end_with=ending)) as port:
         url = f"https://localhost:{port}"
         result = CliRunner().invoke(app, [*arguments, "--url", url, "--ca", str(ca), "--token", ADMIN])

@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[list[Event]] = []
         self.replica = SimpleNamespace(machine=NoOp())
+        self.tenure = SimpleNamespace(installing=None)
 
     def step_many(self, now_ms: int, events: list[Event], **_: Any) -> Effects:
         self.steps.append(events)

@@ -329,7 +329,7 @@ def test_a_leader_that_forgets_what_it_refused_executes_a_command_that_was_repor
     cluster.step(leader, Received(cluster.nodes[follower].me, forward))
     cluster.run(1_000)
 
-    assert all(node.replica.machine._live.get(b"late") is not None for node in cluster.nodes.values())
+    assert all(node.replica.machine._store._live.get(b"late") is not None for node in cluster.nodes.values())
 
 
 def test_a_refusal_is_not_believed_of_a_command_that_the_leader_was_not_yet_given_in_its_term():
