@@ -34,7 +34,7 @@ def succeeds_from_the_middle_of_its_log(group: Group) -> None:
 def founds_two_successors(group: Group) -> None:
     at = group.a.log.position(group.last)
     group.a.member.tenure.predecessor = Predecessor(cluster=group.id, position=at, jump=0, approval=b"")
-    group.oracles._successions._signed.add((group.id, group.a.inc))
+    group.oracles._successions._signatures.add((group.id, group.a.inc))
     group.a.log.restart(at, 2**41)
     group.see(group.a)
 
