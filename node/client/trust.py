@@ -23,6 +23,7 @@ from node.client.errors import (
 from node.client.evidence import TIMEOUT_S
 from node.client.verified_node import (
     Appraiser,
+    ClusterUnknownError,
     VerifiedNode,
     appraiser_of,
     pin_cluster,
@@ -206,7 +207,11 @@ def trust_of(ca: Path | None, verified_by: VerifiedBy | None) -> NodeTrust:
 
 
 def _require_cluster(quoted: Cluster | None, cluster: str | None) -> None:
-    if quoted is not None and cluster is not None and str(quoted) != cluster:
+    if cluster is None:
+        return  # any cluster will do
+    if quoted is None:
+        raise ClusterUnknownError("cluster-none", "the node is in no cluster yet; try again later")
+    if str(quoted) != cluster:
         raise ClusterChangedError(known=cluster, answered=str(quoted), executed=False)
 
 

@@ -160,6 +160,16 @@ def test_a_quote_of_another_cluster_is_refused_before_a_request(client_that_veri
     assert service.executed == []
 
 
+def test_a_quote_that_names_no_cluster_does_not_pass_for_the_named_one(client_that_verifies):
+    ours, service = Cluster(id=b"\x01" * 32), FakeService(cluster=Cluster(id=b"\x01" * 32))
+    with served(service) as port:
+        client = client_that_verifies(Verifier(), port, cluster=str(ours), deadline_s=0.3)
+        with pytest.raises(NodeRefusedError, match="cluster-none"):
+            client.put("a", "1")
+
+    assert service.executed == []
+
+
 def test_one_way_to_trust_is_chosen(ca):
     for given in ((None, None), (ca, VerifiedBy())):
         with pytest.raises(ConfigError, match="give either"):
